@@ -1,0 +1,268 @@
+"""The configuration of a run: frozen dataclasses that refuse what cannot work.
+
+Defaults are the paper's form with the training defaults of the families it builds on; presets
+(`presets/*.yaml`, see `ccfnet-tf presets`) depart from them by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from ccfnet_tf.errors import ConfigError, nearest
+
+OUTPUT_STRIDE = 8
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures, which part of them, and how they are varied.
+
+    Attributes:
+        format: Layout of the data: the built-in scenes, Stanford Background as published, or a
+            folder of images and masks.
+        root: Folder of the data; not used by the scenes.
+        fold: Which of the five fixed folds is the test part (Stanford Background).
+        val_share: Share of the training part held back for checkpoint choice, where the set has
+            no validation list of its own.
+        void_value: Mask value that means "no label" (folder format).
+        scenes: Number of scenes to draw for training (scenes format).
+        scene_size: Height and width of a scene in pixels (scenes format).
+        crop: Height and width of a training crop in pixels; 8n+1 wastes no padding.
+        scale: Smallest and largest zoom of a training picture.
+        flip: Mirror half of the training pictures left to right.
+        colour: Strength of colour changes, 0 (none) to 1.
+        workers: Parallel readers; 0 lets tf.data choose.
+    """
+
+    format: Literal["scenes", "stanford_background", "folder"] = "folder"
+    root: str | None = None
+    fold: int = 0
+    val_share: float = 0.1
+    void_value: int = 255
+    scenes: int = 600
+    scene_size: tuple[int, int] = (120, 160)
+    crop: int = 241
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: bool = True
+    colour: float = 0.4
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _between("data.fold", self.fold, 0, 4)
+        _between("data.val_share", self.val_share, 0.0, 0.5)
+        _between("data.void_value", self.void_value, 0, 255)
+        _between("data.scenes", self.scenes, 10, 100_000)
+        for side in self.scene_size:
+            _between("data.scene_size", side, 32, 2048)
+        _between("data.crop", self.crop, 32, 4096)
+        for zoom in self.scale:
+            _between("data.scale", zoom, 0.1, 10.0)
+        if self.scale[0] > self.scale[1]:
+            raise ConfigError(f"data.scale is {list(self.scale)}: the smaller zoom comes first")
+        _between("data.colour", self.colour, 0.0, 1.0)
+        _between("data.workers", self.workers, 0, 256)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        backbone: Feature extractor, dilated to output stride 8.
+        backbone_weights: `imagenet` (Keras downloads and caches them), `none`, or a weights file.
+        head_channels: Width of the hidden convolution of each head.
+        dropout: Share of hidden features dropped before each head's classifier, in training.
+        attention_input: What the attention head sees: `features` (the paper), or also what coarse
+            answered.
+        fine_input: What the fine head sees: the `pyramid` (the paper), or also stride-4 detail.
+        batch_norm_momentum: Momentum of the batch norm statistics; lower follows faster.
+        init_from: Run folder to fine-tune from; heads of another class count start anew.
+    """
+
+    backbone: Literal["resnet50", "resnet101", "mobilenet_v2"] = "resnet50"
+    backbone_weights: str = "imagenet"
+    head_channels: int = 512
+    dropout: float = 0.1
+    attention_input: Literal["features", "features_and_coarse"] = "features"
+    fine_input: Literal["pyramid", "pyramid_and_detail"] = "pyramid"
+    batch_norm_momentum: float = 0.99
+    init_from: str | None = None
+
+    def __post_init__(self) -> None:
+        _between("model.head_channels", self.head_channels, 1, 4096)
+        _between("model.dropout", self.dropout, 0.0, 0.9)
+        _between("model.batch_norm_momentum", self.batch_norm_momentum, 0.0, 0.9999)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the network learns.
+
+    Attributes:
+        epochs: Passes over the training part.
+        batch: Pictures in a step, over all replicas.
+        optimizer: SGD with momentum 0.9, or AdamW.
+        learning_rate: Rate of the backbone at the start of the decay.
+        head_rate: The heads learn at this multiple of the backbone's rate.
+        weight_decay: Decoupled decay of kernels; batch norm and biases are left out.
+        poly_power: Power of the polynomial decay to zero.
+        warmup: Share of all steps in which the rate rises linearly.
+        clip_norm: Largest global norm of the gradient; 0 does not clip.
+        batch_norm: `trainable` (each replica its own statistics), `synchronised` over replicas,
+            or the backbone's `frozen` (the heads' stay synchronised).
+        coarse_loss_weight: Weight of the coarse head's cross-entropy.
+        attention_loss_weight: Weight of the attention head's cross-entropy.
+        refine_loss_weight: Weight of the blended answer's cross-entropy.
+        fine_loss_weight: Weight of a cross-entropy on fine alone; 0 is the paper.
+        balanced_attention: Give hard and easy pixels the same total weight in attention's loss.
+        strategy: `mirrored` over all devices, `none`, or `auto`: mirrored where there are several.
+        virtual_cpus: Split the CPU into this many devices, to try replicas without GPUs.
+        precision: `auto` is bfloat16 where the hardware multiplies it natively, else float32.
+    """
+
+    epochs: int = 60
+    batch: int = 16
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 1e-2
+    head_rate: float = 10.0
+    weight_decay: float = 1e-4
+    poly_power: float = 0.9
+    warmup: float = 0.02
+    clip_norm: float = 0.0
+    batch_norm: Literal["trainable", "synchronised", "frozen"] = "synchronised"
+    coarse_loss_weight: float = 1.0
+    attention_loss_weight: float = 1.0
+    refine_loss_weight: float = 1.0
+    fine_loss_weight: float = 0.0
+    balanced_attention: bool = False
+    strategy: Literal["auto", "none", "mirrored"] = "auto"
+    virtual_cpus: int = 0
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+    def __post_init__(self) -> None:
+        _between("train.epochs", self.epochs, 1, 100_000)
+        _between("train.batch", self.batch, 1, 4096)
+        _between("train.learning_rate", self.learning_rate, 1e-8, 10.0)
+        _between("train.head_rate", self.head_rate, 0.0, 1000.0)
+        _between("train.weight_decay", self.weight_decay, 0.0, 1.0)
+        _between("train.poly_power", self.poly_power, 0.0, 10.0)
+        _between("train.warmup", self.warmup, 0.0, 0.5)
+        _between("train.clip_norm", self.clip_norm, 0.0, 1e6)
+        for head in ("coarse", "attention", "refine", "fine"):
+            key = f"{head}_loss_weight"
+            _between(f"train.{key}", getattr(self, key), 0.0, 100.0)
+        _between("train.virtual_cpus", self.virtual_cpus, 0, 64)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run is made from; `config.yaml` in the run folder holds it.
+
+    Attributes:
+        data: Which pictures, and how they are varied.
+        model: The network.
+        train: How the network learns.
+        seed: Seed of weights, validation share, order and augmentation.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _between("seed", self.seed, 0, 2**31 - 1)
+        if self.data.format != "scenes" and not self.data.root:
+            raise ConfigError(
+                f"data.root is not set: format '{self.data.format}' reads pictures from a folder; "
+                "add --data.root FOLDER"
+            )
+
+
+def preset_names() -> list[str]:
+    """Returns the names of the shipped presets, sorted."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in resources.files("ccfnet_tf").joinpath("presets").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def find_config(name: str) -> Path:
+    """Returns the file of a preset's name or of a path to a YAML file.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if name in preset_names():
+        return Path(str(resources.files("ccfnet_tf").joinpath("presets", f"{name}.yaml")))
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    raise ConfigError(
+        f"--config {name}: neither a preset ({', '.join(preset_names())}) nor a YAML file"
+        + nearest(name, preset_names())
+    )
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Returns `config` as YAML that `from_yaml` reads back to an equal object."""
+    import yaml
+
+    return str(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+
+
+def from_yaml(text: str, *, source: str) -> RunConfig:
+    """Reads what `to_yaml` wrote.
+
+    Args:
+        text: The YAML.
+        source: File it came from, for messages.
+
+    Raises:
+        ConfigError: It is no YAML, or holds an unknown key or a value outside its range.
+    """
+    import yaml
+
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source}: expected the keys data, model, train and seed")
+    sections: dict[str, Any] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key in sections:
+            values[key] = _section(sections[key], key, value, source)
+        elif key == "seed":
+            values[key] = value
+        else:
+            raise ConfigError(f"{source}: unknown key '{key}'" + nearest(key, [*sections, "seed"]))
+    return RunConfig(**values)
+
+
+def _section(cls: Any, section: str, values: Any, source: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: '{section}' must hold keys and values")
+    known = list(cls.__dataclass_fields__)
+    for key in values:
+        if key not in known:
+            raise ConfigError(
+                f"{source}: unknown key '{section}.{key}'" + nearest(str(key), known)
+            )
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _between(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{key} is {value}: it must lie between {low} and {high}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,51 @@
+"""The errors a user can meet, and the exit codes of the command line.
+
+    CCFNetError                one line: file or key, value found, the rule, the mend
+    +-- ConfigError            a key or a value of the configuration
+    +-- DataError              a file or a folder of the user's data
+    +-- RunError               a run folder or a checkpoint in it
+    +-- ResourceError          memory or disk that ran out, a download that failed
+    +-- NotFiniteError         a loss that became NaN or infinite
+
+Everything else is a fault of ours and ends with `EXIT_UNEXPECTED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+EXIT_DONE = 0
+EXIT_FINDINGS = 1
+EXIT_USER_ERROR = 2
+EXIT_UNEXPECTED = 3
+
+
+class CCFNetError(Exception):
+    """A user's error; its text is one line that names the place and the mend."""
+
+
+class ConfigError(CCFNetError):
+    """An unknown key, or a value that the rule of its key does not allow."""
+
+
+class DataError(CCFNetError):
+    """A file or folder of the user's data that cannot be used as it is."""
+
+
+class RunError(CCFNetError):
+    """A run folder, or a checkpoint in it, that cannot be used as asked."""
+
+
+class ResourceError(CCFNetError):
+    """Memory, disk or network that was not there when it was needed."""
+
+
+class NotFiniteError(CCFNetError):
+    """A loss became NaN or infinite; weights from before that step are kept."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns `; did you mean 'x'?` for the closest of `known`, or an empty string."""
+    close = get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""

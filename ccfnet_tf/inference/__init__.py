@@ -1,0 +1,1 @@
+"""From a trained run and a picture to labels, difficulty and files."""

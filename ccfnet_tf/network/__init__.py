@@ -1,0 +1,1 @@
+"""The network: geometry, backbones, heads, and the graph that joins them."""

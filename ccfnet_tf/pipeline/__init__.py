@@ -1,0 +1,1 @@
+"""From samples to batches: augmentation and tf.data assembly."""

@@ -1,0 +1,1 @@
+"""Losses, optimizer, distribution, checkpoints and the fit loop."""
