@@ -251,9 +251,7 @@ def _section(cls: Any, section: str, values: Any, source: str) -> Any:
     known = list(cls.__dataclass_fields__)
     for key in values:
         if key not in known:
-            raise ConfigError(
-                f"{source}: unknown key '{section}.{key}'" + nearest(str(key), known)
-            )
+            raise ConfigError(f"{source}: unknown key '{section}.{key}'" + nearest(str(key), known))
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

@@ -1,0 +1,65 @@
+# make demo       train, evaluate and look at pictures, from nothing, in a few minutes
+# make test       the tests (under 10 minutes on 2 cores)
+# make test-all   the tests and the slow ones (under 45 minutes)
+# make lint       form, types, direction of imports
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+DEMO := runs/demo
+
+.PHONY: env demo test test-slow test-all lint clean
+
+env: $(VENV)/.ready
+
+$(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
+	  f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(MAKE) --no-print-directory check-cv2
+	@touch $@
+
+# OpenCV's wheel leaves a few system libraries to the system; a container often lacks them.
+.PHONY: check-cv2
+check-cv2:
+	@$(BIN)/python -c 'import cv2' || { \
+	  echo; \
+	  echo 'OpenCV needs system libraries that are missing here. On Debian and Ubuntu:'; \
+	  echo '    apt-get install libgl1 libglib2.0-0'; \
+	  echo 'on Fedora:'; \
+	  echo '    dnf install mesa-libGL glib2'; \
+	  exit 1; }
+
+demo: env
+	@if [ -f $(DEMO)/config.yaml ]; then \
+	  $(BIN)/ccfnet-tf fit --out $(DEMO) --resume; \
+	else \
+	  $(BIN)/ccfnet-tf fit --out $(DEMO); \
+	fi
+	$(BIN)/ccfnet-tf evaluate $(DEMO)
+	$(BIN)/ccfnet-tf predict $(DEMO) data/sample --out $(DEMO)/predictions --overwrite
+	@echo
+	@echo 'Look at:    $(DEMO)/previews/  and  $(DEMO)/predictions/'
+	@echo 'Try next:   $(BIN)/ccfnet-tf predict $(DEMO) YOUR_PHOTO.jpg --out predictions'
+	@echo '            $(BIN)/ccfnet-tf fit --config folder --data.root YOUR_FOLDER --out runs/mine'
+	@echo '            $(BIN)/ccfnet-tf presets'
+
+test: env check-cv2
+	$(PYTEST) -m 'not slow'
+
+test-slow: env check-cv2
+	$(PYTEST) -m slow
+
+test-all: env check-cv2
+	$(PYTEST)
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --config-file setup.cfg
+	$(BIN)/lint-imports --config setup.cfg
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,37 @@
+"""CCFNet: cascade coarse-to-fine semantic segmentation, on TensorFlow and Keras 3.
+
+The public names load what they need when they are first used, so that `import ccfnet_tf` and
+`ccfnet-tf --help` do not wait for TensorFlow.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ccfnet_tf.errors import CCFNetError
+    from ccfnet_tf.inference.predictor import Predictor
+    from ccfnet_tf.inference.runs import load_run
+    from ccfnet_tf.network.ccfnet import build_ccfnet
+    from ccfnet_tf.network.model import CCFNet
+
+__all__ = ["CCFNet", "CCFNetError", "Predictor", "build_ccfnet", "load_run"]
+
+_HOMES = {
+    "CCFNet": "ccfnet_tf.network.model",
+    "CCFNetError": "ccfnet_tf.errors",
+    "Predictor": "ccfnet_tf.inference.predictor",
+    "build_ccfnet": "ccfnet_tf.network.ccfnet",
+    "load_run": "ccfnet_tf.inference.runs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'ccfnet_tf' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

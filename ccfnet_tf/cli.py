@@ -1,0 +1,204 @@
+"""The command line: verbs, their options, and what an error looks like.
+
+TensorFlow is imported inside the verbs, after the arguments were understood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+from ccfnet_tf.errors import (
+    EXIT_DONE,
+    EXIT_FINDINGS,
+    EXIT_UNEXPECTED,
+    EXIT_USER_ERROR,
+    CCFNetError,
+    ConfigError,
+    nearest,
+)
+
+HELP = """\
+usage: ccfnet-tf VERB ...
+
+CCFNet: semantic segmentation that knows where it may be wrong.
+
+  fit        train a network; without options, a demo on scenes drawn here
+  evaluate   accuracy, mean IoU and the quality of the difficulty map of a run
+  predict    label pictures, folders and videos with a run
+  presets    list the shipped configurations
+
+  ccfnet-tf VERB --help      options of a verb
+  ccfnet-tf --version        versions of this package and of what it runs on
+  --debug                    with any verb: show the traceback of an error
+
+Exit codes: 0 done, 1 finished with failures, 2 an error of input or use, 3 unexpected.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a verb; returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    try:
+        return _dispatch(args)
+    except CCFNetError as error:
+        if debug:
+            raise
+        print(f"ccfnet-tf: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("ccfnet-tf: stopped; a run goes on with --resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    except Exception as error:
+        if debug:
+            raise
+        first_line = (str(error).splitlines() or [""])[0]
+        print(
+            f"ccfnet-tf: unexpected {type(error).__name__}: {first_line} "
+            "(run again with --debug and report the traceback)",
+            file=sys.stderr,
+        )
+        return EXIT_UNEXPECTED
+
+
+def _dispatch(args: list[str]) -> int:
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "fit": _fit,
+        "evaluate": _evaluate,
+        "predict": _predict,
+        "presets": _presets,
+    }
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return EXIT_DONE if args else EXIT_USER_ERROR
+    if args[0] == "--version":
+        _print_versions()
+        return EXIT_DONE
+    if args[0] not in verbs:
+        raise ConfigError(
+            f"'{args[0]}' is no verb: expected {', '.join(verbs)}" + nearest(args[0], verbs)
+        )
+    return verbs[args[0]](args[1:])
+
+
+def _print_versions() -> None:
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "numpy"))
+    python = ".".join(map(str, sys.version_info[:3]))
+    print(f"ccfnet-tf {version('ccfnet-tf')} (Python {python}, {libraries})")
+
+
+def _fit(args: list[str]) -> int:
+    from ccfnet_tf.options import parse_fit
+
+    options = parse_fit(args)
+    from rich.console import Console
+
+    _start_tensorflow()
+    from ccfnet_tf.training.fit import fit
+
+    fit(options.config, options.out, resume=options.resume, console=Console(soft_wrap=True))
+    print(f"{options.out}: trained; next: ccfnet-tf evaluate {options.out}")
+    return EXIT_DONE
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def _evaluate(args: list[str]) -> int:
+    parser = _Parser(
+        prog="ccfnet-tf evaluate",
+        description="Measure a run on a part of its data; writes evaluation.json in the run.",
+    )
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("--split", choices=["test", "val", "train"], default="test")
+    parser.add_argument("--batch", type=int, default=None, help="pictures at once (default: 4)")
+    parser.add_argument("--data.root", dest="root", help="where the data lie now")
+    options = parser.parse_args(args)
+    if options.batch is not None and options.batch < 1:
+        raise ConfigError(f"--batch is {options.batch}: it must be 1 or more")
+    from rich.console import Console
+
+    _start_tensorflow()
+    from ccfnet_tf.training.measure import measure
+
+    measure(
+        Path(options.run).expanduser(),
+        split=options.split,
+        batch=options.batch,
+        root=options.root,
+        console=Console(soft_wrap=True),
+    )
+    return EXIT_DONE
+
+
+def _predict(args: list[str]) -> int:
+    parser = _Parser(
+        prog="ccfnet-tf predict",
+        description="Label pictures, folders, globs and videos; writes "
+        "STEM.{label,color,overlay,difficulty}.png.",
+    )
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="picture, folder, glob, video")
+    parser.add_argument("--out", default="predictions", help="folder for the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace results already there")
+    options = parser.parse_args(args)
+    from rich.console import Console
+
+    _start_tensorflow()
+    from ccfnet_tf.inference.predict import predict_all
+    from ccfnet_tf.inference.predictor import Predictor
+
+    outcome = predict_all(
+        Predictor(Path(options.run).expanduser()),
+        options.inputs,
+        Path(options.out).expanduser(),
+        overwrite=options.overwrite,
+        console=Console(soft_wrap=True),
+    )
+    return EXIT_FINDINGS if outcome.failures else EXIT_DONE
+
+
+def _presets(args: list[str]) -> int:
+    parser = _Parser(prog="ccfnet-tf presets", description="List the shipped configurations.")
+    parser.parse_args(args)
+    from ccfnet_tf.config import find_config, preset_names
+
+    for name in preset_names():
+        lines = find_config(name).read_text(encoding="utf-8").splitlines()
+        comment = " ".join(line[1:].strip() for line in lines if line.startswith("#"))
+        print(f"{name}\n    {comment}")
+    return EXIT_DONE
+
+
+def _start_tensorflow() -> None:
+    """Imports TensorFlow without its notes on CUDA and CPU instructions.
+
+    They are written by C++ to the file descriptor before any log level counts. What a failing
+    import has to say is an exception, and shows.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+        os.close(nowhere)

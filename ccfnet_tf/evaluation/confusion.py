@@ -1,0 +1,119 @@
+"""The confusion matrix of a whole part, and the accuracies that come out of it.
+
+Shapes: C classes; counts [C, C] int64, rows truth, columns prediction. int64 because a float32
+matrix stops counting at 2^24 pixels, which are 219 pictures of 320x240.
+
+Protocol: pixel accuracy = correct / labelled; class accuracy = mean over classes of recall; mean
+IoU = mean over classes of TP / (TP + FP + FN). Void is left out on the label's side only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ccfnet_tf.labels import VOID
+
+ABSENT_RULE = (
+    "a class that neither labels nor predictions contain has no IoU, and one that labels do not "
+    "contain has no recall; means are over the classes that have one"
+)
+"""What a missing figure means; printed wherever one is shown as a dash."""
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """How often each class was taken for which; merges by addition.
+
+    Attributes:
+        counts: int64 [C, C]; row = truth, column = prediction.
+    """
+
+    counts: np.ndarray
+
+    @classmethod
+    def empty(cls, classes: int) -> Confusion:
+        """Returns the state before the first pixel."""
+        return cls(np.zeros((classes, classes), np.int64))
+
+    @classmethod
+    def of(cls, truth: np.ndarray, prediction: np.ndarray, *, classes: int) -> Confusion:
+        """Counts one or many label maps.
+
+        Args:
+            truth: Integer array of any shape; 0..C-1, or `VOID` for pixels that do not count.
+            prediction: Integer array of the same shape; 0..C-1 wherever `truth` is not void.
+            classes: C.
+
+        Raises:
+            ValueError: The shapes differ, or a class id lies outside 0..C-1.
+        """
+        if truth.shape != prediction.shape:
+            raise ValueError(f"truth is {truth.shape} but prediction is {prediction.shape}")
+        labelled = truth != VOID
+        rows = truth[labelled].astype(np.int64)
+        columns = prediction[labelled].astype(np.int64)
+        for what, ids in (("truth", rows), ("prediction", columns)):
+            if ids.size and not (ids.min() >= 0 and ids.max() < classes):
+                raise ValueError(
+                    f"{what} holds class ids {ids.min()}..{ids.max()}: expected 0..{classes - 1}"
+                )
+        counts = np.bincount(rows * classes + columns, minlength=classes * classes)
+        return cls(counts.reshape(classes, classes).astype(np.int64))
+
+    def merge(self, other: Confusion) -> Confusion:
+        """Returns the state of both parts together."""
+        if self.counts.shape != other.counts.shape:
+            raise ValueError(f"{self.counts.shape} and {other.counts.shape} count other classes")
+        return Confusion(self.counts + other.counts)
+
+    @property
+    def pixels(self) -> int:
+        """Labelled pixels."""
+        return int(self.counts.sum())
+
+    @property
+    def pixel_accuracy(self) -> float | None:
+        """Correct / labelled, 0..1; None where nothing is labelled."""
+        return ratio(int(np.trace(self.counts)), self.pixels)
+
+    @property
+    def recall(self) -> tuple[float | None, ...]:
+        """Share found of each class, 0..1; None for a class that labels do not contain."""
+        return _ratios(np.diag(self.counts), self.counts.sum(axis=1))
+
+    @property
+    def class_accuracy(self) -> float | None:
+        """Mean recall over the classes that labels contain; None where nothing is labelled."""
+        return mean(self.recall)
+
+    @property
+    def iou(self) -> tuple[float | None, ...]:
+        """Intersection over union of each class; None if neither labels nor predictions have it.
+
+        A class that is predicted on labelled pixels but never true has 0: it is a mistake.
+        """
+        hits = np.diag(self.counts)
+        return _ratios(hits, self.counts.sum(axis=0) + self.counts.sum(axis=1) - hits)
+
+    @property
+    def mean_iou(self) -> float | None:
+        """Mean over the classes that have an IoU; None where nothing is labelled."""
+        return mean(self.iou)
+
+
+def ratio(part: int, whole: int) -> float | None:
+    """Returns part / whole, or None where there is no whole."""
+    return part / whole if whole else None
+
+
+def mean(values: tuple[float | None, ...]) -> float | None:
+    """Returns the mean of the values that are there, or None where none is."""
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
+
+
+def _ratios(parts: np.ndarray, wholes: np.ndarray) -> tuple[float | None, ...]:
+    pairs = zip(parts.tolist(), wholes.tolist(), strict=True)
+    return tuple(ratio(part, whole) for part, whole in pairs)

@@ -1,0 +1,289 @@
+"""One pass over a part: every figure of `evaluation.json`.
+
+The graph returns counts only, so memory is bounded by one batch, and states of parts (batches,
+replicas, machines) add up.
+
+Shapes: B pictures, H x W pixels, C classes, N labelled pixels of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ccfnet_tf.errors import NotFiniteError, ResourceError
+from ccfnet_tf.evaluation.confusion import ABSENT_RULE, Confusion
+from ccfnet_tf.evaluation.difficulty import BINS, LIMIT, ScoreHistogram
+from ccfnet_tf.evaluation.groups import HEADS, GroupAccuracy
+from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.pipeline.batch import original_error
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What one pass counted; merges by addition.
+
+    Attributes:
+        taxonomy: The C classes.
+        coarse: Confusion of the coarse head.
+        fine: Confusion of the fine branch alone.
+        refine: Confusion of the blend, the network's answer.
+        difficulty: Attention's logit (hard - easy) on pixels that coarse gets wrong and right.
+        max_softmax: The same of the free baseline, coarse's own doubt: logit of 1 - max softmax.
+        by_target: Accuracies where hard means that coarse is wrong (the paper's target).
+        by_attention: Accuracies where hard means that attention says P(hard) > 1/2.
+        pictures: How many pictures were looked at.
+        split: Which part of the data; for the record.
+    """
+
+    taxonomy: Taxonomy
+    coarse: Confusion
+    fine: Confusion
+    refine: Confusion
+    difficulty: ScoreHistogram
+    max_softmax: ScoreHistogram
+    by_target: GroupAccuracy
+    by_attention: GroupAccuracy
+    pictures: int = 0
+    split: str = "test"
+
+    @classmethod
+    def empty(cls, taxonomy: Taxonomy, *, split: str = "test") -> Evaluation:
+        """Returns the state before the first picture."""
+        none = Confusion.empty(len(taxonomy.names))
+        scores, groups = ScoreHistogram.empty(), GroupAccuracy.empty()
+        return cls(taxonomy, none, none, none, scores, scores, groups, groups, 0, split)
+
+    def merge(self, other: Evaluation) -> Evaluation:
+        """Returns the state of both parts together.
+
+        Raises:
+            ValueError: They are of different classes or splits.
+        """
+        if self.taxonomy != other.taxonomy or self.split != other.split:
+            raise ValueError("evaluations of different classes or splits do not add up")
+        return Evaluation(
+            self.taxonomy,
+            self.coarse.merge(other.coarse),
+            self.fine.merge(other.fine),
+            self.refine.merge(other.refine),
+            self.difficulty.merge(other.difficulty),
+            self.max_softmax.merge(other.max_softmax),
+            self.by_target.merge(other.by_target),
+            self.by_attention.merge(other.by_attention),
+            self.pictures + other.pictures,
+            self.split,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of `evaluation.json`: fractions 0..1, None where there is none."""
+        return {
+            "split": self.split,
+            "pictures": self.pictures,
+            "pixels": self.refine.pixels,
+            **{head: self._head(getattr(self, head)) for head in HEADS},
+            "difficulty": {
+                "auroc": self.difficulty.auroc,
+                "auroc_of_max_softmax": self.max_softmax.auroc,
+                "hard_share": self.difficulty.hard_share,
+                "by_target": self.by_target.to_json(),
+                "by_attention": self.by_attention.to_json(),
+            },
+            "rule": ABSENT_RULE,
+        }
+
+    def _head(self, confusion: Confusion) -> dict[str, Any]:
+        return {
+            "pixel_accuracy": confusion.pixel_accuracy,
+            "class_accuracy": confusion.class_accuracy,
+            "mean_iou": confusion.mean_iou,
+            "iou": dict(zip(self.taxonomy.names, confusion.iou, strict=True)),
+        }
+
+
+def evaluate(
+    model: keras.Model,
+    batches: tf.data.Dataset,
+    taxonomy: Taxonomy,
+    *,
+    number_of_batches: int | None = None,
+    pictures: int | None = None,
+    advance: Callable[[], None] = lambda: None,
+    split: str = "test",
+) -> Evaluation:
+    """Evaluates once; see `Evaluator.run`, which can be called again without a second trace."""
+    return Evaluator(model, taxonomy).run(
+        batches,
+        number_of_batches=number_of_batches,
+        pictures=pictures,
+        advance=advance,
+        split=split,
+    )
+
+
+class Evaluator:
+    """Evaluates a model as often as wanted; the graph is traced once for all sizes.
+
+    Args:
+        model: A `CCFNet` (its layer `fine_logits` is read beside its outputs). Weights are read
+            at each run, so training may go on in between.
+        taxonomy: The C classes that `model` answers with.
+    """
+
+    def __init__(self, model: keras.Model, taxonomy: Taxonomy) -> None:
+        self._taxonomy = taxonomy
+        fine = model.get_layer("fine_logits").output
+        outputs = {**model.output, "fine": fine}
+        self._model = keras.Model(model.inputs, outputs, name="with_fine")
+        self._count = tf.function(
+            self._count_batch,
+            input_signature=[
+                tf.TensorSpec([None, None, None, 3], tf.float32),
+                tf.TensorSpec([None, None, None], tf.int32),
+            ],
+            autograph=False,
+        )
+
+    def run(
+        self,
+        batches: tf.data.Dataset,
+        *,
+        number_of_batches: int | None = None,
+        pictures: int | None = None,
+        advance: Callable[[], None] = lambda: None,
+        split: str = "test",
+    ) -> Evaluation:
+        """Goes once over `batches`.
+
+        Args:
+            batches: Yields image [B, H, W, 3] RGB 0..255 and label int32 [B, H, W], 0..C-1 or
+                `VOID`.
+            number_of_batches: How many to take; all where None.
+            pictures: How many pictures the batches hold without padding. Where None they are
+                counted: those with a labelled pixel.
+            advance: Called after each batch, for a progress bar.
+            split: For the record.
+
+        Raises:
+            NotFiniteError: The network answers with NaN.
+            DataError: A picture or label cannot be read.
+            ResourceError: Memory runs out.
+        """
+        total = Evaluation.empty(self._taxonomy, split=split)
+        if number_of_batches is not None:
+            batches = batches.take(number_of_batches)
+        for image, label in _readable(batches):
+            counts = self._counts_of(image, label)
+            total = total.merge(self._state(counts, split))
+            advance()
+        return total if pictures is None else replace(total, pictures=pictures)
+
+    def _counts_of(self, image: tf.Tensor, label: tf.Tensor) -> dict[str, np.ndarray]:
+        try:
+            counts = self._count(tf.cast(image, tf.float32), label)
+            return {key: value.numpy() for key, value in counts.items()}
+        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            batch, height, width = label.shape
+            raise ResourceError(
+                f"memory ran out on a batch of {batch} pictures of {width}x{height} pixels: "
+                "lower the batch (--train.batch), or use a machine with more memory"
+            ) from error
+
+    def _state(self, counts: dict[str, np.ndarray], split: str) -> Evaluation:
+        if counts["nan"]:
+            raise NotFiniteError(
+                f"the network answers NaN on {counts['nan']} labelled pixels: its weights are "
+                "damaged; use an earlier checkpoint or train anew at a lower rate"
+            )
+        return Evaluation(
+            self._taxonomy,
+            Confusion(counts["coarse"]),
+            Confusion(counts["fine"]),
+            Confusion(counts["refine"]),
+            ScoreHistogram(counts["difficulty"]),
+            ScoreHistogram(counts["max_softmax"]),
+            GroupAccuracy(counts["by_target"]),
+            GroupAccuracy(counts["by_attention"]),
+            int(counts["pictures"]),
+            split,
+        )
+
+    def _count_batch(self, image: tf.Tensor, label: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = self._model(image, training=False)
+        labelled = tf.not_equal(label, VOID)  # [B, H, W]
+        truth = tf.boolean_mask(label, labelled)  # [N]
+        coarse = tf.boolean_mask(tf.cast(outputs["coarse"], tf.float32), labelled)  # [N, C]
+        attention = tf.boolean_mask(tf.cast(outputs["attention"], tf.float32), labelled)  # [N, 2]
+        difficulty = attention[:, 0] - attention[:, 1]  # 0 = hard, 1 = easy
+        answers = {
+            head: tf.boolean_mask(tf.argmax(outputs[head], -1, tf.int32), labelled)
+            for head in HEADS
+        }
+        right = tf.stack([tf.equal(answers[head], truth) for head in HEADS])  # [3, N]
+        wrong = tf.logical_not(right[0])
+        refine_nan = tf.reduce_any(tf.math.is_nan(outputs["refine"]), axis=-1)
+        nan = tf.math.is_nan(difficulty) | tf.boolean_mask(refine_nan, labelled)
+        classes = len(self._taxonomy.names)
+        return {
+            **{head: _confusion(truth, answers[head], classes) for head in HEADS},
+            "difficulty": _histogram(difficulty, wrong),
+            "max_softmax": _histogram(_doubt(coarse), wrong),
+            "by_target": _groups(wrong, right),
+            "by_attention": _groups(difficulty > 0.0, right),
+            "pictures": _count_true(tf.reduce_any(labelled, axis=[1, 2])),
+            "nan": _count_true(nan),
+        }
+
+
+def _readable(batches: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """Yields the batches; a reader's own error comes out instead of TensorFlow's."""
+    try:
+        yield from batches
+    except tf.errors.OpError as error:
+        ours = original_error(error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def _confusion(truth: tf.Tensor, prediction: tf.Tensor, classes: int) -> tf.Tensor:
+    """Returns int64 [C, C] of truth and prediction [N]."""
+    cells = classes * classes
+    counts = tf.math.bincount(
+        truth * classes + prediction, minlength=cells, maxlength=cells, dtype=tf.int64
+    )
+    return tf.reshape(counts, [classes, classes])
+
+
+def _histogram(logit: tf.Tensor, hard: tf.Tensor) -> tf.Tensor:
+    """Returns int64 [2, BINS] of logit [N]; the bins of `ScoreHistogram.of`."""
+    # NaN is counted apart and ends the pass; here it must only not become a wild index.
+    logit = tf.where(tf.math.is_nan(logit), 0.0, logit)
+    position = (tf.clip_by_value(logit, -LIMIT, LIMIT) + LIMIT) * (BINS / (2 * LIMIT))
+    column = tf.minimum(tf.cast(position, tf.int32), BINS - 1)
+    cell = tf.where(hard, column, column + BINS)  # row 0 = hard
+    counts = tf.math.bincount(cell, minlength=2 * BINS, maxlength=2 * BINS, dtype=tf.int64)
+    return tf.reshape(counts, [2, BINS])
+
+
+def _groups(hard: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    """Returns int64 [2, 4] of hard [N] and right [3, N]; as `GroupAccuracy.of`."""
+    columns = tf.cast(tf.concat([tf.ones_like(right[:1]), right], axis=0), tf.int64)  # [4, N]
+    mask = tf.cast(hard, tf.int64)
+    return tf.stack([tf.reduce_sum(columns * mask, 1), tf.reduce_sum(columns * (1 - mask), 1)])
+
+
+def _doubt(logits: tf.Tensor) -> tf.Tensor:
+    """Returns the logit of 1 - max softmax [N] of logits [N, C]: log of (all others / largest)."""
+    shifted = logits - tf.reduce_max(logits, axis=-1, keepdims=True)
+    others = tf.reduce_sum(tf.exp(shifted), axis=-1) - 1.0
+    return tf.math.log(tf.maximum(others, 1e-30))
+
+
+def _count_true(flags: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(flags, tf.int64))

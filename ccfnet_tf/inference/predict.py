@@ -1,0 +1,144 @@
+"""`predict`: many pictures and videos to files; one that is bad does not stop the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ccfnet_tf.datasets.pictures import read_image
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
+from ccfnet_tf.inference.predictor import PictureTooLargeError, Predictor
+from ccfnet_tf.inference.video import predict_video, promised_frames, video_outputs
+from ccfnet_tf.inference.writers import output_paths, write_prediction
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        pictures: Pictures whose four results are written.
+        videos: Videos written to their end.
+        frames: Frames of videos written, those of damaged videos too.
+        failures: What was not done, in the order it was noticed.
+    """
+
+    pictures: int
+    videos: int
+    frames: int
+    failures: tuple[Failure, ...]
+
+
+def predict_all(
+    predictor: Predictor,
+    inputs: Sequence[str],
+    out: Path,
+    *,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Outcome:
+    """Predicts all inputs and writes `<name>.{label,color,overlay,difficulty}.png` for each.
+
+    Args:
+        predictor: The network.
+        inputs: Pictures, videos, folders and globs; see `inference.inputs`.
+        out: Where results go; made when missing.
+        overwrite: Replace results that are there; otherwise each is a failure.
+        console: Where progress and failures are shown; nowhere if None.
+
+    Returns:
+        What was written, and one line for everything that was not.
+
+    Raises:
+        ResourceError: The disk is full or `out` cannot be written: nothing more could be done.
+    """
+    jobs, failures = find_jobs(inputs, out)
+    with _progress(console) as bar:
+        for failure in failures:
+            _show(bar, failure)
+        session = _Session(predictor, out, overwrite, bar, failures)
+        task = bar.add_task("files", total=len(jobs))
+        for job in jobs:
+            session.do(job)
+            bar.advance(task)
+    return Outcome(session.pictures, session.videos, session.frames, tuple(failures))
+
+
+class _Session:
+    """Counts of one `predict_all`."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        out: Path,
+        overwrite: bool,
+        bar: Progress,
+        failures: list[Failure],
+    ) -> None:
+        self.predictor = predictor
+        self.out = out
+        self.overwrite = overwrite
+        self.bar = bar
+        self.failures = failures
+        self.pictures = self.videos = self.frames = 0
+
+    def do(self, job: Job) -> None:
+        """Does one job, or notes why not."""
+        try:
+            self._refuse_existing(job)
+            if job.is_video:
+                self._video(job)
+            else:
+                self._picture(job)
+        except (DataError, PictureTooLargeError) as error:
+            # Readers begin with the path, which the line shows anyway.
+            failure = Failure(str(job.source), str(error).removeprefix(f"{job.source}: "))
+            self.failures.append(failure)
+            _show(self.bar, failure)
+
+    def _refuse_existing(self, job: Job) -> None:
+        outputs = video_outputs if job.is_video else output_paths
+        there = [path for path in outputs(self.out, job.name) if path.exists()]
+        if there and not self.overwrite:
+            raise DataError(f"{there[0]} is there already: add --overwrite, or change --out")
+
+    def _picture(self, job: Job) -> None:
+        image = read_image(job.source)
+        prediction = self.predictor.predict(image)
+        write_prediction(prediction, image, self.out, job.name, self.predictor.taxonomy)
+        self.pictures += 1
+
+    def _video(self, job: Job) -> None:
+        task = self.bar.add_task(job.source.name, total=promised_frames(job.source))
+
+        def advance() -> None:
+            self.frames += 1
+            self.bar.advance(task)
+
+        try:
+            predict_video(self.predictor, job.source, self.out, job.name, advance=advance)
+            self.videos += 1
+        finally:
+            self.bar.remove_task(task)
+
+
+def _show(bar: Progress, failure: Failure) -> None:
+    # Text: a path may hold [brackets], which rich would take for a style.
+    line = Text(f"{failure.source}: {failure.reason}", style="red")
+    bar.console.print(line, soft_wrap=True)
+
+
+def _progress(console: Console | None) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console or Console(quiet=True),
+    )

@@ -1,0 +1,169 @@
+"""From one picture to labels, difficulty and probabilities.
+
+Shapes: a picture [H, W, 3] uint8 RGB of any size, at its own resolution; C classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ccfnet_tf.datasets.pictures import read_image
+from ccfnet_tf.errors import DataError, ResourceError
+from ccfnet_tf.inference.runs import Checkpoint, load_run, read_run
+from ccfnet_tf.labels import Taxonomy, distinct_colours
+
+if TYPE_CHECKING:
+    from ccfnet_tf.network.ccfnet import ComputeType
+    from ccfnet_tf.network.model import CCFNet
+
+SMALLEST = 32
+"""The network's smallest side in pixels; smaller pictures are mirrored up to it."""
+
+
+class PictureTooLargeError(ResourceError):
+    """Memory ran out on one picture."""
+
+
+class Prediction(NamedTuple):
+    """What the network says about one picture.
+
+    Attributes:
+        labels: int32 [H, W]; class ids 0..C-1, arg max of `probabilities`.
+        difficulty: float32 [H, W]; P(coarse is wrong) = attention's P(hard), 0..1.
+        probabilities: float32 [H, W, C]; refine, sums to 1 over the classes.
+    """
+
+    labels: np.ndarray
+    difficulty: np.ndarray
+    probabilities: np.ndarray
+
+
+class Heads(NamedTuple):
+    """What each branch says about one picture, for looking at the cascade.
+
+    Attributes:
+        coarse: int32 [H, W]; class ids of the coarse head.
+        fine: int32 [H, W]; class ids of the fine branch alone.
+        refine: int32 [H, W]; class ids of the blend, the network's answer.
+        difficulty: float32 [H, W]; P(coarse is wrong), 0..1.
+    """
+
+    coarse: np.ndarray
+    fine: np.ndarray
+    refine: np.ndarray
+    difficulty: np.ndarray
+
+
+class Predictor:
+    """Answers for one picture at a time; one graph serves all sizes.
+
+    Args:
+        source: A run folder, or a `CCFNet`.
+        taxonomy: Names and colours of the classes; a run folder brings its own, and a bare
+            `CCFNet` gets `class 0`, `class 1`, ... where None.
+        checkpoint: Which weights of a run folder; `best`, else `last`, if None.
+        precision: What a run's network computes in.
+
+    Attributes:
+        taxonomy: The classes.
+
+    Raises:
+        RunError: The run folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | CCFNet,
+        *,
+        taxonomy: Taxonomy | None = None,
+        checkpoint: Checkpoint | None = None,
+        precision: ComputeType = "float32",
+    ) -> None:
+        if isinstance(source, str | Path):
+            taxonomy = taxonomy or read_run(source).taxonomy
+            model = load_run(source, checkpoint=checkpoint, precision=precision)
+        else:
+            model = source
+        classes = int(model.output["refine"].shape[-1])
+        self.taxonomy = taxonomy or _nameless(classes)
+        if len(self.taxonomy.names) != classes:
+            raise ValueError(f"{len(self.taxonomy.names)} class names for {classes} classes")
+        outputs = {**model.output, "fine": model.get_layer("fine_logits").output}
+        self._model = keras.Model(model.inputs, outputs, name="with_fine")
+        signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
+        # Two graphs, traced when first called: whoever needs no heads does not pay for them.
+        self._answer = tf.function(self._forward, input_signature=signature, autograph=False)
+        self._heads = tf.function(self._forward_heads, input_signature=signature, autograph=False)
+
+    def predict(self, image: str | Path | np.ndarray) -> Prediction:
+        """Labels every pixel of a picture.
+
+        A side under 32 pixels is mirrored at the bottom or right up to 32 and cropped off again,
+        so the answer always has the picture's own size.
+
+        Args:
+            image: A picture's path, or a uint8 array [H, W, 3], RGB.
+
+        Raises:
+            DataError: The file is no picture, or the array is none of that kind.
+            PictureTooLargeError: Memory runs out; a smaller picture may still fit.
+        """
+        return Prediction(*self._run(self._answer, image))
+
+    def predict_all_heads(self, image: str | Path | np.ndarray) -> Heads:
+        """Labels every pixel of a picture by each branch; arguments and errors as in `predict`."""
+        return Heads(*self._run(self._heads, image))
+
+    def _run(self, graph: Any, image: str | Path | np.ndarray) -> list[np.ndarray]:
+        picture = _picture(image)
+        height, width = picture.shape[:2]
+        try:
+            answer = graph(tf.constant(_at_least(picture, SMALLEST)))
+            return [part.numpy()[:height, :width] for part in answer]
+        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            raise PictureTooLargeError(
+                f"memory ran out on a picture of {width}x{height} pixels: make it smaller, cut "
+                "it into parts, or use a machine with more memory"
+            ) from error
+
+    def _forward(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        outputs = self._model(tf.cast(image[tf.newaxis], tf.float32), training=False)
+        refine = tf.cast(outputs["refine"][0], tf.float32)  # [H, W, C], log-probabilities
+        attention = tf.cast(outputs["attention"][0], tf.float32)  # [H, W, 2], 0 = hard
+        labels = tf.argmax(refine, axis=-1, output_type=tf.int32)
+        return labels, tf.nn.softmax(attention)[..., 0], tf.exp(refine)
+
+    def _forward_heads(self, image: tf.Tensor) -> list[tf.Tensor]:
+        outputs = self._model(tf.cast(image[tf.newaxis], tf.float32), training=False)
+        labels = [tf.argmax(outputs[head][0], -1, tf.int32) for head in Heads._fields[:3]]
+        return [*labels, tf.nn.softmax(tf.cast(outputs["attention"][0], tf.float32))[..., 0]]
+
+
+def _picture(image: str | Path | np.ndarray) -> np.ndarray:
+    """Returns uint8 [H, W, 3]; raises DataError."""
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise DataError(
+            f"an array of {image.dtype} {list(image.shape)} is no picture: expected uint8 "
+            "[H, W, 3], RGB 0..255"
+        )
+    return image
+
+
+def _at_least(image: np.ndarray, side: int) -> np.ndarray:
+    """Returns `image`, mirrored at the bottom and right up to `side` pixels where it is smaller."""
+    missing = [max(0, side - size) for size in image.shape[:2]]
+    if not any(missing):
+        return np.ascontiguousarray(image)
+    # `symmetric` repeats itself as often as needed, down to a single pixel.
+    return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")
+
+
+def _nameless(classes: int) -> Taxonomy:
+    return Taxonomy(tuple(f"class {index}" for index in range(classes)), distinct_colours(classes))

@@ -1,0 +1,150 @@
+"""The run folder: what `fit` leaves and everything else starts from.
+
+RUN/config.yaml                 the resolved configuration
+RUN/classes.json                {"names": [...], "palette": [[r, g, b], ...]}
+RUN/checkpoints/{best,last}.npz
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ccfnet_tf.config import ModelConfig, RunConfig, from_yaml
+from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.inference.checkpoint_file import MODEL, assign_model, read_arrays
+from ccfnet_tf.labels import Taxonomy
+
+if TYPE_CHECKING:
+    from ccfnet_tf.network.ccfnet import ComputeType
+    from ccfnet_tf.network.model import CCFNet
+
+Checkpoint = Literal["best", "last"]
+
+CONFIG = "config.yaml"
+CLASSES = "classes.json"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run folder that was looked at; no weights are read yet.
+
+    Attributes:
+        path: The folder.
+        config: What the run was made from.
+        taxonomy: Its classes.
+        checkpoints: Those that are there, `best` first; may be empty.
+    """
+
+    path: Path
+    config: RunConfig
+    taxonomy: Taxonomy
+    checkpoints: tuple[Checkpoint, ...]
+
+    def checkpoint(self, which: Checkpoint | None = None) -> Path:
+        """Returns the file of a checkpoint; of `best`, else `last`, where `which` is None.
+
+        Raises:
+            RunError: There is none yet, or not the one asked for.
+        """
+        folder = self.path / CHECKPOINTS
+        if not self.checkpoints:
+            raise RunError(
+                f"{self.path}: no checkpoint yet: expected {CHECKPOINTS}/best.npz or "
+                f"{CHECKPOINTS}/last.npz, which `ccfnet-tf fit` writes after its first epoch"
+            )
+        if which is not None and which not in self.checkpoints:
+            raise RunError(f"{folder}: no {which}.npz; there is {self.checkpoints[0]}.npz")
+        return folder / f"{which or self.checkpoints[0]}.npz"
+
+
+def read_run(path: str | Path) -> RunInfo:
+    """Reads what a run folder says about itself.
+
+    Raises:
+        RunError: The folder is missing, is no run folder, or its files cannot be read.
+    """
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        raise RunError(f"{folder}: no such folder; give a run folder that `ccfnet-tf fit` wrote")
+    if not folder.is_dir():
+        raise RunError(f"{folder}: is a file; give the run folder, not a file in it")
+    missing = [name for name in (CONFIG, CLASSES) if not (folder / name).is_file()]
+    if missing:
+        raise RunError(
+            f"{folder}: not a run folder: {' and '.join(missing)} missing; a run folder holds "
+            f"{CONFIG}, {CLASSES} and {CHECKPOINTS}/, as `ccfnet-tf fit` writes them"
+        )
+    kinds: tuple[Checkpoint, ...] = ("best", "last")
+    found = tuple(kind for kind in kinds if (folder / CHECKPOINTS / f"{kind}.npz").is_file())
+    return RunInfo(folder, _read_config(folder / CONFIG), _read_classes(folder / CLASSES), found)
+
+
+def load_run(
+    path: str | Path, *, checkpoint: Checkpoint | None = None, precision: ComputeType = "float32"
+) -> CCFNet:
+    """Builds the network of a run and gives it the trained weights.
+
+    Args:
+        path: The run folder.
+        checkpoint: Which weights; `best` where there is one, else `last`, if None.
+        precision: What it computes in; weights are float32 in any case.
+
+    Raises:
+        RunError: The folder or its checkpoint cannot be used; the text says why.
+    """
+    run = read_run(path)
+    file = run.checkpoint(checkpoint)
+    arrays = read_arrays(file, prefix=MODEL)
+    model = _build(run.config.model, len(run.taxonomy.names), precision)
+    assign_model(model, arrays, source=file)
+    return model
+
+
+def _build(config: ModelConfig, classes: int, precision: ComputeType) -> CCFNet:
+    from ccfnet_tf.network.ccfnet import build_ccfnet
+
+    return build_ccfnet(
+        classes,
+        backbone=config.backbone,
+        backbone_weights=None,  # the checkpoint holds them; nothing is downloaded
+        head_channels=config.head_channels,
+        dropout=config.dropout,
+        attention_input=config.attention_input,
+        fine_input=config.fine_input,
+        batch_norm_momentum=config.batch_norm_momentum,
+        precision=precision,
+    )
+
+
+def _read_config(file: Path) -> RunConfig:
+    try:
+        return from_yaml(_text(file), source=str(file))
+    except (ConfigError, TypeError) as error:
+        raise RunError(f"{file}: not a run's configuration ({error})") from error
+
+
+def _read_classes(file: Path) -> Taxonomy:
+    try:
+        tree: Any = json.loads(_text(file))
+        names = tuple(str(name) for name in tree["names"])
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in tree["palette"])
+        taxonomy = Taxonomy(names, palette)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{file}: not a list of classes ({error}): expected "
+            '{"names": [...], "palette": [[r, g, b], ...]}'
+        ) from error
+    if not names:
+        raise RunError(f"{file}: holds no class; a run has at least one")
+    return taxonomy
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{file}: cannot be read ({error})") from error

@@ -1,0 +1,154 @@
+"""The whole graph: `build_ccfnet` joins geometry, backbone and heads into a `CCFNet`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import keras
+from keras import KerasTensor
+
+from ccfnet_tf.errors import ConfigError, nearest
+from ccfnet_tf.network import heads
+from ccfnet_tf.network.backbones import Precision, build_backbone, find_backbone
+from ccfnet_tf.network.geometry import STRIDE, Normalise, PadToGrid, ToImage
+from ccfnet_tf.network.model import FINE_LAYER, CCFNet
+
+AttentionInput = Literal["features", "features_and_coarse"]
+FineInput = Literal["pyramid", "pyramid_and_detail"]
+ComputeType = Literal["float32", "bfloat16", "float16"]
+
+_DETAIL_STRIDE = 4
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """What the heads look at: images, features at stride 4 and 8."""
+
+    images: KerasTensor
+    detail: KerasTensor
+    features: KerasTensor
+
+
+def build_ccfnet(
+    num_classes: int,
+    *,
+    backbone: str = "resnet50",
+    backbone_weights: str | Path | None = "imagenet",
+    head_channels: int = 512,
+    dropout: float = 0.1,
+    attention_input: AttentionInput = "features",
+    fine_input: FineInput = "pyramid",
+    batch_norm_momentum: float = 0.99,
+    synchronized: bool = False,
+    precision: ComputeType = "float32",
+) -> CCFNet:
+    """Builds CCFNet (paper 3.1); the defaults are the paper's form.
+
+    Initial weights are random: call `keras.utils.set_random_seed` before for the same ones again.
+
+    Args:
+        num_classes: C, at least 2.
+        backbone: `resnet50`, `resnet101` or `mobilenet_v2`, dilated to output stride 8.
+        backbone_weights: `imagenet` (downloaded and cached by Keras), `none` or None, or a
+            weights file of that Keras application without its classifier.
+        head_channels: Width of the heads' hidden convolutions.
+        dropout: Share of hidden features dropped before each classifier, in training.
+        attention_input: `features_and_coarse` lets the attention head see what it judges:
+            coarse's probabilities and entropy, and its confidence at full resolution.
+        fine_input: `pyramid_and_detail` lets the fine head see stride-4 features and coarse's
+            probabilities.
+        batch_norm_momentum: Momentum of all batch norm statistics.
+        synchronized: Batch norm statistics over all replicas of a distribution strategy.
+        precision: Type of the hidden layers; logits and everything behind them are float32.
+
+    Returns:
+        A model that takes images [B, H, W, 3], RGB 0..255, any H and W from 32 up, and returns
+        float32 `coarse` logits [B, H, W, C], `attention` logits [B, H, W, 2] (0 hard, 1 easy) and
+        `refine` log-probabilities [B, H, W, C]. Its layer `fine_logits` gives [B, H, W, C], its
+        layer `backbone` is a model that holds all variables of the backbone.
+
+    Raises:
+        ConfigError: An argument cannot be used, or the weights file does not fit.
+        ResourceError: The download failed.
+    """
+    find_backbone(backbone)
+    _check_count("num_classes", num_classes, 2)
+    _check_count("head_channels", head_channels, 1)
+    _check_share("dropout", dropout)
+    _check_share("batch_norm_momentum", batch_norm_momentum)
+    _check_choice("attention_input", attention_input, get_args(AttentionInput))
+    _check_choice("fine_input", fine_input, get_args(FineInput))
+    _check_choice("precision", precision, get_args(ComputeType))
+
+    policy = precision if precision == "float32" else f"mixed_{precision}"
+    style = heads.HeadStyle(
+        channels=head_channels,
+        dropout=dropout,
+        precision=Precision(policy, batch_norm_momentum, synchronized),
+    )
+    maps = _extract(backbone, backbone_weights, style.precision)
+
+    # Coarse
+    coarse_small = heads.head(maps.features, num_classes, "coarse", style)
+    coarse = _to_image(coarse_small, maps, "coarse_logits")
+    coarse_logs = heads.LogSoftmax(dtype="float32", name="coarse_log_probabilities")(coarse)
+    opinion = None
+    if attention_input == "features_and_coarse" or fine_input == "pyramid_and_detail":
+        opinion = heads.Judgement(dtype="float32", name="coarse_probabilities")(coarse_small)
+
+    # Attention, cascaded behind coarse
+    if attention_input == "features":
+        attention = heads.head(maps.features, 2, "attention", style)
+        attention = _to_image(attention, maps, "attention_logits")
+    else:
+        seen = heads.judged(maps.features, opinion, style)
+        attention = heads.head(seen, 2, "attention", style)
+        attention = _to_image(attention, maps, "attention_upsampled")
+        attention = heads.AddConfidence(dtype="float32", name="attention_logits")(
+            [attention, coarse_logs]
+        )
+
+    # Fine
+    context = heads.pyramid(maps.features, style)
+    stride = STRIDE
+    if fine_input == "pyramid_and_detail":
+        context = heads.with_detail(context, opinion, maps.detail, style)
+        stride = _DETAIL_STRIDE
+    fine = heads.head(context, num_classes, "fine", style)
+    fine = _to_image(fine, maps, FINE_LAYER, stride)
+
+    refine = heads.Blend(dtype="float32", name="refine")([coarse_logs, attention, fine])
+    outputs = {"coarse": coarse, "attention": attention, "refine": refine}
+    return CCFNet(inputs=maps.images, outputs=outputs, name="ccfnet")
+
+
+def _extract(name: str, weights: str | Path | None, precision: Precision) -> _Maps:
+    images = keras.Input((None, None, 3), dtype="float32", name="images")
+    form = find_backbone(name).normalisation
+    x = Normalise(form, dtype="float32", name="normalise")(images)
+    x = PadToGrid(dtype="float32", name="pad_to_grid")(x)
+    detail, features = build_backbone(name, weights, precision)(x)
+    return _Maps(images, detail, features)
+
+
+def _to_image(logits: KerasTensor, maps: _Maps, name: str, stride: int = STRIDE) -> KerasTensor:
+    return ToImage(stride, dtype="float32", name=name)([logits, maps.images])
+
+
+def _check_count(key: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{key} is {value!r}: it must be a whole number from {least} up")
+
+
+def _check_share(key: str, value: float) -> None:
+    if not 0.0 <= value < 1.0:
+        raise ConfigError(f"{key} is {value!r}: it must be at least 0 and below 1")
+
+
+def _check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(
+            f"{key} is '{value}': expected {' or '.join(known)}" + nearest(str(value), known)
+        )

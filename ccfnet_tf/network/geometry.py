@@ -1,0 +1,166 @@
+"""Where features sit in the picture, and the layers that keep every output aligned with it.
+
+Feature k of a backbone at stride s is centred on pixel s*k (measured by the gradient's centre of
+mass), so a picture is padded at the bottom and right to 8n+1 pixels, gives n+1 features, and is
+reached again by resizing n+1 -> 8n+1 with corners aligned, then cropping. A half-pixel resize,
+TensorFlow's and Keras's default, would put feature k at 8k+3.5.
+
+Legend: B pictures, H x W pixels, h x w features, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+from ccfnet_tf.errors import DataError
+
+STRIDE = 8
+MINIMUM_SIZE = 32
+
+Normalisation = Literal["caffe", "symmetric"]
+Shape = tuple[int | None, ...]
+
+_CAFFE_MEAN = (103.939, 116.779, 123.68)  # BGR, of ImageNet; no division by a deviation
+
+
+def size_of(x: tf.Tensor) -> tuple[Any, Any]:
+    """Returns height and width of `x` [B, H, W, C]: numbers where static, else scalar tensors.
+
+    Numbers keep the shapes of a fixed-size graph static, which converters need.
+    """
+    dynamic = tf.shape(x)
+    height, width = x.shape[1], x.shape[2]
+    return (
+        dynamic[1] if height is None else height,
+        dynamic[2] if width is None else width,
+    )
+
+
+def resize_aligned(x: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
+    """Resizes `x` [B, h, w, C] bilinearly to float32 [B, height, width, C], corners on corners."""
+    # tf.image.resize has no aligned corners, keras.ops.image.resize fails with dynamic sizes, and
+    # tf.compat.v1.image.resize_bilinear, which is this op, logs that it is deprecated.
+    x = tf.cast(x, tf.float32)
+    return tf.raw_ops.ResizeBilinear(images=x, size=(height, width), align_corners=True)
+
+
+@keras.saving.register_keras_serializable("ccfnet")
+class Normalise(keras.layers.Layer):
+    """RGB 0..255 of any type [B, H, W, 3] -> float32 as the backbone's ImageNet weights expect.
+
+    Attributes:
+        form: `caffe` (BGR, minus the mean: ResNet) or `symmetric` (-1..1: MobileNetV2).
+    """
+
+    def __init__(self, form: Normalisation, **options: Any) -> None:
+        super().__init__(**options)
+        self.form = form
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the normalised pictures."""
+        images = tf.cast(images, tf.float32)
+        if self.form == "symmetric":
+            return images / 127.5 - 1.0
+        return tf.reverse(images, [-1]) - tf.constant(_CAFFE_MEAN)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        """Returns the shape of `call`'s result."""
+        return shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make this layer again."""
+        return {**super().get_config(), "form": self.form}
+
+
+@keras.saving.register_keras_serializable("ccfnet")
+class PadToGrid(keras.layers.Layer):
+    """Pads [B, H, W, C] with zeros at the bottom and right to the next 8n+1 of each side.
+
+    After normalisation zero is the mean colour. Pictures below 32 pixels are refused where the
+    size is known when the graph is traced; a size known only at run time is the caller's to check.
+    """
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the padded pictures.
+
+        Raises:
+            DataError: A side is smaller than 32 pixels.
+        """
+        height, width = size_of(images)
+        for side in (height, width):
+            if isinstance(side, int) and side < MINIMUM_SIZE:
+                raise _too_small(height, width)
+        below, right = ((STRIDE - 1) - (side + STRIDE - 2) % STRIDE for side in (height, width))
+        return tf.pad(images, [[0, 0], [0, below], [0, right], [0, 0]])
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        """Returns the shape of `call`'s result."""
+        batch, height, width, channels = shape
+        return (batch, _next_on_grid(height), _next_on_grid(width), channels)
+
+
+@keras.saving.register_keras_serializable("ccfnet")
+class ToImage(keras.layers.Layer):
+    """Brings logits [B, h, w, C] to the pixels of the images [B, H, W, 3]: float32 [B, H, W, C].
+
+    Attributes:
+        stride: Pixels from one feature to the next: feature k lands on pixel `stride` * k.
+    """
+
+    def __init__(self, stride: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.stride = stride
+
+    def call(self, logits_and_images: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """Returns the upsampled and cropped logits."""
+        logits, images = logits_and_images
+        rows, columns = size_of(logits)
+        height, width = size_of(images)
+        logits = resize_aligned(
+            logits, (rows - 1) * self.stride + 1, (columns - 1) * self.stride + 1
+        )
+        return logits[:, :height, :width]
+
+    def compute_output_shape(self, shapes: list[Shape]) -> Shape:
+        """Returns the shape of `call`'s result."""
+        logits, images = shapes
+        return (images[0], images[1], images[2], logits[3])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make this layer again."""
+        return {**super().get_config(), "stride": self.stride}
+
+
+@keras.saving.register_keras_serializable("ccfnet")
+class ResizeLike(keras.layers.Layer):
+    """Resizes [B, h, w, C] to the height and width of another map, corners aligned.
+
+    Exact for grids that share their corners, like stride 8 (n+1) and stride 4 (2n+1).
+    """
+
+    def call(self, pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """Returns the first map at the size of the second, in this layer's compute type."""
+        x, like = pair
+        return tf.cast(resize_aligned(x, *size_of(like)), self.compute_dtype)
+
+    def compute_output_shape(self, shapes: list[Shape]) -> Shape:
+        """Returns the shape of `call`'s result."""
+        x, like = shapes
+        return (x[0], like[1], like[2], x[3])
+
+
+def _next_on_grid(side: int | None) -> int | None:
+    return None if side is None else -(-(side - 1) // STRIDE) * STRIDE + 1
+
+
+def _too_small(height: Any, width: Any) -> DataError:
+    error = DataError(
+        f"picture of {height} x {width} pixels: the network needs at least {MINIMUM_SIZE} on "
+        "each side; enlarge it first"
+    )
+    # Keras would turn the one line into a page with the arguments of every call on the way.
+    error._keras_call_info_injected = True  # type: ignore[attr-defined]
+    return error

@@ -1,0 +1,118 @@
+"""Names of the network's variables, and where a backbone's weights come from."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import keras
+
+from ccfnet_tf.errors import ConfigError, ResourceError
+
+IMAGENET = "imagenet"
+NO_WEIGHTS = "none"
+
+_SUFFIXES = (".weights.h5", ".h5", ".hdf5")
+
+
+def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """Returns every variable of `model` under a name that does not change between processes.
+
+    Batch norm statistics and the seeds of dropout are among them; metrics and optimizer are not.
+    The name is `layer/variable`. Keras's own paths will not do: they hold automatic numbers
+    (`seed_generator_7`) that depend on what the process has built before.
+
+    Raises:
+        ValueError: Two layers that hold variables share a name, or a variable has no layer.
+    """
+    found: dict[str, keras.Variable] = {}
+    for layer in _leaves(model):
+        for variable in layer.variables:
+            key = f"{layer.name}/{variable.name}"
+            if key in found:
+                raise ValueError(f"two variables are named {key}")
+            found[key] = variable
+    if len(found) != len(model.variables):
+        raise ValueError(f"{len(found)} of {len(model.variables)} variables belong to a layer")
+    return found
+
+
+def plain_backbone(
+    application: Callable[..., keras.Model], name: str, source: str | Path | None
+) -> keras.Model:
+    """Builds a backbone as Keras ships it, without its classifier, for any picture size.
+
+    Args:
+        application: The builder in `keras.applications`.
+        name: What users call the backbone, for messages.
+        source: `imagenet`, `none` or None, or a `.weights.h5` or `.h5` file of this very model.
+
+    Raises:
+        ConfigError: The file is missing, unreadable, or holds another network's weights.
+        ResourceError: The download failed.
+    """
+    if source == IMAGENET:
+        return _downloaded(application, name)
+    model = application(include_top=False, input_shape=(None, None, 3), weights=None)
+    if source not in (None, NO_WEIGHTS):
+        load_backbone_weights(model, name, Path(str(source)).expanduser())
+    return model
+
+
+def load_backbone_weights(model: keras.Model, name: str, path: Path) -> None:
+    """Loads the file at `path` into a plain backbone; see `plain_backbone`."""
+    if not path.is_file():
+        raise ConfigError(
+            f"model.backbone_weights: no file {path}; expected '{IMAGENET}', '{NO_WEIGHTS}' or a "
+            f"weights file of {name}"
+        )
+    if not path.name.endswith(_SUFFIXES):
+        raise ConfigError(
+            f"model.backbone_weights: {path} is no Keras weights file; expected a name that ends "
+            f"in {' or '.join(_SUFFIXES[:2])}"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Keras only warns of what it skips
+            model.load_weights(path)
+    except Exception as error:
+        # h5py and Keras raise OSError, ValueError, KeyError, TypeError ... by kind of damage.
+        raise ConfigError(
+            f"model.backbone_weights: {path} does not fit {name} without its classifier "
+            f"({_first_line(error)}); give a file saved from that Keras application"
+        ) from error
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Copies the weights of each layer of `target` from the layer of that name in `source`."""
+    for layer in target.layers:
+        if layer.variables:
+            layer.set_weights(source.get_layer(layer.name).get_weights())
+
+
+def _downloaded(application: Callable[..., keras.Model], name: str) -> keras.Model:
+    try:
+        with warnings.catch_warnings():
+            # MobileNetV2 says that it takes the weights of 224 pixels, which is what we want.
+            warnings.filterwarnings("ignore", message=".*input_shape.* is undefined")
+            return application(include_top=False, input_shape=(None, None, 3), weights=IMAGENET)
+    except Exception as error:  # Keras raises bare Exception for a failed download
+        raise ResourceError(
+            f"the ImageNet weights of {name} could not be had ({_first_line(error)}); check the "
+            "network and the cache (~/.keras/models), or give --model.backbone_weights none or a "
+            "file"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+        else:
+            yield layer

@@ -1,0 +1,117 @@
+"""From the arguments of `fit` to a `RunConfig`: a preset or YAML file, then one key at a time."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ccfnet_tf.config import RunConfig, find_config
+from ccfnet_tf.errors import CCFNetError, ConfigError, nearest
+
+DEFAULT_CONFIG = "demo"
+USAGE = "ccfnet-tf fit [--config PRESET|FILE.yaml] [--out RUN] [--resume] [--KEY VALUE ...]"
+EPILOG = """\
+--config PRESET|FILE   where the keys below start from (default: demo; see ccfnet-tf presets)
+--out RUN              run folder to write (default: runs/NAME-OF-THE-CONFIG)
+--resume               go on with the run in --out from its last checkpoint
+--debug                show the traceback of an error
+"""
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What `fit` was asked to do.
+
+    Attributes:
+        config: The run's configuration.
+        out: Run folder.
+        resume: Go on with the run that is in `out`.
+    """
+
+    config: RunConfig
+    out: Path
+    resume: bool
+
+
+def parse_fit(args: list[str]) -> FitOptions:
+    """Reads the arguments of `fit`.
+
+    Raises:
+        ConfigError: An unknown key (the nearest is named) or a value outside its range.
+        SystemExit: After `--help` or `--print_config`.
+    """
+    known, rest = _known_options().parse_known_args(args)
+    name = known.config or DEFAULT_CONFIG
+    out = Path(known.out or f"runs/{Path(name).stem}").expanduser()
+    base = find_config(name)
+    if known.resume and known.config is None and (out / "config.yaml").is_file():
+        base = out / "config.yaml"
+    parser = _config_parser()
+    try:
+        whole = parser.instantiate(parser.parse_args(["--config", str(base), *rest]))
+    except CCFNetError:
+        raise
+    except (argparse.ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(_explain(str(error), parser)) from error
+    config = RunConfig(data=whole.data, model=whole.model, train=whole.train, seed=whole.seed)
+    return FitOptions(config, out, known.resume)
+
+
+def _known_options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config")
+    parser.add_argument("--out")
+    parser.add_argument("--resume", action="store_true")
+    return parser
+
+
+def _config_parser() -> Any:
+    # Imported here: it takes a quarter of a second, which `ccfnet-tf --help` need not wait for.
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog="ccfnet-tf fit",
+        usage=USAGE,
+        description="Train a network; every key of the configuration is an option.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help=argparse.SUPPRESS)
+    parser.add_class_arguments(RunConfig, None)
+    return parser
+
+
+def _explain(message: str, parser: Any) -> str:
+    """Makes one line of jsonargparse's several, in the words of our own errors."""
+    line = " ".join(part.strip() for part in message.splitlines() if part.strip())
+    known = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+    unknown = re.search(r"[Uu]nrecognized arguments: -*([\w.]+)", line)
+    unknown = unknown or re.search(r'Key "([\w.]+)" is not expected', line)
+    if unknown:
+        return _unknown(unknown[1], known)
+    group = re.search(r"Group '(\w+)' does not accept option '([\w.]+)'", line)
+    if group:
+        return _unknown(f"{group[1]}.{group[2]}", known)
+    wrong = re.search(r'key "([\w.]+)": Expected a (.+)\. Got value: (.*)', line)
+    if wrong:
+        return _wrong(*wrong.groups())
+    return line
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    return f"unknown key '{key}'" + (nearest(key, known) or "; see ccfnet-tf fit --help")
+
+
+def _wrong(key: str, rule: str, value: str) -> str:
+    choices = re.findall(r"'([\w]+)'", rule) if "Literal" in rule else []
+    if choices:
+        one_of = f"it must be one of {', '.join(choices)}"
+        return f"{key} is '{value}': {one_of}" + nearest(value, choices)
+    plain = re.search(r"<class '(\w+)'>", rule)
+    return f"{key} is '{value}': it must be {KINDS.get(plain[1], rule) if plain else rule}"

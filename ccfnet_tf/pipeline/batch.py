@@ -1,0 +1,178 @@
+"""tf.data assembly: which sample comes when, and batches of one shape.
+
+The position in training is one number, so a run goes on anywhere without iterator state. All
+datasets are deterministic, with reading in parallel and ahead of the step.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ccfnet_tf import errors
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.parts import load
+from ccfnet_tf.errors import CCFNetError, ConfigError
+from ccfnet_tf.labels import VOID, Sample
+from ccfnet_tf.pipeline.augment import PADDING, augment
+
+
+def steps_per_epoch(samples: Sequence[Sample], batch: int) -> int:
+    """Returns the number of whole batches in a pass; the uneven rest is left out.
+
+    Raises:
+        ConfigError: There are fewer samples than a batch holds.
+    """
+    if len(samples) < batch:
+        raise ConfigError(
+            f"train.batch is {batch}: the training part has {len(samples)} pictures; "
+            "lower train.batch or add pictures"
+        )
+    return len(samples) // batch
+
+
+def training_batches(
+    samples: Sequence[Sample],
+    data: DataConfig,
+    *,
+    classes: int,
+    batch: int,
+    seed: int,
+    first_step: int = 0,
+) -> Any:
+    """Returns an endless tf.data.Dataset of augmented batches.
+
+    Step n has the same content whatever `first_step` was: the order of an epoch comes from
+    (seed, epoch), the augmentation of a sample from (seed, epoch, sample). An epoch visits
+    `steps_per_epoch * batch` different samples.
+
+    Args:
+        samples: The training part.
+        data: Layout and augmentation.
+        classes: Number of classes C.
+        batch: Samples in a batch B, over all replicas.
+        seed: Seed of order and augmentation.
+        first_step: Steps already done.
+
+    Returns:
+        Dataset of (image uint8 [B, S, S, 3], label int32 [B, S, S]) with S = `data.crop`.
+
+    Raises:
+        ConfigError: There are fewer samples than a batch holds.
+    """
+    length = steps_per_epoch(samples, batch) * batch
+    read = _reader(samples, data, classes)
+
+    def example(position: Any) -> tuple[Any, Any]:
+        epoch, place = position // length, position % length
+        order = tf.stack([tf.constant(seed, tf.int64), epoch])
+        last = tf.constant(len(samples) - 1, tf.int64)
+        index = tf.random.experimental.index_shuffle(place, order, last)
+        key = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
+        key = tf.random.experimental.stateless_fold_in(key, tf.cast(index, tf.int32))
+        picture, mask = read(index)
+        image, label = augment(picture, mask, key, data=data)
+        side = data.crop
+        return tf.ensure_shape(image, [side, side, 3]), tf.ensure_shape(label, [side, side])
+
+    positions = tf.data.Dataset.counter(first_step * batch)
+    return _finish(positions.map(example, _workers(data), deterministic=True), batch)
+
+
+def evaluation_batches(
+    samples: Sequence[Sample],
+    sizes: Sequence[tuple[int, int]],
+    data: DataConfig,
+    *,
+    classes: int,
+    batch: int,
+) -> tuple[Any, int]:
+    """Returns every sample once, at its own resolution, in batches of one size each.
+
+    The last batch of each size is filled up with samples that are all `VOID`, so that every
+    replica always has work and no metric changes.
+
+    Args:
+        samples: The part.
+        sizes: (H, W) of each, as `datasets.check.check` returns them.
+        data: Layout.
+        classes: Number of classes C.
+        batch: Samples in a batch B, over all replicas.
+
+    Returns:
+        Dataset of (image uint8 [B, H, W, 3], label int32 [B, H, W]), H and W differ between
+        batches; and the number of batches.
+
+    Raises:
+        ValueError: `samples` and `sizes` differ in length.
+    """
+    rows: list[tuple[int, int, int]] = []
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, (_, size) in enumerate(zip(samples, sizes, strict=True)):
+        groups.setdefault(size, []).append(index)
+    for (height, width), members in groups.items():
+        filled = members + [-1] * (-len(members) % batch)
+        rows.extend((index, height, width) for index in filled)
+    read = _reader(samples, data, classes)
+
+    def example(row: Any) -> tuple[Any, Any]:
+        image, label = tf.cond(row[0] < 0, lambda: _blank(row[1:]), lambda: read(row[0]))
+        return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [None, None])
+
+    table = tf.data.Dataset.from_tensor_slices(np.array(rows, np.int64).reshape(-1, 3))
+    return _finish(table.map(example, _workers(data), deterministic=True), batch), (
+        len(rows) // batch
+    )
+
+
+def original_error(error: BaseException) -> CCFNetError | None:
+    """Returns the error that a reader raised inside tf.data, or `None` if it was another.
+
+    TensorFlow turns an exception of a Python function into one of `tf.errors` whose message
+    holds `<module>.<class>: <text>` and a traceback.
+    """
+    if not isinstance(error, tf.errors.OpError):
+        return None
+    for match in re.finditer(r"(?:^|\s)(?:[\w.]+\.)?(\w+): (.+)", str(error.message)):
+        kind = getattr(errors, match[1], None)
+        if isinstance(kind, type) and issubclass(kind, CCFNetError):
+            return kind(match[2])
+    return None
+
+
+def _reader(samples: Sequence[Sample], data: DataConfig, classes: int) -> Any:
+    """Returns a function from a sample's index (a tensor) to its picture and label."""
+    fixed = tuple(samples)
+
+    def arrays(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        image, label = load(fixed[int(index)], data, classes)
+        return image, label
+
+    def read(index: Any) -> tuple[Any, Any]:
+        image, label = tf.numpy_function(arrays, [index], [tf.uint8, tf.int32], stateful=False)
+        return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [None, None])
+
+    return read
+
+
+def _blank(size: Any) -> tuple[Any, Any]:
+    image = tf.broadcast_to(
+        tf.constant(PADDING, tf.uint8), tf.concat([size, tf.constant([3], tf.int64)], 0)
+    )
+    return image, tf.fill(size, tf.constant(VOID, tf.int32))
+
+
+def _workers(data: DataConfig) -> int:
+    return data.workers or int(tf.data.AUTOTUNE)
+
+
+def _finish(dataset: Any, batch: int) -> Any:
+    options = tf.data.Options()
+    options.deterministic = True
+    return (
+        dataset.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE).with_options(options)
+    )

@@ -1,0 +1,83 @@
+"""Which devices train, and in which precision they multiply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from ccfnet_tf.config import TrainConfig
+from ccfnet_tf.errors import ConfigError
+
+CPU_INFO = Path("/proc/cpuinfo")
+NATIVE_BFLOAT16_CPU = ("avx512_bf16", "amx_bf16")
+NATIVE_BFLOAT16_GPU = (8, 0)  # compute capability, NVIDIA Ampere
+
+
+def split_cpu(count: int) -> None:
+    """Makes `count` logical CPUs of one, so that anyone can try replicas.
+
+    Raises:
+        ConfigError: TensorFlow was used before, and its devices are fixed.
+    """
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    parts = [tf.config.LogicalDeviceConfiguration()] * count
+    try:
+        tf.config.set_logical_device_configuration(cpu, parts)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"train.virtual_cpus is {count}: TensorFlow is already running in this process; "
+            "set it before anything is computed"
+        ) from error
+
+
+def make_strategy(config: TrainConfig) -> Any:
+    """Returns the `tf.distribute` strategy that `train.strategy` names.
+
+    Raises:
+        ConfigError: `train.batch` does not divide evenly among the replicas.
+    """
+    if config.virtual_cpus > 1:
+        split_cpu(config.virtual_cpus)
+    gpus = tf.config.list_logical_devices("GPU")
+    devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
+    wanted = config.strategy == "mirrored" or (config.strategy == "auto" and len(devices) > 1)
+    if not wanted:
+        return tf.distribute.get_strategy()
+    if config.batch % len(devices):
+        raise ConfigError(
+            f"train.batch is {config.batch}: it must divide by the {len(devices)} replicas; "
+            f"try {_next_multiple(config.batch, len(devices))}"
+        )
+    if gpus:
+        return tf.distribute.MirroredStrategy(devices)
+    # The default all-reduce wants GPUs; on CPUs this one is exact and warns of nothing.
+    across = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=across)
+
+
+def resolve_precision(name: str) -> str:
+    """Returns `float32`, `bfloat16` or `float16` for `train.precision`.
+
+    `auto` is bfloat16 where the hardware multiplies it natively: elsewhere it is emulated, and
+    training was measured to be ten times slower.
+    """
+    if name != "auto":
+        return name
+    return "bfloat16" if _multiplies_bfloat16() else "float32"
+
+
+def _multiplies_bfloat16() -> bool:
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return all(d.get("compute_capability", (0, 0)) >= NATIVE_BFLOAT16_GPU for d in details)
+    if not CPU_INFO.is_file():
+        return False
+    flags = CPU_INFO.read_text()
+    return any(flag in flags for flag in NATIVE_BFLOAT16_CPU)
+
+
+def _next_multiple(value: int, step: int) -> int:
+    return -(-value // step) * step

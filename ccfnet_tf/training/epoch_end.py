@@ -1,0 +1,174 @@
+"""What happens after each epoch: validate, write, draw, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets import parts
+from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
+from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.previews import preview_sheet
+from ccfnet_tf.inference.writers import write_png
+from ccfnet_tf.labels import Sample, Taxonomy
+from ccfnet_tf.pipeline.batch import evaluation_batches
+from ccfnet_tf.training import checkpoint
+from ccfnet_tf.training.journal import MetricsTable
+from ccfnet_tf.training.progress import new_progress
+
+PREVIEWS = 4
+EVALUATION_BATCH = 4
+"""Pictures at once; batches hold one size each, so larger ones are mostly filling."""
+
+
+class Validation:
+    """The validation part, ready to be run over after each epoch."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        sizes: Sequence[tuple[int, int]],
+        data: DataConfig,
+        taxonomy: Taxonomy,
+        console: Console,
+    ) -> None:
+        """Takes the samples with their sizes [(H, W)]; both may be empty."""
+        self.samples = samples
+        self.data = data
+        self.taxonomy = taxonomy
+        self.console = console
+        self.batches, self.count = evaluation_batches(
+            samples, sizes, data, classes=len(taxonomy.names), batch=EVALUATION_BATCH
+        )
+        self.evaluator: Evaluator | None = None
+
+    def run(self, model: Any) -> Evaluation | None:
+        """Evaluates the model on the whole part; None when there is no part."""
+        if not self.samples:
+            return None
+        self.evaluator = self.evaluator or Evaluator(model, self.taxonomy)  # one trace for a run
+        with new_progress(self.console) as bar:
+            task = bar.add_task("validation", total=self.count)
+            return self.evaluator.run(
+                self.batches,
+                split="val",
+                pictures=len(self.samples),
+                advance=lambda: bar.advance(task),
+            )
+
+
+class EpochEnd(keras.callbacks.Callback):
+    """Validates, then writes metrics, pictures and checkpoints, the resumable one last.
+
+    The order matters: whatever a kill interrupts before `last.npz` is renamed is done again by
+    the resumed run, and everything written before is replaced by the same.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        validation: Validation,
+        preview_samples: Sequence[Sample],
+        progress: checkpoint.Progress,
+        console: Console,
+    ) -> None:
+        super().__init__()
+        self.run = run
+        self.validation = validation
+        self.preview_samples = preview_samples[:PREVIEWS]
+        self.progress = progress
+        self.console = console
+        self.table = MetricsTable(run / "metrics.csv", epochs_done=progress.epoch)
+        self.predictor: Predictor | None = None
+        self.board = tf.summary.create_file_writer(str(run / "tensorboard"))
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.began = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        number = epoch + 1
+        step = int(self.model.optimizer.iterations.numpy())
+        rate = float(self.model.optimizer.learning_rate.numpy())
+        trained = time.monotonic() - self.began
+        evaluation = self.validation.run(self.model)
+        seconds = time.monotonic() - self.began
+        row = {"epoch": number, "step": step, "seconds": round(seconds, 2), "learning_rate": rate}
+        row |= {key: round(float(value), 6) for key, value in (logs or {}).items()}
+        row |= _validation_figures(evaluation)
+        self.table.append(row)
+        self._draw(number, row)
+        self._save(number, step, evaluation)
+        self.console.print(_line(number, self.params["epochs"], row, trained))
+
+    def _draw(self, number: int, row: dict[str, Any]) -> None:
+        sheet = self._sheet()
+        folder = self.run / "previews"
+        folder.mkdir(exist_ok=True)
+        write_png(folder / f"epoch_{number:02d}.png", sheet)
+        with self.board.as_default(step=number):
+            for key, value in row.items():
+                if isinstance(value, float):
+                    tf.summary.scalar(key, value)
+            tf.summary.image("preview", sheet[np.newaxis])
+        self.board.flush()
+
+    def _sheet(self) -> np.ndarray:
+        """Returns the preview samples, a row each, as the network sees them now."""
+        taxonomy, data = self.validation.taxonomy, self.validation.data
+        self.predictor = self.predictor or Predictor(self.model, taxonomy=taxonomy)
+        rows = []
+        for sample in self.preview_samples:
+            image, label = parts.load(sample, data, len(taxonomy.names))
+            rows.append((image, label, self.predictor.predict_all_heads(image)))
+        return preview_sheet(rows, taxonomy)
+
+    def _save(self, number: int, step: int, evaluation: Evaluation | None) -> None:
+        folder = self.run / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        score = _score(evaluation)
+        progress = replace(self.progress, epoch=number, step=step)
+        if score is None or score > progress.best_score:
+            best = -1.0 if score is None else score
+            progress = replace(progress, best_score=best, best_epoch=number)
+            checkpoint.save_best(folder / "best.npz", self.model, progress)
+        checkpoint.save_last(folder / "last.npz", self.model, progress)
+        self.progress = progress
+
+
+def _score(evaluation: Evaluation | None) -> float | None:
+    """Mean IoU of the final answer: the figure that chooses the best checkpoint."""
+    return None if evaluation is None else evaluation.refine.mean_iou
+
+
+def _validation_figures(evaluation: Evaluation | None) -> dict[str, float]:
+    if evaluation is None:
+        return {}
+    figures = {
+        f"val_{head}_{name}": getattr(getattr(evaluation, head), name)
+        for head in ("coarse", "fine", "refine")
+        for name in ("pixel_accuracy", "mean_iou")
+    }
+    figures["val_difficulty_auroc"] = evaluation.difficulty.auroc
+    return {key: round(value, 6) for key, value in figures.items() if value is not None}
+
+
+def _line(number: int, epochs: int, row: dict[str, Any], seconds: float) -> str:
+    text = (
+        f"epoch {number}/{epochs}  {seconds:.0f} s  loss {row['loss']:.3f}  "
+        f"accuracy {100 * row['refine_accuracy']:.1f} %"
+    )
+    if "val_refine_pixel_accuracy" not in row:
+        return text
+    return text + (
+        f"  validation: coarse {100 * row['val_coarse_pixel_accuracy']:.1f} %, "
+        f"refine {100 * row['val_refine_pixel_accuracy']:.1f} %"
+    )

@@ -1,0 +1,261 @@
+"""`fit`: from a configuration to a run folder with a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+from rich.console import Console
+
+from ccfnet_tf.config import RunConfig, from_yaml, to_yaml
+from ccfnet_tf.datasets.check import check
+from ccfnet_tf.datasets.parts import Parts, read_parts
+from ccfnet_tf.errors import CCFNetError, ConfigError, ResourceError, RunError
+from ccfnet_tf.inference.checkpoint_file import load_matching, read_arrays
+from ccfnet_tf.labels import Sample
+from ccfnet_tf.network.ccfnet import build_ccfnet
+from ccfnet_tf.network.model import CCFNet, LossWeights
+from ccfnet_tf.pipeline.batch import original_error, steps_per_epoch, training_batches
+from ccfnet_tf.training import checkpoint
+from ccfnet_tf.training.devices import make_strategy, resolve_precision
+from ccfnet_tf.training.epoch_end import EpochEnd, Validation
+from ccfnet_tf.training.guard import StopWhenNotFinite
+from ccfnet_tf.training.journal import write_classes, write_environment, write_text
+from ccfnet_tf.training.optimizer import make_optimizer
+from ccfnet_tf.training.progress import EpochBar, new_progress
+
+# A resumed run is the same run: only where its data lie and what it runs on may change.
+FREE_ON_RESUME = {
+    "data": ("root", "workers"),
+    "train": ("strategy", "virtual_cpus"),
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The data of a run after every label was looked at, with sizes [(H, W)]."""
+
+    parts: Parts
+    val_sizes: list[tuple[int, int]]
+
+
+def fit(config: RunConfig, run: Path, *, resume: bool, console: Console) -> None:
+    """Trains CCFNet and writes the run folder.
+
+    Args:
+        config: The configuration; with `resume` it must be the run's own.
+        run: The run folder; made when missing.
+        resume: Go on from the last checkpoint.
+        console: Where progress is shown.
+
+    Raises:
+        CCFNetError: Data, configuration, run folder, memory or disk do not allow it.
+    """
+    config = _claim(config, run, resume)
+    data = _check_data(config, console)
+    with _resource_errors(config):
+        _train(config, run, data, console)
+
+
+def _claim(config: RunConfig, run: Path, resume: bool) -> RunConfig:
+    """Refuses to mix two runs in one folder; returns the configuration to use."""
+    stored = run / "config.yaml"
+    if not resume:
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            raise RunError(
+                f"{run}: already there and not empty; go on with --resume, or choose another --out"
+            )
+        return _resolved(config)
+    if not stored.is_file():
+        raise RunError(f"{run}: no config.yaml, so there is no run to resume; leave --resume out")
+    earlier = from_yaml(stored.read_text(encoding="utf-8"), source=str(stored))
+    _refuse_changes(config, earlier, run)
+    return _with_free_keys(earlier, config)
+
+
+def _resolved(config: RunConfig) -> RunConfig:
+    precision: Any = resolve_precision(config.train.precision)
+    return replace(config, train=replace(config.train, precision=precision))
+
+
+def _with_free_keys(earlier: RunConfig, now: RunConfig) -> RunConfig:
+    sections = {
+        section: replace(
+            getattr(earlier, section), **{key: getattr(getattr(now, section), key) for key in keys}
+        )
+        for section, keys in FREE_ON_RESUME.items()
+    }
+    return replace(earlier, **sections)
+
+
+def _refuse_changes(now: RunConfig, earlier: RunConfig, run: Path) -> None:
+    if now.train.precision == "auto":
+        now = replace(now, train=replace(now.train, precision=earlier.train.precision))
+    if now.seed != earlier.seed:
+        raise ConfigError(f"seed is {now.seed} but {run} was begun with {earlier.seed}")
+    for section in ("data", "model", "train"):
+        mine, theirs = vars(getattr(now, section)), vars(getattr(earlier, section))
+        for key, value in mine.items():
+            if value != theirs[key] and key not in FREE_ON_RESUME.get(section, ()):
+                raise ConfigError(
+                    f"{section}.{key} is {value} but {run} was begun with {theirs[key]}: a resumed "
+                    "run keeps its configuration; for another, use a new --out with "
+                    f"--model.init_from {run}"
+                )
+
+
+def _check_data(config: RunConfig, console: Console) -> Checked:
+    """Reads every picture and label of training and validation before step 1."""
+    parts = read_parts(config.data, config.seed)
+    classes = len(parts.taxonomy.names)
+    steps_per_epoch(parts.train, config.train.batch)  # refuses a part smaller than a batch
+
+    with new_progress(console) as bar:
+        task = bar.add_task("checking labels", total=len(parts.train) + len(parts.val))
+
+        def sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+            return check(samples, config.data, classes, advance=lambda: bar.advance(task))
+
+        sizes(parts.train)
+        val_sizes = sizes(parts.val)
+    console.print(
+        f"{parts.format}: {len(parts.train)} pictures to train on, {len(parts.val)} to validate, "
+        f"{len(parts.test)} to test, {classes} classes; every label is fit to use"
+    )
+    return Checked(parts, val_sizes)
+
+
+def _train(config: RunConfig, run: Path, data: Checked, console: Console) -> None:
+    parts, train = data.parts, config.train
+    strategy = make_strategy(train)
+    keras.utils.set_random_seed(config.seed)
+    steps = steps_per_epoch(parts.train, train.batch)
+    model = _model(config, strategy, len(parts.taxonomy.names), steps, console)
+
+    _open_run(run)
+    last = run / "checkpoints" / "last.npz"
+    progress = checkpoint.restore(last, model) if last.is_file() else checkpoint.Progress()
+    if progress.epoch >= train.epochs:
+        console.print(f"{run}: all {train.epochs} epochs are done; nothing to resume")
+        return
+    if progress.epoch:
+        console.print(f"{run}: going on after epoch {progress.epoch} of {train.epochs}")
+    write_text(run / "config.yaml", to_yaml(config))
+    write_classes(run, parts.taxonomy)
+    devices = [device.name for device in tf.config.list_logical_devices()]
+    write_environment(run, devices, train.precision)
+
+    validation = Validation(parts.val, data.val_sizes, config.data, parts.taxonomy, console)
+    bar = EpochBar(console)
+    previews = parts.val or parts.train
+    callbacks = [
+        StopWhenNotFinite(progress.step),
+        bar,
+        EpochEnd(run, validation, previews, progress, console),
+    ]
+    batches = training_batches(
+        parts.train,
+        config.data,
+        classes=len(parts.taxonomy.names),
+        batch=train.batch,
+        seed=config.seed,
+        first_step=progress.epoch * steps,
+    )
+    try:
+        model.fit(
+            batches,
+            epochs=train.epochs,
+            initial_epoch=progress.epoch,
+            steps_per_epoch=steps,
+            callbacks=callbacks,
+            verbose=0,
+            shuffle=False,  # the order is ours, and seeded
+        )
+    finally:
+        bar.close()
+
+
+def _model(config: RunConfig, strategy: Any, classes: int, steps: int, console: Console) -> CCFNet:
+    """Builds, loads and compiles the network in the strategy's scope."""
+    train, settings = config.train, config.model
+    replicas = strategy.num_replicas_in_sync
+    fine_tuned = settings.init_from is not None
+    with strategy.scope():
+        model = build_ccfnet(
+            classes,
+            backbone=settings.backbone,
+            backbone_weights=None if fine_tuned else settings.backbone_weights,
+            head_channels=settings.head_channels,
+            dropout=settings.dropout,
+            attention_input=settings.attention_input,
+            fine_input=settings.fine_input,
+            batch_norm_momentum=settings.batch_norm_momentum,
+            synchronized=replicas > 1 and train.batch_norm != "trainable",
+            precision=train.precision,
+        )
+        if fine_tuned:
+            _init_from(model, Path(str(settings.init_from)), console)
+        if train.batch_norm == "frozen":
+            freeze_batch_norm(model.get_layer("backbone"))
+        model.compile(
+            optimizer=make_optimizer(train, steps=steps * train.epochs, model=model),
+            loss_weights=LossWeights(
+                coarse=train.coarse_loss_weight,
+                attention=train.attention_loss_weight,
+                refine=train.refine_loss_weight,
+                fine=train.fine_loss_weight,
+            ),
+            clip_norm=train.clip_norm,
+            balanced_attention=train.balanced_attention,
+        )
+    return model
+
+
+def freeze_batch_norm(backbone: Any) -> None:
+    """Keeps the statistics, scales and offsets of the backbone's batch norm as they are."""
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+def _init_from(model: CCFNet, source: Path, console: Console) -> None:
+    folder = source / "checkpoints"
+    path = folder / "best.npz" if (folder / "best.npz").is_file() else folder / "last.npz"
+    if not path.is_file():
+        raise RunError(f"model.init_from {source}: no checkpoints/best.npz or last.npz in it")
+    left_out = load_matching(model, read_arrays(path), source=path)
+    console.print(f"weights from {path}")
+    if left_out:
+        console.print(f"started anew, because their shapes differ: {', '.join(left_out)}")
+
+
+def _open_run(run: Path) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{run}: cannot be made ({error.strerror}); choose another --out") from error
+
+
+@contextmanager
+def _resource_errors(config: RunConfig) -> Iterator[None]:
+    """Turns TensorFlow's errors that a user can mend into one line."""
+    try:
+        yield
+    except CCFNetError:
+        raise
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        raise ResourceError(
+            f"memory ran out with train.batch {config.train.batch}, data.crop {config.data.crop}, "
+            f"train.precision {config.train.precision}: lower the batch, then the crop, or use "
+            "bfloat16"
+        ) from error
+    except tf.errors.OpError as error:
+        ours = original_error(error)
+        if ours is None:
+            raise
+        raise ours from error

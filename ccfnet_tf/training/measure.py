@@ -1,0 +1,71 @@
+"""`evaluate`: a run held against a part of its data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ccfnet_tf.datasets.check import check
+from ccfnet_tf.datasets.parts import read_parts
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.evaluation.evaluate import Evaluation, evaluate
+from ccfnet_tf.evaluation.table import report
+from ccfnet_tf.inference.runs import load_run, read_run
+from ccfnet_tf.pipeline.batch import evaluation_batches
+from ccfnet_tf.training.epoch_end import EVALUATION_BATCH
+from ccfnet_tf.training.journal import write_text
+from ccfnet_tf.training.progress import new_progress
+
+MEND = {
+    "test": "evaluate --split val, or put pictures in ROOT/test/{images,masks}",
+    "val": "evaluate --split test, or train with data.val_share above 0",
+    "train": "check data.root",
+}
+
+
+def measure(
+    run: Path, *, split: str, batch: int | None, root: str | None, console: Console
+) -> Evaluation:
+    """Evaluates a run, shows the tables, and writes `evaluation.json`.
+
+    Args:
+        run: The run folder.
+        split: `test`, `val` or `train`.
+        batch: Pictures at once; 4 when None.
+        root: Where the data lie now, if they were moved.
+        console: Where progress and tables are shown.
+
+    Raises:
+        CCFNetError: The run or its data cannot be used, or memory ran out.
+    """
+    config = read_run(run).config
+    data = config.data if root is None else replace(config.data, root=root)
+    parts = read_parts(data, config.seed)
+    samples = getattr(parts, split)
+    if not samples:
+        raise DataError(f"{data.root or parts.format}: has no {split} part; {MEND[split]}")
+    model = load_run(run)
+    pictures = batch or EVALUATION_BATCH
+    with new_progress(console) as bar:
+        task = bar.add_task("checking labels", total=len(samples))
+        classes = len(parts.taxonomy.names)
+        sizes = check(samples, data, classes, advance=lambda: bar.advance(task))
+        batches, count = evaluation_batches(samples, sizes, data, classes=classes, batch=pictures)
+        task = bar.add_task(f"evaluating {split}", total=count)
+        evaluation = evaluate(
+            model,
+            batches,
+            parts.taxonomy,
+            split=split,
+            pictures=len(samples),
+            advance=lambda: bar.advance(task),
+        )
+    tree: dict[str, Any] = evaluation.to_json()
+    write_text(run / "evaluation.json", json.dumps(tree, indent=1) + "\n")
+    console.print(report(evaluation))
+    console.print(f"written to {run / 'evaluation.json'}")
+    return evaluation

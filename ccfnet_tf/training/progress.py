@@ -1,0 +1,57 @@
+"""What a person sees while a run trains: one bar an epoch, one line when it is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def new_progress(console: Console, *, figures: bool = False) -> Progress:
+    """Returns a progress display; with `figures` its tasks carry a text of that name."""
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+    ]
+    if figures:
+        columns.append(TextColumn("{task.fields[figures]}"))
+    # transient: the epoch's own line stays, the bar does not.
+    return Progress(*columns, console=console, transient=True)
+
+
+class EpochBar(keras.callbacks.Callback):
+    """A bar over the steps of an epoch with the running losses and accuracies."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.bar = new_progress(self.console, figures=True)
+        self.bar.start()
+        self.task = self.bar.add_task(
+            f"epoch {epoch + 1}/{self.params['epochs']}", total=self.params["steps"], figures=""
+        )
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.bar.update(self.task, advance=1, figures=_figures(logs or {}))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.bar.stop()
+
+    def close(self) -> None:
+        """Gives the terminal back, also when training stopped in the middle of an epoch."""
+        if hasattr(self, "bar"):
+            self.bar.stop()
+
+
+def _figures(logs: dict[str, Any]) -> str:
+    return (
+        f"loss {logs['loss']:.3f} (coarse {logs['coarse_loss']:.3f} "
+        f"attention {logs['attention_loss']:.3f} refine {logs['refine_loss']:.3f}) "
+        f"accuracy {100 * logs['refine_accuracy']:.1f} %"
+    )

@@ -1,0 +1,218 @@
+"""A stand-in network whose answers are written into the picture makes every figure known."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from rich.console import Console
+
+from ccfnet_tf.errors import DataError, NotFiniteError, ResourceError
+from ccfnet_tf.evaluation.confusion import Confusion
+from ccfnet_tf.evaluation.difficulty import ScoreHistogram
+from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator, evaluate
+from ccfnet_tf.evaluation.groups import GroupAccuracy
+from ccfnet_tf.evaluation.table import report
+from ccfnet_tf.labels import VOID, Taxonomy
+
+CLASSES = 3
+TAXONOMY = Taxonomy(("sky", "sea", "[red]sand"), ((0, 0, 255), (0, 255, 0), (255, 0, 0)))
+
+
+class Answer(keras.layers.Layer):
+    """Reads a class id out of a channel: logits 4 for it and 0 for the others."""
+
+    def __init__(self, channel: int, name: str) -> None:
+        super().__init__(name=name)
+        self.channel = channel
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        ids = tf.cast(images[..., self.channel], tf.int32)
+        return 4.0 * tf.one_hot(ids % 10, CLASSES)
+
+
+class Attention(keras.layers.Layer):
+    """Reads hard - easy out of the tens of the last channel: 50 is 0, a step is 1/10."""
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        logit = tf.floor(images[..., 2] / 10) / 10 - 1.2
+        return tf.stack([logit, tf.zeros_like(logit)], axis=-1)
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    images = keras.Input((None, None, 3))
+    outputs = {
+        "coarse": Answer(0, "coarse_logits")(images),
+        "attention": Attention(name="attention_logits")(images),
+        "refine": keras.layers.Softmax(name="refine")(Answer(2, "last")(images)),
+    }
+    fine = Answer(1, "fine_logits")(images)
+    # As in the real network, fine lies behind refine's input and is no output.
+    outputs["refine"] = outputs["refine"] + 0 * fine
+    return keras.Model(images, outputs)
+
+
+def random_part(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, CLASSES, size=(count, 6, 5, 3))
+    image[..., 2] += 10 * rng.integers(0, 25, size=image.shape[:3])
+    label = rng.choice([0, 1, 2, VOID], size=(count, 6, 5), p=[0.5, 0.3, 0.1, 0.1])
+    return image.astype(np.uint8), label.astype(np.int32)
+
+
+def batches(image: np.ndarray, label: np.ndarray, batch: int) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((image, label)).batch(batch)
+
+
+def test_counts_equal_those_of_numpy(model: keras.Model) -> None:
+    image, label = random_part(7, seed=0)
+    ours = evaluate(model, batches(image, label, 3), TAXONOMY)
+
+    known = label != VOID
+    answers = [image[..., channel].astype(int) % 10 for channel in range(3)]
+    right = np.stack([(answer == label)[known] for answer in answers])
+    logit = (image[..., 2] // 10 / 10 - 1.2)[known]
+    for head, answer in zip(("coarse", "fine", "refine"), answers, strict=True):
+        expected = Confusion.of(label, answer, classes=CLASSES)
+        np.testing.assert_array_equal(getattr(ours, head).counts, expected.counts)
+    np.testing.assert_array_equal(ours.by_target.counts, GroupAccuracy.of(~right[0], right).counts)
+    np.testing.assert_array_equal(
+        ours.by_attention.counts, GroupAccuracy.of(logit > 1e-6, right).counts
+    )
+    exact = ScoreHistogram.of(logit, ~right[0])
+    assert ours.difficulty.auroc == pytest.approx(exact.auroc, abs=1e-3)
+    # All of coarse's maxima are the same, so they tell nothing; the logit is log(2 / e^4).
+    assert ours.max_softmax.auroc == 0.5
+    doubt = ScoreHistogram.of(np.full(right[0].size, np.log(2) - 4), ~right[0])
+    np.testing.assert_array_equal(ours.max_softmax.counts, doubt.counts)
+    assert ours.pictures == 7
+
+
+def test_padding_and_batch_size_change_nothing(model: keras.Model) -> None:
+    image, label = random_part(5, seed=1)
+    whole = evaluate(model, batches(image, label, 5), TAXONOMY)
+    padded = (
+        np.concatenate([image, np.zeros_like(image[:1])]),
+        np.concatenate([label, np.full_like(label[:1], VOID)]),
+    )
+    assert evaluate(model, batches(*padded, 2), TAXONOMY).to_json() == whole.to_json()
+
+
+def test_merge_of_parts_equals_the_whole(model: keras.Model) -> None:
+    image, label = random_part(6, seed=2)
+    evaluator = Evaluator(model, TAXONOMY)
+    whole = evaluator.run(batches(image, label, 2))
+    head = evaluator.run(batches(image[:1], label[:1], 2))
+    tail = evaluator.run(batches(image[1:], label[1:], 2))
+    assert head.merge(tail).to_json() == whole.to_json()
+    assert Evaluation.empty(TAXONOMY).merge(whole).to_json() == whole.to_json()
+    with pytest.raises(ValueError, match="do not add up"):
+        whole.merge(Evaluation.empty(TAXONOMY, split="val"))
+
+
+def test_sizes_may_differ_between_batches(model: keras.Model) -> None:
+    pairs = [((1, 4, 4, 3), (1, 4, 4)), ((2, 3, 8, 3), (2, 3, 8))]
+
+    def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for image, label in pairs:
+            yield np.zeros(image, np.uint8), np.zeros(label, np.int32)
+
+    signature = (
+        tf.TensorSpec([None, None, None, 3], tf.uint8),
+        tf.TensorSpec([None, None, None], tf.int32),
+    )
+    dataset = tf.data.Dataset.from_generator(parts, output_signature=signature)
+    calls: list[int] = []
+    state = evaluate(model, dataset, TAXONOMY, advance=lambda: calls.append(1))
+    assert state.refine.pixels == 16 + 48
+    assert len(calls) == 2
+    assert evaluate(model, dataset, TAXONOMY, number_of_batches=1).refine.pixels == 16
+
+
+def test_json_is_the_contract(model: keras.Model) -> None:
+    image, label = random_part(2, seed=3)
+    label[label == 2] = 0
+    image[..., :2] = np.minimum(image[..., :2], 1)
+    state = evaluate(model, batches(image, label, 2), TAXONOMY, pictures=9, split="val")
+    tree = json.loads(json.dumps(state.to_json(), allow_nan=False))
+    for head in ("coarse", "fine", "refine"):
+        assert set(tree[head]) == {"pixel_accuracy", "class_accuracy", "mean_iou", "iou"}
+        assert list(tree[head]["iou"]) == list(TAXONOMY.names)
+        assert 0 <= tree[head]["mean_iou"] <= 1
+    assert tree["coarse"]["iou"]["[red]sand"] is None
+    assert tree["refine"]["iou"]["[red]sand"] == 0
+    assert 0 <= tree["difficulty"]["auroc"] <= 1
+    assert tree["difficulty"]["by_target"]["easy"]["coarse"] == 1
+    assert (tree["split"], tree["pictures"]) == ("val", 9)
+    assert tree["pixels"] == int((label != VOID).sum())
+
+
+def shown(state: Evaluation) -> str:
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(report(state))
+    return console.export_text()
+
+
+def test_all_void_is_shown_as_dashes_with_the_rule(model: keras.Model) -> None:
+    image, label = random_part(1, seed=4)
+    state = evaluate(model, batches(image, np.full_like(label, VOID), 1), TAXONOMY)
+    tree = json.loads(json.dumps(state.to_json(), allow_nan=False))
+    assert tree["refine"]["pixel_accuracy"] is None
+    assert tree["difficulty"]["auroc"] is None
+    text = shown(state)
+    assert "-: a class that neither labels nor predictions" in text
+    assert "nan" not in text.lower()
+
+
+def test_tables_fit_and_keep_odd_names(model: keras.Model) -> None:
+    image, label = random_part(4, seed=5)
+    text = shown(evaluate(model, batches(image, label, 4), TAXONOMY))
+    assert "[red]sand" in text
+    assert "test: 4 pictures" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+class Broken(keras.layers.Layer):
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        return tf.fill(tf.shape(images), np.float32("nan"))
+
+
+def test_nan_is_refused() -> None:
+    images = keras.Input((None, None, 3))
+    nan = Broken()(images)
+    outputs = {"coarse": nan, "attention": nan[..., :2], "refine": nan}
+    model = keras.Model(images, {**outputs, "refine": Answer(0, "fine_logits")(images) + nan})
+    image, label = random_part(1, seed=6)
+    with pytest.raises(NotFiniteError, match="NaN on"):
+        evaluate(model, batches(image, label, 1), TAXONOMY)
+
+
+def test_a_bad_file_keeps_its_own_words(model: keras.Model) -> None:
+    def read(_: np.ndarray) -> np.ndarray:
+        raise DataError("labels/a.png: holds value 99, classes are 0..2: repair it")
+
+    dataset = tf.data.Dataset.range(1).map(
+        lambda i: (tf.numpy_function(read, [i], tf.uint8), tf.zeros([1, 2, 2], tf.int32))
+    )
+    with pytest.raises(DataError) as caught:
+        evaluate(model, dataset, TAXONOMY)
+    assert str(caught.value) == "labels/a.png: holds value 99, classes are 0..2: repair it"
+
+
+def test_memory_that_runs_out_names_the_batch(
+    model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator = Evaluator(model, TAXONOMY)
+
+    def full(*_: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+
+    monkeypatch.setattr(evaluator, "_count", full)
+    with pytest.raises(ResourceError, match="batch of 2 pictures of 5x6 pixels"):
+        evaluator.run(batches(*random_part(2, seed=7), 2))

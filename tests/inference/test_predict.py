@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ccfnet_tf.errors import ResourceError
+from ccfnet_tf.inference.predict import Outcome, predict_all
+from ccfnet_tf.inference.predictor import PictureTooLargeError, Prediction, Predictor
+from ccfnet_tf.inference.writers import KINDS
+from tests.inference.conftest import write_picture
+
+SMALL = np.full((32, 40, 3), 90, np.uint8)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+
+
+def results(*names: str) -> list[str]:
+    return sorted(f"{name}.{kind}.png" for name in names for kind in KINDS)
+
+
+def reasons(outcome: Outcome) -> dict[str, str]:
+    return {Path(failure.source).name: failure.reason for failure in outcome.failures}
+
+
+def write_video(path: Path, frames: int, *, size: tuple[int, int] = (40, 32)) -> Path:
+    codec = "mp4v" if path.suffix == ".mp4" else "MJPG"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 12, size)
+    for index in range(frames):
+        writer.write(np.full((size[1], size[0], 3), 20 * index % 256, np.uint8))
+    writer.release()
+    return path
+
+
+def test_files_folders_and_globs_keep_their_paths(predictor: Predictor, tmp_path: Path) -> None:
+    given, out = tmp_path / "in", tmp_path / "out"
+    for name in ("deep/one.png", "folder/two.v2.jpg", "folder/sub/three.PNG", "many/x/four.bmp"):
+        write_picture(given / name, SMALL)
+    write_picture(given / "many/y/five.png", SMALL)
+    write_picture(given / "folder/.hidden.png", SMALL)
+    (given / "folder" / "notes.txt").write_text("no picture")
+
+    inputs = [given / "deep/one.png", given / "folder", given / "many/*/*"]
+    outcome = predict_all(predictor, [str(path) for path in inputs], out)
+
+    assert outcome == Outcome(pictures=5, videos=0, frames=0, failures=())
+    assert files(out) == results("one", "two.v2", "sub/three", "x/four", "y/five")
+
+
+def test_written_labels_are_the_predicted_ones(
+    predictor: Predictor, picture: np.ndarray, tmp_path: Path
+) -> None:
+    path = write_picture(tmp_path / "a.png", picture)
+    predict_all(predictor, [str(path)], tmp_path / "out")
+    written = cv2.imread(str(tmp_path / "out" / "a.label.png"), cv2.IMREAD_UNCHANGED)
+    expected = predictor.predict(picture).labels
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(written, expected)
+
+
+def test_bad_files_are_reported_and_the_rest_go_on(predictor: Predictor, tmp_path: Path) -> None:
+    given, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.jpg", "c.png", "z.png"):
+        write_picture(given / name, SMALL)
+    (given / "b.png").write_text("a text")
+    whole = (given / "a.jpg").read_bytes()
+    (given / "d[red].jpg").write_bytes(whole[: len(whole) // 2])
+    (given / "e.mp4").write_bytes(b"no video")
+    console = Console(width=60, file=io.StringIO(), record=True)
+
+    outcome = predict_all(
+        predictor,
+        [str(given), str(given / "gone.png"), str(given / "*.xyz"), str(given / "b.p*")],
+        out,
+        console=console,
+    )
+
+    assert outcome.pictures == 3
+    assert files(out) == results("a", "c", "z")
+    said = reasons(outcome)
+    assert set(said) == {"b.png", "d[red].jpg", "e.mp4", "gone.png", "*.xyz"}
+    assert said["gone.png"] == "no such file or folder"
+    assert "no picture or video" in said["*.xyz"]
+    assert "not a video" in said["e.mp4"]
+    lines = console.export_text().splitlines()
+    for failure in outcome.failures:
+        assert f"{failure.source}: {failure.reason}" in lines  # whole, in one line
+
+
+def test_an_empty_folder_is_a_failure(predictor: Predictor, tmp_path: Path) -> None:
+    outcome = predict_all(predictor, [str(tmp_path)], tmp_path / "out")
+    assert "holds no picture or video" in outcome.failures[0].reason
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_name_for_two_pictures_is_a_failure(predictor: Predictor, tmp_path: Path) -> None:
+    given = tmp_path / "in"
+    bright = write_picture(given / "a.png", np.full((32, 32, 3), 255, np.uint8))
+    write_picture(given / "b" / "a.jpg", SMALL)
+    outcome = predict_all(
+        predictor,
+        [str(bright), str(given / "b" / "a.jpg"), str(bright)],
+        tmp_path / "out",
+        overwrite=True,
+    )
+    assert outcome.pictures == 1
+    (failure,) = outcome.failures
+    assert failure.source == str(given / "b" / "a.jpg")
+    assert f"overwrite those of {bright}" in failure.reason
+    written = cv2.imread(str(tmp_path / "out" / "a.label.png"), cv2.IMREAD_UNCHANGED)
+    assert written.shape == (32, 32)  # the first one's
+
+
+def test_results_that_exist_stay_unless_asked(predictor: Predictor, tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.png", SMALL)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.overlay.png").write_text("older")
+    outcome = predict_all(predictor, [str(path)], out)
+    assert "a.overlay.png is there already: add --overwrite" in reasons(outcome)["a.png"]
+    assert files(out) == ["a.overlay.png"]
+    assert (out / "a.overlay.png").read_text() == "older"
+
+    assert predict_all(predictor, [str(path)], out, overwrite=True).failures == ()
+    assert files(out) == results("a")
+
+
+def test_results_among_the_inputs_are_no_inputs(predictor: Predictor, tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png", SMALL)
+    write_video(tmp_path / "b.mp4", 2)
+    for _ in range(2):
+        outcome = predict_all(predictor, [str(tmp_path)], tmp_path, overwrite=True)
+        assert (outcome.pictures, outcome.videos, outcome.failures) == (1, 1, ())
+    # Somewhere else the same names are pictures like any other.
+    outcome = predict_all(predictor, [str(tmp_path / "a.label.png")], tmp_path / "elsewhere")
+    assert files(tmp_path / "elsewhere") == results("a.label")
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
+@pytest.mark.parametrize("size", [(40, 32), (42, 34)])
+def test_video(predictor: Predictor, tmp_path: Path, name: str, size: tuple[int, int]) -> None:
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in" / name, 5, size=size)
+    out = tmp_path / "out"
+    outcome = predict_all(predictor, [str(tmp_path / "in")], out)
+    assert outcome == Outcome(pictures=0, videos=1, frames=5, failures=())
+    frames = [f"clip.frames/frame_{index:05d}" for index in range(5)]
+    assert files(out) == sorted([*results(*frames), "clip.overlay.mp4"])
+
+    capture = cv2.VideoCapture(str(out / "clip.overlay.mp4"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
+    there, frame = capture.read()
+    assert there
+    assert frame.shape == (size[1], size[0], 3)
+    capture.release()
+
+
+def test_a_shorter_video_leaves_no_older_frames(predictor: Predictor, tmp_path: Path) -> None:
+    for frames in (4, 2):
+        path = write_video(tmp_path / "clip.mp4", frames)
+        outcome = predict_all(predictor, [str(path)], tmp_path / "out", overwrite=True)
+        assert outcome.failures == ()
+    assert len(files(tmp_path / "out" / "clip.frames")) == 2 * len(KINDS)
+
+
+def test_a_truncated_video_says_how_far_it_came(predictor: Predictor, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", 40, size=(64, 64))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    outcome = predict_all(predictor, [str(path)], tmp_path / "out")
+    assert outcome.videos == 0
+    assert 0 < outcome.frames < 40
+    assert len(files(tmp_path / "out" / "clip.frames")) == outcome.frames * len(KINDS)
+    (failure,) = outcome.failures
+    assert f"ends after {outcome.frames} of 40 frames" in failure.reason
+
+
+class TooLarge(Predictor):
+    def __init__(self, error: Exception, other: Predictor) -> None:
+        self.taxonomy = other.taxonomy
+        self.error = error
+        self.other = other
+
+    def predict(self, image: str | Path | np.ndarray) -> Prediction:
+        if isinstance(image, np.ndarray) and image.shape[0] > 40:
+            raise self.error
+        return self.other.predict(image)
+
+
+def test_memory_stops_one_picture_and_a_full_disk_stops_all(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    write_picture(tmp_path / "in" / "a.png", np.zeros((64, 64, 3), np.uint8))
+    write_picture(tmp_path / "in" / "b.png", SMALL)
+    source = [str(tmp_path / "in")]
+    memory = TooLarge(PictureTooLargeError("memory ran out"), predictor)
+    outcome = predict_all(memory, source, tmp_path / "out")
+    assert reasons(outcome) == {"a.png": "memory ran out"}
+    assert outcome.pictures == 1
+    disk = TooLarge(ResourceError("disk full"), predictor)
+    with pytest.raises(ResourceError, match="disk full"):
+        predict_all(disk, source, tmp_path / "other")
+
+
+def test_out_that_cannot_be_written(predictor: Predictor, tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.png", SMALL)
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ResourceError, match="while saving"):
+        predict_all(predictor, [str(path)], tmp_path / "out")
+
+
+def test_relative_inputs(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_picture(tmp_path / "in" / "x" / "a.png", SMALL)
+    monkeypatch.chdir(tmp_path)
+    predict_all(predictor, ["in/**/*.png"], Path("out"))
+    assert files(tmp_path / "out") == results("x/a")
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from ccfnet_tf.errors import DataError, ResourceError
+from ccfnet_tf.inference.predictor import Predictor
+from tests.inference.conftest import write_picture
+
+
+def test_equals_the_model_itself(model: Any, predictor: Predictor, picture: np.ndarray) -> None:
+    forward = tf.function(lambda images: model(images, training=False), autograph=False)
+    outputs = {name: part[0].numpy() for name, part in forward(picture[None] * 1.0).items()}
+    refine = np.exp(outputs["refine"])
+    attention = np.exp(outputs["attention"].astype(np.float64))
+    assert len(np.unique(refine)) > 100  # one answer everywhere would prove nothing
+
+    ours = predictor.predict(picture)
+    np.testing.assert_array_equal(ours.labels, refine.argmax(-1))
+    np.testing.assert_allclose(ours.probabilities, refine, atol=1e-5)
+    hard = attention[..., 0] / attention.sum(-1)
+    np.testing.assert_allclose(ours.difficulty, hard, atol=1e-5)
+
+    heads = predictor.predict_all_heads(picture)
+    np.testing.assert_array_equal(heads.coarse, outputs["coarse"].argmax(-1))
+    np.testing.assert_array_equal(heads.refine, ours.labels)
+    np.testing.assert_allclose(heads.difficulty, hard, atol=1e-5)
+    assert heads.fine.shape == picture.shape[:2]
+
+
+def test_shapes_types_and_ranges(predictor: Predictor, picture: np.ndarray) -> None:
+    for image in (picture, picture[:33, :47]):
+        labels, difficulty, probabilities = predictor.predict(image)
+        assert (labels.shape, labels.dtype) == (image.shape[:2], np.int32)
+        assert (difficulty.shape, difficulty.dtype) == (image.shape[:2], np.float32)
+        assert (probabilities.shape, probabilities.dtype) == ((*image.shape[:2], 3), np.float32)
+        assert 0 <= difficulty.min() <= difficulty.max() <= 1
+        np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+        np.testing.assert_array_equal(labels, probabilities.argmax(-1))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 40), (31, 32), (200, 3)])
+def test_tiny_pictures_keep_their_size(predictor: Predictor, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, size=(*size, 3)).astype(np.uint8)
+    answer = predictor.predict(image)
+    assert answer.labels.shape == size
+    assert answer.probabilities.shape == (*size, 3)
+    assert np.isfinite(answer.probabilities).all()
+
+
+def test_tiny_pictures_are_mirrored(predictor: Predictor, picture: np.ndarray) -> None:
+    small = picture[:20, :40]
+    mirrored = np.concatenate([small, small[:-13:-1]])
+    expected = predictor.predict(mirrored).probabilities[:20]
+    np.testing.assert_array_equal(predictor.predict(small).probabilities, expected)
+
+
+def test_a_path_equals_its_array(predictor: Predictor, picture: np.ndarray, tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.png", picture)
+    for form in (path, str(path)):
+        answer = predictor.predict(form)
+        np.testing.assert_array_equal(answer.labels, predictor.predict(picture).labels)
+
+
+def test_a_view_equals_its_copy(predictor: Predictor, picture: np.ndarray) -> None:
+    view = picture[:, ::-1]
+    np.testing.assert_array_equal(
+        predictor.predict(view).labels, predictor.predict(view.copy()).labels
+    )
+
+
+def test_grey_and_alpha_files(predictor: Predictor, picture: np.ndarray, tmp_path: Path) -> None:
+    grey = picture[..., 0]
+    as_rgb = predictor.predict(np.repeat(grey[..., None], 3, axis=2)).labels
+    np.testing.assert_array_equal(
+        predictor.predict(write_picture(tmp_path / "grey.png", grey)).labels, as_rgb
+    )
+    opaque = np.dstack([picture, np.full(grey.shape, 255, np.uint8)])
+    Image.fromarray(opaque).save(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(
+        predictor.predict(tmp_path / "alpha.png").labels, predictor.predict(picture).labels
+    )
+    cv2.imwrite(str(tmp_path / "deep.png"), grey.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(predictor.predict(tmp_path / "deep.png").labels, as_rgb)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((40, 40), np.uint8),
+        np.zeros((40, 40, 4), np.uint8),
+        np.zeros((40, 40, 3), np.float32),
+        np.zeros((0, 40, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_picture(predictor: Predictor, array: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"expected uint8 \[H, W, 3\]"):
+        predictor.predict(array)
+
+
+def test_a_file_that_is_no_picture(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_text("hello")
+    with pytest.raises(DataError, match=r"a\.png"):
+        predictor.predict(path)
+
+
+@pytest.mark.parametrize(
+    "error", [tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), MemoryError()]
+)
+def test_memory_that_runs_out_names_the_picture(
+    predictor: Predictor, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(predictor, "_answer", full)
+    with pytest.raises(ResourceError, match="picture of 64x48 pixels: make it smaller"):
+        predictor.predict(picture)
+
+
+def test_a_bare_network_has_numbered_classes(model: Any) -> None:
+    assert Predictor(model).taxonomy.names == ("class 0", "class 1", "class 2")

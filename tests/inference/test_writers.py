@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ccfnet_tf.inference.predictor import Heads, Prediction
+from ccfnet_tf.inference.previews import preview_sheet, preview_strip
+from ccfnet_tf.inference.writers import (
+    colour_picture,
+    difficulty_picture,
+    label_picture,
+    output_paths,
+    overlay_picture,
+    write_prediction,
+)
+from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
+from tests.inference.conftest import TAXONOMY
+
+LABELS = np.array([[0, 0, 1], [0, 2, 1]], np.int32)
+IMAGE = np.full((2, 3, 3), 100, np.uint8)
+
+
+def read(path: Path) -> np.ndarray:
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    return picture[..., ::-1] if picture.ndim == 3 else picture
+
+
+def test_writes_four_files_that_say_the_same(tmp_path: Path) -> None:
+    difficulty = np.array([[0, 0.5, 1], [0, 0, 0]], np.float32)
+    prediction = Prediction(LABELS, difficulty, np.zeros((2, 3, 3), np.float32))
+    write_prediction(prediction, IMAGE, tmp_path, "sub/a.b", TAXONOMY)
+
+    paths = output_paths(tmp_path, "sub/a.b")
+    assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == sorted(
+        path.name for path in paths
+    )
+    label, color, overlay, hard = map(read, paths)
+    assert paths[0].name == "a.b.label.png"
+    assert label.dtype == np.uint8
+    np.testing.assert_array_equal(label, LABELS)
+    np.testing.assert_array_equal(color, np.array(TAXONOMY.palette)[LABELS])
+    assert overlay.shape == IMAGE.shape
+    np.testing.assert_array_equal(hard, difficulty_picture(difficulty))
+
+
+def test_labels_above_255_keep_their_value() -> None:
+    labels = np.array([[0, 255, 256, 299]], np.int32)
+    assert label_picture(labels, classes=256).dtype == np.uint8
+    picture = label_picture(labels, classes=300)
+    assert picture.dtype == np.uint16
+    np.testing.assert_array_equal(picture, labels)
+
+
+def test_void_is_black() -> None:
+    np.testing.assert_array_equal(colour_picture(np.array([[VOID]]), TAXONOMY)[0, 0], 0)
+
+
+def test_overlay_is_60_to_40_with_lines_where_classes_meet() -> None:
+    overlay = overlay_picture(np.zeros((2, 3), np.int32), IMAGE, TAXONOMY)
+    expected = 0.6 * 100 + 0.4 * np.array(TAXONOMY.palette[0])
+    np.testing.assert_allclose(overlay[0, 0], expected, atol=1)
+    edged = overlay_picture(LABELS, IMAGE, TAXONOMY)
+    assert edged[0, 1].min() > overlay[0, 1].min() + 20  # beside class 1: lighter
+    np.testing.assert_array_equal(edged[0, 0], overlay[0, 0])  # amid class 0: as before
+
+
+def test_difficulty_grows_brighter() -> None:
+    ramp = np.linspace(0, 1, 50, dtype=np.float32)[None]
+    grey = cv2.cvtColor(difficulty_picture(ramp), cv2.COLOR_RGB2GRAY)[0].astype(int)
+    assert grey[0] < 10
+    assert grey[-1] > 230
+    assert (np.diff(grey) >= 0).all()
+    np.testing.assert_array_equal(
+        difficulty_picture(np.array([[-1.0, 2.0]])), difficulty_picture(np.array([[0.0, 1.0]]))
+    )
+
+
+def heads(labels: np.ndarray) -> Heads:
+    return Heads(labels, labels, labels, np.zeros(labels.shape, np.float32))
+
+
+def test_preview_shows_the_five_columns() -> None:
+    label = np.full((60, 80), 1, np.int32)
+    image = np.full((60, 80, 3), 77, np.uint8)
+    strip = preview_strip(image, label, heads(label * 2), TAXONOMY)
+    assert strip.dtype == np.uint8
+    middle = strip[38 + 90]
+    centres = [14 + 120 + column * 248 for column in range(5)]
+    assert [tuple(middle[x]) for x in centres] == [
+        (77, 77, 77),
+        TAXONOMY.palette[1],
+        TAXONOMY.palette[2],
+        tuple(difficulty_picture(np.zeros((1, 1)))[0, 0]),
+        TAXONOMY.palette[2],
+    ]
+
+
+def test_preview_of_many_sizes_and_classes() -> None:
+    names = tuple(f"a class with a long name {index}" for index in range(150))
+    taxonomy = Taxonomy(names, distinct_colours(150))
+    rng = np.random.default_rng(0)
+    rows = []
+    for size in ((50, 70), (300, 200), (1, 1)):
+        label = rng.integers(VOID, 150, size=size).astype(np.int32)
+        rows.append((np.zeros((*size, 3), np.uint8), label, heads(np.maximum(label, 0))))
+    sheet = preview_sheet(rows, taxonomy)
+    assert sheet.shape[1] == preview_sheet(rows[:1], taxonomy).shape[1]
+    assert (sheet[:, -14:] == 255).all()  # no legend entry runs over the margin
+    assert (sheet[-10:] == 255).all()

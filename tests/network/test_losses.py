@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ccfnet_tf.network import losses
+
+
+def test_void_is_negative_or_255_and_nothing_else() -> None:
+    labels = tf.constant([[[0, 2, -1, 255]]])
+    target = losses.split_void(labels, 3)
+    np.testing.assert_array_equal(target.labels, [[[0, 2, 0, 0]]])
+    np.testing.assert_array_equal(target.valid, [[[True, True, False, False]]])
+
+
+def test_255_is_a_class_where_there_are_256() -> None:
+    target = losses.split_void(tf.constant([[[255]]]), 256)
+    assert bool(target.valid[0, 0, 0])
+
+
+def test_masks_with_a_channel_axis_are_understood() -> None:
+    assert losses.split_void(tf.zeros([2, 4, 5, 1], tf.uint8), 3).labels.shape == (2, 4, 5)
+
+
+def test_a_wrong_label_is_refused_and_not_void() -> None:
+    target = losses.split_void(tf.constant([[[7]]]), 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="7"):
+        losses.cross_entropy(tf.zeros([1, 1, 1, 3]), target)
+
+
+def test_attention_target_by_hand() -> None:
+    coarse = tf.constant([[[[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]]]])
+    labels = tf.constant([[[0, 0, 1]]])
+    np.testing.assert_array_equal(losses.attention_target(coarse, labels), [[[1, 0, 0]]])
+
+
+def test_no_gradient_flows_through_the_target() -> None:
+    coarse = tf.Variable([[[[2.0, 1.0], [0.0, 3.0]]]])
+    with tf.GradientTape() as tape:
+        target = tf.cast(losses.attention_target(coarse, tf.constant([[[0, 0]]])), tf.float32)
+        loss = tf.reduce_sum(target)
+    assert tape.gradient(loss, coarse) is None
+
+
+def test_cross_entropy_by_hand() -> None:
+    logits = tf.constant([[[[0.0, np.log(3.0)], [1.0, 1.0], [9.0, -9.0]]]], tf.float32)
+    target = losses.split_void(tf.constant([[[1, 0, -1]]]), 2)
+    expected = [[[-np.log(0.75), np.log(2.0), 0.0]]]
+    np.testing.assert_allclose(losses.cross_entropy(logits, target), expected, rtol=1e-6)
+
+
+def test_log_probabilities_are_logits_of_themselves() -> None:
+    probabilities = np.array([[[[0.2, 0.5, 0.3]]]], np.float32)
+    target = losses.split_void(tf.constant([[[1]]]), 3)
+    loss = losses.cross_entropy(tf.math.log(probabilities), target)
+    np.testing.assert_allclose(loss, [[[-np.log(0.5)]]], rtol=1e-6)
+
+
+def test_count_goes_beyond_what_float32_can_count() -> None:
+    mask = tf.ones([2**12, 2**12 + 1], tf.bool)
+    assert float(losses.count(mask)) == pytest.approx(2**24 + 2**12)
+
+
+@pytest.mark.parametrize(
+    ("hard", "easy", "expected"),
+    [(1.0, 3.0, (2.0, 2.0 / 3.0)), (0.0, 5.0, (5.0, 1.0)), (0.0, 0.0, (0.0, 0.0))],
+)
+def test_balance_by_hand(hard: float, easy: float, expected: tuple[float, float]) -> None:
+    weights = losses.balance(tf.constant(hard), tf.constant(easy))
+    np.testing.assert_allclose([float(w) for w in weights], expected, rtol=1e-6)

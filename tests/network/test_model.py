@@ -1,0 +1,148 @@
+"""The training and test step, held against NumPy and against what they must achieve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ccfnet_tf.network.ccfnet import build_ccfnet
+from ccfnet_tf.network.model import CCFNet, LossWeights, PixelAccuracy
+
+CLASSES = 3
+
+
+def tiny(**options: Any) -> CCFNet:
+    keras.utils.set_random_seed(0)
+    options = {"dropout": 0.0, **options}
+    return build_ccfnet(
+        CLASSES, backbone="mobilenet_v2", backbone_weights=None, head_channels=8, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 40, 48, 3)).astype(np.float32)
+    labels = rng.integers(0, CLASSES, (2, 40, 48)).astype(np.int32)
+    labels[0, :30] = -1
+    return images, labels
+
+
+def numpy_losses(outputs: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
+    valid = labels >= 0
+
+    def mean_nll(logits: np.ndarray, truth: np.ndarray) -> float:
+        logits = logits.astype(np.float64)
+        logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        return float(-np.take_along_axis(logs, truth[..., None], -1)[..., 0][valid].mean())
+
+    truth = np.where(valid, labels, 0)
+    easy = (outputs["coarse"].argmax(-1) == truth).astype(int)
+    expected = {f"{head}_loss": mean_nll(outputs[head], truth) for head in ("coarse", "refine")}
+    return {**expected, "attention_loss": mean_nll(outputs["attention"], easy)}
+
+
+def test_losses_and_accuracy_equal_numpy(batch: tuple[np.ndarray, np.ndarray]) -> None:
+    model = tiny()
+    model.compile(loss_weights=LossWeights(1.0, 0.5, 2.0))
+    images, labels = batch
+    outputs = {key: value.numpy() for key, value in model(images).items()}
+    found = model.evaluate(images, labels, batch_size=2, verbose=0, return_dict=True)
+    expected = numpy_losses(outputs, labels)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-5), name
+    total = (
+        expected["coarse_loss"] + 0.5 * expected["attention_loss"] + 2.0 * expected["refine_loss"]
+    )
+    assert found["loss"] == pytest.approx(total, rel=1e-5)
+    right = (outputs["refine"].argmax(-1) == labels)[labels >= 0].mean()
+    assert found["refine_accuracy"] == pytest.approx(right, rel=1e-6)
+
+
+def test_figures_do_not_depend_on_how_pixels_are_batched(
+    batch: tuple[np.ndarray, np.ndarray],
+) -> None:
+    model = tiny()
+    model.compile()
+    images, labels = batch  # the first picture is mostly void
+    together = model.evaluate(images, labels, batch_size=2, verbose=0, return_dict=True)
+    apart = model.evaluate(images, labels, batch_size=1, verbose=0, return_dict=True)
+    for name, value in together.items():
+        assert apart[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_a_batch_of_void_alone_teaches_nothing() -> None:
+    model = tiny()
+    model.compile(optimizer=keras.optimizers.SGD(1.0))
+    before = [variable.numpy() for variable in model.trainable_variables]
+    images = np.full((1, 40, 40, 3), 90.0, np.float32)
+    history = model.fit(images, np.full((1, 40, 40), -1), verbose=0).history
+    assert history["loss"] == [0.0]
+    for old, new in zip(before, model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, new.numpy())
+
+
+def test_balanced_attention_gives_both_groups_the_same_say(
+    batch: tuple[np.ndarray, np.ndarray],
+) -> None:
+    model = tiny()
+    model.compile(balanced_attention=True)
+    images, labels = batch
+    outputs = model(images)
+    valid = labels >= 0
+    easy = (outputs["coarse"].numpy().argmax(-1) == labels)[valid]
+    logs = tf.nn.log_softmax(outputs["attention"]).numpy()[valid]
+    nll = -np.where(easy, logs[:, 1], logs[:, 0])
+    expected = (nll[easy].mean() + nll[~easy].mean()) / 2
+    found = model.evaluate(images, labels, batch_size=2, verbose=0, return_dict=True)
+    assert found["attention_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_clipping_bounds_the_step(batch: tuple[np.ndarray, np.ndarray]) -> None:
+    model = tiny()
+    rate, norm = 0.1, 0.01
+    model.compile(optimizer=keras.optimizers.SGD(rate), clip_norm=norm)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    model.fit(*batch, batch_size=2, verbose=0)
+    moved = [new.numpy() - old for old, new in zip(before, model.trainable_variables, strict=True)]
+    assert np.sqrt(sum((m.astype(np.float64) ** 2).sum() for m in moved)) == pytest.approx(
+        rate * norm, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"attention_input": "features_and_coarse", "fine_input": "pyramid_and_detail"}],
+    ids=["paper", "sees_more"],
+)
+def test_one_batch_can_be_learned_by_heart(options: dict[str, str]) -> None:
+    model = tiny(batch_norm_momentum=0.5, **options)
+    model.compile(optimizer=keras.optimizers.Adam(3e-3))
+    labels = np.zeros((2, 65, 65), np.int32)
+    labels[0, :, 32:] = 1
+    labels[1, 32:] = 2
+    labels[1, :5] = -1
+    colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]], np.float32)
+    images = colours[np.maximum(labels, 0)]
+    for _ in range(8):
+        data = tf.data.Dataset.from_tensors((images, labels)).repeat(20)
+        figures = model.fit(data, verbose=0, shuffle=False).history
+        found = model.evaluate(images, labels, batch_size=2, verbose=0, return_dict=True)
+        if found["refine_accuracy"] > 0.99:
+            break
+    assert found["refine_accuracy"] > 0.99, (figures, found)
+
+
+def test_pixel_accuracy_counts_on_beyond_float32() -> None:
+    metric = PixelAccuracy()
+    metric.right.assign(2**24)
+    metric.seen.assign(2**25)
+    target_valid = tf.constant([[[True]]])
+    from ccfnet_tf.network.losses import Target
+
+    metric.update_state(tf.constant([[[[1.0, 0.0]]]]), Target(tf.constant([[[0]]]), target_valid))
+    assert int(metric.right.numpy()) == 2**24 + 1

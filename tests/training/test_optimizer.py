@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ccfnet_tf.config import TrainConfig
+from ccfnet_tf.training.optimizer import ADAM_EPSILON, PolyDecay, make_optimizer
+
+
+@pytest.fixture
+def model() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    inner = keras.Input((4,))
+    backbone = keras.Model(inner, keras.layers.Dense(5, name="body")(inner), name="backbone")
+    return keras.Model(inputs, keras.layers.Dense(3, name="head")(backbone(inputs)))
+
+
+def test_poly_decay_by_hand() -> None:
+    schedule = PolyDecay(1.0, steps=10, warmup_steps=2, power=2.0)
+    rates = [float(schedule(step)) for step in (0, 1, 5, 10, 11)]
+    np.testing.assert_allclose(rates, [0.5, 0.81, 0.25, 0.0, 0.0], rtol=1e-6)
+
+
+def test_poly_decay_round_trips() -> None:
+    schedule = PolyDecay(0.3, 7, 2, 0.9)
+    again = PolyDecay.from_config(schedule.get_config())
+    assert float(again(3)) == float(schedule(3))
+
+
+def numpy_adamw(
+    value: np.ndarray, gradients: list[np.ndarray], rates: list[float], decay: float
+) -> np.ndarray:
+    first, second = np.zeros_like(value), np.zeros_like(value)
+    for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        value = value - rate * decay * value
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        corrected = rate * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+        value = value - corrected * first / (np.sqrt(second) + ADAM_EPSILON)
+    return value
+
+
+def numpy_sgd(
+    value: np.ndarray, gradients: list[np.ndarray], rates: list[float], decay: float
+) -> np.ndarray:
+    momentum = np.zeros_like(value)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        value = value - rate * decay * value
+        momentum = 0.9 * momentum - rate * gradient
+        value = value + momentum
+    return value
+
+
+@pytest.mark.parametrize(("name", "by_hand"), [("adamw", numpy_adamw), ("sgd", numpy_sgd)])
+def test_rates_and_decay_by_part_equal_numpy(
+    model: keras.Model, name: str, by_hand: object
+) -> None:
+    config = TrainConfig(
+        optimizer=name,  # type: ignore[arg-type]
+        learning_rate=1e-2,
+        head_rate=10.0,
+        weight_decay=0.1,
+        warmup=0.0,
+    )
+    steps = 5
+    optimizer = make_optimizer(config, steps=steps, model=model)
+    before = {v.path: v.numpy().astype(np.float64) for v in model.trainable_variables}
+    rng = np.random.default_rng(0)
+    gradients = [
+        {v.path: rng.normal(size=v.shape) for v in model.trainable_variables} for _ in range(steps)
+    ]
+    for step in gradients:
+        optimizer.apply(
+            [tf.constant(step[v.path], tf.float32) for v in model.trainable_variables],
+            model.trainable_variables,
+        )
+    for variable in model.trainable_variables:
+        rate = 1e-2 * (10.0 if variable.path.startswith("head") else 1.0)
+        rates = [rate * (1 - step / steps) ** 0.9 for step in range(steps)]
+        decay = 0.1 if variable.name == "kernel" else 0.0
+        expected = by_hand(  # type: ignore[operator]
+            before[variable.path], [g[variable.path] for g in gradients], rates, decay
+        )
+        np.testing.assert_allclose(variable.numpy(), expected, atol=2e-5, err_msg=variable.path)
+
+
+def test_float16_scales_the_loss(model: keras.Model) -> None:
+    optimizer = make_optimizer(TrainConfig(precision="float16"), steps=5, model=model)
+    assert float(optimizer.scale_loss(tf.constant(1.0))) > 1.0
