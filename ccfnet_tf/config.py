@@ -154,6 +154,10 @@ class TrainConfig:
         for head in ("coarse", "attention", "refine", "fine"):
             key = f"{head}_loss_weight"
             _between(f"train.{key}", getattr(self, key), 0.0, 100.0)
+        if not self.coarse_loss_weight + self.refine_loss_weight + self.fine_loss_weight:
+            raise ConfigError(
+                "train: every loss on the classes has weight 0; nothing would be learned"
+            )
         _between("train.virtual_cpus", self.virtual_cpus, 0, 64)
 
 

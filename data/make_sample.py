@@ -1,4 +1,4 @@
-"""Draws data/sample: a dozen scenes as files, in the folder layout. Run: python data/make_sample.py."""
+"""Draws data/sample, a dozen scenes as files in the folder layout: python data/make_sample.py."""
 
 from __future__ import annotations
 

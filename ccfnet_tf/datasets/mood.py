@@ -23,22 +23,22 @@ class Mood:
 
 _LIGHTS = {  # zenith, horizon, tint of everything
     "noon": ((0.25, 0.50, 0.86), (0.72, 0.85, 0.96), (1.0, 1.0, 0.98)),
-    "evening": ((0.42, 0.47, 0.72), (0.98, 0.78, 0.56), (1.05, 0.92, 0.76)),
-    "overcast": ((0.64, 0.69, 0.75), (0.83, 0.86, 0.88), (0.86, 0.89, 0.92)),
-    "dusk": ((0.20, 0.22, 0.45), (0.80, 0.56, 0.58), (0.72, 0.68, 0.82)),
+    "evening": ((0.45, 0.58, 0.84), (0.99, 0.84, 0.68), (1.04, 0.94, 0.82)),
+    "overcast": ((0.68, 0.74, 0.80), (0.86, 0.89, 0.92), (0.90, 0.92, 0.94)),
+    "dusk": ((0.34, 0.40, 0.68), (0.90, 0.72, 0.72), (0.84, 0.80, 0.90)),
 }
 _SEASONS = {  # grass, leaves
-    "spring": ((0.42, 0.66, 0.22), (0.30, 0.52, 0.16)),
-    "summer": ((0.42, 0.56, 0.20), (0.14, 0.36, 0.12)),
-    "autumn": ((0.62, 0.57, 0.27), (0.66, 0.36, 0.10)),
-    "winter": ((0.86, 0.89, 0.93), (0.20, 0.31, 0.27)),
+    "spring": ((0.50, 0.74, 0.22), (0.20, 0.42, 0.12)),
+    "summer": ((0.52, 0.68, 0.24), (0.10, 0.30, 0.10)),
+    "autumn": ((0.66, 0.62, 0.26), (0.52, 0.32, 0.07)),
+    "winter": ((0.90, 0.92, 0.94), (0.14, 0.28, 0.22)),
 }
 
 
 def choose_mood(rng: np.random.Generator) -> Mood:
     """Draws daylight and season."""
-    zenith, haze, light = _LIGHTS[str(rng.choice(list(_LIGHTS), p=[0.45, 0.2, 0.25, 0.1]))]
-    grass, leaves = _SEASONS[str(rng.choice(list(_SEASONS), p=[0.3, 0.35, 0.22, 0.13]))]
+    zenith, haze, light = _LIGHTS[str(rng.choice(list(_LIGHTS), p=[0.56, 0.2, 0.16, 0.08]))]
+    grass, leaves = _SEASONS[str(rng.choice(list(_SEASONS), p=[0.36, 0.42, 0.15, 0.07]))]
 
     def near(colour: tuple[float, float, float]) -> np.ndarray:
         shifted = np.array(colour) * rng.uniform(0.92, 1.08) + rng.normal(0, 0.02, 3)
@@ -52,5 +52,5 @@ def choose_mood(rng: np.random.Generator) -> Mood:
         leaves=near(leaves),
         sun=float(rng.choice([-1.0, 1.0])),
         clouds=float(rng.uniform(0, 1)),
-        fog=float(rng.choice([0.1, 0.3, 0.55], p=[0.5, 0.35, 0.15])),
+        fog=float(rng.choice([0.05, 0.2, 0.45], p=[0.6, 0.3, 0.1])),
     )

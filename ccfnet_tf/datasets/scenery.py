@@ -44,12 +44,12 @@ def tree(canvas: Canvas, mood: Mood, x: float, foot: float, height: float) -> No
         crown = canvas.blobs(
             [(middle[0] + dx, middle[1] + dy, r) for (dx, dy), r in zip(spread, radii, strict=True)]
         )
-        crown = crown * (canvas.noise(1.6 * u, 1.6 * u) > -0.72)  # the sky shines through
+        crown = crown * (canvas.noise(1.6 * u, 1.6 * u) > -0.85)  # the sky shines through
     side = np.clip((canvas.x - x) * mood.sun / (height * 0.3), -1, 1)
     canvas.paint(crown, foliage(canvas, mood) * (1 + 0.28 * side), TREE)
 
 
-_WALLS = ((0.66, 0.36, 0.28), (0.85, 0.78, 0.62), (0.72, 0.72, 0.72), (0.55, 0.60, 0.68))
+_WALLS = ((0.68, 0.34, 0.26), (0.88, 0.72, 0.48), (0.78, 0.52, 0.40))
 
 
 def house(canvas: Canvas, mood: Mood, x: float, foot: float, height: float, *, flat: bool) -> None:
@@ -70,7 +70,7 @@ def house(canvas: Canvas, mood: Mood, x: float, foot: float, height: float, *, f
         roof = [(left - eaves, top), (right + eaves, top)]
         roof += [(right - width * 0.2, foot - height), (left + width * 0.2, foot - height)]
         tiles = canvas.textured(
-            (0.45, 0.22, 0.17) if rng.random() < 0.6 else (0.32, 0.33, 0.36),
+            (0.52, 0.20, 0.15) if rng.random() < 0.8 else (0.36, 0.30, 0.32),
             (0.15, canvas.noise(1.5 * u, 4 * u)),
         )
         canvas.paint(canvas.polygon(roof), tiles, BUILDING)
@@ -84,8 +84,8 @@ def house(canvas: Canvas, mood: Mood, x: float, foot: float, height: float, *, f
 def things(canvas: Canvas, mood: Mood, horizon: float, kind: str) -> None:
     """Puts up to four things in front that suit the kind of scene."""
     rng, ground = canvas.rng, canvas.height - horizon
-    menu = {"street": "car person lamp", "village": "car person fence lamp"}.get(
-        kind, "person fence rock lamp"
+    menu = {"street": "car car person lamp", "village": "car car person fence"}.get(
+        kind, "person person rock fence lamp"
     )
     if kind in ("lake", "coast"):
         menu += " boat boat"
@@ -94,7 +94,7 @@ def things(canvas: Canvas, mood: Mood, horizon: float, kind: str) -> None:
         foot = horizon + ground * depth
         x = standing_place(canvas, foot, wet=what == "boat")
         if x is not None:
-            size = canvas.height * (0.10 + 0.42 * depth)
+            size = canvas.height * (0.12 + 0.52 * depth)
             _THINGS[what](canvas.around(x, foot - size * 0.5, size * 2.8), x, foot, size)
 
 
@@ -109,7 +109,7 @@ def standing_place(canvas: Canvas, foot: float, *, wet: bool = False) -> float |
 
 def _bright(rng: np.random.Generator) -> np.ndarray:
     """Returns a strong colour that nature seldom has."""
-    hue = np.array([[[rng.choice([0, 8, 22, 105, 150, 170]), rng.integers(170, 255), 215]]])
+    hue = np.array([[[rng.choice([0, 6, 150, 160, 170]), rng.integers(170, 255), 215]]])
     return cv2.cvtColor(hue.astype(np.uint8), cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32) / 255
 
 
@@ -129,13 +129,13 @@ def _car(canvas: Canvas, x: float, foot: float, size: float) -> None:
 
 
 def _person(canvas: Canvas, x: float, foot: float, size: float) -> None:
-    wide = size * 0.11
+    wide = size * 0.14
     legs = [[(x + s * wide * 0.6, foot), (x, foot - size * 0.45)] for s in (-1, 1)]
-    canvas.paint(canvas.strokes(legs, size * 0.09), (0.16, 0.17, 0.28), THING)
+    canvas.paint(canvas.strokes(legs, size * 0.13), (0.35, 0.10, 0.32), THING)
     body = [(x - wide, foot - size * 0.4), (x - wide, foot - size * 0.8)]
     body += [(x + wide, foot - size * 0.8), (x + wide, foot - size * 0.4)]
     canvas.paint(canvas.polygon(body), _bright(canvas.rng), THING)
-    canvas.paint(canvas.blobs([(x, foot - size * 0.9, size * 0.09)]), (0.80, 0.60, 0.48), THING)
+    canvas.paint(canvas.blobs([(x, foot - size * 0.9, size * 0.11)]), (0.80, 0.60, 0.48), THING)
 
 
 def _lamp(canvas: Canvas, x: float, foot: float, size: float) -> None:
@@ -146,13 +146,13 @@ def _lamp(canvas: Canvas, x: float, foot: float, size: float) -> None:
 
 
 def _fence(canvas: Canvas, x: float, foot: float, size: float) -> None:
-    tall, gap, posts = size * 0.35, size * 0.22, int(canvas.rng.integers(5, 12))
+    tall, gap, posts = size * 0.35, size * 0.2, int(canvas.rng.integers(5, 12))
     lines = [[(x + i * gap, foot), (x + i * gap, foot - tall)] for i in range(posts)]
     for share in (0.4, 0.85):
         rail, end = foot - tall * share, x + (posts - 0.5) * gap
         lines.append([(x - gap / 2, rail), (end, rail)])
-    wood = (0.90, 0.88, 0.84) if canvas.rng.random() < 0.5 else (0.42, 0.28, 0.18)
-    canvas.paint(canvas.strokes(lines, max(1.0, size * 0.05)), wood, THING)
+    wood = (0.93, 0.72, 0.80) if canvas.rng.random() < 0.7 else (0.42, 0.24, 0.22)
+    canvas.paint(canvas.strokes(lines, max(1.0, size * 0.08)), wood, THING)
 
 
 def _rock(canvas: Canvas, x: float, foot: float, size: float) -> None:
@@ -161,7 +161,7 @@ def _rock(canvas: Canvas, x: float, foot: float, size: float) -> None:
     across, up = reach * np.cos(angles), 0.7 * reach * np.sin(angles)
     points = [(x + dx, foot + dy) for dx, dy in zip(across, up, strict=True)]
     u = canvas.unit
-    grey = canvas.textured((0.50, 0.47, 0.45), (0.25, canvas.noise(2 * u, 3 * u)))
+    grey = canvas.textured((0.56, 0.40, 0.50), (0.25, canvas.noise(2 * u, 3 * u)))
     canvas.paint(canvas.polygon(points), grey, THING)
 
 

@@ -126,20 +126,20 @@ def _sky(canvas: Canvas, mood: Mood, horizon: float) -> None:
 
 def _hills(canvas: Canvas, mood: Mood, horizon: float) -> None:
     rng, u = canvas.rng, canvas.unit
-    count = int(rng.integers(1, 4))
-    rock = np.array([0.40, 0.36, 0.34]) if rng.random() < 0.4 else np.array([0.27, 0.36, 0.26])
+    count = int(rng.integers(1, 3))
+    rock = np.array([0.44, 0.34, 0.36]) if rng.random() < 0.4 else np.array([0.38, 0.32, 0.44])
     for layer in range(count):
         near = (layer + 1) / count
-        height = horizon * rng.uniform(0.25, 0.7) * (1.15 - 0.6 * near)
+        height = horizon * rng.uniform(0.4, 0.85) * (1.15 - 0.5 * near)
         ridge = horizon + 1 - height * canvas.curve(0.45) - height * 0.1
         mask = np.clip(canvas.y - ridge + 0.5, 0, 1)
         light = canvas.noise(9 * u, 5 * u), canvas.noise(3 * u, 3 * u)
         field = canvas.textured(rock, (0.28, light[0]), (0.18, light[1]))
-        if rock[0] > 0.35 and near < 1:  # snow on the far rock
-            snow = np.clip((ridge + height * 0.25 - canvas.y) / (3 * u) + 2 * light[0], 0, 0.9)
+        if rock[0] > 0.4 and near < 1:  # snow on the far rock
+            snow = np.clip((ridge + height * 0.15 - canvas.y) / (3 * u) + 2 * light[0], 0, 0.9)
             field += snow * (0.93 - field)
-        mix = (1 - near) * 0.45 + mood.fog * rng.uniform(0.4, 1.1)
-        canvas.paint(mask, field + min(mix, 0.85) * (planes(mood.haze) - field), HILL)
+        mix = (1 - near) * 0.25 + mood.fog * rng.uniform(0.4, 1.0)
+        canvas.paint(mask, field + min(mix, 0.7) * (planes(mood.haze) - field), HILL)
 
 
 def _skyline(canvas: Canvas, mood: Mood, horizon: float, kind: str) -> None:
@@ -148,13 +148,13 @@ def _skyline(canvas: Canvas, mood: Mood, horizon: float, kind: str) -> None:
     if rng.random() < 0.6:  # woods
         low, high = sorted(rng.uniform(-0.2, 1.2, 2) * canvas.width)
         edge = np.clip((np.minimum(canvas.x - low, high - canvas.x)) / 8, 0, 1)
-        top = horizon + 1 - (canvas.height * 0.09 * (0.5 + canvas.curve(0.9))) * edge
+        top = horizon + 1 - (canvas.height * 0.13 * (0.5 + canvas.curve(0.7))) * edge
         mask = np.clip(canvas.y - top + 0.5, 0, 1) * (edge > 0)
         field = foliage(canvas, mood)
-        canvas.paint(mask, field + mood.fog * 0.5 * (planes(mood.haze) - field), TREE)
-    houses = {"street": (3, 6), "village": (2, 5)}.get(kind, (0, 2))
+        canvas.paint(mask, field + mood.fog * 0.3 * (planes(mood.haze) - field), TREE)
+    houses = {"street": (3, 6), "village": (2, 4)}.get(kind, (0, 2))
     for _ in range(int(rng.integers(*houses))):
-        tall = rng.uniform(0.35, 0.8) if kind == "street" else rng.uniform(0.12, 0.28)
+        tall = rng.uniform(0.35, 0.8) if kind == "street" else rng.uniform(0.2, 0.36)
         x = rng.uniform(0, 1) * canvas.width
         house(canvas, mood, x, horizon + 2, canvas.height * tall * 0.7, flat=kind == "street")
 
@@ -168,7 +168,7 @@ def _grass(canvas: Canvas, mood: Mood, horizon: float) -> None:
     field = canvas.textured(
         mood.grass, (0.16, blades), (0.12, canvas.noise(5 * u, 22 * u)), (0.12, depth - 0.5)
     )
-    if rng.random() < 0.35:  # flowers
+    if rng.random() < 0.25:  # flowers
         dots = (canvas.noise(1 * u, 1 * u) > 0.86) & (depth > 0.15)
         petals = np.array([[0.95, 0.9, 0.3], [0.9, 0.5, 0.6], [0.95, 0.95, 0.9]], np.float32)
         field += dots * (planes(rng.choice(petals)) - field)
@@ -183,9 +183,9 @@ def _water(canvas: Canvas, mood: Mood, horizon: float) -> np.ndarray:
     up = np.clip(2 * horizon - canvas.y - 2 * u * ripples, 0, canvas.height - 1)
     side = np.clip(canvas.x + 2.0 * u * ripples, 0, canvas.width - 1)
     mirror = np.stack([cv2.remap(plane, side, up, cv2.INTER_LINEAR) for plane in canvas.image])
-    body = np.array([0.10, 0.30, 0.42]) * rng.uniform(0.8, 1.2) + 0.25 * (mood.zenith - 0.5)
+    body = np.array([0.04, 0.26, 0.50]) * rng.uniform(0.8, 1.2) + 0.25 * (mood.zenith - 0.5)
     field = canvas.textured(body, (0.2, canvas.noise(3 * u, 30 * u)))
-    shine = np.clip(rng.uniform(0.3, 0.6) - 0.25 * depth, 0.1, 1)
+    shine = np.clip(rng.uniform(0.15, 0.5) - 0.2 * depth, 0.05, 1)
     field += shine * (mirror - field)
     return np.asarray(field * (1 + 0.13 * ripples * (0.4 + depth)), np.float32)
 
@@ -208,7 +208,7 @@ def _ribbon(canvas: Canvas, horizon: float, field: np.ndarray, class_id: int) ->
     depth = np.clip((canvas.y - horizon) / (canvas.height - horizon), 1e-3, 1)
     centre = width * (rng.uniform(0.25, 0.75) + rng.uniform(-0.5, 0.5) * depth)
     centre = centre + width * rng.uniform(-0.2, 0.2) * np.sin(rng.uniform(2, 6) * np.sqrt(depth))
-    half = width * (0.012 + rng.uniform(0.15, 0.34) * depth**1.15)
+    half = width * (0.012 + rng.uniform(0.22, 0.4) * depth**1.1)
     mask = np.clip(half - np.abs(canvas.x - centre) + 0.5, 0, 1) * (canvas.y > horizon)
     canvas.paint(mask, field, class_id)
     return np.asarray((canvas.x - centre) / half * np.where(mask > 0, 1, np.inf), np.float32)
@@ -216,11 +216,11 @@ def _ribbon(canvas: Canvas, horizon: float, field: np.ndarray, class_id: int) ->
 
 def _road(canvas: Canvas, mood: Mood, horizon: float, *, wide: bool) -> None:
     rng, u = canvas.rng, canvas.unit
-    paved = wide or rng.random() < 0.6
+    paved = wide or rng.random() < 0.85
     grey = np.array([0.40, 0.40, 0.43]) if paved else np.array([0.60, 0.50, 0.38])
     grain = (0.12, canvas.noise(1 * u, 1 * u)), (0.09, canvas.noise(4 * u, 18 * u))
     field = canvas.textured(grey * rng.uniform(0.8, 1.2), *grain)
-    if paved and rng.random() < 0.2:  # wet: it mirrors the sky, as water does
+    if paved and rng.random() < 0.12:  # wet: it mirrors the sky, as water does
         field += 0.35 * (_water(canvas, mood, horizon) - field)
     if wide:  # a square: the whole ground is paved up to a kerb
         kerb = horizon + (canvas.height - horizon) * rng.uniform(0.02, 0.3)
@@ -239,7 +239,7 @@ def _road(canvas: Canvas, mood: Mood, horizon: float, *, wide: bool) -> None:
 def _middle(canvas: Canvas, mood: Mood, horizon: float, kind: str) -> None:
     """Houses and trees on the ground, the far ones first."""
     rng, ground = canvas.rng, canvas.height - horizon
-    trees = int(rng.integers(0, 3) if kind == "street" else rng.integers(1, 6))
+    trees = int(rng.integers(0, 3) if kind == "street" else rng.integers(1, 4))
     stands = sorted((float(d), "tree") for d in rng.uniform(0.03, 0.5, trees))
     if kind == "street":
         stands += [(0.1, "block")] * int(rng.integers(0, 3))
@@ -251,20 +251,20 @@ def _middle(canvas: Canvas, mood: Mood, horizon: float, kind: str) -> None:
         if x is None:
             continue
         if what == "tree":
-            tall = canvas.height * (0.16 + 0.7 * depth)
+            tall = canvas.height * (0.26 + 0.75 * depth)
             tree(canvas, mood, x, foot, tall * rng.uniform(0.8, 1.3))
         elif what == "block":
             side = float(rng.choice([0.0, 1.0])) * canvas.width
             house(canvas, mood, side, foot, canvas.height * rng.uniform(0.6, 0.9), flat=True)
         else:
-            house(canvas, mood, x, foot, canvas.height * rng.uniform(0.15, 0.4), flat=False)
+            house(canvas, mood, x, foot, canvas.height * rng.uniform(0.25, 0.45), flat=False)
 
 
 def _photograph(canvas: Canvas, mood: Mood, horizon: float) -> np.ndarray:
     """Returns the picture as a camera takes it: mist, daylight, blur and grain. uint8."""
     rng, u = canvas.rng, canvas.unit
     away = np.exp(-np.abs(canvas.y - horizon) / (canvas.height * 0.12))
-    mist = mood.fog * 0.45 * away * (1 + 0.8 * canvas.noise(20 * u, 40 * u))
+    mist = mood.fog * 0.35 * away * (1 + 0.8 * canvas.noise(20 * u, 40 * u))
     canvas.paint(np.clip(mist, 0, 0.7).astype(np.float32), mood.haze)
     vignette = 1.04 - 0.3 * (
         (canvas.x / canvas.width - 0.5) ** 2 + (canvas.y / canvas.height - 0.5) ** 2

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ccfnet_tf.errors import NotFiniteError, ResourceError
+from ccfnet_tf.errors import DataError, NotFiniteError, ResourceError
 from ccfnet_tf.evaluation.confusion import ABSENT_RULE, Confusion
 from ccfnet_tf.evaluation.difficulty import BINS, LIMIT, ScoreHistogram
 from ccfnet_tf.evaluation.groups import HEADS, GroupAccuracy
@@ -133,9 +133,18 @@ class Evaluator:
         model: A `CCFNet` (its layer `fine_logits` is read beside its outputs). Weights are read
             at each run, so training may go on in between.
         taxonomy: The C classes that `model` answers with.
+
+    Raises:
+        DataError: `model` answers with another number of classes.
     """
 
     def __init__(self, model: keras.Model, taxonomy: Taxonomy) -> None:
+        classes = int(model.output["refine"].shape[-1])
+        if len(taxonomy.names) != classes:
+            raise DataError(
+                f"the data have {len(taxonomy.names)} classes but the network answers with "
+                f"{classes}: evaluate it on data of the classes it was trained on"
+            )
         self._taxonomy = taxonomy
         fine = model.get_layer("fine_logits").output
         outputs = {**model.output, "fine": fine}
@@ -191,7 +200,7 @@ class Evaluator:
             batch, height, width = label.shape
             raise ResourceError(
                 f"memory ran out on a batch of {batch} pictures of {width}x{height} pixels: "
-                "lower the batch (--train.batch), or use a machine with more memory"
+                "lower the batch (evaluate --batch, fit --train.batch)"
             ) from error
 
     def _state(self, counts: dict[str, np.ndarray], split: str) -> Evaluation:

@@ -92,9 +92,11 @@ class EpochEnd(keras.callbacks.Callback):
         self.board = tf.summary.create_file_writer(str(run / "tensorboard"))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Starts the clock."""
         self.began = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Validates, then writes metrics, pictures and checkpoints."""
         number = epoch + 1
         step = int(self.model.optimizer.iterations.numpy())
         rate = float(self.model.optimizer.learning_rate.numpy())

@@ -17,6 +17,7 @@ from ccfnet_tf.datasets.check import check
 from ccfnet_tf.datasets.parts import Parts, read_parts
 from ccfnet_tf.errors import CCFNetError, ConfigError, ResourceError, RunError
 from ccfnet_tf.inference.checkpoint_file import load_matching, read_arrays
+from ccfnet_tf.inference.runs import read_run
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.model import CCFNet, LossWeights
@@ -224,10 +225,7 @@ def freeze_batch_norm(backbone: Any) -> None:
 
 
 def _init_from(model: CCFNet, source: Path, console: Console) -> None:
-    folder = source / "checkpoints"
-    path = folder / "best.npz" if (folder / "best.npz").is_file() else folder / "last.npz"
-    if not path.is_file():
-        raise RunError(f"model.init_from {source}: no checkpoints/best.npz or last.npz in it")
+    path = read_run(source).checkpoint()
     left_out = load_matching(model, read_arrays(path), source=path)
     console.print(f"weights from {path}")
     if left_out:

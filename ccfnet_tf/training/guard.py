@@ -21,6 +21,7 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         self.step = first_step
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Looks at the losses of a step."""
         self.step += 1
         values = {key: float(value) for key, value in (logs or {}).items() if "loss" in key}
         bad = [key for key, value in values.items() if not math.isfinite(value)]

@@ -31,6 +31,7 @@ class EpochBar(keras.callbacks.Callback):
         self.console = console
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Starts a bar over the steps of the epoch."""
         self.bar = new_progress(self.console, figures=True)
         self.bar.start()
         self.task = self.bar.add_task(
@@ -38,9 +39,11 @@ class EpochBar(keras.callbacks.Callback):
         )
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Moves the bar on by a step."""
         self.bar.update(self.task, advance=1, figures=_figures(logs or {}))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Takes the bar off the screen."""
         self.bar.stop()
 
     def close(self) -> None:

@@ -18,7 +18,10 @@ from ccfnet_tf.evaluation.difficulty import ScoreHistogram
 from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator, evaluate
 from ccfnet_tf.evaluation.groups import GroupAccuracy
 from ccfnet_tf.evaluation.table import report
+from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.network.weights import named_variables
+from tests.inference.conftest import build
 
 CLASSES = 3
 TAXONOMY = Taxonomy(("sky", "sea", "[red]sand"), ((0, 0, 255), (0, 255, 0), (255, 0, 0)))
@@ -216,3 +219,28 @@ def test_memory_that_runs_out_names_the_batch(
     monkeypatch.setattr(evaluator, "_count", full)
     with pytest.raises(ResourceError, match="batch of 2 pictures of 5x6 pixels"):
         evaluator.run(batches(*random_part(2, seed=7), 2))
+
+
+def test_data_of_other_classes_are_refused(model: keras.Model) -> None:
+    with pytest.raises(DataError, match="data have 2 classes but the network answers with 3"):
+        Evaluator(model, Taxonomy(("a", "b"), ((0, 0, 0), (1, 1, 1))))
+
+
+def test_the_real_network_is_counted_as_it_answers() -> None:
+    network = build()
+    for key, variable in named_variables(network).items():
+        if key.endswith("gamma"):  # gains at which answers differ from pixel to pixel
+            variable.assign(np.full(variable.shape, 3, np.float32))
+    rng = np.random.default_rng(8)
+    image = rng.integers(0, 256, size=(1, 40, 48, 3)).astype(np.uint8)
+    label = rng.integers(VOID, CLASSES, size=(1, 40, 48)).astype(np.int32)
+    state = evaluate(network, batches(image, label, 1), TAXONOMY)
+    heads = Predictor(network).predict_all_heads(image[0])
+    for head in ("coarse", "fine", "refine"):
+        expected = Confusion.of(label[0], getattr(heads, head), classes=CLASSES)
+        np.testing.assert_array_equal(getattr(state, head).counts, expected.counts)
+    known = label[0] != VOID
+    hard = (heads.coarse != label[0])[known]
+    logit = np.log(heads.difficulty / (1 - heads.difficulty))[known]
+    exact = ScoreHistogram.of(logit, hard).auroc
+    assert state.difficulty.auroc == pytest.approx(exact, abs=1e-3)

@@ -1,0 +1,145 @@
+"""The command line as a user meets it: exit codes, one-line errors, speed of help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ccfnet_tf import cli
+from ccfnet_tf.errors import EXIT_UNEXPECTED, EXIT_USER_ERROR
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ccfnet_tf", *args], capture_output=True, text=True, check=False
+    )
+
+
+def seconds(*command: str) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *command], capture_output=True, check=True)
+    return time.perf_counter() - began
+
+
+def test_help_is_quick_beside_starting_python() -> None:
+    # A ratio, not seconds: the machine may be busy. TensorFlow alone would be a factor of 50.
+    bare = min(seconds("-c", "import argparse, importlib.metadata") for _ in range(3))
+    helped = min(seconds("-m", "ccfnet_tf", "--help") for _ in range(3))
+    assert helped < 6 * bare
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(verb in printed for verb in ("fit", "evaluate", "predict", "presets"))
+
+
+def test_no_verb_is_an_error_that_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == EXIT_USER_ERROR
+    assert "usage" in capsys.readouterr().out
+
+
+def test_version_names_what_it_runs_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("ccfnet-tf ")
+    assert "tensorflow" in printed
+
+
+def test_presets_lists_all_with_what_departs_from_the_paper(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["presets"]) == 0
+    printed = capsys.readouterr().out
+    assert "stanford_background_paper" in printed
+    assert "Departs from the paper" in printed
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fitt"], "'fitt' is no verb.*did you mean 'fit'"),
+        (["fit", "--train.epoch", "3"], "did you mean 'train.epochs'"),
+        (["fit", "--config", "folder"], "data.root is not set"),
+        (["evaluate"], "required: run"),
+        (["evaluate", "no/such/run"], "no/such/run: no such folder"),
+        (["evaluate", "x", "--split", "all"], "invalid choice: 'all'"),
+        (["evaluate", "x", "--batch", "0"], "--batch is 0"),
+        (["predict", "no/such/run", "photo.jpg"], "no/such/run: no such folder"),
+        (["predict", "run"], "required: INPUT"),
+    ],
+)
+def test_a_user_s_error_is_one_line_and_exit_code_2(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    assert cli.main(args) == EXIT_USER_ERROR
+    captured = capsys.readouterr()
+    assert re.search(message, captured.err), captured.err
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = run("evaluate", "no/such/run", "--debug")
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+    assert "RunError" in done.stderr
+
+
+def test_an_unexpected_error_is_exit_code_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(args: list[str]) -> int:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(cli, "_presets", fail)
+    assert cli.main(["presets"]) == EXIT_UNEXPECTED
+    assert "ZeroDivisionError: a fault of ours" in capsys.readouterr().err
+
+
+def test_a_run_folder_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert cli.main(["fit", "--out", str(tmp_path)]) == EXIT_USER_ERROR
+    assert "not empty; go on with --resume" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_nothing_to_resume_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fit", "--resume", "--out", str(tmp_path)]) == EXIT_USER_ERROR
+    assert "no run to resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--train.batch", "16"], "the training part has 8 pictures"),
+        (["--train.batch", "3", "--train.strategy", "mirrored"], None),
+        (["--model.backbone_weights", "no/such.weights.h5"], "no file no/such.weights.h5"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
+    options: list[str], message: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    args = ["fit", "--config", "folder", "--data.root", str(SAMPLE), "--out", str(out)]
+    args += ["--model.backbone", "mobilenet_v2", "--train.epochs", "1", *options]
+    if message is None:  # three pictures on two replicas
+        message = r"train.batch is 3: it must divide by the 2 replicas; try 4"
+        pytest.importorskip("tensorflow")
+        done = run(*args, "--train.virtual_cpus", "2")
+        assert (done.returncode, done.stderr.count("\n")) == (EXIT_USER_ERROR, 1)
+        assert message in done.stderr
+    else:
+        assert cli.main(args) == EXIT_USER_ERROR
+        assert message in capsys.readouterr().err
+    assert not out.exists()

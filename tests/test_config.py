@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ccfnet_tf.config import (
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    find_config,
+    from_yaml,
+    preset_names,
+    to_yaml,
+)
+from ccfnet_tf.errors import ConfigError
+
+SCENES = DataConfig(format="scenes")
+
+
+def test_yaml_round_trips() -> None:
+    config = RunConfig(replace(SCENES, scale=(0.7, 1.3)), ModelConfig(), TrainConfig(), seed=3)
+    assert from_yaml(to_yaml(config), source="x") == config
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_a_configuration(name: str) -> None:
+    text = find_config(name).read_text()
+    if "format: scenes" not in text:
+        text = text.replace("data:\n", "data:\n  root: somewhere\n", 1)
+    from_yaml(text, source=name)
+
+
+@pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith("_paper")])
+def test_a_paper_preset_is_the_paper(name: str) -> None:
+    text = find_config(name).read_text()
+    if "format: scenes" not in text:
+        text = text.replace("data:\n", "data:\n  root: somewhere\n", 1)
+    config = from_yaml(text, source=name)
+    assert config.model.attention_input == "features"
+    assert config.model.fine_input == "pyramid"
+    train = config.train
+    weights = (train.coarse_loss_weight, train.attention_loss_weight, train.refine_loss_weight)
+    assert weights == (1.0, 1.0, 1.0)
+    assert train.fine_loss_weight == 0.0
+    assert not train.balanced_attention
+    assert name.removesuffix("_paper") in preset_names()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trian: {}", "unknown key 'trian'; did you mean 'train'"),
+        ("train: {epocs: 3}", "unknown key 'train.epocs'; did you mean 'epochs'"),
+        ("train: 3", "'train' must hold keys"),
+        ("[1, 2]", "expected the keys"),
+        ("{", "not YAML"),
+        ("train: {epochs: 0}", "train.epochs is 0"),
+    ],
+)
+def test_a_wrong_file_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        from_yaml(text, source="run.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        (DataConfig, {"fold": 5}, "data.fold is 5"),
+        (DataConfig, {"crop": 10}, "data.crop is 10"),
+        (DataConfig, {"crop": 100_000}, "data.crop is 100000"),
+        (DataConfig, {"scale": (2.0, 1.0)}, "data.scale"),
+        (ModelConfig, {"dropout": 1.0}, "model.dropout"),
+        (TrainConfig, {"batch": 0}, "train.batch is 0"),
+        (TrainConfig, {"learning_rate": 0.0}, "train.learning_rate"),
+        (TrainConfig, {"coarse_loss_weight": 0.0, "refine_loss_weight": 0.0}, "weight 0"),
+    ],
+)
+def test_values_out_of_range_are_refused(section: type, values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        section(**values)
+
+
+def test_a_folder_format_needs_a_root() -> None:
+    with pytest.raises(ConfigError, match=r"data\.root"):
+        RunConfig(data=DataConfig(format="folder"))
+
+
+def test_an_unknown_preset_names_the_known() -> None:
+    with pytest.raises(ConfigError, match="demo, .*did you mean 'folder'"):
+        find_config("foldr")

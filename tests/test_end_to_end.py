@@ -1,0 +1,179 @@
+"""fit, kill, resume, evaluate and predict, in processes of their own as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ccfnet_tf.inference.checkpoint_file import read_arrays
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
+SMALL = [
+    *("--config", "folder", "--data.crop", "65", "--model.backbone", "mobilenet_v2"),
+    *("--model.backbone_weights", "none", "--model.head_channels", "8"),
+    *("--train.batch", "2", "--train.epochs", "2", "--train.precision", "float32"),
+    # As many devices in the process as elsewhere, whatever the machine has.
+    *("--train.strategy", "none"),
+]
+
+
+def command(*args: str | Path) -> list[str]:
+    return [sys.executable, "-m", "ccfnet_tf", *map(str, args)]
+
+
+def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*args), capture_output=True, text=True, check=False)
+
+
+def fit(out: Path, *more: str | Path) -> list[str | Path]:
+    return ["fit", *SMALL, "--data.root", SAMPLE, "--out", out, *more]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs, never interrupted."""
+    out = tmp_path_factory.mktemp("end_to_end") / "run"
+    done = run(*fit(out))
+    assert done.returncode == 0, done.stderr
+    assert "every label is fit to use" in done.stdout
+    assert "epoch 2/2" in done.stdout
+    assert done.stderr == ""
+    return out
+
+
+def test_the_run_folder_holds_what_it_promises(trained: Path) -> None:
+    names = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
+    expected = {
+        "config.yaml",
+        "classes.json",
+        "environment.json",
+        "metrics.csv",
+        "checkpoints/last.npz",
+        "checkpoints/best.npz",
+        "previews/epoch_01.png",
+        "previews/epoch_02.png",
+    }
+    assert expected <= names
+    assert any(name.startswith("tensorboard/events") for name in names)
+    with (trained / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert 0.0 <= float(rows[-1]["val_refine_mean_iou"]) <= 1.0
+    sheet = cv2.imread(str(trained / "previews/epoch_02.png"))
+    assert sheet is not None
+    assert sheet.std() > 10
+
+
+def test_a_killed_run_goes_on_where_it_was(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    process = subprocess.Popen(command(*fit(out)), stdout=subprocess.DEVNULL)
+    try:
+        while not (out / "checkpoints" / "last.npz").is_file():
+            assert process.poll() is None, "ended before its first checkpoint"
+            time.sleep(0.02)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    before = json.loads(str(read_arrays(out / "checkpoints" / "last.npz")["state"]))
+    assert before["epoch"] == 1
+
+    done = run("fit", "--out", out, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch 1 of 2" in done.stdout
+    killed = read_arrays(out / "checkpoints" / "last.npz")
+    whole = read_arrays(trained / "checkpoints" / "last.npz")
+    assert killed.keys() == whole.keys()
+    assert json.loads(str(killed["state"])) == json.loads(str(whole["state"]))
+    for key in whole.keys() - {"state"}:
+        # Bit for bit is not promised without TensorFlow's deterministic kernels.
+        np.testing.assert_allclose(killed[key], whole[key], rtol=1e-3, atol=1e-5, err_msg=key)
+    with (out / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+
+    again = run("fit", "--out", out, "--resume")
+    assert again.returncode == 0
+    assert "nothing to resume" in again.stdout
+
+
+def test_a_resumed_run_keeps_its_configuration(trained: Path) -> None:
+    done = run("fit", "--out", trained, "--resume", "--train.learning_rate", "0.5")
+    assert done.returncode == 2
+    assert "train.learning_rate is 0.5 but" in done.stderr
+
+
+def test_evaluate_writes_what_others_rely_on(trained: Path) -> None:
+    done = run("evaluate", trained)
+    assert done.returncode == 0, done.stderr
+    tree = json.loads((trained / "evaluation.json").read_text())
+    assert (tree["split"], tree["pictures"]) == ("test", 2)
+    for head in ("coarse", "fine", "refine"):
+        for figure in ("pixel_accuracy", "class_accuracy", "mean_iou"):
+            assert 0.0 <= tree[head][figure] <= 1.0
+        assert list(tree[head]["iou"]) == (SAMPLE / "classes.txt").read_text().split("\n")[:-1]
+    assert 0.0 <= tree["difficulty"]["auroc"] <= 1.0
+    assert "refine" in done.stdout
+
+
+def test_predict_writes_four_pictures_for_each_and_reports_the_bad(
+    trained: Path, tmp_path: Path
+) -> None:
+    inputs = tmp_path / "in"
+    (inputs / "sub").mkdir(parents=True)
+    picture = next((SAMPLE / "test" / "images").iterdir())
+    shutil.copy(picture, inputs / "sub" / "good.jpg")
+    (inputs / "broken.jpg").write_bytes(picture.read_bytes()[:500])
+    out = tmp_path / "out"
+    done = run("predict", trained, inputs, "--out", out)
+    assert done.returncode == 1, done.stderr
+    assert "broken.jpg" in done.stdout + done.stderr
+    kinds = ("label", "color", "overlay", "difficulty")
+    assert {p.name for p in (out / "sub").iterdir()} == {f"good.{kind}.png" for kind in kinds}
+    label = cv2.imread(str(out / "sub" / "good.label.png"), cv2.IMREAD_UNCHANGED)
+    assert label.shape == cv2.imread(str(picture)).shape[:2]
+    assert label.max() < 8
+
+
+def test_fine_tuning_with_other_classes_lists_what_starts_anew(
+    trained: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(SAMPLE, root)
+    with (root / "classes.txt").open("a") as file:
+        file.write("one more\n")
+    options = [*SMALL, "--data.root", root, "--out", tmp_path / "tuned", "--train.epochs", "1"]
+    done = run("fit", *options, "--model.init_from", trained)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if "started anew" in line)
+    assert "coarse" in line
+    assert "fine" in line
+    assert "backbone" not in line
+    # attention's own classes are the same, but its input holds a probability more
+    assert "attention_classifier" not in line
+
+
+def test_a_wrong_label_is_named_before_step_1(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(SAMPLE, root)
+    bad = next((root / "train" / "masks").iterdir())
+    mask = cv2.imread(str(bad), cv2.IMREAD_UNCHANGED)
+    grey = np.zeros(mask.shape[:2], np.uint8)
+    grey[3, 4] = 99
+    cv2.imwrite(str(bad), grey)
+    out = tmp_path / "run"
+    done = run("fit", *SMALL, "--data.root", root, "--out", out)
+    assert done.returncode == 2
+    assert bad.name in done.stderr
+    assert "99" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not out.exists()

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import ccfnet_tf
+
+
+def test_every_public_name_is_there() -> None:
+    assert sorted(ccfnet_tf.__all__) == [
+        "CCFNet",
+        "CCFNetError",
+        "Predictor",
+        "build_ccfnet",
+        "load_run",
+    ]
+    for name in ccfnet_tf.__all__:
+        assert getattr(ccfnet_tf, name).__name__ == name
+        assert name in dir(ccfnet_tf)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(ccfnet_tf, "no_such_name")
+
+
+def test_the_light_part_does_not_load_tensorflow() -> None:
+    code = (
+        "import sys, ccfnet_tf, ccfnet_tf.cli, ccfnet_tf.options, ccfnet_tf.datasets.parts;"
+        "sys.exit(bool({'tensorflow', 'keras'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ccfnet_tf.config import TrainConfig
+from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.training import devices
+
+
+def test_two_cpus_make_two_replicas() -> None:
+    strategy = devices.make_strategy(TrainConfig(batch=4, strategy="mirrored"))
+    assert strategy.num_replicas_in_sync == 2
+
+
+def test_auto_uses_what_there_is() -> None:
+    assert devices.make_strategy(TrainConfig(batch=4)).num_replicas_in_sync == 2
+
+
+def test_none_is_one_device() -> None:
+    assert devices.make_strategy(TrainConfig(batch=3, strategy="none")).num_replicas_in_sync == 1
+
+
+def test_an_uneven_batch_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train\.batch is 5: .* 2 replicas; try 6"):
+        devices.make_strategy(TrainConfig(batch=5))
+
+
+def test_splitting_a_cpu_in_use_is_refused() -> None:
+    import tensorflow as tf
+
+    tf.constant(1.0)
+    with pytest.raises(ConfigError, match="virtual_cpus is 3"):
+        devices.split_cpu(3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("avx2 avx512f", "float32"), ("avx512f avx512_bf16", "bfloat16"), ("amx_bf16", "bfloat16")],
+)
+def test_auto_precision_follows_the_hardware(
+    flags: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor: 0\nflags: fpu {flags}\n")
+    monkeypatch.setattr(devices, "CPU_INFO", info)
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: [])
+    assert devices.resolve_precision("auto") == expected
+    assert devices.resolve_precision("float16") == "float16"
