@@ -27,10 +27,10 @@ def tree(canvas: Canvas, mood: Mood, x: float, foot: float, height: float) -> No
     canvas.shade(np.clip(1.3 - shadow, 0, 1), 0.62)
     bark = (0.30, 0.22, 0.15) if rng.random() < 0.8 else (0.75, 0.73, 0.70)
     lean = rng.uniform(-0.06, 0.06) * height
-    trunk = canvas.strokes([[(x, foot), (x + lean, foot - height * 0.6)]], height * 0.045)
+    trunk = canvas.strokes([[(x, foot), (x + lean, foot - height * 0.6)]], height * 0.06)
     canvas.paint(trunk, bark, TREE)
     if rng.random() < 0.3:  # a conifer
-        half, layers = height * rng.uniform(0.16, 0.24), 4
+        half, layers = height * rng.uniform(0.2, 0.3), 4
         crown = np.zeros_like(trunk)
         for k in range(layers):
             top, low = foot - height * (1 - 0.2 * k), foot - height * (0.62 - 0.17 * k)
@@ -38,8 +38,8 @@ def tree(canvas: Canvas, mood: Mood, x: float, foot: float, height: float) -> No
             part = [(x + lean, top), (x + lean + reach, low), (x + lean - reach, low)]
             crown = np.maximum(crown, canvas.polygon(part))
     else:
-        spread = rng.normal(0, [[0.17, 0.13]], (14, 2)) * height
-        radii = rng.uniform(0.07, 0.16, 14) * height
+        spread = np.clip(rng.normal(0, [[0.15, 0.12]], (14, 2)), -0.26, 0.26) * height
+        radii = rng.uniform(0.09, 0.17, 14) * height
         middle = (x + lean, foot - height * 0.7)
         crown = canvas.blobs(
             [(middle[0] + dx, middle[1] + dy, r) for (dx, dy), r in zip(spread, radii, strict=True)]
@@ -84,12 +84,12 @@ def house(canvas: Canvas, mood: Mood, x: float, foot: float, height: float, *, f
 def things(canvas: Canvas, mood: Mood, horizon: float, kind: str) -> None:
     """Puts up to four things in front that suit the kind of scene."""
     rng, ground = canvas.rng, canvas.height - horizon
-    menu = {"street": "car car person lamp", "village": "car car person fence"}.get(
-        kind, "person person rock fence lamp"
+    menu = {"street": "car car person lamp", "village": "car car person rock fence"}.get(
+        kind, "person person rock rock fence lamp"
     )
     if kind in ("lake", "coast"):
-        menu += " boat boat"
-    for depth in sorted(rng.uniform(0.15, 0.85, int(rng.integers(1, 5)))):
+        menu += " boat boat boat"
+    for depth in sorted(rng.uniform(0.15, 0.85, int(rng.integers(1, 4)))):
         what = str(rng.choice(menu.split()))
         foot = horizon + ground * depth
         x = standing_place(canvas, foot, wet=what == "boat")
@@ -157,7 +157,7 @@ def _fence(canvas: Canvas, x: float, foot: float, size: float) -> None:
 
 def _rock(canvas: Canvas, x: float, foot: float, size: float) -> None:
     angles = np.linspace(np.pi, 2 * np.pi, 8)
-    reach = size * 0.4 * canvas.rng.uniform(0.75, 1.1, 8)
+    reach = size * 0.55 * canvas.rng.uniform(0.75, 1.1, 8)
     across, up = reach * np.cos(angles), 0.7 * reach * np.sin(angles)
     points = [(x + dx, foot + dy) for dx, dy in zip(across, up, strict=True)]
     u = canvas.unit

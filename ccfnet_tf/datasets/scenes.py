@@ -98,7 +98,7 @@ def draw(seed: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     _grass(canvas, mood, horizon)
     if kind in ("lake", "coast"):
         _lake(canvas, mood, horizon, coast=kind == "coast")
-    elif rng.random() < 0.25:
+    elif rng.random() < 0.15:
         _ribbon(canvas, horizon, _water(canvas, mood, horizon), WATER)
     if kind in ("street", "village") or (kind == "meadow" and rng.random() < 0.6):
         _road(canvas, mood, horizon, wide=kind == "street")
@@ -115,7 +115,7 @@ def _sky(canvas: Canvas, mood: Mood, horizon: float) -> None:
     u = canvas.unit
     cover = canvas.noise(14 * u, 40 * u) + 0.5 * canvas.noise(6 * u, 16 * u)
     cover += 0.25 * canvas.noise(3 * u, 6 * u)
-    cover = np.clip(cover + mood.clouds - 0.75, 0, 0.8)
+    cover = np.clip(cover + mood.clouds - 0.8, 0, 0.75)
     canvas.paint(cover, np.minimum(mood.haze + 0.14, 1.0))
     if canvas.rng.random() < 0.3:  # the sun, or the moon
         x, y = canvas.rng.uniform(0.1, 0.9) * canvas.width, canvas.rng.uniform(0.2, 0.8) * horizon
@@ -131,10 +131,10 @@ def _hills(canvas: Canvas, mood: Mood, horizon: float) -> None:
     for layer in range(count):
         near = (layer + 1) / count
         height = horizon * rng.uniform(0.4, 0.85) * (1.15 - 0.5 * near)
-        ridge = horizon + 1 - height * canvas.curve(0.45) - height * 0.1
+        ridge = horizon + 1 - height * canvas.curve(0.38) - height * 0.1
         mask = np.clip(canvas.y - ridge + 0.5, 0, 1)
         light = canvas.noise(9 * u, 5 * u), canvas.noise(3 * u, 3 * u)
-        field = canvas.textured(rock, (0.28, light[0]), (0.18, light[1]))
+        field = canvas.textured(rock, (0.24, light[0]), (0.16, light[1]))
         if rock[0] > 0.4 and near < 1:  # snow on the far rock
             snow = np.clip((ridge + height * 0.15 - canvas.y) / (3 * u) + 2 * light[0], 0, 0.9)
             field += snow * (0.93 - field)
@@ -148,13 +148,13 @@ def _skyline(canvas: Canvas, mood: Mood, horizon: float, kind: str) -> None:
     if rng.random() < 0.6:  # woods
         low, high = sorted(rng.uniform(-0.2, 1.2, 2) * canvas.width)
         edge = np.clip((np.minimum(canvas.x - low, high - canvas.x)) / 8, 0, 1)
-        top = horizon + 1 - (canvas.height * 0.13 * (0.5 + canvas.curve(0.7))) * edge
+        top = horizon + 1 - (canvas.height * 0.13 * (0.5 + canvas.curve(0.5))) * edge
         mask = np.clip(canvas.y - top + 0.5, 0, 1) * (edge > 0)
         field = foliage(canvas, mood)
         canvas.paint(mask, field + mood.fog * 0.3 * (planes(mood.haze) - field), TREE)
-    houses = {"street": (3, 6), "village": (2, 4)}.get(kind, (0, 2))
+    houses = {"street": (2, 5), "village": (1, 4)}.get(kind, (0, 2))
     for _ in range(int(rng.integers(*houses))):
-        tall = rng.uniform(0.35, 0.8) if kind == "street" else rng.uniform(0.2, 0.36)
+        tall = rng.uniform(0.35, 0.8) if kind == "street" else rng.uniform(0.26, 0.42)
         x = rng.uniform(0, 1) * canvas.width
         house(canvas, mood, x, horizon + 2, canvas.height * tall * 0.7, flat=kind == "street")
 

@@ -103,7 +103,7 @@ class CCFNet(keras.Model):
 
     def _forward_with_fine(self) -> Callable[..., dict[str, tf.Tensor]]:
         outputs = {**self.outputs_by_name, "fine": self.get_layer(FINE_LAYER).output}
-        twin = keras.Model(self.inputs, outputs)
+        twin = keras.Model(self.input, outputs)
         # In a closure, because an attribute would be tracked as a layer of this model.
         return lambda images, training: twin(images, training=training)
 
