@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -191,6 +192,8 @@ def _start_tensorflow() -> None:
     import has to say is an exception, and shows.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Pillow warns of odd EXIF and of large pictures; what matters of it our readers refuse.
+    warnings.filterwarnings("ignore", module="PIL")
     sys.stderr.flush()
     screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,3 +37,30 @@ def mobilenet_weights() -> Path:
     if not path.is_file():
         pytest.skip(f"no MobileNetV2 weights at {path}: set CCFNET_WEIGHTS_DIR")
     return path
+
+
+@pytest.fixture(scope="session")
+def toy() -> Callable[..., Any]:
+    """Builds a graph of five layers with CCFNet's outputs and names: a second to trace, not 15."""
+
+    def build(classes: int, *, synchronized: bool = False) -> Any:
+        import keras
+
+        from ccfnet_tf.network.model import CCFNet
+
+        layers = keras.layers
+        images = keras.Input((None, None, 3), name="images")
+        inner = keras.Input((None, None, 3))
+        x = layers.Conv2D(6, 3, padding="same", name="body")(inner)
+        x = layers.BatchNormalization(synchronized=synchronized, name="body_norm")(x)
+        backbone = keras.Model(inner, layers.ReLU(name="body_relu")(x), name="backbone")
+        x = backbone(images)
+        coarse = layers.Conv2D(classes, 1, name="coarse_logits")(x)
+        attention = layers.Conv2D(2, 1, name="attention_logits")(x)
+        fine = layers.Conv2D(classes, 3, padding="same", name="fine_logits")(x)
+        both = layers.Add(name="both")([coarse, fine])
+        refine = layers.Activation("log_softmax", name="refine")(both)
+        outputs = {"coarse": coarse, "attention": attention, "refine": refine}
+        return CCFNet(inputs=images, outputs=outputs, name="toy")
+
+    return build

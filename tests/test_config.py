@@ -89,5 +89,5 @@ def test_a_folder_format_needs_a_root() -> None:
 
 
 def test_an_unknown_preset_names_the_known() -> None:
-    with pytest.raises(ConfigError, match="demo, .*did you mean 'folder'"):
+    with pytest.raises(ConfigError, match=r"demo, .*did you mean 'folder'"):
         find_config("foldr")

@@ -13,7 +13,7 @@ from ccfnet_tf.errors import ResourceError
 
 
 def write_atomic(
-    path: Path, write: Callable[[BinaryIO], None], *, mend: str, durable: bool = True
+    path: Path, write: Callable[[BinaryIO], object], *, mend: str, durable: bool = True
 ) -> None:
     """Writes a file beside its final name and renames it, so that an older one survives a failure.
 

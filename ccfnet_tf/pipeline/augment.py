@@ -39,18 +39,16 @@ def augment(image: Any, label: Any, seed: Any, *, data: DataConfig) -> tuple[Any
     zoom = data.scale[0] + draws[0] * (data.scale[1] - data.scale[0])
     # Room is negative where the zoomed picture is smaller: then it lies anywhere in the crop.
     start = draws[1:3] * (size * zoom - data.crop)
-    mirror = draws[3] < 0.5 if data.flip else tf.constant(False)
-    image, label, inside = _resample(
-        image, label, crop=data.crop, zoom=zoom, start=start, mirror=mirror
-    )
+    layers = _resample(image, label, crop=data.crop, zoom=zoom, start=start)
+    if data.flip:
+        layers = [tf.where(draws[3] < 0.5, tf.reverse(x, [1]), x) for x in layers]
+    image, label, inside = layers
     image = _tint(image, inside, draws[4:7], data.colour)
     image = tf.where(inside[..., None], image, tf.constant(PADDING, tf.float32))
     return tf.cast(tf.round(image), tf.uint8), tf.where(inside, label, VOID)
 
 
-def _resample(
-    image: Any, label: Any, *, crop: int, zoom: Any, start: Any, mirror: Any
-) -> tuple[Any, Any, Any]:
+def _resample(image: Any, label: Any, *, crop: int, zoom: Any, start: Any) -> list[Any]:
     """Returns image float32 [S, S, 3], label [S, S], and bool [S, S]: inside the picture.
 
     Pixels are squares with their centre at +0.5: output pixel k shows the picture at
@@ -63,22 +61,14 @@ def _resample(
     # Cut the rows and columns that are needed before turning them to float32 (12 bytes a pixel).
     low = tf.clip_by_value(tf.cast(tf.floor(first), tf.int32), 0, size - 1)
     high = tf.clip_by_value(tf.cast(tf.math.ceil(last), tf.int32) + 1, 1, size)
-    flipped = (size - high)[1]
-    left = tf.where(mirror, flipped, low[1])  # a mirrored crop lies on the other side
-    corner, extent = tf.stack([low[0], left]), high - low
-    image = tf.slice(image, tf.concat([corner, [0]], 0), tf.concat([extent, [3]], 0))
-    label = tf.slice(label, corner, extent)
+    image, label = (x[low[0] : high[0], low[1] : high[1]] for x in (image, label))
     offset = first - tf.cast(low, tf.float32)
-    width = tf.cast(extent[1], tf.float32)
-    row = tf.where(
-        mirror, tf.stack([-step, 0.0, width - 1.0 - offset[1]]), tf.stack([step, 0.0, offset[1]])
-    )
-    matrix = tf.concat([row, tf.stack([0.0, step, offset[0]]), [0.0, 0.0]], 0)[None]
+    matrix = tf.stack([step, 0.0, offset[1], 0.0, step, offset[0], 0.0, 0.0])[None]
     image = _transform(tf.cast(image, tf.float32)[None], matrix, crop, "BILINEAR")[0]
     label = _transform(label[None, ..., None], matrix, crop, "NEAREST")[0, ..., 0]
     grid = first + tf.range(crop, dtype=tf.float32)[:, None] * step  # [S, 2]
     within = (grid >= -0.5) & (grid < tf.cast(size, tf.float32) - 0.5)
-    return image, label, within[:, 0][:, None] & within[:, 1][None, :]
+    return [image, label, within[:, 0][:, None] & within[:, 1][None, :]]
 
 
 def _transform(images: Any, matrix: Any, crop: int, interpolation: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tensorflow as tf
 
@@ -12,6 +12,8 @@ from ccfnet_tf.errors import ConfigError
 
 CPU_INFO = Path("/proc/cpuinfo")
 NATIVE_BFLOAT16_CPU = ("avx512_bf16", "amx_bf16")
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+ComputeType = Literal["float32", "bfloat16", "float16"]
 NATIVE_BFLOAT16_GPU = (8, 0)  # compute capability, NVIDIA Ampere
 
 
@@ -57,7 +59,7 @@ def make_strategy(config: TrainConfig) -> Any:
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=across)
 
 
-def resolve_precision(name: str) -> str:
+def resolve_precision(name: Precision) -> ComputeType:
     """Returns `float32`, `bfloat16` or `float16` for `train.precision`.
 
     `auto` is bfloat16 where the hardware multiplies it natively: elsewhere it is emulated, and

@@ -80,7 +80,7 @@ def _claim(config: RunConfig, run: Path, resume: bool) -> RunConfig:
 
 
 def _resolved(config: RunConfig) -> RunConfig:
-    precision: Any = resolve_precision(config.train.precision)
+    precision = resolve_precision(config.train.precision)
     return replace(config, train=replace(config.train, precision=precision))
 
 
@@ -197,7 +197,7 @@ def _model(config: RunConfig, strategy: Any, classes: int, steps: int, console: 
             fine_input=settings.fine_input,
             batch_norm_momentum=settings.batch_norm_momentum,
             synchronized=replicas > 1 and train.batch_norm != "trainable",
-            precision=train.precision,
+            precision=resolve_precision(train.precision),
         )
         if fine_tuned:
             _init_from(model, Path(str(settings.init_from)), console)

@@ -14,6 +14,9 @@ import tensorflow as tf
 from ccfnet_tf.config import TrainConfig
 
 MOMENTUM = 0.9
+# Keras's own. With it two replicas equal one to 2e-5, with 1e-5 to 1e-7, since it amplifies the
+# rounding of gradients that are nearly zero; but 1e-5 is as large as many gradients here.
+ADAM_EPSILON = 1e-7
 # Weight decay is for kernels: batch norm and biases are scales and offsets, not filters.
 # Keras matches the variable's own name, not its path.
 NOT_DECAYED = ["gamma", "beta", "bias", "scale"]
@@ -86,8 +89,8 @@ class _RateByVariable:
 
         tf.__internal__.distribute.interim.maybe_merge_call(
             shrink_all,
-            self._distribution_strategy,
-            variables,  # type: ignore[attr-defined]
+            self._distribution_strategy,  # type: ignore[attr-defined]
+            variables,
         )
 
 
@@ -124,8 +127,3 @@ def make_optimizer(config: TrainConfig, *, steps: int, model: keras.Model) -> An
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
     return optimizer
-
-
-# Keras's own. Replicas equal one device to 2e-5 with it, and to 1e-7 with 1e-5: rounding of gradients
-# that are nearly zero is amplified. But 1e-5 is as large as many gradients here, and slows learning.
-ADAM_EPSILON = 1e-7

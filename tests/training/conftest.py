@@ -1,4 +1,4 @@
-"""Two logical CPUs for the tests of replicas; set at collection, before any test uses TensorFlow."""
+"""Two logical CPUs for the tests of replicas, set at collection, before TensorFlow is used."""
 
 from __future__ import annotations
 

@@ -11,27 +11,11 @@ import pytest
 import tensorflow as tf
 
 from ccfnet_tf.config import TrainConfig
-from ccfnet_tf.network.model import CCFNet, LossWeights
+from ccfnet_tf.network.model import LossWeights
 from ccfnet_tf.training import optimizer as optimizers
 
 SIZE, CLASSES, BATCH, STEPS = 24, 3, 4, 6
-
-
-def toy(synchronized: bool) -> CCFNet:
-    """A small graph with CCFNet's outputs and layer names."""
-    layers = keras.layers
-    images = keras.Input((SIZE, SIZE, 3), name="images")
-    inner = keras.Input((SIZE, SIZE, 3))
-    x = layers.Conv2D(6, 3, padding="same", name="body")(inner)
-    x = layers.BatchNormalization(synchronized=synchronized, name="body_norm")(x)
-    x = keras.Model(inner, layers.ReLU(name="body_relu")(x), name="backbone")(images)
-    coarse = layers.Conv2D(CLASSES, 1, name="coarse_logits")(x)
-    attention = layers.Conv2D(2, 1, name="attention_logits")(x)
-    fine = layers.Conv2D(CLASSES, 3, padding="same", name="fine_logits")(x)
-    both = layers.Add(name="both")([coarse, fine])
-    refine = layers.Activation("log_softmax", name="refine")(both)
-    outputs = {"coarse": coarse, "attention": attention, "refine": refine}
-    return CCFNet(inputs=images, outputs=outputs, name="toy")
+Toy = Callable[..., Any]
 
 
 def batches() -> tf.data.Dataset:
@@ -46,10 +30,12 @@ def batches() -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((images, labels)).batch(BATCH, drop_remainder=True)
 
 
-def train(strategy: Any, config: TrainConfig, **compiled: Any) -> tuple[dict[str, Any], Any]:
+def train(
+    toy: Toy, strategy: Any, config: TrainConfig, **compiled: Any
+) -> tuple[dict[str, Any], Any]:
     keras.utils.set_random_seed(1)
     with strategy.scope():
-        model = toy(synchronized=True)
+        model = toy(CLASSES, synchronized=True)
         model.compile(
             optimizer=optimizers.make_optimizer(config, steps=2 * STEPS, model=model),
             loss_weights=LossWeights(fine=0.5),
@@ -81,13 +67,13 @@ CASES: dict[str, tuple[TrainConfig, dict[str, Any], float]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_replicas_equal_one(
-    case: str, two_replicas: Any, monkeypatch: pytest.MonkeyPatch
+    case: str, toy: Toy, two_replicas: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Adam divides rounding by the size of nearly-zero gradients; a larger epsilon bounds that.
     monkeypatch.setattr(optimizers, "ADAM_EPSILON", 1e-5)
     config, compiled, tolerance = CASES[case]
-    single, figures_of_one = train(tf.distribute.get_strategy(), config, **compiled)
-    double, figures_of_two = train(two_replicas, config, **compiled)
+    single, figures_of_one = train(toy, tf.distribute.get_strategy(), config, **compiled)
+    double, figures_of_two = train(toy, two_replicas, config, **compiled)
     moved = 0.0
     for path, value in single.items():
         np.testing.assert_allclose(double[path], value, atol=tolerance, err_msg=path)
@@ -99,7 +85,7 @@ def test_two_replicas_equal_one(
 
 
 @pytest.fixture
-def first_replica_overflows() -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+def second_replica_overflows() -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     def spoil(dataset: tf.data.Dataset) -> tf.data.Dataset:
         # Infinite pictures on the SECOND replica alone: Keras's own check looks at the first.
         mask = np.ones((BATCH, 1, 1, 1), np.float32)
@@ -110,18 +96,19 @@ def first_replica_overflows() -> Callable[[tf.data.Dataset], tf.data.Dataset]:
 
 
 def test_an_overflow_on_any_replica_skips_the_step(
+    toy: Toy,
     two_replicas: Any,
-    first_replica_overflows: Callable[[tf.data.Dataset], tf.data.Dataset],
+    second_replica_overflows: Callable[[tf.data.Dataset], tf.data.Dataset],
 ) -> None:
     config = TrainConfig(optimizer="sgd", precision="float16")
     keras.utils.set_random_seed(1)
     with two_replicas.scope():
-        model = toy(synchronized=False)
+        model = toy(CLASSES, synchronized=False)
         optimizer = optimizers.make_optimizer(config, steps=10, model=model)
         model.compile(optimizer=optimizer)
     before = [variable.numpy() for variable in model.trainable_variables]
     scale = float(optimizer.dynamic_scale.numpy())
-    model.fit(first_replica_overflows(batches().take(1)), verbose=0, shuffle=False)
+    model.fit(second_replica_overflows(batches().take(1)), verbose=0, shuffle=False)
     assert float(optimizer.dynamic_scale.numpy()) == scale / 2
     for old, new in zip(before, model.trainable_variables, strict=True):
         np.testing.assert_array_equal(old, new.numpy())
