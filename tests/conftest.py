@@ -46,6 +46,7 @@ def toy() -> Callable[..., Any]:
     def build(classes: int, *, synchronized: bool = False) -> Any:
         import keras
 
+        from ccfnet_tf.network import heads
         from ccfnet_tf.network.model import CCFNet
 
         layers = keras.layers
@@ -58,8 +59,8 @@ def toy() -> Callable[..., Any]:
         coarse = layers.Conv2D(classes, 1, name="coarse_logits")(x)
         attention = layers.Conv2D(2, 1, name="attention_logits")(x)
         fine = layers.Conv2D(classes, 3, padding="same", name="fine_logits")(x)
-        both = layers.Add(name="both")([coarse, fine])
-        refine = layers.Activation("log_softmax", name="refine")(both)
+        logs = heads.LogSoftmax(name="coarse_log_probabilities")(coarse)
+        refine = heads.Blend(name="refine")([logs, attention, fine])
         outputs = {"coarse": coarse, "attention": attention, "refine": refine}
         return CCFNet(inputs=images, outputs=outputs, name="toy")
 

@@ -93,7 +93,6 @@ def build_ccfnet(
     # Coarse
     coarse_small = heads.head(maps.features, num_classes, "coarse", style)
     coarse = _to_image(coarse_small, maps, "coarse_logits")
-    coarse_logs = heads.LogSoftmax(dtype="float32", name="coarse_log_probabilities")(coarse)
     opinion = None
     if attention_input == "features_and_coarse" or fine_input == "pyramid_and_detail":
         opinion = heads.Judgement(dtype="float32", name="coarse_probabilities")(coarse_small)
@@ -107,7 +106,7 @@ def build_ccfnet(
         attention = heads.head(seen, 2, "attention", style)
         attention = _to_image(attention, maps, "attention_upsampled")
         attention = heads.AddConfidence(dtype="float32", name="attention_logits")(
-            [attention, coarse_logs]
+            [attention, coarse]
         )
 
     # Fine
@@ -119,6 +118,7 @@ def build_ccfnet(
     fine = heads.head(context, num_classes, "fine", style)
     fine = _to_image(fine, maps, FINE_LAYER, stride)
 
+    coarse_logs = heads.LogSoftmax(dtype="float32", name="coarse_log_probabilities")(coarse)
     refine = heads.Blend(dtype="float32", name="refine")([coarse_logs, attention, fine])
     outputs = {"coarse": coarse, "attention": attention, "refine": refine}
     return CCFNet(inputs=maps.images, outputs=outputs, name="ccfnet")

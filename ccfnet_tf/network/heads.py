@@ -8,7 +8,7 @@ which Keras guards with a WHERE that it refuses too.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -105,9 +105,9 @@ class Entropy(layers.Layer):
 class AddConfidence(layers.Layer):
     """Adds coarse's own confidence to the attention logit, times a learned scale.
 
-    Takes attention logits [B, H, W, 2] (0 hard, 1 easy) and coarse log-probabilities
-    [B, H, W, C]; the logit of coarse's largest probability, times `scale` (1 at first), joins the
-    easy logit. No gradient reaches coarse.
+    Takes attention logits [B, H, W, 2] (0 hard, 1 easy) and coarse logits [B, H, W, C]; the logit
+    of coarse's largest probability, times `scale` (1 at first), joins the easy logit. No gradient
+    reaches coarse.
     """
 
     def build(self, shapes: list[Shape]) -> None:
@@ -118,7 +118,7 @@ class AddConfidence(layers.Layer):
     def call(self, attention_and_coarse: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Returns the attention logits [B, H, W, 2]."""
         attention, coarse = attention_and_coarse
-        surest = tf.exp(tf.reduce_max(tf.stop_gradient(coarse), -1, keepdims=True))
+        surest = tf.reduce_max(tf.nn.softmax(tf.stop_gradient(coarse)), -1, keepdims=True)
         surest = tf.minimum(tf.maximum(surest, _CLOSEST), 1.0 - _CLOSEST)
         confidence = tf.math.log(surest) - tf.math.log(1.0 - surest)
         hard, easy = attention[..., 0:1], attention[..., 1:2]
@@ -240,11 +240,13 @@ def pyramid(features: KerasTensor, style: HeadStyle) -> KerasTensor:
     Returns:
         [B, h, w, F + 4 * channels].
     """
-    # float32: a mean over thousands of features should not be rounded at every addition.
+    # float32: a mean over thousands of features should not be rounded at every addition, and batch
+    # norm sees but B values of a channel in the coarsest bin. At these sizes it costs nothing.
+    exact = replace(style, precision=replace(style.precision, policy="float32"))
     pooled = PyramidPooling(dtype="float32", name="pyramid_pooling")(features)
     joined = [features]
     for bins, x in zip(PYRAMID_BINS, pooled, strict=True):
-        x = conv_norm_relu(x, style.channels, 1, f"pyramid_{bins}", style)  # noqa: PLW2901
+        x = conv_norm_relu(x, style.channels, 1, f"pyramid_{bins}", exact)  # noqa: PLW2901
         joined.append(ResizeLike(dtype=style.policy, name=f"pyramid_{bins}_resize")([x, features]))
     return layers.Concatenate(dtype=style.policy, name="pyramid_join")(joined)
 

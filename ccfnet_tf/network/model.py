@@ -39,10 +39,10 @@ class PixelAccuracy(keras.metrics.Metric):
         self.seen = self.add_weight(name="seen", shape=(), initializer="zeros", dtype="int64")
 
     def update_state(
-        self, logits: tf.Tensor, target: losses.Target, sample_weight: None = None
+        self, answer: tf.Tensor, target: losses.Target, sample_weight: None = None
     ) -> None:
-        """Counts [B, H, W, C] logits against the target."""
-        hit = tf.equal(tf.argmax(logits, -1, output_type=tf.int32), target.labels)
+        """Counts class ids [B, H, W] against the target."""
+        hit = tf.equal(answer, target.labels)
         self.right.assign_add(tf.math.count_nonzero(tf.logical_and(hit, target.valid)))
         self.seen.assign_add(tf.math.count_nonzero(target.valid))
 
@@ -86,7 +86,7 @@ class CCFNet(keras.Model):
         self.clip_norm = clip_norm
         self.balanced_attention = balanced_attention
         self.classes = int(self.outputs_by_name["coarse"].shape[-1])
-        self.forward = self._forward_with_fine()
+        self.forward = self._forward_parts()
         heads = ["coarse", "attention", "refine", "fine"]
         self.loss_means = {
             name: keras.metrics.Mean(name=name)
@@ -101,9 +101,10 @@ class CCFNet(keras.Model):
         """The graph's symbolic outputs."""
         return dict(self._outputs_struct)
 
-    def _forward_with_fine(self) -> Callable[..., dict[str, tf.Tensor]]:
-        outputs = {**self.outputs_by_name, "fine": self.get_layer(FINE_LAYER).output}
-        twin = keras.Model(self.input, outputs)
+    def _forward_parts(self) -> Callable[..., dict[str, tf.Tensor]]:
+        # Without the blend: its loss and its answer come from its parts, see `losses`.
+        outputs = {head: self.outputs_by_name[head] for head in ("coarse", "attention")}
+        twin = keras.Model(self.input, {**outputs, "fine": self.get_layer(FINE_LAYER).output})
         # In a closure, because an attribute would be tracked as a layer of this model.
         return lambda images, training: twin(images, training=training)
 
@@ -120,23 +121,27 @@ class CCFNet(keras.Model):
         pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
         reduced = self._reduce_and_clip([g for g, _ in pairs])
         self.optimizer.apply(reduced, [v for _, v in pairs])
-        return self._results()
+        return self._results(outputs, target)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The same figures without learning."""
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self.forward(images, training=False)
-        self._measure(outputs, losses.split_void(labels, self.classes))
-        return self._results()
+        target = losses.split_void(labels, self.classes)
+        self._measure(outputs, target)
+        return self._results(outputs, target)
 
     def _measure(self, outputs: dict[str, tf.Tensor], target: losses.Target) -> tf.Tensor:
-        """Updates the metrics; returns this replica's share of the batch's loss."""
+        """Updates the means of the losses; returns this replica's share of the batch's loss."""
         easy = losses.attention_target(outputs["coarse"], target.labels)
         pixels = losses.count(target.valid)
-        sums = {
-            head: tf.reduce_sum(losses.cross_entropy(outputs[head], target))
-            for head in ("coarse", "refine", "fine")
+        pixelwise = {
+            head: losses.cross_entropy(outputs[head], target) for head in ("coarse", "fine")
         }
+        pixelwise["refine"] = losses.blend_cross_entropy(
+            **pixelwise, attention=outputs["attention"], valid=target.valid
+        )
+        sums = {head: tf.reduce_sum(values) for head, values in pixelwise.items()}
         sums["attention"] = self._attention_loss(outputs["attention"], target, easy)
 
         weights = vars(self.heads_weights)
@@ -145,8 +150,6 @@ class CCFNet(keras.Model):
             name = f"{head}_loss" if head else "loss"
             mean = tf.math.divide_no_nan(value, pixels)
             self.loss_means[name].update_state(mean, sample_weight=pixels)
-        for head, accuracy in self.accuracies.items():
-            accuracy.update_state(outputs[head], target)
 
         # Divided by the labelled pixels of ALL replicas, and not by their number: the optimizer
         # adds the replicas' gradients up.
@@ -186,7 +189,16 @@ class CCFNet(keras.Model):
             whole = [gradient * tf.cast(factor, gradient.dtype) for gradient in whole]
         return [gradient / _replicas() for gradient in whole]
 
-    def _results(self) -> dict[str, tf.Tensor]:
+    def _results(
+        self, outputs: dict[str, tf.Tensor], target: losses.Target
+    ) -> dict[str, tf.Tensor]:
+        """Counts what the heads get right; returns all figures so far."""
+        answers = {
+            head: tf.argmax(outputs[head], -1, output_type=tf.int32) for head in ("coarse", "fine")
+        }
+        answers["refine"] = losses.blend_answer(**outputs)
+        for head, answer in answers.items():
+            self.accuracies[head].update_state(answer, target)
         shown = {**self.loss_means, **{m.name: m for m in self.accuracies.values()}}
         return {name: metric.result() for name, metric in shown.items()}
 

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from ccfnet_tf.network import losses
+from ccfnet_tf.network.heads import Blend
 
 
 def test_void_is_negative_or_255_and_nothing_else() -> None:
@@ -50,11 +51,17 @@ def test_cross_entropy_by_hand() -> None:
     np.testing.assert_allclose(losses.cross_entropy(logits, target), expected, rtol=1e-6)
 
 
-def test_log_probabilities_are_logits_of_themselves() -> None:
-    probabilities = np.array([[[[0.2, 0.5, 0.3]]]], np.float32)
-    target = losses.split_void(tf.constant([[[1]]]), 3)
-    loss = losses.cross_entropy(tf.math.log(probabilities), target)
-    np.testing.assert_allclose(loss, [[[-np.log(0.5)]]], rtol=1e-6)
+def test_the_blend_s_loss_and_answer_come_from_its_parts() -> None:
+    rng = np.random.default_rng(0)
+    coarse, fine = (tf.constant(rng.normal(size=(2, 4, 5, 3)) * 4, tf.float32) for _ in "ab")
+    attention = tf.constant(rng.normal(size=(2, 4, 5, 2)) * 4, tf.float32)
+    target = losses.split_void(tf.constant(rng.integers(-1, 3, (2, 4, 5))), 3)
+    refine = Blend()([tf.nn.log_softmax(coarse), attention, fine])
+    parts = [losses.cross_entropy(logits, target) for logits in (coarse, fine)]
+    found = losses.blend_cross_entropy(*parts, attention, target.valid)
+    np.testing.assert_allclose(found, losses.cross_entropy(refine, target), atol=1e-5)
+    answer = losses.blend_answer(coarse, fine, attention)
+    np.testing.assert_array_equal(answer, tf.argmax(refine, -1))
 
 
 def test_count_goes_beyond_what_float32_can_count() -> None:

@@ -157,5 +157,5 @@ def test_pixel_accuracy_counts_on_beyond_float32() -> None:
     target_valid = tf.constant([[[True]]])
     from ccfnet_tf.network.losses import Target
 
-    metric.update_state(tf.constant([[[[1.0, 0.0]]]]), Target(tf.constant([[[0]]]), target_valid))
+    metric.update_state(tf.constant([[[0]]]), Target(tf.constant([[[0]]]), target_valid))
     assert int(metric.right.numpy()) == 2**24 + 1
