@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ccfnet_tf.errors import (
     EXIT_DONE,
@@ -23,6 +23,9 @@ from ccfnet_tf.errors import (
     ConfigError,
     nearest,
 )
+
+if TYPE_CHECKING:
+    from ccfnet_tf.inference.predict import Outcome
 
 HELP = """\
 usage: ccfnet-tf VERB ...
@@ -60,6 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
+    except ImportError as error:
+        if debug or ".so" not in str(error):
+            raise
+        print(
+            f"ccfnet-tf: a system library is missing ({error}); for OpenCV on Debian and Ubuntu: "
+            "apt-get install libgl1 libglib2.0-0",
+            file=sys.stderr,
+        )
+        return EXIT_USER_ERROR
     except Exception as error:
         if debug:
             raise
@@ -170,7 +182,16 @@ def _predict(args: list[str]) -> int:
         overwrite=options.overwrite,
         console=Console(soft_wrap=True),
     )
+    print(_predicted(outcome, options.out))
     return EXIT_FINDINGS if outcome.failures else EXIT_DONE
+
+
+def _predicted(outcome: Outcome, out: str) -> str:
+    done = [f"{outcome.pictures} pictures"]
+    if outcome.frames:
+        done.append(f"{outcome.frames} frames of videos")
+    failed = f"; {len(outcome.failures)} failed, see above" if outcome.failures else ""
+    return f"{out}: {' and '.join(done)}{failed}"
 
 
 def _presets(args: list[str]) -> int:

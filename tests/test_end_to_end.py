@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -177,3 +178,46 @@ def test_a_wrong_label_is_named_before_step_1(tmp_path: Path) -> None:
     assert "99" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not out.exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system that two checkpoints do not fit on."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=56m", "tmpfs", mount],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"mounting a tmpfs needs root: {done.stderr.strip()}")
+    yield mount
+    subprocess.run(["umount", mount], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_a_run_that_goes_on(small_disk: Path, tmp_path: Path) -> None:
+    out = small_disk / "run"
+    done = run(*fit(out))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "--resume" in done.stderr
+    state = json.loads(str(read_arrays(out / "checkpoints" / "last.npz")["state"]))
+    assert state["epoch"] == 1
+    assert not list(out.rglob("*.tmp"))
+
+    roomy = tmp_path / "run"
+    shutil.copytree(out, roomy)
+    done = run("fit", "--out", roomy, "--resume")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_two_virtual_cpus_train_through_the_command_line(tmp_path: Path) -> None:
+    devices = ["--train.virtual_cpus", "2", "--train.strategy", "mirrored"]
+    done = run(*fit(tmp_path / "run"), *devices)  # the last of two values of a key counts
+    assert done.returncode == 0, done.stderr
+    tree = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert len(tree["devices"]) == 2

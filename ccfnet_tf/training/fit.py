@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +39,9 @@ FREE_ON_RESUME = {
 }
 
 
+NO_SPACE = os.strerror(errno.ENOSPC)
+
+
 @dataclass(frozen=True)
 class Checked:
     """The data of a run after every label was looked at, with sizes [(H, W)]."""
@@ -59,7 +64,7 @@ def fit(config: RunConfig, run: Path, *, resume: bool, console: Console) -> None
     """
     config = _claim(config, run, resume)
     data = _check_data(config, console)
-    with _resource_errors(config):
+    with _resource_errors(config, run):
         _train(config, run, data, console)
 
 
@@ -240,13 +245,18 @@ def _open_run(run: Path) -> None:
 
 
 @contextmanager
-def _resource_errors(config: RunConfig) -> Iterator[None]:
+def _resource_errors(config: RunConfig, run: Path) -> Iterator[None]:
     """Turns TensorFlow's errors that a user can mend into one line."""
     try:
         yield
     except CCFNetError:
         raise
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        if NO_SPACE in str(error):  # TensorFlow has one error for memory and disk
+            raise ResourceError(
+                f"{run}: the disk is full; the checkpoints in it are whole: free space and go on "
+                "with --resume"
+            ) from error
         raise ResourceError(
             f"memory ran out with train.batch {config.train.batch}, data.crop {config.data.crop}, "
             f"train.precision {config.train.precision}: lower the batch, then the crop, or use "

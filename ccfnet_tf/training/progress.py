@@ -19,8 +19,8 @@ def new_progress(console: Console, *, figures: bool = False) -> Progress:
     ]
     if figures:
         columns.append(TextColumn("{task.fields[figures]}"))
-    # transient: the epoch's own line stays, the bar does not.
-    return Progress(*columns, console=console, transient=True)
+    # transient: the epoch's own line stays, the bar does not. A log file gets no bar at all.
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 class EpochBar(keras.callbacks.Callback):
