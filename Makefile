@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 DEMO := runs/demo
 
 .PHONY: env demo test test-slow test-all lint clean
@@ -32,14 +32,14 @@ check-cv2:
 	  echo '    dnf install mesa-libGL glib2'; \
 	  exit 1; }
 
-demo: env
+demo: env check-cv2
 	@if [ -f $(DEMO)/config.yaml ]; then \
 	  $(BIN)/ccfnet-tf fit --out $(DEMO) --resume; \
 	else \
 	  $(BIN)/ccfnet-tf fit --out $(DEMO); \
 	fi
 	$(BIN)/ccfnet-tf evaluate $(DEMO)
-	$(BIN)/ccfnet-tf predict $(DEMO) data/sample --out $(DEMO)/predictions --overwrite
+	$(BIN)/ccfnet-tf predict $(DEMO) data/sample/test/images --out $(DEMO)/predictions --overwrite
 	@echo
 	@echo 'Look at:    $(DEMO)/previews/  and  $(DEMO)/predictions/'
 	@echo 'Try next:   $(BIN)/ccfnet-tf predict $(DEMO) YOUR_PHOTO.jpg --out predictions'

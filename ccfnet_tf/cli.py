@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ccfnet_tf.errors import (
     EXIT_DONE,
     EXIT_FINDINGS,
+    EXIT_INTERRUPTED,
     EXIT_UNEXPECTED,
     EXIT_USER_ERROR,
     CCFNetError,
@@ -41,7 +43,8 @@ CCFNet: semantic segmentation that knows where it may be wrong.
   ccfnet-tf --version        versions of this package and of what it runs on
   --debug                    with any verb: show the traceback of an error
 
-Exit codes: 0 done, 1 finished with failures, 2 an error of input or use, 3 unexpected.
+Exit codes: 0 done, 1 finished with failures, 2 an error of input or use, 3 unexpected,
+130 stopped by Ctrl-C.
 """
 
 
@@ -52,36 +55,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = [arg for arg in args if arg != "--debug"]
     try:
         return _dispatch(args)
-    except CCFNetError as error:
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
-            raise
-        print(f"ccfnet-tf: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("ccfnet-tf: stopped; a run goes on with --resume", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+            traceback.print_exc()
+        return _report(error, args)
+
+
+def _report(error: BaseException, args: list[str]) -> int:
+    """Says in one line what went wrong; returns the exit code."""
+    if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
-    except ImportError as error:
-        if debug or ".so" not in str(error):
-            raise
-        print(
-            f"ccfnet-tf: a system library is missing ({error}); for OpenCV on Debian and Ubuntu: "
-            "apt-get install libgl1 libglib2.0-0",
-            file=sys.stderr,
-        )
-        return EXIT_USER_ERROR
-    except Exception as error:
-        if debug:
-            raise
-        first_line = (str(error).splitlines() or [""])[0]
-        print(
-            f"ccfnet-tf: unexpected {type(error).__name__}: {first_line} "
-            "(run again with --debug and report the traceback)",
-            file=sys.stderr,
-        )
-        return EXIT_UNEXPECTED
+    line, code = _explain(error, args)
+    print(f"ccfnet-tf: {line}", file=sys.stderr)
+    return code
+
+
+def _explain(error: BaseException, args: list[str]) -> tuple[str, int]:
+    first_line = (str(error).splitlines() or [""])[0]
+    if isinstance(error, CCFNetError):
+        return str(error), EXIT_USER_ERROR
+    if isinstance(error, KeyboardInterrupt):
+        goes_on = "; the run goes on with --resume" if args[:1] == ["fit"] else ""
+        return f"stopped{goes_on}", EXIT_INTERRUPTED
+    if isinstance(error, ImportError) and ".so" in first_line:
+        mend = "for OpenCV on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
+        return f"a system library is missing ({first_line}); {mend}", EXIT_USER_ERROR
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}", EXIT_USER_ERROR
+    report = "run again with --debug and report the traceback"
+    return f"unexpected {type(error).__name__}: {first_line} ({report})", EXIT_UNEXPECTED
 
 
 def _dispatch(args: list[str]) -> int:
@@ -138,7 +141,7 @@ def _evaluate(args: list[str]) -> int:
     )
     parser.add_argument("run", help="run folder")
     parser.add_argument("--split", choices=["test", "val", "train"], default="test")
-    parser.add_argument("--batch", type=int, default=None, help="pictures at once (default: 4)")
+    parser.add_argument("--batch", type=int, default=None, help="pictures at once (default: 1)")
     parser.add_argument("--data.root", dest="root", help="where the data lie now")
     options = parser.parse_args(args)
     if options.batch is not None and options.batch < 1:

@@ -13,8 +13,6 @@ from typing import Any, Literal
 
 from ccfnet_tf.errors import ConfigError, nearest
 
-OUTPUT_STRIDE = 8
-
 
 @dataclass(frozen=True)
 class DataConfig:

@@ -19,7 +19,13 @@ EPILOG = """\
 --resume               go on with the run in --out from its last checkpoint
 --debug                show the traceback of an error
 """
-KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "tuple": "a list such as [0.75, 1.5]",
+}
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,16 @@ def parse_fit(args: list[str]) -> FitOptions:
         ConfigError: An unknown key (the nearest is named) or a value outside its range.
         SystemExit: After `--help` or `--print_config`.
     """
-    known, rest = _known_options().parse_known_args(args)
+    try:
+        known, rest = _known_options().parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error}; see ccfnet-tf fit --help") from error
     name = known.config or DEFAULT_CONFIG
     out = Path(known.out or f"runs/{Path(name).stem}").expanduser()
     base = find_config(name)
     if known.resume and known.config is None and (out / "config.yaml").is_file():
         base = out / "config.yaml"
+    _refuse_other_than_yaml(base)
     parser = _config_parser()
     try:
         whole = parser.instantiate(parser.parse_args(["--config", str(base), *rest]))
@@ -59,6 +69,20 @@ def parse_fit(args: list[str]) -> FitOptions:
         raise ConfigError(_explain(str(error), parser)) from error
     config = RunConfig(data=whole.data, model=whole.model, train=whole.train, seed=whole.seed)
     return FitOptions(config, out, known.resume)
+
+
+def _refuse_other_than_yaml(file: Path) -> None:
+    import yaml
+
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: expected the keys data, model, train and seed")
+    for section in ("data", "model", "train"):
+        if not isinstance(tree.get(section, {}), dict):
+            raise ConfigError(f"{file}: '{section}' must hold keys and values")
 
 
 def _known_options() -> argparse.ArgumentParser:

@@ -89,7 +89,7 @@ def test_a_user_s_error_is_one_line_and_exit_code_2(
 
 def test_debug_shows_the_traceback() -> None:
     done = run("evaluate", "no/such/run", "--debug")
-    assert done.returncode != 0
+    assert done.returncode == EXIT_USER_ERROR
     assert "Traceback" in done.stderr
     assert "RunError" in done.stderr
 

@@ -15,6 +15,7 @@ from ccfnet_tf.config import (
     to_yaml,
 )
 from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.options import parse_fit
 
 SCENES = DataConfig(format="scenes")
 
@@ -26,18 +27,13 @@ def test_yaml_round_trips() -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_a_configuration(name: str) -> None:
-    text = find_config(name).read_text()
-    if "format: scenes" not in text:
-        text = text.replace("data:\n", "data:\n  root: somewhere\n", 1)
-    from_yaml(text, source=name)
+    config = parse_fit(["--config", name, "--data.root", "somewhere"]).config
+    assert from_yaml(to_yaml(config), source=name) == config
 
 
 @pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith("_paper")])
 def test_a_paper_preset_is_the_paper(name: str) -> None:
-    text = find_config(name).read_text()
-    if "format: scenes" not in text:
-        text = text.replace("data:\n", "data:\n  root: somewhere\n", 1)
-    config = from_yaml(text, source=name)
+    config = parse_fit(["--config", name, "--data.root", "somewhere"]).config
     assert config.model.attention_input == "features"
     assert config.model.fine_input == "pyramid"
     train = config.train

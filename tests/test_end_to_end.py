@@ -23,7 +23,7 @@ SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 SMALL = [
     *("--config", "folder", "--data.crop", "65", "--model.backbone", "mobilenet_v2"),
     *("--model.backbone_weights", "none", "--model.head_channels", "8"),
-    *("--train.batch", "2", "--train.epochs", "2", "--train.precision", "float32"),
+    *("--train.batch", "2", "--train.epochs", "3", "--train.precision", "float32"),
     # As many devices in the process as elsewhere, whatever the machine has.
     *("--train.strategy", "none"),
 ]
@@ -43,12 +43,12 @@ def fit(out: Path, *more: str | Path) -> list[str | Path]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs, never interrupted."""
+    """A run of three epochs, never interrupted."""
     out = tmp_path_factory.mktemp("end_to_end") / "run"
     done = run(*fit(out))
     assert done.returncode == 0, done.stderr
     assert "every label is fit to use" in done.stdout
-    assert "epoch 2/2" in done.stdout
+    assert "epoch 3/3" in done.stdout
     assert done.stderr == ""
     return out
 
@@ -69,7 +69,7 @@ def test_the_run_folder_holds_what_it_promises(trained: Path) -> None:
     assert any(name.startswith("tensorboard/events") for name in names)
     with (trained / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert 0.0 <= float(rows[-1]["val_refine_mean_iou"]) <= 1.0
     sheet = cv2.imread(str(trained / "previews/epoch_02.png"))
     assert sheet is not None
@@ -87,11 +87,11 @@ def test_a_killed_run_goes_on_where_it_was(trained: Path, tmp_path: Path) -> Non
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     before = json.loads(str(read_arrays(out / "checkpoints" / "last.npz")["state"]))
-    assert before["epoch"] == 1
+    assert before["epoch"] in (1, 2)
 
     done = run("fit", "--out", out, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "going on after epoch 1 of 2" in done.stdout
+    assert f"going on after epoch {before['epoch']} of 3" in done.stdout
     killed = read_arrays(out / "checkpoints" / "last.npz")
     whole = read_arrays(trained / "checkpoints" / "last.npz")
     assert killed.keys() == whole.keys()
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_where_it_was(trained: Path, tmp_path: Path) -> Non
         # Bit for bit is not promised without TensorFlow's deterministic kernels.
         np.testing.assert_allclose(killed[key], whole[key], rtol=1e-3, atol=1e-5, err_msg=key)
     with (out / "metrics.csv").open() as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
 
     again = run("fit", "--out", out, "--resume")
     assert again.returncode == 0
@@ -153,6 +153,9 @@ def test_fine_tuning_with_other_classes_lists_what_starts_anew(
     with (root / "classes.txt").open("a") as file:
         file.write("one more\n")
     options = [*SMALL, "--data.root", root, "--out", tmp_path / "tuned", "--train.epochs", "1"]
+    done = run("fit", *options, "--model.init_from", trained, "--model.backbone", "resnet50")
+    assert done.returncode == 2
+    assert "its backbone is mobilenet_v2" in done.stderr
     done = run("fit", *options, "--model.init_from", trained)
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if "started anew" in line)
@@ -205,7 +208,7 @@ def test_a_full_disk_leaves_a_run_that_goes_on(small_disk: Path, tmp_path: Path)
     assert done.stderr.count("\n") == 1
     assert "--resume" in done.stderr
     state = json.loads(str(read_arrays(out / "checkpoints" / "last.npz")["state"]))
-    assert state["epoch"] == 1
+    assert state["epoch"] >= 1
     assert not list(out.rglob("*.tmp"))
 
     roomy = tmp_path / "run"
@@ -220,4 +223,4 @@ def test_two_virtual_cpus_train_through_the_command_line(tmp_path: Path) -> None
     done = run(*fit(tmp_path / "run"), *devices)  # the last of two values of a key counts
     assert done.returncode == 0, done.stderr
     tree = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert len(tree["devices"]) == 2
+    assert len(tree["starts"][0]["devices"]) == 2

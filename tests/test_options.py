@@ -62,7 +62,9 @@ def test_print_config_can_be_given_back(tmp_path: Path, capsys: pytest.CaptureFi
         (["--train.epochs", "0"], "train.epochs is 0"),
         (["--model.backbone", "resnet5"], "one of resnet50, .*did you mean 'resnet50'"),
         (["--config", "demoo"], "neither a preset .*did you mean 'demo'"),
-        (["--data.scale", "5"], "data.scale is '5'"),
+        (["--data.scale", "5"], "data.scale is '5': it must be a list"),
+        (["--out"], "expected one argument"),
+        (["--resume=3"], "ignored explicit argument"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_mend(args: list[str], message: str) -> None:
@@ -76,3 +78,12 @@ def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path: Path) -> None:
     file.write_text("train:\n  epocs: 4\n")
     with pytest.raises(ConfigError, match=r"'train\.epocs'; did you mean 'train\.epochs'"):
         parse_fit(["--config", str(file)])
+
+
+@pytest.mark.parametrize("text", ["{", "", "[1]", "train: [3]", "\xff"])
+def test_a_broken_file_is_named(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"mine\.yaml: ") as caught:
+        parse_fit(["--config", str(file)])
+    assert "\n" not in str(caught.value)

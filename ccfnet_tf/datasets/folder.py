@@ -37,6 +37,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         lists = {part: _pairs(root / part, prefix=part) for part in found}
     elif (root / "images").is_dir():
         lists = {"train": _pairs(root, prefix="")}
+        lists |= {part: _pairs(root / part, prefix=part) for part in found}
     else:
         raise DataError(
             f"{root}: no images/ and no train/ in it (found: {_seen(root)}): expected "

@@ -70,7 +70,7 @@ def read_parts(data: DataConfig, seed: int) -> Parts:
     root = Path(data.root).expanduser() if data.root else Path()
     if data.format != "scenes" and not root.is_dir():
         why = "is a file" if root.is_file() else "no such folder"
-        raise DataError(f"{root}: {why}: data.root is the folder that holds the data")
+        raise DataError(f"{root}: {why}: give the folder that holds the data with --data.root")
     listing = READERS[data.format].read(data, root, seed)
     train, val = listing.train, listing.val
     if val is None:

@@ -200,7 +200,7 @@ class Evaluator:
             batch, height, width = label.shape
             raise ResourceError(
                 f"memory ran out on a batch of {batch} pictures of {width}x{height} pixels: "
-                "lower the batch (evaluate --batch, fit --train.batch)"
+                "lower the batch (evaluate --batch), or shrink the pictures and their labels"
             ) from error
 
     def _state(self, counts: dict[str, np.ndarray], split: str) -> Evaluation:

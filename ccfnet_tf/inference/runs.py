@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,6 +82,23 @@ def read_run(path: str | Path) -> RunInfo:
     kinds: tuple[Checkpoint, ...] = ("best", "last")
     found = tuple(kind for kind in kinds if (folder / CHECKPOINTS / f"{kind}.npz").is_file())
     return RunInfo(folder, _read_config(folder / CONFIG), _read_classes(folder / CLASSES), found)
+
+
+def refuse_other_classes(taxonomy: Taxonomy, run: RunInfo) -> None:
+    """Refuses data whose class names are not the run's, in their order.
+
+    Raises:
+        RunError: They differ; figures would stand under wrong names.
+    """
+    mine, theirs = taxonomy.names, run.taxonomy.names
+    if mine == theirs:
+        return
+    pairs = zip_longest(mine, theirs, fillvalue="nothing")
+    index, (ours, trained) = next((i, pair) for i, pair in enumerate(pairs) if len(set(pair)) > 1)
+    raise RunError(
+        f"{run.path}: class {index} is '{trained}' in the run and '{ours}' in the data: give the "
+        "data that the run was trained on (--data.root), or bring their class list in its order"
+    )
 
 
 def load_run(

@@ -1,7 +1,7 @@
 """The branches on top of the backbone and what they tell each other (paper 3.1).
 
 Legend: B pictures, H x W pixels, h x w features at stride 8, C classes, F feature channels.
-Softmaxes are written out, since LiteRT's GPU path refuses LOG_SOFTMAX, and so is log-add-exp,
+Log-softmax is written out, since LiteRT's GPU path refuses LOG_SOFTMAX, and so is log-add-exp,
 which Keras guards with a WHERE that it refuses too.
 """
 
@@ -48,8 +48,9 @@ def log_softmax(logits: tf.Tensor) -> tf.Tensor:
     """Returns log-probabilities over the last axis, without the fused op."""
     # The largest logit cancels out of value and gradient; it only keeps exp in range.
     largest = tf.stop_gradient(tf.reduce_max(logits, -1, keepdims=True))
-    shifted = logits - largest
-    return shifted - tf.math.log(tf.reduce_sum(tf.exp(shifted), -1, keepdims=True))
+    total = tf.reduce_sum(tf.exp(logits - largest), -1, keepdims=True)
+    # In this order: (logits - largest) - log(total) is fused back into LOG_SOFTMAX.
+    return logits - (largest + tf.math.log(total))
 
 
 def log_add_exp(u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:

@@ -74,7 +74,8 @@ def load_backbone_weights(model: keras.Model, name: str, path: Path) -> None:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Keras only warns of what it skips
+            # Keras only warns of what it skips.
+            warnings.filterwarnings("error", message=".*([Ss]kipping|could not be loaded|expect)")
             model.load_weights(path)
     except Exception as error:
         # h5py and Keras raise OSError, ValueError, KeyError, TypeError ... by kind of damage.

@@ -41,6 +41,11 @@ def make_strategy(config: TrainConfig) -> Any:
         ConfigError: `train.batch` does not divide evenly among the replicas.
     """
     if config.virtual_cpus > 1:
+        if tf.config.list_physical_devices("GPU"):
+            raise ConfigError(
+                f"train.virtual_cpus is {config.virtual_cpus}, but there are GPUs, which would "
+                "train instead: hide them with CUDA_VISIBLE_DEVICES=-1"
+            )
         split_cpu(config.virtual_cpus)
     gpus = tf.config.list_logical_devices("GPU")
     devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]

@@ -18,6 +18,7 @@ from ccfnet_tf.datasets import parts
 from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
 from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.inference.previews import preview_sheet
+from ccfnet_tf.inference.runs import CHECKPOINTS
 from ccfnet_tf.inference.writers import write_png
 from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.pipeline.batch import evaluation_batches
@@ -26,8 +27,9 @@ from ccfnet_tf.training.journal import MetricsTable
 from ccfnet_tf.training.progress import new_progress
 
 PREVIEWS = 4
-EVALUATION_BATCH = 4
-"""Pictures at once; batches hold one size each, so larger ones are mostly filling."""
+EVALUATION_BATCH = 1
+"""Pictures at once. They come at their own resolution, so memory is bounded by the largest one,
+and sets of many sizes would fill larger batches with blanks."""
 
 
 class Validation:
@@ -113,9 +115,7 @@ class EpochEnd(keras.callbacks.Callback):
 
     def _draw(self, number: int, row: dict[str, Any]) -> None:
         sheet = self._sheet()
-        folder = self.run / "previews"
-        folder.mkdir(exist_ok=True)
-        write_png(folder / f"epoch_{number:02d}.png", sheet)
+        write_png(self.run / "previews" / f"epoch_{number:02d}.png", sheet)
         with self.board.as_default(step=number):
             for key, value in row.items():
                 if isinstance(value, float):
@@ -134,8 +134,7 @@ class EpochEnd(keras.callbacks.Callback):
         return preview_sheet(rows, taxonomy)
 
     def _save(self, number: int, step: int, evaluation: Evaluation | None) -> None:
-        folder = self.run / "checkpoints"
-        folder.mkdir(exist_ok=True)
+        folder = self.run / CHECKPOINTS
         score = _score(evaluation)
         progress = replace(self.progress, epoch=number, step=step)
         if score is None or score > progress.best_score:

@@ -14,18 +14,19 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from ccfnet_tf.config import RunConfig, from_yaml, to_yaml
+from ccfnet_tf.config import ModelConfig, RunConfig, from_yaml, to_yaml
 from ccfnet_tf.datasets.check import check
 from ccfnet_tf.datasets.parts import Parts, read_parts
 from ccfnet_tf.errors import CCFNetError, ConfigError, ResourceError, RunError
 from ccfnet_tf.inference.checkpoint_file import load_matching, read_arrays
-from ccfnet_tf.inference.runs import read_run
+from ccfnet_tf.inference.runs import CHECKPOINTS, CONFIG, read_run, refuse_other_classes
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.model import CCFNet, LossWeights
+from ccfnet_tf.network.weights import IMAGENET, NO_WEIGHTS
 from ccfnet_tf.pipeline.batch import original_error, steps_per_epoch, training_batches
 from ccfnet_tf.training import checkpoint
-from ccfnet_tf.training.devices import make_strategy, resolve_precision
+from ccfnet_tf.training.devices import Precision, make_strategy, resolve_precision
 from ccfnet_tf.training.epoch_end import EpochEnd, Validation
 from ccfnet_tf.training.guard import StopWhenNotFinite
 from ccfnet_tf.training.journal import write_classes, write_environment, write_text
@@ -65,7 +66,7 @@ def fit(config: RunConfig, run: Path, *, resume: bool, console: Console) -> None
     config = _claim(config, run, resume)
     data = _check_data(config, console)
     with _resource_errors(config, run):
-        _train(config, run, data, console)
+        _train(config, run, data, console, resume=resume)
 
 
 def _claim(config: RunConfig, run: Path, resume: bool) -> RunConfig:
@@ -73,20 +74,43 @@ def _claim(config: RunConfig, run: Path, resume: bool) -> RunConfig:
     stored = run / "config.yaml"
     if not resume:
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
-            raise RunError(
-                f"{run}: already there and not empty; go on with --resume, or choose another --out"
-            )
+            go_on = "go on with --resume, or " if stored.is_file() else ""
+            raise RunError(f"{run}: already there and not empty; {go_on}choose another --out")
         return _resolved(config)
     if not stored.is_file():
         raise RunError(f"{run}: no config.yaml, so there is no run to resume; leave --resume out")
+    if not _last(run).is_file():  # nothing was learned yet, so nothing can be mixed up
+        return _resolved(config)
     earlier = from_yaml(stored.read_text(encoding="utf-8"), source=str(stored))
-    _refuse_changes(config, earlier, run)
+    _refuse_changes(_resolved(config, earlier.train.precision), earlier, run)
     return _with_free_keys(earlier, config)
 
 
-def _resolved(config: RunConfig) -> RunConfig:
-    precision = resolve_precision(config.train.precision)
-    return replace(config, train=replace(config.train, precision=precision))
+def _last(run: Path) -> Path:
+    return run / CHECKPOINTS / "last.npz"
+
+
+def _resolved(config: RunConfig, auto: Precision | None = None) -> RunConfig:
+    """Returns the configuration with whole paths, and with a precision in place of `auto`."""
+    data, model, train = config.data, config.model, config.train
+    precision = train.precision
+    if precision == "auto":
+        precision = auto or resolve_precision(precision)
+    weights = model.backbone_weights
+    if weights not in (IMAGENET, NO_WEIGHTS):
+        weights = _whole(weights)
+    return replace(
+        config,
+        data=replace(data, root=data.root and _whole(data.root)),
+        model=replace(
+            model, backbone_weights=weights, init_from=model.init_from and _whole(model.init_from)
+        ),
+        train=replace(train, precision=precision),
+    )
+
+
+def _whole(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
 
 
 def _with_free_keys(earlier: RunConfig, now: RunConfig) -> RunConfig:
@@ -100,8 +124,6 @@ def _with_free_keys(earlier: RunConfig, now: RunConfig) -> RunConfig:
 
 
 def _refuse_changes(now: RunConfig, earlier: RunConfig, run: Path) -> None:
-    if now.train.precision == "auto":
-        now = replace(now, train=replace(now.train, precision=earlier.train.precision))
     if now.seed != earlier.seed:
         raise ConfigError(f"seed is {now.seed} but {run} was begun with {earlier.seed}")
     for section in ("data", "model", "train"):
@@ -136,16 +158,19 @@ def _check_data(config: RunConfig, console: Console) -> Checked:
     return Checked(parts, val_sizes)
 
 
-def _train(config: RunConfig, run: Path, data: Checked, console: Console) -> None:
+def _train(config: RunConfig, run: Path, data: Checked, console: Console, *, resume: bool) -> None:
     parts, train = data.parts, config.train
     strategy = make_strategy(train)
     keras.utils.set_random_seed(config.seed)
     steps = steps_per_epoch(parts.train, train.batch)
-    model = _model(config, strategy, len(parts.taxonomy.names), steps, console)
-
-    _open_run(run)
-    last = run / "checkpoints" / "last.npz"
-    progress = checkpoint.restore(last, model) if last.is_file() else checkpoint.Progress()
+    last = _last(run)
+    resuming = last.is_file()
+    if resuming:
+        refuse_other_classes(parts.taxonomy, read_run(run))
+    model = _model(config, strategy, len(parts.taxonomy.names), steps, console, fresh=not resuming)
+    if not resuming:
+        _open_run(run, resume)
+    progress = checkpoint.restore(last, model) if resuming else checkpoint.Progress()
     if progress.epoch >= train.epochs:
         console.print(f"{run}: all {train.epochs} epochs are done; nothing to resume")
         return
@@ -155,6 +180,11 @@ def _train(config: RunConfig, run: Path, data: Checked, console: Console) -> Non
     write_classes(run, parts.taxonomy)
     devices = [device.name for device in tf.config.list_logical_devices()]
     write_environment(run, devices, train.precision)
+    replicas = strategy.num_replicas_in_sync
+    console.print(
+        f"{replicas} {'replica' if replicas == 1 else 'replicas'} on {_kinds(devices)}, "
+        f"{train.precision}, {steps} steps an epoch"
+    )
 
     validation = Validation(parts.val, data.val_sizes, config.data, parts.taxonomy, console)
     bar = EpochBar(console)
@@ -186,16 +216,28 @@ def _train(config: RunConfig, run: Path, data: Checked, console: Console) -> Non
         bar.close()
 
 
-def _model(config: RunConfig, strategy: Any, classes: int, steps: int, console: Console) -> CCFNet:
-    """Builds, loads and compiles the network in the strategy's scope."""
+def _kinds(devices: Sequence[str]) -> str:
+    """Returns `CPU:0, CPU:1` of TensorFlow's long names; the GPUs alone where there are any."""
+    short = [name.removeprefix("/device:") for name in devices]
+    return ", ".join([name for name in short if name.startswith("GPU")] or short)
+
+
+def _model(
+    config: RunConfig, strategy: Any, classes: int, steps: int, console: Console, *, fresh: bool
+) -> CCFNet:
+    """Builds, loads and compiles the network in the strategy's scope.
+
+    A resumed run (not `fresh`) has its weights in its checkpoint: what it once started from may
+    be gone.
+    """
     train, settings = config.train, config.model
     replicas = strategy.num_replicas_in_sync
-    fine_tuned = settings.init_from is not None
+    fine_tuned = fresh and settings.init_from is not None
     with strategy.scope():
         model = build_ccfnet(
             classes,
             backbone=settings.backbone,
-            backbone_weights=None if fine_tuned else settings.backbone_weights,
+            backbone_weights=settings.backbone_weights if fresh and not fine_tuned else None,
             head_channels=settings.head_channels,
             dropout=settings.dropout,
             attention_input=settings.attention_input,
@@ -205,7 +247,7 @@ def _model(config: RunConfig, strategy: Any, classes: int, steps: int, console: 
             precision=resolve_precision(train.precision),
         )
         if fine_tuned:
-            _init_from(model, Path(str(settings.init_from)), console)
+            _init_from(model, settings, console)
         if train.batch_norm == "frozen":
             freeze_batch_norm(model.get_layer("backbone"))
         model.compile(
@@ -229,17 +271,29 @@ def freeze_batch_norm(backbone: Any) -> None:
             layer.trainable = False
 
 
-def _init_from(model: CCFNet, source: Path, console: Console) -> None:
-    path = read_run(source).checkpoint()
+def _init_from(model: CCFNet, settings: ModelConfig, console: Console) -> None:
+    source = read_run(str(settings.init_from))
+    theirs = source.config.model.backbone
+    if theirs != settings.backbone:
+        raise ConfigError(
+            f"model.init_from {source.path}: its backbone is {theirs}, this one's is "
+            f"{settings.backbone}; add --model.backbone {theirs}"
+        )
+    path = source.checkpoint()
     left_out = load_matching(model, read_arrays(path), source=path)
     console.print(f"weights from {path}")
     if left_out:
         console.print(f"started anew, because their shapes differ: {', '.join(left_out)}")
 
 
-def _open_run(run: Path) -> None:
+def _open_run(run: Path, resume: bool) -> None:
+    """Makes the run folder, and claims it by its configuration file."""
     try:
         run.mkdir(parents=True, exist_ok=True)
+        with (run / CONFIG).open("a" if resume else "x"):
+            pass
+    except FileExistsError as error:
+        raise RunError(f"{run}: another run has begun there; choose another --out") from error
     except OSError as error:
         raise RunError(f"{run}: cannot be made ({error.strerror}); choose another --out") from error
 
@@ -259,8 +313,8 @@ def _resource_errors(config: RunConfig, run: Path) -> Iterator[None]:
             ) from error
         raise ResourceError(
             f"memory ran out with train.batch {config.train.batch}, data.crop {config.data.crop}, "
-            f"train.precision {config.train.precision}: lower the batch, then the crop, or use "
-            "bfloat16"
+            f"train.precision {config.train.precision}: lower the batch, then the crop"
+            f"{', or use bfloat16' if config.train.precision == 'float32' else ''}"
         ) from error
     except tf.errors.OpError as error:
         ours = original_error(error)

@@ -17,7 +17,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,27 @@ def write_classes(run: Path, taxonomy: Taxonomy) -> None:
 
 
 def write_environment(run: Path, devices: Sequence[str], precision: str) -> None:
-    """Writes `environment.json`: what another person needs to repeat the run."""
-    tree = {
+    """Adds a start, or a resumed one, to `environment.json`: what is needed to repeat the run."""
+    path = run / "environment.json"
+    start = {
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "devices": list(devices),
         "precision": precision,
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": {name: installed(name) for name in LIBRARIES},
     }
-    write_text(run / "environment.json", json.dumps(tree, indent=1) + "\n")
+    starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
+    write_text(path, json.dumps({"starts": [*starts, start]}, indent=1) + "\n")
+
+
+def installed(library: str) -> str | None:
+    """Returns the version of a library, None where it came under another name."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 class MetricsTable:

@@ -14,7 +14,7 @@ from ccfnet_tf.datasets.parts import read_parts
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluate import Evaluation, evaluate
 from ccfnet_tf.evaluation.table import report
-from ccfnet_tf.inference.runs import load_run, read_run
+from ccfnet_tf.inference.runs import load_run, read_run, refuse_other_classes
 from ccfnet_tf.pipeline.batch import evaluation_batches
 from ccfnet_tf.training.epoch_end import EVALUATION_BATCH
 from ccfnet_tf.training.journal import write_text
@@ -35,16 +35,18 @@ def measure(
     Args:
         run: The run folder.
         split: `test`, `val` or `train`.
-        batch: Pictures at once; 4 when None.
+        batch: Pictures at once; 1 when None.
         root: Where the data lie now, if they were moved.
         console: Where progress and tables are shown.
 
     Raises:
         CCFNetError: The run or its data cannot be used, or memory ran out.
     """
-    config = read_run(run).config
+    info = read_run(run)
+    config = info.config
     data = config.data if root is None else replace(config.data, root=root)
     parts = read_parts(data, config.seed)
+    refuse_other_classes(parts.taxonomy, info)
     samples = getattr(parts, split)
     if not samples:
         raise DataError(f"{data.root or parts.format}: has no {split} part; {MEND[split]}")

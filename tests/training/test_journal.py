@@ -42,9 +42,14 @@ def test_a_figure_missing_in_one_epoch_leaves_a_gap(tmp_path: Path) -> None:
 
 def test_environment_names_versions_and_devices(tmp_path: Path) -> None:
     journal.write_environment(tmp_path, ["/device:CPU:0"], "float32")
-    tree = json.loads((tmp_path / "environment.json").read_text())
-    assert tree["devices"] == ["/device:CPU:0"]
-    assert tree["versions"]["tensorflow"].startswith("2.")
+    journal.write_environment(tmp_path, ["/device:GPU:0"], "float32")  # resumed elsewhere
+    starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
+    assert [start["devices"] for start in starts] == [["/device:CPU:0"], ["/device:GPU:0"]]
+    assert starts[0]["versions"]["tensorflow"].startswith("2.")
+
+
+def test_a_library_under_another_name_has_no_version() -> None:
+    assert journal.installed("no-such-library") is None
 
 
 def test_classes_round_trip(tmp_path: Path) -> None:
