@@ -30,6 +30,6 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         if heads:
             raise NotFiniteError(
                 f"{', '.join(heads)} became {values[heads[0]]} at step {self.step}: checkpoints "
-                "of earlier epochs are kept; go on with --resume, or begin anew (another --out) with "
-                "a lower train.learning_rate, train.clip_norm 1 or train.precision float32"
+                "of earlier epochs are kept; go on with --resume, or begin anew in another --out "
+                "with a lower train.learning_rate, train.clip_norm 1 or train.precision float32"
             )
