@@ -110,8 +110,14 @@ def test_a_run_folder_is_not_overwritten(
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert cli.main(["fit", "--out", str(tmp_path)]) == EXIT_USER_ERROR
-    assert "not empty; go on with --resume" in capsys.readouterr().err
+    assert "not empty; choose another --out" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_is_not_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    assert cli.main(["fit", "--out", str(tmp_path)]) == EXIT_USER_ERROR
+    assert "go on with --resume, or choose another --out" in capsys.readouterr().err
 
 
 def test_nothing_to_resume_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +130,7 @@ def test_nothing_to_resume_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
     [
         (["--train.batch", "16"], "the training part has 8 pictures"),
         (["--train.batch", "3", "--train.strategy", "mirrored"], None),
-        (["--model.backbone_weights", "no/such.weights.h5"], "no file no/such.weights.h5"),
+        (["--model.backbone_weights", "no/such.weights.h5"], "no/such.weights.h5; expected"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
