@@ -184,12 +184,13 @@ def test_a_wrong_label_is_named_before_step_1(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system that two checkpoints do not fit on."""
+def small_disk(trained: Path, tmp_path: Path) -> Iterator[Path]:
+    """A real file system that holds a run, but not a second `last.npz` beside the first."""
+    best, last = ((trained / "checkpoints" / f"{k}.npz").stat().st_size for k in ("best", "last"))
     mount = tmp_path / "disk"
     mount.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=56m", "tmpfs", mount],
+        ["mount", "-t", "tmpfs", "-o", f"size={best + int(1.6 * last)}", "tmpfs", mount],
         capture_output=True,
         text=True,
         check=False,
