@@ -153,4 +153,18 @@ def build_backbone(name: str, weights: str | Path | None, precision: Precision) 
     backbone = keras.Model(images, outputs, name="backbone")
     if weights not in (None, NO_WEIGHTS):
         copy_weights(plain, backbone)
+    else:
+        _start_as_identity(backbone)
     return backbone
+
+
+def _start_as_identity(backbone: keras.Model) -> None:
+    """Zeroes the last batch norm scale of each of ResNet's residual branches.
+
+    A random network then begins as its shortcuts alone and grows depth as it learns, which makes
+    the first steps count (Goyal et al. 2017, section 5.1). MobileNetV2's blocks have no such
+    name: some have no shortcut, and would pass nothing on.
+    """
+    for layer in backbone.layers:
+        if layer.name.endswith("_3_bn"):
+            layer.gamma.assign(keras.ops.zeros_like(layer.gamma))

@@ -99,3 +99,16 @@ def test_precision_is_written_into_every_layer_and_nowhere_else() -> None:
 def test_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"'resnet5': expected resnet50.*did you mean 'resnet50'"):
         build_backbone("resnet5", None, Precision())
+
+
+def test_a_random_resnet_begins_as_its_shortcuts() -> None:
+    backbone = build_backbone("resnet50", None, Precision())
+    last = [layer for layer in backbone.layers if layer.name.endswith("_3_bn")]
+    assert len(last) == 16
+    assert all(not layer.gamma.numpy().any() for layer in last)
+    assert backbone.get_layer("conv2_block1_0_bn").gamma.numpy().all()
+
+
+def test_a_random_mobilenet_passes_something_on() -> None:
+    features = build_backbone("mobilenet_v2", None, Precision())(np.ones((1, 33, 33, 3)))[1]
+    assert np.ptp(features.numpy()) > 0
