@@ -49,7 +49,7 @@ def log_softmax(logits: tf.Tensor) -> tf.Tensor:
     # The largest logit cancels out of value and gradient; it only keeps exp in range.
     largest = tf.stop_gradient(tf.reduce_max(logits, -1, keepdims=True))
     total = tf.reduce_sum(tf.exp(logits - largest), -1, keepdims=True)
-    # In this order: (logits - largest) - log(total) is fused back into LOG_SOFTMAX.
+    # In this order: LiteRT's converter knows (logits - largest) - log(total) as LOG_SOFTMAX.
     return logits - (largest + tf.math.log(total))
 
 

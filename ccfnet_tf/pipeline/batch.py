@@ -94,7 +94,7 @@ def evaluation_batches(
     """Returns every sample once, at its own resolution, in batches of one size each.
 
     The last batch of each size is filled up with samples that are all `VOID`, so that every
-    replica always has work and no metric changes.
+    batch has B samples and no metric changes.
 
     Args:
         samples: The part.

@@ -67,8 +67,8 @@ def make_strategy(config: TrainConfig) -> Any:
 def resolve_precision(name: Precision) -> ComputeType:
     """Returns `float32`, `bfloat16` or `float16` for `train.precision`.
 
-    `auto` is bfloat16 where the hardware multiplies it natively: elsewhere it is emulated, and
-    training was measured to be ten times slower.
+    `auto` is bfloat16 where the hardware multiplies it natively: elsewhere it is emulated,
+    which can be far slower than float32.
     """
     if name != "auto":
         return name
