@@ -1,6 +1,7 @@
 # make demo       train, evaluate and look at pictures, from nothing, in a few minutes
 # make test       the tests (under 10 minutes on 2 cores)
 # make test-all   the tests and the slow ones (under 45 minutes)
+# make bench      images a second of reading, beside what a training step eats
 # make lint       form, types, direction of imports
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 DEMO := runs/demo
 
-.PHONY: env demo test test-slow test-all lint clean
+.PHONY: env demo test test-slow test-all bench lint clean
 
 env: $(VENV)/.ready
 
@@ -54,6 +55,10 @@ test-slow: env check-cv2
 
 test-all: env check-cv2
 	$(PYTEST)
+
+# Give your own data sets with make bench DATA="folder folder"
+bench: env
+	$(BIN)/python -m ccfnet_tf.benchmark.reading $(DATA)
 
 lint: env
 	$(BIN)/ruff check .

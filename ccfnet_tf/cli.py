@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +24,7 @@ from ccfnet_tf.errors import (
     ConfigError,
     nearest,
 )
+from ccfnet_tf.start import start_tensorflow
 
 if TYPE_CHECKING:
     from ccfnet_tf.inference.predict import Outcome
@@ -37,6 +37,8 @@ CCFNet: semantic segmentation that knows where it may be wrong.
   fit        train a network; without options, a demo on scenes drawn here
   evaluate   accuracy, mean IoU and the quality of the difficulty map of a run
   predict    label pictures, folders and videos with a run
+  crossval   fit and evaluate every fold of a data set
+  data       check, count, show, split and convert data sets
   presets    list the shipped configurations
 
   ccfnet-tf VERB --help      options of a verb
@@ -92,6 +94,8 @@ def _dispatch(args: list[str]) -> int:
         "fit": _fit,
         "evaluate": _evaluate,
         "predict": _predict,
+        "crossval": _crossval,
+        "data": _data,
         "presets": _presets,
     }
     if not args or args[0] in ("-h", "--help", "help"):
@@ -119,7 +123,7 @@ def _fit(args: list[str]) -> int:
     options = parse_fit(args)
     from rich.console import Console
 
-    _start_tensorflow()
+    start_tensorflow()
     from ccfnet_tf.training.fit import fit
 
     fit(options.config, options.out, resume=options.resume, console=Console(soft_wrap=True))
@@ -148,7 +152,7 @@ def _evaluate(args: list[str]) -> int:
         raise ConfigError(f"--batch is {options.batch}: it must be 1 or more")
     from rich.console import Console
 
-    _start_tensorflow()
+    start_tensorflow()
     from ccfnet_tf.training.measure import measure
 
     measure(
@@ -174,7 +178,7 @@ def _predict(args: list[str]) -> int:
     options = parser.parse_args(args)
     from rich.console import Console
 
-    _start_tensorflow()
+    start_tensorflow()
     from ccfnet_tf.inference.predict import predict_all
     from ccfnet_tf.inference.predictor import Predictor
 
@@ -197,6 +201,26 @@ def _predicted(outcome: Outcome, out: str) -> str:
     return f"{out}: {' and '.join(done)}{failed}"
 
 
+def _crossval(args: list[str]) -> int:
+    from ccfnet_tf.options import parse_fit
+
+    options = parse_fit(args, verb="crossval")
+    from rich.console import Console
+
+    start_tensorflow()
+    from ccfnet_tf.training.crossval import crossval
+
+    console = Console(soft_wrap=True)
+    crossval(options.config, options.out, resume=options.resume, console=console)
+    return EXIT_DONE
+
+
+def _data(args: list[str]) -> int:
+    from ccfnet_tf.data_verbs import main as data_main
+
+    return data_main(args)
+
+
 def _presets(args: list[str]) -> int:
     parser = _Parser(prog="ccfnet-tf presets", description="List the shipped configurations.")
     parser.parse_args(args)
@@ -207,25 +231,3 @@ def _presets(args: list[str]) -> int:
         comment = " ".join(line[1:].strip() for line in lines if line.startswith("#"))
         print(f"{name}\n    {comment}")
     return EXIT_DONE
-
-
-def _start_tensorflow() -> None:
-    """Imports TensorFlow without its notes on CUDA and CPU instructions.
-
-    They are written by C++ to the file descriptor before any log level counts. What a failing
-    import has to say is an exception, and shows.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Pillow warns of odd EXIF and of large pictures; what matters of it our readers refuse.
-    warnings.filterwarnings("ignore", module="PIL")
-    sys.stderr.flush()
-    screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()
-    finally:
-        os.dup2(screen, 2)
-        os.close(screen)
-        os.close(nowhere)

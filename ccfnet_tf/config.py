@@ -13,16 +13,38 @@ from typing import Any, Literal
 
 from ccfnet_tf.errors import ConfigError, nearest
 
+CACHES = ("none", "memory")
+"""Values of `data.cache` that are no path."""
+
+
+DataFormat = Literal[
+    "auto",
+    "scenes",
+    "folder",
+    "shards",
+    "stanford_background",
+    "sift_flow",
+    "camvid",
+    "voc",
+    "cityscapes",
+    "ade20k",
+    "labelme",
+    "coco",
+]
+
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which pictures, which part of them, and how they are varied.
 
     Attributes:
-        format: Layout of the data: the built-in scenes, Stanford Background as published, or a
-            folder of images and masks.
+        format: Layout of the data; `auto` tells it from the folder.
         root: Folder of the data; not used by the scenes.
-        fold: Which of the five fixed folds is the test part (Stanford Background).
+        fold: Which fold is the test part (Stanford Background, or `lists` with folds).
+        lists: Folder of train.txt, val.txt and test.txt (a sample's name a line), or of such
+            folders fold_0, fold_1, ...; takes the place of the set's own parts.
+        label_map: YAML file that merges classes (`vehicle: [car, bus]`) or drops them
+            (`void: [moon]`).
         val_share: Share of the training part held back for checkpoint choice, where the set has
             no validation list of its own.
         void_value: Mask value that means "no label" (folder format).
@@ -30,26 +52,43 @@ class DataConfig:
         scene_size: Height and width of a scene in pixels (scenes format).
         crop: Height and width of a training crop in pixels; 8n+1 wastes no padding.
         scale: Smallest and largest zoom of a training picture.
+        rotate: Largest turn of a training picture in degrees, either way.
         flip: Mirror half of the training pictures left to right.
         colour: Strength of colour changes, 0 (none) to 1.
+        blur: Largest deviation of a Gaussian blur in pixels; 0 does not blur.
+        cutout: Largest share of a crop that rectangles hide (coarse dropout); labels stay.
+        rare_crop: Share of crops that are laid around a pixel of a rare class.
+        cache: Keep decoded pictures: `none`, in `memory`, or in a file whose path is given.
+        damaged_records: What a damaged record of a shard does: `skip` (named, counts nowhere)
+            or `stop`.
+        deterministic: The same batches in every run; false lets reading overtake, for speed.
         workers: Parallel readers; 0 lets tf.data choose.
     """
 
-    format: Literal["scenes", "stanford_background", "folder"] = "folder"
+    format: DataFormat = "auto"
     root: str | None = None
     fold: int = 0
+    lists: str | None = None
+    label_map: str | None = None
     val_share: float = 0.1
     void_value: int = 255
     scenes: int = 600
     scene_size: tuple[int, int] = (120, 160)
     crop: int = 241
     scale: tuple[float, float] = (0.5, 2.0)
+    rotate: float = 0.0
     flip: bool = True
     colour: float = 0.4
+    blur: float = 0.0
+    cutout: float = 0.0
+    rare_crop: float = 0.0
+    cache: str = "none"
+    damaged_records: Literal["skip", "stop"] = "skip"
+    deterministic: bool = True
     workers: int = 0
 
     def __post_init__(self) -> None:
-        _between("data.fold", self.fold, 0, 4)
+        _between("data.fold", self.fold, 0, 99)
         _between("data.val_share", self.val_share, 0.0, 0.5)
         _between("data.void_value", self.void_value, 0, 255)
         _between("data.scenes", self.scenes, 10, 100_000)
@@ -60,7 +99,11 @@ class DataConfig:
             _between("data.scale", zoom, 0.1, 10.0)
         if self.scale[0] > self.scale[1]:
             raise ConfigError(f"data.scale is {list(self.scale)}: the smaller zoom comes first")
+        _between("data.rotate", self.rotate, 0.0, 180.0)
         _between("data.colour", self.colour, 0.0, 1.0)
+        _between("data.blur", self.blur, 0.0, 5.0)
+        _between("data.cutout", self.cutout, 0.0, 0.5)
+        _between("data.rare_crop", self.rare_crop, 0.0, 1.0)
         _between("data.workers", self.workers, 0, 256)
 
 
@@ -116,6 +159,8 @@ class TrainConfig:
         refine_loss_weight: Weight of the blended answer's cross-entropy.
         fine_loss_weight: Weight of a cross-entropy on fine alone; 0 is the paper.
         balanced_attention: Give hard and easy pixels the same total weight in attention's loss.
+        class_weights: Weights of the classes in the losses of coarse, fine and refine: `none`,
+            `auto` (median frequency, counted over the training part), or a list.
         strategy: `mirrored` over all devices, `none`, or `auto`: mirrored where there are several.
         virtual_cpus: Split the CPU into this many devices, to try replicas without GPUs.
         precision: `auto` is bfloat16 where the hardware multiplies it natively, else float32.
@@ -136,6 +181,7 @@ class TrainConfig:
     refine_loss_weight: float = 1.0
     fine_loss_weight: float = 0.0
     balanced_attention: bool = False
+    class_weights: Literal["none", "auto"] | tuple[float, ...] = "none"
     strategy: Literal["auto", "none", "mirrored"] = "auto"
     virtual_cpus: int = 0
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -156,6 +202,11 @@ class TrainConfig:
             raise ConfigError(
                 "train: every loss on the classes has weight 0; nothing would be learned"
             )
+        if not isinstance(self.class_weights, str):
+            for weight in self.class_weights:
+                _between("train.class_weights", weight, 0.0, 1000.0)
+            if not any(self.class_weights):
+                raise ConfigError("train.class_weights: all are 0; nothing would be learned")
         _between("train.virtual_cpus", self.virtual_cpus, 0, 64)
 
 

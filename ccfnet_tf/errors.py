@@ -14,6 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Literal
+
+FaultKind = Literal["missing", "unreadable", "size", "value"]
 
 EXIT_DONE = 0
 EXIT_FINDINGS = 1
@@ -23,7 +26,13 @@ EXIT_INTERRUPTED = 130
 
 
 class CCFNetError(Exception):
-    """A user's error; its text is one line that names the place and the mend."""
+    """A user's error; its text is one line that names the place and the mend.
+
+    What a terminal would obey in a file's name or content is shown as an escape.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 class ConfigError(CCFNetError):
@@ -31,7 +40,16 @@ class ConfigError(CCFNetError):
 
 
 class DataError(CCFNetError):
-    """A file or folder of the user's data that cannot be used as it is."""
+    """A file or folder of the user's data that cannot be used as it is.
+
+    Attributes:
+        kind: `missing` (a picture without its label, or the reverse), `size` (they differ),
+            `value` (a label outside the classes), or `unreadable`, the default.
+    """
+
+    def __init__(self, message: str, *, kind: FaultKind = "unreadable") -> None:
+        super().__init__(message)
+        self.kind: FaultKind = kind
 
 
 class RunError(CCFNetError):

@@ -12,6 +12,7 @@ from ccfnet_tf.config import RunConfig, find_config
 from ccfnet_tf.errors import CCFNetError, ConfigError, nearest
 
 DEFAULT_CONFIG = "demo"
+STORED = {"fit": "config.yaml", "crossval": "crossval.yaml"}
 USAGE = "ccfnet-tf fit [--config PRESET|FILE.yaml] [--out RUN] [--resume] [--KEY VALUE ...]"
 EPILOG = """\
 --config PRESET|FILE   where the keys below start from (default: demo; see ccfnet-tf presets)
@@ -43,8 +44,8 @@ class FitOptions:
     resume: bool
 
 
-def parse_fit(args: list[str]) -> FitOptions:
-    """Reads the arguments of `fit`.
+def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
+    """Reads the arguments of `fit`, or of `crossval`, whose are the same.
 
     Raises:
         ConfigError: An unknown key (the nearest is named) or a value outside its range.
@@ -55,20 +56,30 @@ def parse_fit(args: list[str]) -> FitOptions:
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}; see ccfnet-tf fit --help") from error
     name = known.config or DEFAULT_CONFIG
-    out = Path(known.out or f"runs/{Path(name).stem}").expanduser()
-    base = find_config(name)
-    if known.resume and known.config is None and (out / "config.yaml").is_file():
-        base = out / "config.yaml"
+    ending = "" if verb == "fit" else f"_{verb}"
+    out = Path(known.out or f"runs/{Path(name).stem}{ending}").expanduser()
+    base, begun = find_config(name), out / STORED[verb]
+    if known.resume and known.config is None and begun.is_file():
+        base = begun
+    return FitOptions(parse_config(base, rest), out, known.resume)
+
+
+def parse_config(base: Path, keys: list[str]) -> RunConfig:
+    """Reads a configuration file and then keys such as `--train.epochs 3`.
+
+    Raises:
+        ConfigError: An unknown key (the nearest is named) or a value outside its range.
+        SystemExit: After `--help` or `--print_config`.
+    """
     _refuse_other_than_yaml(base)
     parser = _config_parser()
     try:
-        whole = parser.instantiate(parser.parse_args(["--config", str(base), *rest]))
+        whole = parser.instantiate(parser.parse_args(["--config", str(base), *keys]))
     except CCFNetError:
         raise
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(_explain(str(error), parser)) from error
-    config = RunConfig(data=whole.data, model=whole.model, train=whole.train, seed=whole.seed)
-    return FitOptions(config, out, known.resume)
+    return RunConfig(data=whole.data, model=whole.model, train=whole.train, seed=whole.seed)
 
 
 def _refuse_other_than_yaml(file: Path) -> None:

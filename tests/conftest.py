@@ -32,6 +32,15 @@ def stanford_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def sift_flow_root() -> Path:
+    """The real SIFT Flow data set."""
+    root = _find("CCFNET_SIFT_FLOW_ROOT", "data/sift_flow")
+    if not (root / "TestSet1.txt").is_file():
+        pytest.skip(f"SIFT Flow is not at {root}: set CCFNET_SIFT_FLOW_ROOT")
+    return root
+
+
+@pytest.fixture(scope="session")
 def toy() -> Callable[..., Any]:
     """Builds a graph of five layers with CCFNet's outputs and names: a second to trace, not 15."""
 

@@ -64,7 +64,11 @@ def test_a_wrong_file_is_one_line(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [
-        (DataConfig, {"fold": 5}, "data.fold is 5"),
+        (DataConfig, {"fold": 100}, "data.fold is 100"),
+        (DataConfig, {"rotate": 200.0}, "data.rotate is 200"),
+        (DataConfig, {"cutout": 0.9}, "data.cutout is 0.9"),
+        (TrainConfig, {"class_weights": (1.0, -1.0)}, "train.class_weights is -1"),
+        (TrainConfig, {"class_weights": (0.0, 0.0)}, "all are 0"),
         (DataConfig, {"crop": 10}, "data.crop is 10"),
         (DataConfig, {"crop": 100_000}, "data.crop is 100000"),
         (DataConfig, {"scale": (2.0, 1.0)}, "data.scale"),

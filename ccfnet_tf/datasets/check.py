@@ -3,60 +3,98 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
 
-from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.parts import load
+from ccfnet_tf.datasets.census import Census
+from ccfnet_tf.datasets.listing import Load
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a part was seen to hold.
+
+    Attributes:
+        sizes: (H, W) of each sample, in order.
+        census: Counts over their labels.
+    """
+
+    sizes: list[tuple[int, int]]
+    census: Census
 
 
 def check(
     samples: Sequence[Sample],
-    data: DataConfig,
+    load: Load,
     classes: int,
     *,
+    workers: int = 0,
     advance: Callable[[], None] = lambda: None,
-) -> list[tuple[int, int]]:
+) -> Checked:
     """Reads every picture and label once, in threads.
 
     Args:
         samples: What to read.
-        data: Its layout.
+        load: Reads one, `Parts.load`.
         classes: Number of classes C.
+        workers: Threads; 0 takes one a core, 8 at most.
         advance: Called after each sample, in the caller's thread.
-
-    Returns:
-        (H, W) of each sample, in order.
 
     Raises:
         DataError: The first bad sample in order, with a count of further ones.
     """
-    if data.format == "scenes":  # drawn, not read: there is no file that could be bad
-        for _ in samples:
-            advance()
-        return [data.scene_size] * len(samples)
-    workers = data.workers or min(8, os.cpu_count() or 1)
-    sizes: list[tuple[int, int]] = []
+
+    def look(sample: Sample) -> tuple[tuple[int, int], Census] | DataError:
+        # Only a DataError is an answer; memory that runs out, or a fault of ours, goes up.
+        try:
+            label = load(sample)[1]
+        except DataError as error:
+            return error
+        return (label.shape[0], label.shape[1]), Census.of(label, classes)
+
+    checked = Checked([], Census.empty(classes))
     faults: list[DataError] = []
-    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
-        for result in pool.map(lambda sample: _size(sample, data, classes), samples):
-            if isinstance(result, DataError):
-                faults.append(result)
-            else:
-                sizes.append(result)
-            advance()
+    for answer in in_threads(look, samples, workers):
+        if isinstance(answer, DataError):
+            faults.append(answer)
+        else:
+            checked.sizes.append(answer[0])
+            checked = Checked(checked.sizes, checked.census + answer[1])
+        advance()
     if faults:
         more = f" (and {len(faults) - 1} more files with faults)" if len(faults) > 1 else ""
-        raise DataError(f"{faults[0]}{more}") from faults[0]
-    return sizes
+        raise DataError(f"{faults[0]}{more}", kind=faults[0].kind) from faults[0]
+    return checked
 
 
-def _size(sample: Sample, data: DataConfig, classes: int) -> tuple[int, int] | DataError:
-    """Only a DataError is an answer; memory that runs out, or a fault of ours, goes up."""
-    try:
-        height, width = load(sample, data, classes)[1].shape
-    except DataError as error:
-        return error
-    return height, width
+def in_threads(
+    function: Callable[[Item], Answer], items: Iterable[Item], workers: int = 0
+) -> Iterator[Answer]:
+    """Yields `function` of each item, in order; decoders leave Python's lock to other threads.
+
+    Args:
+        function: What to do with an item.
+        items: Taken a few ahead of the answers, so that memory stays flat.
+        workers: Threads; 0 takes one a core, 8 at most.
+    """
+    workers = workers or min(8, os.cpu_count() or 1)
+    waiting: deque[Future[Answer]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 4 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

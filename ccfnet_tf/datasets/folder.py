@@ -5,6 +5,14 @@
     ROOT/{train,val,test}/{images,masks}/...     val and test may be missing
 
 A mask is a PNG of class ids and lies where its picture lies: `images/a/b.jpg`, `masks/a/b.png`.
+
+One set may be split by ROOT/train.txt, val.txt and test.txt: a picture a line, relative to images/,
+with or without suffix; val and test may be missing. Pictures in no list are then left out, and so
+are their masks.
+
+Where colours are the labels, ROOT/colours.txt with `R G B name` a line takes the place of
+classes.txt, or stands beside it with the same names. Each mask is then read by what it is: RGB by
+its colours, grey and palette by its ids.
 """
 
 from __future__ import annotations
@@ -14,76 +22,136 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.listing import Listing
-from ccfnet_tf.datasets.pictures import read_image, read_index_mask
+from ccfnet_tf.datasets.listing import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.name_lists import (
+    PARTS,
+    ColourTable,
+    read_classes,
+    read_colour_table,
+    read_part_lists,
+)
+from ccfnet_tf.datasets.pictures import has_colours, read_colours, read_index_mask
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.labels import Sample, Taxonomy, distinct_colours
+from ccfnet_tf.labels import Sample, Taxonomy
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif", ".avif")
 )
-_PARTS = ("train", "val", "test")
+
+
+def signs(root: Path) -> str:
+    """Returns which folders of this layout `root` has; empty where it is another."""
+    for folder in ("", "train/"):
+        if (root / folder / "images").is_dir() and (root / folder / "masks").is_dir():
+            return f"{folder}images/ and {folder}masks/"
+    return ""
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
     """Lists the parts of a folder; no picture is opened.
 
     Raises:
-        DataError: An unknown layout, a picture without its mask or the reverse, two pictures of
-            one name, a class list that is missing or does not fit.
+        DataError: An unknown layout, two pictures of one name, a list, a class list or a table of
+            colours that does not fit.
     """
-    found = [part for part in _PARTS if (root / part).is_dir()]
+    found = [part for part in PARTS if (root / part).is_dir()]
+    unpaired: list[DataError] = []
     if "train" in found:
-        lists = {part: _pairs(root / part, prefix=part) for part in found}
+        parts = {part: _pairs(root / part, part, unpaired) for part in found}
     elif (root / "images").is_dir():
-        lists = {"train": _pairs(root, prefix="")}
-        lists |= {part: _pairs(root / part, prefix=part) for part in found}
+        parts = _flat(root, unpaired, split=not data.lists)
+        twice = sorted(parts.keys() & set(found))
+        if twice:
+            raise DataError(f"{root}: {twice[0]}.txt and {twice[0]}/ in it: keep one of them")
+        parts |= {part: _pairs(root / part, part, unpaired) for part in found}
     else:
         raise DataError(
             f"{root}: no images/ and no train/ in it (found: {_seen(root)}): expected "
             "images/ and masks/, or train/, val/, test/ with images/ and masks/ in each"
         )
-    taxonomy = read_classes(root / "classes.txt")
-    return Listing(taxonomy, lists["train"], lists.get("val"), lists.get("test", ()))
+    taxonomy, table = _classes(root)
+    load_label = _loader(len(taxonomy.names), data.void_value, table)
+    return Listing(
+        taxonomy,
+        parts["train"],
+        parts.get("val"),
+        parts.get("test", ()),
+        with_pictures(load_label),
+        load_label,
+        unpaired=tuple(unpaired),
+    )
 
 
-def load(sample: Sample, data: DataConfig, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns picture and label, whose sizes may still differ."""
-    return read_image(sample.image), load_label(sample, data, classes)
+def _classes(root: Path) -> tuple[Taxonomy, ColourTable | None]:
+    if not (root / "colours.txt").is_file():
+        return read_classes(root / "classes.txt"), None
+    table = read_colour_table(root / "colours.txt")
+    names = table.taxonomy.names
+    if (root / "classes.txt").is_file():
+        listed = read_classes(root / "classes.txt").names
+        if listed != names:
+            pairs = zip((*listed, "nothing"), (*names, "nothing"), strict=False)
+            one, other = next(pair for pair in pairs if pair[0] != pair[1])
+            raise DataError(
+                f"{root / 'classes.txt'}: '{one}' where colours.txt has '{other}': the two name "
+                "the same classes in the same order; remove one"
+            )
+    return table.taxonomy, table
 
 
-def load_label(sample: Sample, data: DataConfig, classes: int) -> np.ndarray:
-    """Returns the label, int32 [H, W]."""
-    return read_index_mask(sample.label, classes=classes, void_value=data.void_value)
+def _loader(classes: int, void_value: int, table: ColourTable | None) -> LoadLabel:
+    def load_label(sample: Sample) -> np.ndarray:
+        if table is not None and has_colours(sample.label):
+            return table.classes_of(read_colours(sample.label), sample.label)
+        return read_index_mask(sample.label, classes=classes, void_value=void_value)
+
+    return load_label
 
 
-def read_classes(path: Path) -> Taxonomy:
-    """Reads a class list: UTF-8, a name a line, the first line is class 0.
-
-    Raises:
-        DataError: Missing, not text, fewer than 2 or more than 256 names, a name twice, or a
-            blank line between names (it would shift the ids after it).
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file: it names the classes, one a line") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a UTF-8 text file ({error})") from error
-    names = [line.strip() for line in lines]
-    seen: dict[str, int] = {}
-    for number, name in enumerate(names, start=1):
-        if not name:
-            raise DataError(f"{path}: line {number} is blank: the line of a name is its class id")
-        if name in seen:
-            raise DataError(f"{path}: '{name}' is on line {seen[name]} and {number}: once each")
-        seen[name] = number
-    if not 2 <= len(names) <= 256:
-        raise DataError(f"{path}: {len(names)} class names: expected 2 to 256, one a line")
-    return Taxonomy(tuple(names), distinct_colours(len(names)))
+def _flat(root: Path, unpaired: list[DataError], *, split: bool) -> dict[str, tuple[Sample, ...]]:
+    """Returns the parts that list files name; without any, or without `split`, all is train."""
+    images, masks = _sides(root)
+    known = {stem: stem for stem in images}
+    known |= {path.relative_to(root / "images").as_posix(): stem for stem, path in images.items()}
+    lists = read_part_lists(root, known, f"picture in {root / 'images'}") if split else {}
+    if not lists:
+        return {"train": _paired(root, "", images, masks, unpaired)}
+    listed = {stem for stems in lists.values() for stem in stems}
+    images = {stem: path for stem, path in images.items() if stem in listed}
+    masks = {stem: path for stem, path in masks.items() if stem in listed}
+    samples = {s.name: s for s in _paired(root, "", images, masks, unpaired)}
+    return {
+        part: tuple(samples[stem] for stem in stems if stem in samples)
+        for part, stems in lists.items()
+    }
 
 
-def _pairs(folder: Path, *, prefix: str) -> tuple[Sample, ...]:
+def _pairs(folder: Path, prefix: str, unpaired: list[DataError]) -> tuple[Sample, ...]:
+    return _paired(folder, prefix, *_sides(folder), unpaired)
+
+
+def _paired(
+    folder: Path,
+    prefix: str,
+    images: dict[str, Path],
+    masks: dict[str, Path],
+    unpaired: list[DataError],
+) -> tuple[Sample, ...]:
+    """Returns the pictures that have a mask; adds what lacks the other to `unpaired`."""
+    for stem in sorted(images.keys() - masks.keys()):
+        text = f"{images[stem]}: no mask {folder / 'masks' / stem}.png"
+        unpaired.append(DataError(text, kind="missing"))
+    for stem in sorted(masks.keys() - images.keys()):
+        text = f"{masks[stem]}: no picture of that name in {folder / 'images'}"
+        unpaired.append(DataError(text, kind="missing"))
+    return tuple(
+        Sample(f"{prefix}/{stem}" if prefix else stem, str(images[stem]), str(masks[stem]))
+        for stem in sorted(images.keys() & masks.keys())
+    )
+
+
+def _sides(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Returns pictures and masks, each as relative path without suffix -> file."""
     for side in ("images", "masks"):
         if not (folder / side).is_dir():
             raise DataError(f"{folder}: no {side}/ in it (found: {_seen(folder)})")
@@ -93,13 +161,7 @@ def _pairs(folder: Path, *, prefix: str) -> tuple[Sample, ...]:
             f"{folder / 'images'}: no pictures (found: {_seen(folder / 'images')}): expected "
             "files such as .jpg or .png"
         )
-    masks = _by_stem(folder / "masks", frozenset((".png",)))
-    _refuse_lonely(images, masks, f"no mask {folder / 'masks'}/{{}}.png")
-    _refuse_lonely(masks, images, f"no picture of that name in {folder / 'images'}")
-    return tuple(
-        Sample(f"{prefix}/{stem}" if prefix else stem, str(images[stem]), str(masks[stem]))
-        for stem in sorted(images)
-    )
+    return images, _by_stem(folder / "masks", frozenset((".png",)))
 
 
 def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
@@ -118,13 +180,6 @@ def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
             )
         found[stem] = path
     return found
-
-
-def _refuse_lonely(those: dict[str, Path], others: dict[str, Path], rule: str) -> None:
-    lonely = sorted(those.keys() - others.keys())
-    if lonely:
-        more = f" (and {len(lonely) - 1} more such files)" if len(lonely) > 1 else ""
-        raise DataError(f"{those[lonely[0]]}: {rule.format(lonely[0])}{more}")
 
 
 def _seen(folder: Path) -> str:

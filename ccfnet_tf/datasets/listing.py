@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
+
+from ccfnet_tf.datasets.pictures import read_image
+from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample, Taxonomy
+
+Load = Callable[[Sample], tuple[np.ndarray, np.ndarray]]
+"""A sample's image uint8 [H, W, 3] RGB and label int32 [H, W] (ids or `VOID`)."""
+
+LoadLabel = Callable[[Sample], np.ndarray]
+"""A sample's label alone, int32 [H, W]."""
+
+
+def stored_bytes(sample: Sample) -> bytes:
+    """Returns the bytes of a sample's picture file."""
+    return Path(sample.image).read_bytes()
 
 
 @dataclass(frozen=True)
@@ -17,11 +33,27 @@ class Listing:
         train: Samples to learn from.
         val: The set's own validation list; `None` where it has none.
         test: Samples to report on; empty where the layout has no test part.
+        load: Reads a sample of this set; sizes of image and label may still differ.
+        load_label: Reads its label alone.
+        read_bytes: Returns the picture as it is stored, any format that Pillow reads.
         kin: Sample name to a group's key, for (near-)duplicates that must stay on one side.
+        folds: How many folds `data.fold` can choose from; 0 where the set has none.
+        unpaired: Pictures without a label and labels without a picture, of kind `missing`. They
+            are in no part; training refuses a set that has any.
     """
 
     taxonomy: Taxonomy
     train: tuple[Sample, ...]
     val: tuple[Sample, ...] | None
     test: tuple[Sample, ...]
+    load: Load
+    load_label: LoadLabel
+    read_bytes: Callable[[Sample], bytes] = stored_bytes
     kin: Mapping[str, str] = field(default_factory=dict)
+    folds: int = 0
+    unpaired: tuple[DataError, ...] = ()
+
+
+def with_pictures(load_label: LoadLabel) -> Load:
+    """Returns a loader of ordinary picture files with the labels that `load_label` reads."""
+    return lambda sample: (read_image(sample.image), load_label(sample))

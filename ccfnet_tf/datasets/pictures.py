@@ -6,6 +6,7 @@ refused before memory is asked for.
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -46,11 +47,14 @@ _TURNS = {  # EXIF orientation: what brings the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 
+NO_CLASS = -2
+"""In a table from values to class ids: the value is refused."""
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOURS = {2: "RGB colours", 4: "grey with alpha", 6: "RGB colours with alpha"}
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, data: bytes | None = None) -> np.ndarray:
     """Reads a photograph.
 
     Grey, CMYK and palette pictures become RGB, 16 bits are scaled to 8, transparent parts show
@@ -58,6 +62,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Args:
         path: File in any format that Pillow reads; of several frames the first counts.
+        data: The file's bytes, where `path` is only what messages call it.
 
     Returns:
         uint8 [H, W, 3] RGB.
@@ -65,7 +70,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         DataError: Missing, not a picture, damaged or truncated, more than `MAX_PIXELS`.
     """
-    with _opened(path) as image:
+    with _opened(path, data) as image:
         image.load()
         turn = _TURNS.get(_orientation(image))
         upright = image if turn is None else image.transpose(turn)
@@ -97,31 +102,113 @@ def read_index_mask(path: str | Path, *, classes: int, void_value: int) -> np.nd
     Raises:
         DataError: Missing, damaged, another kind of picture, or a value outside the rule.
     """
-    depth = _mask_depth(path)
+    table = np.full(256, NO_CLASS, np.int32)
+    table[:classes] = np.arange(classes)
+    table[void_value] = VOID
+    rule = (
+        f"a mask holds 0..{classes - 1} (the {classes} classes) or {void_value} "
+        "(data.void_value); mend the mask, set data.void_value, or name the class in classes.txt"
+    )
+    return to_classes(read_index_values(path), table, path, rule)
+
+
+def read_index_values(path: str | Path) -> np.ndarray:
+    """Reads the values of a mask as they are in the file.
+
+    Args:
+        path: PNG, grey or palette, at most 8 bits; a palette's indices count, not its colours.
+
+    Returns:
+        int32 [H, W], 0..255.
+
+    Raises:
+        DataError: Missing, damaged, or another kind of picture.
+    """
+    depth, _ = _mask_kind(path, {0, 3})
     with _opened(path) as image:
         values = np.array(image).astype(np.int32)
         if image.mode in ("1", "L"):
             # Pillow stretches grey of 1, 2 and 4 bits to 0..255 (booleans: to 0..1).
             values //= 1 if image.mode == "1" else 255 // (2**depth - 1)
-    mask = np.where(values == void_value, VOID, values)
-    counts = np.bincount(np.maximum(mask, 0).ravel(), minlength=classes)[classes:]
-    if counts.any():
+    return values
+
+
+def read_grey_values(path: str | Path, data: bytes) -> np.ndarray:
+    """Reads the values of a grey PNG of 8 or 16 bits.
+
+    Args:
+        path: What messages call it.
+        data: The file's bytes.
+
+    Returns:
+        int32 [H, W].
+
+    Raises:
+        DataError: Damaged, or another kind of picture.
+    """
+    with _opened(path, data) as image:
+        if image.mode not in ("L", "I;16"):
+            raise DataError(f"{path}: expected a grey PNG of 8 or 16 bits")
+        return np.array(image).astype(np.int32)
+
+
+def read_colours(path: str | Path) -> np.ndarray:
+    """Reads a mask whose colours are the labels.
+
+    Args:
+        path: PNG of 8 bits a channel; RGB, palette (its colours count) or grey; no alpha.
+
+    Returns:
+        uint8 [H, W, 3] RGB, exactly as stored.
+
+    Raises:
+        DataError: Missing, damaged, or another kind of picture.
+    """
+    _mask_kind(path, {0, 2, 3})
+    with _opened(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+def has_colours(path: str | Path) -> bool:
+    """Returns whether a PNG mask stores RGB colours rather than indices.
+
+    Raises:
+        DataError: Missing, or not a PNG that may be a mask.
+    """
+    return _mask_kind(path, {0, 2, 3})[1] == 2
+
+
+def to_classes(values: np.ndarray, table: np.ndarray, path: str | Path, rule: str) -> np.ndarray:
+    """Translates the values of a file to class ids.
+
+    Args:
+        values: int [H, W], 0..N-1.
+        table: int32 [N]: value -> class id, `VOID`, or `NO_CLASS`.
+        path: The file, for the message.
+        rule: What values are allowed and the mend, for the message.
+
+    Returns:
+        int32 [H, W], class ids or `VOID`.
+
+    Raises:
+        DataError: A value that the table has as `NO_CLASS`; of kind `value`.
+    """
+    mask = table[values]
+    if mask.min(initial=VOID) == NO_CLASS:
+        strange, counts = np.unique(values[mask == NO_CLASS], return_counts=True)
         worst = int(counts.argmax())
-        others = int((counts > 0).sum()) - 1
-        more = f" and {others} other values outside" if others else ""
+        more = f" and {len(strange) - 1} other values outside" if len(strange) > 1 else ""
         raise DataError(
-            f"{path}: value {worst + classes} on {counts[worst]} pixels{more}: a mask holds "
-            f"0..{classes - 1} (the {classes} classes) or {void_value} (data.void_value); mend "
-            "the mask, set data.void_value, or name the class in classes.txt"
+            f"{path}: value {strange[worst]} on {counts[worst]} pixels{more}: {rule}", kind="value"
         )
     return mask
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path, data: bytes | None = None) -> Iterator[Image.Image]:
     """Opens a picture whose size is allowed; turns what decoders raise into one line."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path if data is None else io.BytesIO(data)) as image:
             _refuse_huge(path, image.size)
             yield image
     except FileNotFoundError as error:
@@ -176,26 +263,30 @@ def _to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _mask_depth(path: str | Path) -> int:
-    """Returns the bits of a mask's pixels, from the PNG header.
+def _mask_kind(path: str | Path, allowed: set[int]) -> tuple[int, int]:
+    """Returns bits a channel and colour type (0 grey, 2 RGB, 3 palette), from the PNG header.
 
     Raises:
-        DataError: Missing, not PNG, 16 bits, colours or alpha.
+        DataError: Missing, not PNG, 16 bits, or a colour type that is not `allowed`.
     """
     try:
         with Path(path).open("rb") as file:
             header = file.read(26)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        raise DataError(f"{path}: no such file", kind="missing") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror})") from error
     if len(header) < 26 or not header.startswith(_PNG_SIGNATURE):
         raise DataError(f"{path}: not a PNG file: a mask is a PNG of class ids, grey or palette")
     depth, colour = header[24], header[25]
-    found = _PNG_COLOURS.get(colour) or (f"{depth} bits a pixel" if depth > 8 else "")
-    if found:
-        raise DataError(
-            f"{path}: {found}: a mask holds one class id a pixel; save it as an 8-bit grey or "
-            "palette PNG"
-        )
-    return depth
+    if colour not in allowed:
+        found = _PNG_COLOURS.get(colour, f"PNG colour type {colour}")
+    elif depth > 8:
+        found = f"{depth} bits a pixel"
+    else:
+        return depth, colour
+    if 2 in allowed:
+        rule = "a coloured mask has 8 bits a channel and no alpha; save it so"
+    else:
+        rule = "a mask holds one class id a pixel; save it as an 8-bit grey or palette PNG"
+    raise DataError(f"{path}: {found}: {rule}")

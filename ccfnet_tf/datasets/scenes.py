@@ -50,6 +50,11 @@ TEST_SCENES = 100
 _SEEDS_A_RUN = 1_000_000  # more than data.scenes may be, so that runs never share a scene
 
 
+def signs(root: Path) -> str:
+    """Returns nothing: no folder holds the scenes."""
+    return ""
+
+
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
     """Lists `data.scenes` training scenes of this seed, and the test scenes of every seed.
 
@@ -59,17 +64,14 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     first = (seed + 1) * _SEEDS_A_RUN
     train = tuple(_sample(f"train/{i:05d}", first + i) for i in range(data.scenes))
     test = tuple(_sample(f"test/{i:05d}", i) for i in range(TEST_SCENES))
-    return Listing(TAXONOMY, train, None, test)
 
+    def load(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        return draw(int(sample.image.removeprefix("scene:")), data.scene_size)
 
-def load(sample: Sample, data: DataConfig, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns picture and label of a scene."""
-    return draw(int(sample.image.removeprefix("scene:")), data.scene_size)
+    def as_png(sample: Sample) -> bytes:
+        return cv2.imencode(".png", load(sample)[0][..., ::-1])[1].tobytes()
 
-
-def load_label(sample: Sample, data: DataConfig, classes: int) -> np.ndarray:
-    """Returns the label, int32 [H, W]."""
-    return draw(int(sample.label.removeprefix("scene:")), data.scene_size)[1]
+    return Listing(TAXONOMY, train, None, test, load, lambda s: load(s)[1], read_bytes=as_png)
 
 
 def _sample(name: str, seed: int) -> Sample:

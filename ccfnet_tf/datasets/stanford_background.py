@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.listing import Listing
-from ccfnet_tf.datasets.pictures import read_image
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.datasets.listing import Listing, with_pictures
+from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import Sample, Taxonomy
 
 TAXONOMY = Taxonomy(
@@ -45,11 +44,18 @@ TWINS = (
 """Pairs that a fold, and a validation share, must not split."""
 
 
+def signs(root: Path) -> str:
+    """Returns what shows that `root` is the set, or an empty string."""
+    labels = (root / "labels").glob("*.regions.txt")
+    return "images/ and labels/*.regions.txt" if next(labels, None) else ""
+
+
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
     """Lists the four training folds and the test fold `data.fold`; no picture is opened.
 
     Raises:
-        DataError: The folder is not the set, or pictures or labels of it are missing.
+        DataError: The folder is not the set.
+        ConfigError: There is no such fold.
     """
     if not ((root / "images").is_dir() and (root / "labels").is_dir()):
         inner = [p.parent.name for p in sorted(root.glob("*/labels")) if p.is_dir()]
@@ -59,26 +65,34 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             f"Background (images/<id>.jpg, labels/<id>.regions.txt){hint}"
         )
     folds = fold_of()
-    _refuse_missing(root / "images", [f"{name}.jpg" for name in folds])
-    _refuse_missing(root / "labels", [f"{name}.regions.txt" for name in folds])
+    if not data.lists and data.fold not in folds.values():
+        raise ConfigError(f"data.fold is {data.fold}: Stanford Background has folds 0 to 4")
     parts: dict[bool, list[Sample]] = {True: [], False: []}
+    unpaired: list[DataError] = []
+    there = {side: {p.name for p in (root / side).iterdir()} for side in ("images", "labels")}
     for name, fold in folds.items():
-        sample = Sample(
-            name, str(root / "images" / f"{name}.jpg"), str(root / "labels" / f"{name}.regions.txt")
-        )
-        parts[fold == data.fold].append(sample)
-    kin = {name: pair[0] for pair in TWINS for name in pair}
-    return Listing(TAXONOMY, tuple(parts[False]), None, tuple(parts[True]), kin)
+        files = {"images": f"{name}.jpg", "labels": f"{name}.regions.txt"}
+        paths = {side: str(root / side / file) for side, file in files.items()}
+        missing = [side for side, file in files.items() if file not in there[side]]
+        if missing:
+            unpaired += [_missing(paths[side], len(folds)) for side in missing]
+        else:
+            parts[fold == data.fold].append(Sample(name, paths["images"], paths["labels"]))
 
+    def load_label(sample: Sample) -> np.ndarray:
+        return read_regions(sample.label)
 
-def load(sample: Sample, data: DataConfig, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns picture and label, whose sizes may still differ."""
-    return read_image(sample.image), load_label(sample, data, classes)
-
-
-def load_label(sample: Sample, data: DataConfig, classes: int) -> np.ndarray:
-    """Returns the label, int32 [H, W]."""
-    return read_regions(sample.label)
+    return Listing(
+        TAXONOMY,
+        tuple(parts[False]),
+        None,
+        tuple(parts[True]),
+        with_pictures(load_label),
+        load_label,
+        kin={name: pair[0] for pair in TWINS for name in pair},
+        folds=len(set(folds.values())),
+        unpaired=tuple(unpaired),
+    )
 
 
 def fold_of() -> dict[str, int]:
@@ -131,18 +145,12 @@ def _row(line: bytes, path: str | Path, number: int) -> np.ndarray:
     for word in line.split():
         if word not in (b"-1", b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7"):
             shown = word[:20].decode(errors="replace")
-            raise DataError(
-                f"{path}: value '{shown}' in line {number}: expected class ids 0..7 or -1 (unknown)"
-            )
+            rule = "expected class ids 0..7 or -1 (unknown)"
+            raise DataError(f"{path}: value '{shown}' in line {number}: {rule}", kind="value")
     return np.array([int(word) for word in line.split()], np.int8)
 
 
-def _refuse_missing(folder: Path, names: list[str]) -> None:
-    there = {path.name for path in folder.iterdir()}
-    missing = [name for name in names if name not in there]
-    if missing:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise DataError(
-            f"{folder / missing[0]}: no such file{more}: the set has {len(names)} pictures; "
-            "unpack it anew"
-        )
+def _missing(path: str, count: int) -> DataError:
+    return DataError(
+        f"{path}: no such file: the set has {count} pictures; unpack it anew", kind="missing"
+    )

@@ -102,6 +102,30 @@ class Confusion:
         """Mean over the classes that have an IoU; None where nothing is labelled."""
         return mean(self.iou)
 
+    @property
+    def present(self) -> int:
+        """Number of classes that labels contain."""
+        return int((self.counts.sum(axis=1) > 0).sum())
+
+    @property
+    def mean_iou_present(self) -> float | None:
+        """Mean IoU over the classes that labels contain, the usual figure of SIFT Flow.
+
+        It differs from `mean_iou` where a class is predicted that no label contains.
+        """
+        pairs = zip(self.iou, self.recall, strict=True)
+        return mean(tuple(iou for iou, recall in pairs if recall is not None))
+
+    @property
+    def mean_iou_all(self) -> float:
+        """Mean IoU over all C classes; one without an IoU counts as 0."""
+        return sum(value or 0.0 for value in self.iou) / len(self.iou)
+
+    @property
+    def class_accuracy_all(self) -> float:
+        """Mean recall over all C classes; one that labels do not contain counts as 0."""
+        return sum(value or 0.0 for value in self.recall) / len(self.recall)
+
 
 def ratio(part: int, whole: int) -> float | None:
     """Returns part / whole, or None where there is no whole."""

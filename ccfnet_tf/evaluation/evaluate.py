@@ -102,6 +102,9 @@ class Evaluation:
             "pixel_accuracy": confusion.pixel_accuracy,
             "class_accuracy": confusion.class_accuracy,
             "mean_iou": confusion.mean_iou,
+            "mean_iou_present": confusion.mean_iou_present,
+            "class_accuracy_all": confusion.class_accuracy_all,
+            "mean_iou_all": confusion.mean_iou_all,
             "iou": dict(zip(self.taxonomy.names, confusion.iou, strict=True)),
         }
 

@@ -26,6 +26,8 @@ def report(evaluation: Evaluation) -> RenderableType:
         difficulty_table(evaluation),
         difficulty_line(evaluation),
     ]
+    if evaluation.refine.present < len(evaluation.taxonomy.names):
+        parts.insert(1, means_table(evaluation))
     if _has_dash(evaluation):
         parts.append(Text(f"{DASH}: {ABSENT_RULE}", style="dim"))
     return Group(*parts)
@@ -42,6 +44,26 @@ def summary_table(evaluation: Evaluation) -> Table:
         figures = (state.pixel_accuracy, state.class_accuracy, state.mean_iou)
         style = "bold" if head == "refine" else ""
         table.add_row(head, *map(percent, figures), style=style)
+    return table
+
+
+def means_table(evaluation: Evaluation) -> Table:
+    """Returns the class means over the classes that labels contain, and over all."""
+    present, classes = evaluation.refine.present, len(evaluation.taxonomy.names)
+    table = _table("Class means where labels lack some classes", "answer %")
+    for name in ("class accuracy", "mean IoU"):
+        table.add_column(f"{name}, {present} classes in labels", justify="right")
+        table.add_column(f"all {classes}, absent as 0", justify="right")
+    for head in HEADS:
+        state = getattr(evaluation, head)
+        table.add_row(
+            head,
+            percent(state.class_accuracy),
+            percent(state.class_accuracy_all),
+            percent(state.mean_iou_present),
+            percent(state.mean_iou_all),
+            style="bold" if head == "refine" else "",
+        )
     return table
 
 

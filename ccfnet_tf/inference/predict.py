@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.text import Text
 
 from ccfnet_tf.datasets.pictures import read_image
@@ -16,6 +16,7 @@ from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
 from ccfnet_tf.inference.predictor import PictureTooLargeError, Predictor
 from ccfnet_tf.inference.video import predict_video, promised_frames, video_outputs
 from ccfnet_tf.inference.writers import output_paths, write_prediction
+from ccfnet_tf.progress import new_progress
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def predict_all(
         ResourceError: The disk is full or `out` cannot be written: nothing more could be done.
     """
     jobs, failures = find_jobs(inputs, out)
-    with _progress(console) as bar:
+    with new_progress(console or Console(quiet=True)) as bar:
         for failure in failures:
             _show(bar, failure)
         session = _Session(predictor, out, overwrite, bar, failures)
@@ -132,13 +133,3 @@ def _show(bar: Progress, failure: Failure) -> None:
     # Text: a path may hold [brackets], which rich would take for a style.
     line = Text(f"{failure.source}: {failure.reason}", style="red")
     bar.console.print(line, soft_wrap=True)
-
-
-def _progress(console: Console | None) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console or Console(quiet=True),
-    )

@@ -6,13 +6,14 @@ Plain Keras from outside: `compile`, `fit`, `evaluate`, `predict` on any `tf.dat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.network import losses
 
 FINE_LAYER = "fine_logits"
@@ -68,6 +69,7 @@ class CCFNet(keras.Model):
         loss_weights: LossWeights | None = None,
         clip_norm: float = 0.0,
         balanced_attention: bool = False,
+        class_weights: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         """Sets how `fit` learns.
@@ -77,7 +79,12 @@ class CCFNet(keras.Model):
             loss_weights: Weights of the heads' losses; the paper's (1, 1, 1, fine 0) by default.
             clip_norm: Largest global norm of the whole batch's gradient; 0 does not clip.
             balanced_attention: Give hard and easy pixels the same total weight.
+            class_weights: [C], weight of a pixel of each class in the losses of coarse, fine and
+                refine, which become weighted means; attention's stays as it is. `None`: all 1.
             **kwargs: `run_eagerly`, `steps_per_execution`, `jit_compile` as in Keras.
+
+        Raises:
+            ConfigError: There are not as many class weights as classes.
         """
         # XLA was measured to bring nothing on CPU and cannot run under a strategy.
         kwargs.setdefault("jit_compile", False)
@@ -86,6 +93,12 @@ class CCFNet(keras.Model):
         self.clip_norm = clip_norm
         self.balanced_attention = balanced_attention
         self.classes = int(self.outputs_by_name["coarse"].shape[-1])
+        if class_weights is not None and len(class_weights) != self.classes:
+            raise ConfigError(
+                f"train.class_weights has {len(class_weights)} values: give one for each of the "
+                f"{self.classes} classes"
+            )
+        self.class_weights = None if class_weights is None else list(class_weights)
         self.forward = self._forward_parts()
         heads = ["coarse", "attention", "refine", "fine"]
         self.loss_means = {
@@ -141,7 +154,8 @@ class CCFNet(keras.Model):
         pixelwise["refine"] = losses.blend_cross_entropy(
             **pixelwise, attention=outputs["attention"], valid=target.valid
         )
-        sums = {head: tf.reduce_sum(values) for head, values in pixelwise.items()}
+        mass = self._pixel_weights(target, pixels)
+        sums = {head: tf.reduce_sum(mass * values) for head, values in pixelwise.items()}
         sums["attention"] = self._attention_loss(outputs["attention"], target, easy)
 
         weights = vars(self.heads_weights)
@@ -157,6 +171,15 @@ class CCFNet(keras.Model):
         if self.losses:
             loss += tf.add_n(self.losses) / _replicas()
         return loss
+
+    def _pixel_weights(self, target: losses.Target, pixels: tf.Tensor) -> tf.Tensor | float:
+        """Returns [B, H, W] weights by class that add up to the labelled pixels of all replicas."""
+        if self.class_weights is None:
+            return 1.0
+        weights = tf.gather(tf.constant(self.class_weights, tf.float32), target.labels)
+        weights = tf.where(target.valid, weights, 0.0)
+        whole = _sum_over_replicas(tf.reduce_sum(weights))
+        return weights * tf.math.divide_no_nan(_sum_over_replicas(pixels), whole)
 
     def _attention_loss(
         self, attention: tf.Tensor, target: losses.Target, easy: tf.Tensor

@@ -1,7 +1,7 @@
 """tf.data assembly: which sample comes when, and batches of one shape.
 
-The position in training is one number, so a run goes on anywhere without iterator state. All
-datasets are deterministic, with reading in parallel and ahead of the step.
+The position in training is one number, so a run goes on anywhere without iterator state. Datasets
+are deterministic (`data.deterministic`), with reading in parallel and ahead of the step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from ccfnet_tf import errors
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.parts import load
+from ccfnet_tf.datasets.listing import Load
 from ccfnet_tf.errors import CCFNetError, ConfigError
 from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.pipeline.augment import PADDING, augment
@@ -37,12 +37,13 @@ def steps_per_epoch(samples: Sequence[Sample], batch: int) -> int:
 
 def training_batches(
     samples: Sequence[Sample],
+    load: Load,
     data: DataConfig,
     *,
-    classes: int,
     batch: int,
     seed: int,
     first_step: int = 0,
+    rarity: np.ndarray | None = None,
 ) -> Any:
     """Returns an endless tf.data.Dataset of augmented batches.
 
@@ -52,11 +53,12 @@ def training_batches(
 
     Args:
         samples: The training part.
-        data: Layout and augmentation.
-        classes: Number of classes C.
+        load: Reads one of them, `Parts.load`.
+        data: Augmentation, readers in parallel, determinism.
         batch: Samples in a batch B, over all replicas.
         seed: Seed of order and augmentation.
         first_step: Steps already done.
+        rarity: float [C], how much `data.rare_crop` seeks each class; `None` turns it off.
 
     Returns:
         Dataset of (image uint8 [B, S, S, 3], label int32 [B, S, S]) with S = `data.crop`.
@@ -65,7 +67,8 @@ def training_batches(
         ConfigError: There are fewer samples than a batch holds.
     """
     length = steps_per_epoch(samples, batch) * batch
-    read = _reader(samples, data, classes)
+    read = _reader(samples, load)
+    sought = None if rarity is None else tf.constant(rarity, tf.float32)
 
     def example(position: Any) -> tuple[Any, Any]:
         epoch, place = position // length, position % length
@@ -75,20 +78,21 @@ def training_batches(
         key = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
         key = tf.random.experimental.stateless_fold_in(key, tf.cast(index, tf.int32))
         picture, mask = read(index)
-        image, label = augment(picture, mask, key, data=data)
+        image, label = augment(picture, mask, key, data=data, rarity=sought)
         side = data.crop
         return tf.ensure_shape(image, [side, side, 3]), tf.ensure_shape(label, [side, side])
 
     positions = tf.data.Dataset.counter(first_step * batch)
-    return _finish(positions.map(example, _workers(data), deterministic=True), batch)
+    examples = positions.map(example, _workers(data), deterministic=data.deterministic)
+    return _finish(examples, batch, deterministic=data.deterministic)
 
 
 def evaluation_batches(
     samples: Sequence[Sample],
     sizes: Sequence[tuple[int, int]],
+    load: Load,
     data: DataConfig,
     *,
-    classes: int,
     batch: int,
 ) -> tuple[Any, int]:
     """Returns every sample once, at its own resolution, in batches of one size each.
@@ -99,8 +103,8 @@ def evaluation_batches(
     Args:
         samples: The part.
         sizes: (H, W) of each, as `datasets.check.check` returns them.
-        data: Layout.
-        classes: Number of classes C.
+        load: Reads one of them, `Parts.load`.
+        data: Readers in parallel.
         batch: Samples in a batch B, over all replicas.
 
     Returns:
@@ -117,16 +121,22 @@ def evaluation_batches(
     for (height, width), members in groups.items():
         filled = members + [-1] * (-len(members) % batch)
         rows.extend((index, height, width) for index in filled)
-    read = _reader(samples, data, classes)
+    read = _reader(samples, load)
 
     def example(row: Any) -> tuple[Any, Any]:
         image, label = tf.cond(row[0] < 0, lambda: _blank(row[1:]), lambda: read(row[0]))
         return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [None, None])
 
     table = tf.data.Dataset.from_tensor_slices(np.array(rows, np.int64).reshape(-1, 3))
-    return _finish(table.map(example, _workers(data), deterministic=True), batch), (
-        len(rows) // batch
-    )
+    examples = table.map(example, _workers(data), deterministic=True)
+    return _finish(examples, batch, deterministic=True), len(rows) // batch
+
+
+def decoded(samples: Sequence[Sample], load: Load) -> Any:
+    """Returns every sample once, in order, as it is: image uint8 [H, W, 3], label int32 [H, W]."""
+    read = _reader(samples, load)
+    places = tf.data.Dataset.range(len(samples))
+    return places.map(read, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
 def original_error(error: BaseException) -> CCFNetError | None:
@@ -144,13 +154,12 @@ def original_error(error: BaseException) -> CCFNetError | None:
     return None
 
 
-def _reader(samples: Sequence[Sample], data: DataConfig, classes: int) -> Any:
+def _reader(samples: Sequence[Sample], load: Load) -> Any:
     """Returns a function from a sample's index (a tensor) to its picture and label."""
     fixed = tuple(samples)
 
     def arrays(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        image, label = load(fixed[int(index)], data, classes)
-        return image, label
+        return load(fixed[int(index)])
 
     def read(index: Any) -> tuple[Any, Any]:
         image, label = tf.numpy_function(arrays, [index], [tf.uint8, tf.int32], stateful=False)
@@ -170,9 +179,9 @@ def _workers(data: DataConfig) -> int:
     return data.workers or int(tf.data.AUTOTUNE)
 
 
-def _finish(dataset: Any, batch: int) -> Any:
+def _finish(dataset: Any, batch: int, *, deterministic: bool) -> Any:
     options = tf.data.Options()
-    options.deterministic = True
+    options.deterministic = deterministic
     return (
         dataset.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE).with_options(options)
     )

@@ -14,17 +14,17 @@ import tensorflow as tf
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets import parts
+from ccfnet_tf.datasets.parts import Parts
 from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
 from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.inference.previews import preview_sheet
 from ccfnet_tf.inference.runs import CHECKPOINTS
 from ccfnet_tf.inference.writers import write_png
-from ccfnet_tf.labels import Sample, Taxonomy
+from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.batch import evaluation_batches
+from ccfnet_tf.progress import new_progress
 from ccfnet_tf.training import checkpoint
 from ccfnet_tf.training.journal import MetricsTable
-from ccfnet_tf.training.progress import new_progress
 
 PREVIEWS = 4
 EVALUATION_BATCH = 1
@@ -36,20 +36,15 @@ class Validation:
     """The validation part, ready to be run over after each epoch."""
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        sizes: Sequence[tuple[int, int]],
-        data: DataConfig,
-        taxonomy: Taxonomy,
-        console: Console,
+        self, parts: Parts, sizes: Sequence[tuple[int, int]], data: DataConfig, console: Console
     ) -> None:
-        """Takes the samples with their sizes [(H, W)]; both may be empty."""
-        self.samples = samples
-        self.data = data
-        self.taxonomy = taxonomy
+        """Takes the sizes [(H, W)] of the validation part, which may be empty."""
+        self.samples = parts.val
+        self.taxonomy = parts.taxonomy
+        self.load = parts.load
         self.console = console
         self.batches, self.count = evaluation_batches(
-            samples, sizes, data, classes=len(taxonomy.names), batch=EVALUATION_BATCH
+            parts.val, sizes, parts.load, data, batch=EVALUATION_BATCH
         )
         self.evaluator: Evaluator | None = None
 
@@ -125,11 +120,11 @@ class EpochEnd(keras.callbacks.Callback):
 
     def _sheet(self) -> np.ndarray:
         """Returns the preview samples, a row each, as the network sees them now."""
-        taxonomy, data = self.validation.taxonomy, self.validation.data
+        taxonomy = self.validation.taxonomy
         self.predictor = self.predictor or Predictor(self.model, taxonomy=taxonomy)
         rows = []
         for sample in self.preview_samples:
-            image, label = parts.load(sample, data, len(taxonomy.names))
+            image, label = self.validation.load(sample)
             rows.append((image, label, self.predictor.predict_all_heads(image)))
         return preview_sheet(rows, taxonomy)
 

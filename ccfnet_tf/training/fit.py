@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +14,38 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from ccfnet_tf.config import ModelConfig, RunConfig, from_yaml, to_yaml
-from ccfnet_tf.datasets.check import check
-from ccfnet_tf.datasets.parts import Parts, read_parts
+from ccfnet_tf.config import CACHES, DataConfig, ModelConfig, RunConfig, from_yaml, to_yaml
+from ccfnet_tf.datasets.parts import with_format
 from ccfnet_tf.errors import CCFNetError, ConfigError, ResourceError, RunError
 from ccfnet_tf.inference.checkpoint_file import load_matching, read_arrays
 from ccfnet_tf.inference.runs import CHECKPOINTS, CONFIG, read_run, refuse_other_classes
-from ccfnet_tf.labels import Sample
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.model import CCFNet, LossWeights
 from ccfnet_tf.network.weights import IMAGENET, NO_WEIGHTS
 from ccfnet_tf.pipeline.batch import original_error, steps_per_epoch, training_batches
 from ccfnet_tf.training import checkpoint
 from ccfnet_tf.training.devices import Precision, make_strategy, resolve_precision
+from ccfnet_tf.training.epoch_bar import EpochBar
 from ccfnet_tf.training.epoch_end import EpochEnd, Validation
 from ccfnet_tf.training.guard import StopWhenNotFinite
 from ccfnet_tf.training.journal import write_classes, write_environment, write_text
 from ccfnet_tf.training.optimizer import make_optimizer
-from ccfnet_tf.training.progress import EpochBar, new_progress
+from ccfnet_tf.training.run_data import (
+    RunData,
+    check_data,
+    class_weights,
+    rarity,
+    training_load,
+)
 
 # A resumed run is the same run: only where its data lie and what it runs on may change.
 FREE_ON_RESUME = {
-    "data": ("root", "workers"),
+    "data": ("root", "workers", "cache"),
     "train": ("strategy", "virtual_cpus"),
 }
 
 
 NO_SPACE = os.strerror(errno.ENOSPC)
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The data of a run after every label was looked at, with sizes [(H, W)]."""
-
-    parts: Parts
-    val_sizes: list[tuple[int, int]]
 
 
 def fit(config: RunConfig, run: Path, *, resume: bool, console: Console) -> None:
@@ -64,7 +61,7 @@ def fit(config: RunConfig, run: Path, *, resume: bool, console: Console) -> None
         CCFNetError: Data, configuration, run folder, memory or disk do not allow it.
     """
     config = _claim(config, run, resume)
-    data = _check_data(config, console)
+    data = check_data(config, console)
     with _resource_errors(config, run):
         _train(config, run, data, console, resume=resume)
 
@@ -92,7 +89,7 @@ def _last(run: Path) -> Path:
 
 def _resolved(config: RunConfig, auto: Precision | None = None) -> RunConfig:
     """Returns the configuration with whole paths, and with a precision in place of `auto`."""
-    data, model, train = config.data, config.model, config.train
+    model, train = config.model, config.train
     precision = train.precision
     if precision == "auto":
         precision = auto or resolve_precision(precision)
@@ -101,7 +98,7 @@ def _resolved(config: RunConfig, auto: Precision | None = None) -> RunConfig:
         weights = _whole(weights)
     return replace(
         config,
-        data=replace(data, root=data.root and _whole(data.root)),
+        data=_resolved_data(config.data),
         model=replace(
             model, backbone_weights=weights, init_from=model.init_from and _whole(model.init_from)
         ),
@@ -109,8 +106,20 @@ def _resolved(config: RunConfig, auto: Precision | None = None) -> RunConfig:
     )
 
 
+def _resolved_data(data: DataConfig) -> DataConfig:
+    """Returns the data's configuration with whole paths and the layout that was found."""
+    return replace(
+        data,
+        format=with_format(data).format,
+        root=data.root and _whole(data.root),
+        lists=data.lists and _whole(data.lists),
+        label_map=data.label_map and _whole(data.label_map),
+        cache=data.cache if data.cache in CACHES else _whole(data.cache),
+    )
+
+
 def _whole(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
+    return path if "://" in path else str(Path(path).expanduser().resolve())
 
 
 def _with_free_keys(earlier: RunConfig, now: RunConfig) -> RunConfig:
@@ -137,28 +146,7 @@ def _refuse_changes(now: RunConfig, earlier: RunConfig, run: Path) -> None:
                 )
 
 
-def _check_data(config: RunConfig, console: Console) -> Checked:
-    """Reads every picture and label of training and validation before step 1."""
-    parts = read_parts(config.data, config.seed)
-    classes = len(parts.taxonomy.names)
-    steps_per_epoch(parts.train, config.train.batch)  # refuses a part smaller than a batch
-
-    with new_progress(console) as bar:
-        task = bar.add_task("checking labels", total=len(parts.train) + len(parts.val))
-
-        def sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
-            return check(samples, config.data, classes, advance=lambda: bar.advance(task))
-
-        sizes(parts.train)
-        val_sizes = sizes(parts.val)
-    console.print(
-        f"{parts.format}: {len(parts.train)} pictures to train on, {len(parts.val)} to validate, "
-        f"{len(parts.test)} to test, {classes} classes; every label is fit to use"
-    )
-    return Checked(parts, val_sizes)
-
-
-def _train(config: RunConfig, run: Path, data: Checked, console: Console, *, resume: bool) -> None:
+def _train(config: RunConfig, run: Path, data: RunData, console: Console, *, resume: bool) -> None:
     parts, train = data.parts, config.train
     strategy = make_strategy(train)
     keras.utils.set_random_seed(config.seed)
@@ -167,7 +155,7 @@ def _train(config: RunConfig, run: Path, data: Checked, console: Console, *, res
     resuming = last.is_file()
     if resuming:
         refuse_other_classes(parts.taxonomy, read_run(run))
-    model = _model(config, strategy, len(parts.taxonomy.names), steps, console, fresh=not resuming)
+    model = _model(config, strategy, data, steps, console, fresh=not resuming)
     if not resuming:
         _open_run(run, resume)
     progress = checkpoint.restore(last, model) if resuming else checkpoint.Progress()
@@ -186,7 +174,7 @@ def _train(config: RunConfig, run: Path, data: Checked, console: Console, *, res
         f"{train.precision}, {steps} steps an epoch"
     )
 
-    validation = Validation(parts.val, data.val_sizes, config.data, parts.taxonomy, console)
+    validation = Validation(parts, data.val.sizes, config.data, console)
     bar = EpochBar(console)
     previews = parts.val or parts.train
     callbacks = [
@@ -196,11 +184,12 @@ def _train(config: RunConfig, run: Path, data: Checked, console: Console, *, res
     ]
     batches = training_batches(
         parts.train,
+        training_load(config.data, data, console),
         config.data,
-        classes=len(parts.taxonomy.names),
         batch=train.batch,
         seed=config.seed,
         first_step=progress.epoch * steps,
+        rarity=rarity(config.data, data.train.census),
     )
     try:
         model.fit(
@@ -223,7 +212,7 @@ def _kinds(devices: Sequence[str]) -> str:
 
 
 def _model(
-    config: RunConfig, strategy: Any, classes: int, steps: int, console: Console, *, fresh: bool
+    config: RunConfig, strategy: Any, data: RunData, steps: int, console: Console, *, fresh: bool
 ) -> CCFNet:
     """Builds, loads and compiles the network in the strategy's scope.
 
@@ -235,7 +224,7 @@ def _model(
     fine_tuned = fresh and settings.init_from is not None
     with strategy.scope():
         model = build_ccfnet(
-            classes,
+            len(data.parts.taxonomy.names),
             backbone=settings.backbone,
             backbone_weights=settings.backbone_weights if fresh and not fine_tuned else None,
             head_channels=settings.head_channels,
@@ -260,6 +249,7 @@ def _model(
             ),
             clip_norm=train.clip_norm,
             balanced_attention=train.balanced_attention,
+            class_weights=class_weights(train.class_weights, data.train.census),
         )
     return model
 

@@ -16,9 +16,9 @@ from ccfnet_tf.evaluation.evaluate import Evaluation, evaluate
 from ccfnet_tf.evaluation.table import report
 from ccfnet_tf.inference.runs import load_run, read_run, refuse_other_classes
 from ccfnet_tf.pipeline.batch import evaluation_batches
+from ccfnet_tf.progress import new_progress
 from ccfnet_tf.training.epoch_end import EVALUATION_BATCH
 from ccfnet_tf.training.journal import write_text
-from ccfnet_tf.training.progress import new_progress
 
 MEND = {
     "test": "evaluate --split val, or put pictures in ROOT/test/{images,masks}",
@@ -54,9 +54,14 @@ def measure(
     pictures = batch or EVALUATION_BATCH
     with new_progress(console) as bar:
         task = bar.add_task("checking labels", total=len(samples))
-        classes = len(parts.taxonomy.names)
-        sizes = check(samples, data, classes, advance=lambda: bar.advance(task))
-        batches, count = evaluation_batches(samples, sizes, data, classes=classes, batch=pictures)
+        seen = check(
+            samples,
+            parts.load,
+            len(parts.taxonomy.names),
+            workers=data.workers,
+            advance=lambda: bar.advance(task),
+        )
+        batches, count = evaluation_batches(samples, seen.sizes, parts.load, data, batch=pictures)
         task = bar.add_task(f"evaluating {split}", total=count)
         evaluation = evaluate(
             model,

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.folder import read_classes
-from ccfnet_tf.datasets.parts import Parts, load, read_parts
+from ccfnet_tf.datasets import folder
+from ccfnet_tf.datasets.listing import Listing
+from ccfnet_tf.datasets.parts import Parts, read_parts
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
 
@@ -52,7 +53,7 @@ def test_one_set_with_nested_folders(tmp_path: Path) -> None:
     assert [s.name for s in found.train] == ["a", "a.b", "b", "deep/er/c"]
     assert found.val == found.test == ()
     assert found.taxonomy.names == ("cat", "dog")
-    image, label = load(found.train[3], DataConfig(root=str(tmp_path)), 2)
+    image, label = found.load(found.train[3])
     assert image.shape == (4, 6, 3)
     np.testing.assert_array_equal(label[0], [0, 1, VOID, 1, 0, 0])
 
@@ -131,26 +132,129 @@ def test_class_list(tmp_path: Path) -> None:
     assert parts(tmp_path).taxonomy.names == ("cat", "dog")
 
 
+LISTS = {"train.txt": "a\nc/d.jpg\n", "test.txt": "b.png\n"}
+
+
+def listed(root: Path, texts: dict[str, str]) -> None:
+    classes(root)
+    for stem in ("a", "c/d", "rest"):
+        put(root, stem)
+    put(root, "b", suffix="png")
+    for name, text in texts.items():
+        (root / name).write_text(text)
+
+
+def test_list_files(tmp_path: Path) -> None:
+    listed(tmp_path, {"train.txt": "\ufeffc/d.jpg\r\n\r\n# rest\r\n./a\r\n", "val.txt": " b.png "})
+    put(tmp_path, "unlisted", mask=False)
+    found = parts(tmp_path)
+    assert [s.name for s in found.train] == ["c/d", "a"]
+    assert [s.name for s in found.val] == ["b"]
+    assert found.test == ()
+
+
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("texts", "words"),
     [
-        ("", "0 class names"),
-        ("one\n", "1 class names"),
-        ("\n".join(map(str, range(257))), "257 class names"),
-        ("a\nb\na\n", "'a' is on line 1 and 3"),
-        ("a\n\nb\n", "line 2 is blank"),
+        ({"train.txt": "a\n\nbb.png\n"}, ("train.txt: line 3", "'bb.png'", "did you mean 'b.png'")),
+        ({"train.txt": "a\nb\na.jpg\n"}, ("train.txt: line 3", "'a.jpg'", "line 1 of train.txt")),
+        ({**LISTS, "val.txt": "rest\nb\n"}, ("test.txt: line 1", "'b.png'", "line 2 of val.txt")),
+        ({"val.txt": "a\n"}, ("val.txt", "no train.txt")),
     ],
 )
-def test_class_list_that_does_not_fit(tmp_path: Path, text: str, words: str) -> None:
-    classes(tmp_path, text)
-    with pytest.raises(DataError, match=words):
-        read_classes(tmp_path / "classes.txt")
+def test_list_files_that_do_not_fit(
+    tmp_path: Path, texts: dict[str, str], words: tuple[str, ...]
+) -> None:
+    listed(tmp_path, texts)
+    fails(tmp_path, *words)
 
 
-def test_class_list_that_is_not_text(tmp_path: Path) -> None:
-    (tmp_path / "classes.txt").write_bytes(b"a\n\xff\xfe\n")
-    with pytest.raises(DataError, match="not a UTF-8"):
-        read_classes(tmp_path / "classes.txt")
+def test_listed_picture_without_a_mask(tmp_path: Path) -> None:
+    listed(tmp_path, LISTS)
+    (tmp_path / "masks" / "a.png").unlink()
+    fails(tmp_path, "a.jpg", "no mask")
+
+
+def test_a_part_by_list_and_by_folder(tmp_path: Path) -> None:
+    listed(tmp_path, LISTS)
+    put(tmp_path / "val", "v")
+    assert [s.name for s in parts(tmp_path).val] == ["val/v"]
+    put(tmp_path / "test", "t")
+    fails(tmp_path, "test.txt and test/", "keep one")
+
+
+def test_given_lists_take_the_place_of_its_own(tmp_path: Path) -> None:
+    listed(tmp_path, LISTS)
+    listing = folder.read(DataConfig(root=str(tmp_path), lists="elsewhere"), tmp_path, 0)
+    assert [s.name for s in listing.train] == ["a", "b", "c/d", "rest"]
+
+
+def test_unpaired_files_are_told_and_not_raised(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for stem in "ab":
+        put(tmp_path, stem)
+    put(tmp_path, "c", mask=False)
+    (tmp_path / "images" / "b.jpg").unlink()
+    listing = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0)
+    assert [s.name for s in listing.train] == ["a"]
+    assert [fault.kind for fault in listing.unpaired] == ["missing", "missing"]
+    assert "images/c.jpg: no mask" in str(listing.unpaired[0])
+    assert "masks/b.png: no picture" in str(listing.unpaired[1])
+
+
+COLOURS = "255 0 0 cat\n0,0,0,Void\n0\t200\t0\t\ttall dog\n9 9 9 void\n"
+
+
+def coloured(root: Path) -> Listing:
+    put(root, "a")
+    (root / "colours.txt").write_text(COLOURS)
+    rows = [[[255, 0, 0], [0, 200, 0], [0, 0, 0], [9, 9, 9], [255, 0, 0], [255, 0, 0]]] * 4
+    Image.fromarray(np.array(rows, np.uint8)).save(root / "masks" / "a.png")
+    return folder.read(DataConfig(root=str(root)), root, 0)
+
+
+def test_masks_of_colours(tmp_path: Path) -> None:
+    listing = coloured(tmp_path)
+    assert listing.taxonomy.names == ("cat", "tall dog")
+    assert listing.taxonomy.palette == ((255, 0, 0), (0, 200, 0))
+    label = listing.load_label(listing.train[0])
+    assert label.dtype == np.int32
+    np.testing.assert_array_equal(label, [[0, 1, VOID, VOID, 0, 0]] * 4)
+
+
+def test_a_mask_of_ids_among_masks_of_colours(tmp_path: Path) -> None:
+    listing = coloured(tmp_path)
+    put(tmp_path, "a")
+    np.testing.assert_array_equal(listing.load_label(listing.train[0]), [[0, 1, VOID, 1, 0, 0]] * 4)
+
+
+def test_a_colour_that_is_not_in_the_table(tmp_path: Path) -> None:
+    listing = coloured(tmp_path)
+    rows = [[[255, 0, 0], [1, 199, 0], [1, 199, 0], [7, 7, 7]]]
+    Image.fromarray(np.array(rows, np.uint8)).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(DataError) as caught:
+        listing.load_label(listing.train[0])
+    assert caught.value.kind == "value"
+    for word in ("a.png: colour 1 199 0 on 2 pixels and 1 other", "'0 200 0 tall dog'"):
+        assert word in str(caught.value)
+
+
+def test_classes_and_colours_must_agree(tmp_path: Path) -> None:
+    coloured(tmp_path)
+    classes(tmp_path, "cat\ntall dog\n")
+    assert parts(tmp_path).taxonomy.names == ("cat", "tall dog")
+    classes(tmp_path, "cat\ndog\n")
+    fails(tmp_path, "classes.txt: 'dog'", "'tall dog'", "same order")
+    classes(tmp_path, "cat\ntall dog\nbird\n")
+    fails(tmp_path, "classes.txt: 'bird'", "'nothing'")
+
+
+def test_signs(tmp_path: Path) -> None:
+    assert folder.signs(tmp_path) == folder.signs(tmp_path / "no") == ""
+    put(tmp_path / "train", "a")
+    assert folder.signs(tmp_path) == "train/images/ and train/masks/"
+    put(tmp_path, "a")
+    assert folder.signs(tmp_path) == "images/ and masks/"
 
 
 def test_the_shipped_sample() -> None:
@@ -158,6 +262,6 @@ def test_the_shipped_sample() -> None:
     found = read_parts(data, seed=0)
     assert (len(found.train), len(found.val), len(found.test)) == (8, 2, 2)
     samples = found.train + found.val + found.test
-    labels = [load(sample, data, 8)[1] for sample in samples]
+    labels = [found.load(sample)[1] for sample in samples]
     assert len(np.unique(np.concatenate([label.ravel() for label in labels]))) == 9
     assert sum(path.stat().st_size for path in SAMPLE.rglob("*.*")) < 300_000

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets import parts
+from ccfnet_tf.datasets import layouts, parts
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.scenes import TAXONOMY
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import Sample
 
 
@@ -17,11 +21,15 @@ def samples(count: int) -> tuple[Sample, ...]:
     return tuple(Sample(f"{i:03d}", f"{i}.jpg", f"{i}.png") for i in range(count))
 
 
+def nothing(sample: Sample) -> Any:
+    raise AssertionError(sample)
+
+
 def share(count: int, val_share: float, seed: int = 0, **kin: str) -> parts.Parts:
-    listing = Listing(TAXONOMY, samples(count), None, (), kin)
-    reader = parts.Reader(lambda *_: listing, None, None)  # type: ignore[arg-type]
+    listing = Listing(TAXONOMY, samples(count), None, (), nothing, nothing, kin=kin)
+    reader = layouts.Reader(lambda _: "", lambda *_: listing)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(parts.READERS, "scenes", reader)
+        patch.setitem(layouts.READERS, "scenes", reader)
         return parts.read_parts(DataConfig(format="scenes", val_share=val_share), seed)
 
 
@@ -34,7 +42,7 @@ def test_share_of_the_training_part(count: int, val_share: float, held: int) -> 
     assert len(found.val) == held
     assert sorted(found.train + found.val, key=lambda s: s.name) == list(samples(count))
     assert list(found.train) == sorted(found.train, key=lambda s: s.name)
-    assert found == share(count, val_share)
+    assert found.val == share(count, val_share).val
     assert found.test == ()
 
 
@@ -65,3 +73,82 @@ def test_datasets_do_not_import_tensorflow() -> None:
     code = "import sys, ccfnet_tf.datasets.check; print('tensorflow' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert answer.stdout.strip() == b"False"
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """Six pictures in a plain folder; picture i shows class i % 3 everywhere."""
+    root = tmp_path / "set"
+    for side in ("images", "masks"):
+        (root / side).mkdir(parents=True)
+    for i in range(6):
+        Image.new("RGB", (9, 7)).save(root / "images" / f"{i}.png")
+        Image.fromarray(np.full((7, 9), i % 3, np.uint8)).save(root / "masks" / f"{i}.png")
+    (root / "classes.txt").write_text("a\nb\nc\n")
+    return root
+
+
+def names(found: tuple[Sample, ...]) -> list[str]:
+    return [sample.name for sample in found]
+
+
+def lists(folder: Path, **parts_: str) -> DataConfig:
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, text in parts_.items():
+        (folder / f"{part}.txt").write_text(text)
+    return DataConfig(root=str(folder.parent / "set"), lists=str(folder))
+
+
+def test_the_layout_is_told_from_the_folder(plain: Path) -> None:
+    assert parts.with_format(DataConfig(root=str(plain))).format == "folder"
+    assert parts.read_parts(DataConfig(root=str(plain), val_share=0.0), 0).format == "folder"
+    assert parts.with_format(DataConfig(root="gs://bucket/set")).format == "shards"
+
+
+def test_lists_take_the_place_of_the_sets_own_parts(plain: Path, tmp_path: Path) -> None:
+    found = parts.read_parts(lists(tmp_path / "l", train="4\n1\n", val="2\n", test="0\n5\n"), 0)
+    assert names(found.train) == ["4", "1"]
+    assert names(found.val) == ["2"]
+    assert names(found.test) == ["0", "5"]
+
+
+def test_folds_are_chosen_by_number(plain: Path, tmp_path: Path) -> None:
+    for fold in range(2):
+        lists(tmp_path / "l" / f"fold_{fold}", train=f"{fold}\n3\n", test=f"{1 - fold}\n")
+    for fold in range(2):
+        data = DataConfig(root=str(plain), lists=str(tmp_path / "l"), fold=fold, val_share=0.0)
+        assert names(parts.read_parts(data, 0).test) == [str(1 - fold)]
+    with pytest.raises(ConfigError, match=r"fold_7: no train\.txt"):
+        parts.read_parts(DataConfig(root=str(plain), lists=str(tmp_path / "l"), fold=7), 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ({"train": "0\n1\n44\n"}, r"train\.txt: line 3: '44' is no sample"),
+        ({"train": "0\n1\n", "test": "2\n1\n"}, r"test\.txt: line 2: '1' is in train\.txt"),
+        ({"test": "2\n"}, r"no train\.txt"),
+    ],
+)
+def test_lists_that_do_not_fit(
+    plain: Path, tmp_path: Path, text: dict[str, str], words: str
+) -> None:
+    with pytest.raises((DataError, ConfigError), match=words):
+        parts.read_parts(lists(tmp_path / "l", **text), 0)
+
+
+def test_mapped_classes_reach_both_loaders(plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text("x: [a, c]\n")
+    data = DataConfig(root=str(plain), label_map=str(tmp_path / "map.yaml"), val_share=0.0)
+    found = parts.read_parts(data, 0)
+    assert found.taxonomy.names == ("x", "b")
+    assert [int(found.load(s)[1][0, 0]) for s in found.train] == [0, 1, 0, 0, 1, 0]
+    assert [int(found.load_label(s)[0, 0]) for s in found.train] == [0, 1, 0, 0, 1, 0]
+
+
+def test_unpaired_files_are_refused(plain: Path) -> None:
+    (plain / "masks" / "3.png").unlink()
+    (plain / "images" / "4.png").unlink()
+    with pytest.raises(DataError, match=r"\(and 1 more such files\)") as caught:
+        parts.read_parts(DataConfig(root=str(plain)), 0)
+    assert caught.value.kind == "missing"

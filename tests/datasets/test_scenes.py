@@ -7,6 +7,7 @@ import pytest
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets import scenes
+from ccfnet_tf.datasets.pictures import read_image
 from ccfnet_tf.labels import VOID
 
 
@@ -57,7 +58,9 @@ def test_seeds_of_parts_and_of_runs_never_meet() -> None:
     trains = [s.image for run in runs for s in run.train]
     assert len(set(trains)) == len(trains) == 200_000
     assert not tests & set(trains)
-    last = scenes.read(data, Path(), 2**31 - 1).train[-1]  # large seeds work too
-    image, label = scenes.load(last, data, 8)
+    far = scenes.read(data, Path(), 2**31 - 1)  # large seeds work too
+    image, label = far.load(far.train[-1])
     assert image.shape[:2] == label.shape == data.scene_size
-    np.testing.assert_array_equal(label, scenes.load_label(last, data, 8))
+    np.testing.assert_array_equal(label, far.load_label(far.train[-1]))
+    stored = read_image("scene", far.read_bytes(far.train[-1]))
+    np.testing.assert_array_equal(stored, image)

@@ -24,6 +24,10 @@ def test_hand_worked_figures() -> None:
     assert state.class_accuracy == pytest.approx((3 / 4 + 1 / 2) / 2)
     assert state.iou == (3 / 4, 1 / 3, 0.0, None)
     assert state.mean_iou == pytest.approx((3 / 4 + 1 / 3 + 0) / 3)
+    assert state.present == 2
+    assert state.mean_iou_present == pytest.approx((3 / 4 + 1 / 3) / 2)
+    assert state.mean_iou_all == pytest.approx((3 / 4 + 1 / 3) / 4)
+    assert state.class_accuracy_all == pytest.approx((3 / 4 + 1 / 2) / 4)
 
 
 def test_prediction_on_void_counts_nowhere() -> None:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.inference.predictor import Heads, Prediction
-from ccfnet_tf.inference.previews import preview_sheet, preview_strip
+from ccfnet_tf.inference.previews import preview_sheet
 from ccfnet_tf.inference.writers import (
     colour_picture,
     difficulty_picture,
@@ -84,7 +84,7 @@ def heads(labels: np.ndarray) -> Heads:
 def test_preview_shows_the_five_columns() -> None:
     label = np.full((60, 80), 1, np.int32)
     image = np.full((60, 80, 3), 77, np.uint8)
-    strip = preview_strip(image, label, heads(label * 2), TAXONOMY)
+    strip = preview_sheet([(image, label, heads(label * 2))], TAXONOMY)
     assert strip.dtype == np.uint8
     middle = strip[38 + 90]
     centres = [14 + 120 + column * 248 for column in range(5)]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.model import LossWeights, PixelAccuracy
 
@@ -57,6 +58,46 @@ def test_losses_and_accuracy_equal_numpy(toy: Toy, batch: tuple[np.ndarray, np.n
     assert found["loss"] == pytest.approx(total, rel=1e-5)
     right = (outputs["refine"].argmax(-1) == labels)[labels >= 0].mean()
     assert found["refine_accuracy"] == pytest.approx(right, rel=1e-6)
+
+
+def test_class_weights_make_weighted_means(
+    toy: Toy, batch: tuple[np.ndarray, np.ndarray]
+) -> None:
+    weights = np.array([0.5, 4.0, 0.0])
+    model = toy(CLASSES)
+    model.compile(class_weights=weights.tolist())
+    images, labels = batch
+    outputs = {key: value.numpy() for key, value in model(images).items()}
+    found = model.evaluate(images, labels, batch_size=2, verbose=0, return_dict=True)
+    valid = labels >= 0
+    truth = np.where(valid, labels, 0)
+    share = np.where(valid, weights[truth], 0.0)
+    for head in ("coarse", "refine"):
+        logits = outputs[head].astype(np.float64)
+        logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        losses = -np.take_along_axis(logs, truth[..., None], -1)[..., 0]
+        wanted = (losses * share).sum() / share.sum()
+        assert found[f"{head}_loss"] == pytest.approx(wanted, rel=1e-5)
+    plain = numpy_losses(outputs, labels)
+    assert found["attention_loss"] == pytest.approx(plain["attention_loss"], rel=1e-5)
+
+
+def test_a_batch_of_classes_without_weight_teaches_nothing(toy: Toy) -> None:
+    model = toy(CLASSES)
+    model.compile(optimizer="sgd", class_weights=[1.0, 0.0, 1.0],
+                  loss_weights=LossWeights(attention=0.0))  # fmt: skip
+    before = [v.numpy() for v in model.trainable_variables]
+    found = model.train_on_batch(
+        np.full((1, 32, 32, 3), 9.0, np.float32), np.ones((1, 32, 32), int), return_dict=True
+    )
+    assert np.isfinite(found["loss"])
+    for old, new in zip(before, model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, new.numpy())
+
+
+def test_as_many_class_weights_as_classes(toy: Toy) -> None:
+    with pytest.raises(ConfigError, match=r"train\.class_weights has 2 values"):
+        toy(CLASSES).compile(class_weights=[1.0, 1.0])
 
 
 def test_figures_do_not_depend_on_how_pixels_are_batched(

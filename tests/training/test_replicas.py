@@ -56,6 +56,11 @@ CASES: dict[str, tuple[TrainConfig, dict[str, Any], float]] = {
         {"balanced_attention": True},
         1e-5,
     ),
+    "weighted": (
+        TrainConfig(optimizer="sgd", learning_rate=0.05),
+        {"class_weights": [0.2, 3.0, 1.0]},
+        1e-5,
+    ),
     # Loss scaling multiplies by powers of two: exact here, where the layers are float32.
     "scaled": (
         TrainConfig(optimizer="sgd", learning_rate=0.05, precision="float16"),

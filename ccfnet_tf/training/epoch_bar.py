@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: one bar an epoch, one line when it is done."""
+"""What a person sees while a run trains: a bar an epoch."""
 
 from __future__ import annotations
 
@@ -6,21 +6,8 @@ from typing import Any
 
 import keras
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-
-def new_progress(console: Console, *, figures: bool = False) -> Progress:
-    """Returns a progress display; with `figures` its tasks carry a text of that name."""
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-    ]
-    if figures:
-        columns.append(TextColumn("{task.fields[figures]}"))
-    # transient: the epoch's own line stays, the bar does not. A log file gets no bar at all.
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+from ccfnet_tf.progress import new_progress
 
 
 class EpochBar(keras.callbacks.Callback):

@@ -1,0 +1,261 @@
+"""`ccfnet-tf data VERB`: look at a data set, split it, convert it, before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR, ConfigError, nearest
+from ccfnet_tf.start import start_tensorflow
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ccfnet_tf.config import RunConfig
+    from ccfnet_tf.datasets.listing import Listing
+
+HELP = """\
+usage: ccfnet-tf data VERB ...
+
+  check SRC                        read everything; say what is wrong
+  stats SRC                        class shares, sizes, weights, mean and deviation
+  show SRC                         a sheet of pictures, labels and what augmentation does
+  split SRC --folds 5 --out DIR    lists of balanced folds, for --data.lists
+  convert SRC --to DIR             a plain folder of pictures and masks; --shards N: TFRecord
+  scenes --count N --out DIR       the built-in scenes as a folder
+
+SRC is the folder of a data set. Its layout is told from what is in it; --data.format says it.
+Every key of the configuration's data section can be given: --data.fold 1, --data.label_map FILE,
+--data.lists DIR; and --config PRESET|FILE.yaml to start from.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see ccfnet-tf data --help")
+
+
+def main(args: list[str]) -> int:
+    """Runs `data VERB`, whose arguments follow `data`; returns the exit code.
+
+    Raises:
+        CCFNetError: The data, or the arguments, do not allow it.
+    """
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return EXIT_DONE if args else EXIT_USER_ERROR
+    if args[0] not in VERBS:
+        raise ConfigError(
+            f"'data {args[0]}' is no verb: expected {', '.join(VERBS)}" + nearest(args[0], VERBS)
+        )
+    return VERBS[args[0]](args[1:])
+
+
+def _check(args: list[str]) -> int:
+    parser = _parser("check", "Read every picture and label; exit 1 when something must be mended.")
+    parser.add_argument("--json", metavar="FILE", help="write all findings there (- prints them)")
+    known, config = _parse(parser, args)
+    from ccfnet_tf.datasets.inspect import inspect
+    from ccfnet_tf.report.data_tables import check_report
+
+    with _listed(config) as (listing, advance, console):
+        report = inspect(listing, workers=config.data.workers, advance=advance)
+    _show(known.json, report.to_json(), check_report(report), console)
+    return EXIT_DONE if report.ok else EXIT_FINDINGS
+
+
+def _stats(args: list[str]) -> int:
+    parser = _parser("stats", "Count classes, sizes and colours; suggest class weights.")
+    parser.add_argument("--json", metavar="FILE", help="write all figures there (- prints them)")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw them")
+    known, config = _parse(parser, args)
+    _refuse_existing(known.plot)
+    from ccfnet_tf.datasets.parts import agreeing
+    from ccfnet_tf.datasets.stats import survey
+    from ccfnet_tf.report.data_figures import stats_figure
+    from ccfnet_tf.report.data_tables import stats_table
+
+    with _listed(config) as (listing, advance, console):
+        samples = [*listing.train, *(listing.val or ()), *listing.test]
+        taxonomy, workers = listing.taxonomy, config.data.workers
+        stats = survey(samples, agreeing(listing.load), taxonomy, workers=workers, advance=advance)
+    _show(known.json, stats.to_json(taxonomy), stats_table(stats, taxonomy), console)
+    if known.plot:
+        stats_figure(stats, taxonomy, Path(known.plot).expanduser())
+        console.print(f"drawn to {known.plot}")
+    return EXIT_DONE
+
+
+def _show_sheet(args: list[str]) -> int:
+    parser = _parser("show", "Draw pictures, labels, and four augmented versions of each.")
+    parser.add_argument("--out", metavar="FILE.png", default="sheet.png", help="default: sheet.png")
+    parser.add_argument("--count", type=int, default=6, help="pictures (default: 6)")
+    known, config = _parse(parser, args)
+    _at_least("--count", known.count, 1)
+    _refuse_existing(known.out)
+    start_tensorflow()
+    from rich.console import Console
+
+    from ccfnet_tf.datasets.parts import read_parts
+    from ccfnet_tf.inference.writers import write_png
+    from ccfnet_tf.report.contact_sheet import contact_sheet
+
+    parts = read_parts(config.data, config.seed)
+    sheet = contact_sheet(
+        parts.train, parts.load, parts.taxonomy, config.data, config.seed, count=known.count
+    )
+    write_png(Path(known.out).expanduser(), sheet)
+    shown = min(known.count, len(parts.train))
+    Console(soft_wrap=True).print(f"{known.out}: {shown} of {len(parts.train)} pictures")
+    return EXIT_DONE
+
+
+def _split(args: list[str]) -> int:
+    parser = _parser("split", "Deal all pictures to folds of like content; write list files.")
+    parser.add_argument("--folds", type=int, default=5, help="default: 5")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the lists")
+    known, config = _parse(parser, args)
+    from ccfnet_tf.datasets.folds import split
+    from ccfnet_tf.report.data_tables import split_table
+
+    out = Path(known.out).expanduser()
+    with _listed(config) as (listing, advance, console):
+        dealt = split(
+            listing,
+            out,
+            folds=known.folds,
+            seed=config.seed,
+            workers=config.data.workers,
+            advance=advance,
+        )
+    console.print(split_table(dealt, listing.taxonomy))
+    console.print(
+        f"{out}: {known.folds} folds; next: ccfnet-tf fit --data.root {config.data.root} "
+        f"--data.lists {out} --data.fold 0, or ccfnet-tf crossval with the same"
+    )
+    return EXIT_DONE
+
+
+def _convert(args: list[str]) -> int:
+    parser = _parser("convert", "Write a data set as a plain folder, or as TFRecord shards.")
+    parser.add_argument("--to", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--shards", type=int, metavar="N", help="TFRecord files a part")
+    known, config = _parse(parser, args)
+    if known.shards is not None:
+        _at_least("--shards", known.shards, 1)
+    _convert_to(Path(known.to).expanduser(), config, known.shards)
+    return EXIT_DONE
+
+
+def _scenes(args: list[str]) -> int:
+    what = "Draw scenes; write them as a folder."
+    parser = _Parser(prog="ccfnet-tf data scenes", description=what)
+    parser.add_argument("--count", type=int, default=100, help="to train on (default: 100)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    known, keys = parser.parse_known_args(args)
+    keys = ["--data.format", "scenes", "--data.scenes", str(known.count), *keys]
+    _convert_to(Path(known.out).expanduser(), _config("demo", keys), None)
+    return EXIT_DONE
+
+
+def _convert_to(out: Path, config: RunConfig, shards: int | None) -> None:
+    start_tensorflow()
+    from ccfnet_tf.pipeline.convert import write_folder, write_shards
+
+    passes = 1 if shards is None else 2  # shards are read back
+    with _listed(config, passes=passes) as (listing, advance, console):
+        workers = config.data.workers
+        if shards is None:
+            write_folder(listing, out, workers=workers, advance=advance)
+        else:
+            write_shards(listing, out, shards, workers=workers, advance=advance)
+    count = sum(len(part) for part in (listing.train, listing.val or (), listing.test))
+    proof = "" if shards is None else ", read back and equal"
+    console.print(f"{out}: {count} pictures{proof}; next: ccfnet-tf data check {out}")
+
+
+VERBS = {
+    "check": _check,
+    "stats": _stats,
+    "show": _show_sheet,
+    "split": _split,
+    "convert": _convert,
+    "scenes": _scenes,
+}
+
+
+def _parser(verb: str, description: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"ccfnet-tf data {verb}",
+        description=f"{description} Keys such as --data.fold 1 or --seed 3 as with fit.",
+    )
+    parser.add_argument("source", metavar="SRC", help="folder of the data set")
+    parser.add_argument("--config", default="folder", help="preset or YAML file to start from")
+    return parser
+
+
+def _parse(
+    parser: argparse.ArgumentParser, args: list[str]
+) -> tuple[argparse.Namespace, RunConfig]:
+    """Returns the verb's own options, and the configuration that the other keys give."""
+    known, keys = parser.parse_known_args(args)
+    return known, _config(known.config, ["--data.root", known.source, *keys])
+
+
+def _config(name: str, keys: list[str]) -> RunConfig:
+    from ccfnet_tf.config import find_config
+    from ccfnet_tf.options import parse_config
+
+    return parse_config(find_config(name), keys)
+
+
+@contextmanager
+def _listed(
+    config: RunConfig, *, passes: int = 1
+) -> Iterator[tuple[Listing, Callable[[], None], Console]]:
+    """Yields the listing, what moves a progress bar of its samples, and the console."""
+    from rich.console import Console
+
+    from ccfnet_tf.datasets.parts import list_set, with_format
+    from ccfnet_tf.progress import new_progress
+
+    aside = Console(soft_wrap=True, stderr=True)  # so that --json - prints nothing but JSON
+    data = with_format(config.data)
+    if data.format == "shards":  # whose records TensorFlow parses
+        start_tensorflow()
+    listing = list_set(data, config.seed)
+    count = sum(len(part) for part in (listing.train, listing.val or (), listing.test))
+    aside.print(f"{data.root or 'scenes'}: {data.format}, {count} pictures")
+    with new_progress(aside) as bar:
+        task = bar.add_task("reading", total=count * passes)
+        yield listing, lambda: bar.advance(task), Console(soft_wrap=True)
+
+
+def _show(file: str | None, tree: object, table: object, console: Console) -> None:
+    if file == "-":
+        print(json.dumps(tree, indent=1))
+        return
+    console.print(table)
+    if file:
+        from ccfnet_tf.inference.atomic import write_atomic
+
+        text = json.dumps(tree, indent=1) + "\n"
+        path = Path(file).expanduser()
+        write_atomic(path, lambda f: f.write(text.encode()), mend="free space or name another file")
+        console.print(f"written to {path}")
+
+
+def _refuse_existing(file: str | None) -> None:
+    if file and Path(file).expanduser().exists():
+        raise ConfigError(f"{file}: already there; remove it or name another file")
+
+
+def _at_least(option: str, value: int, low: int) -> None:
+    if value < low:
+        raise ConfigError(f"{option} is {value}: it must be {low} or more")

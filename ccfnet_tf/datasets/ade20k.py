@@ -1,0 +1,70 @@
+"""ADE20K, the scene parsing benchmark (ADEChallengeData2016): 20210 + 2000 pictures, 150 classes.
+
+    ROOT/images/{training,validation}/<name>.jpg
+    ROOT/annotations/{training,validation}/<name>.png     masks: 0 without a label, 1..150
+
+The labels of the benchmark's test part are not public: figures are usually reported on validation,
+which is the test part here, and a validation share is taken from training.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
+from ccfnet_tf.datasets.listing import Listing, with_pictures
+from ccfnet_tf.datasets.pairing import MASKS, PICTURES, files_in, folders_seen, pair, require
+from ccfnet_tf.datasets.pictures import read_index_values, to_classes
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.labels import Sample
+
+_TABLE = CODINGS["ade20k"].table()
+_RULE = "a mask of ADE20K holds 1..150 (the classes) or 0 (no label); unpack the set anew"
+
+
+def signs(root: Path) -> str:
+    """Returns what of this layout is in `root`, or an empty string."""
+    return folders_seen(root, "images/training", "annotations/training")
+
+
+def read(data: DataConfig, root: Path, seed: int) -> Listing:
+    """Lists training as the training part and validation as the test part; no picture is opened.
+
+    A sample's name is the part and the picture's name: `training/ADE_train_00000001`.
+
+    Raises:
+        DataError: The folder is not the set.
+    """
+    require(root, signs, "ADE20K scene parsing (images/training/, annotations/training/)")
+    train, lonely_train = _part(root, "training")
+    test, lonely_test = _part(root, "validation")
+    return Listing(
+        taxonomy("ade20k"),
+        train,
+        None,
+        test,
+        with_pictures(load_label),
+        load_label,
+        unpaired=lonely_train + lonely_test,
+    )
+
+
+def load_label(sample: Sample) -> np.ndarray:
+    """Reads a label, int32 [H, W], 0..149 or `VOID`.
+
+    Raises:
+        DataError: Missing, damaged, or a value above 150; of kind `value`.
+    """
+    return to_classes(read_index_values(sample.label), _TABLE, sample.label, _RULE)
+
+
+def _part(root: Path, part: str) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:
+    return pair(
+        files_in(root / "images" / part, PICTURES),
+        files_in(root / "annotations" / part, MASKS),
+        within=f"images/{part}/ or annotations/{part}/",
+        prefix=f"{part}/",
+    )

@@ -1,0 +1,83 @@
+"""Cityscapes with fine labels: 2975 and 500 street scenes of 2048x1024, 19 evaluated classes.
+
+    ROOT/leftImg8bit/{train,val}/<city>/<name>_leftImg8bit.png
+    ROOT/gtFine/{train,val}/<city>/<name>_gtFine_labelIds.png          ids 0..33
+    ROOT/gtFine/{train,val}/<city>/<name>_gtFine_labelTrainIds.png     or these: 0..18, 255
+
+Ids that are not evaluated become void. The labels of the set's own test part are not public (the
+files hold nothing but void): figures are usually reported on val, which is the test part here, and
+a validation share is taken from train.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
+from ccfnet_tf.datasets.listing import Listing, with_pictures
+from ccfnet_tf.datasets.pairing import MASKS, PICTURES, files_in, folders_seen, pair, require
+from ccfnet_tf.datasets.pictures import read_index_values, to_classes
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.labels import Sample
+
+_IMAGE, _IDS, _TRAIN_IDS = "_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds"
+_RULES = {
+    "cityscapes": "labelIds of Cityscapes are 0..33, or 255 (number plate); unpack the set anew",
+    "cityscapes_train_ids": "labelTrainIds are 0..18 (the classes) or 255 (not evaluated); "
+    "make them anew with createTrainIdLabelImgs.py of the set's scripts",
+}
+_TABLES = {coding: CODINGS[coding].table() for coding in _RULES}
+
+
+def signs(root: Path) -> str:
+    """Returns what of this layout is in `root`, or an empty string."""
+    return folders_seen(root, "leftImg8bit", "gtFine")
+
+
+def read(data: DataConfig, root: Path, seed: int) -> Listing:
+    """Lists train as the training part and val as the test part; no picture is opened.
+
+    A sample's name is its path without the common ending: `train/aachen/aachen_000000_000019`.
+
+    Raises:
+        DataError: The folder is not the set, or its training part holds no pictures.
+    """
+    require(root, signs, "Cityscapes (leftImg8bit/ and gtFine/)")
+    train, lonely_train = _part(root, "train")
+    test, lonely_test = _part(root, "val")
+    return Listing(
+        taxonomy("cityscapes"),
+        train,
+        None,
+        test,
+        with_pictures(load_label),
+        load_label,
+        unpaired=lonely_train + lonely_test,
+    )
+
+
+def load_label(sample: Sample) -> np.ndarray:
+    """Reads a label, int32 [H, W], 0..18 or `VOID`.
+
+    Raises:
+        DataError: Missing, damaged, or an id that the set does not have; of kind `value`.
+    """
+    trained = Path(sample.label).stem.endswith(_TRAIN_IDS)
+    coding = "cityscapes_train_ids" if trained else "cityscapes"
+    return to_classes(
+        read_index_values(sample.label), _TABLES[coding], sample.label, _RULES[coding]
+    )
+
+
+def _part(root: Path, part: str) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:
+    images = _named(files_in(root / "leftImg8bit" / part, PICTURES, deep=True), _IMAGE)
+    masks = files_in(root / "gtFine" / part, MASKS, deep=True)
+    labels = _named(masks, _TRAIN_IDS) | _named(masks, _IDS)  # the original wins
+    return pair(images, labels, within=f"leftImg8bit/{part}/ or gtFine/{part}/", prefix=f"{part}/")
+
+
+def _named(files: dict[str, Path], ending: str) -> dict[str, Path]:
+    return {key.removesuffix(ending): path for key, path in files.items() if key.endswith(ending)}

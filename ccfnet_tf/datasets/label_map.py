@@ -1,0 +1,94 @@
+"""A label map merges classes of a set, or drops them: a YAML file of the user's.
+
+    vehicle: [car, bus]     these two become one class
+    void: [moon]            pixels of these count nowhere
+
+Classes that no line names stay as they are. Ids are given anew, in the order of the set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ccfnet_tf.errors import ConfigError, nearest
+from ccfnet_tf.labels import VOID, Taxonomy
+
+DROPPED = "void"
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """A set's classes after merging and dropping.
+
+    Attributes:
+        taxonomy: The new classes.
+        table: int32 [C + 1] old id -> new id or `VOID`; its last entry is void's own, which old
+            id -1 indexes.
+    """
+
+    taxonomy: Taxonomy
+    table: np.ndarray
+
+    def apply(self, label: np.ndarray) -> np.ndarray:
+        """Returns a label, int32 [H, W], with the new ids."""
+        return self.table[label]
+
+
+def read_label_map(path: Path, taxonomy: Taxonomy) -> LabelMap:
+    """Reads a label map for a set of these classes.
+
+    Raises:
+        ConfigError: No such file, not YAML of that form, a class that the set does not have or
+            that is named twice, or fewer than 2 classes left.
+    """
+    name_of = {name: name for name in taxonomy.names} | _new_names(path, taxonomy)
+    kept = [name_of[name] for name in taxonomy.names if name_of[name] != DROPPED]
+    names = tuple(dict.fromkeys(kept))
+    if len(names) < 2:
+        raise ConfigError(f"{path}: {len(names)} classes are left: at least 2 are needed")
+    palette = tuple(taxonomy.palette[_source(name, name_of, taxonomy)] for name in names)
+    ids = {name: index for index, name in enumerate(names)} | {DROPPED: VOID}
+    table = [ids[name_of[name]] for name in taxonomy.names]
+    return LabelMap(Taxonomy(names, palette), np.array([*table, VOID], np.int32))
+
+
+def _new_names(path: Path, taxonomy: Taxonomy) -> dict[str, str]:
+    """Returns old name -> new name of the classes that the file names."""
+    renamed: dict[str, str] = {}
+    for new, olds in _tree(path).items():
+        for old in olds:
+            if old not in taxonomy.names:
+                hint = nearest(old, taxonomy.names)
+                raise ConfigError(f"{path}: '{old}' is no class of this data set{hint}")
+            if old in renamed:
+                raise ConfigError(f"{path}: '{old}' is in '{renamed[old]}' and '{new}': once each")
+            renamed[old] = new
+    return renamed
+
+
+def _tree(path: Path) -> dict[str, list[str]]:
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file: data.label_map names a YAML file") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected lines such as `vehicle: [car, bus]`")
+    for new, olds in tree.items():
+        of_names = isinstance(olds, list) and all(isinstance(old, str) for old in olds)
+        if not isinstance(new, str) or not of_names:
+            raise ConfigError(f"{path}: '{new}' must hold a list of class names, as in [car, bus]")
+    return tree
+
+
+def _source(name: str, name_of: dict[str, str], taxonomy: Taxonomy) -> int:
+    """Returns the old class that gives a new one its colour: its namesake, else the first."""
+    if name_of.get(name) == name:
+        return taxonomy.names.index(name)
+    return next(i for i, old in enumerate(taxonomy.names) if name_of[old] == name)

@@ -1,0 +1,298 @@
+"""Pictures labelled with the labelme tool: a JSON file of outlines a picture.
+
+    ROOT/**/<name>.json              names its picture in `imagePath`, relative to itself
+    ROOT/{val,test}/...              these are the val and test parts; everything else is train
+    ROOT/classes.txt                 a class name a line; may be missing
+    ROOT/{train,val,test}.txt        lists that split the set otherwise; may be missing
+
+Without classes.txt, the classes are all labels of the set in alphabetical order. A pixel is void
+where no shape covers it, or where one labelled `_background_` or `__ignore__` does. A classes.txt
+that names `_background_` makes it a class: the one of every pixel that no shape covers.
+
+Shapes are drawn in the order of the file, later ones over earlier ones: polygon, rectangle,
+oriented_rectangle, rotation, circle and mask. Points and lines have no area and label nothing;
+`group_id` and `holes` change nothing. `imageData`, the picture inside the JSON file, is never
+used. JSON files with neither `shapes` nor `imagePath` are not labelme's and left out.
+
+A line of train.txt, val.txt or test.txt is a picture or its JSON file, relative to ROOT, with or
+without suffix; pictures in no list are left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.folder import SUFFIXES
+from ccfnet_tf.datasets.json_files import (
+    Record,
+    is_there,
+    path_text,
+    picture_size,
+    read_json,
+    records,
+    shown,
+    text,
+)
+from ccfnet_tf.datasets.listing import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.name_lists import PARTS, read_classes, read_part_lists, taxonomy_of
+from ccfnet_tf.datasets.pictures import image_size, read_image
+from ccfnet_tf.datasets.polygons import circle, draw, points
+from ccfnet_tf.errors import DataError, nearest
+from ccfnet_tf.labels import VOID, Sample, Taxonomy
+
+BACKGROUND = "_background_"
+VOID_LABELS = (BACKGROUND, "__ignore__")
+
+# Shape type -> numbers of points that it may have; `None` is any from 3 on.
+_AREAS: Mapping[str, tuple[int, ...] | None] = {
+    "polygon": None,
+    "rectangle": (2, 4),
+    "oriented_rectangle": (4,),
+    "rotation": (4,),
+    "circle": (2,),
+    "mask": (2,),
+}
+_NO_AREA = ("point", "points", "line", "linestrip")
+
+
+def signs(root: Path) -> str:
+    """Returns a JSON file of labelme's near the top of `root`; empty where there is none."""
+    try:
+        for pattern in ("*.json", "*/*.json", "*/*/*.json"):
+            for path in islice(root.glob(pattern), 3):
+                with path.open("rb") as file:
+                    head = file.read(65536)
+                if b'"shapes"' in head or b'"imagePath"' in head:
+                    return path.relative_to(root).as_posix()
+    except OSError:
+        pass  # what cannot be looked at shows no sign
+    return ""
+
+
+def read(data: DataConfig, root: Path, seed: int) -> Listing:
+    """Lists the JSON files below `root`; no picture is opened.
+
+    JSON files that cannot be used, and pictures that lie among labelled ones and have none, are
+    in `unpaired`.
+
+    Raises:
+        DataError: No JSON file of labelme's, a list or a class list that does not fit, fewer than
+            2 or more than 256 labels.
+    """
+    samples, labels, faults = _find(root)
+    if not samples and not faults:
+        raise DataError(
+            f"{root}: no JSON files of labelme in it: expected <picture>.json beside each picture"
+        )
+    taxonomy = _taxonomy(root, labels - set(VOID_LABELS), faults)
+    known = _ways_to_write(root, samples, faults)
+    lists = {} if data.lists else read_part_lists(root, known, "labelled picture of the set")
+    if lists:
+        listed = {name for names in lists.values() for name in names}
+        faults = {name: fault for name, fault in faults.items() if name in listed}
+    else:
+        lists = _by_folder(samples)
+        faults |= _unlabelled(root, samples)
+    parts = {
+        part: tuple(samples[name] for name in names if name in samples)
+        for part, names in lists.items()
+    }
+    load_label = _loader(taxonomy.names)
+    return Listing(
+        taxonomy,
+        parts["train"],
+        parts.get("val"),
+        parts.get("test", ()),
+        with_pictures(load_label),
+        load_label,
+        unpaired=tuple(faults[name] for name in sorted(faults)),
+    )
+
+
+def _find(root: Path) -> tuple[dict[str, Sample], set[str], dict[str, DataError]]:
+    """Returns samples by name, the labels they use, and faults by the name of the JSON file."""
+    samples: dict[str, Sample] = {}
+    labels: set[str] = set()
+    faults: dict[str, DataError] = {}
+    taken: dict[str, Path] = {}
+    for path in sorted(root.rglob("*.json")):
+        relative = path.relative_to(root)
+        if any(piece.startswith(".") for piece in relative.parts) or not path.is_file():
+            continue
+        name = relative.with_suffix("").as_posix()
+        try:
+            tree = read_json(path)
+            if "shapes" not in tree and "imagePath" not in tree:
+                continue
+            image = _picture_of(tree, path)
+            if image in taken:
+                raise DataError(f"{path}: {taken[image]} labels the same picture: keep one")
+            labels |= {text(shape, "label", where) for shape, where in _shapes(tree, path)}
+        except DataError as fault:
+            faults[name] = fault
+            continue
+        taken[image] = path
+        samples[name] = Sample(name, image, str(path))
+    return samples, labels, faults
+
+
+def _picture_of(tree: Record, path: Path) -> str:
+    named = path_text(tree, "imagePath", str(path))
+    image = path.parent / named
+    if not is_there(image):
+        raise DataError(
+            f"{path}: no picture {shown(named)} there: imagePath is relative to the JSON file",
+            kind="missing",
+        )
+    plain = Path(os.path.normpath(image))
+    return str(plain if is_there(plain) else image)  # `..` behind a link is not plain
+
+
+def _taxonomy(root: Path, labels: set[str], faults: Mapping[str, DataError]) -> Taxonomy:
+    if (root / "classes.txt").is_file():
+        return read_classes(root / "classes.txt")
+    if faults and len(labels) < 2:
+        raise next(iter(faults.values()))  # says more than that there are too few classes
+    return taxonomy_of(
+        sorted(labels),
+        f"{root}: labels of its JSON files",
+        f"; add classes.txt, where a class {BACKGROUND} stands for all that no shape covers",
+    )
+
+
+def _ways_to_write(
+    root: Path, samples: Mapping[str, Sample], faults: Mapping[str, DataError]
+) -> dict[str, str]:
+    """Returns what a list may call a sample -> its name."""
+    known = {name: name for name in (*samples, *faults)}
+    known |= {f"{name}.json": name for name in (*samples, *faults)}
+    for name, sample in samples.items():
+        picture = Path(os.path.relpath(sample.image, root))
+        known.setdefault(picture.as_posix(), name)
+        known.setdefault(picture.with_suffix("").as_posix(), name)
+    return known
+
+
+def _by_folder(samples: Mapping[str, Sample]) -> dict[str, list[str]]:
+    parts: dict[str, list[str]] = {"train": []}
+    for name in samples:
+        top = name.split("/")[0] if "/" in name else ""
+        parts.setdefault(top if top in PARTS else "train", []).append(name)
+    return parts
+
+
+def _unlabelled(root: Path, samples: Mapping[str, Sample]) -> dict[str, DataError]:
+    """Returns a fault for each picture without a JSON file in the folders of labelled pictures."""
+    labelled = {sample.image for sample in samples.values()}
+    faults: dict[str, DataError] = {}
+    for folder in sorted({Path(image).parent for image in labelled}):
+        for path in sorted(folder.iterdir()):
+            used = str(path) in labelled or path.with_suffix(".json").exists()
+            if path.suffix.lower() in SUFFIXES and path.name[0] != "." and not used:
+                faults[str(path)] = DataError(
+                    f"{path}: no JSON file of labelme names it: label it, remove it, or list the "
+                    f"labelled ones in {root / 'train.txt'}",
+                    kind="missing",
+                )
+    return faults
+
+
+def _loader(names: tuple[str, ...]) -> LoadLabel:
+    ids = dict.fromkeys(VOID_LABELS, VOID) | {name: index for index, name in enumerate(names)}
+
+    def load_label(sample: Sample) -> np.ndarray:
+        path = sample.label
+        tree = read_json(path)
+        if tree.get("imageHeight") is None and tree.get("imageWidth") is None:
+            size = image_size(sample.image)  # files of the first versions state none
+        else:
+            size = picture_size(tree, "imageHeight", "imageWidth", path)
+        drawn = (
+            (_class_of(shape, ids, where), _region(shape, size, where))
+            for shape, where in _shapes(tree, path)
+        )
+        return draw(size, drawn, ids[BACKGROUND])
+
+    return load_label
+
+
+def _shapes(tree: Record, path: str | Path) -> Iterator[tuple[Record, str]]:
+    """Yields the shapes that have an area, each with its place for messages."""
+    for number, shape in enumerate(records(tree, "shapes", str(path)), start=1):
+        where = f"{path}: shape {number}"
+        kind = _kind(shape)
+        if kind in _AREAS:
+            yield shape, where
+        elif kind not in _NO_AREA:
+            known = (*_AREAS, *_NO_AREA)
+            hint = nearest(kind, known) if isinstance(kind, str) else ""
+            raise DataError(
+                f"{where}: shape_type {shown(kind)}: expected one of {', '.join(known)}{hint}"
+            )
+
+
+def _kind(shape: Record) -> object:
+    kind = shape.get("shape_type")
+    if isinstance(kind, (list, dict)):
+        return shown(kind)  # cannot be looked up
+    return "polygon" if kind is None else kind
+
+
+def _class_of(shape: Record, ids: Mapping[str, int], where: str) -> int:
+    label = text(shape, "label", where)
+    if label not in ids:
+        raise DataError(
+            f"{where}: label '{label[:60]}' is not in classes.txt{nearest(label, ids)}",
+            kind="value",
+        )
+    return ids[label]
+
+
+def _region(shape: Record, size: tuple[int, int], where: str) -> np.ndarray:
+    """Returns the outline float64 [N, 2] of a shape, or its mask bool [H, W]."""
+    kind = str(_kind(shape))
+    corners = _corners(shape, where, _AREAS[kind])
+    if kind == "mask":
+        return _mask(shape, corners[0], size, where)
+    if kind == "circle":
+        return circle(corners[0], corners[1])
+    if kind == "rectangle" and len(corners) == 2:
+        (left, top), (right, bottom) = corners
+        return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+    return corners
+
+
+def _corners(shape: Record, where: str, counts: tuple[int, ...] | None) -> np.ndarray:
+    pairs = shape.get("points")
+    if not isinstance(pairs, list) or any(
+        not isinstance(pair, list) or len(pair) != 2 for pair in pairs
+    ):
+        raise DataError(f"{where}: 'points' is {shown(pairs)}: expected a list of [x, y]")
+    corners = points([number for pair in pairs for number in pair], where, least=2 if counts else 3)
+    if counts and len(corners) not in counts:
+        allowed = " or ".join(map(str, counts))
+        raise DataError(f"{where}: {len(corners)} points: a {_kind(shape)} has {allowed}")
+    return corners
+
+
+def _mask(shape: Record, corner: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
+    """Returns bool [H, W]: the mask that a shape holds as a PNG, laid at its top left corner."""
+    try:
+        stored = base64.b64decode(text(shape, "mask", where), validate=True)
+    except ValueError as error:
+        raise DataError(f"{where}: 'mask' is damaged ({error}): expected base64") from error
+    patch = read_image(f"{where}: mask", stored)[..., 0] > 0
+    whole = np.zeros(size, bool)
+    left, top = (int(side) for side in np.round(corner))
+    patch = patch[max(0, -top) :, max(0, -left) :]
+    room = whole[max(0, top) :, max(0, left) :]
+    height, width = min(len(patch), len(room)), min(patch.shape[1], room.shape[1])
+    room[:height, :width] = patch[:height, :width]
+    return whole

@@ -1,0 +1,214 @@
+"""The small text files beside pictures: class lists, tables of colours, and lists of names.
+
+    classes.txt                   a class name a line; the line is the class id
+    colours.txt                   `R G B name` a line, in id order; rows named void have no id
+    train.txt, val.txt, test.txt  the name of a picture a line
+
+UTF-8 with or without a byte order mark, any line ends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ccfnet_tf.datasets.pictures import NO_CLASS
+from ccfnet_tf.errors import DataError, nearest
+from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
+
+PARTS = ("train", "val", "test")
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ColourTable:
+    """Which colour of a mask means which class.
+
+    Attributes:
+        path: File it came from, for messages.
+        taxonomy: The classes; their palette is these colours.
+        names: Colour -> name, those of void too.
+        ids: uint16 [2^24], packed colour -> class id minus `NO_CLASS`, so that 0 is no class. Only
+            the pages of colours that are used take memory.
+    """
+
+    path: Path
+    taxonomy: Taxonomy
+    names: Mapping[Colour, str]
+    ids: np.ndarray
+
+    def classes_of(self, colours: np.ndarray, mask: str | Path) -> np.ndarray:
+        """Translates the colours of a mask exactly.
+
+        Args:
+            colours: uint8 [H, W, 3] RGB.
+            mask: The file, for messages.
+
+        Returns:
+            int32 [H, W], class ids or `VOID`.
+
+        Raises:
+            DataError: A colour that is not in the table; of kind `value`.
+        """
+        packed = colours[..., 0].astype(np.int32)
+        for channel in (1, 2):
+            packed <<= 8
+            packed |= colours[..., channel]
+        label = self.ids[packed].astype(np.int32) + NO_CLASS
+        if label.min(initial=VOID) == NO_CLASS:
+            strange, counts = np.unique(packed[label == NO_CLASS], return_counts=True)
+            worst = int(counts.argmax())
+            more = f" and {len(strange) - 1} other colours" if len(strange) > 1 else ""
+            red, green, blue = _unpack(int(strange[worst]))
+            raise DataError(
+                f"{mask}: colour {red} {green} {blue} on {counts[worst]} pixels{more}: not in "
+                f"{self.path}, whose nearest row is '{self._nearest((red, green, blue))}'; mend "
+                "the mask (no smoothing, no JPEG), or add a row",
+                kind="value",
+            )
+        return label
+
+    def _nearest(self, colour: Colour) -> str:
+        def distance(other: Colour) -> int:
+            return sum((a - b) ** 2 for a, b in zip(colour, other, strict=True))
+
+        row = min(self.names, key=distance)
+        return f"{row[0]} {row[1]} {row[2]} {self.names[row]}"
+
+
+def read_names(path: Path) -> list[tuple[int, str]]:
+    """Reads a list of names, one a line; blank lines and lines that begin with # are left out.
+
+    Returns:
+        (line number from 1, name) in the order of the file.
+
+    Raises:
+        DataError: Missing, or not text.
+    """
+    lines = enumerate(_lines(path, "it lists names, one a line"), start=1)
+    names = [(number, line.strip()) for number, line in lines]
+    return [(number, name) for number, name in names if name and not name.startswith("#")]
+
+
+def read_part_lists(root: Path, known: Mapping[str, str], what: str) -> dict[str, list[str]]:
+    """Reads those of train.txt, val.txt and test.txt that `root` has.
+
+    Args:
+        root: Folder of the list files.
+        known: Every way to write a name -> the sample it means.
+        what: What a name must be, for messages.
+
+    Returns:
+        Part -> samples, in the order of its file; empty where `root` has no list.
+
+    Raises:
+        DataError: A name that is not known, or is listed twice; no train.txt beside another.
+    """
+    paths = [root / f"{part}.txt" for part in PARTS]
+    paths = [path for path in paths if path.is_file()]
+    if paths and paths[0].stem != "train":
+        raise DataError(f"{root}: {paths[0].name} but no train.txt: list what is to be learned too")
+    parts: dict[str, list[str]] = {}
+    taken: dict[str, str] = {}
+    for path in paths:
+        parts[path.stem] = []
+        for line, name in read_names(path):
+            sample = known.get(name.removeprefix("./"))
+            if sample is None:
+                raise DataError(f"{path}: line {line}: '{name}' is no {what}{nearest(name, known)}")
+            if sample in taken:
+                raise DataError(f"{path}: line {line}: '{name}' is on {taken[sample]} already")
+            taken[sample] = f"line {line} of {path.name}"
+            parts[path.stem].append(sample)
+    return parts
+
+
+def read_classes(path: Path) -> Taxonomy:
+    """Reads a class list: the first line is class 0.
+
+    Raises:
+        DataError: Missing, not text, fewer than 2 or more than 256 names, a name twice, or a
+            blank line between names (it would shift the ids after it).
+    """
+    names = [line.strip() for line in _lines(path, "it names the classes, one a line")]
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        if not name:
+            raise DataError(f"{path}: line {number} is blank: the line of a name is its class id")
+        if name in seen:
+            raise DataError(f"{path}: '{name}' is on line {seen[name]} and {number}: once each")
+        seen[name] = number
+    return taxonomy_of(names, path, ", one a line")
+
+
+def taxonomy_of(names: list[str], source: str | Path, mend: str) -> Taxonomy:
+    """Returns the classes of these names, with colours that are far apart.
+
+    Raises:
+        DataError: Fewer than 2 or more than 256 names.
+    """
+    if not 2 <= len(names) <= 256:
+        raise DataError(f"{source}: {len(names)} class names: expected 2 to 256{mend}")
+    return Taxonomy(tuple(names), distinct_colours(len(names)))
+
+
+def read_colour_table(path: Path) -> ColourTable:
+    """Reads a table of colours: `R G B name` a line, apart by spaces, tabs or commas.
+
+    The order of the rows is the order of the ids. Rows named void, of which there may be several,
+    give colours of pixels without a label.
+
+    Raises:
+        DataError: Missing, not text, another kind of line, a colour or a class twice, fewer than
+            2 or more than 256 classes.
+    """
+    names: dict[Colour, str] = {}
+    seen: dict[Colour | str, int] = {}
+    for number, line in read_names(path):
+        colour, name = _colour_row(line, f"{path}: line {number}")
+        void = name.casefold() == "void"
+        for key in (colour,) if void else (colour, name):
+            if key in seen:
+                shown = " ".join(map(str, key)) if isinstance(key, tuple) else key
+                raise DataError(f"{path}: '{shown}' is on line {seen[key]} and {number}: once each")
+            seen[key] = number
+        names[colour] = name
+    classes = {colour: name for colour, name in names.items() if name.casefold() != "void"}
+    checked = taxonomy_of(list(classes.values()), path, ", one `R G B name` a line")
+    ids = np.zeros(1 << 24, np.uint16)
+    for colour in names:
+        ids[_pack(colour)] = VOID - NO_CLASS
+    for class_id, colour in enumerate(classes):
+        ids[_pack(colour)] = class_id - NO_CLASS
+    return ColourTable(path, Taxonomy(checked.names, tuple(classes)), names, ids)
+
+
+def _lines(path: Path, what: str) -> list[str]:
+    """Returns the lines of a text file; blank ones at the end are left out."""
+    try:
+        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file: {what}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a UTF-8 text file ({error})") from error
+
+
+def _colour_row(line: str, where: str) -> tuple[Colour, str]:
+    words = re.split(r"[\s,]+", line, maxsplit=3)
+    numbers = [int(word) for word in words[:3] if re.fullmatch("[0-9]{1,3}", word)]
+    if len(words) < 4 or not words[3] or len(numbers) < 3 or max(numbers) > 255:
+        raise DataError(f"{where}: '{line[:60]}': expected `R G B name`, as in `64 0 128 Car`")
+    return (numbers[0], numbers[1], numbers[2]), words[3]
+
+
+def _pack(colour: Colour) -> int:
+    return colour[0] << 16 | colour[1] << 8 | colour[2]
+
+
+def _unpack(packed: int) -> Colour:
+    return packed >> 16, packed >> 8 & 255, packed & 255

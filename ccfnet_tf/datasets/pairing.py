@@ -1,0 +1,129 @@
+"""What readers of published layouts share: is it this layout, which files belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import chain, islice
+from pathlib import Path
+
+from ccfnet_tf.datasets.name_lists import read_names
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.labels import Sample
+
+PICTURES = (".jpg", ".jpeg", ".png")
+MASKS = (".png",)
+
+_NEARBY = 200  # folders looked at for a hint
+
+
+def folders_seen(root: Path, *names: str) -> str:
+    """Returns `a/ and b/` where `root` has all these folders, else an empty string."""
+    try:
+        found = all((root / name).is_dir() for name in names)
+    except OSError:  # not ours to read; whoever opens it will say so
+        return ""
+    return " and ".join(f"{name}/" for name in names) if found else ""
+
+
+def require(root: Path, signs: Callable[[Path], str], expected: str) -> None:
+    """Refuses a folder that is not of a layout; names the right one if it is near.
+
+    Args:
+        root: The folder given.
+        signs: The layout's own.
+        expected: What it is and holds, for the message.
+
+    Raises:
+        DataError: `signs` finds none in `root`.
+    """
+    if signs(root):
+        return
+    below = chain(root.glob("*/"), root.glob("*/*/"))
+    near = next((p for p in (*root.parents[:2], *islice(below, _NEARBY)) if signs(p)), None)
+    hint = f"; did you mean {near}?" if near else ""
+    raise DataError(f"{root}: not the folder of {expected}{hint}")
+
+
+def files_in(folder: Path, suffixes: tuple[str, ...], *, deep: bool = False) -> dict[str, Path]:
+    """Lists files, hidden ones left out.
+
+    Args:
+        folder: Where; one that is missing holds none.
+        suffixes: In lower case; the case of a file's own does not matter.
+        deep: Look in the folders of `folder` too, one level.
+
+    Returns:
+        Path below `folder` without suffix, with slashes -> file, sorted.
+
+    Raises:
+        DataError: Two files of one name.
+    """
+    found: dict[str, Path] = {}
+    paths = chain(folder.glob("*.*"), folder.glob("*/*.*") if deep else ())
+    for path in sorted(paths):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        key = path.relative_to(folder).with_suffix("").as_posix()
+        if key in found:
+            raise DataError(
+                f"{path}: {found[key].name} has the same name without suffix: remove one"
+            )
+        found[key] = path
+    return found
+
+
+def pair(
+    images: Mapping[str, Path], labels: Mapping[str, Path], *, within: str, prefix: str = ""
+) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:
+    """Joins pictures and labels of one key.
+
+    Args:
+        images: Key -> picture.
+        labels: Key -> label.
+        within: Where the other half was sought, for messages.
+        prefix: Comes before the key in a sample's name.
+
+    Returns:
+        The samples in order of their keys; an error of kind `missing` for each lonely file.
+    """
+    samples = tuple(
+        Sample(prefix + key, str(images[key]), str(labels[key]))
+        for key in sorted(images.keys() & labels.keys())
+    )
+    lonely = [
+        *((path, "label") for key, path in images.items() if key not in labels),
+        *((path, "picture") for key, path in labels.items() if key not in images),
+    ]
+    return samples, tuple(
+        DataError(
+            f"{path}: no {other} of that name in {within}: add it, or remove this file",
+            kind="missing",
+        )
+        for path, other in lonely
+    )
+
+
+def read_list(path: Path, what: str) -> list[tuple[int, str]]:
+    """Reads a list file of a published set.
+
+    Args:
+        path: Text, `what` a line.
+        what: For messages.
+
+    Returns:
+        Line number from 1 and text, without blank lines and outer spaces.
+
+    Raises:
+        DataError: Missing, not text, or nothing in it.
+    """
+    rows = read_names(path)
+    if not rows:
+        raise DataError(f"{path}: empty: expected {what} a line; unpack the set anew")
+    return rows
+
+
+def not_there(path: Path, listed: Path) -> DataError:
+    """Returns the error of a file that a list names and that is not there."""
+    return DataError(
+        f"{path}: no such file: {listed.name} names it; unpack the set anew", kind="missing"
+    )

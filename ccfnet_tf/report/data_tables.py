@@ -1,0 +1,136 @@
+"""What is known of a data set, on the screen: readable at 80 columns.
+
+Nothing here imports TensorFlow: these tables come before any training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ccfnet_tf.datasets.folds import Split
+from ccfnet_tf.datasets.inspect import Finding, Report
+from ccfnet_tf.datasets.stats import Stats
+from ccfnet_tf.labels import Taxonomy
+
+LISTED = 20
+"""Findings of one kind that are listed; JSON has all."""
+
+_SIZES = 3
+_FOLDS = 6
+
+
+def check_report(report: Report) -> RenderableType:
+    """Returns how much of what was found, then each thing, then the verdict."""
+    blocks: list[RenderableType] = []
+    if report.findings or report.notes:
+        table = _table(_counts(report.counts), "kind", "number")
+        table.add_column("first", overflow="fold")
+        for kind, findings in _rows(report):
+            first = findings[0]
+            table.add_row(kind, str(len(findings)), Text(first.file or first.text))
+        blocks.append(table)
+        for kind, findings in _rows(report):
+            blocks += [Text(f"{kind}: {len(findings)}", style="bold"), *_lines(findings)]
+    classes = f"{len(report.classes)} classes"
+    ok = "nothing to mend" if report.ok else f"{len(report.findings)} to mend, see above"
+    return Group(*blocks, Text(f"{_counts(report.counts)}, {classes}: {ok}", style="bold"))
+
+
+def stats_table(stats: Stats, taxonomy: Taxonomy) -> RenderableType:
+    """Returns a row a class, then void, sizes and colours."""
+    census = stats.census
+    title = f"{census.samples} pictures, {int(census.pixels.sum()):,} labelled pixels"
+    table = _table(title, "class", "share %", "pictures", "median freq.", "inverse log")
+    columns = (
+        [share_percent(share) for share in census.shares()],
+        [str(count) for count in census.pictures],
+        [_weight(weight) for weight in census.median_frequency()],
+        [_weight(weight) for weight in census.inverse_log()],
+    )
+    for name, *values in zip(taxonomy.names, *columns, strict=True):
+        table.add_row(Text(name), *values)  # Text: a name may hold [brackets]
+    return Group(
+        table,
+        Text(f"void: {share_percent(stats.void_share)} % of all pixels"),
+        Text(f"sizes (width x height): {_sizes(stats)}"),
+        Text(f"mean of red, green, blue: {_three(stats.mean)}"),
+        Text(f"standard deviation: {_three(stats.deviation)}"),
+        Text("median freq. is what train.class_weights auto takes", style="dim"),
+    )
+
+
+def split_table(split: Split, taxonomy: Taxonomy) -> RenderableType:
+    """Returns the share of each class in the test part of each fold."""
+    shares = np.array([census.shares() for census in split.census])
+    pictures = np.array([census.samples for census in split.census])
+    title = f"{int(pictures.sum())} pictures in {len(pictures)} folds"
+    few = len(pictures) <= _FOLDS
+    heads = [f"fold {k}" for k in range(len(pictures))] if few else ["smallest", "largest"]
+    table = _table(title, "class %", *heads)
+    for name, row in zip(taxonomy.names, shares.T, strict=True):
+        shown = row if few else (row.min(), row.max())
+        table.add_row(Text(name), *map(share_percent, shown))
+    table.add_section()
+    shown = pictures if few else np.array([pictures.min(), pictures.max()])
+    table.add_row("pictures", *map(str, shown.tolist()))
+    lines = [Text(f"{split.kept} groups of copies or near-copies stay on one side")]
+    lines += [
+        Text(f"fold {fold} has no '{taxonomy.names[index]}': try another --seed or fewer --folds")
+        for fold, index in split.absent
+    ]
+    return Group(table, *lines)
+
+
+def share_percent(share: float) -> str:
+    """Returns a share 0..1 in percent: two decimals, more where the first two are zeros."""
+    value = share * 100
+    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
+
+
+def _rows(report: Report) -> list[tuple[str, list[Finding]]]:
+    """Returns findings, then notes, by kind, in order of first appearance."""
+    rows: dict[str, list[Finding]] = {}
+    for finding in report.findings:
+        rows.setdefault(finding.kind, []).append(finding)
+    for note in report.notes:
+        rows.setdefault(f"{note.kind} (note)", []).append(note)
+    return list(rows.items())
+
+
+def _lines(findings: Sequence[Finding]) -> list[Text]:
+    lines = [Text(f"  {f.part}: {f}" if f.part else f"  {f}") for f in findings[:LISTED]]
+    more = len(findings) - LISTED
+    return [*lines, Text(f"  and {more} more (JSON has all)")] if more > 0 else lines
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{part} {count}" for part, count in counts.items()) + " pictures"
+
+
+def _sizes(stats: Stats) -> str:
+    rows = stats.by_count()
+    shown = [f"{width}x{height} ({count})" for (height, width), count in rows[:_SIZES]]
+    rest = len(rows) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more sizes" if rest else "")
+
+
+def _weight(weight: float) -> str:
+    return f"{weight:#.3g}" if weight < 100 else f"{weight:.0f}"
+
+
+def _three(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.1f}" for value in values)
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    """Returns a table whose columns after the first stand at the right."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right")
+    return table

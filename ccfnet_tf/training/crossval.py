@@ -1,0 +1,138 @@
+"""`crossval`: every fold trained and tested in turn, and one table of them all.
+
+Each fold is an ordinary run, trained and evaluated in processes of its own: memory is given back
+between folds, and a fold that was killed goes on as any run does.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ccfnet_tf.config import RunConfig, to_yaml
+from ccfnet_tf.datasets.parts import list_set
+from ccfnet_tf.errors import EXIT_INTERRUPTED, ConfigError, RunError
+from ccfnet_tf.evaluation.groups import HEADS
+from ccfnet_tf.evaluation.table import percent
+from ccfnet_tf.training.journal import write_text
+
+CONFIG = "crossval.yaml"
+RESULT = "crossval.json"
+FIGURES = ("pixel_accuracy", "class_accuracy", "mean_iou")
+
+
+def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) -> dict[str, Any]:
+    """Trains and evaluates every fold of a data set.
+
+    Args:
+        config: The configuration; its `data.fold` does not matter.
+        out: Folder of the runs, `fold_0`, `fold_1`, ...
+        resume: Go on with what is in `out`: finished folds stay as they are.
+        console: Where the table is shown.
+
+    Returns:
+        What is written to `crossval.json`: figures of each fold, their mean and deviation.
+
+    Raises:
+        ConfigError: The set has no folds.
+        RunError: `out` holds other runs, or a fold ended with an error (which it has shown).
+    """
+    config = replace(config, data=replace(config.data, fold=0))
+    folds = list_set(config.data, config.seed).folds
+    if folds < 2:
+        raise ConfigError(
+            f"{config.data.root or config.data.format}: has no folds: make some with ccfnet-tf "
+            "data split, and give their folder with --data.lists"
+        )
+    _claim(config, out, resume)
+    rows = []
+    for fold in range(folds):
+        run = out / f"fold_{fold}"
+        if not (run / "evaluation.json").is_file():
+            console.print(f"fold {fold}: {run}")
+            _fit(out / CONFIG, fold, run)
+            _call(["evaluate", str(run)], fold)
+        rows.append(_figures(run))
+    result = {"folds": rows, "mean": _over(rows, statistics.mean), "deviation": _deviation(rows)}
+    write_text(out / RESULT, json.dumps(result, indent=1) + "\n")
+    console.print(_table(result))
+    console.print(f"written to {out / RESULT}")
+    return result
+
+
+def _claim(config: RunConfig, out: Path, resume: bool) -> None:
+    stored, text = out / CONFIG, to_yaml(config)
+    if stored.is_file() and resume:
+        if stored.read_text(encoding="utf-8") != text:
+            raise RunError(
+                f"{stored}: was begun with another configuration: leave the keys as they were, or "
+                "choose another --out"
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        go_on = "go on with --resume, or " if stored.is_file() else ""
+        raise RunError(f"{out}: already there and not empty; {go_on}choose another --out")
+    write_text(stored, text)
+
+
+def _fit(config: Path, fold: int, run: Path) -> None:
+    begun = ["--resume"] if (run / "config.yaml").is_file() else []
+    keys = ["--config", str(config), "--data.fold", str(fold), "--out", str(run)]
+    _call(["fit", *keys, *begun], fold)
+
+
+def _call(arguments: list[str], fold: int) -> None:
+    code = subprocess.run([sys.executable, "-m", "ccfnet_tf", *arguments], check=False).returncode
+    if code == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
+    if code:
+        raise RunError(
+            f"fold {fold}: ccfnet-tf {arguments[0]} ended with exit code {code}, see above; mend "
+            "that, then go on with --resume"
+        )
+
+
+def _figures(run: Path) -> dict[str, float | None]:
+    """Returns the figures of a fold, keys such as `refine.mean_iou`, fractions 0..1."""
+    tree = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    figures = {f"{head}.{name}": tree[head][name] for head in HEADS for name in FIGURES}
+    return figures | {"difficulty.auroc": tree["difficulty"]["auroc"]}
+
+
+def _over(rows: Sequence[dict[str, float | None]], how: Any) -> dict[str, float | None]:
+    """Returns `how` of each figure over the folds; None where a fold lacks it."""
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    return {
+        key: None if any(value is None for value in values) else how(values)
+        for key, values in columns.items()
+    }
+
+
+def _deviation(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """Returns the sample standard deviation (n - 1) of each figure over the folds."""
+    return _over(rows, statistics.stdev)
+
+
+def _table(result: dict[str, Any]) -> Table:
+    folds = result["folds"]
+    title = f"{len(folds)} folds, test parts: mean and standard deviation (n - 1) over folds"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("figure %")
+    for fold in range(len(folds)):
+        table.add_column(str(fold), justify="right")
+    table.add_column("mean", justify="right", style="bold")
+    table.add_column("dev.", justify="right")
+    for key in result["mean"]:
+        values = [fold[key] for fold in folds]
+        row = [*values, result["mean"][key], result["deviation"][key]]
+        table.add_row(key.replace("_", " ").replace(".", " "), *map(percent, row))
+    return table

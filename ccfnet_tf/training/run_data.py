@@ -1,0 +1,113 @@
+"""The data of a run: looked at before step 1, counted, cached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from ccfnet_tf.config import DataConfig, RunConfig
+from ccfnet_tf.datasets.cache import Cache, in_gigabytes
+from ccfnet_tf.datasets.census import Census
+from ccfnet_tf.datasets.check import Checked, check
+from ccfnet_tf.datasets.listing import Load
+from ccfnet_tf.datasets.parts import Parts, read_parts
+from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.labels import Sample
+from ccfnet_tf.pipeline.batch import steps_per_epoch
+from ccfnet_tf.progress import new_progress
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data of a run after every label was looked at.
+
+    Attributes:
+        parts: The parts.
+        train: What the training part was seen to hold.
+        val: What the validation part was seen to hold.
+    """
+
+    parts: Parts
+    train: Checked
+    val: Checked
+
+
+def check_data(config: RunConfig, console: Console) -> RunData:
+    """Reads every picture and label of training and validation before step 1.
+
+    Raises:
+        CCFNetError: A file, a part or a key does not allow training.
+    """
+    parts = read_parts(config.data, config.seed)
+    classes = len(parts.taxonomy.names)
+    steps_per_epoch(parts.train, config.train.batch)  # refuses a part smaller than a batch
+
+    with new_progress(console) as bar:
+        task = bar.add_task("checking labels", total=len(parts.train) + len(parts.val))
+
+        def look(samples: Sequence[Sample]) -> Checked:
+            workers = config.data.workers
+            return check(
+                samples, parts.load, classes, workers=workers, advance=lambda: bar.advance(task)
+            )
+
+        data = RunData(parts, look(parts.train), look(parts.val))
+    console.print(
+        f"{parts.format}: {len(parts.train)} pictures to train on, {len(parts.val)} to validate, "
+        f"{len(parts.test)} to test, {classes} classes; every label is fit to use"
+    )
+    _refuse_void(data)
+    return data
+
+
+def training_load(config: DataConfig, data: RunData, console: Console) -> Load:
+    """Returns what reads a training sample: the layout's loader, or a cache before it.
+
+    Raises:
+        ConfigError: There is not enough room for the cache.
+    """
+    parts = data.parts
+    if config.cache == "none":
+        return parts.load
+    classes = len(parts.taxonomy.names)
+    cache = Cache(parts.train, data.train.sizes, parts.load, classes=classes)
+    where = "in memory" if config.cache == "memory" else f"in {config.cache} until the run ends"
+    console.print(f"cache of decoded pictures: will take {in_gigabytes(cache.size)} {where}")
+    cache = cache.in_memory() if config.cache == "memory" else cache.in_file(Path(config.cache))
+    return cache.load
+
+
+def class_weights(setting: str | Sequence[float], census: Census) -> list[float] | None:
+    """Returns a weight for each class, or None where all count the same.
+
+    Args:
+        setting: `train.class_weights`.
+        census: Counts over the training part; `auto` is its median frequency.
+
+    Raises:
+        ConfigError: As many weights as classes are needed.
+    """
+    if setting == "none":
+        return None
+    if setting == "auto":
+        return [float(weight) for weight in census.median_frequency()]
+    if len(setting) != len(census.pixels):
+        raise ConfigError(
+            f"train.class_weights has {len(setting)} values: the data have {len(census.pixels)} "
+            "classes; give one for each"
+        )
+    return [float(weight) for weight in setting]
+
+
+def rarity(config: DataConfig, census: Census) -> np.ndarray | None:
+    """Returns how much crops seek each class, float64 [C], or None where they seek none."""
+    return census.median_frequency() if config.rare_crop > 0 else None
+
+
+def _refuse_void(data: RunData) -> None:
+    if not data.train.census.pixels.any():
+        raise ConfigError("the training part: every pixel is void: check data.void_value")

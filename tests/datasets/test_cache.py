@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ccfnet_tf.datasets import cache as module
+from ccfnet_tf.datasets.cache import Cache
+from ccfnet_tf.errors import ConfigError, ResourceError
+from ccfnet_tf.labels import VOID, Sample
+
+SIZES = [(5, 7), (4, 4), (1, 9), (6, 3)]
+SAMPLES = [Sample(str(i), "", "") for i in range(len(SIZES))]
+
+
+class Reader:
+    """Random pictures; counts how often each was read."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.reads: list[str] = []
+
+    def __call__(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        self.reads.append(sample.name)
+        rng = np.random.default_rng(int(sample.name))
+        size = SIZES[int(sample.name)]
+        label = rng.integers(VOID, self.classes, size).astype(np.int32)
+        label.ravel()[:2] = VOID, self.classes - 1
+        return rng.integers(0, 256, (*size, 3)).astype(np.uint8), label
+
+
+@pytest.mark.parametrize(("classes", "width"), [(2, 1), (255, 1), (256, 2), (1000, 2)])
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_what_comes_back_is_what_was_read_once(
+    tmp_path: Path, classes: int, width: int, where: str
+) -> None:
+    reader = Reader(classes)
+    cache = Cache(SAMPLES, SIZES, reader, classes=classes)
+    assert cache.size == sum(h * w for h, w in SIZES) * (3 + width)
+    cache = cache.in_memory() if where == "memory" else cache.in_file(tmp_path / "new" / "c")
+    for sample in SAMPLES + SAMPLES[::-1]:
+        image, label = cache.load(sample)
+        wanted = Reader(classes)(sample)
+        np.testing.assert_array_equal(image, wanted[0])
+        np.testing.assert_array_equal(label, wanted[1])
+        assert (image.dtype, label.dtype) == (np.uint8, np.int32)
+    assert sorted(reader.reads) == ["0", "1", "2", "3"]
+
+
+def test_many_threads(tmp_path: Path) -> None:
+    cache = Cache(SAMPLES, SIZES, Reader(9), classes=9).in_memory()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda i: cache.load(SAMPLES[i % 4]), range(400)))
+    for i, (image, label) in enumerate(answers):
+        wanted = Reader(9)(SAMPLES[i % 4])
+        np.testing.assert_array_equal(image, wanted[0])
+        np.testing.assert_array_equal(label, wanted[1])
+
+
+def test_the_file_goes_with_the_process(tmp_path: Path) -> None:
+    Cache(SAMPLES, SIZES, Reader(3), classes=3).in_file(tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []  # open, but without a name
+
+
+def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("mine")
+    with pytest.raises(ConfigError, match=r"data\.cache: .*/c: already there"):
+        Cache(SAMPLES, SIZES, Reader(3), classes=3).in_file(tmp_path / "c")
+    assert (tmp_path / "c").read_text() == "mine"
+
+
+def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache([Sample("a", "", "")], [(10**7, 10**7)], Reader(3), classes=3)
+    with pytest.raises(ConfigError, match=r"400000\.00 GB are needed"):
+        cache.in_memory()
+    with pytest.raises(ConfigError, match=r"400000\.00 GB are needed"):
+        cache.in_file(tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(module, "MEMORY", tmp_path / "no such")  # a system that does not say
+    Cache(SAMPLES, SIZES, Reader(3), classes=3).in_memory()
+
+
+def test_a_place_that_cannot_be_written() -> None:
+    with pytest.raises(ResourceError, match=r"data\.cache: /proc/"):
+        Cache(SAMPLES, SIZES, Reader(3), classes=3).in_file(Path("/proc/no/cache"))

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets import coco
+from ccfnet_tf.datasets.listing import Listing
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.labels import VOID
+
+Tree = dict[str, Any]
+
+CATEGORIES = [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "tall car", "supercategory": "x"}]
+BOX = [1, 1, 4, 1, 4, 3, 1, 3]  # 6 of 6x4 pixels
+SMALL = [2, 1, 3, 1, 3, 2, 2, 2]  # 1 of them
+
+
+def annotation(category: int, segmentation: Any, image: int = 7, **keys: Any) -> Tree:
+    return {
+        "id": 1,
+        "image_id": image,
+        "category_id": category,
+        "segmentation": segmentation,
+    } | keys
+
+
+def tree_of(annotations: list[Tree] | None = None, **keys: Any) -> Tree:
+    tree = {
+        "info": {},
+        "images": [{"id": 7, "file_name": "a.jpg", "height": 4, "width": 6}],
+        "categories": CATEGORIES,
+        "annotations": [annotation(3, [BOX])] if annotations is None else annotations,
+    }
+    return tree | keys
+
+
+def put(root: Path, tree: Tree, name: str = "annotations.json", folder: str = "images") -> None:
+    """Writes a list and its pictures of 6x4 pixels."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(tree))
+    for entry in tree["images"]:
+        picture = root / folder / entry["file_name"].replace("\\", "/")
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 4), (9, 9, 9)).save(picture)
+
+
+def read(root: Path) -> Listing:
+    return coco.read(DataConfig(root=str(root)), root, 0)
+
+
+def label_of(root: Path, annotations: list[Tree], **keys: Any) -> np.ndarray:
+    put(root, tree_of(annotations, **keys))
+    listing = read(root)
+    return listing.load_label(listing.train[0])
+
+
+def fails(root: Path, annotations: list[Tree], *words: str) -> DataError:
+    put(root, tree_of(annotations))
+    listing = read(root)
+    with pytest.raises(DataError) as caught:
+        listing.load_label(listing.train[0])
+    for word in ("annotations.json: image 7 ('a.jpg'): 'annotations'[", *words):
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def refused(root: Path, words: str, **keys: Any) -> None:
+    (root / "annotations.json").write_text(json.dumps(tree_of(**keys)))
+    with pytest.raises(DataError) as caught:
+        read(root)
+    assert words in str(caught.value)
+    assert str(caught.value).startswith(f"{root / 'annotations.json'}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_one_list(tmp_path: Path) -> None:
+    put(tmp_path, tree_of())
+    listing = read(tmp_path)
+    assert listing.taxonomy.names == ("tall car", "toothbrush")
+    assert [s.name for s in listing.train] == ["a"]
+    assert (listing.val, listing.test, listing.unpaired) == (None, (), ())
+    image, label = listing.load(listing.train[0])
+    assert image.shape == (4, 6, 3)
+    assert label.dtype == np.int32
+    expected = np.full((4, 6), VOID)
+    expected[1:3, 1:4] = 0
+    np.testing.assert_array_equal(label, expected)
+
+
+@pytest.mark.parametrize("folder", ["{}2017", "images/{}2017", "{}", "images/{}", "images", ""])
+def test_lists_of_coco(tmp_path: Path, folder: str) -> None:
+    for part, stem in (("train", "a"), ("val", "b")):
+        tree = tree_of(images=[{"id": 7, "file_name": f"{stem}.jpg", "height": 4, "width": 6}])
+        put(tmp_path, tree, f"annotations/instances_{part}2017.json", folder.format(part))
+    (tmp_path / "annotations" / "captions_train2017.json").write_text("[]")
+    listing = read(tmp_path)
+    assert [s.name for s in listing.train] == ["train2017/a"]
+    assert listing.val is None
+    assert [s.name for s in listing.test] == ["val2017/b"]
+    assert listing.unpaired == ()
+    for sample in listing.train + listing.test:
+        assert listing.load(sample)[1].max() == 0
+    put(tmp_path, tree_of(), "annotations/instances_test.json", "test")
+    listing = read(tmp_path)
+    assert [s.name for s in listing.val or ()] == ["val2017/b"]
+    assert [s.name for s in listing.test] == ["test/a"]
+
+
+def test_other_names_and_folders_in_file_names(tmp_path: Path) -> None:
+    names = ["my_train\\x\\a.jpg", "b.c.png"]
+    images = [
+        {"id": i, "file_name": name, "height": 4, "width": 6} for i, name in enumerate(names, 7)
+    ]
+    put(tmp_path, tree_of(images=images), "annotations/my_train.json", "")
+    assert [s.name for s in read(tmp_path).train] == ["my_train/x/a", "my_train/b.c"]
+
+
+def test_which_lists_there_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no list to learn from \(found: nothing\)"):
+        read(tmp_path)
+    put(tmp_path, tree_of(), "annotations/instances_val2017.json")
+    with pytest.raises(DataError, match=r"found: instances_val2017\.json"):
+        read(tmp_path)
+    put(tmp_path, tree_of(), "annotations/instances_train2014.json")
+    put(tmp_path, tree_of(), "annotations/instances_train2017.json")
+    with pytest.raises(DataError, match=r"train2017\.json: instances_train2014\.json .* too"):
+        read(tmp_path)
+
+
+def test_lists_must_have_the_same_categories(tmp_path: Path) -> None:
+    put(tmp_path, tree_of(), "annotations/instances_train.json")
+    put(tmp_path, tree_of([], categories=CATEGORIES[:1]), "annotations/instances_val.json")
+    with pytest.raises(DataError, match=r"instances_val\.json: its categories are not those of"):
+        read(tmp_path)
+
+
+def test_missing_picture(tmp_path: Path) -> None:
+    put(tmp_path, tree_of())
+    (tmp_path / "images" / "a.jpg").unlink()
+    listing = read(tmp_path)
+    assert listing.train == ()
+    (fault,) = listing.unpaired
+    assert fault.kind == "missing"
+    assert "annotations.json: image 7 ('a.jpg'): no such picture" in str(fault)
+
+
+def test_small_things_stay_visible(tmp_path: Path) -> None:
+    for pair in ([[SMALL], [BOX]], [[BOX], [SMALL]]):
+        annotations = [annotation(90 if s == [SMALL] else 3, s) for s in pair]
+        label = label_of(tmp_path, annotations)
+        assert (label == 0).sum() == 5
+        assert label[1, 2] == 1
+
+
+def test_several_polygons_are_one_thing(tmp_path: Path) -> None:
+    far = [5, 0, 6, 0, 6, 4, 5, 4]
+    label = label_of(tmp_path, [annotation(90, [far, SMALL]), annotation(3, [SMALL, SMALL])])
+    assert (label == 1).sum() == 4
+    assert label[1, 2] == 0  # the smaller of the two; drawn twice, it is still there
+
+
+@pytest.mark.parametrize("counts", [[5, 2, 2, 2, 2, 2, 9], "5220007"])
+def test_run_lengths(tmp_path: Path, counts: Any) -> None:
+    # Down the columns: 5 outside, then 2 of each of 3 columns; as text, differences from the 4th.
+    crowd = annotation(90, {"size": [4, 6], "counts": counts}, iscrowd=1)
+    label = label_of(tmp_path, [crowd])
+    expected = np.full((4, 6), VOID)
+    expected[1:3, 1:4] = 1
+    np.testing.assert_array_equal(label, expected)
+    label = label_of(tmp_path, [annotation(3, [SMALL]), crowd])
+    assert label[1, 2] == 0
+
+
+def test_background(tmp_path: Path) -> None:
+    categories = [{"id": 0, "name": "Background"}, *CATEGORIES]
+    label = label_of(tmp_path, [annotation(3, [BOX])], categories=categories)
+    assert (label == 1).sum() == 6
+    assert (label == 0).sum() == 18
+
+
+def test_a_picture_without_annotations_is_void(tmp_path: Path) -> None:
+    assert (label_of(tmp_path, []) == VOID).all()
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "words"),
+    [
+        (None, "'segmentation' is missing: expected polygons or RLE"),
+        ([], "'segmentation' is a list of 0"),
+        ("x", "'segmentation' is 'x'"),
+        (BOX, "1: expected a list of numbers"),
+        ([BOX[:4]], "2 points: expected at least 3"),
+        ([[*BOX[:7], float("nan")]], "coordinate nan"),
+        ([[*BOX[:7], None]], "coordinate missing"),
+        ([[*BOX[:7], 1e9]], "coordinate 1000000000.0"),
+        ({}, "RLE of size missing"),
+        ({"size": [6, 4], "counts": [24]}, "RLE of size [6, 4]"),
+        ({"size": [4, 6]}, "'counts' is missing"),
+        ({"size": [4, 6], "counts": [23]}, "23 pixels together: the picture has 6x4"),
+        ({"size": [4, 6], "counts": "5~"}, "damaged at '~'"),
+    ],
+)
+def test_outlines_that_do_not_fit(tmp_path: Path, segmentation: Any, words: str) -> None:
+    fails(tmp_path, [annotation(3, [BOX]), annotation(3, segmentation)], words, "[1]")
+
+
+IMAGE = {"id": 7, "file_name": "a.jpg", "height": 4, "width": 6}
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"images": None}, "'images' is missing"),
+        ({"images": [5]}, "'images'[0] is 5"),
+        ({"annotations": {}}, "'annotations' is an object"),
+        ({"categories": None}, "'categories' is missing"),
+        ({"categories": []}, "0 class names"),
+        ({"categories": CATEGORIES[:1]}, "add a category 'background'"),
+        ({"categories": [*CATEGORIES, {"id": 3, "name": "x"}]}, "id 3, 'x'"),
+        ({"categories": [*CATEGORIES, {"id": 4, "name": "toothbrush"}]}, "id 4, 'toothbrush'"),
+        ({"categories": [*CATEGORIES, {"id": 4}]}, "'categories'[2]: 'name' is missing"),
+        ({"images": [IMAGE, IMAGE]}, "'images'[1]: id 7, 'a'"),
+        ({"images": [IMAGE, IMAGE | {"id": 8, "file_name": "a.png"}]}, "'images'[1]: id 8, 'a'"),
+        ({"images": [IMAGE | {"id": "7"}]}, "'id' is '7'"),
+        ({"images": [IMAGE | {"id": 7.0}]}, "'id' is 7.0"),
+        ({"images": [IMAGE | {"width": -6}]}, "-6x4 pixels: expected at least 1x1"),
+        ({"images": [IMAGE | {"width": 30_000_000}]}, "30000000x4 pixels: at most 80 million"),
+        ({"images": [IMAGE | {"file_name": "../a.jpg"}]}, "inside the folder"),
+        ({"images": [IMAGE | {"file_name": "/etc/a.jpg"}]}, "inside the folder"),
+        ({"images": [IMAGE | {"file_name": "."}]}, "inside the folder"),
+        ({"annotations": [annotation(3, [BOX], image=8)]}, "image_id 8: there is no such image"),
+        ({"annotations": [annotation(4, [BOX])]}, "category_id 4: there is no such category"),
+        ({"annotations": [annotation(3, [BOX]) | {"image_id": None}]}, "'image_id' is missing"),
+    ],
+)
+def test_lists_that_are_damaged(tmp_path: Path, keys: Tree, words: str) -> None:
+    refused(tmp_path, words, **keys)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe\x00", b"[" * 100_000, b'{"a":1}'])
+def test_files_that_are_no_lists(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "annotations.json").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'annotations.json'}: ")
+
+
+def test_signs(tmp_path: Path) -> None:
+    assert coco.signs(tmp_path / "no") == ""
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "a.json").write_text('{"shapes": []}')
+    assert coco.signs(tmp_path) == ""
+    put(tmp_path, tree_of())
+    assert coco.signs(tmp_path) == "annotations.json"
+    put(tmp_path, tree_of(), "annotations/instances_train2017.json")
+    assert coco.signs(tmp_path) == "annotations/instances_train2017.json"

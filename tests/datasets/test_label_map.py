@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ccfnet_tf.datasets.label_map import LabelMap, read_label_map
+from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.labels import VOID, Taxonomy
+
+FIVE = Taxonomy(("sky", "car", "bus", "moon", "road"), tuple((i, i, i) for i in range(5)))
+
+
+def mapped(folder: Path, text: str) -> LabelMap:
+    path = folder / "map.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read_label_map(path, FIVE)
+
+
+def test_merging_and_dropping(tmp_path: Path) -> None:
+    found = mapped(tmp_path, "vehicle: [bus, car]\nvoid: [moon]\n")
+    assert found.taxonomy.names == ("sky", "vehicle", "road")
+    assert found.taxonomy.palette == ((0, 0, 0), (1, 1, 1), (4, 4, 4))
+    label = np.array([[0, 1, 2], [3, 4, VOID]], np.int32)
+    np.testing.assert_array_equal(found.apply(label), [[0, 1, 1], [VOID, 2, VOID]])
+    assert found.apply(label).dtype == np.int32
+
+
+def test_a_class_may_join_another_and_keep_its_name_and_colour(tmp_path: Path) -> None:
+    found = mapped(tmp_path, "road: [sky]\n")
+    assert found.taxonomy.names == ("road", "car", "bus", "moon")
+    assert found.taxonomy.palette[0] == (4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("vehicle: [bus, cra]\n", "'cra' is no class of this data set; did you mean 'car'"),
+        ("a: [bus]\nb: [bus]\n", "'bus' is in 'a' and 'b'"),
+        ("a: bus\n", "'a' must hold a list"),
+        ("a: [1]\n", "'a' must hold a list"),
+        ("1: [bus]\n", "'1' must hold a list"),
+        ("[bus]\n", "expected lines such as"),
+        ("a: [bus\n", "not YAML"),
+        ("", "expected lines such as"),
+        ("void: [sky, car, bus, moon]\n", "1 classes are left"),
+        ("one: [sky, car, bus, moon, road]\n", "1 classes are left"),
+    ],
+)
+def test_maps_that_do_not_fit(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"map.yaml: .*{words}") as caught:
+        mapped(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        read_label_map(tmp_path / "no.yaml", FIVE)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    goal=st.lists(st.sampled_from(["x", "y", "void", "own"]), min_size=5, max_size=5),
+    seed=st.integers(0, 1000),
+)
+def test_any_map_keeps_pixels_and_gives_no_unknown_id(
+    tmp_path_factory: pytest.TempPathFactory, goal: list[str], seed: int
+) -> None:
+    tree: dict[str, list[str]] = {}
+    for old, new in zip(FIVE.names, goal, strict=True):
+        if new != "own":
+            tree.setdefault(new, []).append(old)
+    left = {new if new != "own" else old for old, new in zip(FIVE.names, goal, strict=True)}
+    text = "".join(f"{new}: [{', '.join(olds)}]\n" for new, olds in tree.items()) or "{}\n"
+    folder = tmp_path_factory.mktemp("map")
+    if len(left - {"void"}) < 2:
+        with pytest.raises(ConfigError, match="are left"):
+            mapped(folder, text)
+        return
+    found = mapped(folder, text)
+    label = np.random.default_rng(seed).integers(VOID, 5, (6, 7)).astype(np.int32)
+    new = found.apply(label)
+    assert new.shape == label.shape
+    assert set(np.unique(new)) <= {VOID, *range(len(found.taxonomy.names))}
+    for old_id, (old, group) in enumerate(zip(FIVE.names, goal, strict=True)):
+        name = old if group == "own" else group
+        wanted = VOID if name == "void" else found.taxonomy.names.index(name)
+        assert (new[label == old_id] == wanted).all()
+    assert (new[label == VOID] == VOID).all()

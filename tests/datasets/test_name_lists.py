@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ccfnet_tf.datasets.name_lists import read_classes, read_colour_table, read_names
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.labels import VOID
+
+
+def written(root: Path, text: str, name: str = "list.txt") -> Path:
+    (root / name).write_bytes(text.encode())
+    return root / name
+
+
+def test_names_with_their_lines(tmp_path: Path) -> None:
+    path = written(tmp_path, "\ufeffa b\r\n\r\n # not this\r\n\tc#1  \r\n\r\n")
+    assert read_names(path) == [(1, "a b"), (4, "c#1")]
+    assert read_names(written(tmp_path, "")) == []
+
+
+def test_names_that_are_missing_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_names(tmp_path / "none.txt")
+    with pytest.raises(DataError, match="not a UTF-8"):
+        read_names(tmp_path)
+    (tmp_path / "list.txt").write_bytes(b"a\n\xff\xfe\n")
+    with pytest.raises(DataError, match="not a UTF-8"):
+        read_names(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "0 class names"),
+        ("one\n", "1 class names"),
+        ("\n".join(map(str, range(257))), "257 class names"),
+        ("a\nb\na\n", "'a' is on line 1 and 3"),
+        ("a\n\nb\n", "line 2 is blank"),
+    ],
+)
+def test_class_list_that_does_not_fit(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        read_classes(written(tmp_path, text))
+
+
+def test_class_list_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes(b"a\n\xff\xfe\n")
+    with pytest.raises(DataError, match="not a UTF-8"):
+        read_classes(tmp_path / "classes.txt")
+
+
+def test_colour_table_of_camvid(tmp_path: Path) -> None:
+    text = "64 128 64\tAnimal\r\n# comment\r\n\r\n0 0 0\t\tVoid\r\n192 0 128\t\tArchway\r\n"
+    table = read_colour_table(written(tmp_path, text))
+    assert table.taxonomy.names == ("Animal", "Archway")
+    assert table.taxonomy.palette == ((64, 128, 64), (192, 0, 128))
+    colours = np.array([[[192, 0, 128], [0, 0, 0], [64, 128, 64]]], np.uint8)
+    np.testing.assert_array_equal(table.classes_of(colours, "a.png"), [[1, VOID, 0]])
+
+
+def test_every_colour_is_told_apart(tmp_path: Path) -> None:
+    names = [f"{i} {255 - i} {i * 7 % 256} c{i}" for i in range(256)]
+    table = read_colour_table(written(tmp_path, "\n".join(names)))
+    ids = np.random.default_rng(0).integers(0, 256, (30, 40))
+    colours = np.array(table.taxonomy.palette, np.uint8)[ids]
+    np.testing.assert_array_equal(table.classes_of(colours, "a.png"), ids)
+    assert table.classes_of(colours[:0], "a.png").shape == (0, 40)
+    for channel in range(3):
+        near = colours[:1, :1].copy()
+        near[..., channel] ^= 1
+        with pytest.raises(DataError, match="on 1 pixels: not in"):
+            table.classes_of(near, "a.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1 2 3 a\n1 2 4 b\n1 2 3 c\n", "'1 2 3' is on line 1 and 3"),
+        ("1 2 3 a\n1 2 4 b\n1 2 5 a\n", "'a' is on line 1 and 3"),
+        ("1 2 3 a\n1 2 3 void\n", "'1 2 3' is on line 1 and 2"),
+        ("1 2 256 a\n", "line 1: '1 2 256 a': expected `R G B name`"),
+        ("1 2 -3 a\n", "line 1"),
+        ("1 2 3\n", "line 1"),
+        ("\n1 2 3,\n", "line 2"),
+        ("cat 1 2 3\n", "line 1"),
+        ("1 2 3 a\n4 5 6 void\n", "1 class names"),
+    ],
+)
+def test_colour_table_that_does_not_fit(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        read_colour_table(written(tmp_path, text))
+    assert "\n" not in str(caught.value)

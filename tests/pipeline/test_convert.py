@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.listing import Listing
+from ccfnet_tf.datasets.parts import list_set, read_parts
+from ccfnet_tf.errors import ConfigError, DataError, ResourceError
+from ccfnet_tf.labels import VOID, Sample, Taxonomy, distinct_colours
+from ccfnet_tf.pipeline.batch import training_batches
+from ccfnet_tf.pipeline.convert import encode_label, write_folder, write_shards
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three parts of pictures in several formats and sizes."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "set"
+    for part, count in (("train", 7), ("val", 2), ("test", 3)):
+        for side in ("images", "masks"):
+            (root / part / side / "sub").mkdir(parents=True)
+        for i in range(count):
+            size = (40 + i, 50)
+            kind = (".jpg", ".png", ".webp")[i % 3]
+            image = Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8))
+            image.save(root / part / "images" / "sub" / f"{i}{kind}")
+            mask = rng.choice([0, 1, 2, 255], size).astype(np.uint8)
+            Image.fromarray(mask).save(root / part / "masks" / "sub" / f"{i}.png")
+    (root / "classes.txt").write_text("sky\ntree\nroad\n")
+    return root
+
+
+def config(root: Path) -> DataConfig:
+    return DataConfig(root=str(root), crop=33, val_share=0.0)
+
+
+@pytest.mark.parametrize("to", ["shards", "folder"])
+def test_a_round_trip_is_identical(folder: Path, tmp_path: Path, to: str) -> None:
+    source = list_set(config(folder), 0)
+    out = tmp_path / "out"
+    steps: list[int] = []
+
+    def advance() -> None:
+        steps.append(1)
+
+    if to == "shards":
+        write_shards(source, out, 2, advance=advance)
+    else:
+        write_folder(source, out, advance=advance)
+    assert len(steps) == 12 * (2 if to == "shards" else 1)
+    back = list_set(config(out), 0)
+    assert back.taxonomy == source.taxonomy
+    for part in ("train", "val", "test"):
+        pairs = list(zip(getattr(source, part), getattr(back, part), strict=True))
+        for mine, theirs in pairs:
+            assert mine.name == theirs.name
+            assert source.read_bytes(mine) == back.read_bytes(theirs)
+            for a, b in zip(source.load(mine), back.load(theirs), strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_training_sees_the_same_batches_from_shards(folder: Path, tmp_path: Path) -> None:
+    write_shards(list_set(config(folder), 0), tmp_path / "out", 3)
+    batches = []
+    for root in (folder, tmp_path / "out"):
+        parts = read_parts(config(root), 0)
+        dataset = training_batches(parts.train, parts.load, config(root), batch=2, seed=3)
+        batches.append([(x.numpy(), y.numpy()) for x, y in dataset.take(9)])
+    for (image, label), (image2, label2) in zip(*batches, strict=True):
+        np.testing.assert_array_equal(image, image2)
+        np.testing.assert_array_equal(label, label2)
+
+
+@pytest.mark.parametrize("classes", [2, 255, 256, 60_000])
+def test_labels_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(VOID, classes, (30, 40)).astype(np.int32)
+    label[0, :2] = VOID, classes - 1
+    image = tmp_path / "a.png"
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(image)
+    names = tuple(map(str, range(classes)))
+    sample = Sample("a", str(image), "")
+    source = Listing(
+        Taxonomy(names, distinct_colours(classes)), (sample,), None, (),
+        lambda _: (np.zeros((30, 40, 3), np.uint8), label), lambda _: label,
+        kin={"a": "family"},
+    )  # fmt: skip
+    write_shards(source, tmp_path / "out", 5)
+    back = list_set(config(tmp_path / "out"), 0)
+    np.testing.assert_array_equal(back.load_label(back.train[0]), label)
+    assert dict(back.kin) == {"a": "family"}
+
+
+def test_encoded_labels_are_plain_pngs() -> None:
+    assert encode_label(np.zeros((2, 2), np.int32), 3).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("write", [write_folder, lambda s, o: write_shards(s, o, 2)])
+def test_a_bad_sample_leaves_nothing(folder: Path, tmp_path: Path, write: object) -> None:
+    Image.fromarray(np.full((41, 50), 9, np.uint8)).save(folder / "train/masks/sub/1.png")
+    with pytest.raises(DataError, match="value 9"):
+        write(list_set(config(folder), 0), tmp_path / "out")  # type: ignore[operator]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("write", [write_folder, lambda s, o: write_shards(s, o, 2)])
+def test_nothing_is_overwritten(folder: Path, tmp_path: Path, write: object) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(ConfigError, match="already there and not empty"):
+        write(list_set(config(folder), 0), tmp_path / "out")  # type: ignore[operator]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("write", [write_folder, lambda s, o: write_shards(s, o, 2)])
+def test_a_full_disk_leaves_nothing(folder: Path, small_disk: Path, write: object) -> None:
+    with pytest.raises(ResourceError, match="nothing was kept"):
+        write(list_set(config(folder), 0), small_disk / "out")  # type: ignore[operator]
+    assert list(small_disk.iterdir()) == []

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.training.crossval import crossval
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """Nine small pictures in a plain folder, with lists of three folds beside it."""
+    root = tmp_path / "set"
+    rng = np.random.default_rng(0)
+    for side in ("images", "masks"):
+        (root / side).mkdir(parents=True)
+    for i in range(9):
+        mask = rng.integers(0, 2, (40, 44), np.uint8)
+        Image.fromarray(rng.integers(0, 255, (40, 44, 3), np.uint8)).save(root / f"images/{i}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{i}.png")
+    (root / "classes.txt").write_text("a\nb\n")
+    for fold in range(3):
+        folder = tmp_path / "lists" / f"fold_{fold}"
+        folder.mkdir(parents=True)
+        test = range(3 * fold, 3 * fold + 3)
+        (folder / "test.txt").write_text("".join(f"{i}\n" for i in test))
+        (folder / "train.txt").write_text("".join(f"{i}\n" for i in range(9) if i not in test))
+    return root
+
+
+def config(root: Path, **data: object) -> RunConfig:
+    return RunConfig(
+        data=DataConfig(root=str(root), crop=33, val_share=0.0, **data),  # type: ignore[arg-type]
+        model=ModelConfig(backbone="mobilenet_v2", backbone_weights="none", head_channels=4),
+        train=TrainConfig(epochs=1, batch=2, precision="float32", strategy="none"),
+    )
+
+
+def finished(out: Path, fold: int, accuracy: float) -> None:
+    """Writes what `evaluate` leaves in a run."""
+    figures = {"pixel_accuracy": accuracy, "class_accuracy": 0.5, "mean_iou": None}
+    tree = dict.fromkeys(("coarse", "fine", "refine"), figures) | {"difficulty": {"auroc": 0.75}}
+    (out / f"fold_{fold}").mkdir(parents=True)
+    (out / f"fold_{fold}" / "evaluation.json").write_text(json.dumps(tree))
+
+
+def test_mean_and_deviation_of_finished_folds(plain: Path, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    out, settings = tmp_path / "out", config(plain, lists=str(tmp_path / "lists"))
+    with pytest.raises(RunError, match="fold 0: ccfnet-tf fit ended with exit code 2"):
+        (tmp_path / "out" / "fold_0").mkdir(parents=True)
+        (tmp_path / "out" / "fold_0" / "in the way").touch()
+        (tmp_path / "out" / "crossval.yaml").write_text("")
+        _resumed(out, settings, console)
+    (out / "fold_0" / "in the way").unlink()
+    (out / "fold_0").rmdir()
+    for fold, accuracy in enumerate((0.8, 0.9, 0.85)):
+        finished(out, fold, accuracy)
+    result = _resumed(out, settings, console)
+    assert result["mean"]["refine.pixel_accuracy"] == pytest.approx(0.85)
+    wanted = statistics.stdev((0.8, 0.9, 0.85))
+    assert result["deviation"]["refine.pixel_accuracy"] == pytest.approx(wanted)
+    assert result["mean"]["fine.mean_iou"] is None
+    assert json.loads((out / "crossval.json").read_text()) == result
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "refine pixel accuracy" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def _resumed(out: Path, settings: RunConfig, console: Console) -> dict:  # type: ignore[type-arg]
+    from ccfnet_tf.config import to_yaml
+
+    (out / "crossval.yaml").write_text(to_yaml(settings))
+    return crossval(settings, out, resume=True, console=console)
+
+
+def test_a_set_without_folds(plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no folds: make some with ccfnet-tf data split"):
+        crossval(config(plain), tmp_path / "out", resume=False, console=Console(quiet=True))
+
+
+def test_nothing_is_mixed_up(plain: Path, tmp_path: Path) -> None:
+    settings = config(plain, lists=str(tmp_path / "lists"))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "crossval.yaml").write_text("data: {}\n")
+    with pytest.raises(RunError, match="begun with another configuration"):
+        crossval(settings, out, resume=True, console=Console(quiet=True))
+    with pytest.raises(RunError, match="go on with --resume, or choose another --out"):
+        crossval(settings, out, resume=False, console=Console(quiet=True))
+
+
+@pytest.mark.slow
+def test_every_fold_is_trained_and_tested_and_a_killed_one_goes_on(
+    plain: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = [
+        *(sys.executable, "-m", "ccfnet_tf", "crossval", "--config", "folder", "--out", str(out)),
+        *("--data.root", str(plain), "--data.lists", str(tmp_path / "lists"), "--data.crop", "33"),
+        *("--data.val_share", "0", "--model.backbone", "mobilenet_v2", "--train.batch", "2"),
+        *("--model.backbone_weights", "none", "--model.head_channels", "4"),
+        *("--train.epochs", "1", "--train.strategy", "none"),
+    ]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        while not (out / "fold_1" / "config.yaml").is_file():
+            assert process.poll() is None
+            time.sleep(0.1)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    kept = (out / "fold_0" / "evaluation.json").stat().st_mtime_ns
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (out / "fold_0" / "evaluation.json").stat().st_mtime_ns == kept
+    tree = json.loads((out / "crossval.json").read_text())
+    assert len(tree["folds"]) == 3
+    tests = [json.loads((out / f"fold_{k}/evaluation.json").read_text()) for k in range(3)]
+    assert [t["pictures"] for t in tests] == [3, 3, 3]
+    assert "3 folds, test parts" in done.stdout

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ccfnet_tf.config import DataConfig, RunConfig, TrainConfig
+from ccfnet_tf.datasets.census import Census
+from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.labels import VOID
+from ccfnet_tf.training.run_data import check_data, class_weights, rarity, training_load
+
+SCENES = DataConfig(format="scenes", scenes=12, scene_size=(40, 48))
+CENSUS = Census.of(np.array([[0, 0, 0, 1]], np.int32), 2)
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def test_weights_of_classes() -> None:
+    assert class_weights("none", CENSUS) is None
+    assert class_weights("auto", CENSUS) == pytest.approx([0.5 / 0.75, 0.5 / 0.25])
+    assert class_weights((1.0, 2.0), CENSUS) == [1.0, 2.0]
+    with pytest.raises(ConfigError, match="has 3 values: the data have 2 classes"):
+        class_weights((1.0, 2.0, 3.0), CENSUS)
+
+
+def test_crops_seek_rare_classes_only_when_asked() -> None:
+    assert rarity(SCENES, CENSUS) is None
+    sought = rarity(replace(SCENES, rare_crop=0.5), CENSUS)
+    assert sought is not None
+    assert sought[1] == pytest.approx(3 * sought[0])
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_a_cache_says_what_it_takes_first(tmp_path: Path, console: Console, where: str) -> None:
+    setting = "memory" if where == "memory" else str(tmp_path / "cache")
+    config = RunConfig(data=replace(SCENES, cache=setting), train=TrainConfig(batch=4))
+    data = check_data(config, console)
+    load = training_load(config.data, data, console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "cache of decoded pictures: will take 0.00 GB" in said
+    for sample in data.parts.train[:2] * 2:
+        for got, wanted in zip(load(sample), data.parts.load(sample), strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_training_part_without_a_label_is_refused(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ccfnet_tf.datasets import scenes
+
+    def void(seed: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((*size, 3), np.uint8), np.full(size, VOID, np.int32)
+
+    monkeypatch.setattr(scenes, "draw", void)
+    with pytest.raises(ConfigError, match="every pixel is void"):
+        check_data(RunConfig(data=SCENES, train=TrainConfig(batch=4)), console)
