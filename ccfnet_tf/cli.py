@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -49,12 +50,28 @@ Exit codes: 0 done, 1 finished with failures, 2 an error of input or use, 3 unex
 130 stopped by Ctrl-C.
 """
 
+RESULTS = """\
+results of a picture:
+  STEM.label.png        class ids
+  STEM.color.png        the classes' colours
+  STEM.overlay.png      the picture, tinted by class
+  STEM.difficulty.png   how likely the first answer is wrong: dark = easy, bright = hard
+results of a video:
+  STEM.frames/          the four of every frame
+  STEM.overlay.mp4      the video, tinted by class
+
+A folder is searched to the bottom and its paths are kept. masks/ that lies beside images/ holds
+labels and is skipped; given itself, it is read like any folder.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
+    # Pillow warns of odd EXIF and of large pictures; what matters of it our readers refuse.
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         return _dispatch(args)
     except (Exception, KeyboardInterrupt) as error:
@@ -121,13 +138,20 @@ def _fit(args: list[str]) -> int:
     from ccfnet_tf.options import parse_fit
 
     options = parse_fit(args)
-    from rich.console import Console
+    from ccfnet_tf.progress import new_console
 
     start_tensorflow()
     from ccfnet_tf.training.fit import fit
 
-    fit(options.config, options.out, resume=options.resume, console=Console(soft_wrap=True))
-    print(f"{options.out}: trained; next: ccfnet-tf evaluate {options.out}")
+    trained = fit(
+        options.config,
+        options.out,
+        resume=options.resume,
+        console=new_console(),
+        config_given=options.config_given,
+    )
+    done = "trained; " if trained else ""
+    print(f"{options.out}: {done}next: ccfnet-tf evaluate {options.out}")
     return EXIT_DONE
 
 
@@ -150,7 +174,7 @@ def _evaluate(args: list[str]) -> int:
     options = parser.parse_args(args)
     if options.batch is not None and options.batch < 1:
         raise ConfigError(f"--batch is {options.batch}: it must be 1 or more")
-    from rich.console import Console
+    from ccfnet_tf.progress import new_console
 
     start_tensorflow()
     from ccfnet_tf.training.measure import measure
@@ -160,7 +184,7 @@ def _evaluate(args: list[str]) -> int:
         split=options.split,
         batch=options.batch,
         root=options.root,
-        console=Console(soft_wrap=True),
+        console=new_console(),
     )
     return EXIT_DONE
 
@@ -168,49 +192,60 @@ def _evaluate(args: list[str]) -> int:
 def _predict(args: list[str]) -> int:
     parser = _Parser(
         prog="ccfnet-tf predict",
-        description="Label pictures, folders, globs and videos; writes "
-        "STEM.{label,color,overlay,difficulty}.png.",
+        description="Label pictures, folders, globs and videos.",
+        epilog=RESULTS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", help="run folder")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="picture, folder, glob, video")
-    parser.add_argument("--out", default="predictions", help="folder for the results")
+    out = "folder for the results (default: %(default)s)"
+    parser.add_argument("--out", default="predictions", help=out)
     parser.add_argument("--overwrite", action="store_true", help="replace results already there")
     options = parser.parse_args(args)
-    from rich.console import Console
+    from ccfnet_tf.progress import new_console
 
     start_tensorflow()
     from ccfnet_tf.inference.predict import predict_all
-    from ccfnet_tf.inference.predictor import Predictor
 
     outcome = predict_all(
-        Predictor(Path(options.run).expanduser()),
+        Path(options.run).expanduser(),
         options.inputs,
         Path(options.out).expanduser(),
         overwrite=options.overwrite,
-        console=Console(soft_wrap=True),
+        console=new_console(),
     )
-    print(_predicted(outcome, options.out))
+    for line in _predicted(outcome, options.out):
+        print(line)
     return EXIT_FINDINGS if outcome.failures else EXIT_DONE
 
 
-def _predicted(outcome: Outcome, out: str) -> str:
-    done = [f"{outcome.pictures} pictures"]
-    if outcome.frames:
-        done.append(f"{outcome.frames} frames of videos")
-    failed = f"; {len(outcome.failures)} failed, see above" if outcome.failures else ""
-    return f"{out}: {' and '.join(done)}{failed}"
+def _predicted(outcome: Outcome, out: str) -> list[str]:
+    """Returns what was written, if anything was, and what was left out."""
+    lines = []
+    counts = ((outcome.pictures, "picture", ""), (outcome.frames, "frame", " of videos"))
+    done = [f"{_counted(count, noun)}{of}" for count, noun, of in counts if count]
+    if done:
+        failed = f"; {len(outcome.failures)} failed, see above" if outcome.failures else ""
+        lines.append(f"{out}: {' and '.join(done)}{failed}")
+    if outcome.labels:
+        lines.append(f"skipped {_counted(outcome.labels, 'file')} in masks/ beside images/")
+    return lines
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _crossval(args: list[str]) -> int:
     from ccfnet_tf.options import parse_fit
 
     options = parse_fit(args, verb="crossval")
-    from rich.console import Console
+    from ccfnet_tf.progress import new_console
 
     start_tensorflow()
     from ccfnet_tf.training.crossval import crossval
 
-    console = Console(soft_wrap=True)
+    console = new_console()
     crossval(options.config, options.out, resume=options.resume, console=console)
     return EXIT_DONE
 

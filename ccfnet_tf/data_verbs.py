@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR, ConfigError, nearest
+from ccfnet_tf.progress import new_console, new_progress
 from ccfnet_tf.start import start_tensorflow
 
 if TYPE_CHECKING:
@@ -76,13 +77,14 @@ def _stats(args: list[str]) -> int:
     parser.add_argument("--plot", metavar="FILE.png", help="draw them")
     known, config = _parse(parser, args)
     _refuse_existing(known.plot)
-    from ccfnet_tf.datasets.parts import agreeing
+    from ccfnet_tf.datasets.parts import agreeing, parts_of, refuse_unpaired
     from ccfnet_tf.datasets.stats import survey
     from ccfnet_tf.report.data_figures import stats_figure
     from ccfnet_tf.report.data_tables import stats_table
 
     with _listed(config) as (listing, advance, console):
-        samples = [*listing.train, *(listing.val or ()), *listing.test]
+        refuse_unpaired(listing)
+        samples = [sample for part in parts_of(listing).values() for sample in part]
         taxonomy, workers = listing.taxonomy, config.data.workers
         stats = survey(samples, agreeing(listing.load), taxonomy, workers=workers, advance=advance)
     _show(known.json, stats.to_json(taxonomy), stats_table(stats, taxonomy), console)
@@ -100,19 +102,23 @@ def _show_sheet(args: list[str]) -> int:
     _at_least("--count", known.count, 1)
     _refuse_existing(known.out)
     start_tensorflow()
-    from rich.console import Console
-
+    from ccfnet_tf.datasets.check import check
     from ccfnet_tf.datasets.parts import read_parts
     from ccfnet_tf.inference.writers import write_png
     from ccfnet_tf.report.contact_sheet import contact_sheet
+    from ccfnet_tf.training.run_data import rarity
 
-    parts = read_parts(config.data, config.seed)
+    parts, data = read_parts(config.data, config.seed), config.data
+    sought = None
+    if data.rare_crop:  # which classes are rare is known when all labels were read
+        seen = check(parts.train, parts.load, len(parts.taxonomy.names), workers=data.workers)
+        sought = rarity(data, seen.census)
     sheet = contact_sheet(
-        parts.train, parts.load, parts.taxonomy, config.data, config.seed, count=known.count
+        parts.train, parts.load, parts.taxonomy, data, config.seed, count=known.count, rarity=sought
     )
     write_png(Path(known.out).expanduser(), sheet)
     shown = min(known.count, len(parts.train))
-    Console(soft_wrap=True).print(f"{known.out}: {shown} of {len(parts.train)} pictures")
+    new_console().print(f"{known.out}: {shown} of {len(parts.train)} pictures")
     return EXIT_DONE
 
 
@@ -166,6 +172,7 @@ def _scenes(args: list[str]) -> int:
 
 def _convert_to(out: Path, config: RunConfig, shards: int | None) -> None:
     start_tensorflow()
+    from ccfnet_tf.datasets.parts import parts_of
     from ccfnet_tf.pipeline.convert import write_folder, write_shards
 
     passes = 1 if shards is None else 2  # shards are read back
@@ -175,7 +182,7 @@ def _convert_to(out: Path, config: RunConfig, shards: int | None) -> None:
             write_folder(listing, out, workers=workers, advance=advance)
         else:
             write_shards(listing, out, shards, workers=workers, advance=advance)
-    count = sum(len(part) for part in (listing.train, listing.val or (), listing.test))
+    count = sum(map(len, parts_of(listing).values()))
     proof = "" if shards is None else ", read back and equal"
     console.print(f"{out}: {count} pictures{proof}; next: ccfnet-tf data check {out}")
 
@@ -204,6 +211,8 @@ def _parse(
     parser: argparse.ArgumentParser, args: list[str]
 ) -> tuple[argparse.Namespace, RunConfig]:
     """Returns the verb's own options, and the configuration that the other keys give."""
+    if args[:1] not in (["-h"], ["--help"]) and args and args[0].startswith("-"):
+        raise ConfigError(f"{args[0]}: SRC comes first: {parser.prog} SRC {args[0]} ...")
     known, keys = parser.parse_known_args(args)
     return known, _config(known.config, ["--data.root", known.source, *keys])
 
@@ -220,21 +229,18 @@ def _listed(
     config: RunConfig, *, passes: int = 1
 ) -> Iterator[tuple[Listing, Callable[[], None], Console]]:
     """Yields the listing, what moves a progress bar of its samples, and the console."""
-    from rich.console import Console
+    from ccfnet_tf.datasets.parts import list_set, parts_of, with_format
 
-    from ccfnet_tf.datasets.parts import list_set, with_format
-    from ccfnet_tf.progress import new_progress
-
-    aside = Console(soft_wrap=True, stderr=True)  # so that --json - prints nothing but JSON
+    aside = new_console(stderr=True)  # so that --json - prints nothing but JSON
     data = with_format(config.data)
     if data.format == "shards":  # whose records TensorFlow parses
         start_tensorflow()
     listing = list_set(data, config.seed)
-    count = sum(len(part) for part in (listing.train, listing.val or (), listing.test))
+    count = sum(map(len, parts_of(listing).values()))
     aside.print(f"{data.root or 'scenes'}: {data.format}, {count} pictures")
     with new_progress(aside) as bar:
         task = bar.add_task("reading", total=count * passes)
-        yield listing, lambda: bar.advance(task), Console(soft_wrap=True)
+        yield listing, lambda: bar.advance(task), new_console()
 
 
 def _show(file: str | None, tree: object, table: object, console: Console) -> None:

@@ -3,6 +3,7 @@
     CCFNetError                one line: file or key, value found, the rule, the mend
     +-- ConfigError            a key or a value of the configuration
     +-- DataError              a file or a folder of the user's data
+    |   +-- DamagedRecordError a record of a shard, which a run may leave out
     +-- RunError               a run folder or a checkpoint in it
     +-- ResourceError          memory or disk that ran out, a download that failed
     +-- NotFiniteError         a loss that became NaN or infinite
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from heapq import nlargest
 from typing import Literal
 
 FaultKind = Literal["missing", "unreadable", "size", "value"]
@@ -23,6 +25,8 @@ EXIT_FINDINGS = 1
 EXIT_USER_ERROR = 2
 EXIT_UNEXPECTED = 3
 EXIT_INTERRUPTED = 130
+
+_COMPARED = 500  # names that `nearest` compares letter by letter, which is slow
 
 
 class CCFNetError(Exception):
@@ -52,6 +56,18 @@ class DataError(CCFNetError):
         self.kind: FaultKind = kind
 
 
+class DamagedRecordError(DataError):
+    """A record of a shard that is not as it was written.
+
+    Attributes:
+        size: (H, W) that its picture had.
+    """
+
+    def __init__(self, message: str, *, size: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(message)
+        self.size = size
+
+
 class RunError(CCFNetError):
     """A run folder, or a checkpoint in it, that cannot be used as asked."""
 
@@ -66,5 +82,14 @@ class NotFiniteError(CCFNetError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Returns `; did you mean 'x'?` for the closest of `known`, or an empty string."""
-    close = get_close_matches(word, list(known), n=1)
+    names = list(known)
+    if len(names) > _COMPARED:
+        pieces = _pieces(word)
+        names = nlargest(_COMPARED, names, key=lambda name: len(pieces & _pieces(name)))
+    close = get_close_matches(word, names, n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _pieces(word: str) -> set[str]:
+    """Returns every three letters that follow each other in a word."""
+    return {word[i : i + 3] for i in range(max(1, len(word) - 2))}

@@ -18,7 +18,7 @@ class Sample:
     """One picture and its label, by address; nothing is read yet.
 
     Attributes:
-        name: Unique in its part; a relative path without suffix, used in messages and outputs.
+        name: Unique in the set; a relative path without suffix, used in messages and outputs.
         image: Path of the picture, or an address that its reader alone understands.
         label: Path (or address) of the label.
     """

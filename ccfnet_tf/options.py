@@ -37,11 +37,13 @@ class FitOptions:
         config: The run's configuration.
         out: Run folder.
         resume: Go on with the run that is in `out`.
+        config_given: `--config` was among the arguments.
     """
 
     config: RunConfig
     out: Path
     resume: bool
+    config_given: bool = False
 
 
 def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
@@ -61,7 +63,7 @@ def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
     base, begun = find_config(name), out / STORED[verb]
     if known.resume and known.config is None and begun.is_file():
         base = begun
-    return FitOptions(parse_config(base, rest), out, known.resume)
+    return FitOptions(parse_config(base, rest), out, known.resume, known.config is not None)
 
 
 def parse_config(base: Path, keys: list[str]) -> RunConfig:
@@ -72,8 +74,10 @@ def parse_config(base: Path, keys: list[str]) -> RunConfig:
         SystemExit: After `--help` or `--print_config`.
     """
     _refuse_other_than_yaml(base)
-    parser = _config_parser()
+    parser = _config_parser(base)
     try:
+        if not {"-h", "--help"}.isdisjoint(keys):  # which shows defaults: those of the file
+            parser.set_defaults(_flat(parser.parse_args(["--config", str(base)]).as_dict()))
         whole = parser.instantiate(parser.parse_args(["--config", str(base), *keys]))
     except CCFNetError:
         raise
@@ -87,6 +91,9 @@ def _refuse_other_than_yaml(file: Path) -> None:
 
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"{file}: line {line} is not YAML ({error.problem})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(tree, dict):
@@ -94,6 +101,17 @@ def _refuse_other_than_yaml(file: Path) -> None:
     for section in ("data", "model", "train"):
         if not isinstance(tree.get(section, {}), dict):
             raise ConfigError(f"{file}: '{section}' must hold keys and values")
+
+
+def _flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """Returns `{"data": {"crop": 65}}` as `{"data.crop": 65}`, without the file's own name."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": each for inner, each in value.items()}
+        elif key != "config":
+            flat[key] = value
+    return flat
 
 
 def _known_options() -> argparse.ArgumentParser:
@@ -104,16 +122,20 @@ def _known_options() -> argparse.ArgumentParser:
     return parser
 
 
-def _config_parser() -> Any:
+def _config_parser(base: Path) -> Any:
     # Imported here: it takes a quarter of a second, which `ccfnet-tf --help` need not wait for.
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        """Shows the default of every key, and leaves the lines of the epilog alone."""
 
     parser = ArgumentParser(
         prog="ccfnet-tf fit",
         usage=USAGE,
-        description="Train a network; every key of the configuration is an option.",
+        description="Train a network; every key of the configuration is an option.\n"
+        f"The defaults shown are those of {base.name}.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         exit_on_error=False,
         allow_abbrev=False,
     )

@@ -1,9 +1,14 @@
-"""The one progress bar of every long verb."""
+"""The screen: one kind of console and one progress bar for every verb."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def new_console(*, stderr: bool = False) -> Console:
+    """Returns a console that prints a path as it is: no markup, no emoji, no breaking of lines."""
+    return Console(soft_wrap=True, markup=False, emoji=False, highlight=False, stderr=stderr)
 
 
 def new_progress(console: Console, *, figures: bool = False) -> Progress:

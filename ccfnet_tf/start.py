@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 
 
 def start_tensorflow() -> None:
@@ -14,8 +13,6 @@ def start_tensorflow() -> None:
     import has to say is an exception, and shows.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Pillow warns of odd EXIF and of large pictures; what matters of it our readers refuse.
-    warnings.filterwarnings("ignore", module="PIL")
     sys.stderr.flush()
     screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

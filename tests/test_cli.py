@@ -125,6 +125,53 @@ def test_nothing_to_resume_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
     assert "no run to resume" in capsys.readouterr().err
 
 
+def test_predict_help_says_what_it_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "--help"])
+    printed = capsys.readouterr().out
+    for words in (
+        "(default: predictions)",
+        "STEM.frames/",
+        "STEM.overlay.mp4",
+        "dark = easy, bright = hard",
+        "masks/ that lies beside images/",
+    ):
+        assert words in printed
+
+
+@pytest.mark.parametrize(
+    ("pictures", "frames", "failed", "labels", "lines"),
+    [
+        (1, 0, 0, 0, ["out: 1 picture"]),
+        (2, 1, 0, 1, ["out: 2 pictures and 1 frame of videos", "skipped 1 file in {}"]),
+        (0, 7, 1, 3, ["out: 7 frames of videos; 1 failed, see above", "skipped 3 files in {}"]),
+        (0, 0, 2, 0, []),
+    ],
+)
+def test_predict_ends_with_what_was_written_and_left_out(
+    pictures: int, frames: int, failed: int, labels: int, lines: list[str]
+) -> None:
+    from ccfnet_tf.inference.predict import Failure, Outcome
+
+    outcome = Outcome(pictures, 0, frames, (Failure("a.jpg", "damaged"),) * failed, labels)
+    beside = "masks/ beside images/"
+    assert cli._predicted(outcome, "out") == [line.format(beside) for line in lines]
+
+
+@pytest.mark.parametrize(("trained", "done"), [(True, "trained; "), (False, "")])
+def test_fit_says_trained_when_it_trained(
+    trained: bool,
+    done: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("ccfnet_tf.training.fit.fit", lambda *_, **__: trained)
+    assert cli.main(["fit", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said == f"{tmp_path}: {done}next: ccfnet-tf evaluate {tmp_path}\n"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

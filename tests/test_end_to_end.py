@@ -48,6 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run(*fit(out))
     assert done.returncode == 0, done.stderr
     assert "every label is fit to use" in done.stdout
+    assert "building the network; the first step takes a while\n" in done.stdout
     assert "epoch 3/3" in done.stdout
     assert done.stderr == ""
     return out
@@ -104,7 +105,8 @@ def test_a_killed_run_goes_on_where_it_was(trained: Path, tmp_path: Path) -> Non
 
     again = run("fit", "--out", out, "--resume")
     assert again.returncode == 0
-    assert "nothing to resume" in again.stdout
+    assert "epoch 3 of 3 is done; nothing to resume" in again.stdout
+    assert "trained" not in again.stdout
 
 
 def test_a_resumed_run_keeps_its_configuration(trained: Path) -> None:

@@ -15,6 +15,7 @@ def test_without_arguments_it_is_the_demo() -> None:
     assert options.config.model.backbone == "resnet50"
     assert options.out == Path("runs/demo")
     assert not options.resume
+    assert not options.config_given
 
 
 def test_keys_override_the_preset() -> None:
@@ -38,6 +39,7 @@ def test_a_yaml_file_is_a_configuration(tmp_path: Path) -> None:
     options = parse_fit(["--config", str(file)])
     assert options.config.train.epochs == 4
     assert options.out == Path("runs/mine")
+    assert options.config_given
 
 
 def test_resume_starts_from_the_run_s_own_configuration(tmp_path: Path) -> None:
@@ -78,6 +80,36 @@ def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path: Path) -> None:
     file.write_text("train:\n  epocs: 4\n")
     with pytest.raises(ConfigError, match=r"'train\.epocs'; did you mean 'train\.epochs'"):
         parse_fit(["--config", str(file)])
+
+
+def test_help_shows_the_defaults_of_the_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {epochs: 4321}\n")
+    with pytest.raises(SystemExit) as ended:
+        parse_fit(["--config", str(file), "--help"])
+    assert ended.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Passes over the training part. (type: int, default: 4321)" in printed
+    assert "those of mine.yaml" in printed
+    with pytest.raises(SystemExit):
+        parse_fit(["-h"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "--debug                show the traceback of an error" in lines  # the epilog's own form
+
+
+def test_help_of_an_unknown_key_in_a_file_names_the_nearest(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {epocs: 4}\n")
+    with pytest.raises(ConfigError, match=r"did you mean 'train\.epochs'"):
+        parse_fit(["--config", str(file), "--help"])
+
+
+def test_a_fault_of_yaml_names_its_line(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 1\ntrain: epochs: 3\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml: line 2 is not YAML \(mapping values"):
+        parse_fit(["--resume", "--out", str(tmp_path)])
 
 
 @pytest.mark.parametrize("text", ["{", "", "[1]", "train: [3]", "\xff"])

@@ -24,6 +24,8 @@ from rich.table import Table
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.parts import list_set, read_parts, with_format
+from ccfnet_tf.errors import CCFNetError
+from ccfnet_tf.progress import new_console
 from ccfnet_tf.start import start_tensorflow
 
 PICTURES = 192
@@ -67,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     options = parser.parse_args(argv)
     start_tensorflow()
-    console = Console(soft_wrap=True)
+    console = new_console()
     with tempfile.TemporaryDirectory(prefix="ccfnet-bench-") as place:
         speeds = [_measure(*row, Path(place), console) for row in _sets(options.sources, place)]
     step = training_appetite(241)
@@ -94,14 +96,14 @@ def training_appetite(crop: int) -> float:
     image = tf.zeros([STEP_BATCH, crop, crop, 3], tf.uint8)
     label = tf.zeros([STEP_BATCH, crop, crop], tf.int32)
     batches = tf.data.Dataset.from_tensors((image, label)).repeat()
-    model.fit(batches, steps_per_epoch=1, verbose=0)  # traces
+    model.fit(batches, steps_per_epoch=1, verbose=0, shuffle=False)  # traces
     began = time.perf_counter()
-    model.fit(batches, steps_per_epoch=STEPS, verbose=0)
+    model.fit(batches, steps_per_epoch=STEPS, verbose=0, shuffle=False)
     return STEPS * STEP_BATCH / (time.perf_counter() - began)
 
 
 def _sets(sources: Sequence[str], place: str) -> list[tuple[str, Path]]:
-    """Returns (name, folder) of each set; draws the copies of layouts that no SRC has."""
+    """Returns (name, folder) of each set: those given, and drawn copies of the layouts."""
     from ccfnet_tf.benchmark.copies import COPIES, scenes
 
     found = [(f"{with_format(DataConfig(root=s)).format}: {s}", Path(s)) for s in sources]
@@ -170,10 +172,13 @@ def _batches(listing: Listing, data: DataConfig) -> Any:
 
 
 def _decoded(listing: Listing) -> Any:
-    from ccfnet_tf.pipeline.batch import decoded
+    import tensorflow as tf
 
-    for _ in range(3):
-        yield from decoded(listing.train, listing.load)
+    from ccfnet_tf.pipeline.batch import reader
+
+    read = reader(listing.train, listing.load)
+    places = tf.data.Dataset.range(len(listing.train)).repeat()
+    yield from places.map(read, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
 def _epoch(root: Path, console: Console) -> str:
@@ -183,13 +188,13 @@ def _epoch(root: Path, console: Console) -> str:
     data = DataConfig(root=str(root), crop=225)
     parts = read_parts(data, 0)
     steps = steps_per_epoch(parts.train, BATCH)
-    marks = {steps // 10: 0.0, steps: 0.0}
+    marks = {max(1, steps // 10): 0.0, steps: 0.0}
     console.print(f"memory over an epoch of {parts.format}")
     batches = training_batches(parts.train, parts.load, data, batch=BATCH, seed=0)
     for number, _ in enumerate(batches.take(steps), start=1):
         if number in marks:
             marks[number] = _resident()
-    first, last = marks.values()
+    first, last = marks[max(1, steps // 10)], marks[steps]
     return (
         f"{parts.format}: resident memory {first:.0f} MB after a tenth of an epoch, {last:.0f} MB "
         f"at its end ({len(parts.train)} pictures)"
@@ -229,4 +234,7 @@ def _verdicts(speeds: list[Speed], step: float) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except CCFNetError as error:
+        sys.exit(f"benchmark: {error}")

@@ -16,7 +16,15 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.listing import Listing, with_pictures
-from ccfnet_tf.datasets.pairing import MASKS, PICTURES, files_in, folders_seen, pair, require
+from ccfnet_tf.datasets.pairing import (
+    MASKS,
+    PICTURES,
+    files_in,
+    folders_seen,
+    pair,
+    require,
+    require_pictures,
+)
 from ccfnet_tf.datasets.pictures import read_index_values, to_classes
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
@@ -36,19 +44,19 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     A sample's name is the part and the picture's name: `training/ADE_train_00000001`.
 
     Raises:
-        DataError: The folder is not the set.
+        DataError: The folder is not the set, or its training part holds no pictures.
     """
     require(root, signs, "ADE20K scene parsing (images/training/, annotations/training/)")
-    train, lonely_train = _part(root, "training")
-    test, lonely_test = _part(root, "validation")
+    train, test = _part(root, "training"), _part(root, "validation")
+    require_pictures(train, root / "images" / "training" / "<name>.jpg")
     return Listing(
         taxonomy("ade20k"),
-        train,
+        train[0],
         None,
-        test,
+        test[0],
         with_pictures(load_label),
         load_label,
-        unpaired=lonely_train + lonely_test,
+        unpaired=train[1] + test[1],
     )
 
 

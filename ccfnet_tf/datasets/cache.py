@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from ccfnet_tf.datasets.listing import Load
-from ccfnet_tf.errors import ConfigError, ResourceError
+from ccfnet_tf.errors import ConfigError, DataError, ResourceError
 from ccfnet_tf.labels import VOID, Sample
 
 MEMORY = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 class Cache:
@@ -67,16 +70,18 @@ class Cache:
 
         Raises:
             ConfigError: There is such a file already, or less is free on its disk.
-            ResourceError: It cannot be written.
+            ResourceError: It cannot be written, or the disk has no room after all.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(path.parent).free
             self._refuse_more_than(free, str(path), "name a file on a larger disk, or use none")
             with path.open("xb+") as file:
-                file.truncate(self.size)
-                self._block = np.memmap(file, np.uint8, "r+", shape=(self.size,))
-            path.unlink()
+                try:
+                    _reserve(file, self.size)
+                    self._block = np.memmap(file, np.uint8, "r+", shape=(self.size,))
+                finally:
+                    path.unlink()
         except FileExistsError as error:
             raise ConfigError(
                 f"data.cache: {path}: already there: name a new file, which goes when the run ends"
@@ -86,10 +91,14 @@ class Cache:
         return self
 
     def load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """Returns image uint8 [H, W, 3] and label int32 [H, W]; reads the sample at most once."""
+        """Returns image uint8 [H, W, 3] and label int32 [H, W]; reads the sample at most once.
+
+        Raises:
+            DataError: The sample has another size than it had; of kind `size`.
+        """
         if sample.name not in self._filled:
             image, label = self._load(sample)
-            self._put(sample.name, image, label)
+            self._put(sample, image, label)
             return image, label
         start, (height, width) = self._slots[sample.name]
         assert self._block is not None
@@ -100,14 +109,22 @@ class Cache:
         label = np.where(stored == self._void, VOID, stored.astype(np.int32))
         return image, label
 
-    def _put(self, name: str, image: np.ndarray, label: np.ndarray) -> None:
-        start, _ = self._slots[name]
+    def _put(self, sample: Sample, image: np.ndarray, label: np.ndarray) -> None:
+        start, size = self._slots[sample.name]
+        for array in (image, label):
+            if array.shape[:2] != size:  # it would lie over the next sample
+                raise DataError(
+                    f"{sample.image}: {array.shape[1]}x{array.shape[0]} pixels, but "
+                    f"{size[1]}x{size[0]} when the run began: put the old file back, or start anew",
+                    kind="size",
+                )
         middle = start + image.size
         stored = np.where(label == VOID, self._void, label).astype(self._kind)
         assert self._block is not None
         self._block[start:middle] = image.ravel()
         self._block[middle : middle + stored.nbytes] = stored.ravel().view(np.uint8)
-        self._filled.add(name)  # last: another thread must not read a slot that is half written
+        # Last: another thread must not read a slot that is half written.
+        self._filled.add(sample.name)
 
     def _refuse_more_than(self, free: int | None, where: str, mend: str) -> None:
         if free is not None and self.size > free:
@@ -122,11 +139,40 @@ def in_gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Takes the space now: on a full disk, writing to a hole of a mapped file ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:  # macOS
+        file.truncate(size)
+
+
 def _free_memory() -> int | None:
     """Returns the bytes of memory that can be had without swapping; None where nobody says."""
+    said = [free for free in (_free_in_system(), _free_in_group()) if free is not None]
+    return min(said, default=None)
+
+
+def _free_in_system() -> int | None:
     try:
         rows = MEMORY.read_text(encoding="ascii").splitlines()
     except OSError:
         return None
     free = [row.split()[1] for row in rows if row.startswith("MemAvailable:")]
     return int(free[0]) * 1024 if free else None
+
+
+def _free_in_group() -> int | None:
+    """Returns what the memory limit of a container (cgroup v2) leaves; None where there is none."""
+    try:
+        limit, used = (
+            (CGROUP / f"memory.{name}").read_text(encoding="ascii") for name in ("max", "current")
+        )
+        rows = (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    if limit.strip() == "max":
+        return None
+    # Files that were read once count as used, but their pages are given back on demand.
+    pages = [int(row.split()[1]) for row in rows if row.startswith("inactive_file ")]
+    return max(0, int(limit) - int(used) + sum(pages))

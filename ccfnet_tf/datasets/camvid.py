@@ -28,6 +28,7 @@ from ccfnet_tf.datasets.pairing import (
     pair,
     read_list,
     require,
+    require_pictures,
 )
 from ccfnet_tf.datasets.pictures import read_index_values, to_classes
 from ccfnet_tf.errors import DataError
@@ -50,10 +51,12 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     A sample's name is the part and the frame's name: `train/0001TP_006690`.
 
     Raises:
-        DataError: The folder is not the set, or a list cannot be understood.
+        DataError: The folder is not the set, its training part holds no pictures, or a list cannot
+            be understood.
     """
     require(root, signs, "CamVid (train/, trainannot/ and so on)")
     parts = {part: _part(root, part) for part in ("train", "val", "test") if (root / part).is_dir()}
+    require_pictures(parts["train"], root / "train" / "<name>.png")
     nothing: _Part = ((), ())
     return Listing(
         taxonomy("camvid"),

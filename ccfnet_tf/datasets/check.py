@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from ccfnet_tf.datasets.census import Census
 from ccfnet_tf.datasets.listing import Load
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.errors import DamagedRecordError, DataError
 from ccfnet_tf.labels import Sample
 
 Item = TypeVar("Item")
@@ -25,10 +25,12 @@ class Checked:
     Attributes:
         sizes: (H, W) of each sample, in order.
         census: Counts over their labels.
+        damaged: Records of shards that are left out.
     """
 
     sizes: list[tuple[int, int]]
     census: Census
+    damaged: tuple[DamagedRecordError, ...] = ()
 
 
 def check(
@@ -36,6 +38,7 @@ def check(
     load: Load,
     classes: int,
     *,
+    leave_out: bool = False,
     workers: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Checked:
@@ -45,6 +48,7 @@ def check(
         samples: What to read.
         load: Reads one, `Parts.load`.
         classes: Number of classes C.
+        leave_out: A damaged record of a shard is counted as void, and is no fault.
         workers: Threads; 0 takes one a core, 8 at most.
         advance: Called after each sample, in the caller's thread.
 
@@ -60,19 +64,24 @@ def check(
             return error
         return (label.shape[0], label.shape[1]), Census.of(label, classes)
 
-    checked = Checked([], Census.empty(classes))
+    sizes: list[tuple[int, int]] = []
+    census = Census.empty(classes)
+    damaged: list[DamagedRecordError] = []
     faults: list[DataError] = []
     for answer in in_threads(look, samples, workers):
-        if isinstance(answer, DataError):
+        if isinstance(answer, DamagedRecordError) and leave_out:
+            damaged.append(answer)
+            sizes.append(answer.size)
+        elif isinstance(answer, DataError):
             faults.append(answer)
         else:
-            checked.sizes.append(answer[0])
-            checked = Checked(checked.sizes, checked.census + answer[1])
+            sizes.append(answer[0])
+            census += answer[1]
         advance()
     if faults:
         more = f" (and {len(faults) - 1} more files with faults)" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{more}", kind=faults[0].kind) from faults[0]
-    return checked
+    return Checked(sizes, census, tuple(damaged))
 
 
 def in_threads(

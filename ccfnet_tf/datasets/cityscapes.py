@@ -18,7 +18,16 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.listing import Listing, with_pictures
-from ccfnet_tf.datasets.pairing import MASKS, PICTURES, files_in, folders_seen, pair, require
+from ccfnet_tf.datasets.pairing import (
+    DEEP,
+    MASKS,
+    PICTURES,
+    files_in,
+    folders_seen,
+    pair,
+    require,
+    require_pictures,
+)
 from ccfnet_tf.datasets.pictures import read_index_values, to_classes
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
@@ -46,16 +55,16 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         DataError: The folder is not the set, or its training part holds no pictures.
     """
     require(root, signs, "Cityscapes (leftImg8bit/ and gtFine/)")
-    train, lonely_train = _part(root, "train")
-    test, lonely_test = _part(root, "val")
+    train, test = _part(root, "train"), _part(root, "val")
+    require_pictures(train, root / "leftImg8bit" / "train" / "<city>" / f"<name>{_IMAGE}.png")
     return Listing(
         taxonomy("cityscapes"),
-        train,
+        train[0],
         None,
-        test,
+        test[0],
         with_pictures(load_label),
         load_label,
-        unpaired=lonely_train + lonely_test,
+        unpaired=train[1] + test[1],
     )
 
 
@@ -73,8 +82,8 @@ def load_label(sample: Sample) -> np.ndarray:
 
 
 def _part(root: Path, part: str) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:
-    images = _named(files_in(root / "leftImg8bit" / part, PICTURES, deep=True), _IMAGE)
-    masks = files_in(root / "gtFine" / part, MASKS, deep=True)
+    images = _named(files_in(root / "leftImg8bit" / part, PICTURES, DEEP), _IMAGE)
+    masks = files_in(root / "gtFine" / part, MASKS, DEEP)
     labels = _named(masks, _TRAIN_IDS) | _named(masks, _IDS)  # the original wins
     return pair(images, labels, within=f"leftImg8bit/{part}/ or gtFine/{part}/", prefix=f"{part}/")
 

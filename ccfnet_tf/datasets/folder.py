@@ -30,7 +30,8 @@ from ccfnet_tf.datasets.name_lists import (
     read_colour_table,
     read_part_lists,
 )
-from ccfnet_tf.datasets.pictures import has_colours, read_colours, read_index_mask
+from ccfnet_tf.datasets.pairing import ANYWHERE, MASKS, contents, files_in
+from ccfnet_tf.datasets.pictures import read_index_mask, read_mask, to_ids
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample, Taxonomy
 
@@ -51,12 +52,13 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     """Lists the parts of a folder; no picture is opened.
 
     Raises:
-        DataError: An unknown layout, two pictures of one name, a list, a class list or a table of
-            colours that does not fit.
+        DataError: An unknown layout, a part of another name, two pictures of one name, a list, a
+            class list or a table of colours that does not fit.
     """
     found = [part for part in PARTS if (root / part).is_dir()]
     unpaired: list[DataError] = []
     if "train" in found:
+        _refuse_strange_parts(root)
         parts = {part: _pairs(root / part, part, unpaired) for part in found}
     elif (root / "images").is_dir():
         parts = _flat(root, unpaired, split=not data.lists)
@@ -66,7 +68,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         parts |= {part: _pairs(root / part, part, unpaired) for part in found}
     else:
         raise DataError(
-            f"{root}: no images/ and no train/ in it (found: {_seen(root)}): expected "
+            f"{root}: no images/ and no train/ in it (found: {contents(root)}): expected "
             "images/ and masks/, or train/, val/, test/ with images/ and masks/ in each"
         )
     taxonomy, table = _classes(root)
@@ -80,6 +82,17 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         load_label,
         unpaired=tuple(unpaired),
     )
+
+
+def _refuse_strange_parts(root: Path) -> None:
+    """Refuses a folder such as valid/ beside train/, whose pictures nobody would see."""
+    for folder in sorted(root.iterdir()):
+        hidden = folder.name.startswith(".")
+        if not hidden and folder.name not in PARTS and (folder / "images").is_dir():
+            raise DataError(
+                f"{folder}: holds images/ but is no part: parts are train, val and test; rename it "
+                "or move it away"
+            )
 
 
 def _classes(root: Path) -> tuple[Taxonomy, ColourTable | None]:
@@ -101,9 +114,12 @@ def _classes(root: Path) -> tuple[Taxonomy, ColourTable | None]:
 
 def _loader(classes: int, void_value: int, table: ColourTable | None) -> LoadLabel:
     def load_label(sample: Sample) -> np.ndarray:
-        if table is not None and has_colours(sample.label):
-            return table.classes_of(read_colours(sample.label), sample.label)
-        return read_index_mask(sample.label, classes=classes, void_value=void_value)
+        if table is None:
+            return read_index_mask(sample.label, classes=classes, void_value=void_value)
+        mask = read_mask(sample.label)
+        if mask.ndim == 3:
+            return table.classes_of(mask, sample.label)
+        return to_ids(mask, sample.label, classes=classes, void_value=void_value)
 
     return load_label
 
@@ -138,8 +154,12 @@ def _paired(
     unpaired: list[DataError],
 ) -> tuple[Sample, ...]:
     """Returns the pictures that have a mask; adds what lacks the other to `unpaired`."""
-    for stem in sorted(images.keys() - masks.keys()):
+    lonely = sorted(images.keys() - masks.keys())
+    others = _other_files(folder / "masks") if lonely else {}
+    for stem in lonely:
         text = f"{images[stem]}: no mask {folder / 'masks' / stem}.png"
+        if stem in others:
+            text += f"; {others[stem]} lies there, but masks are PNG: export it anew as PNG"
         unpaired.append(DataError(text, kind="missing"))
     for stem in sorted(masks.keys() - images.keys()):
         text = f"{masks[stem]}: no picture of that name in {folder / 'images'}"
@@ -154,34 +174,20 @@ def _sides(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Returns pictures and masks, each as relative path without suffix -> file."""
     for side in ("images", "masks"):
         if not (folder / side).is_dir():
-            raise DataError(f"{folder}: no {side}/ in it (found: {_seen(folder)})")
-    images = _by_stem(folder / "images", SUFFIXES)
+            raise DataError(f"{folder}: no {side}/ in it (found: {contents(folder)})")
+    images = files_in(folder / "images", SUFFIXES, ANYWHERE)
     if not images:
         raise DataError(
-            f"{folder / 'images'}: no pictures (found: {_seen(folder / 'images')}): expected "
+            f"{folder / 'images'}: no pictures (found: {contents(folder / 'images')}): expected "
             "files such as .jpg or .png"
         )
-    return images, _by_stem(folder / "masks", frozenset((".png",)))
+    return images, files_in(folder / "masks", MASKS, ANYWHERE)
 
 
-def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    """Returns relative path without suffix -> file, hidden files left out."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        hidden = any(piece.startswith(".") for piece in relative.parts)
-        if hidden or path.suffix.lower() not in suffixes or not path.is_file():
-            continue
-        stem = relative.with_suffix("").as_posix()
-        if stem in found:
-            raise DataError(
-                f"{path}: {found[stem].name} has the same name without suffix: they would share "
-                "one mask; rename or remove one"
-            )
-        found[stem] = path
-    return found
-
-
-def _seen(folder: Path) -> str:
-    names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if p.name[0] != ".")
-    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") if names else "nothing"
+def _other_files(masks: Path) -> dict[str, Path]:
+    """Returns relative path without suffix -> file of whatever is no PNG."""
+    return {
+        path.relative_to(masks).with_suffix("").as_posix(): path
+        for path in sorted(masks.rglob("*"))
+        if path.is_file() and path.suffix.lower() != ".png"
+    }

@@ -14,11 +14,12 @@ import numpy as np
 
 from ccfnet_tf.datasets.census import Census
 from ccfnet_tf.datasets.check import in_threads
-from ccfnet_tf.datasets.inspect import fingerprint, parts_of
+from ccfnet_tf.datasets.inspect import fingerprint
 from ccfnet_tf.datasets.listing import Listing
-from ccfnet_tf.datasets.parts import agreeing
-from ccfnet_tf.errors import ConfigError, DataError, ResourceError
+from ccfnet_tf.datasets.parts import KIN, agreeing, parts_of, refuse_unpaired
+from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import Sample
+from ccfnet_tf.new_folder import new_folder, refuse_existing
 
 _TRADES = 30_000
 _AT_ONCE = 128
@@ -63,20 +64,21 @@ def split(
 
     Args:
         listing: The set; its own division into parts is not kept.
-        out: Folder for the lists; made when missing.
+        out: Folder to make for the lists; whole or not there.
         folds: Number of folds K.
         seed: Another seed gives another deal.
         workers: Threads; 0 takes one a core, 8 at most.
         advance: Called after each sample, in the caller's thread.
 
     Raises:
-        ConfigError: `out` has lists already, or more folds than groups of pictures.
+        ConfigError: `out` is there and not empty, or more folds than groups of pictures.
         DataError: A file that is missing or cannot be used.
         ResourceError: The lists cannot be written.
     """
     samples = tuple(sample for part in parts_of(listing).values() for sample in part)
-    _refuse_lists(out)
-    _refuse(listing, samples)
+    refuse_existing(out)
+    refuse_unpaired(listing)
+    _refuse_names(samples)
     load, classes = agreeing(listing.load), len(listing.taxonomy.names)
 
     def look(sample: Sample) -> tuple[bytes, Census]:
@@ -100,12 +102,13 @@ def split(
         )
     where = deal(np.hstack([pixels, pixels > 0]), groups, folds, seed)
     made = f"data split --folds {folds} --seed {seed}"
-    folders = [
-        _write(out / f"fold_{k}", samples, where == k, f"# Fold {k} of 0..{folds - 1}: {made}")
-        for k in range(folds)
-    ]
+    with new_folder(out) as folder:
+        for k in range(folds):
+            head = f"# Fold {k} of 0..{folds - 1}: {made}"
+            _write(folder / f"fold_{k}", samples, where == k, head)
+        _write_kin(folder, samples, groups)
     return Split(
-        tuple(folders),
+        tuple(out / f"fold_{k}" for k in range(folds)),
         tuple(_sum(counted, where == k, classes) for k in range(folds)),
         int((np.bincount(groups) > 1).sum()),
         tuple(gaps(pixels, groups, where, folds)),
@@ -343,41 +346,35 @@ class _Table:
         self.where[unit] = fold
 
 
-def _refuse_lists(out: Path) -> None:
-    for path in (*sorted(out.glob("fold_*/*.txt")), *(out / f"{p}.txt" for p in ("train", "test"))):
-        if path.is_file():
-            raise ConfigError(f"{path}: is there already: give another --out, or remove the lists")
-
-
-def _refuse(listing: Listing, samples: Sequence[Sample]) -> None:
-    """Refuses a set with unpaired files, and names that cannot stand in a list."""
-    if listing.unpaired:
-        others = len(listing.unpaired) - 1
-        more = f" (and {others} more such files)" if others else ""
-        raise DataError(f"{listing.unpaired[0]}{more}", kind="missing")
+def _refuse_names(samples: Sequence[Sample]) -> None:
+    """Refuses names that cannot stand in a list."""
     for sample in samples:
         name = sample.name
-        if name.startswith("#") or name != name.strip() or len(name.splitlines()) != 1:
+        lines = len(name.splitlines())
+        if name.startswith("#") or name != name.strip() or lines != 1 or "\t" in name:
             raise DataError(
                 f"{sample.image}: the name {name!r} cannot stand in a list of names: it begins "
-                "with #, or has a blank at an end or a line break; rename the picture"
+                "with #, has a blank at an end, a tab or a line break; rename the picture"
             )
 
 
-def _write(folder: Path, samples: Sequence[Sample], tested: np.ndarray, made: str) -> Path:
+def _write(folder: Path, samples: Sequence[Sample], tested: np.ndarray, made: str) -> None:
     rule = "class shares balanced, copies on one side"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for part, chosen in (("train", ~tested), ("test", tested)):
-            names = [sample.name for sample, taken in zip(samples, chosen, strict=True) if taken]
-            head = f"{made}; {len(names)} of {len(samples)} pictures, {rule}."
-            lines = "".join(f"{line}\n" for line in (head, *names))
-            (folder / f"{part}.txt").write_text(lines, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise ResourceError(
-            f"{folder}: the lists cannot be written ({error.strerror}): give another --out"
-        ) from error
-    return folder
+    folder.mkdir()
+    for part, chosen in (("train", ~tested), ("test", tested)):
+        names = [sample.name for sample, taken in zip(samples, chosen, strict=True) if taken]
+        head = f"{made}; {len(names)} of {len(samples)} pictures, {rule}."
+        lines = "".join(f"{line}\n" for line in (head, *names))
+        (folder / f"{part}.txt").write_text(lines, encoding="utf-8", newline="\n")
+
+
+def _write_kin(folder: Path, samples: Sequence[Sample], groups: Sequence[int]) -> None:
+    """Writes which samples stay on one side, for whoever takes a validation share of a fold."""
+    members: dict[int, list[str]] = {}
+    for sample, group in zip(samples, groups, strict=True):
+        members.setdefault(group, []).append(sample.name)
+    lines = ["\t".join(names) + "\n" for names in members.values() if len(names) > 1]
+    (folder / KIN).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def _sum(counted: Sequence[Census], chosen: np.ndarray, classes: int) -> Census:

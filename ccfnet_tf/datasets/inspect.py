@@ -12,7 +12,7 @@ import numpy as np
 from ccfnet_tf.datasets.census import Census
 from ccfnet_tf.datasets.check import in_threads
 from ccfnet_tf.datasets.listing import Listing
-from ccfnet_tf.datasets.parts import agreeing
+from ccfnet_tf.datasets.parts import agreeing, parts_of
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
@@ -74,12 +74,6 @@ class Report:
         }
 
 
-def parts_of(listing: Listing) -> dict[str, tuple[Sample, ...]]:
-    """Returns the parts that a set has: train, and val and test where there are such."""
-    parts = {"train": listing.train, "val": listing.val or (), "test": listing.test}
-    return {part: samples for part, samples in parts.items() if samples or part == "train"}
-
-
 def fingerprint(image: np.ndarray) -> bytes:
     """Returns 16 bytes that two pictures share only when size and every pixel are the same."""
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
@@ -104,7 +98,7 @@ def inspect(
     def look(place: tuple[str, Sample]) -> _Seen:
         return _look(*place, listing, load, classes)
 
-    findings = [_finding(error, "", ()) for error in listing.unpaired]
+    findings = [_finding(error, "", ()) for error in (*listing.unpaired, *listing.verify())]
     missing = {finding.file for finding in findings}
     notes: list[Finding] = []
     copies = _Copies()

@@ -44,14 +44,15 @@ def read_label_map(path: Path, taxonomy: Taxonomy) -> LabelMap:
         ConfigError: No such file, not YAML of that form, a class that the set does not have or
             that is named twice, or fewer than 2 classes left.
     """
-    name_of = {name: name for name in taxonomy.names} | _new_names(path, taxonomy)
-    kept = [name_of[name] for name in taxonomy.names if name_of[name] != DROPPED]
-    names = tuple(dict.fromkeys(kept))
+    renamed = _new_names(path, taxonomy)
+    dropped = {old for old, new in renamed.items() if new == DROPPED}
+    name_of = {old: renamed.get(old, old) for old in taxonomy.names if old not in dropped}
+    names = tuple(dict.fromkeys(name_of.values()))
     if len(names) < 2:
         raise ConfigError(f"{path}: {len(names)} classes are left: at least 2 are needed")
     palette = tuple(taxonomy.palette[_source(name, name_of, taxonomy)] for name in names)
-    ids = {name: index for index, name in enumerate(names)} | {DROPPED: VOID}
-    table = [ids[name_of[name]] for name in taxonomy.names]
+    ids = {name: index for index, name in enumerate(names)}
+    table = [VOID if old in dropped else ids[name_of[old]] for old in taxonomy.names]
     return LabelMap(Taxonomy(names, palette), np.array([*table, VOID], np.int32))
 
 
@@ -91,4 +92,4 @@ def _source(name: str, name_of: dict[str, str], taxonomy: Taxonomy) -> int:
     """Returns the old class that gives a new one its colour: its namesake, else the first."""
     if name_of.get(name) == name:
         return taxonomy.names.index(name)
-    return next(i for i, old in enumerate(taxonomy.names) if name_of[old] == name)
+    return next(i for i, old in enumerate(taxonomy.names) if name_of.get(old) == name)

@@ -25,10 +25,12 @@ import os
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.check import in_threads
 from ccfnet_tf.datasets.folder import SUFFIXES
 from ccfnet_tf.datasets.json_files import (
     Record,
@@ -62,6 +64,27 @@ _AREAS: Mapping[str, tuple[int, ...] | None] = {
 _NO_AREA = ("point", "points", "line", "linestrip")
 
 
+class _Shape(NamedTuple):
+    """A shape that has an area: its place in the file, its points float64 [N, 2] of (x, y).
+
+    `mask` is base64, and empty for other kinds than mask.
+    """
+
+    number: int
+    kind: str
+    label: str
+    corners: np.ndarray
+    mask: str
+
+
+class _File(NamedTuple):
+    """What is kept of a JSON file; `size` is (H, W), or `None` where it states none."""
+
+    image: str
+    size: tuple[int, int] | None
+    shapes: tuple[_Shape, ...]
+
+
 def signs(root: Path) -> str:
     """Returns a JSON file of labelme's near the top of `root`; empty where there is none."""
     try:
@@ -77,7 +100,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists the JSON files below `root`; no picture is opened.
+    """Reads the JSON files below `root`, and keeps their shapes; no picture is opened.
 
     JSON files that cannot be used, and pictures that lie among labelled ones and have none, are
     in `unpaired`.
@@ -86,11 +109,12 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         DataError: No JSON file of labelme's, a list or a class list that does not fit, fewer than
             2 or more than 256 labels.
     """
-    samples, labels, faults = _find(root)
+    samples, files, faults = _find(root)
     if not samples and not faults:
         raise DataError(
             f"{root}: no JSON files of labelme in it: expected <picture>.json beside each picture"
         )
+    labels = {shape.label for file in files.values() for shape in file.shapes}
     taxonomy = _taxonomy(root, labels - set(VOID_LABELS), faults)
     known = _ways_to_write(root, samples, faults)
     lists = {} if data.lists else read_part_lists(root, known, "labelled picture of the set")
@@ -104,7 +128,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         part: tuple(samples[name] for name in names if name in samples)
         for part, names in lists.items()
     }
-    load_label = _loader(taxonomy.names)
+    load_label = _loader(taxonomy.names, files)
     return Listing(
         taxonomy,
         parts["train"],
@@ -116,31 +140,46 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     )
 
 
-def _find(root: Path) -> tuple[dict[str, Sample], set[str], dict[str, DataError]]:
-    """Returns samples by name, the labels they use, and faults by the name of the JSON file."""
+def _find(root: Path) -> tuple[dict[str, Sample], dict[str, _File], dict[str, DataError]]:
+    """Returns samples and their files by name, and faults by the name of the JSON file."""
     samples: dict[str, Sample] = {}
-    labels: set[str] = set()
+    files: dict[str, _File] = {}
     faults: dict[str, DataError] = {}
     taken: dict[str, Path] = {}
-    for path in sorted(root.rglob("*.json")):
-        relative = path.relative_to(root)
-        if any(piece.startswith(".") for piece in relative.parts) or not path.is_file():
-            continue
-        name = relative.with_suffix("").as_posix()
-        try:
-            tree = read_json(path)
-            if "shapes" not in tree and "imagePath" not in tree:
-                continue
-            image = _picture_of(tree, path)
-            if image in taken:
-                raise DataError(f"{path}: {taken[image]} labels the same picture: keep one")
-            labels |= {text(shape, "label", where) for shape, where in _shapes(tree, path)}
-        except DataError as fault:
-            faults[name] = fault
-            continue
-        taken[image] = path
-        samples[name] = Sample(name, image, str(path))
-    return samples, labels, faults
+    paths = [
+        path
+        for path in sorted(root.rglob("*.json"))
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts)
+    ]
+    for path, found in zip(paths, in_threads(_read, paths), strict=True):
+        name = path.relative_to(root).with_suffix("").as_posix()
+        if isinstance(found, DataError):
+            faults[name] = found
+        elif found is not None and found.image in taken:
+            other = taken[found.image]
+            faults[name] = DataError(f"{path}: {other} labels the same picture: keep one")
+        elif found is not None:
+            taken[found.image] = path
+            samples[name] = Sample(name, found.image, str(path))
+            files[name] = found
+    return samples, files, faults
+
+
+def _read(path: Path) -> _File | DataError | None:
+    """Returns a JSON file, or what is wrong with it; `None` where it is not labelme's."""
+    try:
+        tree = read_json(path)
+        if "shapes" not in tree and "imagePath" not in tree:
+            return None
+        return _File(_picture_of(tree, path), _size(tree, path), tuple(_shapes(tree, path)))
+    except DataError as fault:
+        return fault
+
+
+def _size(tree: Record, path: Path) -> tuple[int, int] | None:
+    if tree.get("imageHeight") is None and tree.get("imageWidth") is None:
+        return None  # files of the first versions state none
+    return picture_size(tree, "imageHeight", "imageWidth", str(path))
 
 
 def _picture_of(tree: Record, path: Path) -> str:
@@ -204,32 +243,27 @@ def _unlabelled(root: Path, samples: Mapping[str, Sample]) -> dict[str, DataErro
     return faults
 
 
-def _loader(names: tuple[str, ...]) -> LoadLabel:
+def _loader(names: tuple[str, ...], files: Mapping[str, _File]) -> LoadLabel:
     ids = dict.fromkeys(VOID_LABELS, VOID) | {name: index for index, name in enumerate(names)}
 
     def load_label(sample: Sample) -> np.ndarray:
-        path = sample.label
-        tree = read_json(path)
-        if tree.get("imageHeight") is None and tree.get("imageWidth") is None:
-            size = image_size(sample.image)  # files of the first versions state none
-        else:
-            size = picture_size(tree, "imageHeight", "imageWidth", path)
-        drawn = (
-            (_class_of(shape, ids, where), _region(shape, size, where))
-            for shape, where in _shapes(tree, path)
-        )
+        file, path = files[sample.name], sample.label
+        size = file.size or image_size(sample.image)
+        drawn = ((_class_of(s, ids, path), _region(s, size, path)) for s in file.shapes)
         return draw(size, drawn, ids[BACKGROUND])
 
     return load_label
 
 
-def _shapes(tree: Record, path: str | Path) -> Iterator[tuple[Record, str]]:
-    """Yields the shapes that have an area, each with its place for messages."""
+def _shapes(tree: Record, path: Path) -> Iterator[_Shape]:
+    """Yields the shapes that have an area."""
     for number, shape in enumerate(records(tree, "shapes", str(path)), start=1):
         where = f"{path}: shape {number}"
         kind = _kind(shape)
-        if kind in _AREAS:
-            yield shape, where
+        if isinstance(kind, str) and kind in _AREAS:
+            label = text(shape, "label", where)
+            mask = text(shape, "mask", where) if kind == "mask" else ""
+            yield _Shape(number, kind, label, _corners(shape, where, _AREAS[kind]), mask)
         elif kind not in _NO_AREA:
             known = (*_AREAS, *_NO_AREA)
             hint = nearest(kind, known) if isinstance(kind, str) else ""
@@ -245,25 +279,24 @@ def _kind(shape: Record) -> object:
     return "polygon" if kind is None else kind
 
 
-def _class_of(shape: Record, ids: Mapping[str, int], where: str) -> int:
-    label = text(shape, "label", where)
-    if label not in ids:
+def _class_of(shape: _Shape, ids: Mapping[str, int], path: str) -> int:
+    if shape.label not in ids:
         raise DataError(
-            f"{where}: label '{label[:60]}' is not in classes.txt{nearest(label, ids)}",
+            f"{path}: shape {shape.number}: label '{shape.label[:60]}' is not in classes.txt"
+            f"{nearest(shape.label, ids)}",
             kind="value",
         )
-    return ids[label]
+    return ids[shape.label]
 
 
-def _region(shape: Record, size: tuple[int, int], where: str) -> np.ndarray:
+def _region(shape: _Shape, size: tuple[int, int], path: str) -> np.ndarray:
     """Returns the outline float64 [N, 2] of a shape, or its mask bool [H, W]."""
-    kind = str(_kind(shape))
-    corners = _corners(shape, where, _AREAS[kind])
-    if kind == "mask":
-        return _mask(shape, corners[0], size, where)
-    if kind == "circle":
+    corners = shape.corners
+    if shape.kind == "mask":
+        return _mask(shape.mask, corners[0], size, f"{path}: shape {shape.number}")
+    if shape.kind == "circle":
         return circle(corners[0], corners[1])
-    if kind == "rectangle" and len(corners) == 2:
+    if shape.kind == "rectangle" and len(corners) == 2:
         (left, top), (right, bottom) = corners
         return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
     return corners
@@ -282,10 +315,10 @@ def _corners(shape: Record, where: str, counts: tuple[int, ...] | None) -> np.nd
     return corners
 
 
-def _mask(shape: Record, corner: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
+def _mask(packed: str, corner: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
     """Returns bool [H, W]: the mask that a shape holds as a PNG, laid at its top left corner."""
     try:
-        stored = base64.b64decode(text(shape, "mask", where), validate=True)
+        stored = base64.b64decode(packed, validate=True)
     except ValueError as error:
         raise DataError(f"{where}: 'mask' is damaged ({error}): expected base64") from error
     patch = read_image(f"{where}: mask", stored)[..., 0] > 0

@@ -21,6 +21,7 @@ from ccfnet_tf.datasets import (
     voc,
 )
 from ccfnet_tf.datasets.listing import Listing
+from ccfnet_tf.datasets.pairing import contents
 from ccfnet_tf.errors import DataError
 
 
@@ -66,9 +67,3 @@ def detect(root: Path) -> DataFormat:
         f"classes.txt, or one of {', '.join(name for name in READERS if name != 'scenes')}; "
         "see data/README.md, or say which with --data.format"
     )
-
-
-def contents(folder: Path) -> str:
-    """Returns the first few names in a folder, for a message."""
-    names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if p.name[0] != ".")
-    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") if names else "nothing"

@@ -36,10 +36,12 @@ class Listing:
         load: Reads a sample of this set; sizes of image and label may still differ.
         load_label: Reads its label alone.
         read_bytes: Returns the picture as it is stored, any format that Pillow reads.
+        verify: Looks for damage that no sample shows, such as a file's checksum; takes its time.
         kin: Sample name to a group's key, for (near-)duplicates that must stay on one side.
         folds: How many folds `data.fold` can choose from; 0 where the set has none.
-        unpaired: Pictures without a label and labels without a picture, of kind `missing`. They
-            are in no part; training refuses a set that has any.
+        unpaired: Pictures without a label and labels without a picture, of kind `missing`, and
+            label files that cannot be used at all. They are in no part; training refuses a set
+            that has any.
     """
 
     taxonomy: Taxonomy
@@ -49,6 +51,7 @@ class Listing:
     load: Load
     load_label: LoadLabel
     read_bytes: Callable[[Sample], bytes] = stored_bytes
+    verify: Callable[[], tuple[DataError, ...]] = tuple
     kin: Mapping[str, str] = field(default_factory=dict)
     folds: int = 0
     unpaired: tuple[DataError, ...] = ()

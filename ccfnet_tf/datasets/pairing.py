@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
@@ -12,6 +12,11 @@ from ccfnet_tf.labels import Sample
 
 PICTURES = (".jpg", ".jpeg", ".png")
 MASKS = (".png",)
+
+# Patterns of files in a folder.
+HERE = ("*.*",)
+DEEP = ("*.*", "*/*.*")  # and in the folders in it, which may be links
+ANYWHERE = ("**/*",)
 
 _NEARBY = 200  # folders looked at for a hint
 
@@ -44,13 +49,21 @@ def require(root: Path, signs: Callable[[Path], str], expected: str) -> None:
     raise DataError(f"{root}: not the folder of {expected}{hint}")
 
 
-def files_in(folder: Path, suffixes: tuple[str, ...], *, deep: bool = False) -> dict[str, Path]:
-    """Lists files, hidden ones left out.
+def contents(folder: Path) -> str:
+    """Returns the first few names in a folder, for a message."""
+    names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if p.name[0] != ".")
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") if names else "nothing"
+
+
+def files_in(
+    folder: Path, suffixes: Collection[str], patterns: Sequence[str] = HERE
+) -> dict[str, Path]:
+    """Lists files; those that are hidden, or in a hidden folder, are left out.
 
     Args:
         folder: Where; one that is missing holds none.
         suffixes: In lower case; the case of a file's own does not matter.
-        deep: Look in the folders of `folder` too, one level.
+        patterns: Where in it, as `Path.glob` takes them; no file may fit two.
 
     Returns:
         Path below `folder` without suffix, with slashes -> file, sorted.
@@ -59,14 +72,16 @@ def files_in(folder: Path, suffixes: tuple[str, ...], *, deep: bool = False) -> 
         DataError: Two files of one name.
     """
     found: dict[str, Path] = {}
-    paths = chain(folder.glob("*.*"), folder.glob("*/*.*") if deep else ())
-    for path in sorted(paths):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+    for path in sorted(chain.from_iterable(folder.glob(pattern) for pattern in patterns)):
+        relative = path.relative_to(folder)
+        hidden = any(piece.startswith(".") for piece in relative.parts)
+        if hidden or path.suffix.lower() not in suffixes or not path.is_file():
             continue
-        key = path.relative_to(folder).with_suffix("").as_posix()
+        key = relative.with_suffix("").as_posix()
         if key in found:
             raise DataError(
-                f"{path}: {found[key].name} has the same name without suffix: remove one"
+                f"{path}: {found[key].name} has the same name without suffix: they would share "
+                "one label or picture; rename or remove one"
             )
         found[key] = path
     return found
@@ -101,6 +116,22 @@ def pair(
         )
         for path, other in lonely
     )
+
+
+def require_pictures(
+    part: tuple[tuple[Sample, ...], tuple[DataError, ...]], expected: Path
+) -> None:
+    """Refuses a part that has neither samples nor lonely files.
+
+    Args:
+        part: What `pair` returned.
+        expected: Pattern of its pictures' paths, for the message.
+
+    Raises:
+        DataError: There is nothing in it.
+    """
+    if not any(part):
+        raise DataError(f"{expected}: no such pictures to learn from; unpack the set anew")
 
 
 def read_list(path: Path, what: str) -> list[tuple[int, str]]:

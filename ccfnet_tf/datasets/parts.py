@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ import numpy as np
 from ccfnet_tf.config import DataConfig, DataFormat
 from ccfnet_tf.datasets.label_map import read_label_map
 from ccfnet_tf.datasets.layouts import READERS, detect
-from ccfnet_tf.datasets.listing import Listing, Load, LoadLabel
-from ccfnet_tf.datasets.name_lists import read_names
-from ccfnet_tf.errors import ConfigError, DataError, nearest
-from ccfnet_tf.labels import Sample, Taxonomy
+from ccfnet_tf.datasets.listing import Listing, Load
+from ccfnet_tf.datasets.name_lists import read_names, read_part_lists
+from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
+from ccfnet_tf.labels import VOID, Sample, Taxonomy
+
+KIN = "kin.txt"
+"""Beside list files, or in a set: copies that stay on one side, a group a line, apart by tabs."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,6 @@ class Parts:
         test: Samples to report on; may be empty.
         load: Reads a sample: image uint8 [H, W, 3] RGB, label int32 [H, W] with ids or `VOID`.
             Raises DataError where a file cannot be used or sizes differ.
-        load_label: Reads its label alone.
     """
 
     format: DataFormat
@@ -37,7 +40,6 @@ class Parts:
     val: tuple[Sample, ...]
     test: tuple[Sample, ...]
     load: Load
-    load_label: LoadLabel
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -73,9 +75,17 @@ def list_set(data: DataConfig, seed: int) -> Listing:
         ConfigError: `data.lists` or `data.label_map` does not fit the set.
     """
     data = with_format(data)
-    listing = READERS[data.format].read(data, _root(data), seed)
+    root = _root(data)
+    listing = READERS[data.format].read(data, root, seed)
     if data.lists:
         listing = _by_lists(listing, Path(data.lists).expanduser(), data.fold)
+    elif "://" not in str(data.root):
+        listing = replace(listing, kin={**listing.kin, **_read_kin(root / KIN)})
+    if data.fold and not listing.folds:
+        raise ConfigError(
+            f"data.fold is {data.fold}: this set has no folds: leave it out, or make some with "
+            "ccfnet-tf data split"
+        )
     if data.label_map:
         listing = _mapped(listing, Path(data.label_map).expanduser())
     return listing
@@ -94,15 +104,29 @@ def read_parts(data: DataConfig, seed: int) -> Parts:
     """
     data = with_format(data)
     listing = list_set(data, seed)
-    if listing.unpaired:
-        others = len(listing.unpaired) - 1
-        more = f" (and {others} more such files)" if others else ""
-        raise DataError(f"{listing.unpaired[0]}{more}", kind="missing")
+    refuse_unpaired(listing)
     train, val = listing.train, listing.val
     if val is None:
         train, val = _take(listing, data.val_share, seed)
-    load = agreeing(listing.load)
-    return Parts(data.format, listing.taxonomy, train, val, listing.test, load, listing.load_label)
+    return Parts(data.format, listing.taxonomy, train, val, listing.test, agreeing(listing.load))
+
+
+def parts_of(listing: Listing) -> dict[str, tuple[Sample, ...]]:
+    """Returns part -> samples, without parts that are missing or empty."""
+    parts = {"train": listing.train, "val": listing.val or (), "test": listing.test}
+    return {part: samples for part, samples in parts.items() if samples}
+
+
+def refuse_unpaired(listing: Listing) -> None:
+    """Refuses a set with files that have no partner.
+
+    Raises:
+        DataError: The first of them, with the number of others.
+    """
+    if listing.unpaired:
+        first, others = listing.unpaired[0], len(listing.unpaired) - 1
+        more = f" (and {others} more such files)" if others else ""
+        raise DataError(f"{first}{more}", kind=first.kind)
 
 
 def agreeing(load: Load) -> Load:
@@ -124,6 +148,18 @@ def agreeing(load: Load) -> Load:
     return checked
 
 
+def without_damage(load: Load) -> Load:
+    """Returns `load` that gives a void sample in place of a damaged record: it counts nowhere."""
+
+    def tolerant(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            return load(sample)
+        except DamagedRecordError as error:
+            return np.zeros((*error.size, 3), np.uint8), np.full(error.size, VOID, np.int32)
+
+    return tolerant
+
+
 def _root(data: DataConfig) -> Path:
     return Path(data.root).expanduser() if data.root else Path()
 
@@ -142,36 +178,40 @@ def _mapped(listing: Listing, path: Path) -> Listing:
 
 
 def _by_lists(listing: Listing, lists: Path, fold: int) -> Listing:
-    """Returns the listing with the parts that list files name."""
-    folder = lists / f"fold_{fold}" if (lists / "fold_0").is_dir() else lists
+    """Returns the listing with the parts that list files name; what they leave out is out."""
+    folds = sum(1 for _ in takewhile(_is_folder, (lists / f"fold_{k}" for k in count())))
+    folder = lists / f"fold_{fold}"
+    if not folder.is_dir() and not folds:
+        folder = lists
     if not (folder / "train.txt").is_file():
         raise ConfigError(
             f"data.lists: {folder}: no train.txt in it: it holds train.txt, val.txt and test.txt "
             "(a name a line), or folders fold_0, fold_1, ... of such files, chosen by data.fold"
         )
-    known = {s.name: s for s in (*listing.train, *(listing.val or ()), *listing.test)}
-    parts: dict[str, tuple[Sample, ...]] = {}
-    taken: dict[str, str] = {}
-    for part in ("train", "val", "test"):
-        path = folder / f"{part}.txt"
-        if not path.is_file():
-            continue
-        rows = read_names(path)
-        for line, name in rows:
-            if name not in known:
-                hint = nearest(name, known)
-                raise DataError(f"{path}: line {line}: '{name}' is no sample of the set{hint}")
-            if name in taken:
-                raise DataError(f"{path}: line {line}: '{name}' is in {taken[name]} already")
-            taken[name] = path.name
-        parts[part] = tuple(known[name] for _, name in rows)
+    known = {sample.name: sample for part in parts_of(listing).values() for sample in part}
+    names = read_part_lists(folder, {name: name for name in known}, "sample of the set")
+    parts = {part: tuple(known[name] for name in chosen) for part, chosen in names.items()}
     return replace(
         listing,
         train=parts["train"],
         val=parts.get("val"),
         test=parts.get("test", ()),
-        folds=len(list(lists.glob("fold_*/train.txt"))),
+        kin={**listing.kin, **_read_kin(lists / KIN)},
+        folds=max(folds, int(folder != lists)),
+        unpaired=(),
     )
+
+
+def _read_kin(path: Path) -> dict[str, str]:
+    """Reads groups of copies: a group a line, names apart by tabs."""
+    if not path.is_file():
+        return {}
+    groups = [line.split("\t") for _, line in read_names(path)]
+    return {name: group[0] for group in groups for name in group}
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir()
 
 
 def _take(

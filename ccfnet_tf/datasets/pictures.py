@@ -102,6 +102,11 @@ def read_index_mask(path: str | Path, *, classes: int, void_value: int) -> np.nd
     Raises:
         DataError: Missing, damaged, another kind of picture, or a value outside the rule.
     """
+    return to_ids(read_index_values(path), path, classes=classes, void_value=void_value)
+
+
+def to_ids(values: np.ndarray, path: str | Path, *, classes: int, void_value: int) -> np.ndarray:
+    """Takes the values of a mask, int32 [H, W], for class ids; the rest as in `read_index_mask`."""
     table = np.full(256, NO_CLASS, np.int32)
     table[:classes] = np.arange(classes)
     table[void_value] = VOID
@@ -109,7 +114,7 @@ def read_index_mask(path: str | Path, *, classes: int, void_value: int) -> np.nd
         f"a mask holds 0..{classes - 1} (the {classes} classes) or {void_value} "
         "(data.void_value); mend the mask, set data.void_value, or name the class in classes.txt"
     )
-    return to_classes(read_index_values(path), table, path, rule)
+    return to_classes(values, table, path, rule)
 
 
 def read_index_values(path: str | Path) -> np.ndarray:
@@ -124,7 +129,10 @@ def read_index_values(path: str | Path) -> np.ndarray:
     Raises:
         DataError: Missing, damaged, or another kind of picture.
     """
-    depth, _ = _mask_kind(path, {0, 3})
+    return _index_values(path, _mask_kind(path, {0, 3})[0])
+
+
+def _index_values(path: str | Path, depth: int) -> np.ndarray:
     with _opened(path) as image:
         values = np.array(image).astype(np.int32)
         if image.mode in ("1", "L"):
@@ -152,30 +160,23 @@ def read_grey_values(path: str | Path, data: bytes) -> np.ndarray:
         return np.array(image).astype(np.int32)
 
 
-def read_colours(path: str | Path) -> np.ndarray:
-    """Reads a mask whose colours are the labels.
+def read_mask(path: str | Path) -> np.ndarray:
+    """Reads a mask that is of class ids or of colours, whichever the file says.
 
     Args:
-        path: PNG of 8 bits a channel; RGB, palette (its colours count) or grey; no alpha.
+        path: PNG without alpha, 8 bits a channel or fewer.
 
     Returns:
-        uint8 [H, W, 3] RGB, exactly as stored.
+        RGB: its colours, uint8 [H, W, 3]. Grey or palette: its values, int32 [H, W], 0..255.
 
     Raises:
         DataError: Missing, damaged, or another kind of picture.
     """
-    _mask_kind(path, {0, 2, 3})
+    depth, colour = _mask_kind(path, {0, 2, 3})
+    if colour != 2:
+        return _index_values(path, depth)
     with _opened(path) as image:
         return np.array(image.convert("RGB"))
-
-
-def has_colours(path: str | Path) -> bool:
-    """Returns whether a PNG mask stores RGB colours rather than indices.
-
-    Raises:
-        DataError: Missing, or not a PNG that may be a mask.
-    """
-    return _mask_kind(path, {0, 2, 3})[1] == 2
 
 
 def to_classes(values: np.ndarray, table: np.ndarray, path: str | Path, rule: str) -> np.ndarray:

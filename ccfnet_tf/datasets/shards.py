@@ -10,19 +10,24 @@ augmented batch are those of the set the shards were made from. ROOT may be an a
 
 from __future__ import annotations
 
+import hashlib
 import json
-import warnings
+import unicodedata
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.check import in_threads
 from ccfnet_tf.datasets.listing import Listing
-from ccfnet_tf.datasets.pictures import read_grey_values, read_image
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.datasets.pictures import MAX_PIXELS, read_grey_values, read_image
+from ccfnet_tf.errors import DamagedRecordError, DataError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
 
 MANIFEST = "manifest.json"
@@ -31,9 +36,18 @@ VERSION = 1
 _HEAD = 12  # bytes before a record's content: its length, and a checksum of the length
 FRAME = _HEAD + 4  # and a checksum after it
 
+_LONGEST = 2**31  # bytes of a record: a tf.train.Example holds no more
+_FARTHEST = 2**48  # bytes before it: more than any disk has; seeking further fails in odd ways
 
-class DamagedRecord(UserWarning):
-    """A record that cannot be used was left out; names file and record."""
+# What a manifest of another shape raises on the way.
+_DAMAGE = (
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -121,14 +135,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     records = {record.name: record for part in manifest.parts.values() for record in part}
 
     def load(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        record = records[sample.name]
-        try:
-            return _decode(record, place, len(manifest.taxonomy.names))
-        except DataError as error:
-            if data.damaged_records == "stop":
-                raise
-            warnings.warn(f"{error}; left out", DamagedRecord, stacklevel=2)
-            return _blank(record)
+        return _decode(records[sample.name], place, len(manifest.taxonomy.names))
 
     parts = {
         part: tuple(Sample(r.name, _address(place, r), _address(place, r)) for r in rows)
@@ -143,6 +150,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         lambda sample: load(sample)[1],
         kin={name: record.kin for name, record in records.items() if record.kin},
         read_bytes=lambda sample: example(records[sample.name], place)["image/encoded"],
+        verify=partial(verify, place),
     )
 
 
@@ -173,59 +181,118 @@ def read_manifest(place: str) -> Manifest:
     Raises:
         DataError: Missing, or not what `data convert` writes.
     """
-    path = f"{place}/{MANIFEST}"
+    path = _inside(place, MANIFEST)
     try:
         with open_binary(path) as file:
-            tree = json.loads(file.read())
+            content = file.read()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file: it lists the shards") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise DataError(f"{path}: cannot be read ({_first_line(error)})") from error
     try:
+        tree = json.loads(content)
         if (tree["kind"], tree["version"]) != (KIND, VERSION):
             raise DataError(f"{path}: not a manifest of version {VERSION}; convert anew")
         return _manifest(tree)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: damaged manifest ({error!r}); convert anew") from error
+    except _DAMAGE as error:
+        reason = f"{type(error).__name__}: {_first_line(error)[:200]}"
+        raise DataError(f"{path}: damaged manifest ({reason}); convert anew") from error
+
+
+def verify(place: str) -> tuple[DataError, ...]:
+    """Compares the SHA-256 of every shard with the manifest's; reads the whole files.
+
+    Returns:
+        An error for each shard that is missing, cannot be read, or differs.
+
+    Raises:
+        DataError: As `read_manifest` does.
+    """
+    checksums = read_manifest(place).checksums
+
+    def look(file: str) -> DataError | None:
+        path = _inside(place, file)
+        digest = hashlib.sha256()
+        try:
+            with open_binary(path) as stream:
+                while piece := stream.read(1 << 20):
+                    digest.update(piece)
+        except FileNotFoundError:
+            return _no_shard(path)
+        except OSError as error:
+            return DataError(f"{path}: cannot be read ({_first_line(error)})")
+        if digest.hexdigest() == checksums[file]:
+            return None
+        return DataError(f"{path}: its SHA-256 is not the manifest's: copy or convert the set anew")
+
+    return tuple(fault for fault in in_threads(look, checksums) if fault)
 
 
 def _manifest(tree: dict[str, Any]) -> Manifest:
     palette = tuple((int(r), int(g), int(b)) for r, g, b in tree["palette"])
     taxonomy = Taxonomy(tuple(str(name) for name in tree["classes"]), palette)
     parts = {part: tuple(_record(row) for row in rows) for part, rows in tree["parts"].items()}
-    return Manifest(taxonomy, parts, dict(tree["counts"]), dict(tree["sha256"]))
+    records = [record for rows in parts.values() for record in rows]
+    if len({record.name for record in records}) < len(records):
+        raise ValueError("a name of a record is there twice")
+    checksums = {file: str(checksum) for file, checksum in tree["sha256"].items()}
+    if checksums.keys() != {record.file for record in records}:
+        raise ValueError("sha256 and the records name different files")
+    return Manifest(taxonomy, parts, dict(tree["counts"]), checksums)
 
 
 def _record(row: list[Any]) -> Record:
     name, file, *numbers, kin = row
     if not (isinstance(name, str) and isinstance(file, str) and isinstance(kin, str)):
         raise TypeError(f"record {row}")
-    if len(numbers) != 6 or not all(isinstance(n, int) and n >= 0 for n in numbers):
-        raise ValueError(f"record {row}")
-    if "/" in file or "\\" in file:  # a manifest must not lead out of its folder
+    if len(numbers) != 6 or not all(type(n) is int and n >= 0 for n in numbers):
         raise ValueError(f"record {row}")
     number, offset, length, crc32, height, width = numbers
+    # Neither name nor file must lead out of a folder, nor numbers ask for more than there can be.
+    if not is_plain(name) or not is_plain(file) or "/" in file:
+        raise ValueError(f"record {row}")
+    if offset >= _FARTHEST or length >= _LONGEST or not 0 < height * width <= MAX_PIXELS:
+        raise ValueError(f"record {row}")
     return Record(name, file, number, offset, length, crc32, height, width, kin)
+
+
+def is_plain(name: str) -> bool:
+    """Returns whether a text is a relative path that stays where it is, and can be written."""
+    path = PurePosixPath(name)
+    return (
+        bool(path.parts)
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and "\\" not in name
+        # Neither control characters nor halves of a character.
+        and not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
+    )
 
 
 def example(record: Record, place: str) -> dict[str, bytes]:
     """Returns the byte features of a record, after its checksum was found right.
 
     Raises:
-        DataError: The shard is missing or cut off, or the record is not as it was written.
+        DataError: The shard is missing or cannot be opened.
+        DamagedRecordError: It is cut off, or the record is not as it was written.
     """
-    path = f"{place}/{record.file}"
+    path = _inside(place, record.file)
     where = f"{path}: record {record.number} ({record.name})"
     try:
         with open_binary(path) as file:
             file.seek(record.offset + _HEAD)
             content = file.read(record.length)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file, but the manifest has it", kind="missing") from error
+        raise _no_shard(path) from error
+    except EOFError:
+        content = b""
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({_first_line(error)})") from error
     if len(content) != record.length or zlib.crc32(content) != record.crc32:
-        raise DataError(f"{where}: damaged (its checksum differs): copy or convert the set anew")
+        raise DamagedRecordError(
+            f"{where}: damaged (its checksum differs): copy or convert the set anew",
+            size=(record.height, record.width),
+        )
     return parse(content)
 
 
@@ -237,24 +304,29 @@ def parse(content: bytes) -> dict[str, bytes]:
     return {key: value.bytes_list.value[0] for key, value in features.items()}
 
 
-def open_binary(path: str) -> BinaryIO:
+@contextmanager
+def open_binary(path: str) -> Iterator[BinaryIO]:
     """Opens a file to read, by `tf.io.gfile` where the path is an address (`gs://...`).
 
     Raises:
-        OSError: It cannot be opened.
+        OSError: It cannot be opened, or not be read while it is open.
+        EOFError: It was read at a place beyond its end; some files give no bytes there instead.
     """
     if "://" not in path:
-        return Path(path).expanduser().open("rb")
+        with Path(path).expanduser().open("rb") as file:
+            yield file
+        return
     import tensorflow as tf
 
     try:
-        file = tf.io.gfile.GFile(path, "rb")
-        file.size()  # opens it: a missing file shows now
+        with tf.io.gfile.GFile(path, "rb") as file:
+            yield file
     except tf.errors.NotFoundError as error:
         raise FileNotFoundError(path) from error
+    except tf.errors.OutOfRangeError as error:
+        raise EOFError(path) from error
     except tf.errors.OpError as error:
         raise OSError(_first_line(error)) from error
-    return file
 
 
 def void_value(classes: int) -> int:
@@ -264,7 +336,7 @@ def void_value(classes: int) -> int:
 
 def _decode(record: Record, place: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
     features = example(record, place)
-    where = f"{place}/{record.file}: record {record.number} ({record.name})"
+    where = f"{_address(place, record)} ({record.name})"
     image = read_image(where, features["image/encoded"])
     return image, decode_label(features["label/encoded"], where, classes)
 
@@ -286,14 +358,16 @@ def decode_label(encoded: bytes, where: str, classes: int) -> np.ndarray:
     return label
 
 
-def _blank(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a sample of the record's size that counts nowhere."""
-    size = (record.height, record.width)
-    return np.zeros((*size, 3), np.uint8), np.full(size, VOID, np.int32)
-
-
 def _address(place: str, record: Record) -> str:
-    return f"{place}/{record.file}: record {record.number}"
+    return f"{_inside(place, record.file)}: record {record.number}"
+
+
+def _inside(place: str, file: str) -> str:
+    return f"{place.rstrip('/')}/{file}"
+
+
+def _no_shard(path: str) -> DataError:
+    return DataError(f"{path}: no such file, but the manifest has it", kind="missing")
 
 
 def _file(sample: Sample) -> str:

@@ -18,6 +18,7 @@ from ccfnet_tf.datasets.catalogue import taxonomy
 from ccfnet_tf.datasets.listing import Listing, with_pictures
 from ccfnet_tf.datasets.matlab import read_matrix
 from ccfnet_tf.datasets.pairing import (
+    DEEP,
     PICTURES,
     files_in,
     folders_seen,
@@ -55,8 +56,8 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         DataError: The folder is not the set, or the list is missing or holds no names.
     """
     require(root, signs, f"SIFT Flow (Images/, SemanticLabels/, {_LIST})")
-    images = files_in(root / "Images", PICTURES, deep=True)
-    labels = files_in(root / "SemanticLabels", (".mat",), deep=True)
+    images = files_in(root / "Images", PICTURES, DEEP)
+    labels = files_in(root / "SemanticLabels", (".mat",), DEEP)
     samples, unpaired = pair(images, labels, within="Images/ or SemanticLabels/")
     known = {sample.name: sample for sample in samples}
     listed = _test_names(root / _LIST)

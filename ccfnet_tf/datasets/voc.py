@@ -29,12 +29,7 @@ from ccfnet_tf.datasets.pairing import (
     read_list,
     require,
 )
-from ccfnet_tf.datasets.pictures import (
-    has_colours,
-    read_colours,
-    read_index_values,
-    to_classes,
-)
+from ccfnet_tf.datasets.pictures import read_mask, to_classes
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
@@ -84,9 +79,10 @@ def load_label(sample: Sample) -> np.ndarray:
     Raises:
         DataError: Missing, damaged, or a value or colour outside VOC's; of kind `value`.
     """
-    if has_colours(sample.label):
-        return _colours().classes_of(read_colours(sample.label), sample.label)
-    return to_classes(read_index_values(sample.label), _TABLE, sample.label, _RULE)
+    mask = read_mask(sample.label)
+    if mask.ndim == 3:
+        return _colours().classes_of(mask, sample.label)
+    return to_classes(mask, _TABLE, sample.label, _RULE)
 
 
 def _part(

@@ -13,14 +13,20 @@ from ccfnet_tf.errors import ResourceError
 
 
 def write_atomic(
-    path: Path, write: Callable[[BinaryIO], object], *, mend: str, durable: bool = True
+    path: Path,
+    write: Callable[[BinaryIO], object],
+    *,
+    mend: str,
+    otherwise: str | None = None,
+    durable: bool = True,
 ) -> None:
     """Writes a file beside its final name and renames it, so that an older one survives a failure.
 
     Args:
         path: Where the file shall be; its folder is made.
         write: Puts the content into an open file.
-        mend: What to do when it fails, the end of the error's line.
+        mend: What to do when the disk is full, the end of the error's line.
+        otherwise: What to do when it fails for another reason; `mend` if None.
         durable: Wait until file and name are on the disk, so that a power cut after this call
             loses nothing.
 
@@ -42,15 +48,13 @@ def write_atomic(
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise ResourceError(f"{_reason(error)} while saving {path}: {mend}") from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = "disk full" if full else (error.strerror or str(error))
+            cure = mend if full or otherwise is None else otherwise
+            raise ResourceError(f"{reason} while saving {path}: {cure}") from error
         raise
     if durable:
         _sync_folder(path.parent)
-
-
-def _reason(error: OSError) -> str:
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return "disk full" if error.errno in full else (error.strerror or str(error))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -40,7 +40,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays so that `path` is at any moment the older file or the new one, both whole.
 
     Raises:
-        ResourceError: The disk is full or cannot be written; the older file is unchanged.
+        ResourceError: The disk is full or cannot be written; an older file is unchanged.
     """
 
     def write(file: BinaryIO) -> None:
@@ -52,7 +52,9 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_atomic(
         path,
         write,
-        mend="the older checkpoint is unchanged; free space and go on with --resume",
+        mend="no checkpoint was damaged: free space and go on with --resume",
+        otherwise="no checkpoint was damaged: see that its folder can be written and go on with "
+        "--resume",
     )
 
 

@@ -2,6 +2,9 @@
 
 Where results go keeps relative paths: a folder's pictures keep their path below it, a glob's the
 path below its fixed part (`photos/*/a.jpg`: below `photos`), and a single file is its name alone.
+
+Below a folder that is searched, `masks/` beside `images/` holds labels and is left out; given
+itself, it is a folder as any other.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ccfnet_tf.inference.video import FRAMES, OVERLAY
@@ -17,6 +20,8 @@ from ccfnet_tf.inference.writers import KINDS
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+
+PICTURES_SIDE, LABELS_SIDE = "images", "masks"  # of a training set
 
 
 @dataclass(frozen=True)
@@ -50,21 +55,34 @@ class Failure:
     reason: str
 
 
-def find_jobs(inputs: Sequence[str], out: Path) -> tuple[list[Job], list[Failure]]:
+@dataclass
+class Found:
+    """What the inputs were found to be.
+
+    Attributes:
+        jobs: Each file once, in the order asked for, folders sorted by name.
+        failures: What cannot be a job: inputs that are not there or hold nothing, and files whose
+            results would overwrite another's.
+        labels: How many files were left out because they lie in `masks/` beside `images/`.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    labels: int = 0
+
+
+def find_jobs(inputs: Sequence[str], out: Path) -> Found:
     """Lists what to do, each file once.
 
     Args:
         inputs: Pictures, videos, folders (searched to the bottom) and globs (`**` too).
         out: Where results go; results of an earlier call that lie in it are no inputs.
-
-    Returns:
-        The jobs in the order asked for, folders sorted by name; and what cannot be one: inputs
-        that are not there or hold nothing, and files whose results would overwrite another's.
     """
-    failures: list[Failure] = []
+    found = Found()
+    failures = found.failures
     taken: dict[tuple[str, bool], Job] = {}
     for text in inputs:
-        jobs = [job for job in _expand(text, failures) if not _is_result(job.source, out)]
+        jobs = [job for job in _expand(text, found) if not _is_result(job.source, out)]
         if not jobs and not (failures and failures[-1].source == text):
             failures.append(Failure(text, f"holds no picture or video ({_known()})"))
         for job in jobs:
@@ -75,34 +93,42 @@ def find_jobs(inputs: Sequence[str], out: Path) -> tuple[list[Job], list[Failure
                     f"'{job.name}'): rename one, or predict it into another --out"
                 )
                 failures.append(Failure(str(job.source), reason))
-    return list(taken.values()), failures
+    found.jobs.extend(taken.values())
+    return found
 
 
-def _expand(text: str, failures: list[Failure]) -> list[Job]:
+def _expand(text: str, found: Found) -> list[Job]:
     path = Path(text).expanduser()
     if path.is_dir():
-        return list(_below(path, path, failures))
+        return list(_below(path, path, found))
     if path.exists():
         return [Job(path, path.stem)]
     if not glob.has_magic(text):
-        failures.append(Failure(text, "no such file or folder"))
+        found.failures.append(Failure(text, "no such file or folder"))
         return []
+    matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
+    if not matches:
+        found.failures.append(Failure(text, "matches no file"))
     fixed = _fixed_part(path)
     jobs: list[Job] = []
-    for match in sorted(map(Path, glob.glob(str(path), recursive=True))):  # noqa: PTH207
+    for match in matches:
         if match.is_dir():
-            jobs.extend(_below(match, fixed, failures))
+            jobs.extend(_below(match, fixed, found))
         elif _is_wanted(match):
             jobs.append(_job(match, fixed))
     return jobs
 
 
-def _below(folder: Path, root: Path, failures: list[Failure]) -> Iterator[Job]:
+def _below(folder: Path, root: Path, found: Found) -> Iterator[Job]:
     def unreadable(error: OSError) -> None:
-        failures.append(Failure(str(error.filename), f"cannot be read ({error.strerror})"))
+        found.failures.append(Failure(str(error.filename), f"cannot be read ({error.strerror})"))
 
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if PICTURES_SIDE in folders and LABELS_SIDE in folders:
+            folders.remove(LABELS_SIDE)
+            labels = Path(parent, LABELS_SIDE).rglob("*")
+            found.labels += sum(path.is_file() and _is_wanted(path) for path in labels)
         for name in sorted(files):
             path = Path(parent, name)
             if _is_wanted(path):

@@ -11,9 +11,10 @@ from rich.progress import Progress
 from rich.text import Text
 
 from ccfnet_tf.datasets.pictures import read_image
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.errors import DataError, ResourceError
 from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
 from ccfnet_tf.inference.predictor import PictureTooLargeError, Predictor
+from ccfnet_tf.inference.runs import read_run
 from ccfnet_tf.inference.video import predict_video, promised_frames, video_outputs
 from ccfnet_tf.inference.writers import output_paths, write_prediction
 from ccfnet_tf.progress import new_progress
@@ -28,16 +29,18 @@ class Outcome:
         videos: Videos written to their end.
         frames: Frames of videos written, those of damaged videos too.
         failures: What was not done, in the order it was noticed.
+        labels: Files left out because they lie in `masks/` beside `images/`.
     """
 
     pictures: int
     videos: int
     frames: int
     failures: tuple[Failure, ...]
+    labels: int = 0
 
 
 def predict_all(
-    predictor: Predictor,
+    network: Predictor | Path,
     inputs: Sequence[str],
     out: Path,
     *,
@@ -47,7 +50,7 @@ def predict_all(
     """Predicts all inputs and writes `<name>.{label,color,overlay,difficulty}.png` for each.
 
     Args:
-        predictor: The network.
+        network: The network, or a run folder whose network is loaded when there is an input.
         inputs: Pictures, videos, folders and globs; see `inference.inputs`.
         out: Where results go; made when missing.
         overwrite: Replace results that are there; otherwise each is a failure.
@@ -58,17 +61,27 @@ def predict_all(
 
     Raises:
         ResourceError: The disk is full or `out` cannot be written: nothing more could be done.
+        RunError: The run folder cannot be used.
     """
-    jobs, failures = find_jobs(inputs, out)
-    with new_progress(console or Console(quiet=True)) as bar:
-        for failure in failures:
-            _show(bar, failure)
-        session = _Session(predictor, out, overwrite, bar, failures)
-        task = bar.add_task("files", total=len(jobs))
-        for job in jobs:
+    console = console or Console(quiet=True)
+    if isinstance(network, Path):
+        read_run(network).checkpoint()  # refuses what cannot be loaded, before anything else
+    if out.exists() and not out.is_dir():
+        raise ResourceError(f"{out}: is a file, and results need a folder: give another --out")
+    found = find_jobs(inputs, out)
+    for failure in found.failures:
+        _show(console, failure)
+    if not found.jobs:
+        return Outcome(0, 0, 0, tuple(found.failures), found.labels)
+    predictor = Predictor(network) if isinstance(network, Path) else network
+    with new_progress(console) as bar:
+        session = _Session(predictor, out, overwrite, bar, found.failures)
+        task = bar.add_task("files", total=len(found.jobs))
+        for job in found.jobs:
             session.do(job)
             bar.advance(task)
-    return Outcome(session.pictures, session.videos, session.frames, tuple(failures))
+    failures = tuple(found.failures)
+    return Outcome(session.pictures, session.videos, session.frames, failures, found.labels)
 
 
 class _Session:
@@ -101,7 +114,7 @@ class _Session:
             # Readers begin with the path, which the line shows anyway.
             failure = Failure(str(job.source), str(error).removeprefix(f"{job.source}: "))
             self.failures.append(failure)
-            _show(self.bar, failure)
+            _show(self.bar.console, failure)
 
     def _refuse_existing(self, job: Job) -> None:
         outputs = video_outputs if job.is_video else output_paths
@@ -129,7 +142,7 @@ class _Session:
             self.bar.remove_task(task)
 
 
-def _show(bar: Progress, failure: Failure) -> None:
+def _show(console: Console, failure: Failure) -> None:
     # Text: a path may hold [brackets], which rich would take for a style.
     line = Text(f"{failure.source}: {failure.reason}", style="red")
-    bar.console.print(line, soft_wrap=True)
+    console.print(line, soft_wrap=True)

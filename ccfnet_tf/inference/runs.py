@@ -3,17 +3,18 @@
 RUN/config.yaml                 the resolved configuration
 RUN/classes.json                {"names": [...], "palette": [[r, g, b], ...]}
 RUN/checkpoints/{best,last}.npz
+RUN/lists/, RUN/label_map.yaml  copies of data.lists and data.label_map, where they were given
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ccfnet_tf.config import ModelConfig, RunConfig, from_yaml
+from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, from_yaml
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.inference.checkpoint_file import MODEL, assign_model, read_arrays
 from ccfnet_tf.labels import Taxonomy
@@ -27,6 +28,8 @@ Checkpoint = Literal["best", "last"]
 CONFIG = "config.yaml"
 CLASSES = "classes.json"
 CHECKPOINTS = "checkpoints"
+LISTS = "lists"
+LABEL_MAP = "label_map.yaml"
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def read_run(path: str | Path) -> RunInfo:
         )
     kinds: tuple[Checkpoint, ...] = ("best", "last")
     found = tuple(kind for kind in kinds if (folder / CHECKPOINTS / f"{kind}.npz").is_file())
-    return RunInfo(folder, _read_config(folder / CONFIG), _read_classes(folder / CLASSES), found)
+    return RunInfo(folder, read_config(folder / CONFIG), _read_classes(folder / CLASSES), found)
 
 
 def refuse_other_classes(taxonomy: Taxonomy, run: RunInfo) -> None:
@@ -138,11 +141,32 @@ def _build(config: ModelConfig, classes: int, precision: ComputeType) -> CCFNet:
     )
 
 
-def _read_config(file: Path) -> RunConfig:
+def with_own_files(data: DataConfig, run: Path) -> DataConfig:
+    """Returns `data` with the run's copies of lists and label map, wherever the run lies now."""
+    lists, label_map = run / LISTS, run / LABEL_MAP
+    return replace(
+        data,
+        lists=str(lists) if data.lists and lists.is_dir() else data.lists,
+        label_map=str(label_map) if data.label_map and label_map.is_file() else data.label_map,
+    )
+
+
+def read_config(file: Path) -> RunConfig:
+    """Reads the `config.yaml` of a run; its lists and label map are the copies in the run.
+
+    Raises:
+        RunError: It cannot be read, or is none; the text names the line where it is no YAML.
+    """
     try:
-        return from_yaml(_text(file), source=str(file))
+        config = from_yaml(_text(file), source=str(file))
+        return replace(config, data=with_own_files(config.data, file.parent))
     except (ConfigError, TypeError) as error:
-        raise RunError(f"{file}: not a run's configuration ({error})") from error
+        yaml_error: Any = error.__cause__
+        mark = getattr(yaml_error, "problem_mark", None)
+        fault = str(error).removeprefix(f"{file}: ")
+        if mark is not None:
+            fault = f"line {mark.line + 1} is not YAML ({yaml_error.problem})"
+        raise RunError(f"{file}: not a run's configuration: {fault}") from error
 
 
 def _read_classes(file: Path) -> Taxonomy:

@@ -163,9 +163,9 @@ def _overlay_writer(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], 
             writer.release()
             # OpenCV tells nobody when a disk is full; a file without its end cannot be opened.
             if not _can_be_opened(temporary):
-                raise ResourceError(
-                    f"{path}: cannot be written: free space, or give another folder"
-                )
+                began = temporary.is_file()
+                cure = "free space" if began else "give a folder that can be written"
+                raise ResourceError(f"{path}: cannot be written: {cure}")
             temporary.replace(path)
     finally:
         if writer is not None:

@@ -9,6 +9,7 @@ difficulty  P(coarse is wrong): the map magma of OpenCV, black = 0 (easy), pale 
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,7 +46,7 @@ def write_prediction(
         taxonomy: Colours of the classes.
 
     Raises:
-        ResourceError: The disk is full or cannot be written.
+        ResourceError: The disk is full or cannot be written; none of the four stays.
     """
     pictures = (
         label_picture(prediction.labels, classes=len(taxonomy.names)),
@@ -53,8 +54,16 @@ def write_prediction(
         overlay_picture(prediction.labels, image, taxonomy),
         difficulty_picture(prediction.difficulty),
     )
-    for path, picture in zip(output_paths(folder, name), pictures, strict=True):
-        write_png(path, picture)
+    written: list[Path] = []
+    try:
+        for path, picture in zip(output_paths(folder, name), pictures, strict=True):
+            write_png(path, picture)
+            written.append(path)
+    except BaseException:  # Ctrl-C too: all four of a picture, or none
+        for path in written:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        raise
 
 
 def label_picture(labels: np.ndarray, *, classes: int) -> np.ndarray:
@@ -100,5 +109,5 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     def write(file: BinaryIO) -> None:
         file.write(encoded)
 
-    mend = "free space, or give a folder that can be written"
-    write_atomic(path, write, mend=mend, durable=False)
+    cure = "give a folder that can be written"
+    write_atomic(path, write, mend="free space", otherwise=cure, durable=False)

@@ -62,6 +62,27 @@ def plain_backbone(
 
 def load_backbone_weights(model: keras.Model, name: str, path: Path) -> None:
     """Loads the file at `path` into a plain backbone; see `plain_backbone`."""
+    check_weights_file(name, path)
+    try:
+        with warnings.catch_warnings():
+            # Keras only warns of what it skips.
+            warnings.filterwarnings("error", message=".*([Ss]kipping|could not be loaded|expect)")
+            model.load_weights(path)
+    except Exception as error:
+        # h5py and Keras raise OSError, ValueError, KeyError, TypeError ... by kind of damage.
+        raise ConfigError(
+            f"model.backbone_weights: {path} does not fit {name}: it is damaged, or holds another "
+            f"network's weights; give a file of Keras's {name} without its classifier, or another "
+            "--model.backbone"
+        ) from error
+
+
+def check_weights_file(name: str, path: Path) -> None:
+    """Refuses what cannot be a weights file of the backbone `name`, without opening it.
+
+    Raises:
+        ConfigError: There is no such file, or its suffix is another.
+    """
     if not path.is_file():
         raise ConfigError(
             f"model.backbone_weights: no file {path}; expected '{IMAGENET}', '{NO_WEIGHTS}' or a "
@@ -72,17 +93,6 @@ def load_backbone_weights(model: keras.Model, name: str, path: Path) -> None:
             f"model.backbone_weights: {path} is no Keras weights file; expected a name that ends "
             f"in {' or '.join(_SUFFIXES[:2])}"
         )
-    try:
-        with warnings.catch_warnings():
-            # Keras only warns of what it skips.
-            warnings.filterwarnings("error", message=".*([Ss]kipping|could not be loaded|expect)")
-            model.load_weights(path)
-    except Exception as error:
-        # h5py and Keras raise OSError, ValueError, KeyError, TypeError ... by kind of damage.
-        raise ConfigError(
-            f"model.backbone_weights: {path} does not fit {name} without its classifier "
-            f"({_first_line(error)}); give a file saved from that Keras application"
-        ) from error
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:

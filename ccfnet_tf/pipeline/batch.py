@@ -67,7 +67,7 @@ def training_batches(
         ConfigError: There are fewer samples than a batch holds.
     """
     length = steps_per_epoch(samples, batch) * batch
-    read = _reader(samples, load)
+    read = reader(samples, load)
     sought = None if rarity is None else tf.constant(rarity, tf.float32)
 
     def example(position: Any) -> tuple[Any, Any]:
@@ -121,7 +121,7 @@ def evaluation_batches(
     for (height, width), members in groups.items():
         filled = members + [-1] * (-len(members) % batch)
         rows.extend((index, height, width) for index in filled)
-    read = _reader(samples, load)
+    read = reader(samples, load)
 
     def example(row: Any) -> tuple[Any, Any]:
         image, label = tf.cond(row[0] < 0, lambda: _blank(row[1:]), lambda: read(row[0]))
@@ -130,13 +130,6 @@ def evaluation_batches(
     table = tf.data.Dataset.from_tensor_slices(np.array(rows, np.int64).reshape(-1, 3))
     examples = table.map(example, _workers(data), deterministic=True)
     return _finish(examples, batch, deterministic=True), len(rows) // batch
-
-
-def decoded(samples: Sequence[Sample], load: Load) -> Any:
-    """Returns every sample once, in order, as it is: image uint8 [H, W, 3], label int32 [H, W]."""
-    read = _reader(samples, load)
-    places = tf.data.Dataset.range(len(samples))
-    return places.map(read, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
 def original_error(error: BaseException) -> CCFNetError | None:
@@ -154,8 +147,8 @@ def original_error(error: BaseException) -> CCFNetError | None:
     return None
 
 
-def _reader(samples: Sequence[Sample], load: Load) -> Any:
-    """Returns a function from a sample's index (a tensor) to its picture and label."""
+def reader(samples: Sequence[Sample], load: Load) -> Any:
+    """Returns a function from a sample's index (a tensor) to image [H, W, 3] and label [H, W]."""
     fixed = tuple(samples)
 
     def arrays(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

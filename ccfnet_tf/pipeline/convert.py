@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,13 +22,25 @@ from ccfnet_tf.datasets import shards
 from ccfnet_tf.datasets.census import Census
 from ccfnet_tf.datasets.check import in_threads
 from ccfnet_tf.datasets.listing import Listing
-from ccfnet_tf.datasets.parts import agreeing
-from ccfnet_tf.errors import ConfigError, DataError, ResourceError
+from ccfnet_tf.datasets.parts import KIN, agreeing, parts_of, refuse_unpaired
+from ccfnet_tf.errors import DataError, ResourceError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
+from ccfnet_tf.new_folder import new_folder
 
 Advance = Callable[[], None]
 
-_SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}  # others: the format's own name
+# How pictures of a format are named. MPO is what Pillow calls a JPEG of many cameras and phones.
+_SUFFIXES = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "TIFF": ".tif",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+    "PPM": ".ppm",
+    "AVIF": ".avif",
+}
 
 
 def write_shards(
@@ -43,7 +54,7 @@ def write_shards(
         listing: What to convert.
         out: Folder to make; whole or not there.
         count: Shards a part; fewer where a part has fewer samples.
-        workers: Threads; 0 takes one a core.
+        workers: Threads; 0 takes one a core, 8 at most.
         advance: Called twice a sample: when it was written, and when it was read back.
 
     Raises:
@@ -51,10 +62,11 @@ def write_shards(
         ConfigError: `out` is not empty.
         ResourceError: The disk is full.
     """
-    with _new_folder(out) as folder:
+    refuse_unpaired(listing)
+    with _made(out) as folder:
         parts: dict[str, tuple[shards.Record, ...]] = {}
         counts: dict[str, list[int]] = {}
-        for part, samples in _parts(listing).items():
+        for part, samples in parts_of(listing).items():
             encoded = _watched(in_threads(partial(_encode, listing), samples, workers), advance)
             sizes = [len(c) for c in np.array_split(range(len(samples)), min(count, len(samples)))]
             records, census = [], Census.empty(len(listing.taxonomy.names))
@@ -75,12 +87,12 @@ def write_shards(
 def write_folder(
     listing: Listing, out: Path, *, workers: int = 0, advance: Advance = lambda: None
 ) -> None:
-    """Writes pictures (their encoded bytes), index masks and classes.txt as the folder layout.
+    """Writes pictures (their encoded bytes), index masks and classes as the folder layout.
 
     Args:
         listing: What to convert; at most 255 classes.
         out: Folder to make; whole or not there.
-        workers: Threads; 0 takes one a core.
+        workers: Threads; 0 takes one a core, 8 at most.
         advance: Called after each sample.
 
     Raises:
@@ -88,40 +100,81 @@ def write_folder(
         ConfigError: `out` is not empty.
         ResourceError: The disk is full.
     """
+    refuse_unpaired(listing)
     names = listing.taxonomy.names
     if len(names) > 255:
         raise DataError(f"{len(names)} classes: masks of 8 bits hold 255 and void; use --shards")
     load = agreeing(listing.load)
 
-    with _new_folder(out) as folder:
+    with _made(out) as folder:
 
-        def write(item: tuple[str, Sample]) -> None:
-            part, sample = item
-            _, label = load(sample)
-            encoded = listing.read_bytes(sample)
-            with Image.open(io.BytesIO(encoded)) as image:
-                kind = str(image.format)
-            suffix = _SUFFIXES.get(kind, f".{kind.lower()}")
-            stem = sample.name.removeprefix(f"{part}/")
-            for side, end, content in (
-                ("images", suffix, encoded),
-                ("masks", ".png", encode_label(label, len(names))),
-            ):
-                path = folder / part / side / f"{stem}{end}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+        def write(item: tuple[str, str, Sample]) -> None:
+            part, stem, sample = item
+            image, label = load(sample)
+            suffix, encoded = _stored(listing.read_bytes(sample), image)
+            _write(folder / part / "images" / f"{stem}{suffix}", encoded)
+            _write(folder / part / "masks" / f"{stem}.png", encode_label(label, len(names)))
 
-        items = [(part, s) for part, samples in _parts(listing).items() for s in samples]
+        items = [
+            (part, stem, sample)
+            for part, samples in parts_of(listing).items()
+            for stem, sample in _stems(part, samples).items()
+        ]
         for _ in in_threads(write, items, workers):
             advance()
         _write_classes(folder, listing.taxonomy)
+        renamed = {sample.name: f"{part}/{stem}" for part, stem, sample in items}
+        _write_kin(folder, listing.kin, renamed)
+
+
+def _stems(part: str, samples: Sequence[Sample]) -> dict[str, Sample]:
+    """Returns the name below images/ and masks/ of each sample: its own, without the part."""
+    stems: dict[str, Sample] = {}
+    for sample in samples:
+        stem = sample.name.removeprefix(f"{part}/")
+        if stem in stems or Path(stem).is_absolute() or ".." in Path(stem).parts:
+            raise DataError(
+                f"{sample.image}: cannot be written as {part}/images/{stem}: another has that "
+                "name, or it leads out of the folder; rename it"
+            )
+        stems[stem] = sample
+    return stems
+
+
+def _stored(encoded: bytes, image: np.ndarray) -> tuple[str, bytes]:
+    """Returns suffix and bytes: as they are, or as PNG where the format is not one of ours."""
+    with Image.open(io.BytesIO(encoded)) as opened:
+        suffix = _SUFFIXES.get(str(opened.format))
+    if suffix:
+        return suffix, encoded
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return ".png", file.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        file.write(content)
+
+
+def _write_kin(folder: Path, kin: Mapping[str, str], renamed: Mapping[str, str]) -> None:
+    """Writes which samples are copies of each other, so that no split parts them."""
+    groups: dict[str, list[str]] = {}
+    for name, key in kin.items():
+        if name in renamed:
+            groups.setdefault(key, []).append(renamed[name])
+    lines = ["\t".join(group) + "\n" for group in groups.values() if len(group) > 1]
+    if lines:
+        (folder / KIN).write_text("".join(lines), encoding="utf-8")
 
 
 def _write_classes(folder: Path, taxonomy: Taxonomy) -> None:
     """Writes classes.txt, and colours.txt where each class has a colour of its own."""
     names, palette = taxonomy.names, taxonomy.palette
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    if len(set(palette)) == len(palette):
+    plain = not any(name.casefold() == "void" for name in names)  # there it is no class
+    if plain and len(set(palette)) == len(palette):
         rows = [f"{r} {g} {b} {name}\n" for (r, g, b), name in zip(palette, names, strict=True)]
         (folder / "colours.txt").write_text("".join(rows), encoding="utf-8")
 
@@ -133,11 +186,6 @@ def encode_label(label: np.ndarray, classes: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.where(label == VOID, void, label).astype(kind)).save(file, "PNG")
     return file.getvalue()
-
-
-def _parts(listing: Listing) -> dict[str, tuple[Sample, ...]]:
-    parts = {"train": listing.train, "val": listing.val, "test": listing.test}
-    return {part: samples for part, samples in parts.items() if samples}
 
 
 @dataclass(frozen=True)
@@ -156,6 +204,11 @@ class _Encoded:
 
 def _encode(listing: Listing, sample: Sample) -> _Encoded:
     classes = len(listing.taxonomy.names)
+    if not shards.is_plain(sample.name):
+        raise DataError(
+            f"{sample.image}: the name {sample.name!r} cannot stand in a manifest (a backslash, a "
+            "control character, or it leads out of a folder): rename the picture"
+        )
     _, label = agreeing(listing.load)(sample)
     content = _example(sample.name, listing.read_bytes(sample), encode_label(label, classes))
     height, width = label.shape
@@ -197,7 +250,7 @@ def _example(name: str, image: bytes, label: bytes) -> bytes:
 
 
 def _read_back(listing: Listing, folder: Path, workers: int, advance: Advance) -> None:
-    data = DataConfig(format="shards", root=str(folder), damaged_records="stop")
+    data = DataConfig(format="shards", root=str(folder))
     written = shards.read(data, folder, 0)
 
     def compare(pair: tuple[Sample, Sample]) -> None:
@@ -206,8 +259,8 @@ def _read_back(listing: Listing, folder: Path, workers: int, advance: Advance) -
         if not same or not np.array_equal(listing.load_label(mine), written.load_label(theirs)):
             raise DataError(f"{theirs.image}: reads back otherwise than {mine.image}: convert anew")
 
-    for part, samples in _parts(listing).items():
-        for _ in in_threads(compare, zip(samples, _parts(written)[part], strict=True), workers):
+    for part, samples in parts_of(listing).items():
+        for _ in in_threads(compare, zip(samples, parts_of(written)[part], strict=True), workers):
             advance()
 
 
@@ -217,24 +270,10 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Yields a folder beside `out` that becomes `out` when all went well, else is removed."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: already there and not empty; choose another folder")
-    unfinished = out.with_name(f".{out.name}.unfinished")
+def _made(out: Path) -> Iterator[Path]:
+    """`new_folder`, which TensorFlow's own error of a full disk undoes as well."""
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
-    except BaseException as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if isinstance(error, tf.errors.ResourceExhaustedError):
-            raise ResourceError(f"disk full while writing {out}: nothing was kept") from error
-        if isinstance(error, OSError):
-            raise ResourceError(
-                f"{error.strerror} while writing {out}: nothing was kept"
-            ) from error
-        raise
+        with new_folder(out) as folder:
+            yield folder
+    except tf.errors.ResourceExhaustedError as error:
+        raise ResourceError(f"disk full while writing {out}: nothing was kept") from error

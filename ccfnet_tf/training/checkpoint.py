@@ -41,7 +41,7 @@ def save_last(path: Path, model: Any, progress: Progress) -> None:
     """Writes everything that a resumed run needs.
 
     Raises:
-        ResourceError: The disk is full; the older file is unchanged.
+        ResourceError: The disk is full; an older file is unchanged.
     """
     optimizer = {
         f"optimizer/{index:04d}": variable.numpy()

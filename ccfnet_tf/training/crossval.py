@@ -23,7 +23,9 @@ from ccfnet_tf.datasets.parts import list_set
 from ccfnet_tf.errors import EXIT_INTERRUPTED, ConfigError, RunError
 from ccfnet_tf.evaluation.groups import HEADS
 from ccfnet_tf.evaluation.table import percent
-from ccfnet_tf.training.journal import write_text
+from ccfnet_tf.inference.runs import CHECKPOINTS
+from ccfnet_tf.training.fit import resolved_paths
+from ccfnet_tf.training.journal import epochs_written, write_text
 
 CONFIG = "crossval.yaml"
 RESULT = "crossval.json"
@@ -46,7 +48,7 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
         ConfigError: The set has no folds.
         RunError: `out` holds other runs, or a fold ended with an error (which it has shown).
     """
-    config = replace(config, data=replace(config.data, fold=0))
+    config = resolved_paths(replace(config, data=replace(config.data, fold=0)))
     folds = list_set(config.data, config.seed).folds
     if folds < 2:
         raise ConfigError(
@@ -57,7 +59,7 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
     rows = []
     for fold in range(folds):
         run = out / f"fold_{fold}"
-        if not (run / "evaluation.json").is_file():
+        if not _finished(run, config.train.epochs):
             console.print(f"fold {fold}: {run}")
             _fit(out / CONFIG, fold, run)
             _call(["evaluate", str(run)], fold)
@@ -84,10 +86,24 @@ def _claim(config: RunConfig, out: Path, resume: bool) -> None:
     write_text(stored, text)
 
 
+def _finished(run: Path, epochs: int) -> bool:
+    """Returns whether a fold was trained to its end, and its test part measured after that."""
+    evaluation, last = run / "evaluation.json", run / CHECKPOINTS / "last.npz"
+    if epochs_written(run / "metrics.csv") < epochs or not (
+        evaluation.is_file() and last.is_file()
+    ):
+        return False
+    of_the_end = evaluation.stat().st_mtime_ns >= last.stat().st_mtime_ns
+    return of_the_end and json.loads(evaluation.read_text(encoding="utf-8"))["split"] == "test"
+
+
 def _fit(config: Path, fold: int, run: Path) -> None:
-    begun = ["--resume"] if (run / "config.yaml").is_file() else []
-    keys = ["--config", str(config), "--data.fold", str(fold), "--out", str(run)]
-    _call(["fit", *keys, *begun], fold)
+    if (run / CHECKPOINTS / "last.npz").is_file():
+        keys = ["--resume"]
+    else:
+        begun = ["--resume"] if (run / "config.yaml").is_file() else []
+        keys = ["--config", str(config), "--data.fold", str(fold), *begun]
+    _call(["fit", "--out", str(run), *keys], fold)
 
 
 def _call(arguments: list[str], fold: int) -> None:

@@ -18,17 +18,31 @@ from ccfnet_tf.config import CACHES, DataConfig, ModelConfig, RunConfig, from_ya
 from ccfnet_tf.datasets.parts import with_format
 from ccfnet_tf.errors import CCFNetError, ConfigError, ResourceError, RunError
 from ccfnet_tf.inference.checkpoint_file import load_matching, read_arrays
-from ccfnet_tf.inference.runs import CHECKPOINTS, CONFIG, read_run, refuse_other_classes
+from ccfnet_tf.inference.runs import (
+    CHECKPOINTS,
+    CONFIG,
+    LABEL_MAP,
+    LISTS,
+    read_config,
+    read_run,
+    refuse_other_classes,
+    with_own_files,
+)
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.model import CCFNet, LossWeights
-from ccfnet_tf.network.weights import IMAGENET, NO_WEIGHTS
+from ccfnet_tf.network.weights import IMAGENET, NO_WEIGHTS, check_weights_file
 from ccfnet_tf.pipeline.batch import original_error, steps_per_epoch, training_batches
 from ccfnet_tf.training import checkpoint
 from ccfnet_tf.training.devices import Precision, make_strategy, resolve_precision
 from ccfnet_tf.training.epoch_bar import EpochBar
 from ccfnet_tf.training.epoch_end import EpochEnd, Validation
 from ccfnet_tf.training.guard import StopWhenNotFinite
-from ccfnet_tf.training.journal import write_classes, write_environment, write_text
+from ccfnet_tf.training.journal import (
+    epochs_written,
+    write_classes,
+    write_environment,
+    write_text,
+)
 from ccfnet_tf.training.optimizer import make_optimizer
 from ccfnet_tf.training.run_data import (
     RunData,
@@ -48,7 +62,9 @@ FREE_ON_RESUME = {
 NO_SPACE = os.strerror(errno.ENOSPC)
 
 
-def fit(config: RunConfig, run: Path, *, resume: bool, console: Console) -> None:
+def fit(
+    config: RunConfig, run: Path, *, resume: bool, console: Console, config_given: bool = False
+) -> bool:
     """Trains CCFNet and writes the run folder.
 
     Args:
@@ -56,17 +72,25 @@ def fit(config: RunConfig, run: Path, *, resume: bool, console: Console) -> None
         run: The run folder; made when missing.
         resume: Go on from the last checkpoint.
         console: Where progress is shown.
+        config_given: `config` stems from a file that the user named, not from the run.
+
+    Returns:
+        Whether it trained; False where all epochs were done.
 
     Raises:
         CCFNetError: Data, configuration, run folder, memory or disk do not allow it.
     """
-    config = _claim(config, run, resume)
+    config = _claim(config, run, resume, config_given)
+    if not _last(run).is_file():
+        if resume:
+            console.print(f"{run}: no checkpoint yet: starting from epoch 1")
+        _check_start(config, console)
     data = check_data(config, console)
     with _resource_errors(config, run):
-        _train(config, run, data, console, resume=resume)
+        return _train(config, run, data, console, resume=resume)
 
 
-def _claim(config: RunConfig, run: Path, resume: bool) -> RunConfig:
+def _claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> RunConfig:
     """Refuses to mix two runs in one folder; returns the configuration to use."""
     stored = run / "config.yaml"
     if not resume:
@@ -76,33 +100,93 @@ def _claim(config: RunConfig, run: Path, resume: bool) -> RunConfig:
         return _resolved(config)
     if not stored.is_file():
         raise RunError(f"{run}: no config.yaml, so there is no run to resume; leave --resume out")
-    if not _last(run).is_file():  # nothing was learned yet, so nothing can be mixed up
+    if not _last(run).is_file():
+        _refuse_lost_checkpoint(run)
         return _resolved(config)
-    earlier = from_yaml(stored.read_text(encoding="utf-8"), source=str(stored))
-    _refuse_changes(_resolved(config, earlier.train.precision), earlier, run)
+    earlier = read_config(stored)
+    now = _resolved(config, earlier.train.precision)
+    now = replace(now, data=_own_where_stored(now.data, stored))
+    try:
+        _refuse_changes(now, earlier, run)
+    except ConfigError as error:
+        if not config_given:
+            raise
+        hint = "leave --config out: a resumed run has its own configuration"
+        raise ConfigError(f"{error} ({hint})") from error
     return _with_free_keys(earlier, config)
+
+
+def _own_where_stored(data: DataConfig, stored: Path) -> DataConfig:
+    """Returns `data` with the run's copies of the lists and label map that its file names."""
+    named = from_yaml(stored.read_text(encoding="utf-8"), source=str(stored)).data
+    same = (data.lists, data.label_map) == (named.lists, named.label_map)
+    return with_own_files(data, stored.parent) if same else data
+
+
+def _keep_files(data: DataConfig, run: Path) -> DataConfig:
+    """Copies lists and label map into the run, so that it is evaluated on what it was trained on.
+
+    Returns:
+        `data` with the copies.
+    """
+    if data.lists:
+        lists = Path(data.lists)
+        for file in (*lists.glob("*.txt"), *lists.glob(f"fold_{data.fold}/*.txt")):
+            write_text(run / LISTS / file.relative_to(lists), file.read_text(encoding="utf-8"))
+    if data.label_map:
+        write_text(run / LABEL_MAP, Path(data.label_map).read_text(encoding="utf-8"))
+    return with_own_files(data, run)
 
 
 def _last(run: Path) -> Path:
     return run / CHECKPOINTS / "last.npz"
 
 
+def _refuse_lost_checkpoint(run: Path) -> None:
+    """Refuses to begin anew where epochs were learned; a kill in the first leaves a row at most."""
+    if epochs_written(run / "metrics.csv") < 2:
+        return
+    there = (run / CHECKPOINTS / "best.npz").is_file()
+    raise RunError(
+        f"{_last(run)}: missing, so the run cannot go on: start another with --out NEW"
+        f"{f' --model.init_from {run}' if there else ''}"
+    )
+
+
+def _check_start(config: RunConfig, console: Console) -> None:
+    """Looks at what the weights start from, before anything is read that takes long."""
+    model, train = config.model, config.train
+    if model.init_from is not None:
+        _checkpoint_to_tune(model)
+    elif model.backbone_weights == NO_WEIGHTS:
+        if train.batch_norm == "frozen":
+            console.print(
+                "warning: train.batch_norm is frozen and the backbone starts at random "
+                "(model.backbone_weights none): its batch norm stays at mean 0 and variance 1, so "
+                "little is learned; add --train.batch_norm synchronised"
+            )
+    elif model.backbone_weights != IMAGENET:
+        check_weights_file(model.backbone, Path(model.backbone_weights))
+
+
 def _resolved(config: RunConfig, auto: Precision | None = None) -> RunConfig:
     """Returns the configuration with whole paths, and with a precision in place of `auto`."""
-    model, train = config.model, config.train
-    precision = train.precision
+    precision = config.train.precision
     if precision == "auto":
         precision = auto or resolve_precision(precision)
-    weights = model.backbone_weights
+    return resolved_paths(replace(config, train=replace(config.train, precision=precision)))
+
+
+def resolved_paths(config: RunConfig) -> RunConfig:
+    """Returns the configuration with whole paths, and with the layout that its data have."""
+    model, weights = config.model, config.model.backbone_weights
     if weights not in (IMAGENET, NO_WEIGHTS):
         weights = _whole(weights)
+    init_from = model.init_from and _whole(model.init_from)
     return replace(
         config,
         data=_resolved_data(config.data),
-        model=replace(
-            model, backbone_weights=weights, init_from=model.init_from and _whole(model.init_from)
-        ),
-        train=replace(train, precision=precision),
+        model=replace(model, backbone_weights=weights, init_from=init_from),
     )
 
 
@@ -146,7 +230,8 @@ def _refuse_changes(now: RunConfig, earlier: RunConfig, run: Path) -> None:
                 )
 
 
-def _train(config: RunConfig, run: Path, data: RunData, console: Console, *, resume: bool) -> None:
+def _train(config: RunConfig, run: Path, data: RunData, console: Console, *, resume: bool) -> bool:
+    """Trains what is left to train; returns whether anything was."""
     parts, train = data.parts, config.train
     strategy = make_strategy(train)
     keras.utils.set_random_seed(config.seed)
@@ -155,13 +240,16 @@ def _train(config: RunConfig, run: Path, data: RunData, console: Console, *, res
     resuming = last.is_file()
     if resuming:
         refuse_other_classes(parts.taxonomy, read_run(run))
+    console.print("building the network; the first step takes a while")
     model = _model(config, strategy, data, steps, console, fresh=not resuming)
     if not resuming:
         _open_run(run, resume)
+        config = replace(config, data=_keep_files(config.data, run))
     progress = checkpoint.restore(last, model) if resuming else checkpoint.Progress()
     if progress.epoch >= train.epochs:
-        console.print(f"{run}: all {train.epochs} epochs are done; nothing to resume")
-        return
+        done = f"epoch {progress.epoch} of {train.epochs} is done"
+        console.print(f"{run}: {done}; nothing to resume")
+        return False
     if progress.epoch:
         console.print(f"{run}: going on after epoch {progress.epoch} of {train.epochs}")
     write_text(run / "config.yaml", to_yaml(config))
@@ -171,7 +259,7 @@ def _train(config: RunConfig, run: Path, data: RunData, console: Console, *, res
     replicas = strategy.num_replicas_in_sync
     console.print(
         f"{replicas} {'replica' if replicas == 1 else 'replicas'} on {_kinds(devices)}, "
-        f"{train.precision}, {steps} steps an epoch"
+        f"{train.precision}, {steps} {'step' if steps == 1 else 'steps'} an epoch"
     )
 
     validation = Validation(parts, data.val.sizes, config.data, console)
@@ -203,6 +291,7 @@ def _train(config: RunConfig, run: Path, data: RunData, console: Console, *, res
         )
     finally:
         bar.close()
+    return True
 
 
 def _kinds(devices: Sequence[str]) -> str:
@@ -262,6 +351,15 @@ def freeze_batch_norm(backbone: Any) -> None:
 
 
 def _init_from(model: CCFNet, settings: ModelConfig, console: Console) -> None:
+    path = _checkpoint_to_tune(settings)
+    left_out = load_matching(model, read_arrays(path), source=path)
+    console.print(f"weights from {path}")
+    if left_out:
+        console.print(f"started anew, because their shapes differ: {', '.join(left_out)}")
+
+
+def _checkpoint_to_tune(settings: ModelConfig) -> Path:
+    """Returns the checkpoint of `model.init_from`, known to be of the same backbone."""
     source = read_run(str(settings.init_from))
     theirs = source.config.model.backbone
     if theirs != settings.backbone:
@@ -269,11 +367,7 @@ def _init_from(model: CCFNet, settings: ModelConfig, console: Console) -> None:
             f"model.init_from {source.path}: its backbone is {theirs}, this one's is "
             f"{settings.backbone}; add --model.backbone {theirs}"
         )
-    path = source.checkpoint()
-    left_out = load_matching(model, read_arrays(path), source=path)
-    console.print(f"weights from {path}")
-    if left_out:
-        console.print(f"started anew, because their shapes differ: {', '.join(left_out)}")
+    return source.checkpoint()
 
 
 def _open_run(run: Path, resume: bool) -> None:
@@ -298,8 +392,8 @@ def _resource_errors(config: RunConfig, run: Path) -> Iterator[None]:
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         if NO_SPACE in str(error):  # TensorFlow has one error for memory and disk
             raise ResourceError(
-                f"{run}: the disk is full; the checkpoints in it are whole: free space and go on "
-                "with --resume"
+                f"{run}: the disk is full; no checkpoint was damaged: free space and go on with "
+                "--resume"
             ) from error
         raise ResourceError(
             f"memory ran out with train.batch {config.train.batch}, data.crop {config.data.crop}, "

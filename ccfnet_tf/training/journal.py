@@ -36,7 +36,9 @@ def write_text(path: Path, text: str) -> None:
     write_atomic(
         path,
         lambda file: file.write(text.encode()),
-        mend="free space or choose another --out, then go on with --resume",
+        mend="free space, then run it again (a training run with --resume)",
+        otherwise="see that its folder can be written, then run it again (a training run with "
+        "--resume)",
     )
 
 
@@ -68,6 +70,14 @@ def installed(library: str) -> str | None:
         return version(library)
     except PackageNotFoundError:
         return None
+
+
+def epochs_written(path: Path) -> int:
+    """Returns how many epochs have a row in `metrics.csv`; 0 where there is no such file."""
+    if not path.is_file():
+        return 0
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return sum(1 for _ in csv.DictReader(io.StringIO(text)))
 
 
 class MetricsTable:

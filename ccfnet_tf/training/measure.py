@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from ccfnet_tf.datasets.check import check
-from ccfnet_tf.datasets.parts import read_parts
+from ccfnet_tf.datasets.parts import read_parts, without_damage
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluate import Evaluation, evaluate
 from ccfnet_tf.evaluation.table import report
@@ -19,6 +19,7 @@ from ccfnet_tf.pipeline.batch import evaluation_batches
 from ccfnet_tf.progress import new_progress
 from ccfnet_tf.training.epoch_end import EVALUATION_BATCH
 from ccfnet_tf.training.journal import write_text
+from ccfnet_tf.training.run_data import say_left_out
 
 MEND = {
     "test": "evaluate --split val, or put pictures in ROOT/test/{images,masks}",
@@ -58,10 +59,13 @@ def measure(
             samples,
             parts.load,
             len(parts.taxonomy.names),
+            leave_out=data.damaged_records == "skip",
             workers=data.workers,
             advance=lambda: bar.advance(task),
         )
-        batches, count = evaluation_batches(samples, seen.sizes, parts.load, data, batch=pictures)
+        say_left_out(seen.damaged, console)
+        load = without_damage(parts.load) if seen.damaged else parts.load
+        batches, count = evaluation_batches(samples, seen.sizes, load, data, batch=pictures)
         task = bar.add_task(f"evaluating {split}", total=count)
         evaluation = evaluate(
             model,

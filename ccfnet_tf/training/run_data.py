@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ from ccfnet_tf.datasets.cache import Cache, in_gigabytes
 from ccfnet_tf.datasets.census import Census
 from ccfnet_tf.datasets.check import Checked, check
 from ccfnet_tf.datasets.listing import Load
-from ccfnet_tf.datasets.parts import Parts, read_parts
-from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.datasets.parts import Parts, read_parts, without_damage
+from ccfnet_tf.errors import ConfigError, DamagedRecordError
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.batch import steps_per_epoch
 from ccfnet_tf.progress import new_progress
@@ -50,18 +50,38 @@ def check_data(config: RunConfig, console: Console) -> RunData:
         task = bar.add_task("checking labels", total=len(parts.train) + len(parts.val))
 
         def look(samples: Sequence[Sample]) -> Checked:
-            workers = config.data.workers
             return check(
-                samples, parts.load, classes, workers=workers, advance=lambda: bar.advance(task)
+                samples,
+                parts.load,
+                classes,
+                leave_out=config.data.damaged_records == "skip",
+                workers=config.data.workers,
+                advance=lambda: bar.advance(task),
             )
 
         data = RunData(parts, look(parts.train), look(parts.val))
+    left_out = [*data.train.damaged, *data.val.damaged]
+    if left_out:
+        parts = replace(parts, load=without_damage(parts.load))
+        data = replace(data, parts=parts)
+        say_left_out(left_out, console)
+    pictures = "picture" if len(parts.train) == 1 else "pictures"
     console.print(
-        f"{parts.format}: {len(parts.train)} pictures to train on, {len(parts.val)} to validate, "
-        f"{len(parts.test)} to test, {classes} classes; every label is fit to use"
+        f"{parts.format}: {len(parts.train)} {pictures} to train on, {len(parts.val)} to validate, "
+        f"{len(parts.test)} to test, {classes} classes; every "
+        f"{'other ' if left_out else ''}label is fit to use"
     )
     _refuse_void(data)
+    _refuse_padding(config.data, data.train.sizes)
     return data
+
+
+def say_left_out(damaged: Sequence[DamagedRecordError], console: Console) -> None:
+    """Names the records that count nowhere."""
+    for error in damaged:
+        console.print(f"left out: {error}")
+    if damaged:
+        console.print("(data.damaged_records stop makes a damaged record an error)")
 
 
 def training_load(config: DataConfig, data: RunData, console: Console) -> Load:
@@ -111,3 +131,15 @@ def rarity(config: DataConfig, census: Census) -> np.ndarray | None:
 def _refuse_void(data: RunData) -> None:
     if not data.train.census.pixels.any():
         raise ConfigError("the training part: every pixel is void: check data.void_value")
+
+
+def _refuse_padding(config: DataConfig, sizes: Sequence[tuple[int, int]]) -> None:
+    """Refuses crops with more than twice the sides of every picture."""
+    height, width = max(sizes, key=max)
+    zoom = config.scale[1]
+    if config.crop > 2 * zoom * max(height, width):
+        raise ConfigError(
+            f"data.crop is {config.crop}: the largest picture is {width}x{height}, at most "
+            f"{round(zoom * width)}x{round(zoom * height)} after data.scale: more than three "
+            "quarters of every crop would be padding; lower data.crop"
+        )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,14 @@ def test_value_outside(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"value 151 on 192 pixels: .*1\.\.150") as caught:
         found.load_label(found.train[0])
     assert caught.value.kind == "value"
+
+
+def test_nothing_to_learn_from(tmp_path: Path) -> None:
+    small(tmp_path)
+    for side in ("images/training", "annotations/training"):
+        shutil.rmtree(tmp_path / side)
+        (tmp_path / side).mkdir()
+    with pytest.raises(
+        DataError, match=r"images/training/<name>\.jpg: no such pictures to learn from"
+    ):
+        listed(tmp_path)

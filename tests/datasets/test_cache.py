@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from ccfnet_tf.datasets import cache as module
 from ccfnet_tf.datasets.cache import Cache
-from ccfnet_tf.errors import ConfigError, ResourceError
+from ccfnet_tf.errors import ConfigError, DataError, ResourceError
 from ccfnet_tf.labels import VOID, Sample
 
 SIZES = [(5, 7), (4, 4), (1, 9), (6, 3)]
@@ -85,3 +87,73 @@ def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_place_that_cannot_be_written() -> None:
     with pytest.raises(ResourceError, match=r"data\.cache: /proc/"):
         Cache(SAMPLES, SIZES, Reader(3), classes=3).in_file(Path("/proc/no/cache"))
+
+
+def test_the_file_has_its_space_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    unlink = Path.unlink
+
+    def measured(path: Path) -> None:
+        taken.append(path.stat().st_blocks * 512)
+        unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", measured)
+    cache = Cache([Sample("a", "", "")], [(600, 500)], Reader(3), classes=3)
+    cache.in_file(tmp_path / "c")
+    assert cache.size == 1_200_000
+    assert taken[0] >= cache.size
+
+
+def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ResourceError, match="/c: No space left on device: name another"):
+        Cache(SAMPLES, SIZES, Reader(3), classes=3).in_file(tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_of_another_size_than_before(tmp_path: Path) -> None:
+    samples = [Sample("x", "x.jpg", "x.png"), Sample("y", "y.jpg", "y.png")]
+    images, labels = {"x": (4, 6), "y": (3, 5)}, {"x": (4, 6), "y": (3, 5)}
+
+    def load(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        image = np.full((*images[sample.name], 3), 7, np.uint8)
+        return image, np.ones(labels[sample.name], np.int32)
+
+    cache = Cache(samples, list(images.values()), load, classes=3).in_memory()
+    cache.load(samples[1])
+    for images["x"], labels["x"] in (((40, 60),) * 2, ((6, 4),) * 2, ((4, 6), (40, 60))):
+        with pytest.raises(DataError, match=r"x\.jpg: .* pixels, but 6x4 when") as caught:
+            cache.load(samples[0])
+        assert caught.value.kind == "size"
+    image, label = cache.load(samples[1])
+    assert (image == 7).all()
+    assert (label == 1).all()
+    labels["x"] = (4, 6)
+    assert cache.load(samples[0])[0].shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("limit", "fits"), [("max", True), ("1000", True), ("890", True), ("700", False)]
+)
+def test_the_memory_limit_of_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, fits: bool
+) -> None:
+    for name, text in (
+        ("max", limit),
+        ("current", "800"),
+        ("stat", "anon 500\nfile 300\ninactive_file 300\nactive_file 0\n"),
+    ):
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    monkeypatch.setattr(module, "CGROUP", tmp_path)
+    cache = Cache(SAMPLES, SIZES, Reader(3), classes=3)
+    assert cache.size == 312
+    if fits:
+        cache.in_memory()
+        return
+    with pytest.raises(ConfigError, match=r"are needed, .* are free in memory"):
+        cache.in_memory()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,12 @@ def test_value_outside(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"value 12 on 192 pixels: .*0\.\.10") as caught:
         found.load_label(found.train[0])
     assert caught.value.kind == "value"
+
+
+def test_nothing_to_learn_from(tmp_path: Path) -> None:
+    small(tmp_path, lists=False)
+    for side in ("train", "trainannot"):
+        shutil.rmtree(tmp_path / side)
+        (tmp_path / side).mkdir()
+    with pytest.raises(DataError, match=r"train/<name>\.png: no such pictures to learn from"):
+        listed(tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,26 @@ def test_value_outside(tmp_path: Path, train_ids: bool, value: int, words: str) 
     with pytest.raises(DataError, match=words) as caught:
         found.load_label(found.train[0])
     assert caught.value.kind == "value"
+
+
+def test_nothing_to_learn_from(tmp_path: Path) -> None:
+    small(tmp_path)
+    for side in ("leftImg8bit/train", "gtFine/train"):
+        shutil.rmtree(tmp_path / side)
+    with pytest.raises(
+        DataError,
+        match=r"leftImg8bit/train/<city>/<name>_leftImg8bit\.png: no such pictures to learn from",
+    ):
+        listed(tmp_path)
+
+
+def test_cities_may_be_links_and_hidden_ones_are_left_out(tmp_path: Path) -> None:
+    small(tmp_path)
+    for side in ("leftImg8bit", "gtFine"):
+        (tmp_path / side / "train" / "bonn").rename(tmp_path / f"{side} of bonn")
+        (tmp_path / side / "train" / "bonn").symlink_to(tmp_path / f"{side} of bonn")
+    hidden = tmp_path / "leftImg8bit" / "train" / ".thumbs"
+    shutil.copytree(tmp_path / "leftImg8bit" / "train" / "aachen", hidden)
+    found = listed(tmp_path)
+    assert len(found.train) == 4
+    assert not found.unpaired

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,40 @@ def test_signs(tmp_path: Path) -> None:
     assert coco.signs(tmp_path) == "annotations.json"
     put(tmp_path, tree_of(), "annotations/instances_train2017.json")
     assert coco.signs(tmp_path) == "annotations/instances_train2017.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("latest", "train"),
+        ("interval_3", "train"),
+        ("contest-2024", "train"),
+        ("val", "val"),
+        ("my_val2017", "val"),
+        ("Validation.v2", "val"),
+        ("image-test-2015", "test"),
+        ("test2017", "test"),
+    ],
+)
+def test_the_part_is_a_whole_word_of_the_name(tmp_path: Path, name: str, part: str) -> None:
+    put(tmp_path, tree_of(), f"annotations/{name}.json")
+    if part == "train":
+        assert len(read(tmp_path).train) == 1
+        return
+    with pytest.raises(DataError, match="no list to learn from"):
+        read(tmp_path)
+    other = tree_of(images=[{"id": 7, "file_name": "b.jpg", "height": 4, "width": 6}])
+    put(tmp_path, other, "annotations/train.json")
+    assert len(read(tmp_path).test) == 1
+
+
+def test_outlines_are_kept_in_little_memory(tmp_path: Path) -> None:
+    corners = [round(float(value), 2) for value in np.random.default_rng(0).uniform(0, 6, 40_000)]
+    put(tmp_path, tree_of([annotation(3, [corners]), annotation(90, [BOX, BOX[:4]])]))
+    tracemalloc.start()
+    listing = read(tmp_path)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 2 * 8 * len(corners)
+    with pytest.raises(DataError, match=r"'annotations'\[1\]: 2 points: expected at least 3"):
+        listing.load_label(listing.train[0])

@@ -110,6 +110,26 @@ def test_picture_without_mask(tmp_path: Path) -> None:
     fails(tmp_path, "c.jpg", "(and 1 more")
 
 
+def test_a_mask_of_another_format_is_named(tmp_path: Path) -> None:
+    classes(tmp_path)
+    put(tmp_path, "x/b")
+    (tmp_path / "masks" / "x" / "b.png").rename(tmp_path / "masks" / "x" / "b.jpg")
+    fails(tmp_path, "no mask", f"{tmp_path}/masks/x/b.jpg lies there, but masks are PNG")
+
+
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_a_part_of_another_name_is_refused(tmp_path: Path, name: str) -> None:
+    classes(tmp_path)
+    for part in ("train", name):
+        put(tmp_path / part, "a")
+    fails(
+        tmp_path, f"{tmp_path / name}: ", "parts are train, val and test; rename it or move it away"
+    )
+    (tmp_path / name).rename(tmp_path / ".away")
+    (tmp_path / "notes").mkdir()
+    assert len(parts(tmp_path).train) == 1
+
+
 def test_mask_without_picture(tmp_path: Path) -> None:
     classes(tmp_path)
     for stem in "ab":
@@ -202,7 +222,7 @@ def test_unpaired_files_are_told_and_not_raised(tmp_path: Path) -> None:
     assert "masks/b.png: no picture" in str(listing.unpaired[1])
 
 
-COLOURS = "255 0 0 cat\n0,0,0,Void\n0\t200\t0\t\ttall dog\n9 9 9 void\n"
+COLOURS = "255 0 0 cat\n0,0,0,Void\n0\t200\t0\t\ttall dog\n9 9 9 void\n8 8 8 void\n"
 
 
 def coloured(root: Path) -> Listing:

@@ -12,10 +12,9 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets import stanford_background
 from ccfnet_tf.datasets.census import Census
 from ccfnet_tf.datasets.folds import deal, gaps, joined, split
-from ccfnet_tf.datasets.inspect import parts_of
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.name_lists import read_names
-from ccfnet_tf.datasets.parts import _by_lists
+from ccfnet_tf.datasets.parts import _by_lists, parts_of
 from ccfnet_tf.datasets.stanford_background import TWINS, fold_of, read_regions
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError
 from ccfnet_tf.labels import Sample, Taxonomy, distinct_colours
@@ -195,14 +194,20 @@ def test_lists_that_are_there_stay(tmp_path: Path) -> None:
     out = tmp_path / "lists"
     (out / "fold_7").mkdir(parents=True)
     (out / "fold_7" / "train.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"fold_7/train\.txt: is there already: give another"):
+    with pytest.raises(ConfigError, match="lists: already there and not empty"):
         split(made(tmp_path), out, folds=2, seed=0)
-    (out / "fold_7" / "train.txt").unlink()
-    (out / "train.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"lists/train\.txt: is there already"):
-        split(made(tmp_path), out, folds=2, seed=0)
-    assert (out / "train.txt").read_text() == "mine"
+    assert (out / "fold_7" / "train.txt").read_text() == "mine"
     assert not (out / "fold_0").exists()
+
+
+def test_copies_are_written_beside_the_folds(tmp_path: Path) -> None:
+    listing = made(tmp_path)
+    first, second = listing.train[:2]
+    split(
+        replace(listing, kin={first.name: "x", second.name: "x"}), tmp_path / "l", folds=2, seed=0
+    )
+    groups = [line.split("\t") for line in (tmp_path / "l" / "kin.txt").read_text().splitlines()]
+    assert [first.name, second.name] in groups
 
 
 @pytest.mark.parametrize("folds", [0, 1, 11])
@@ -232,9 +237,9 @@ def test_unpaired_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a file")
-    with pytest.raises(ResourceError, match="cannot be written"):
-        split(made(tmp_path), tmp_path / "out", folds=2, seed=0)
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(ResourceError, match="while writing"):
+        split(made(tmp_path), tmp_path / "file" / "out", folds=2, seed=0)
 
 
 @pytest.mark.slow

@@ -10,8 +10,9 @@ import pytest
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets import stanford_background
-from ccfnet_tf.datasets.inspect import Finding, Report, fingerprint, inspect, parts_of
+from ccfnet_tf.datasets.inspect import Finding, Report, fingerprint, inspect
 from ccfnet_tf.datasets.listing import Listing
+from ccfnet_tf.datasets.parts import parts_of
 from ccfnet_tf.datasets.stanford_background import TWINS
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, distinct_colours

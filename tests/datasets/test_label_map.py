@@ -35,6 +35,17 @@ def test_a_class_may_join_another_and_keep_its_name_and_colour(tmp_path: Path) -
     assert found.taxonomy.palette[0] == (4, 4, 4)
 
 
+def test_a_class_that_is_called_void_stays(tmp_path: Path) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text("vehicle: [car, bus]\nvoid: [moon]\n")
+    called = Taxonomy(("void", "car", "bus", "moon"), FIVE.palette[:4])
+    found = read_label_map(path, called)
+    assert found.taxonomy.names == ("void", "vehicle")
+    assert found.apply(np.arange(VOID, 4)).tolist() == [VOID, 0, 1, 1, VOID]
+    path.write_text("void: [void]\n")
+    assert read_label_map(path, called).table.tolist() == [VOID, 0, 1, 2, VOID]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets import labelme
+from ccfnet_tf.datasets.json_files import read_json
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
@@ -192,6 +194,9 @@ def test_masks(tmp_path: Path) -> None:
     mask["points"] = [[-1, 3], [1, 4]]
     label = label_of(tmp_path, [mask])
     assert np.argwhere(label == 1).tolist() == [[3, 1]]
+    mask["points"] = [[3, -1], [5, 0]]
+    label = label_of(tmp_path, [mask])
+    assert np.argwhere(label == 1).tolist() == [[0, 3], [0, 4]]
     mask["points"] = [[900, 900], [902, 901]]
     assert (label_of(tmp_path, [mask]) == VOID).all()
     for damaged in ("AAAA", "!", None, 5):
@@ -309,3 +314,25 @@ def test_signs(tmp_path: Path) -> None:
     assert labelme.signs(tmp_path) == "x/y/a.json"
     (tmp_path / "x" / "y" / "a.json").write_bytes(b"\xff\x00")
     assert labelme.signs(tmp_path) == ""
+
+
+def test_files_are_read_once_and_kept_without_their_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+
+    def counted(path: Path) -> Shape:
+        reads.append(path.name)
+        return read_json(path)
+
+    monkeypatch.setattr(labelme, "read_json", counted)
+    for stem in "abc":
+        put(tmp_path, stem, imageData="A" * 1_000_000)
+    tracemalloc.start()
+    listing = read(tmp_path)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 500_000
+    for sample in listing.train * 2:
+        np.testing.assert_array_equal(listing.load_label(sample), EXPECTED)
+    assert sorted(reads) == ["a.json", "b.json", "c.json"]

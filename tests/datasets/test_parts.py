@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -126,7 +127,7 @@ def test_folds_are_chosen_by_number(plain: Path, tmp_path: Path) -> None:
     ("text", "words"),
     [
         ({"train": "0\n1\n44\n"}, r"train\.txt: line 3: '44' is no sample"),
-        ({"train": "0\n1\n", "test": "2\n1\n"}, r"test\.txt: line 2: '1' is in train\.txt"),
+        ({"train": "0\n1\n", "test": "2\n1\n"}, r"test\.txt: line 2: '1' is on line 2 of train"),
         ({"test": "2\n"}, r"no train\.txt"),
     ],
 )
@@ -143,7 +144,8 @@ def test_mapped_classes_reach_both_loaders(plain: Path, tmp_path: Path) -> None:
     found = parts.read_parts(data, 0)
     assert found.taxonomy.names == ("x", "b")
     assert [int(found.load(s)[1][0, 0]) for s in found.train] == [0, 1, 0, 0, 1, 0]
-    assert [int(found.load_label(s)[0, 0]) for s in found.train] == [0, 1, 0, 0, 1, 0]
+    listing = parts.list_set(data, 0)
+    assert [int(listing.load_label(s)[0, 0]) for s in found.train] == [0, 1, 0, 0, 1, 0]
 
 
 def test_unpaired_files_are_refused(plain: Path) -> None:
@@ -152,3 +154,28 @@ def test_unpaired_files_are_refused(plain: Path) -> None:
     with pytest.raises(DataError, match=r"\(and 1 more such files\)") as caught:
         parts.read_parts(DataConfig(root=str(plain)), 0)
     assert caught.value.kind == "missing"
+
+
+def test_lists_leave_out_what_they_do_not_name(plain: Path, tmp_path: Path) -> None:
+    (plain / "masks" / "3.png").unlink()
+    found = parts.read_parts(lists(tmp_path / "l", train="4\n1\n", val="2\n"), 0)
+    assert names(found.train) == ["4", "1"]
+    with pytest.raises(DataError, match="'3' is no sample of the set"):
+        parts.read_parts(lists(tmp_path / "m", train="4\n3\n"), 0)
+
+
+@pytest.mark.parametrize("beside", ["set", "l"])
+def test_copies_named_in_a_file_stay_on_one_side(plain: Path, tmp_path: Path, beside: str) -> None:
+    data = lists(tmp_path / "l", train="0\n1\n2\n3\n4\n5\n")
+    data = data if beside == "l" else DataConfig(root=str(plain))
+    (tmp_path / beside / "kin.txt").write_text("0\t4\n1\t2\t3\n")
+    for seed in range(8):
+        found = parts.read_parts(dataclasses.replace(data, val_share=0.4), seed)
+        val = set(names(found.val))
+        assert val in ({"0", "4"}, {"5"}), val  # whole groups of at most 0.4 * 6 pictures
+
+
+def test_a_fold_where_there_are_none(plain: Path, tmp_path: Path) -> None:
+    for data in (DataConfig(root=str(plain)), lists(tmp_path / "l", train="0\n1\n2\n")):
+        with pytest.raises(ConfigError, match=r"data\.fold is 2: this set has no folds"):
+            parts.read_parts(dataclasses.replace(data, fold=2), 0)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.parts import Parts, read_parts
+from ccfnet_tf.datasets.parts import Parts, list_set, read_parts
 from ccfnet_tf.datasets.stanford_background import TWINS, fold_of, read_regions
 from ccfnet_tf.errors import DataError
 
@@ -139,11 +139,9 @@ def test_label_of_another_size(imitation: Path) -> None:
 def test_the_real_set(stanford_root: Path) -> None:
     data = DataConfig(format="stanford_background", root=str(stanford_root))
     found = read_parts(data, seed=0)
+    load_label = list_set(data, seed=0).load_label
     counts = {
-        part: sum(
-            np.bincount(found.load_label(s).ravel() + 1, minlength=9)
-            for s in getattr(found, part)
-        )
+        part: sum(np.bincount(load_label(s).ravel() + 1, minlength=9) for s in getattr(found, part))
         for part in ("train", "val", "test")
     }
     whole = sum(counts.values())

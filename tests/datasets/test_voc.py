@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from small_copies import SIZE, values, voc_palette
 from small_copies import voc as small
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets import pictures
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.voc import read, signs
 from ccfnet_tf.errors import DataError
@@ -105,3 +107,15 @@ def test_colour_outside(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"colour 129 0 0 on 2 pixels.*128 0 0 aeroplane") as caught:
         found.load_label(found.train[0])
     assert caught.value.kind == "value"
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+def test_a_header_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coloured: bool
+) -> None:
+    found = listed(small(tmp_path, coloured=coloured))
+    heads: list[Any] = []
+    look = pictures._mask_kind
+    monkeypatch.setattr(pictures, "_mask_kind", lambda *args: heads.append(args) or look(*args))
+    found.load_label(found.train[0])
+    assert len(heads) == 1

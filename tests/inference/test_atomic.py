@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -51,6 +52,42 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         write_atomic(tmp_path / "file" / "a.bin", put(b""), mend="pick another")
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.ENOSPC, "disk full while saving {}: free space"),
+        (errno.EDQUOT, "disk full while saving {}: free space"),
+        (errno.EACCES, "Permission denied while saving {}: pick another"),
+        (errno.EROFS, "Read-only file system while saving {}: pick another"),
+    ],
+)
+def test_the_mend_follows_the_reason(tmp_path: Path, number: int, text: str) -> None:
+    path = tmp_path / "a.bin"
+
+    def write(file: BinaryIO) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(ResourceError) as caught:
+        write_atomic(path, write, mend="free space", otherwise="pick another")
+    assert str(caught.value) == text.format(path)
+
+
+def test_the_first_checkpoint_on_a_full_disk_promises_no_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResourceError) as caught:
+        write_arrays(tmp_path / "last.npz", {"model/a/kernel": np.zeros(3)})
+    assert str(caught.value) == (
+        f"disk full while saving {tmp_path / 'last.npz'}: no checkpoint was damaged: free space "
+        "and go on with --resume"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real disk of 2 MiB."""
@@ -70,8 +107,8 @@ def test_full_disk_leaves_the_older_checkpoint(small_disk: Path) -> None:
     with pytest.raises(ResourceError) as caught:
         write_arrays(path, {"model/a/kernel": np.zeros(10**6)})
     assert str(caught.value) == (
-        f"disk full while saving {path}: the older checkpoint is unchanged; free space and go on "
-        "with --resume"
+        f"disk full while saving {path}: no checkpoint was damaged: free space and go on with "
+        "--resume"
     )
     np.testing.assert_array_equal(read_arrays(path)["model/a/kernel"], older["model/a/kernel"])
     assert list(path.parent.iterdir()) == [path]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ccfnet_tf.errors import ResourceError
+from ccfnet_tf.errors import ResourceError, RunError
+from ccfnet_tf.inference.inputs import Failure
 from ccfnet_tf.inference.predict import Outcome, predict_all
 from ccfnet_tf.inference.predictor import PictureTooLargeError, Prediction, Predictor
 from ccfnet_tf.inference.writers import KINDS
@@ -88,7 +90,7 @@ def test_bad_files_are_reported_and_the_rest_go_on(predictor: Predictor, tmp_pat
     said = reasons(outcome)
     assert set(said) == {"b.png", "d[red].jpg", "e.mp4", "gone.png", "*.xyz"}
     assert said["gone.png"] == "no such file or folder"
-    assert "no picture or video" in said["*.xyz"]
+    assert said["*.xyz"] == "matches no file"
     assert "not a video" in said["e.mp4"]
     lines = console.export_text().splitlines()
     for failure in outcome.failures:
@@ -214,7 +216,41 @@ def test_memory_stops_one_picture_and_a_full_disk_stops_all(
 def test_out_that_cannot_be_written(predictor: Predictor, tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.png", SMALL)
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(ResourceError, match="while saving"):
+    with pytest.raises(ResourceError, match="out: is a file, and results need a folder"):
+        predict_all(predictor, [str(path)], tmp_path / "out")
+
+
+def test_without_an_input_no_network_is_loaded(
+    make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ccfnet_tf.inference.predict.Predictor", None)
+    console = Console(file=io.StringIO(), width=400, force_terminal=True, no_color=True)
+    run = make_run("last")
+    outcome = predict_all(run, ["no/such.jpg"], tmp_path / "out", console=console)
+    assert outcome == Outcome(0, 0, 0, (Failure("no/such.jpg", "no such file or folder"),))
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said.count("\n") == 1  # no bar of 0/0
+    (run / "checkpoints" / "last.npz").unlink()
+    with pytest.raises(RunError, match="no checkpoint yet"):
+        predict_all(run, ["no/such.jpg"], tmp_path / "out")
+
+
+def test_masks_beside_images_are_counted(predictor: Predictor, tmp_path: Path) -> None:
+    for side in ("images", "masks"):
+        write_picture(tmp_path / "in" / side / "a.png", SMALL)
+    outcome = predict_all(predictor, [str(tmp_path / "in")], tmp_path / "out")
+    assert (outcome.pictures, outcome.labels) == (1, 1)
+    assert files(tmp_path / "out") == results("images/a")
+
+
+def test_an_overlay_that_cannot_be_made_names_the_folder(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "clip.mp4", 1)
+    real = cv2.VideoWriter
+    monkeypatch.setattr(cv2, "VideoWriter", lambda _, *more: real("/no/such/folder.mp4", *more))
+    monkeypatch.setattr(cv2.VideoWriter, "fourcc", real.fourcc, raising=False)
+    with pytest.raises(ResourceError, match=r"cannot be written: give a folder that can"):
         predict_all(predictor, [str(path)], tmp_path / "out")
 
 

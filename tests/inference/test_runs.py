@@ -101,8 +101,16 @@ def test_files_that_make_no_sense(
     folder = make_run("last")
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     text = one_line(folder)
-    assert name in text
+    assert text.count(name) == 1
     assert says in text
+
+
+def test_a_damaged_configuration_is_named_once_with_its_line(make_run: MakeRun) -> None:
+    folder = make_run("last")
+    (folder / "config.yaml").write_text("data:\n  crop: 65\n  fold: a: b\nseed: 1\n")
+    text = one_line(folder)
+    assert text.count(str(folder)) == 1
+    assert "config.yaml: not a run's configuration: line 3 is not YAML (mapping values" in text
 
 
 def test_checkpoint_of_another_number_of_classes(make_run: MakeRun) -> None:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
+from ccfnet_tf.errors import ResourceError
+from ccfnet_tf.inference import writers
 from ccfnet_tf.inference.predictor import Heads, Prediction
 from ccfnet_tf.inference.previews import preview_sheet
 from ccfnet_tf.inference.writers import (
@@ -43,6 +46,22 @@ def test_writes_four_files_that_say_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(color, np.array(TAXONOMY.palette)[LABELS])
     assert overlay.shape == IMAGE.shape
     np.testing.assert_array_equal(hard, difficulty_picture(difficulty))
+
+
+def test_a_failure_leaves_none_of_the_four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = writers.write_png
+
+    def write(path: Path, picture: np.ndarray) -> None:
+        if path.name.endswith(".overlay.png"):
+            raise ResourceError("disk full")
+        real(path, picture)
+
+    monkeypatch.setattr(writers, "write_png", write)
+    prediction = Prediction(LABELS, np.zeros((2, 3)), np.zeros((2, 3, 3), np.float32))
+    (tmp_path / "b.label.png").touch()  # another picture's
+    with pytest.raises(ResourceError):
+        write_prediction(prediction, IMAGE, tmp_path, "a", TAXONOMY)
+    assert [path.name for path in tmp_path.iterdir()] == ["b.label.png"]
 
 
 def test_labels_above_255_keep_their_value() -> None:

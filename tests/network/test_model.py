@@ -60,9 +60,7 @@ def test_losses_and_accuracy_equal_numpy(toy: Toy, batch: tuple[np.ndarray, np.n
     assert found["refine_accuracy"] == pytest.approx(right, rel=1e-6)
 
 
-def test_class_weights_make_weighted_means(
-    toy: Toy, batch: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_class_weights_make_weighted_means(toy: Toy, batch: tuple[np.ndarray, np.ndarray]) -> None:
     weights = np.array([0.5, 4.0, 0.0])
     model = toy(CLASSES)
     model.compile(class_weights=weights.tolist())

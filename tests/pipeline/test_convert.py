@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.parts import list_set, read_parts
+from ccfnet_tf.datasets.pictures import read_image
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, distinct_colours
 from ccfnet_tf.pipeline.batch import training_batches
@@ -135,3 +137,60 @@ def test_a_full_disk_leaves_nothing(folder: Path, small_disk: Path, write: objec
     with pytest.raises(ResourceError, match="nothing was kept"):
         write(list_set(config(folder), 0), small_disk / "out")  # type: ignore[operator]
     assert list(small_disk.iterdir()) == []
+
+
+def test_unpaired_files_are_not_dropped_in_silence(folder: Path, tmp_path: Path) -> None:
+    (folder / "train" / "masks" / "sub" / "1.png").unlink()
+    with pytest.raises(DataError, match="no mask"):
+        write_folder(list_set(config(folder), 0), tmp_path / "out")
+    with pytest.raises(DataError, match="no mask"):
+        write_shards(list_set(config(folder), 0), tmp_path / "out", 2)
+    assert not (tmp_path / "out").exists()
+
+
+def listing_of(path: Path, *names: str, classes: tuple[str, ...] = ("a", "b")) -> Listing:
+    image = read_image(path)
+    label = np.zeros(image.shape[:2], np.int32)
+    samples = tuple(Sample(name, str(path), "") for name in names)
+    taxonomy = Taxonomy(classes, distinct_colours(len(classes)))
+    return Listing(taxonomy, samples, None, (), lambda _: (image, label), lambda _: label)
+
+
+@pytest.mark.parametrize("names", [("a", "train/a"), ("../a",), ("/a",)])
+def test_names_that_would_overwrite_or_lead_out(tmp_path: Path, names: tuple[str, ...]) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match="cannot be written as train/images/"):
+        write_folder(listing_of(tmp_path / "x.png", *names), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.png"]
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("MPO", ".jpg"), ("JPEG2000", ".png")])
+def test_formats_that_the_folder_layout_does_not_name(
+    tmp_path: Path, kind: str, suffix: str
+) -> None:
+    path = tmp_path / "picture"
+    frames = {"save_all": True, "append_images": [Image.new("RGB", (40, 40))]}
+    Image.new("RGB", (40, 40), (9, 99, 200)).save(path, kind, **frames if kind == "MPO" else {})
+    source = listing_of(path, "a")
+    write_folder(source, tmp_path / "out")
+    back = list_set(config(tmp_path / "out"), 0)
+    assert back.train[0].image.endswith(f"a{suffix}")
+    np.testing.assert_array_equal(back.load(back.train[0])[0], source.load(source.train[0])[0])
+
+
+def test_copies_and_a_class_named_void_survive(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
+    source = listing_of(tmp_path / "x.png", "a", "b", "c", classes=("sky", "Void"))
+    source = dataclasses.replace(source, kin={"a": "k", "c": "k"})
+    write_folder(source, tmp_path / "out")
+    back = list_set(config(tmp_path / "out"), 0)
+    assert back.taxonomy.names == ("sky", "Void")
+    assert back.kin["train/a"] == back.kin["train/c"]
+    assert "train/b" not in back.kin
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\nb", "../a"])
+def test_names_that_no_manifest_holds(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match="cannot stand in a manifest"):
+        write_shards(listing_of(tmp_path / "x.png", name), tmp_path / "out", 1)

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_yaml
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.training.crossval import crossval
+from ccfnet_tf.training.fit import resolved_paths
 
 
 @pytest.fixture
@@ -49,24 +51,23 @@ def config(root: Path, **data: object) -> RunConfig:
     )
 
 
-def finished(out: Path, fold: int, accuracy: float) -> None:
-    """Writes what `evaluate` leaves in a run."""
+def finished(out: Path, fold: int, accuracy: float, *, split: str = "test") -> Path:
+    """Writes what `fit` and `evaluate` leave in a run of one epoch."""
+    run = out / f"fold_{fold}"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.npz").touch()
+    (run / "config.yaml").write_text("data: {}\n")
+    (run / "metrics.csv").write_text("epoch\n1\n")
     figures = {"pixel_accuracy": accuracy, "class_accuracy": 0.5, "mean_iou": None}
-    tree = dict.fromkeys(("coarse", "fine", "refine"), figures) | {"difficulty": {"auroc": 0.75}}
-    (out / f"fold_{fold}").mkdir(parents=True)
-    (out / f"fold_{fold}" / "evaluation.json").write_text(json.dumps(tree))
+    heads = dict.fromkeys(("coarse", "fine", "refine"), figures)
+    tree = heads | {"difficulty": {"auroc": 0.75}, "split": split}
+    (run / "evaluation.json").write_text(json.dumps(tree))
+    return run
 
 
 def test_mean_and_deviation_of_finished_folds(plain: Path, tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=80)
     out, settings = tmp_path / "out", config(plain, lists=str(tmp_path / "lists"))
-    with pytest.raises(RunError, match="fold 0: ccfnet-tf fit ended with exit code 2"):
-        (tmp_path / "out" / "fold_0").mkdir(parents=True)
-        (tmp_path / "out" / "fold_0" / "in the way").touch()
-        (tmp_path / "out" / "crossval.yaml").write_text("")
-        _resumed(out, settings, console)
-    (out / "fold_0" / "in the way").unlink()
-    (out / "fold_0").rmdir()
     for fold, accuracy in enumerate((0.8, 0.9, 0.85)):
         finished(out, fold, accuracy)
     result = _resumed(out, settings, console)
@@ -80,10 +81,34 @@ def test_mean_and_deviation_of_finished_folds(plain: Path, tmp_path: Path) -> No
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def _resumed(out: Path, settings: RunConfig, console: Console) -> dict:  # type: ignore[type-arg]
-    from ccfnet_tf.config import to_yaml
+def stale(run: Path) -> None:
+    os.utime(run / "evaluation.json", ns=(0, 0))
 
-    (out / "crossval.yaml").write_text(to_yaml(settings))
+
+def other_part(run: Path) -> None:
+    text = (run / "evaluation.json").read_text()
+    (run / "evaluation.json").write_text(text.replace('"test"', '"val"'))
+
+
+def half_trained(run: Path) -> None:
+    (run / "metrics.csv").write_text("epoch\n")
+
+
+@pytest.mark.parametrize("change", [stale, other_part, half_trained])
+def test_a_fold_that_only_looks_finished_is_not_counted(
+    plain: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    out, settings = tmp_path / "out", config(plain, lists=str(tmp_path / "lists"))
+    for fold in range(3):
+        finished(out, fold, 0.8)
+    change(out / "fold_1")
+    # It goes on with the fold, whose checkpoint is made up.
+    with pytest.raises(RunError, match="fold 1: ccfnet-tf fit ended with exit code 2"):
+        _resumed(out, settings, Console(quiet=True))
+
+
+def _resumed(out: Path, settings: RunConfig, console: Console) -> dict:  # type: ignore[type-arg]
+    (out / "crossval.yaml").write_text(to_yaml(resolved_paths(settings)))
     return crossval(settings, out, resume=True, console=console)
 
 

@@ -40,6 +40,15 @@ def test_a_figure_missing_in_one_epoch_leaves_a_gap(tmp_path: Path) -> None:
     assert [row["val_difficulty_auroc"] for row in read(path)] == ["", "0.8"]
 
 
+def test_epochs_written_are_the_rows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    assert journal.epochs_written(path) == 0
+    table = journal.MetricsTable(path, epochs_done=0)
+    for epoch in (1, 2):
+        table.append({"epoch": epoch, "loss": 1.0})
+        assert journal.epochs_written(path) == epoch
+
+
 def test_environment_names_versions_and_devices(tmp_path: Path) -> None:
     journal.write_environment(tmp_path, ["/device:CPU:0"], "float32")
     journal.write_environment(tmp_path, ["/device:GPU:0"], "float32")  # resumed elsewhere

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, RunConfig, TrainConfig
 from ccfnet_tf.datasets.census import Census
-from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.datasets.parts import list_set
+from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import VOID
+from ccfnet_tf.pipeline.convert import write_shards
 from ccfnet_tf.training.run_data import check_data, class_weights, rarity, training_load
 
-SCENES = DataConfig(format="scenes", scenes=12, scene_size=(40, 48))
+SCENES = DataConfig(format="scenes", scenes=12, scene_size=(40, 48), crop=33)
 CENSUS = Census.of(np.array([[0, 0, 0, 1]], np.int32), 2)
 
 
@@ -62,3 +65,50 @@ def test_a_training_part_without_a_label_is_refused(
     monkeypatch.setattr(scenes, "draw", void)
     with pytest.raises(ConfigError, match="every pixel is void"):
         check_data(RunConfig(data=SCENES, train=TrainConfig(batch=4)), console)
+
+
+def test_a_crop_of_padding_is_refused(console: Console) -> None:
+    def look(crop: int) -> None:
+        data = replace(SCENES, crop=crop, scale=(0.5, 1.5))
+        check_data(RunConfig(data=data, train=TrainConfig(batch=4)), console)
+
+    look(144)  # twice 1.5 times 48
+    with pytest.raises(ConfigError) as caught:
+        look(145)
+    assert str(caught.value) == (
+        "data.crop is 145: the largest picture is 48x40, at most 72x60 after data.scale: more than "
+        "three quarters of every crop would be padding; lower data.crop"
+    )
+
+
+def test_one_picture_is_one(tmp_path: Path, console: Console) -> None:
+    for side, colour in (("images", (9, 9, 9)), ("masks", 1)):
+        (tmp_path / side).mkdir()
+        mode = "RGB" if side == "images" else "L"
+        Image.new(mode, (40, 32), colour).save(tmp_path / side / "a.png")  # type: ignore[arg-type]
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    data = DataConfig(root=str(tmp_path), crop=33, val_share=0.0)
+    check_data(RunConfig(data=data, train=TrainConfig(batch=1)), console)
+    assert "folder: 1 picture to train on, 0 to validate" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_damaged_records_are_named_and_count_nowhere(tmp_path: Path, console: Console) -> None:
+    listing = list_set(SCENES, 0)
+    manifest = write_shards(listing, tmp_path / "shards", 2)
+    record = manifest.parts["train"][3]
+    path = tmp_path / "shards" / record.file
+    content = bytearray(path.read_bytes())
+    content[record.offset + record.length // 2] ^= 1
+    path.write_bytes(content)
+    data = DataConfig(root=str(tmp_path / "shards"), crop=65, val_share=0.0)
+    settings = RunConfig(data=data, train=TrainConfig(batch=4))
+    found = check_data(settings, console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"left out: {path}: record 3 (train/00003): damaged" in said
+    assert "every other label is fit to use" in said
+    image, label = training_load(data, found, console)(found.parts.train[3])
+    assert image.shape[:2] == label.shape == SCENES.scene_size
+    assert (label == VOID).all()
+    strict = replace(settings, data=replace(data, damaged_records="stop"))
+    with pytest.raises(DataError, match=r"record 3 \(train/00003\): damaged"):
+        check_data(strict, console)

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import time
+
+from ccfnet_tf.errors import nearest
+
+
+def test_nearest() -> None:
+    assert nearest("lerning_rate", ["momentum", "learning_rate"]) == (
+        "; did you mean 'learning_rate'?"
+    )
+    assert nearest("xyz", ["momentum", "learning_rate"]) == ""
+    assert nearest("x", []) == ""
+
+
+def test_the_nearest_of_very_many_is_found_soon() -> None:
+    names = [f"train/city_{i % 90}/city_{i:06d}_000019_leftImg8bit" for i in range(30_000)]
+    name = names[24_321]
+    start = time.process_time()
+    for typo in (name.replace("left", "lfet"), name.removeprefix("train/"), f"./{name}.png"):
+        assert nearest(typo, names) == f"; did you mean '{name}'?"
+    assert time.process_time() - start < 3.0

@@ -1,0 +1,190 @@
+"""What `fit` says before it trains; training itself is in tests/test_end_to_end.py."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_yaml
+from ccfnet_tf.errors import ConfigError, ResourceError, RunError
+from ccfnet_tf.inference.runs import read_config
+from ccfnet_tf.training import fit as module
+
+CONFIG = RunConfig(
+    data=DataConfig(format="scenes", scenes=10, scene_size=(32, 32), crop=33),
+    model=ModelConfig(backbone="mobilenet_v2", backbone_weights="none", head_channels=4),
+    train=TrainConfig(epochs=3, batch=2, precision="float32", strategy="none"),
+)
+
+
+class ReadsDataError(Exception):
+    """Stands for the reading of all pictures."""
+
+
+@pytest.fixture(autouse=True)
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends `fit` where it would read the data."""
+
+    def stop(config: RunConfig, console: Console) -> None:
+        raise ReadsDataError
+
+    monkeypatch.setattr(module, "check_data", stop)
+
+
+def begun(run: Path, *, epochs: int, checkpoints: tuple[str, ...] = ()) -> Path:
+    """Writes a run folder with rows for `epochs` epochs and empty checkpoints."""
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text(to_yaml(CONFIG))
+    (run / "classes.json").write_text(json.dumps({"names": ["a"], "palette": [[0, 0, 0]]}))
+    rows = "".join(f"{epoch},0.5\n" for epoch in range(1, epochs + 1))
+    (run / "metrics.csv").write_text(f"epoch,loss\n{rows}")
+    for name in checkpoints:
+        (run / "checkpoints" / f"{name}.npz").touch()
+    return run
+
+
+def start(run: Path, config: RunConfig = CONFIG, *, resume: bool = False) -> str:
+    """Starts `fit` up to where it reads the data; returns what it said till then."""
+    console = Console(file=io.StringIO(), width=400)
+    with pytest.raises(ReadsDataError):
+        module.fit(config, run, resume=resume, console=console)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def refusal(
+    run: Path, config: RunConfig = CONFIG, *, resume: bool = False, config_given: bool = False
+) -> str:
+    with pytest.raises((ConfigError, RunError)) as caught:
+        module.fit(
+            config, run, resume=resume, console=Console(quiet=True), config_given=config_given
+        )
+    return str(caught.value)
+
+
+def with_model(**keys: str) -> RunConfig:
+    return replace(CONFIG, model=replace(CONFIG.model, **keys))  # type: ignore[arg-type]
+
+
+def test_a_run_that_lost_its_checkpoint_is_not_begun_anew(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", epochs=2, checkpoints=("best",))
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
+    assert refusal(run, resume=True) == (
+        f"{run}/checkpoints/last.npz: missing, so the run cannot go on: start another with --out "
+        f"NEW --model.init_from {run}"
+    )
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
+    (run / "checkpoints" / "best.npz").unlink()  # then there is nothing to start from
+    assert refusal(run, resume=True).endswith("start another with --out NEW")
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_run_killed_in_its_first_epoch_begins_anew_and_says_so(
+    tmp_path: Path, epochs: int
+) -> None:
+    run = begun(tmp_path / "run", epochs=epochs)
+    said = start(run, resume=True)
+    assert said.startswith(f"{run}: no checkpoint yet: starting from epoch 1\n")
+
+
+def test_a_new_run_says_nothing_of_checkpoints(tmp_path: Path) -> None:
+    assert start(tmp_path / "run") == ""
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_change_says_to_leave_config_out_where_it_was_given(tmp_path: Path, given: bool) -> None:
+    run = begun(tmp_path / "run", epochs=2, checkpoints=("best", "last"))
+    other = replace(CONFIG, train=replace(CONFIG.train, epochs=9))
+    text = refusal(run, other, resume=True, config_given=given)
+    assert "train.epochs is 9 but" in text
+    assert text.endswith(
+        "(leave --config out: a resumed run has its own configuration)"
+        if given
+        else f"use a new --out with --model.init_from {run}"
+    )
+
+
+def test_a_weights_file_is_looked_for_before_the_data(tmp_path: Path) -> None:
+    text = refusal(tmp_path / "run", with_model(backbone_weights=str(tmp_path / "x.h5")))
+    assert f"no file {tmp_path / 'x.h5'}" in text
+    (tmp_path / "x.h5").touch()
+    assert start(tmp_path / "run", with_model(backbone_weights=str(tmp_path / "x.h5"))) == ""
+
+
+def test_the_run_to_tune_is_looked_for_before_the_data(tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    assert "no such folder" in refusal(tmp_path / "run", with_model(init_from=str(tuned)))
+    begun(tuned, epochs=0)
+    assert "no checkpoint yet" in refusal(tmp_path / "run", with_model(init_from=str(tuned)))
+    (tuned / "checkpoints" / "last.npz").touch()
+    config = with_model(init_from=str(tuned), backbone="resnet50")
+    assert "its backbone is mobilenet_v2" in refusal(tmp_path / "run", config)
+    assert start(tmp_path / "run", with_model(init_from=str(tuned))) == ""
+
+
+def test_a_resumed_run_needs_nothing_that_it_started_from(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", epochs=2, checkpoints=("best", "last"))
+    config = with_model(init_from=str(tmp_path / "gone"))
+    (run / "config.yaml").write_text(to_yaml(config))
+    assert start(run, config, resume=True) == ""
+
+
+def test_frozen_batch_norm_of_a_random_backbone_is_warned_of(tmp_path: Path) -> None:
+    frozen = replace(CONFIG, train=replace(CONFIG.train, batch_norm="frozen"))
+    said = start(tmp_path / "run", frozen)
+    assert said.startswith("warning: train.batch_norm is frozen and the backbone starts at random")
+    assert said.endswith("add --train.batch_norm synchronised\n")
+    assert said.count("\n") == 1
+    trained = replace(frozen, model=replace(frozen.model, backbone_weights="imagenet"))
+    assert start(tmp_path / "run", trained) == ""
+    run = begun(tmp_path / "begun", epochs=2, checkpoints=("last",))
+    (run / "config.yaml").write_text(to_yaml(frozen))
+    assert start(run, frozen, resume=True) == ""
+
+
+def test_a_full_disk_is_said_so_without_promising_a_checkpoint(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    text = f"{tmp_path}: {module.os.strerror(errno.ENOSPC)}"
+    with (
+        pytest.raises(ResourceError, match="no checkpoint was damaged: free space and go on"),
+        module._resource_errors(CONFIG, tmp_path),
+    ):
+        raise tf.errors.ResourceExhaustedError(None, None, text)
+
+
+def test_lists_and_label_map_are_kept_in_the_run(tmp_path: Path) -> None:
+    lists = tmp_path / "lists"
+    for fold in range(2):
+        (lists / f"fold_{fold}").mkdir(parents=True)
+        (lists / f"fold_{fold}" / "train.txt").write_text(f"{fold}\n")
+    (lists / "kin.txt").write_text("0\t1\n")
+    (tmp_path / "map.yaml").write_text("x: [a]\n")
+    data = DataConfig(lists=str(lists), label_map=str(tmp_path / "map.yaml"), fold=1)
+    run = tmp_path / "run"
+    kept = module._keep_files(data, run)
+    assert (kept.lists, kept.label_map) == (str(run / "lists"), str(run / "label_map.yaml"))
+    assert sorted(p.relative_to(run).as_posix() for p in run.rglob("*.*")) == [
+        "label_map.yaml",
+        "lists/fold_1/train.txt",
+        "lists/kin.txt",
+    ]
+    assert module._keep_files(kept, run) == kept  # a run that begins anew has its copies already
+
+
+def test_a_moved_run_finds_its_own_lists(tmp_path: Path) -> None:
+    run = begun(tmp_path / "old", epochs=1, checkpoints=("last",))
+    (run / "lists").mkdir()
+    (run / "lists" / "train.txt").write_text("a\n")
+    mine = replace(CONFIG, data=replace(CONFIG.data, lists=str(run / "lists")))
+    (run / "config.yaml").write_text(to_yaml(mine))
+    moved = run.rename(tmp_path / "new")
+    assert read_config(moved / "config.yaml").data.lists == str(moved / "lists")
+    start(moved, mine, resume=True)
+    other = replace(CONFIG, data=replace(CONFIG.data, lists=str(tmp_path / "others")))
+    assert "data.lists is" in refusal(moved, other, resume=True)
