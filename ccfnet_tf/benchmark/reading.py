@@ -188,17 +188,14 @@ def _epoch(root: Path, console: Console) -> str:
     data = DataConfig(root=str(root), crop=225)
     parts = read_parts(data, 0)
     steps = steps_per_epoch(parts.train, BATCH)
-    marks = {max(1, steps // 10): 0.0, steps: 0.0}
+    marks = {1: 0.0, max(1, steps // 10): 0.0, steps: 0.0}
     console.print(f"memory over an epoch of {parts.format}")
     batches = training_batches(parts.train, parts.load, data, batch=BATCH, seed=0)
     for number, _ in enumerate(batches.take(steps), start=1):
         if number in marks:
             marks[number] = _resident()
-    first, last = marks[max(1, steps // 10)], marks[steps]
-    return (
-        f"{parts.format}: resident memory {first:.0f} MB after a tenth of an epoch, {last:.0f} MB "
-        f"at its end ({len(parts.train)} pictures)"
-    )
+    shown = ", ".join(f"{resident:.0f} MB at step {step}" for step, resident in marks.items())
+    return f"{parts.format}, an epoch of {len(parts.train)} pictures: resident memory {shown}"
 
 
 def _resident() -> float:

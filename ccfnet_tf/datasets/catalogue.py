@@ -1,4 +1,4 @@
-"""The published data sets: names, colours, and the values of their masks, each set once.
+"""The data sets known by name: names, colours, and the values of their masks, each set once.
 
 Names and colours lie in `classes/<set>.txt`: `R G B name` a line, in id order; a row named void is
 the colour of pixels without a label.

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets import catalogue
 from ccfnet_tf.datasets.canvas import Canvas, planes
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.mood import Mood, choose_mood
@@ -30,21 +31,9 @@ from ccfnet_tf.datasets.scenery import (
     things,
     tree,
 )
-from ccfnet_tf.labels import Sample, Taxonomy
+from ccfnet_tf.labels import Sample
 
-TAXONOMY = Taxonomy(
-    names=("sky", "hill", "water", "road", "grass", "tree", "building", "thing"),
-    palette=(
-        (128, 190, 235),
-        (150, 120, 90),
-        (40, 90, 170),
-        (110, 105, 115),
-        (130, 190, 70),
-        (34, 105, 50),
-        (190, 80, 60),
-        (240, 190, 40),
-    ),
-)
+TAXONOMY = catalogue.taxonomy("scenes")
 
 TEST_SCENES = 100
 _SEEDS_A_RUN = 1_000_000  # more than data.scenes may be, so that runs never share a scene

@@ -15,23 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets import catalogue
 from ccfnet_tf.datasets.listing import Listing, with_pictures
 from ccfnet_tf.errors import ConfigError, DataError
-from ccfnet_tf.labels import Sample, Taxonomy
+from ccfnet_tf.labels import Sample
 
-TAXONOMY = Taxonomy(
-    names=("sky", "tree", "road", "grass", "water", "building", "mountain", "foreground object"),
-    palette=(
-        (128, 190, 235),
-        (34, 110, 50),
-        (128, 118, 128),
-        (130, 190, 70),
-        (40, 90, 170),
-        (190, 80, 60),
-        (150, 120, 80),
-        (240, 190, 40),
-    ),
-)
+TAXONOMY = catalogue.taxonomy("stanford_background")
 
 TWINS = (
     ("6000068", "6000318"),  # the same bytes, labelled twice

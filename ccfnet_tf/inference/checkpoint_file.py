@@ -22,6 +22,9 @@ from ccfnet_tf.inference.atomic import write_atomic
 MODEL = "model/"
 """What keys of the network's own variables begin with."""
 
+FREE_SPACE = "no checkpoint was damaged: free space and go on with --resume"
+"""What to do when the disk is full."""
+
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -52,7 +55,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_atomic(
         path,
         write,
-        mend="no checkpoint was damaged: free space and go on with --resume",
+        mend=FREE_SPACE,
         otherwise="no checkpoint was damaged: see that its folder can be written and go on with "
         "--resume",
     )

@@ -1,23 +1,30 @@
 """What a run needs to go on: weights, optimizer, epoch and best score, in one file.
 
-`last.npz` holds all of it; `best.npz` holds the weights of the epoch with the best validation
-score. Files are written beside and renamed, so that a kill or a full disk leaves the older one.
+`last.npz` holds all of it, `previous.npz` what was last before; `best.npz` holds the weights of the
+epoch with the best validation score. Files are written beside and renamed, so that a kill or a full
+disk leaves the older one, and every array has a checksum, so that damage is noticed.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ccfnet_tf.errors import RunError
-from ccfnet_tf.inference.checkpoint_file import assign_model, read_arrays, write_arrays
+from ccfnet_tf.inference.atomic import write_atomic
+from ccfnet_tf.inference.checkpoint_file import FREE_SPACE, assign_model, read_arrays, write_arrays
 from ccfnet_tf.network.weights import named_variables
 
 STATE = "state"
+PREVIOUS = "previous.npz"
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,13 @@ class Progress:
 
 
 def save_last(path: Path, model: Any, progress: Progress) -> None:
-    """Writes everything that a resumed run needs.
+    """Writes everything that a resumed run needs; the file before it becomes `previous.npz`.
 
     Raises:
         ResourceError: The disk is full; an older file is unchanged.
     """
+    if path.is_file():
+        _keep(path)
     optimizer = {
         f"optimizer/{index:04d}": variable.numpy()
         for index, variable in enumerate(model.optimizer.variables)
@@ -55,13 +64,18 @@ def save_best(path: Path, model: Any, progress: Progress) -> None:
     write_arrays(path, {**_model_arrays(model), STATE: _state(progress)})
 
 
-def restore(path: Path, model: Any) -> Progress:
+def restore(path: Path, model: Any, warn: Callable[[str], object] = lambda _: None) -> Progress:
     """Puts model and built optimizer back to where `save_last` found them.
 
+    Args:
+        path: What `save_last` wrote; where it is damaged, the file before it is taken.
+        model: A compiled model.
+        warn: Called with a line where that happened.
+
     Raises:
-        RunError: The file is damaged, or belongs to another network or optimizer.
+        RunError: Both files are damaged, or belong to another network or optimizer.
     """
-    arrays = read_arrays(path)
+    path, arrays = _read(path, warn)
     assign_model(model, arrays, source=path)
     variables = model.optimizer.variables
     saved = sum(key.startswith("optimizer/") for key in arrays)
@@ -73,6 +87,35 @@ def restore(path: Path, model: Any) -> Progress:
     for index, variable in enumerate(variables):
         variable.assign(arrays[f"optimizer/{index:04d}"])
     return Progress(**json.loads(str(arrays[STATE])))
+
+
+def _read(path: Path, warn: Callable[[str], object]) -> tuple[Path, dict[str, np.ndarray]]:
+    before = path.with_name(PREVIOUS)
+    try:
+        return path, read_arrays(path)
+    except RunError as error:
+        if not before.is_file():
+            raise
+        arrays = read_arrays(before)
+        epoch = json.loads(str(arrays[STATE]))["epoch"]
+        warn(f"warning: {error}; going on from {before.name}, saved after epoch {epoch}")
+        return before, arrays
+
+
+def _keep(path: Path) -> None:
+    """Gives a file a second name, `previous.npz`, which outlives its own."""
+    temporary = path.with_name(f".{PREVIOUS}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+        temporary.replace(path.with_name(PREVIOUS))
+    except OSError:  # a file system without hard links
+        write_atomic(path.with_name(PREVIOUS), partial(_copy, path), mend=FREE_SPACE)
+
+
+def _copy(path: Path, to: BinaryIO) -> None:
+    with path.open("rb") as file:
+        shutil.copyfileobj(file, to)
 
 
 def _model_arrays(model: Any) -> dict[str, np.ndarray]:

@@ -245,7 +245,9 @@ def _train(config: RunConfig, run: Path, data: RunData, console: Console, *, res
     if not resuming:
         _open_run(run, resume)
         config = replace(config, data=_keep_files(config.data, run))
-    progress = checkpoint.restore(last, model) if resuming else checkpoint.Progress()
+    progress = checkpoint.Progress()
+    if resuming:
+        progress = checkpoint.restore(last, model, console.print)
     if progress.epoch >= train.epochs:
         done = f"epoch {progress.epoch} of {train.epochs} is done"
         console.print(f"{run}: {done}; nothing to resume")

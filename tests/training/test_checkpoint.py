@@ -64,6 +64,44 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         checkpoint.restore(path, model)
 
 
+def test_a_damaged_file_gives_way_to_the_one_before_it(tmp_path: Path) -> None:
+    path, before = tmp_path / "last.npz", tmp_path / "previous.npz"
+    model = small_model(seed=0)
+    for epoch in (1, 2, 3):
+        step(model)
+        checkpoint.save_last(path, model, checkpoint.Progress(epoch, epoch))
+        if epoch == 2:
+            wanted = values(model)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.npz", "previous.npz"]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    said: list[str] = []
+    other = small_model(seed=1)
+    assert checkpoint.restore(path, other, said.append) == checkpoint.Progress(2, 2)
+    assert "last.npz: damaged checkpoint" in said[0]
+    assert "going on from previous.npz, saved after epoch 2" in said[0]
+    for one, two in zip(values(other), wanted, strict=True):
+        np.testing.assert_array_equal(one, two)
+    before.write_bytes(before.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"previous\.npz: damaged"):
+        checkpoint.restore(path, other)
+
+
+def test_the_file_before_is_kept_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.link", no_links)
+    path, model = tmp_path / "last.npz", small_model(seed=0)
+    checkpoint.save_last(path, model, checkpoint.Progress(1, 1))
+    first = path.read_bytes()
+    checkpoint.save_last(path, model, checkpoint.Progress(2, 2))
+    assert (tmp_path / "previous.npz").read_bytes() == first
+
+
 def test_weights_alone_do_not_pass_for_a_run(tmp_path: Path) -> None:
     path = tmp_path / "best.npz"
     model = small_model(seed=0)
