@@ -19,10 +19,12 @@ from ccfnet_tf.errors import (
     EXIT_DONE,
     EXIT_FINDINGS,
     EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
     EXIT_UNEXPECTED,
     EXIT_USER_ERROR,
     CCFNetError,
     ConfigError,
+    TerminatedError,
     nearest,
 )
 from ccfnet_tf.start import start_tensorflow
@@ -47,7 +49,7 @@ CCFNet: semantic segmentation that knows where it may be wrong.
   --debug                    with any verb: show the traceback of an error
 
 Exit codes: 0 done, 1 finished with failures, 2 an error of input or use, 3 unexpected,
-130 stopped by Ctrl-C.
+130 stopped by Ctrl-C, 143 by SIGTERM (after saving).
 """
 
 RESULTS = """\
@@ -94,6 +96,8 @@ def _explain(error: BaseException, args: list[str]) -> tuple[str, int]:
     first_line = (str(error).splitlines() or [""])[0]
     if isinstance(error, CCFNetError):
         return str(error), EXIT_USER_ERROR
+    if isinstance(error, TerminatedError):
+        return str(error), EXIT_TERMINATED
     if isinstance(error, KeyboardInterrupt):
         goes_on = "; the run goes on with --resume" if args[:1] == ["fit"] else ""
         return f"stopped{goes_on}", EXIT_INTERRUPTED

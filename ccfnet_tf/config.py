@@ -6,10 +6,11 @@ Defaults are the paper's form with the training defaults of the families it buil
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ccfnet_tf.errors import ConfigError, nearest
 
@@ -139,6 +140,29 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class Every:
+    """How often something is done: every `count` units."""
+
+    count: int
+    unit: Literal["epoch", "step", "minute"]
+
+
+def parse_every(text: str) -> Every:
+    """Reads `1 epoch`, `500 steps` or `10 minutes`.
+
+    Raises:
+        ConfigError: Another form, or a count below 1.
+    """
+    match = re.fullmatch(r"([0-9]{1,9}) (epoch|step|minute)s?", text)
+    if not match or int(match[1]) < 1:
+        raise ConfigError(
+            f"train.checkpoint_every is '{text}': it must be such as '1 epoch', '500 steps' or "
+            "'10 minutes'"
+        )
+    return Every(int(match[1]), cast(Any, match[2]))
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How the network learns.
 
@@ -161,6 +185,8 @@ class TrainConfig:
         balanced_attention: Give hard and easy pixels the same total weight in attention's loss.
         class_weights: Weights of the classes in the losses of coarse, fine and refine: `none`,
             `auto` (median frequency, counted over the training part), or a list.
+        checkpoint_every: How often the run is saved to go on from: `N epochs`, `N steps` or
+            `N minutes`; with steps and minutes also at the end of every epoch.
         strategy: `mirrored` over all devices, `none`, or `auto`: mirrored where there are several.
         virtual_cpus: Split the CPU into this many devices, to try replicas without GPUs.
         precision: `auto` is bfloat16 where the hardware multiplies it natively, else float32.
@@ -182,6 +208,7 @@ class TrainConfig:
     fine_loss_weight: float = 0.0
     balanced_attention: bool = False
     class_weights: Literal["none", "auto"] | tuple[float, ...] = "none"
+    checkpoint_every: str = "1 epoch"
     strategy: Literal["auto", "none", "mirrored"] = "auto"
     virtual_cpus: int = 0
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -207,6 +234,7 @@ class TrainConfig:
                 _between("train.class_weights", weight, 0.0, 1000.0)
             if not any(self.class_weights):
                 raise ConfigError("train.class_weights: all are 0; nothing would be learned")
+        parse_every(self.checkpoint_every)
         _between("train.virtual_cpus", self.virtual_cpus, 0, 64)
 
 

@@ -25,6 +25,7 @@ EXIT_FINDINGS = 1
 EXIT_USER_ERROR = 2
 EXIT_UNEXPECTED = 3
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 _COMPARED = 500  # names that `nearest` compares letter by letter, which is slow
 
@@ -78,6 +79,10 @@ class ResourceError(CCFNetError):
 
 class NotFiniteError(CCFNetError):
     """A loss became NaN or infinite; weights from before that step are kept."""
+
+
+class TerminatedError(Exception):
+    """The process was told to end (SIGTERM) and has saved what it was doing; not a fault."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

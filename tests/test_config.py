@@ -74,6 +74,8 @@ def test_a_wrong_file_is_one_line(text: str, message: str) -> None:
         (DataConfig, {"scale": (2.0, 1.0)}, "data.scale"),
         (ModelConfig, {"dropout": 1.0}, "model.dropout"),
         (TrainConfig, {"batch": 0}, "train.batch is 0"),
+        (TrainConfig, {"checkpoint_every": "0 steps"}, "train.checkpoint_every is '0 steps'"),
+        (TrainConfig, {"checkpoint_every": "soon"}, "such as '1 epoch'"),
         (TrainConfig, {"learning_rate": 0.0}, "train.learning_rate"),
         (TrainConfig, {"coarse_loss_weight": 0.0, "refine_loss_weight": 0.0}, "weight 0"),
     ],

@@ -109,6 +109,73 @@ def test_a_killed_run_goes_on_where_it_was(trained: Path, tmp_path: Path) -> Non
     assert "trained" not in again.stdout
 
 
+def same_run(one: Path, other: Path) -> None:
+    """Holds weights, optimizer, random state and figures of two runs equal, bit for bit."""
+    mine, theirs = (read_arrays(run / "checkpoints" / "last.npz") for run in (one, other))
+    assert mine.keys() == theirs.keys()
+    for key in theirs:
+        np.testing.assert_array_equal(mine[key], theirs[key], err_msg=key)
+    rows = []
+    for folder in (one, other):
+        with (folder / "metrics.csv").open() as file:
+            rows.append(list(csv.DictReader(file)))
+    for a, b in zip(*rows, strict=True):
+        assert {**a, "seconds": ""} == {**b, "seconds": ""}
+
+
+def test_sigterm_saves_within_the_epoch_and_the_run_goes_on(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "told"
+    process = subprocess.Popen(
+        command(*fit(out, "--train.checkpoint_every", "1 step")),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (out / "checkpoints" / "last.npz").is_file():
+        assert process.poll() is None, "ended before its first checkpoint"
+        time.sleep(0.01)
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 143, said
+    assert "told to end (SIGTERM) at step" in said
+    state = json.loads(str(read_arrays(out / "checkpoints" / "last.npz")["state"]))
+    assert state["epoch"] < 3
+    done = run("fit", "--out", out, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch" in done.stdout
+    same_run(out, trained)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "killed"
+    every = ("--train.checkpoint_every", "1 step")
+    rng = np.random.default_rng()
+    kills, seen = 0, []
+    while kills < 20:
+        resume = ("--resume",) if (out / "config.yaml").is_file() else ()
+        process = subprocess.Popen(command(*fit(out, *every, *resume)), stdout=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=float(rng.uniform(0.0, 30.0)))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            last = out / "checkpoints" / "last.npz"
+            state = json.loads(str(read_arrays(last)["state"])) if last.is_file() else {"step": 0}
+            seen.append(state["step"])
+        else:
+            assert process.returncode == 0
+            break
+    done = run(*fit(out, "--resume"))
+    assert done.returncode == 0, done.stderr
+    same_run(out, trained)
+    with capsys.disabled():
+        print(f"\nkilled {kills} times, after steps {seen}: every bit as never killed")  # noqa: T201
+
+
 def test_a_resumed_run_keeps_its_configuration(trained: Path) -> None:
     done = run("fit", "--out", trained, "--resume", "--train.learning_rate", "0.5")
     assert done.returncode == 2

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,7 +33,8 @@ class Progress:
 
     Attributes:
         epoch: Epochs finished.
-        step: Optimizer steps taken.
+        step: Optimizer steps taken; more than those of the finished epochs where the run was saved
+            within an epoch.
         best_score: Best validation score so far; -1 before the first.
         best_epoch: The epoch that reached it.
     """
@@ -56,7 +57,15 @@ def save_last(path: Path, model: Any, progress: Progress) -> None:
         f"optimizer/{index:04d}": variable.numpy()
         for index, variable in enumerate(model.optimizer.variables)
     }
-    write_arrays(path, {**_model_arrays(model), **optimizer, STATE: _state(progress)})
+    # Sums behind the figures of an epoch, for one that is saved within.
+    figures = {f"metrics/{i:04d}": v.numpy() for i, v in enumerate(metric_variables(model))}
+    arrays = {**_model_arrays(model), **optimizer, **figures, STATE: _state(progress)}
+    write_arrays(path, arrays)
+
+
+def metric_variables(model: Any) -> list[Any]:
+    """Returns the variables of the model's metrics, in a fixed order."""
+    return [variable for metric in model.metrics for variable in metric.variables]
 
 
 def save_best(path: Path, model: Any, progress: Progress) -> None:
@@ -64,7 +73,20 @@ def save_best(path: Path, model: Any, progress: Progress) -> None:
     write_arrays(path, {**_model_arrays(model), STATE: _state(progress)})
 
 
-def restore(path: Path, model: Any, warn: Callable[[str], object] = lambda _: None) -> Progress:
+@dataclass(frozen=True)
+class Restored:
+    """Where a run goes on.
+
+    Attributes:
+        progress: How far it is.
+        metrics: Sums behind the figures of the epoch that it was saved in, as `metric_variables`.
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    metrics: tuple[np.ndarray, ...] = ()
+
+
+def restore(path: Path, model: Any, warn: Callable[[str], object] = lambda _: None) -> Restored:
     """Puts model and built optimizer back to where `save_last` found them.
 
     Args:
@@ -86,7 +108,8 @@ def restore(path: Path, model: Any, warn: Callable[[str], object] = lambda _: No
         )
     for index, variable in enumerate(variables):
         variable.assign(arrays[f"optimizer/{index:04d}"])
-    return Progress(**json.loads(str(arrays[STATE])))
+    metrics = tuple(arrays[key] for key in sorted(arrays) if key.startswith("metrics/"))
+    return Restored(Progress(**json.loads(str(arrays[STATE]))), metrics)
 
 
 def _read(path: Path, warn: Callable[[str], object]) -> tuple[Path, dict[str, np.ndarray]]:

@@ -13,8 +13,9 @@ from ccfnet_tf.progress import new_progress
 class EpochBar(keras.callbacks.Callback):
     """A bar over the steps of an epoch with the running losses and accuracies."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, epochs: int) -> None:
         super().__init__()
+        self.epochs = epochs
         self.console = console
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -22,7 +23,7 @@ class EpochBar(keras.callbacks.Callback):
         self.bar = new_progress(self.console, figures=True)
         self.bar.start()
         self.task = self.bar.add_task(
-            f"epoch {epoch + 1}/{self.params['epochs']}", total=self.params["steps"], figures=""
+            f"epoch {epoch + 1}/{self.epochs}", total=self.params["steps"], figures=""
         )
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:

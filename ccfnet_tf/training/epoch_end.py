@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from ccfnet_tf.config import DataConfig
+from ccfnet_tf.config import DataConfig, TrainConfig, parse_every
 from ccfnet_tf.datasets.parts import Parts
 from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
 from ccfnet_tf.inference.predictor import Predictor
@@ -76,9 +76,13 @@ class EpochEnd(keras.callbacks.Callback):
         validation: Validation,
         preview_samples: Sequence[Sample],
         progress: checkpoint.Progress,
+        train: TrainConfig,
+        *,
         console: Console,
     ) -> None:
         super().__init__()
+        self.epochs = train.epochs
+        self.every = parse_every(train.checkpoint_every)
         self.run = run
         self.validation = validation
         self.preview_samples = preview_samples[:PREVIEWS]
@@ -106,7 +110,7 @@ class EpochEnd(keras.callbacks.Callback):
         self.table.append(row)
         self._draw(number, row)
         self._save(number, step, evaluation)
-        self.console.print(_line(number, self.params["epochs"], row, trained))
+        self.console.print(_line(number, self.epochs, row, trained))
 
     def _draw(self, number: int, row: dict[str, Any]) -> None:
         sheet = self._sheet()
@@ -136,7 +140,9 @@ class EpochEnd(keras.callbacks.Callback):
             best = -1.0 if score is None else score
             progress = replace(progress, best_score=best, best_epoch=number)
             checkpoint.save_best(folder / "best.npz", self.model, progress)
-        checkpoint.save_last(folder / "last.npz", self.model, progress)
+        due = self.every.unit != "epoch" or number % self.every.count == 0 or number == self.epochs
+        if due:
+            checkpoint.save_last(folder / "last.npz", self.model, progress)
         self.progress = progress
 
 

@@ -14,7 +14,15 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from ccfnet_tf.config import CACHES, DataConfig, ModelConfig, RunConfig, from_yaml, to_yaml
+from ccfnet_tf.config import (
+    CACHES,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    from_yaml,
+    parse_every,
+    to_yaml,
+)
 from ccfnet_tf.datasets.parts import with_format
 from ccfnet_tf.errors import CCFNetError, ConfigError, ResourceError, RunError
 from ccfnet_tf.inference.checkpoint_file import load_matching, read_arrays
@@ -51,11 +59,12 @@ from ccfnet_tf.training.run_data import (
     rarity,
     training_load,
 )
+from ccfnet_tf.training.save_within import SaveWithin
 
 # A resumed run is the same run: only where its data lie and what it runs on may change.
 FREE_ON_RESUME = {
     "data": ("root", "workers", "cache"),
-    "train": ("strategy", "virtual_cpus"),
+    "train": ("strategy", "virtual_cpus", "checkpoint_every"),
 }
 
 
@@ -245,15 +254,18 @@ def _train(config: RunConfig, run: Path, data: RunData, console: Console, *, res
     if not resuming:
         _open_run(run, resume)
         config = replace(config, data=_keep_files(config.data, run))
-    progress = checkpoint.Progress()
+    restored = checkpoint.Restored()
     if resuming:
-        progress = checkpoint.restore(last, model, console.print)
+        restored = checkpoint.restore(last, model, console.print)
+    progress = restored.progress
     if progress.epoch >= train.epochs:
         done = f"epoch {progress.epoch} of {train.epochs} is done"
         console.print(f"{run}: {done}; nothing to resume")
         return False
-    if progress.epoch:
-        console.print(f"{run}: going on after epoch {progress.epoch} of {train.epochs}")
+    within = progress.step - progress.epoch * steps
+    if progress.step:
+        place = f" and {within} of {steps} steps" if within else ""
+        console.print(f"{run}: going on after epoch {progress.epoch} of {train.epochs}{place}")
     write_text(run / "config.yaml", to_yaml(config))
     write_classes(run, parts.taxonomy)
     devices = [device.name for device in tf.config.list_logical_devices()]
@@ -265,32 +277,46 @@ def _train(config: RunConfig, run: Path, data: RunData, console: Console, *, res
     )
 
     validation = Validation(parts, data.val.sizes, config.data, console)
-    bar = EpochBar(console)
-    previews = parts.val or parts.train
+    bar = EpochBar(console, train.epochs)
+    epoch_end = EpochEnd(
+        run, validation, parts.val or parts.train, progress, train, console=console
+    )
+    every = parse_every(train.checkpoint_every)
     callbacks = [
         StopWhenNotFinite(progress.step),
         bar,
-        EpochEnd(run, validation, previews, progress, console),
+        epoch_end,
+        SaveWithin(last, every, epoch_end, restored, steps=steps),
     ]
-    batches = training_batches(
-        parts.train,
-        training_load(config.data, data, console),
-        config.data,
-        batch=train.batch,
-        seed=config.seed,
-        first_step=progress.epoch * steps,
-        rarity=rarity(config.data, data.train.census),
-    )
-    try:
+    load = training_load(config.data, data, console)
+
+    def learn(first_epoch: int, epochs: int, done: int) -> None:
+        """Trains to the end of `epochs`; of the first, `done` steps are done already."""
         model.fit(
-            batches,
-            epochs=train.epochs,
-            initial_epoch=progress.epoch,
-            steps_per_epoch=steps,
+            training_batches(
+                parts.train,
+                load,
+                config.data,
+                batch=train.batch,
+                seed=config.seed,
+                first_step=first_epoch * steps + done,
+                rarity=rarity(config.data, data.train.census),
+            ),
+            epochs=epochs,
+            initial_epoch=first_epoch,
+            steps_per_epoch=steps - done,
             callbacks=callbacks,
             verbose=0,
             shuffle=False,  # the order is ours, and seeded
         )
+
+    try:
+        first = progress.epoch
+        if within:  # Keras knows only whole epochs
+            learn(first, first + 1, within)
+            first += 1
+        if first < train.epochs:
+            learn(first, train.epochs, 0)
     finally:
         bar.close()
     return True
