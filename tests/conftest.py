@@ -22,6 +22,11 @@ def _find(variable: str, beside: str) -> Path:
     return Path(os.environ.get(variable, REPOSITORY.parent / "shared" / beside))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest file first, so that no test process ends alone with it."""
+    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+
+
 @pytest.fixture(scope="session")
 def stanford_root() -> Path:
     """The real Stanford Background data set."""
