@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from ccfnet_tf.errors import (
     EXIT_DONE,
@@ -159,15 +159,10 @@ def _fit(args: list[str]) -> int:
     return EXIT_DONE
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are ours."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-
 def _evaluate(args: list[str]) -> int:
-    parser = _Parser(
+    from ccfnet_tf.options import Parser
+
+    parser = Parser(
         prog="ccfnet-tf evaluate",
         description="Measure a run on a part of its data; writes evaluation.json in the run.",
     )
@@ -194,7 +189,9 @@ def _evaluate(args: list[str]) -> int:
 
 
 def _predict(args: list[str]) -> int:
-    parser = _Parser(
+    from ccfnet_tf.options import Parser
+
+    parser = Parser(
         prog="ccfnet-tf predict",
         description="Label pictures, folders, globs and videos.",
         epilog=RESULTS,
@@ -261,7 +258,9 @@ def _data(args: list[str]) -> int:
 
 
 def _presets(args: list[str]) -> int:
-    parser = _Parser(prog="ccfnet-tf presets", description="List the shipped configurations.")
+    from ccfnet_tf.options import Parser
+
+    parser = Parser(prog="ccfnet-tf presets", description="List the shipped configurations.")
     parser.parse_args(args)
     from ccfnet_tf.config import find_config, preset_names
 

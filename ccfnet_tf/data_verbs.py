@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR, ConfigError, nearest
+from ccfnet_tf.options import Parser, parse_config
 from ccfnet_tf.progress import new_console, new_progress
 from ccfnet_tf.start import start_tensorflow
 
@@ -33,13 +34,6 @@ SRC is the folder of a data set. Its layout is told from what is in it; --data.f
 Every key of the configuration's data section can be given: --data.fold 1, --data.label_map FILE,
 --data.lists DIR; and --config PRESET|FILE.yaml to start from.
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are ours."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see ccfnet-tf data --help")
 
 
 def main(args: list[str]) -> int:
@@ -161,7 +155,7 @@ def _convert(args: list[str]) -> int:
 
 def _scenes(args: list[str]) -> int:
     what = "Draw scenes; write them as a folder."
-    parser = _Parser(prog="ccfnet-tf data scenes", description=what)
+    parser = Parser(prog="ccfnet-tf data scenes", description=what)
     parser.add_argument("--count", type=int, default=100, help="to train on (default: 100)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     known, keys = parser.parse_known_args(args)
@@ -198,7 +192,7 @@ VERBS = {
 
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=f"ccfnet-tf data {verb}",
         description=f"{description} Keys such as --data.fold 1 or --seed 3 as with fit.",
     )
@@ -219,7 +213,6 @@ def _parse(
 
 def _config(name: str, keys: list[str]) -> RunConfig:
     from ccfnet_tf.config import find_config
-    from ccfnet_tf.options import parse_config
 
     return parse_config(find_config(name), keys)
 

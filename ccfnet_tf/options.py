@@ -6,7 +6,7 @@ import argparse
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ccfnet_tf.config import RunConfig, find_config
 from ccfnet_tf.errors import CCFNetError, ConfigError, nearest
@@ -27,6 +27,14 @@ KINDS = {
     "str": "a text",
     "tuple": "a list such as [0.75, 1.5]",
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a ConfigError that points to the verb's help."""
+        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 @dataclass(frozen=True)
