@@ -187,9 +187,18 @@ class TrainConfig:
             `auto` (median frequency, counted over the training part), or a list.
         checkpoint_every: How often the run is saved to go on from: `N epochs`, `N steps` or
             `N minutes`; with steps and minutes also at the end of every epoch.
-        strategy: `mirrored` over all devices, `none`, or `auto`: mirrored where there are several.
+        rate_for_batch: The batch that `learning_rate` is meant for: the rate grows in proportion
+            to `batch` (sgd), or with its square root (adamw); 0 takes the rate as it is.
+        accumulate: Parts that a step's batch is worked through in, one after another, which takes
+            less memory.
+        ema: Decay of a running average of the weights, which is what is validated and kept as
+            best; 0 keeps none.
+        strategy: `mirrored` over all devices of this machine, `multi_worker` over those of all
+            machines that TF_CONFIG or SLURM names, `none`, or `auto`: whichever there is.
         virtual_cpus: Split the CPU into this many devices, to try replicas without GPUs.
         precision: `auto` is bfloat16 where the hardware multiplies it natively, else float32.
+        jit_compile: Compile the step with XLA; one device alone.
+        deterministic: Bit-equal repetitions on every device, GPUs too, at the price of speed.
     """
 
     epochs: int = 60
@@ -209,9 +218,14 @@ class TrainConfig:
     balanced_attention: bool = False
     class_weights: Literal["none", "auto"] | tuple[float, ...] = "none"
     checkpoint_every: str = "1 epoch"
-    strategy: Literal["auto", "none", "mirrored"] = "auto"
+    rate_for_batch: int = 0
+    accumulate: int = 1
+    ema: float = 0.0
+    strategy: Literal["auto", "none", "mirrored", "multi_worker"] = "auto"
     virtual_cpus: int = 0
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    jit_compile: bool = False
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         _between("train.epochs", self.epochs, 1, 100_000)
@@ -235,6 +249,13 @@ class TrainConfig:
             if not any(self.class_weights):
                 raise ConfigError("train.class_weights: all are 0; nothing would be learned")
         parse_every(self.checkpoint_every)
+        _between("train.rate_for_batch", self.rate_for_batch, 0, 1_000_000)
+        _between("train.accumulate", self.accumulate, 1, 64)
+        if self.batch % self.accumulate:
+            raise ConfigError(
+                f"train.accumulate is {self.accumulate}: train.batch {self.batch} must divide by it"
+            )
+        _between("train.ema", self.ema, 0.0, 0.99999)
         _between("train.virtual_cpus", self.virtual_cpus, 0, 64)
 
 
