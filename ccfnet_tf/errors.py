@@ -6,6 +6,7 @@
     |   +-- DamagedRecordError a record of a shard, which a run may leave out
     +-- RunError               a run folder or a checkpoint in it
     +-- ResourceError          memory or disk that ran out, a download that failed
+    +-- WorkerLostError        another worker of the run ended
     +-- NotFiniteError         a loss that became NaN or infinite
 
 Everything else is a fault of ours and ends with `EXIT_UNEXPECTED`.
@@ -25,6 +26,8 @@ EXIT_FINDINGS = 1
 EXIT_USER_ERROR = 2
 EXIT_UNEXPECTED = 3
 EXIT_INTERRUPTED = 130
+EXIT_WORKER_LOST = 138
+"""128 and above: schedulers such as Kubeflow's start such a worker again."""
 EXIT_TERMINATED = 143
 
 _COMPARED = 500  # names that `nearest` compares letter by letter, which is slow
@@ -75,6 +78,10 @@ class RunError(CCFNetError):
 
 class ResourceError(CCFNetError):
     """Memory, disk or network that was not there when it was needed."""
+
+
+class WorkerLostError(CCFNetError):
+    """Another worker ended or cannot be reached; the last checkpoint is whole."""
 
 
 class NotFiniteError(CCFNetError):

@@ -27,6 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Shows what tests recorded (`record_property`), from whichever process they ran in."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")
+
+
 @pytest.fixture(scope="session")
 def stanford_root() -> Path:
     """The real Stanford Background data set."""

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -115,34 +115,70 @@ def test_sigterm_saves_within_the_epoch_and_the_run_goes_on(trained: Path, tmp_p
     assert "nothing to resume" in again.stdout
 
 
+def killed_after(process: subprocess.Popen[bytes], out: Path, seconds: float, early: bool) -> bool:
+    """Kills a run so many seconds after its start, or else after it first saved itself.
+
+    Returns:
+        Whether it still ran then.
+    """
+    last = out / "checkpoints" / "last.npz"
+    before = last.stat().st_mtime_ns if last.is_file() else 0
+    while not early and process.poll() is None:
+        if last.is_file() and last.stat().st_mtime_ns > before:
+            break
+        time.sleep(0.005)
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+    assert process.returncode == 0
+    return False
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    out = tmp_path / "killed"
-    every = ("--train.checkpoint_every", "1 step")
     rng = np.random.default_rng()
-    kills, seen = 0, []
-    while kills < 20:
-        resume = ("--resume",) if (out / "config.yaml").is_file() else ()
-        process = subprocess.Popen(command(*fit(out, *every, *resume)), stdout=subprocess.DEVNULL)
-        try:
-            process.wait(timeout=float(rng.uniform(0.0, 30.0)))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-            last = out / "checkpoints" / "last.npz"
-            state = json.loads(str(read_arrays(last)["state"])) if last.is_file() else {"step": 0}
-            seen.append(state["step"])
-        else:
-            assert process.returncode == 0
-            break
-    done = run(*fit(out, "--resume"))
+    kills, runs, seen = 0, 0, []
+    while kills < 20 or runs == 0:
+        out = tmp_path / f"killed_{runs}"
+        ended = False
+        while not ended and kills < 20:
+            resume = ("--resume",) if (out / "config.yaml").is_file() else ()
+            every = ("--train.checkpoint_every", "1 step")
+            process = subprocess.Popen(
+                command(*fit(out, *every, *resume)), stdout=subprocess.DEVNULL
+            )
+            early = kills % 4 == 0  # mostly while it trains: that is where it could do harm
+            ended = not killed_after(process, out, float(rng.uniform(0, 20 if early else 1)), early)
+            if not ended:
+                kills += 1
+                last = out / "checkpoints" / "last.npz"
+                state = json.loads(str(read_arrays(last)["state"])) if last.is_file() else {}
+                seen.append(state.get("step", 0))
+        if not ended:
+            done = run(*fit(out, "--resume"))
+            assert done.returncode == 0, done.stderr
+        same_run(out, trained)
+        runs += 1
+    outcome = f"{kills}, at steps {seen} of {runs} runs: every bit as if never killed"
+    record_property("kills", outcome)
+
+
+@pytest.mark.slow
+def test_deterministic_ops_train_and_resume_bit_for_bit(tmp_path: Path) -> None:
+    options = ("--train.deterministic", "true", "--train.checkpoint_every", "1 step")
+    never, told = tmp_path / "never", tmp_path / "told"
+    done = run(*fit(never, *options))
     assert done.returncode == 0, done.stderr
-    same_run(out, trained)
-    with capsys.disabled():
-        print(f"\nkilled {kills} times, after steps {seen}: every bit as never killed")  # noqa: T201
+    process = subprocess.Popen(command(*fit(told, *options)), stdout=subprocess.DEVNULL)
+    assert killed_after(process, told, 0.0, early=False)
+    done = run("fit", "--out", told, "--resume")
+    assert done.returncode == 0, done.stderr
+    same_run(told, never)
 
 
 def test_a_resumed_run_keeps_its_configuration(trained: Path) -> None:

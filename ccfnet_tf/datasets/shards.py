@@ -14,7 +14,7 @@ import hashlib
 import json
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -154,8 +154,13 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     )
 
 
-def of_worker(samples: tuple[Sample, ...], worker: int, workers: int) -> tuple[Sample, ...]:
-    """Returns the samples of every `workers`-th shard, so that no two workers open one file.
+def files_of(samples: Sequence[Sample]) -> list[str]:
+    """Returns the shards that hold the samples, each once."""
+    return list(dict.fromkeys(_file(sample) for sample in samples))
+
+
+def of_worker(samples: Sequence[Sample], worker: int, workers: int) -> tuple[int, ...]:
+    """Returns the indices of samples in every `workers`-th shard: no two workers open one file.
 
     Args:
         samples: A part, as `read` lists it.
@@ -165,14 +170,14 @@ def of_worker(samples: tuple[Sample, ...], worker: int, workers: int) -> tuple[S
     Raises:
         DataError: There are fewer shards than workers.
     """
-    files = list(dict.fromkeys(_file(sample) for sample in samples))
+    files = files_of(samples)
     if len(files) < workers:
         raise DataError(
             f"{files[0] if files else 'no shard'}: {len(files)} shards for {workers} workers: "
             "convert with a larger --shards"
         )
     mine = set(files[worker::workers])
-    return tuple(sample for sample in samples if _file(sample) in mine)
+    return tuple(i for i, sample in enumerate(samples) if _file(sample) in mine)
 
 
 def read_manifest(place: str) -> Manifest:

@@ -8,8 +8,9 @@ Shapes: B pictures, H x W pixels, C classes, N labelled pixels of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import keras
@@ -21,7 +22,11 @@ from ccfnet_tf.evaluation.confusion import ABSENT_RULE, Confusion
 from ccfnet_tf.evaluation.difficulty import BINS, LIMIT, ScoreHistogram
 from ccfnet_tf.evaluation.groups import HEADS, GroupAccuracy
 from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.network.geometry import MINIMUM_SIZE
 from ccfnet_tf.pipeline.batch import original_error
+
+Batch = tuple[tf.Tensor, tf.Tensor]
+"""Images float32 [B, H, W, 3] and labels int32 [B, H, W]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,13 +157,16 @@ class Evaluator:
         fine = model.get_layer("fine_logits").output
         outputs = {**model.output, "fine": fine}
         self._model = keras.Model(model.inputs, outputs, name="with_fine")
+        self._strategy = model.distribute_strategy
+        # Over several machines each goes its own way, on one device: nothing keeps them in step.
+        over_workers = isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        self._replicas = 1 if over_workers else int(self._strategy.num_replicas_in_sync)
+        batch = [
+            tf.TensorSpec([None, None, None, 3], tf.float32),
+            tf.TensorSpec([None, None, None], tf.int32),
+        ]
         self._count = tf.function(
-            self._count_batch,
-            input_signature=[
-                tf.TensorSpec([None, None, None, 3], tf.float32),
-                tf.TensorSpec([None, None, None], tf.int32),
-            ],
-            autograph=False,
+            self._count_on_replicas, input_signature=batch * self._replicas, autograph=False
         )
 
     def run(
@@ -169,8 +177,9 @@ class Evaluator:
         pictures: int | None = None,
         advance: Callable[[], None] = lambda: None,
         split: str = "test",
+        total: Callable[[Sequence[np.ndarray]], list[np.ndarray]] = list,
     ) -> Evaluation:
-        """Goes once over `batches`.
+        """Goes once over `batches`, on every replica of the model's strategy in this process.
 
         Args:
             batches: Yields image [B, H, W, 3] RGB 0..255 and label int32 [B, H, W], 0..C-1 or
@@ -180,31 +189,63 @@ class Evaluator:
                 counted: those with a labelled pixel.
             advance: Called after each batch, for a progress bar.
             split: For the record.
+            total: Adds counts up over the workers that each go over a part.
 
         Raises:
             NotFiniteError: The network answers with NaN.
             DataError: A picture or label cannot be read.
             ResourceError: Memory runs out.
         """
-        total = Evaluation.empty(self._taxonomy, split=split)
         if number_of_batches is not None:
             batches = batches.take(number_of_batches)
-        for image, label in _readable(batches):
-            counts = self._counts_of(image, label)
-            total = total.merge(self._state(counts, split))
-            advance()
-        return total if pictures is None else replace(total, pictures=pictures)
+        counts = self._no_counts()
+        for group in _in_groups(_readable(batches), self._replicas):
+            for found in self._counts_of(group):
+                for key, value in found.items():
+                    counts[key] = counts[key] + value
+            for _ in group:
+                advance()
+        counts = dict(zip(counts, total(list(counts.values())), strict=True))
+        evaluation = self._state(counts, split)
+        return evaluation if pictures is None else replace(evaluation, pictures=pictures)
 
-    def _counts_of(self, image: tf.Tensor, label: tf.Tensor) -> dict[str, np.ndarray]:
+    def _no_counts(self) -> dict[str, np.ndarray]:
+        classes = len(self._taxonomy.names)
+        shapes = {
+            **dict.fromkeys(HEADS, (classes, classes)),
+            **dict.fromkeys(("difficulty", "max_softmax"), (2, BINS)),
+            **dict.fromkeys(("by_target", "by_attention"), (2, 1 + len(HEADS))),
+            **dict.fromkeys(("pictures", "nan"), ()),
+        }
+        return {key: np.zeros(shape, np.int64) for key, shape in shapes.items()}
+
+    def _counts_of(self, group: Sequence[Batch]) -> list[dict[str, tf.Tensor]]:
+        """Returns the counts of some batches, at most one for each replica."""
+        # Replicas that are left without a batch get a picture of void, which counts nowhere.
+        whole = [*group, *[_blank()] * (self._replicas - len(group))]
         try:
-            counts = self._count(tf.cast(image, tf.float32), label)
-            return {key: value.numpy() for key, value in counts.items()}
+            counts = self._count(*(part for batch in whole for part in batch))
+            return [{key: value.numpy() for key, value in each.items()} for each in counts]
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-            batch, height, width = label.shape
+            batch, height, width = group[0][1].shape
             raise ResourceError(
                 f"memory ran out on a batch of {batch} pictures of {width}x{height} pixels: "
                 "lower the batch (evaluate --batch), or shrink the pictures and their labels"
             ) from error
+
+    def _count_on_replicas(self, *parts: tf.Tensor) -> list[dict[str, tf.Tensor]]:
+        """Counts image, label, image, label, ...: a batch on each replica."""
+        if self._replicas == 1:
+            return [self._count_batch(*parts)]
+
+        def on_replica() -> dict[str, tf.Tensor]:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            place = 2 * int(tf.get_static_value(replica))
+            return self._count_batch(*parts[place : place + 2])
+
+        found = self._strategy.run(on_replica)
+        columns = {k: self._strategy.experimental_local_results(v) for k, v in found.items()}
+        return [{k: each[i] for k, each in columns.items()} for i in range(self._replicas)]
 
     def _state(self, counts: dict[str, np.ndarray], split: str) -> Evaluation:
         if counts["nan"]:
@@ -252,10 +293,22 @@ class Evaluator:
         }
 
 
-def _readable(batches: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+def _in_groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """Yields lists of `size` batches; the last may be shorter."""
+    while group := list(islice(batches, size)):
+        yield group
+
+
+def _blank() -> Batch:
+    image = tf.zeros([1, MINIMUM_SIZE, MINIMUM_SIZE, 3])
+    return image, tf.fill([1, MINIMUM_SIZE, MINIMUM_SIZE], VOID)
+
+
+def _readable(batches: tf.data.Dataset) -> Iterator[Batch]:
     """Yields the batches; a reader's own error comes out instead of TensorFlow's."""
     try:
-        yield from batches
+        for image, label in batches:
+            yield tf.cast(image, tf.float32), label
     except tf.errors.OpError as error:
         ours = original_error(error)
         if ours is None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.network import losses
+from ccfnet_tf.network.multi_worker import MultiWorkerFit
 
 FINE_LAYER = "fine_logits"
 
@@ -27,6 +28,39 @@ class LossWeights:
     attention: float = 1.0
     refine: float = 1.0
     fine: float = 0.0
+
+
+class _Batch(NamedTuple):
+    """What a replica learns from at once, or a part of it.
+
+    Attributes:
+        images: [B, H, W, 3].
+        target: Labels [B, H, W].
+        mass: Weights of the pixels in the losses on the classes, [B, H, W], or one for all.
+    """
+
+    images: tf.Tensor
+    target: losses.Target
+    mass: tf.Tensor | float = 1.0
+
+    def split(self, parts: int) -> list[_Batch]:
+        """Returns this batch in equal parts of its pictures.
+
+        Raises:
+            ConfigError: There is a part of a picture left.
+        """
+        if parts == 1:
+            return [self]
+        pictures = self.images.shape[0]
+        if pictures is not None and pictures % parts:
+            raise ConfigError(
+                f"train.accumulate is {parts}: the {pictures} pictures of a replica's batch must "
+                "divide by it"
+            )
+        images, labels, valid = (tf.split(x, parts) for x in (self.images, *self.target))
+        mass = [self.mass] * parts if isinstance(self.mass, float) else tf.split(self.mass, parts)
+        targets = map(losses.Target, labels, valid)
+        return [_Batch(*part) for part in zip(images, targets, mass, strict=True)]
 
 
 @keras.saving.register_keras_serializable("ccfnet")
@@ -54,7 +88,7 @@ class PixelAccuracy(keras.metrics.Metric):
 
 
 @keras.saving.register_keras_serializable("ccfnet")
-class CCFNet(keras.Model):
+class CCFNet(MultiWorkerFit):
     """The cascade; `build_ccfnet` makes it.
 
     Called on images [B, H, W, 3] (RGB 0..255) it returns a dict of float32: `coarse` logits
@@ -70,6 +104,7 @@ class CCFNet(keras.Model):
         clip_norm: float = 0.0,
         balanced_attention: bool = False,
         class_weights: Sequence[float] | None = None,
+        accumulate: int = 1,
         **kwargs: Any,
     ) -> None:
         """Sets how `fit` learns.
@@ -78,13 +113,21 @@ class CCFNet(keras.Model):
             optimizer: A Keras optimizer or its name.
             loss_weights: Weights of the heads' losses; the paper's (1, 1, 1, fine 0) by default.
             clip_norm: Largest global norm of the whole batch's gradient; 0 does not clip.
-            balanced_attention: Give hard and easy pixels the same total weight.
+            balanced_attention: Give hard and easy pixels the same total weight; within each part
+                of the batch where `accumulate` makes parts, since which pixels are hard is known
+                only when coarse has answered.
             class_weights: [C], weight of a pixel of each class in the losses of coarse, fine and
                 refine, which become weighted means; attention's stays as it is. `None`: all 1.
+            accumulate: Equal parts that each replica's batch is learned in, one after another,
+                which takes less memory where features take most of it, and as many times the
+                time to trace. Losses, clipping, update and figures are those of the whole batch;
+                batch norm takes its means over a part, and its moving statistics move once a part.
             **kwargs: `run_eagerly`, `steps_per_execution`, `jit_compile` as in Keras.
 
         Raises:
-            ConfigError: There are not as many class weights as classes.
+            ConfigError: There are not as many class weights as classes, or `accumulate` is below
+                1. The first step raises it where the batch of a replica is no multiple of
+                `accumulate`.
         """
         # XLA was measured to bring nothing on CPU and cannot run under a strategy.
         kwargs.setdefault("jit_compile", False)
@@ -92,7 +135,10 @@ class CCFNet(keras.Model):
         self.heads_weights = loss_weights or LossWeights()
         self.clip_norm = clip_norm
         self.balanced_attention = balanced_attention
+        self.accumulate = accumulate
         self.classes = int(self.outputs_by_name["coarse"].shape[-1])
+        if accumulate < 1:
+            raise ConfigError(f"train.accumulate is {accumulate}: it must be at least 1")
         if class_weights is not None and len(class_weights) != self.classes:
             raise ConfigError(
                 f"train.class_weights has {len(class_weights)} values: give one for each of the "
@@ -123,63 +169,85 @@ class CCFNet(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One backward pass through all heads; returns running means of losses and accuracies."""
-        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        target = losses.split_void(labels, self.classes)
-        with tf.GradientTape() as tape:
-            outputs = self.forward(images, training=True)
-            loss = self._measure(outputs, target)
-            scaled = self.optimizer.scale_loss(loss)
+        whole = self._unpack(data)
+        pixels = losses.count(whole.target.valid)
+        everywhere = _sum_over_replicas(pixels)
+        whole = whole._replace(mass=self._pixel_weights(whole.target, everywhere))
+        # Divided by the labelled pixels of ALL replicas, and not by their number: the optimizer
+        # adds the replicas' gradients up.
+        divisor = tf.maximum(everywhere, 1.0)
+        gradients, sums = self._learn(whole, divisor)
         variables = self.trainable_variables
-        gradients = tape.gradient(scaled, variables)
         pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
         reduced = self._reduce_and_clip([g for g, _ in pairs])
         self.optimizer.apply(reduced, [v for _, v in pairs])
-        return self._results(outputs, target)
+        self._note(sums, pixels)
+        return self._figures()
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The same figures without learning."""
-        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        outputs = self.forward(images, training=False)
-        target = losses.split_void(labels, self.classes)
-        self._measure(outputs, target)
-        return self._results(outputs, target)
+        batch = self._unpack(data)
+        pixels = losses.count(batch.target.valid)
+        mass = self._pixel_weights(batch.target, _sum_over_replicas(pixels))
+        outputs = self.forward(batch.images, training=False)
+        sums = self._sums(outputs, batch._replace(mass=mass))
+        self._count(outputs, batch.target)
+        self._note(sums, pixels)
+        return self._figures()
 
-    def _measure(self, outputs: dict[str, tf.Tensor], target: losses.Target) -> tf.Tensor:
-        """Updates the means of the losses; returns this replica's share of the batch's loss."""
+    def _unpack(self, data: Any) -> _Batch:
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return _Batch(images, losses.split_void(labels, self.classes))
+
+    def _learn(
+        self, whole: _Batch, divisor: tf.Tensor
+    ) -> tuple[list[tf.Tensor | None], dict[str, tf.Tensor]]:
+        """Returns this replica's gradients, scaled as the optimizer wants, and sums of losses."""
+        gradients: list[tf.Tensor | None] = []
+        sums: dict[str, tf.Tensor] = {}
+        for part in whole.split(self.accumulate):
+            # A part waits for the gradients of the one before: side by side, as a graph would run
+            # them, they would take the memory of the whole batch.
+            with tf.control_dependencies([g for g in gradients if g is not None]):
+                images = tf.identity(part.images) if gradients else part.images
+            with tf.GradientTape() as tape:
+                outputs = self.forward(images, training=True)
+                of_part = self._sums(outputs, part)
+                loss = of_part["loss"] / divisor
+                if self.losses:
+                    loss += tf.add_n(self.losses) / (_replicas() * self.accumulate)
+                scaled = self.optimizer.scale_loss(loss)
+            gradients = _add(gradients, tape.gradient(scaled, self.trainable_variables))
+            sums = (
+                {name: sums[name] + value for name, value in of_part.items()} if sums else of_part
+            )
+            self._count(outputs, part.target)
+        return gradients, sums
+
+    def _sums(self, outputs: dict[str, tf.Tensor], batch: _Batch) -> dict[str, tf.Tensor]:
+        """Returns the sums of each head's loss over labelled pixels, and of their total."""
+        target = batch.target
         easy = losses.attention_target(outputs["coarse"], target.labels)
-        pixels = losses.count(target.valid)
         pixelwise = {
             head: losses.cross_entropy(outputs[head], target) for head in ("coarse", "fine")
         }
         pixelwise["refine"] = losses.blend_cross_entropy(
             **pixelwise, attention=outputs["attention"], valid=target.valid
         )
-        mass = self._pixel_weights(target, pixels)
-        sums = {head: tf.reduce_sum(mass * values) for head, values in pixelwise.items()}
+        sums = {head: tf.reduce_sum(batch.mass * values) for head, values in pixelwise.items()}
         sums["attention"] = self._attention_loss(outputs["attention"], target, easy)
-
         weights = vars(self.heads_weights)
         total = tf.add_n([weight * sums[head] for head, weight in weights.items() if weight])
-        for head, value in [("", total), *sums.items()]:
-            name = f"{head}_loss" if head else "loss"
-            mean = tf.math.divide_no_nan(value, pixels)
-            self.loss_means[name].update_state(mean, sample_weight=pixels)
+        return {"loss": total, **{f"{head}_loss": value for head, value in sums.items()}}
 
-        # Divided by the labelled pixels of ALL replicas, and not by their number: the optimizer
-        # adds the replicas' gradients up.
-        loss = total / tf.maximum(_sum_over_replicas(pixels), 1.0)
-        if self.losses:
-            loss += tf.add_n(self.losses) / _replicas()
-        return loss
-
-    def _pixel_weights(self, target: losses.Target, pixels: tf.Tensor) -> tf.Tensor | float:
-        """Returns [B, H, W] weights by class that add up to the labelled pixels of all replicas."""
+    def _pixel_weights(self, target: losses.Target, everywhere: tf.Tensor) -> tf.Tensor | float:
+        """Returns [B, H, W] weights by class; they add up to `everywhere` over all replicas."""
         if self.class_weights is None:
             return 1.0
         weights = tf.gather(tf.constant(self.class_weights, tf.float32), target.labels)
         weights = tf.where(target.valid, weights, 0.0)
         whole = _sum_over_replicas(tf.reduce_sum(weights))
-        return weights * tf.math.divide_no_nan(_sum_over_replicas(pixels), whole)
+        return weights * tf.math.divide_no_nan(everywhere, whole)
 
     def _attention_loss(
         self, attention: tf.Tensor, target: losses.Target, easy: tf.Tensor
@@ -212,18 +280,31 @@ class CCFNet(keras.Model):
             whole = [gradient * tf.cast(factor, gradient.dtype) for gradient in whole]
         return [gradient / _replicas() for gradient in whole]
 
-    def _results(
-        self, outputs: dict[str, tf.Tensor], target: losses.Target
-    ) -> dict[str, tf.Tensor]:
-        """Counts what the heads get right; returns all figures so far."""
+    def _note(self, sums: dict[str, tf.Tensor], pixels: tf.Tensor) -> None:
+        """Updates the means of the losses by a batch of so many labelled pixels."""
+        for name, value in sums.items():
+            mean = tf.math.divide_no_nan(value, pixels)
+            self.loss_means[name].update_state(mean, sample_weight=pixels)
+
+    def _count(self, outputs: dict[str, tf.Tensor], target: losses.Target) -> None:
+        """Counts what the heads get right."""
         answers = {
             head: tf.argmax(outputs[head], -1, output_type=tf.int32) for head in ("coarse", "fine")
         }
         answers["refine"] = losses.blend_answer(**outputs)
         for head, answer in answers.items():
             self.accuracies[head].update_state(answer, target)
+
+    def _figures(self) -> dict[str, tf.Tensor]:
         shown = {**self.loss_means, **{m.name: m for m in self.accuracies.values()}}
         return {name: metric.result() for name, metric in shown.items()}
+
+
+def _add(one: list[tf.Tensor | None], other: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    """Adds gradients up; variables that a loss does not reach have none."""
+    if not one:
+        return other
+    return [a if b is None else a + b for a, b in zip(one, other, strict=True)]
 
 
 def _replicas() -> int:

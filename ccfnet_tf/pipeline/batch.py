@@ -16,23 +16,10 @@ import tensorflow as tf
 from ccfnet_tf import errors
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.listing import Load
-from ccfnet_tf.errors import CCFNetError, ConfigError
+from ccfnet_tf.errors import CCFNetError
 from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.pipeline.augment import PADDING, augment
-
-
-def steps_per_epoch(samples: Sequence[Sample], batch: int) -> int:
-    """Returns the number of whole batches in a pass; the uneven rest is left out.
-
-    Raises:
-        ConfigError: There are fewer samples than a batch holds.
-    """
-    if len(samples) < batch:
-        raise ConfigError(
-            f"train.batch is {batch}: the training part has {len(samples)} pictures; "
-            "lower train.batch or add pictures"
-        )
-    return len(samples) // batch
+from ccfnet_tf.pipeline.share import Share, by_example
 
 
 def training_batches(
@@ -44,12 +31,14 @@ def training_batches(
     seed: int,
     first_step: int = 0,
     rarity: np.ndarray | None = None,
+    share: Share | None = None,
+    replicas: int = 1,
 ) -> Any:
     """Returns an endless tf.data.Dataset of augmented batches.
 
     Step n has the same content whatever `first_step` was: the order of an epoch comes from
     (seed, epoch), the augmentation of a sample from (seed, epoch, sample). An epoch visits
-    `steps_per_epoch * batch` different samples.
+    different samples only; the uneven rest is left out.
 
     Args:
         samples: The training part.
@@ -59,22 +48,31 @@ def training_batches(
         seed: Seed of order and augmentation.
         first_step: Steps already done.
         rarity: float [C], how much `data.rare_crop` seeks each class; `None` turns it off.
+        share: What this process reads of every batch; all of it where `None`.
+        replicas: Replicas of this process; its part of a batch comes in so many elements.
 
     Returns:
-        Dataset of (image uint8 [B, S, S, 3], label int32 [B, S, S]) with S = `data.crop`.
+        Dataset of (image uint8 [b, S, S, 3], label int32 [b, S, S]) with S = `data.crop` and
+        b = B / workers / replicas.
 
     Raises:
         ConfigError: There are fewer samples than a batch holds.
     """
-    length = steps_per_epoch(samples, batch) * batch
+    share = share or by_example(samples, batch)
+    mine = batch // share.workers
     read = reader(samples, load)
     sought = None if rarity is None else tf.constant(rarity, tf.float32)
 
     def example(position: Any) -> tuple[Any, Any]:
-        epoch, place = position // length, position % length
+        step, place = position // mine, position % mine
+        epoch, step = step // share.steps, step % share.steps
         order = tf.stack([tf.constant(seed, tf.int64), epoch])
-        last = tf.constant(len(samples) - 1, tf.int64)
-        index = tf.random.experimental.index_shuffle(place, order, last)
+        if share.members is None:
+            place += step * batch + share.worker * mine
+            index = _shuffled(place, order, len(samples))
+        else:
+            index = _shuffled(place + step * mine, order, len(share.members))
+            index = tf.gather(tf.constant(share.members, tf.int64), index)
         key = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
         key = tf.random.experimental.stateless_fold_in(key, tf.cast(index, tf.int32))
         picture, mask = read(index)
@@ -82,9 +80,9 @@ def training_batches(
         side = data.crop
         return tf.ensure_shape(image, [side, side, 3]), tf.ensure_shape(label, [side, side])
 
-    positions = tf.data.Dataset.counter(first_step * batch)
+    positions = tf.data.Dataset.counter(first_step * mine)
     examples = positions.map(example, _workers(data), deterministic=data.deterministic)
-    return _finish(examples, batch, deterministic=data.deterministic)
+    return _finish(examples, mine // replicas, deterministic=data.deterministic)
 
 
 def evaluation_batches(
@@ -159,6 +157,12 @@ def reader(samples: Sequence[Sample], load: Load) -> Any:
         return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [None, None])
 
     return read
+
+
+def _shuffled(place: Any, order: Any, samples: int) -> Any:
+    """Returns which of `samples` has this place in the order that `order` [2] seeds."""
+    last = tf.constant(samples - 1, tf.int64)
+    return tf.random.experimental.index_shuffle(place, order, last)
 
 
 def _blank(size: Any) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from ccfnet_tf.errors import RunError
 from ccfnet_tf.inference.atomic import write_atomic
 from ccfnet_tf.inference.checkpoint_file import FREE_SPACE, assign_model, read_arrays, write_arrays
 from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.training.workers import Workers
 
 STATE = "state"
 PREVIOUS = "previous.npz"
@@ -48,6 +49,9 @@ class Progress:
 def save_last(path: Path, model: Any, progress: Progress) -> None:
     """Writes everything that a resumed run needs; the file before it becomes `previous.npz`.
 
+    Figures of an epoch that is saved within are kept for a single replica: those of several
+    machines cannot be read by one of them alone.
+
     Raises:
         ResourceError: The disk is full; an older file is unchanged.
     """
@@ -57,15 +61,28 @@ def save_last(path: Path, model: Any, progress: Progress) -> None:
         f"optimizer/{index:04d}": variable.numpy()
         for index, variable in enumerate(model.optimizer.variables)
     }
-    # Sums behind the figures of an epoch, for one that is saved within.
-    figures = {f"metrics/{i:04d}": v.numpy() for i, v in enumerate(metric_variables(model))}
+    sums = _figures(model) if _single(model) else []
+    figures = {f"metrics/{i:04d}": v.numpy() for i, v in enumerate(sums)}
     arrays = {**_model_arrays(model), **optimizer, **figures, STATE: _state(progress)}
     write_arrays(path, arrays)
 
 
-def metric_variables(model: Any) -> list[Any]:
+def restore_figures(model: Any, values: Sequence[np.ndarray]) -> bool:
+    """Goes on with the figures of an epoch where it was saved; returns whether they are whole."""
+    if not (values and _single(model)):
+        return False
+    for variable, value in zip(_figures(model), values, strict=True):
+        variable.assign(value)
+    return True
+
+
+def _figures(model: Any) -> list[Any]:
     """Returns the variables of the model's metrics, in a fixed order."""
     return [variable for metric in model.metrics for variable in metric.variables]
+
+
+def _single(model: Any) -> bool:
+    return int(model.distribute_strategy.num_replicas_in_sync) == 1
 
 
 def save_best(path: Path, model: Any, progress: Progress) -> None:
@@ -79,7 +96,7 @@ class Restored:
 
     Attributes:
         progress: How far it is.
-        metrics: Sums behind the figures of the epoch that it was saved in, as `metric_variables`.
+        metrics: Sums behind the figures of the epoch that it was saved in, for `restore_figures`.
     """
 
     progress: Progress = field(default_factory=Progress)
@@ -147,3 +164,16 @@ def _model_arrays(model: Any) -> dict[str, np.ndarray]:
 
 def _state(progress: Progress) -> np.ndarray:
     return np.array(json.dumps(asdict(progress)))
+
+
+def send(restored: Restored, model: Any, workers: Workers) -> Progress:
+    """Gives every worker the chief's weights, optimizer and progress; returns the progress."""
+    variables = [*model.variables, *model.optimizer.variables]
+    progress = restored.progress
+    values = workers.from_chief(
+        [np.array(list(asdict(progress).values()), np.float64), *(v.numpy() for v in variables)]
+    )
+    for variable, value in zip(variables, values[1:], strict=True):
+        variable.assign(value)
+    epoch, step, best_score, best_epoch = values[0].tolist()
+    return Progress(int(epoch), int(step), best_score, int(best_epoch))

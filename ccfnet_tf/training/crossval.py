@@ -24,7 +24,8 @@ from ccfnet_tf.errors import EXIT_INTERRUPTED, ConfigError, RunError
 from ccfnet_tf.evaluation.groups import HEADS
 from ccfnet_tf.evaluation.table import percent
 from ccfnet_tf.inference.runs import CHECKPOINTS
-from ccfnet_tf.training.fit import resolved_paths
+from ccfnet_tf.training.claim import resolved_paths
+from ccfnet_tf.training.devices import cluster_of
 from ccfnet_tf.training.journal import epochs_written, write_text
 
 CONFIG = "crossval.yaml"
@@ -45,9 +46,15 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
         What is written to `crossval.json`: figures of each fold, their mean and deviation.
 
     Raises:
-        ConfigError: The set has no folds.
+        ConfigError: The set has no folds, or several workers were started.
         RunError: `out` holds other runs, or a fold ended with an error (which it has shown).
     """
+    if cluster_of(config.train) is not None:
+        raise ConfigError(
+            "crossval trains fold after fold on one machine, but the environment names several "
+            "workers: unset TF_CONFIG, or give each worker a fold of its own (fit --data.fold K "
+            "--train.strategy mirrored)"
+        )
     config = resolved_paths(replace(config, data=replace(config.data, fold=0)))
     folds = list_set(config.data, config.seed).folds
     if folds < 2:

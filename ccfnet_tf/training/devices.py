@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tensorflow as tf
+from rich.console import Console
 
 from ccfnet_tf.config import TrainConfig
 from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.training.cluster import Cluster, connect, find_cluster
 
 CPU_INFO = Path("/proc/cpuinfo")
 NATIVE_BFLOAT16_CPU = ("avx512_bf16", "amx_bf16")
@@ -34,12 +36,61 @@ def split_cpu(count: int) -> None:
         ) from error
 
 
-def make_strategy(config: TrainConfig) -> Any:
+def make_strategy(config: TrainConfig, cluster: Cluster | None, console: Console) -> Any:
     """Returns the `tf.distribute` strategy that `train.strategy` names.
 
+    Args:
+        config: Strategy, batch, virtual CPUs.
+        cluster: The workers, from `cluster_of`; None where this process trains alone.
+        console: Where it is said who is waited for.
+
     Raises:
-        ConfigError: `train.batch` does not divide evenly among the replicas.
+        ConfigError: The keys of `train` do not go together on these devices.
+        ResourceError: The workers do not find each other.
     """
+    strategy = _over_workers(config, cluster, console) if cluster else _on_this_machine(config)
+    replicas = strategy.num_replicas_in_sync
+    if config.batch % (replicas * config.accumulate):
+        raise ConfigError(
+            f"train.batch is {config.batch}: it must divide by {_parts(replicas, config)}; "
+            f"try {_next_multiple(config.batch, replicas * config.accumulate)}"
+        )
+    if config.jit_compile and replicas > 1:
+        raise ConfigError(
+            f"train.jit_compile is true on {replicas} replicas: XLA cannot compile a step that "
+            "adds up over replicas; leave it out, or train on one device with --train.strategy none"
+        )
+    return strategy
+
+
+def cluster_of(config: TrainConfig) -> Cluster | None:
+    """Returns the workers that `train.strategy` trains over; None for this process alone.
+
+    Raises:
+        ConfigError: `multi_worker` was asked for and the environment names no workers.
+    """
+    if config.strategy in ("none", "mirrored"):
+        return None
+    cluster = find_cluster()
+    if cluster is None and config.strategy == "multi_worker":
+        raise ConfigError(
+            "train.strategy is multi_worker, but neither TF_CONFIG nor SLURM's variables name "
+            "several workers: start it through the scheduler (docs/scaling.md), or choose "
+            "mirrored for the devices of one machine"
+        )
+    return cluster
+
+
+def _over_workers(config: TrainConfig, cluster: Cluster, console: Console) -> Any:
+    if config.virtual_cpus > 1:
+        raise ConfigError(
+            f"train.virtual_cpus is {config.virtual_cpus}: a worker has the devices of its "
+            "machine; leave it out, or start more workers"
+        )
+    return connect(cluster, console)
+
+
+def _on_this_machine(config: TrainConfig) -> Any:
     if config.virtual_cpus > 1:
         if tf.config.list_physical_devices("GPU"):
             raise ConfigError(
@@ -52,11 +103,6 @@ def make_strategy(config: TrainConfig) -> Any:
     wanted = config.strategy == "mirrored" or (config.strategy == "auto" and len(devices) > 1)
     if not wanted:
         return tf.distribute.get_strategy()
-    if config.batch % len(devices):
-        raise ConfigError(
-            f"train.batch is {config.batch}: it must divide by the {len(devices)} replicas; "
-            f"try {_next_multiple(config.batch, len(devices))}"
-        )
     if gpus:
         return tf.distribute.MirroredStrategy(devices)
     # The default all-reduce wants GPUs; on CPUs this one is exact and warns of nothing.
@@ -84,6 +130,13 @@ def _multiplies_bfloat16() -> bool:
         return False
     flags = CPU_INFO.read_text()
     return any(flag in flags for flag in NATIVE_BFLOAT16_CPU)
+
+
+def _parts(replicas: int, config: TrainConfig) -> str:
+    parts = f"the {replicas} replicas" if replicas > 1 else ""
+    if config.accumulate == 1:
+        return parts
+    return f"{parts} times {config.accumulate} (train.accumulate)" if parts else "train.accumulate"
 
 
 def _next_multiple(value: int, step: int) -> int:

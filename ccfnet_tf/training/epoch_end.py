@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, TrainConfig, parse_every
 from ccfnet_tf.datasets.parts import Parts
+from ccfnet_tf.errors import TerminatedError
 from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
 from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.inference.previews import preview_sheet
@@ -24,7 +25,10 @@ from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.batch import evaluation_batches
 from ccfnet_tf.progress import new_progress
 from ccfnet_tf.training import checkpoint
+from ccfnet_tf.training.average import averaged
 from ccfnet_tf.training.journal import MetricsTable
+from ccfnet_tf.training.told_to_end import ToldToEnd, terminated
+from ccfnet_tf.training.workers import Workers
 
 PREVIEWS = 4
 EVALUATION_BATCH = 1
@@ -36,30 +40,51 @@ class Validation:
     """The validation part, ready to be run over after each epoch."""
 
     def __init__(
-        self, parts: Parts, sizes: Sequence[tuple[int, int]], data: DataConfig, console: Console
+        self,
+        parts: Parts,
+        sizes: Sequence[tuple[int, int]],
+        data: DataConfig,
+        workers: Workers,
+        console: Console,
     ) -> None:
         """Takes the sizes [(H, W)] of the validation part, which may be empty."""
         self.samples = parts.val
         self.taxonomy = parts.taxonomy
         self.load = parts.load
+        self.workers = workers
         self.console = console
+        mine = slice(workers.index, None, workers.count)
         self.batches, self.count = evaluation_batches(
-            parts.val, sizes, parts.load, data, batch=EVALUATION_BATCH
+            parts.val[mine], sizes[mine], parts.load, data, batch=EVALUATION_BATCH
         )
         self.evaluator: Evaluator | None = None
 
-    def run(self, model: Any) -> Evaluation | None:
-        """Evaluates the model on the whole part; None when there is no part."""
+    def run(self, model: Any, advance: Callable[[], None]) -> Evaluation | None:
+        """Evaluates the model on the whole part, divided among the workers.
+
+        Args:
+            model: A `CCFNet`.
+            advance: Called after each batch; what it raises ends the validation.
+
+        Returns:
+            The same on every worker; None when there is no part.
+        """
         if not self.samples:
             return None
         self.evaluator = self.evaluator or Evaluator(model, self.taxonomy)  # one trace for a run
         with new_progress(self.console) as bar:
             task = bar.add_task("validation", total=self.count)
+
+            def step() -> None:
+                bar.advance(task)
+                advance()
+
             return self.evaluator.run(
                 self.batches,
                 split="val",
                 pictures=len(self.samples),
-                advance=lambda: bar.advance(task),
+                advance=step,
+                total=self.workers.total,
             )
 
 
@@ -78,6 +103,7 @@ class EpochEnd(keras.callbacks.Callback):
         progress: checkpoint.Progress,
         train: TrainConfig,
         *,
+        told: ToldToEnd,
         console: Console,
     ) -> None:
         super().__init__()
@@ -85,12 +111,17 @@ class EpochEnd(keras.callbacks.Callback):
         self.every = parse_every(train.checkpoint_every)
         self.run = run
         self.validation = validation
+        self.workers = validation.workers
         self.preview_samples = preview_samples[:PREVIEWS]
         self.progress = progress
+        self.told = told
         self.console = console
-        self.table = MetricsTable(run / "metrics.csv", epochs_done=progress.epoch)
+        self.saved_step = progress.step
         self.predictor: Predictor | None = None
-        self.board = tf.summary.create_file_writer(str(run / "tensorboard"))
+        self.began = time.monotonic()
+        if self.workers.chief:
+            self.table = MetricsTable(run / "metrics.csv", epochs_done=progress.epoch)
+            self.board = tf.summary.create_file_writer(str(run / "tensorboard"))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Starts the clock."""
@@ -100,17 +131,63 @@ class EpochEnd(keras.callbacks.Callback):
         """Validates, then writes metrics, pictures and checkpoints."""
         number = epoch + 1
         step = int(self.model.optimizer.iterations.numpy())
-        rate = float(self.model.optimizer.learning_rate.numpy())
         trained = time.monotonic() - self.began
-        evaluation = self.validation.run(self.model)
-        seconds = time.monotonic() - self.began
-        row = {"epoch": number, "step": step, "seconds": round(seconds, 2), "learning_rate": rate}
-        row |= {key: round(float(value), 6) for key, value in (logs or {}).items()}
-        row |= _validation_figures(evaluation)
-        self.table.append(row)
-        self._draw(number, row)
-        self._save(number, step, evaluation)
+        try:
+            with averaged(self.model):
+                progress, row = self._look(number, step, logs or {})
+        except TerminatedError:
+            self.save_last(replace(self.progress, step=step))
+            raise
+        self.progress = progress
+        if self.every.unit != "epoch" or number % self.every.count == 0 or number == self.epochs:
+            self.save_last(progress)
         self.console.print(_line(number, self.epochs, row, trained))
+
+    def save_last(self, progress: checkpoint.Progress) -> None:
+        """Writes what the run goes on from; the chief alone does."""
+        self.saved_step = progress.step
+        if self.workers.chief:
+            checkpoint.save_last(self.run / CHECKPOINTS / "last.npz", self.model, progress)
+
+    def _look(
+        self, number: int, step: int, logs: dict[str, Any]
+    ) -> tuple[checkpoint.Progress, dict[str, Any]]:
+        """Validates and writes all but what the run goes on from; returns progress and figures."""
+
+        def end_if_told() -> None:
+            # Workers must agree before one may leave: together they end after the validation.
+            if self.told.now and self.workers.count == 1:
+                raise terminated(step)
+
+        evaluation = self.validation.run(self.model, end_if_told)
+        progress = self._progress(number, step, evaluation)
+        row = self._row(number, step, logs, evaluation)
+        if self.workers.chief:
+            self.table.append(row)
+            self._draw(number, row)
+            if progress.best_epoch == number:
+                checkpoint.save_best(self.run / CHECKPOINTS / "best.npz", self.model, progress)
+        return progress, row
+
+    def _row(
+        self, number: int, step: int, logs: dict[str, Any], evaluation: Evaluation | None
+    ) -> dict[str, Any]:
+        rate = float(self.model.optimizer.learning_rate.numpy())
+        seconds = round(time.monotonic() - self.began, 2)
+        row = {"epoch": number, "step": step, "seconds": seconds, "learning_rate": rate}
+        row |= {key: round(float(value), 6) for key, value in logs.items()}
+        return row | _validation_figures(evaluation)
+
+    def _progress(
+        self, number: int, step: int, evaluation: Evaluation | None
+    ) -> checkpoint.Progress:
+        score = _score(evaluation)
+        progress = replace(self.progress, epoch=number, step=step)
+        if score is None:
+            return replace(progress, best_score=-1.0, best_epoch=number)
+        if score > progress.best_score:
+            return replace(progress, best_score=score, best_epoch=number)
+        return progress
 
     def _draw(self, number: int, row: dict[str, Any]) -> None:
         sheet = self._sheet()
@@ -132,19 +209,6 @@ class EpochEnd(keras.callbacks.Callback):
             rows.append((image, label, self.predictor.predict_all_heads(image)))
         return preview_sheet(rows, taxonomy)
 
-    def _save(self, number: int, step: int, evaluation: Evaluation | None) -> None:
-        folder = self.run / CHECKPOINTS
-        score = _score(evaluation)
-        progress = replace(self.progress, epoch=number, step=step)
-        if score is None or score > progress.best_score:
-            best = -1.0 if score is None else score
-            progress = replace(progress, best_score=best, best_epoch=number)
-            checkpoint.save_best(folder / "best.npz", self.model, progress)
-        due = self.every.unit != "epoch" or number % self.every.count == 0 or number == self.epochs
-        if due:
-            checkpoint.save_last(folder / "last.npz", self.model, progress)
-        self.progress = progress
-
 
 def _score(evaluation: Evaluation | None) -> float | None:
     """Mean IoU of the final answer: the figure that chooses the best checkpoint."""
@@ -164,10 +228,9 @@ def _validation_figures(evaluation: Evaluation | None) -> dict[str, float]:
 
 
 def _line(number: int, epochs: int, row: dict[str, Any], seconds: float) -> str:
-    text = (
-        f"epoch {number}/{epochs}  {seconds:.0f} s  loss {row['loss']:.3f}  "
-        f"accuracy {100 * row['refine_accuracy']:.1f} %"
-    )
+    text = f"epoch {number}/{epochs}  {seconds:.0f} s"
+    if "loss" in row:  # not where several replicas were stopped between training and validation
+        text += f"  loss {row['loss']:.3f}  accuracy {100 * row['refine_accuracy']:.1f} %"
     if "val_refine_pixel_accuracy" not in row:
         return text
     return text + (

@@ -48,7 +48,9 @@ def write_classes(run: Path, taxonomy: Taxonomy) -> None:
     write_text(run / "classes.json", json.dumps(tree, indent=1) + "\n")
 
 
-def write_environment(run: Path, devices: Sequence[str], precision: str) -> None:
+def write_environment(
+    run: Path, devices: Sequence[str], precision: str, *, workers: int = 1
+) -> None:
     """Adds a start, or a resumed one, to `environment.json`: what is needed to repeat the run."""
     path = run / "environment.json"
     start = {
@@ -57,6 +59,7 @@ def write_environment(run: Path, devices: Sequence[str], precision: str) -> None
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "devices": list(devices),
+        "workers": workers,
         "precision": precision,
         "versions": {name: installed(name) for name in LIBRARIES},
     }

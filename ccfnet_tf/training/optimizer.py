@@ -6,6 +6,7 @@ the update and in the decoupled weight decay alike.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -50,7 +51,10 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class _RateByVariable:
-    """Mixin for a Keras optimizer: the backbone learns at the rate, all else at a multiple."""
+    """Mixin for a Keras optimizer: the backbone learns at the rate, all else at a multiple.
+
+    A running average of the weights stays beside them: `average.averaged` shows it.
+    """
 
     def set_rates(self, backbone: list[keras.Variable], head_rate: float) -> None:
         """Says which variables keep the plain rate; call it before `build`."""
@@ -93,6 +97,12 @@ class _RateByVariable:
             variables,
         )
 
+    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
+        """Leaves the weights alone, which Keras overwrites by their average after every `fit`.
+
+        A run may call `fit` more than once, and goes on from the weights themselves.
+        """
+
 
 class CascadeSGD(_RateByVariable, keras.optimizers.SGD):
     """SGD with momentum, decoupled decay, and a rate per part."""
@@ -102,24 +112,42 @@ class CascadeAdamW(_RateByVariable, keras.optimizers.AdamW):
     """AdamW with a rate per part."""
 
 
+def scaled_rate(config: TrainConfig) -> float:
+    """Returns the backbone's rate at the start of the decay, for this run's batch.
+
+    `learning_rate` is meant for batches of `rate_for_batch`. SGD's grows with the batch (Goyal et
+    al. 2017, section 2.1), AdamW's with its square root (Malladi et al. 2022, of whose rule this
+    is the rate alone: the betas and epsilon stay). Both hold for moderate growth, with warm-up.
+    """
+    if not config.rate_for_batch:
+        return config.learning_rate
+    growth = config.batch / config.rate_for_batch
+    return config.learning_rate * (growth if config.optimizer == "sgd" else math.sqrt(growth))
+
+
 def make_optimizer(config: TrainConfig, *, steps: int, model: keras.Model) -> Any:
     """Makes and builds the optimizer of a run.
 
     Args:
-        config: Rates, decay, precision's loss scaling.
+        config: Rates, decay, averaging, precision's loss scaling.
         steps: Steps of the whole run, where the rate reaches zero.
         model: Its `backbone` layer learns at the plain rate.
 
     Returns:
-        A built Keras optimizer, wrapped for loss scaling when the model computes in float16.
+        A built Keras optimizer, wrapped for loss scaling when the model computes in float16. With
+        `config.ema` its variables hold the running average too: the weights after the first step,
+        then `ema * average + (1 - ema) * weights` after each that is not skipped.
     """
     schedule = PolyDecay(
-        config.learning_rate, steps, round(config.warmup * steps), config.poly_power
+        scaled_rate(config), steps, round(config.warmup * steps), config.poly_power
     )
+    options: dict[str, Any] = {"weight_decay": config.weight_decay}
+    if config.ema:
+        options |= {"use_ema": True, "ema_momentum": config.ema}
     if config.optimizer == "sgd":
-        optimizer = CascadeSGD(schedule, momentum=MOMENTUM, weight_decay=config.weight_decay)
+        optimizer = CascadeSGD(schedule, momentum=MOMENTUM, **options)
     else:
-        optimizer = CascadeAdamW(schedule, weight_decay=config.weight_decay, epsilon=ADAM_EPSILON)
+        optimizer = CascadeAdamW(schedule, epsilon=ADAM_EPSILON, **options)
     optimizer.set_rates(model.get_layer("backbone").trainable_variables, config.head_rate)
     if config.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)

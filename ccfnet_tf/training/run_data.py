@@ -15,10 +15,12 @@ from ccfnet_tf.datasets.census import Census
 from ccfnet_tf.datasets.check import Checked, check
 from ccfnet_tf.datasets.listing import Load
 from ccfnet_tf.datasets.parts import Parts, read_parts, without_damage
+from ccfnet_tf.datasets.shards import files_of, of_worker
 from ccfnet_tf.errors import ConfigError, DamagedRecordError
 from ccfnet_tf.labels import Sample
-from ccfnet_tf.pipeline.batch import steps_per_epoch
+from ccfnet_tf.pipeline.share import Share, by_example, by_file
 from ccfnet_tf.progress import new_progress
+from ccfnet_tf.training.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def check_data(config: RunConfig, console: Console) -> RunData:
     """
     parts = read_parts(config.data, config.seed)
     classes = len(parts.taxonomy.names)
-    steps_per_epoch(parts.train, config.train.batch)  # refuses a part smaller than a batch
+    by_example(parts.train, config.train.batch)  # refuses a part smaller than a batch
 
     with new_progress(console) as bar:
         task = bar.add_task("checking labels", total=len(parts.train) + len(parts.val))
@@ -82,6 +84,27 @@ def say_left_out(damaged: Sequence[DamagedRecordError], console: Console) -> Non
         console.print(f"left out: {error}")
     if damaged:
         console.print("(data.damaged_records stop makes a damaged record an error)")
+
+
+def share_of(parts: Parts, batch: int, workers: Workers, console: Console) -> Share:
+    """Returns what this worker reads: shards of its own where there are enough, else by example.
+
+    Raises:
+        ConfigError: A worker's shards hold less than its part of a batch.
+    """
+    if workers.count == 1:
+        return by_example(parts.train, batch)
+    files = len(files_of(parts.train)) if parts.format == "shards" else 0
+    if files < workers.count:
+        console.print(f"{workers.count} workers: each reads its part of every batch")
+        return by_example(parts.train, batch, workers.index, workers.count)
+    console.print(f"{workers.count} workers: each reads its own of {files} shards")
+    return by_file(
+        lambda worker: of_worker(parts.train, worker, workers.count),
+        batch,
+        workers.index,
+        workers.count,
+    )
 
 
 def training_load(config: DataConfig, data: RunData, console: Console) -> Load:

@@ -77,7 +77,7 @@ def test_the_manifest_counts(made: Path) -> None:
 
 def test_workers_share_the_files_and_nothing_is_lost(made: Path) -> None:
     train = read_parts(config(made), 0).train
-    split = [shards.of_worker(train, worker, 2) for worker in range(2)]
+    split = [[train[i] for i in shards.of_worker(train, worker, 2)] for worker in range(2)]
     assert sorted(s.name for part in split for s in part) == [s.name for s in train]
     files = [{s.image.split(": record")[0] for s in part} for part in split]
     assert not files[0] & files[1]

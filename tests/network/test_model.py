@@ -189,6 +189,49 @@ def test_one_batch_can_be_learned_by_heart(options: dict[str, Any]) -> None:
     assert found["refine_accuracy"] > 0.99, found
 
 
+def first_losses(jit_compile: bool) -> list[dict[str, float]]:
+    """Returns the running means of the losses of three steps on one batch."""
+    keras.utils.set_random_seed(0)
+    model = build_ccfnet(
+        CLASSES, backbone="mobilenet_v2", backbone_weights=None, head_channels=8, dropout=0.0
+    )
+    # Small steps, since at random weights rounding alone turns the gradient: another 1e-7 of the
+    # weights was seen to change it by 3 %.
+    model.compile(keras.optimizers.SGD(3e-6), jit_compile=jit_compile)
+    rng = np.random.default_rng(0)
+    data = (rng.integers(0, 256, (2, 65, 65, 3)), rng.integers(-1, CLASSES, (2, 65, 65)))
+    found = [model.train_on_batch(*data, return_dict=True) for _ in range(3)]
+    return [{key: float(value) for key, value in logs.items() if "loss" in key} for logs in found]
+
+
+@pytest.mark.slow
+def test_compiled_with_xla_it_learns_the_same() -> None:
+    plain, compiled = first_losses(jit_compile=False), first_losses(jit_compile=True)
+    assert plain[-1]["loss"] < plain[0]["loss"] * (1 - 5e-4)  # so that a wrong gradient shows
+    for one, other in zip(plain, compiled, strict=True):
+        for name, value in one.items():
+            assert other[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_xla_compiles_every_way_to_learn(toy: Toy, batch: tuple[np.ndarray, np.ndarray]) -> None:
+    found = []
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(0)
+        model = toy(CLASSES)
+        model.compile(
+            keras.optimizers.SGD(1e-3),
+            clip_norm=0.1,
+            class_weights=[0.5, 2.0, 1.0],
+            balanced_attention=True,
+            accumulate=2,
+            jit_compile=jit_compile,
+        )
+        model.train_on_batch(*batch)
+        found.append(model.train_on_batch(*batch, return_dict=True))
+    for name, value in found[0].items():
+        assert found[1][name] == pytest.approx(value, rel=1e-4), name
+
+
 def test_pixel_accuracy_counts_on_beyond_float32() -> None:
     metric = PixelAccuracy()
     metric.right.assign(2**24)

@@ -21,9 +21,9 @@ from ccfnet_tf.pipeline import batch as module
 from ccfnet_tf.pipeline.batch import (
     evaluation_batches,
     original_error,
-    steps_per_epoch,
     training_batches,
 )
+from ccfnet_tf.pipeline.share import by_example
 
 SCENES = DataConfig(
     format="scenes", scenes=14, scene_size=(40, 48), crop=33, scale=(0.75, 1.5), colour=0.3
@@ -76,7 +76,7 @@ def test_a_run_goes_on_at_any_step(step: int) -> None:
 
 
 def test_an_epoch_visits_each_sample_at_most_once() -> None:
-    steps = steps_per_epoch(NUMBERED, 4)
+    steps = by_example(NUMBERED, 4).steps
     assert steps == 3
     dataset = training_batches(NUMBERED, number, PLAIN, batch=4, seed=0)
     labels = [label[:, 0, 0] for _, label in arrays(dataset, 5 * steps)]
@@ -119,7 +119,7 @@ def test_rare_classes_are_sought_when_asked() -> None:
 
 def test_fewer_samples_than_a_batch() -> None:
     with pytest.raises(ConfigError, match=r"train\.batch is 15: .* 14 pictures"):
-        steps_per_epoch(NUMBERED, 15)
+        by_example(NUMBERED, 15)
     with pytest.raises(ConfigError, match=r"train\.batch"):
         training_batches(NUMBERED, number, PLAIN, batch=15, seed=0)
 

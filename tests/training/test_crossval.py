@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_yaml
 from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.training.claim import resolved_paths
 from ccfnet_tf.training.crossval import crossval
-from ccfnet_tf.training.fit import resolved_paths
 
 
 @pytest.fixture
@@ -157,3 +158,13 @@ def test_every_fold_is_trained_and_tested_and_a_killed_one_goes_on(
     tests = [json.loads((out / f"fold_{k}/evaluation.json").read_text()) for k in range(3)]
     assert [t["pictures"] for t in tests] == [3, 3, 3]
     assert "3 folds, test parts" in done.stdout
+
+
+def test_several_workers_are_refused(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"index": 0}}))
+    auto = replace(config(plain), train=TrainConfig(batch=2))
+    with pytest.raises(ConfigError, match="on one machine, but the environment names several"):
+        crossval(auto, tmp_path / "out", resume=False, console=Console(quiet=True))

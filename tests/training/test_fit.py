@@ -15,6 +15,7 @@ from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to
 from ccfnet_tf.errors import ConfigError, ResourceError, RunError
 from ccfnet_tf.inference.runs import read_config
 from ccfnet_tf.training import fit as module
+from ccfnet_tf.training.claim import keep_files
 
 CONFIG = RunConfig(
     data=DataConfig(format="scenes", scenes=10, scene_size=(32, 32), crop=33),
@@ -167,14 +168,14 @@ def test_lists_and_label_map_are_kept_in_the_run(tmp_path: Path) -> None:
     (tmp_path / "map.yaml").write_text("x: [a]\n")
     data = DataConfig(lists=str(lists), label_map=str(tmp_path / "map.yaml"), fold=1)
     run = tmp_path / "run"
-    kept = module._keep_files(data, run)
+    kept = keep_files(data, run)
     assert (kept.lists, kept.label_map) == (str(run / "lists"), str(run / "label_map.yaml"))
     assert sorted(p.relative_to(run).as_posix() for p in run.rglob("*.*")) == [
         "label_map.yaml",
         "lists/fold_1/train.txt",
         "lists/kin.txt",
     ]
-    assert module._keep_files(kept, run) == kept  # a run that begins anew has its copies already
+    assert keep_files(kept, run) == kept  # a run that begins anew has its copies already
 
 
 def test_a_moved_run_finds_its_own_lists(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from ccfnet_tf.config import TrainConfig
-from ccfnet_tf.training.optimizer import ADAM_EPSILON, PolyDecay, make_optimizer
+from ccfnet_tf.training.optimizer import ADAM_EPSILON, PolyDecay, make_optimizer, scaled_rate
 
 
 @pytest.fixture
@@ -90,3 +90,29 @@ def test_rates_and_decay_by_part_equal_numpy(
 def test_float16_scales_the_loss(model: keras.Model) -> None:
     optimizer = make_optimizer(TrainConfig(precision="float16"), steps=5, model=model)
     assert float(optimizer.scale_loss(tf.constant(1.0))) > 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "meant_for", "wanted"),
+    [
+        ("sgd", 64, 16, 0.04),
+        ("sgd", 8, 16, 0.005),
+        ("adamw", 64, 16, 0.02),
+        ("adamw", 4, 16, 0.005),
+        ("sgd", 64, 0, 0.01),
+        ("adamw", 64, 64, 0.01),
+    ],
+)
+def test_the_rate_follows_the_batch(
+    model: keras.Model, name: str, batch: int, meant_for: int, wanted: float
+) -> None:
+    config = TrainConfig(
+        optimizer=name,  # type: ignore[arg-type]
+        batch=batch,
+        rate_for_batch=meant_for,
+        learning_rate=0.01,
+        warmup=0.0,
+    )
+    assert scaled_rate(config) == pytest.approx(wanted)
+    optimizer = make_optimizer(config, steps=5, model=model)
+    assert float(optimizer.learning_rate) == pytest.approx(wanted)

@@ -1,0 +1,211 @@
+"""Whose a run folder is, and which configuration a run has: before anything is read or built.
+
+A folder holds one run. A resumed run is the same run: it keeps its configuration, but for where its
+data lie and what it runs on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from ccfnet_tf.config import CACHES, DataConfig, RunConfig, from_yaml
+from ccfnet_tf.datasets.parts import with_format
+from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.inference.runs import (
+    CHECKPOINTS,
+    CONFIG,
+    LABEL_MAP,
+    LISTS,
+    read_config,
+    with_own_files,
+)
+from ccfnet_tf.network.weights import IMAGENET, NO_WEIGHTS
+from ccfnet_tf.training.devices import Precision, resolve_precision
+from ccfnet_tf.training.journal import epochs_written, write_text
+
+FREE_ON_RESUME = {
+    "data": ("root", "workers", "cache"),
+    "train": ("strategy", "virtual_cpus", "checkpoint_every"),
+}
+"""Keys of a resumed run that may change."""
+
+LOCK = ".lock"
+
+
+def claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> RunConfig:
+    """Refuses to mix two runs in one folder.
+
+    Args:
+        config: The configuration asked for.
+        run: The run folder.
+        resume: Go on with the run that is there.
+        config_given: `config` stems from a file that the user named, not from the run.
+
+    Returns:
+        The configuration to use, with whole paths, the layout found and a precision.
+
+    Raises:
+        CCFNetError: The folder holds another run, none, or one that cannot go on.
+    """
+    stored = run / CONFIG
+    if not resume:
+        if _occupied(run):
+            go_on = "go on with --resume, or " if stored.is_file() else ""
+            raise RunError(f"{run}: already there and not empty; {go_on}choose another --out")
+        return _resolved(config)
+    if not stored.is_file():
+        if config_given and not _occupied(run):  # one command, first and after every preemption
+            return _resolved(config)
+        raise RunError(f"{run}: no config.yaml, so there is no run to resume; leave --resume out")
+    if not last_checkpoint(run).is_file():
+        _refuse_lost_checkpoint(run)
+        return _resolved(config)
+    earlier = read_config(stored)
+    now = _resolved(config, earlier.train.precision)
+    now = replace(now, data=_own_where_stored(now.data, stored))
+    try:
+        _refuse_changes(now, earlier, run)
+    except ConfigError as error:
+        if not config_given:
+            raise
+        hint = "leave --config out: a resumed run has its own configuration"
+        raise ConfigError(f"{error} ({hint})") from error
+    return _with_free_keys(earlier, config)
+
+
+def _occupied(run: Path) -> bool:
+    return run.exists() and (not run.is_dir() or any(each.name != LOCK for each in run.iterdir()))
+
+
+def _own_where_stored(data: DataConfig, stored: Path) -> DataConfig:
+    """Returns `data` with the run's copies of the lists and label map that its file names."""
+    named = from_yaml(stored.read_text(encoding="utf-8"), source=str(stored)).data
+    same = (data.lists, data.label_map) == (named.lists, named.label_map)
+    return with_own_files(data, stored.parent) if same else data
+
+
+def keep_files(data: DataConfig, run: Path) -> DataConfig:
+    """Copies lists and label map into the run, so that it is evaluated on what it was trained on.
+
+    Returns:
+        `data` with the copies.
+    """
+    if data.lists:
+        lists = Path(data.lists)
+        for file in (*lists.glob("*.txt"), *lists.glob(f"fold_{data.fold}/*.txt")):
+            write_text(run / LISTS / file.relative_to(lists), file.read_text(encoding="utf-8"))
+    if data.label_map:
+        write_text(run / LABEL_MAP, Path(data.label_map).read_text(encoding="utf-8"))
+    return with_own_files(data, run)
+
+
+def last_checkpoint(run: Path) -> Path:
+    """Returns the file that a run goes on from."""
+    return run / CHECKPOINTS / "last.npz"
+
+
+def _refuse_lost_checkpoint(run: Path) -> None:
+    """Refuses to begin anew where epochs were learned; a kill in the first leaves a row at most."""
+    if epochs_written(run / "metrics.csv") < 2:
+        return
+    there = (run / CHECKPOINTS / "best.npz").is_file()
+    raise RunError(
+        f"{last_checkpoint(run)}: missing, so the run cannot go on: start another with --out NEW"
+        f"{f' --model.init_from {run}' if there else ''}"
+    )
+
+
+def _resolved(config: RunConfig, auto: Precision | None = None) -> RunConfig:
+    """Returns the configuration with whole paths, and with a precision in place of `auto`."""
+    precision = config.train.precision
+    if precision == "auto":
+        precision = auto or resolve_precision(precision)
+    return resolved_paths(replace(config, train=replace(config.train, precision=precision)))
+
+
+def resolved_paths(config: RunConfig) -> RunConfig:
+    """Returns the configuration with whole paths, and with the layout that its data have."""
+    model, weights = config.model, config.model.backbone_weights
+    if weights not in (IMAGENET, NO_WEIGHTS):
+        weights = _whole(weights)
+    init_from = model.init_from and _whole(model.init_from)
+    return replace(
+        config,
+        data=_resolved_data(config.data),
+        model=replace(model, backbone_weights=weights, init_from=init_from),
+    )
+
+
+def _resolved_data(data: DataConfig) -> DataConfig:
+    """Returns the data's configuration with whole paths and the layout that was found."""
+    return replace(
+        data,
+        format=with_format(data).format,
+        root=data.root and _whole(data.root),
+        lists=data.lists and _whole(data.lists),
+        label_map=data.label_map and _whole(data.label_map),
+        cache=data.cache if data.cache in CACHES else _whole(data.cache),
+    )
+
+
+def _whole(path: str) -> str:
+    return path if "://" in path else str(Path(path).expanduser().resolve())
+
+
+def _with_free_keys(earlier: RunConfig, now: RunConfig) -> RunConfig:
+    sections = {
+        section: replace(
+            getattr(earlier, section), **{key: getattr(getattr(now, section), key) for key in keys}
+        )
+        for section, keys in FREE_ON_RESUME.items()
+    }
+    return replace(earlier, **sections)
+
+
+def _refuse_changes(now: RunConfig, earlier: RunConfig, run: Path) -> None:
+    if now.seed != earlier.seed:
+        raise ConfigError(f"seed is {now.seed} but {run} was begun with {earlier.seed}")
+    for section in ("data", "model", "train"):
+        mine, theirs = vars(getattr(now, section)), vars(getattr(earlier, section))
+        for key, value in mine.items():
+            if value != theirs[key] and key not in FREE_ON_RESUME.get(section, ()):
+                raise ConfigError(
+                    f"{section}.{key} is {value} but {run} was begun with {theirs[key]}: a resumed "
+                    "run keeps its configuration; for another, use a new --out with "
+                    f"--model.init_from {run}"
+                )
+
+
+def open_run(run: Path, resume: bool) -> None:
+    """Makes the run folder, and claims it by its configuration file."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        with (run / CONFIG).open("a" if resume else "x"):
+            pass
+    except FileExistsError as error:
+        raise RunError(f"{run}: another run has begun there; choose another --out") from error
+    except OSError as error:
+        raise RunError(f"{run}: cannot be made ({error.strerror}); choose another --out") from error
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keeps a second process from training the same run; the system unlocks it at any end.
+
+    Raises:
+        RunError: Another process is training it.
+    """
+    with (run / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{run}: another process is training it; wait for its end, or choose another --out"
+            ) from error
+        except OSError:  # a file system without locks: then nothing is kept out
+            pass
+        yield

@@ -1,0 +1,90 @@
+"""SIGTERM while a run validates: saved, gone on with, and nothing is done or missing twice."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from ccfnet_tf.errors import RunError, TerminatedError
+from ccfnet_tf.evaluation.evaluate import Evaluator
+from ccfnet_tf.inference.checkpoint_file import read_arrays
+from ccfnet_tf.training import build, fit
+from ccfnet_tf.training.claim import locked
+
+CONFIG = RunConfig(
+    data=DataConfig(format="scenes", scenes=10, scene_size=(32, 32), crop=33, val_share=0.2),
+    model=ModelConfig(backbone="mobilenet_v2", backbone_weights="none"),
+    train=TrainConfig(
+        epochs=3, batch=2, precision="float32", strategy="none", ema=0.5, batch_norm="trainable"
+    ),
+)
+
+
+@pytest.fixture(autouse=True)
+def toy_network(toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains a graph of five layers in place of the whole network."""
+    monkeypatch.setattr(build, "build_ccfnet", lambda classes, **_: toy(classes))
+
+
+def train(run: Path, *, resume: bool = False) -> str:
+    console = Console(file=io.StringIO(), width=400)
+    fit.fit(CONFIG, run, resume=resume, console=console)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return [{**row, "seconds": ""} for row in csv.DictReader(file)]
+
+
+def test_sigterm_in_a_validation_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never, told = tmp_path / "never", tmp_path / "told"
+    train(never)
+    count = Evaluator._no_counts
+    begun: list[int] = []
+
+    def told_in_the_second(self: Evaluator) -> Any:
+        begun.append(1)
+        if len(begun) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return count(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Evaluator, "_no_counts", told_in_the_second)
+        with pytest.raises(TerminatedError, match=r"told to end \(SIGTERM\) at step 8: saved"):
+            train(told)
+    assert len(rows(told)) == 1
+    assert "going on after epoch 1 of 3 and 4 of 4 steps" in train(told, resume=True)
+    assert rows(told) == rows(never)
+    mine, theirs = (read_arrays(run / "checkpoints" / "last.npz") for run in (told, never))
+    assert mine.keys() == theirs.keys()
+    for key in theirs:
+        np.testing.assert_array_equal(mine[key], theirs[key], err_msg=key)
+
+
+def test_the_best_checkpoint_holds_the_average(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run)
+    best, last = (read_arrays(run / "checkpoints" / f"{name}.npz") for name in ("best", "last"))
+    kernels = [key for key in best if key.startswith("model/") and key.endswith("kernel")]
+    assert any((best[key] != last[key]).any() for key in kernels)
+
+
+def test_a_run_is_trained_by_one_process(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run)
+    with locked(run), pytest.raises(RunError, match="another process is training it"):
+        train(run, resume=True)
+    assert "nothing to resume" in train(run, resume=True)
