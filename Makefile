@@ -1,16 +1,18 @@
 # make demo       train, evaluate and look at pictures, from nothing, in a few minutes
 # make test       the tests (under 10 minutes on 2 cores)
 # make test-all   the tests and the slow ones (under 45 minutes)
-# make bench      images a second of reading, beside what a training step eats
+# make bench      the network's speed beside a matrix product's; images a second of reading
+# make bench-peers  the network's speed beside PyTorch's, in an environment of its own
 # make lint       form, types, direction of imports
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PEERS := .venv-peers
 DEMO := runs/demo
 
-.PHONY: env demo test test-slow test-all bench lint clean
+.PHONY: env demo test test-slow test-all bench bench-peers lint clean
 
 env: $(VENV)/.ready
 
@@ -58,7 +60,16 @@ test-all: env check-cv2
 
 # Give your own data sets with make bench DATA="folder folder"
 bench: env
+	$(BIN)/ccfnet-tf benchmark
 	$(BIN)/python -m ccfnet_tf.benchmark.reading $(DATA)
+
+bench-peers: env $(PEERS)/.ready
+	$(BIN)/python -m ccfnet_tf.benchmark.peers --python $(PEERS)/bin/python
+
+$(PEERS)/.ready: ccfnet_tf/benchmark/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check $(PEERS_PIP) -r $<
+	@touch $@
 
 lint: env
 	$(BIN)/ruff check .
@@ -67,4 +78,4 @@ lint: env
 	$(BIN)/lint-imports --config setup.cfg
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(PEERS) build *.egg-info

@@ -22,9 +22,12 @@ from ccfnet_tf.errors import (
     EXIT_TERMINATED,
     EXIT_UNEXPECTED,
     EXIT_USER_ERROR,
+    EXIT_WORKER_LOST,
     CCFNetError,
     ConfigError,
     TerminatedError,
+    VerificationError,
+    WorkerLostError,
     nearest,
 )
 from ccfnet_tf.start import start_tensorflow
@@ -42,6 +45,8 @@ CCFNet: semantic segmentation that knows where it may be wrong.
   predict    label pictures, folders and videos with a run
   crossval   fit and evaluate every fold of a data set
   data       check, count, show, split and convert data sets
+  export     write a run as a file for servers, proven equal to it
+  benchmark  how fast a run's network is on this machine
   presets    list the shipped configurations
 
   ccfnet-tf VERB --help      options of a verb
@@ -49,7 +54,8 @@ CCFNet: semantic segmentation that knows where it may be wrong.
   --debug                    with any verb: show the traceback of an error
 
 Exit codes: 0 done, 1 finished with failures, 2 an error of input or use, 3 unexpected,
-130 stopped by Ctrl-C, 143 by SIGTERM (after saving).
+130 stopped by Ctrl-C, 138 another worker was lost, 142 the other workers did not come,
+143 stopped by SIGTERM (after saving).
 """
 
 RESULTS = """\
@@ -95,7 +101,8 @@ def _report(error: BaseException, args: list[str]) -> int:
 def _explain(error: BaseException, args: list[str]) -> tuple[str, int]:
     first_line = (str(error).splitlines() or [""])[0]
     if isinstance(error, CCFNetError):
-        return str(error), EXIT_USER_ERROR
+        codes = {WorkerLostError: EXIT_WORKER_LOST, VerificationError: EXIT_FINDINGS}
+        return str(error), codes.get(type(error), EXIT_USER_ERROR)
     if isinstance(error, TerminatedError):
         return str(error), EXIT_TERMINATED
     if isinstance(error, KeyboardInterrupt):
@@ -117,6 +124,8 @@ def _dispatch(args: list[str]) -> int:
         "predict": _predict,
         "crossval": _crossval,
         "data": _data,
+        "export": _export,
+        "benchmark": _benchmark,
         "presets": _presets,
     }
     if not args or args[0] in ("-h", "--help", "help"):
@@ -147,15 +156,13 @@ def _fit(args: list[str]) -> int:
     start_tensorflow()
     from ccfnet_tf.training.fit import fit
 
-    trained = fit(
+    fit(
         options.config,
         options.out,
         resume=options.resume,
         console=new_console(),
         config_given=options.config_given,
     )
-    done = "trained; " if trained else ""
-    print(f"{options.out}: {done}next: ccfnet-tf evaluate {options.out}")
     return EXIT_DONE
 
 
@@ -255,6 +262,46 @@ def _data(args: list[str]) -> int:
     from ccfnet_tf.data_verbs import main as data_main
 
     return data_main(args)
+
+
+def _export(args: list[str]) -> int:
+    from ccfnet_tf.options import Parser
+
+    parser = Parser(
+        prog="ccfnet-tf export",
+        description="Write a run's network as a file that needs neither this package nor Keras, "
+        "and prove in a fresh process that it answers as Keras does.",
+    )
+    parser.add_argument("run", nargs="?", help="run folder")
+    parser.add_argument("--format", default="saved_model", help="saved_model (TF Serving)")
+    parser.add_argument("--out", help="folder of artifacts (default: ./export/models/<run>)")
+    parser.add_argument("--data-root", help="where the run's data lie now, if they were moved")
+    parser.add_argument(
+        "--verify-only", metavar="ARTIFACT", help="repeat the check of an exported artifact"
+    )
+    options = parser.parse_args(args)
+    if (options.run is None) == (options.verify_only is None):
+        raise ConfigError("give a run folder to export, or --verify-only ARTIFACT; not both")
+    from ccfnet_tf.export.contract import find_format
+    from ccfnet_tf.progress import new_console
+
+    format_ = find_format(options.format)
+    start_tensorflow()
+    from ccfnet_tf.export.verb import export_run, verify
+
+    if options.verify_only is not None:
+        verify(Path(options.verify_only), console=new_console())
+        return EXIT_DONE
+    run = Path(options.run)
+    out = Path(options.out or Path("export", "models", run.resolve().name))
+    export_run(run, out, format_, data_root=options.data_root, console=new_console())
+    return EXIT_DONE
+
+
+def _benchmark(args: list[str]) -> int:
+    from ccfnet_tf.benchmark.verb import main as benchmark_main
+
+    return benchmark_main(args)
 
 
 def _presets(args: list[str]) -> int:

@@ -7,6 +7,7 @@
     +-- RunError               a run folder or a checkpoint in it
     +-- ResourceError          memory or disk that ran out, a download that failed
     +-- WorkerLostError        another worker of the run ended
+    +-- VerificationError      an exported file that does not answer as Keras does
     +-- NotFiniteError         a loss that became NaN or infinite
 
 Everything else is a fault of ours and ends with `EXIT_UNEXPECTED`.
@@ -82,6 +83,10 @@ class ResourceError(CCFNetError):
 
 class WorkerLostError(CCFNetError):
     """Another worker ended or cannot be reached; the last checkpoint is whole."""
+
+
+class VerificationError(CCFNetError):
+    """An exported file does not answer as Keras does; it is not handed over."""
 
 
 class NotFiniteError(CCFNetError):

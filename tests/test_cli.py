@@ -37,7 +37,7 @@ def test_help_is_quick_beside_starting_python() -> None:
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert all(verb in printed for verb in ("fit", "evaluate", "predict", "presets"))
+    assert all(verb in printed for verb in ("fit", "evaluate", "predict", "benchmark", "presets"))
 
 
 def test_no_verb_is_an_error_that_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,20 +156,6 @@ def test_predict_ends_with_what_was_written_and_left_out(
     outcome = Outcome(pictures, 0, frames, (Failure("a.jpg", "damaged"),) * failed, labels)
     beside = "masks/ beside images/"
     assert cli._predicted(outcome, "out") == [line.format(beside) for line in lines]
-
-
-@pytest.mark.parametrize(("trained", "done"), [(True, "trained; "), (False, "")])
-def test_fit_says_trained_when_it_trained(
-    trained: bool,
-    done: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr("ccfnet_tf.training.fit.fit", lambda *_, **__: trained)
-    assert cli.main(["fit", "--out", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert said == f"{tmp_path}: {done}next: ccfnet-tf evaluate {tmp_path}\n"
 
 
 @pytest.mark.parametrize(

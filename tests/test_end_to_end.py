@@ -219,6 +219,15 @@ def test_predict_writes_four_pictures_for_each_and_reports_the_bad(
     assert label.max() < 8
 
 
+@pytest.mark.slow
+def test_a_run_is_exported_and_proven(trained: Path, tmp_path: Path) -> None:
+    done = run("export", trained, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "saved_model beside Keras on" in done.stdout
+    assert done.stderr == ""
+    assert (tmp_path / "ccfnet" / "1" / "export.json").is_file()
+
+
 def test_fine_tuning_with_other_classes_lists_what_starts_anew(
     trained: Path, tmp_path: Path
 ) -> None:

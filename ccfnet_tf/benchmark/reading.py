@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ccfnet_tf.benchmark import memory
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.parts import list_set, read_parts, with_format
@@ -183,25 +184,20 @@ def _decoded(listing: Listing) -> Any:
 
 def _epoch(root: Path, console: Console) -> str:
     """Returns how resident memory changed over an epoch of training batches."""
-    from ccfnet_tf.pipeline.batch import steps_per_epoch, training_batches
+    from ccfnet_tf.pipeline.batch import training_batches
+    from ccfnet_tf.pipeline.share import by_example
 
     data = DataConfig(root=str(root), crop=225)
     parts = read_parts(data, 0)
-    steps = steps_per_epoch(parts.train, BATCH)
+    steps = by_example(parts.train, BATCH).steps
     marks = {1: 0.0, max(1, steps // 10): 0.0, steps: 0.0}
     console.print(f"memory over an epoch of {parts.format}")
     batches = training_batches(parts.train, parts.load, data, batch=BATCH, seed=0)
     for number, _ in enumerate(batches.take(steps), start=1):
         if number in marks:
-            marks[number] = _resident()
+            marks[number] = memory.resident()
     shown = ", ".join(f"{resident:.0f} MB at step {step}" for step, resident in marks.items())
     return f"{parts.format}, an epoch of {len(parts.train)} pictures: resident memory {shown}"
-
-
-def _resident() -> float:
-    """Returns the resident memory of this process in MB (Linux)."""
-    rows = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(row.split()[1]) for row in rows if row.startswith("VmRSS:")) / 1000
 
 
 def _table(speeds: list[Speed], step: float) -> Table:

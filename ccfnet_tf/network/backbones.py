@@ -17,6 +17,7 @@ import keras
 
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.network.geometry import Normalisation
+from ccfnet_tf.network.layers import FASTER
 from ccfnet_tf.network.weights import NO_WEIGHTS, copy_weights, plain_backbone
 
 
@@ -145,7 +146,7 @@ def build_backbone(name: str, weights: str | Path | None, precision: Precision) 
         if isinstance(layer, keras.layers.BatchNormalization):
             config["momentum"] = precision.batch_norm_momentum
             config["synchronized"] = precision.synchronized
-        return type(layer).from_config(config)
+        return FASTER.get(type(layer), type(layer)).from_config(config)
 
     images = keras.Input((None, None, 3), name="backbone_images")
     whole = keras.models.clone_model(plain, input_tensors=images, clone_function=rebuild)

@@ -17,6 +17,7 @@ from keras import KerasTensor, layers
 
 from ccfnet_tf.network.backbones import Precision
 from ccfnet_tf.network.geometry import ResizeLike, Shape, size_of
+from ccfnet_tf.network.layers import BatchNorm, Conv
 
 PYRAMID_BINS = (1, 2, 3, 6)
 DETAIL_CHANNELS = 32
@@ -122,8 +123,8 @@ class AddConfidence(layers.Layer):
         surest = tf.reduce_max(tf.nn.softmax(tf.stop_gradient(coarse)), -1, keepdims=True)
         surest = tf.minimum(tf.maximum(surest, _CLOSEST), 1.0 - _CLOSEST)
         confidence = tf.math.log(surest) - tf.math.log(1.0 - surest)
-        hard, easy = attention[..., 0:1], attention[..., 1:2]
-        return tf.concat([hard, easy + self.scale * confidence], -1)
+        # Not by slices: their gradients are full-resolution copies.
+        return attention + self.scale * confidence * tf.constant([0.0, 1.0])
 
     def compute_output_shape(self, shapes: list[Shape]) -> Shape:
         """Returns the shape of `call`'s result."""
@@ -168,12 +169,15 @@ class PyramidPooling(layers.Layer):
     def call(self, features: tf.Tensor) -> list[tf.Tensor]:
         """Returns a map [B, n, n, F] for each n of `bins`."""
         height, width = size_of(features)
+        batch, channels = tf.shape(features)[0], features.shape[-1]
+        # Rows of all maps in one pass over the features, then columns of what little is left. No
+        # einsum: it transposes the features, which takes 15 times as long.
+        rows = tf.concat([_pooling_matrix(n, height, features.dtype) for n in self.bins], 0)
+        pooled = tf.matmul(rows, tf.reshape(features, [batch, height, width * channels]))
         maps = []
-        for bins in self.bins:
-            rows = _pooling_matrix(bins, height, features.dtype)
-            columns = _pooling_matrix(bins, width, features.dtype)
-            pooled = tf.einsum("bhwc,jw->bhjc", features, columns)
-            maps.append(tf.einsum("bhjc,ih->bijc", pooled, rows))
+        for bins, x in zip(self.bins, tf.split(pooled, self.bins, 1), strict=True):
+            x = tf.reshape(x, [batch, bins, width, channels])  # noqa: PLW2901
+            maps.append(tf.matmul(_pooling_matrix(bins, width, features.dtype), x))
         return maps
 
     def compute_output_shape(self, shape: Shape) -> list[Shape]:
@@ -200,10 +204,10 @@ def conv_norm_relu(
     x: KerasTensor, filters: int, size: int, name: str, style: HeadStyle
 ) -> KerasTensor:
     """Convolution without bias, batch norm, ReLU: [B, h, w, *] -> [B, h, w, filters]."""
-    x = layers.Conv2D(
+    x = Conv(
         filters, size, padding="same", use_bias=False, dtype=style.policy, name=f"{name}_conv"
     )(x)
-    x = layers.BatchNormalization(
+    x = BatchNorm(
         momentum=style.precision.batch_norm_momentum,
         synchronized=style.precision.synchronized,
         dtype=style.policy,
@@ -221,7 +225,7 @@ def head(x: KerasTensor, classes: int, name: str, style: HeadStyle) -> KerasTens
     x = conv_norm_relu(x, style.channels, 3, name, style)
     x = layers.Dropout(style.dropout, dtype=style.policy, name=f"{name}_dropout")(x)
     # float32 under mixed precision: half-precision logits saturate the loss.
-    return layers.Conv2D(classes, 1, dtype="float32", name=f"{name}_classifier")(x)
+    return Conv(classes, 1, dtype="float32", name=f"{name}_classifier")(x)
 
 
 def judged(features: KerasTensor, probabilities: KerasTensor, style: HeadStyle) -> KerasTensor:

@@ -69,6 +69,29 @@ def cross_entropy(logits: tf.Tensor, target: Target) -> tf.Tensor:
     return tf.where(target.valid, losses, 0.0)
 
 
+def gate_logs(attention: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns log P(hard) and log P(easy), [B, H, W] each, from attention logits [B, H, W, 2].
+
+    A softmax over two classes is a function of their difference; as one it takes a fifth of the
+    time, with its gradient, on CPUs.
+    """
+    hard, easy = tf.unstack(tf.cast(attention, tf.float32), axis=-1)
+    return -tf.nn.softplus(easy - hard), -tf.nn.softplus(hard - easy)
+
+
+def attention_cross_entropy(attention: tf.Tensor, easy: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    """Returns [B, H, W] float32 cross-entropy of the attention head in nats, 0 where void.
+
+    Args:
+        attention: [B, H, W, 2] logits.
+        easy: [B, H, W] int32 from `attention_target`.
+        valid: [B, H, W] bool, False where void.
+    """
+    log_hard, log_easy = gate_logs(attention)
+    losses = -tf.where(tf.equal(easy, EASY), log_easy, log_hard)
+    return tf.where(valid, losses, 0.0)
+
+
 def blend_cross_entropy(
     coarse: tf.Tensor, fine: tf.Tensor, attention: tf.Tensor, valid: tf.Tensor
 ) -> tf.Tensor:
@@ -87,19 +110,17 @@ def blend_cross_entropy(
     Returns:
         [B, H, W] float32 in nats, 0 where void.
     """
-    gate = tf.nn.log_softmax(attention)
-    blend = -log_add_exp(gate[..., EASY] - coarse, gate[..., HARD] - fine)
+    log_hard, log_easy = gate_logs(attention)
+    blend = -log_add_exp(log_easy - coarse, log_hard - fine)
     return tf.where(valid, blend, 0.0)
 
 
 def blend_answer(coarse: tf.Tensor, fine: tf.Tensor, attention: tf.Tensor) -> tf.Tensor:
     """Returns the blended answer's class ids, int32 [B, H, W], from the heads' logits."""
-    gate = tf.nn.softmax(attention)
-    parts = (
-        gate[..., EASY, None] * tf.nn.softmax(coarse),
-        gate[..., HARD, None] * tf.nn.softmax(fine),
-    )
-    return tf.argmax(parts[0] + parts[1], -1, output_type=tf.int32)
+    hard, easy = tf.unstack(attention, axis=-1)
+    gate = tf.sigmoid(easy - hard)[..., None]
+    blend = gate * tf.nn.softmax(coarse) + (1.0 - gate) * tf.nn.softmax(fine)
+    return tf.argmax(blend, -1, output_type=tf.int32)
 
 
 def count(mask: tf.Tensor) -> tf.Tensor:

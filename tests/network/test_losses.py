@@ -64,6 +64,22 @@ def test_the_blend_s_loss_and_answer_come_from_its_parts() -> None:
     np.testing.assert_array_equal(answer, tf.argmax(refine, -1))
 
 
+def test_attention_s_loss_is_a_softmax_cross_entropy() -> None:
+    rng = np.random.default_rng(0)
+    # 200 apart: a probability of 0 in float32, whose logarithm must stay finite.
+    attention = tf.constant(rng.normal(size=(2, 4, 5, 2)) * [1.0, 100.0], tf.float32)
+    easy = tf.constant(rng.integers(0, 2, (2, 4, 5)), tf.int32)
+    target = losses.Target(easy, tf.constant(rng.integers(0, 2, (2, 4, 5)) > 0))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(attention)
+        ours = losses.attention_cross_entropy(attention, easy, target.valid)
+        plain = losses.cross_entropy(attention, target)
+    np.testing.assert_allclose(ours, plain, rtol=1e-6, atol=1e-6)
+    assert float(tf.reduce_max(ours)) > 90.0
+    gradients = [tape.gradient(loss, attention) for loss in (ours, plain)]
+    np.testing.assert_allclose(*gradients, atol=1e-6)
+
+
 def test_count_goes_beyond_what_float32_can_count() -> None:
     mask = tf.ones([2**12, 2**12 + 1], tf.bool)
     assert float(losses.count(mask)) == pytest.approx(2**24 + 2**12)

@@ -84,7 +84,9 @@ def test_the_best_checkpoint_holds_the_average(tmp_path: Path) -> None:
 
 def test_a_run_is_trained_by_one_process(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(run)
+    assert train(run).endswith(f"{run}: trained; next: ccfnet-tf evaluate {run}\n")
     with locked(run), pytest.raises(RunError, match="another process is training it"):
         train(run, resume=True)
-    assert "nothing to resume" in train(run, resume=True)
+    said = train(run, resume=True)
+    assert "nothing to resume" in said
+    assert said.endswith(f"{run}: next: ccfnet-tf evaluate {run}\n")

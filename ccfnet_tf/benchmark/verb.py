@@ -1,0 +1,159 @@
+"""`ccfnet-tf benchmark`: what a network costs, how fast it is here, and how fast it could be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from ccfnet_tf.benchmark.figures import (
+    Others,
+    machine,
+    new_table,
+    others_line,
+    refuse_lost_json,
+    write_json,
+)
+from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from ccfnet_tf.errors import EXIT_DONE, ConfigError
+from ccfnet_tf.options import Parser
+from ccfnet_tf.progress import new_console
+from ccfnet_tf.start import start_tensorflow
+
+if TYPE_CHECKING:
+    from ccfnet_tf.benchmark.speed import Benchmark, Speed
+
+PAPER = RunConfig(
+    data=DataConfig(format="scenes", scenes=24),
+    model=ModelConfig(backbone_weights="none"),
+    train=TrainConfig(batch=2),
+)
+"""What is measured where no run is given: the paper's form with ResNet-50, on drawn scenes."""
+
+_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "": "{phase} {precision}".format_map,
+    "ms an\nimage": "{ms_an_image:.0f}".format_map,
+    "GFLOP/s of\na matmul's": "{gflops:.0f} of {matmul_gflops:.0f}".format_map,
+    "share": "{share_of_matmul:.0%}".format_map,
+    "peak\nMB": "{peak_memory_mb:.0f}".format_map,
+    "reading\nms": "{ms_an_image_while_reading:.0f}".format_map,
+    "waits": "{waiting_share:.1%}".format_map,
+}
+"""Heading -> how a row of the JSON is shown there."""
+_OF_TRAINING = 2
+"""So many columns at the end are of training alone."""
+
+
+def main(args: list[str]) -> int:
+    """Runs the verb; returns the exit code."""
+    parser = Parser(
+        prog="ccfnet-tf benchmark",
+        description="Measure the speed of a run's network on this machine, on one device and with "
+        "random weights. Without a run: the paper's form with ResNet-50, on drawn scenes.",
+    )
+    parser.add_argument("run", nargs="?", metavar="RUN", help="run folder")
+    parser.add_argument("--size", type=int, help="sides of a picture (default: the run's crop)")
+    parser.add_argument("--batch", type=int, help="pictures in a step (default: the run's)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the best counts (3)")
+    parser.add_argument("--data.root", dest="root", help="where the data lie now")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
+    options = parser.parse_args(args)
+    for key in ("size", "batch", "rounds"):
+        if (value := getattr(options, key)) is not None and value < 1:
+            raise ConfigError(f"--{key} is {value}: it must be 1 or more")
+    refuse_lost_json(options.json)
+    name, config = _config(options.run, options.root)
+    config = replace(
+        config,
+        data=replace(config.data, crop=options.size or config.data.crop),
+        train=replace(config.train, batch=options.batch or config.train.batch),
+    )
+    console = new_console()
+    start_tensorflow()
+    from ccfnet_tf.benchmark.speed import measure
+
+    others = Others()
+    measured = measure(config, rounds=options.rounds, console=console)
+    share = others.share()
+    console.print(table(name, config, measured))
+    for line in [*notes(measured), others_line(share)]:
+        console.print(line)
+    if options.json:
+        write_json(options.json, as_json(name, config, measured) | {"others_share": share})
+        console.print(f"written to {options.json}")
+    return EXIT_DONE
+
+
+def as_json(name: str, config: RunConfig, measured: Benchmark) -> dict[str, Any]:
+    """Returns all figures: times in milliseconds an image, memory in MB, shares in 0..1."""
+    return {
+        "network": name,
+        "backbone": config.model.backbone,
+        "head_channels": config.model.head_channels,
+        "size": measured.size,
+        "batch": measured.batch,
+        "rounds": measured.rounds,
+        "machine": machine("tensorflow", "keras"),
+        "gmac": asdict(measured.cost) | {"sum": measured.cost.total},
+        "matmul_gflops": measured.products,
+        "speeds": [_as_json(measured, speed) for speed in measured.speeds],
+        "left_out": measured.left_out,
+    }
+
+
+def table(name: str, config: RunConfig, measured: Benchmark) -> Table:
+    """Returns what a person looks at."""
+    parts = " + ".join(f"{part} {value:.3g}" for part, value in asdict(measured.cost).items())
+    shown = new_table(
+        f"{name}: {config.model.backbone}, {measured.size}x{measured.size} pixels, "
+        f"{measured.batch} in a step",
+        f"GMAC of an image: {parts} = {measured.cost.total:.3g}",
+        list(_COLUMNS),
+    )
+    for speed in measured.speeds:
+        row = _as_json(measured, speed)
+        columns = list(_COLUMNS.values())
+        if speed.phase == "inference":
+            columns = columns[:-_OF_TRAINING]
+        shown.add_row(*[show(row) for show in columns])
+    return shown
+
+
+def notes(measured: Benchmark) -> list[str]:
+    """Returns what the table does not say of itself."""
+    here = machine()
+    return [
+        f"{here['threads']} threads of {here['processor']}; best of {measured.rounds} rounds",
+        "training counts as three ways through the network; peak: memory of the whole process;",
+        "reading: a step beside the data pipeline; waits: share of time waiting for its batches",
+        *[f"left out: {precision}: {why}" for precision, why in measured.left_out.items()],
+    ]
+
+
+def _config(run: str | None, root: str | None) -> tuple[str, RunConfig]:
+    """Returns the name and the configuration of what is to be measured."""
+    if run is None:
+        return "the paper's form", PAPER
+    from ccfnet_tf.inference.runs import read_run
+
+    config = read_run(run).config
+    return run, config if root is None else replace(config, data=replace(config.data, root=root))
+
+
+def _as_json(measured: Benchmark, speed: Speed) -> dict[str, Any]:
+    per_image = 1000 / measured.batch
+    rate, most = measured.gflops(speed), measured.products[speed.precision]
+    return {
+        "phase": speed.phase,
+        "precision": speed.precision,
+        "ms_an_image": speed.seconds * per_image,
+        "gflops": rate,
+        "matmul_gflops": most,
+        "share_of_matmul": rate / most,
+        "peak_memory_mb": speed.memory,
+        "ms_an_image_while_reading": speed.fed * per_image if speed.waiting is not None else None,
+        "waiting_share": speed.waiting,
+    }

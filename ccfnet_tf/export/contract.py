@@ -1,0 +1,163 @@
+"""`export.json`: what an exported file takes, what it answers, and what it was proven against."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ccfnet_tf.errors import ConfigError, RunError, nearest
+
+CONTRACT = "export.json"
+REFERENCE = "reference.npz"
+"""Pictures, and what Keras answered for them, so that the check can be repeated anywhere."""
+
+Format = Literal["saved_model"]
+FORMATS: dict[str, Format] = {"saved_model": "saved_model"}
+"""Names that `--format` takes."""
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an exported file may be from Keras.
+
+    Attributes:
+        largest: Largest difference of a probability.
+        percentile: Its 99.9th percentile.
+        other_labels: Share of pixels that may get another label, 0..1.
+    """
+
+    largest: float
+    percentile: float
+    other_labels: float
+
+
+TOLERANCES: dict[Format, Tolerance] = {"saved_model": Tolerance(1e-4, 1e-5, 1e-4)}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far an exported file was from Keras on the reference pictures.
+
+    Attributes:
+        largest: Largest difference of a probability, or of P(hard).
+        percentile: Its 99.9th percentile.
+        other_labels: Share of pixels that get another label, 0..1.
+        pictures: How many pictures were compared.
+    """
+
+    largest: float
+    percentile: float
+    other_labels: float
+    pictures: int
+
+    def above(self, tolerance: Tolerance) -> list[str]:
+        """Returns what is above the tolerance, in words; empty where nothing is."""
+        return [
+            f"{name.replace('_', ' ')} {value:.2g} above {limit:.2g}"
+            for name, limit in asdict(tolerance).items()
+            if not (value := getattr(self, name)) <= limit  # NaN is above
+        ]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The content of `export.json`.
+
+    Attributes:
+        format: What kind of file it is.
+        run: Folder and checkpoint that it was made from.
+        versions: Of this package and of what made the file.
+        classes: Class names in the order of their ids.
+        palette: RGB of each.
+        inputs: What it takes: colour order, sizes, orientation, limits.
+        outputs: What it answers.
+        files: SHA-256 of every file of the artifact, by path below its folder.
+        difference: The verification's figures.
+    """
+
+    format: Format
+    run: dict[str, str]
+    versions: dict[str, str]
+    classes: list[str]
+    palette: list[list[int]]
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    files: dict[str, str]
+    difference: dict[str, Any]
+
+
+def find_format(name: str) -> Format:
+    """Returns the format of that name.
+
+    Raises:
+        ConfigError: There is none; the nearest is named.
+    """
+    if name not in FORMATS:
+        raise ConfigError(
+            f"--format is '{name}': expected {', '.join(FORMATS)}" + nearest(name, FORMATS)
+        )
+    return FORMATS[name]
+
+
+def write_contract(folder: Path, contract: Contract) -> None:
+    """Writes `export.json` into a folder."""
+    text = json.dumps(asdict(contract), indent=1, ensure_ascii=False) + "\n"
+    (folder / CONTRACT).write_text(text, encoding="utf-8")
+
+
+def read_contract(folder: Path) -> Contract:
+    """Reads `export.json` and holds the files against their checksums.
+
+    Raises:
+        RunError: It is missing or not understood, or a file is missing or another.
+    """
+    path = folder / CONTRACT
+    try:
+        contract = Contract(**json.loads(path.read_text(encoding="utf-8")))
+        expected = dict(contract.files)
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{folder}: no {CONTRACT}: not an artifact of ccfnet-tf export; give the folder that "
+            "holds it"
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{path}: not understood ({error}): export the run again") from error
+    if contract.format not in FORMATS.values():
+        raise RunError(f"{path}: format '{contract.format}': expected {', '.join(FORMATS)}")
+    _compare(folder, expected, checksums(folder))
+    return contract
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of every file below a folder, but of `export.json`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): _sha256(path)
+        for path in files
+        if path.name != CONTRACT
+    }
+
+
+def _compare(folder: Path, expected: Mapping[str, str], found: Mapping[str, str]) -> None:
+    for name, checksum in expected.items():
+        if name not in found:
+            raise RunError(f"{folder / name}: missing: copy the artifact again, whole")
+        if found[name] != checksum:
+            raise RunError(
+                f"{folder / name}: not the file that was exported (its SHA-256 differs from "
+                f"{CONTRACT}): copy the artifact again, or export the run again"
+            )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,176 @@
+"""A network as a SavedModel with the signatures that TF Serving offers.
+
+`serving_default`  images uint8 [B, H, W, 3]  ->  labels, difficulty, risk [B, H, W]
+`encoded`          image_bytes string [B]     ->  the same three as PNG, string [B] each
+`probabilities`    images uint8 [B, H, W, 3]  ->  probabilities float32 [B, H, W, C]
+
+A probability p is stored as round(255 p). `difficulty` is P(coarse is wrong), `risk` is 1 - the
+largest probability of the answer.
+
+Keras's model is held by a closure alone: as an attribute of the module it would be saved too, and
+that file loads in Python and in no session, hence not in TF Serving.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from ccfnet_tf.inference.predictor import SMALLEST
+from ccfnet_tf.labels import Taxonomy
+
+MAX_PIXELS = 4096 * 4096
+"""Pixels of a picture that `encoded` decodes; a larger one is refused by its header."""
+
+BYTE_LABELS = 256
+"""Classes whose ids fit into 8 bits; more take 16."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_PNG_HEADER = 33  # signature, and the IHDR chunk that holds the size
+
+Answers = dict[str, tf.Tensor]
+
+
+def write_saved_model(model: Any, taxonomy: Taxonomy, folder: Path) -> None:
+    """Writes `saved_model.pb`, `variables/` and `assets/` into a folder.
+
+    Args:
+        model: A `CCFNet`.
+        taxonomy: Its classes, which travel as assets.
+        folder: A folder that is empty or not there.
+    """
+    module = tf.Module()
+    # Keras's variables one by one, and not the model: see above.
+    module.weights = [variable.value for variable in model.variables]
+    answer = _answer(model)
+    images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+    image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
+    label_type = tf.uint8 if len(taxonomy.names) <= BYTE_LABELS else tf.uint16
+    module.serve = tf.function(
+        lambda images: _as_bytes(answer(images), label_type), input_signature=[images]
+    )
+    module.encoded = tf.function(
+        lambda image_bytes: _encoded(answer, image_bytes, label_type),
+        input_signature=[image_bytes],
+    )
+    module.probabilities = tf.function(
+        lambda images: {"probabilities": answer(images)["probabilities"]}, input_signature=[images]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    module.assets = [tf.saved_model.Asset(str(path)) for path in _write_assets(taxonomy, folder)]
+    signatures = {
+        "serving_default": module.serve,
+        "encoded": module.encoded,
+        "probabilities": module.probabilities,
+    }
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    for asset in module.assets:  # the originals; SavedModel has copied them
+        Path(asset.asset_path.numpy().decode()).unlink()
+
+
+def _write_assets(taxonomy: Taxonomy, folder: Path) -> list[Path]:
+    names, palette = folder / "classes.txt", folder / "palette.json"
+    names.write_text("".join(f"{name}\n" for name in taxonomy.names), encoding="utf-8")
+    palette.write_text(json.dumps([list(colour) for colour in taxonomy.palette]), encoding="utf-8")
+    return [names, palette]
+
+
+def _answer(model: Any) -> Callable[[tf.Tensor], Answers]:
+    """Returns a function from pictures to labels, P(hard) and probabilities of their size."""
+
+    def answer(images: tf.Tensor) -> Answers:
+        shape = tf.shape(images)
+        height, width = shape[1], shape[2]
+        outputs = model(tf.cast(_at_least(images, height, width), tf.float32), training=False)
+        refine = tf.cast(outputs["refine"], tf.float32)[:, :height, :width]
+        attention = tf.cast(outputs["attention"], tf.float32)[:, :height, :width]
+        return {
+            "labels": tf.argmax(refine, -1, output_type=tf.int32),
+            "difficulty": tf.nn.softmax(attention)[..., 0],
+            "probabilities": tf.exp(refine),
+        }
+
+    return answer
+
+
+def _at_least(images: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """Mirrors pictures at the bottom and right up to the network's smallest side."""
+    rows, columns = _mirrored(height), _mirrored(width)
+    small = tf.logical_or(height < SMALLEST, width < SMALLEST)
+    return tf.cond(
+        small, lambda: tf.gather(tf.gather(images, rows, axis=1), columns, axis=2), lambda: images
+    )
+
+
+def _mirrored(side: tf.Tensor) -> tf.Tensor:
+    """Returns which of `side` pixels stands at each place: 0 1 2 2 1 0 0 1 ... for 3 of them."""
+    place = tf.range(tf.maximum(side, SMALLEST)) % (2 * tf.maximum(side, 1))
+    return tf.where(place < side, place, 2 * side - 1 - place)
+
+
+def _as_bytes(answers: Answers, label_type: tf.DType) -> Answers:
+    risk = 1.0 - tf.reduce_max(answers["probabilities"], -1)
+    return {
+        "labels": tf.cast(answers["labels"], label_type),
+        "difficulty": _byte(answers["difficulty"]),
+        "risk": _byte(risk),
+    }
+
+
+def _byte(probability: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.round(255.0 * tf.clip_by_value(probability, 0.0, 1.0)), tf.uint8)
+
+
+def _encoded(
+    answer: Callable[[tf.Tensor], Answers], image_bytes: tf.Tensor, label_type: tf.DType
+) -> Answers:
+    def one(item: tuple[tf.Tensor, tf.Tensor]) -> Answers:
+        image = _decode(*item)
+        found = _as_bytes(answer(image[tf.newaxis]), label_type)
+        return {
+            f"{name}_png_bytes": tf.io.encode_png(value[0, :, :, tf.newaxis])
+            for name, value in found.items()
+        }
+
+    names = ("labels", "difficulty", "risk")
+    kinds = {f"{name}_png_bytes": tf.TensorSpec([], tf.string) for name in names}
+    places = tf.range(tf.size(image_bytes))
+    return tf.map_fn(one, (places, image_bytes), fn_output_signature=kinds)
+
+
+def _decode(place: tf.Tensor, content: tf.Tensor) -> tf.Tensor:
+    """Returns uint8 [H, W, 3]; a wrong format or size is known from the header alone."""
+    is_png = tf.equal(tf.strings.substr(content, 0, len(_PNG)), _PNG)
+    is_png = tf.logical_and(is_png, tf.strings.length(content) >= _PNG_HEADER)
+    is_jpeg = tf.equal(tf.strings.substr(content, 0, len(_JPEG)), _JPEG)
+    what = ["image_bytes, item", place, ":"]
+    known = tf.debugging.Assert(
+        tf.logical_or(is_png, is_jpeg), [*what, "neither JPEG nor PNG, or cut short"]
+    )
+    with tf.control_dependencies([known]):
+        size = tf.cond(is_png, lambda: _png_size(content), lambda: _jpeg_size(content))
+    fits = tf.debugging.Assert(
+        tf.logical_and(tf.reduce_all(size > 0), tf.reduce_prod(size) <= MAX_PIXELS),
+        [*what, "height and width", size, "; most pixels", MAX_PIXELS],
+    )
+    with tf.control_dependencies([fits]):
+        content = tf.identity(content)
+    return tf.cond(
+        is_png,
+        lambda: tf.io.decode_png(content, 3),
+        lambda: tf.io.decode_jpeg(content, 3, dct_method="INTEGER_ACCURATE"),
+    )
+
+
+def _png_size(content: tf.Tensor) -> tf.Tensor:
+    sides = tf.io.decode_raw(tf.strings.substr(content, 16, 8), tf.int32, little_endian=False)
+    return tf.cast(tf.reverse(sides, [0]), tf.int64)
+
+
+def _jpeg_size(content: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.io.extract_jpeg_shape(content)[:2], tf.int64)

@@ -1,0 +1,232 @@
+"""Keras's layers with the same variables and the same answer, made of fewer and faster ops.
+
+What Keras composes is right everywhere, and slow on CPUs: batch norm is a dozen passes over its
+input in float32, a dilated convolution is cut into small pictures and back, and some gradients of
+oneDNN take several times what other ops take for the same sum. docs/performance.md has the
+figures. Every layer here is a subclass that changes `call` alone, so configurations, names and
+weights fit either way; where it cannot do better it calls Keras.
+
+Gradients of our own are only in the graph in training: what is exported holds plain ops.
+
+Legend: B pictures, H x W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_LOW_PRECISION = (tf.bfloat16, tf.float16)
+_WIDE = 1024  # input channels from which oneDNN's kernel gradient falls off in low precision
+_SLICE = 512  # input channels at which it does not
+
+Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+@keras.saving.register_keras_serializable("ccfnet")
+class BatchNorm(keras.layers.BatchNormalization):
+    """Batch norm over all but the last axis of [B, H, W, C], in one op.
+
+    Statistics are float32 in every precision. Synchronized over several replicas, it is Keras's.
+    """
+
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns the normalised input in its own type."""
+        learn = bool(training and self.trainable)
+        if mask is not None or (learn and self.synchronized and _replicas() > 1):
+            return super().call(inputs, training=training, mask=mask)
+        unused = tf.zeros([0])  # while it learns, the op takes no statistics
+        result, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.convert_to_tensor(self.gamma),
+            offset=tf.convert_to_tensor(self.beta),
+            mean=unused if learn else tf.convert_to_tensor(self.moving_mean),
+            variance=unused if learn else tf.convert_to_tensor(self.moving_variance),
+            epsilon=self.epsilon,
+            is_training=learn,
+        )
+        if learn:
+            # The op divides by n - 1, Keras by n.
+            n = tf.cast(tf.size(inputs, tf.int64) // inputs.shape[-1], tf.float32)
+            self._move(self.moving_mean, mean)
+            self._move(self.moving_variance, variance * ((n - 1.0) / n))
+        return result
+
+    def _move(self, statistic: keras.Variable, now: tf.Tensor) -> None:
+        statistic.assign(statistic * self.momentum + now * (1.0 - self.momentum))
+
+
+@keras.saving.register_keras_serializable("ccfnet")
+class Conv(keras.layers.Conv2D):
+    """A convolution [B, H, W, *] -> [B, h, w, C]: dilated in one op, with faster gradients."""
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Returns the convolution, with bias and activation where the layer has them."""
+        if not training or _has_gpu() or not self._has_faster_gradient(inputs):
+            return super().call(inputs)
+        kernel = tf.convert_to_tensor(self.kernel)
+        result = _conv_with_gradient(inputs, kernel, self.strides[0], self.padding.upper())
+        if self.use_bias:
+            result = tf.nn.bias_add(result, tf.convert_to_tensor(self.bias))
+        return self.activation(result)
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: keras.Variable) -> tf.Tensor:
+        """Returns the convolution alone."""
+        if max(self.dilation_rate) == 1 or not dilates_natively():
+            return super().convolution_op(inputs, kernel)
+        kernel, rate = tf.convert_to_tensor(kernel), self.dilation_rate
+        return tf.nn.conv2d(inputs, kernel, 1, self.padding.upper(), dilations=rate)
+
+    def _has_faster_gradient(self, inputs: tf.Tensor) -> bool:
+        if self.kernel_size == (1, 1):
+            return self.strides[0] == self.strides[1]
+        wide = inputs.shape[-1] >= _WIDE and inputs.dtype in _LOW_PRECISION
+        return wide and self.strides == self.dilation_rate == (1, 1)
+
+
+@keras.saving.register_keras_serializable("ccfnet")
+class DepthwiseConv(keras.layers.DepthwiseConv2D):
+    """A depthwise convolution [B, H, W, C] -> [B, h, w, C] with a faster gradient for stride 2."""
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Returns the convolution, with bias and activation where the layer has them."""
+        strided = self.strides[0] == self.strides[1] > 1 and self.padding == "valid"
+        if not training or _has_gpu() or not strided or inputs.dtype not in _LOW_PRECISION:
+            return super().call(inputs)
+        kernel = tf.convert_to_tensor(self.kernel)
+        result = _depthwise_with_gradient(inputs, kernel, self.strides[0])
+        if self.use_bias:
+            result = tf.nn.bias_add(result, tf.convert_to_tensor(self.bias))
+        return self.activation(result)
+
+
+FASTER: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {
+    keras.layers.BatchNormalization: BatchNorm,
+    keras.layers.Conv2D: Conv,
+    keras.layers.DepthwiseConv2D: DepthwiseConv,
+}
+"""What takes the place of Keras's layers in a backbone."""
+
+
+@lru_cache
+def dilates_natively() -> bool:
+    """Returns whether a dilated convolution has a gradient here; on CPUs oneDNN brings it."""
+    with tf.init_scope():
+        x = tf.zeros([1, 5, 5, 1])
+        try:
+            _kernel_gradient(x, (3, 3, 1, 1), x, 1, "SAME", dilation=2)
+        except tf.errors.OpError:
+            return False
+    return True
+
+
+def _conv_with_gradient(x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
+    @tf.custom_gradient
+    def conv(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        def gradient(out: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            back = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(x),
+                filter=kernel,
+                out_backprop=out,
+                strides=[1, stride, stride, 1],
+                padding=padding,
+            )
+            if kernel.shape[:2] == (1, 1):
+                return back, _product(x[:, ::stride, ::stride], out)
+            return back, _by_slices(x, kernel.shape, out, padding)
+
+        return tf.nn.conv2d(x, kernel, stride, padding), gradient
+
+    return conv(x, kernel)
+
+
+def _product(x: tf.Tensor, out: tf.Tensor) -> tf.Tensor:
+    """Returns the kernel's gradient [1, 1, F, C] of a 1x1 convolution as one matrix product."""
+    rows, columns = (tf.reshape(value, [-1, value.shape[-1]]) for value in (x, out))
+    return tf.matmul(rows, columns, transpose_a=True)[None, None]
+
+
+def _by_slices(x: tf.Tensor, shape: Any, out: tf.Tensor, padding: str) -> tf.Tensor:
+    """Returns the kernel's gradient, input channels taken `_SLICE` at a time."""
+    height, width, channels, filters = shape
+    parts = []
+    for first in range(0, channels, _SLICE):
+        part = x[..., first : first + _SLICE]
+        sizes = (height, width, part.shape[-1], filters)
+        parts.append(_kernel_gradient(part, sizes, out, 1, padding))
+    return tf.concat(parts, 2)
+
+
+def _kernel_gradient(
+    x: tf.Tensor,
+    sizes: tuple[int, ...],
+    out: tf.Tensor,
+    stride: int,
+    padding: str,
+    *,
+    dilation: int = 1,
+) -> tf.Tensor:
+    return tf.raw_ops.Conv2DBackpropFilter(
+        input=x,
+        filter_sizes=sizes,
+        out_backprop=out,
+        strides=[1, stride, stride, 1],
+        padding=padding,
+        dilations=[1, dilation, dilation, 1],
+    )
+
+
+def _depthwise_with_gradient(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+    strides = [1, stride, stride, 1]
+
+    @tf.custom_gradient
+    def conv(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        def gradient(out: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            back = tf.nn.depthwise_conv2d(
+                _spread(out, tf.shape(x), kernel.shape, stride),
+                tf.reverse(kernel, [0, 1]),
+                [1, 1, 1, 1],
+                "VALID",
+            )
+            return back, tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+                input=x,
+                filter_sizes=kernel.shape,
+                out_backprop=out,
+                strides=strides,
+                padding="VALID",
+            )
+
+        return tf.nn.depthwise_conv2d(x, kernel, strides, "VALID"), gradient
+
+    return conv(x, kernel)
+
+
+def _spread(out: tf.Tensor, target: tf.Tensor, kernel: Any, stride: int) -> tf.Tensor:
+    """Puts a gradient [B, h, w, C] on every `stride`-th pixel of a zero map.
+
+    Returns:
+        [B, H + k - 1, W + k - 1, C] for a target [B, H, W, C] and a kernel of k pixels a side:
+        a convolution of it, without stride and padding, has the size of the target.
+    """
+    size = tf.shape(out)
+    gaps = [0, stride - 1]
+    wide = tf.pad(out[:, :, None, :, None], [[0, 0], [0, 0], gaps, [0, 0], gaps, [0, 0]])
+    wide = tf.reshape(wide, [size[0], stride * size[1], stride * size[2], out.shape[-1]])
+    # The last real entry has stride - 1 zeros behind it, of which the target may have no use.
+    rows, columns = target[1] + kernel[0] - 1, target[2] + kernel[1] - 1
+    wide = tf.pad(wide, [[0, 0], [kernel[0] - 1, stride], [kernel[1] - 1, stride], [0, 0]])
+    return wide[:, :rows, :columns]
+
+
+def _replicas() -> int:
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def _has_gpu() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))

@@ -1,0 +1,155 @@
+"""Every layer answers, learns and keeps statistics as the layer of Keras whose place it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ccfnet_tf.network import layers
+from ccfnet_tf.network.layers import BatchNorm, Conv, DepthwiseConv
+
+SHAPE = (2, 9, 12, 4)
+ROUNDING = {"float32": 1e-5, "mixed_bfloat16": 2e-2, "mixed_float16": 4e-3}
+CASES: list[tuple[type[keras.layers.Layer], dict[str, Any], tuple[int, ...]]] = [
+    (Conv, {"filters": 6, "kernel_size": 1}, SHAPE),
+    (Conv, {"filters": 6, "kernel_size": 1, "strides": 2, "activation": "relu"}, SHAPE),
+    (Conv, {"filters": 6, "kernel_size": 1, "strides": 2, "use_bias": False}, (2, 7, 5, 4)),
+    (Conv, {"filters": 6, "kernel_size": 3, "strides": 2}, SHAPE),
+    (Conv, {"filters": 6, "kernel_size": 3, "padding": "same", "dilation_rate": 4}, SHAPE),
+    (Conv, {"filters": 6, "kernel_size": 3, "padding": "same"}, (2, 5, 6, 1100)),
+    (Conv, {"filters": 6, "kernel_size": 3}, (2, 5, 6, 1024)),
+    (DepthwiseConv, {"kernel_size": 3, "strides": 2, "use_bias": False}, SHAPE),
+    (DepthwiseConv, {"kernel_size": 3, "strides": 2, "activation": "relu"}, (2, 11, 8, 4)),
+    (DepthwiseConv, {"kernel_size": 3, "dilation_rate": 2}, SHAPE),
+    (BatchNorm, {"momentum": 0.7}, SHAPE),
+    (BatchNorm, {"synchronized": True, "momentum": 0.7}, SHAPE),
+    (BatchNorm, {"epsilon": 1.001e-5}, (3, 1, 1, 4)),
+    (BatchNorm, {"trainable": False}, SHAPE),
+]
+
+
+def pair(
+    kind: type[keras.layers.Layer], options: dict[str, Any], shape: tuple[int, ...]
+) -> list[keras.layers.Layer]:
+    """Returns Keras's layer and ours with the same weights, all of them other than at the start."""
+    rng = np.random.default_rng(0)
+    made = [kind.__bases__[0](**options), kind(**options)]
+    for layer in made:
+        layer.build(shape)
+    weights = [np.abs(rng.normal(0.5, 0.3, value.shape)) for value in made[0].weights]
+    for layer in made:
+        layer.set_weights(weights)
+    return made
+
+
+def learn(layer: keras.layers.Layer, x: tf.Tensor) -> list[np.ndarray]:
+    """Returns the answer, all gradients and, behind the step, all weights and the answer again."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        answer = tf.function(layer)(x, training=True)
+        pull = np.random.default_rng(2).normal(size=answer.shape)
+        loss = tf.reduce_sum(tf.cast(answer, tf.float32) * tf.constant(pull, tf.float32))
+    variables = [variable.value for variable in layer.trainable_variables]
+    found = [answer, *tape.gradient(loss, [x, *variables]), *layer.get_weights()]
+    found.append(layer(x, training=False))
+    return [tf.cast(value, tf.float32).numpy() for value in found]
+
+
+@pytest.mark.parametrize("policy", ROUNDING)
+@pytest.mark.parametrize(("kind", "options", "shape"), CASES)
+def test_equals_the_layer_of_keras(
+    kind: type[keras.layers.Layer], options: dict[str, Any], shape: tuple[int, ...], policy: str
+) -> None:
+    theirs, ours = pair(kind, {**options, "dtype": policy}, shape)
+    plain, _ = pair(kind, {**options, "dtype": "float32"}, shape)
+    x = np.random.default_rng(1).normal(1.0, 1.0, shape)
+    x = tf.cast(tf.constant(x, tf.float32), ours.compute_dtype)
+    found, rough, exact = learn(ours, x), learn(theirs, x), learn(plain, tf.cast(x, tf.float32))
+    assert len(found) > 3
+    for mine, of_keras, truth in zip(found, rough, exact, strict=True):
+        # Where Keras's own sums are rounded at every addition, ours may be as far off.
+        bound = max(ROUNDING[policy] * np.abs(truth).max(), 1.5 * np.abs(of_keras - truth).max())
+        np.testing.assert_allclose(mine, truth, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize(("kind", "options", "shape"), CASES)
+def test_weights_and_configuration_are_those_of_keras(
+    kind: type[keras.layers.Layer], options: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    plain, ours = pair(kind, options, shape)
+    assert [(v.name, v.shape) for v in ours.weights] == [(v.name, v.shape) for v in plain.weights]
+    assert {**ours.get_config(), "name": ""} == {**plain.get_config(), "name": ""}
+    twin = keras.layers.deserialize(keras.layers.serialize(ours))
+    assert type(twin) is kind
+
+
+def gradient_ops(layer: keras.layers.Layer, shape: tuple[int, ...], *, training: bool) -> set[str]:
+    @tf.function
+    def step(x: tf.Tensor) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            answer = layer(x, training=training)
+        return tape.gradient(answer, [x, *(v.value for v in layer.trainable_variables)])
+
+    x = tf.TensorSpec(shape, layer.compute_dtype)
+    return {op.type for op in step.get_concrete_function(x).graph.get_operations()}
+
+
+def test_a_dilated_convolution_is_not_cut_into_small_pictures() -> None:
+    if not layers.dilates_natively():
+        pytest.skip("this TensorFlow has no gradient of a dilated convolution")
+    layer = Conv(6, 3, padding="same", dilation_rate=2)
+    layer.build(SHAPE)
+    assert "SpaceToBatchND" not in gradient_ops(layer, SHAPE, training=True)
+
+
+def test_where_no_gradient_is_native_keras_convolves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "dilates_natively", lambda: False)
+    layer = Conv(6, 3, padding="same", dilation_rate=2)
+    layer.build(SHAPE)
+    assert "SpaceToBatchND" in gradient_ops(layer, SHAPE, training=True)
+
+
+@pytest.mark.parametrize(("kind", "options", "shape"), CASES)
+def test_inference_holds_no_gradient_of_our_own(
+    kind: type[keras.layers.Layer], options: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    layer = kind(**options, dtype="mixed_bfloat16")
+    layer.build(shape)
+    call = tf.function(lambda x: layer(x, training=False))
+    operations = call.get_concrete_function(
+        tf.TensorSpec(shape, tf.bfloat16)
+    ).graph.get_operations()
+    assert not [op.type for op in operations if op.type == "IdentityN"]
+
+
+def test_a_faster_gradient_is_taken() -> None:
+    layer = Conv(6, 1, dtype="mixed_bfloat16")
+    layer.build(SHAPE)
+    assert "Conv2DBackpropFilter" not in gradient_ops(layer, SHAPE, training=True)
+    layer = DepthwiseConv(3, 2, dtype="mixed_bfloat16")
+    layer.build(SHAPE)
+    found = gradient_ops(layer, SHAPE, training=True)
+    assert "DepthwiseConv2dNativeBackpropInput" not in found
+
+
+def test_the_network_has_no_layer_of_keras_that_ours_replace(
+    small_network: Callable[..., Any],
+) -> None:
+    model = small_network()
+    kinds = {type(layer) for layer in (*model.layers, *model.get_layer("backbone").layers)}
+    assert not kinds & set(layers.FASTER)
+    assert set(layers.FASTER.values()) <= kinds
+
+
+def test_a_mask_is_left_to_keras() -> None:
+    plain, ours = pair(BatchNorm, {}, SHAPE)
+    x = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
+    mask = np.arange(12)[None, None] < np.full((2, 9, 1), 5)
+    seen, expected = (layer(x, training=True, mask=mask) for layer in (ours, plain))
+    np.testing.assert_allclose(seen, expected, atol=1e-5)
