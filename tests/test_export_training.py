@@ -95,7 +95,7 @@ def test_the_image_copies_what_there_is() -> None:
     text = re.sub(r"\\\n\s*", " ", (FOLDER / "Dockerfile").read_text())
     instructions = [line.split() for line in text.splitlines() if line and line[0] != "#"]
     assert instructions[0][0] == "FROM"
-    assert instructions[-1] == ["ENTRYPOINT", '["ccfnet-tf"]']
+    assert instructions[-1] == ["ENTRYPOINT", '["tini",', '"--",', '"ccfnet-tf"]']
     for word, *rest in instructions:
         assert word in {"FROM", "RUN", "WORKDIR", "COPY", "ENTRYPOINT"}
         if word == "COPY":

@@ -30,7 +30,8 @@ def start_two(out: Path, *more: str | Path) -> list[subprocess.Popen[str]]:
     for index in range(2):
         task = {"type": "worker", "index": index}
         place = out if index == 0 else out.with_name(f"{out.name}_of_worker_1")
-        options = [*SMALL, "--train.strategy", "multi_worker", "--data.root", SAMPLE, *more]
+        options = [*SMALL, "--train.strategy", "multi_worker", "--data.root", SAMPLE]
+        options += ["--train.ema", "0.5", *more]
         command = [sys.executable, "-m", "ccfnet_tf", "fit", *options, "--out", place]
         processes.append(
             subprocess.Popen(
@@ -113,4 +114,5 @@ def test_shards_are_divided_by_file(tmp_path: Path) -> None:
         start_two(tmp_path / "run", "--data.root", shards, "--train.epochs", "1"), 0
     )
     assert "2 workers: each reads its own of 3 shards" in chief_said
+    assert " 3 steps an epoch" in chief_said  # of the one with 3 of the 8; by example there are 4
     assert "epoch 1/1" in chief_said

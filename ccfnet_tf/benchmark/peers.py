@@ -91,7 +91,11 @@ class Side:
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=log, text=True, bufsize=1
         )
-        hello = self._read()
+        try:
+            hello = self._read()
+        except BaseException:  # Ctrl-C too: nobody else knows of the process yet
+            self._process.kill()
+            raise
         self.process = self._process.pid
         self.versions: dict[str, str] = hello["versions"]
         self.gmac: dict[str, float] = hello["gmac"]

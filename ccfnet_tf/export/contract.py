@@ -145,6 +145,10 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def _compare(folder: Path, expected: Mapping[str, str], found: Mapping[str, str]) -> None:
+    if added := sorted(found.keys() - expected.keys()):
+        raise RunError(
+            f"{folder / added[0]}: not part of what was exported: copy the artifact again, whole"
+        )
     for name, checksum in expected.items():
         if name not in found:
             raise RunError(f"{folder / name}: missing: copy the artifact again, whole")

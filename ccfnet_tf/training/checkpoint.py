@@ -34,16 +34,18 @@ class Progress:
 
     Attributes:
         epoch: Epochs finished.
-        step: Optimizer steps taken; more than those of the finished epochs where the run was saved
-            within an epoch.
+        step: Batches learned from; more than those of the finished epochs where the run was saved
+            within an epoch. The optimizer's own count leaves out steps that loss scaling skips.
         best_score: Best validation score so far; -1 before the first.
         best_epoch: The epoch that reached it.
+        steps: Steps of an epoch; 0 where it is not known.
     """
 
     epoch: int = 0
     step: int = 0
     best_score: float = -1.0
     best_epoch: int = 0
+    steps: int = 0
 
 
 def save_last(path: Path, model: Any, progress: Progress) -> None:
@@ -175,5 +177,5 @@ def send(restored: Restored, model: Any, workers: Workers) -> Progress:
     )
     for variable, value in zip(variables, values[1:], strict=True):
         variable.assign(value)
-    epoch, step, best_score, best_epoch = values[0].tolist()
-    return Progress(int(epoch), int(step), best_score, int(best_epoch))
+    epoch, step, best_score, best_epoch, steps = values[0].tolist()
+    return Progress(int(epoch), int(step), best_score, int(best_epoch), int(steps))

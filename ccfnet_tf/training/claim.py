@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ccfnet_tf.config import CACHES, DataConfig, RunConfig, from_yaml
+from ccfnet_tf.config import CACHES, DataConfig, Every, RunConfig, from_yaml, parse_every
 from ccfnet_tf.datasets.parts import with_format
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.inference.runs import (
@@ -62,7 +62,7 @@ def claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> Run
             return _resolved(config)
         raise RunError(f"{run}: no config.yaml, so there is no run to resume; leave --resume out")
     if not last_checkpoint(run).is_file():
-        _refuse_lost_checkpoint(run)
+        _refuse_lost_checkpoint(run, parse_every(read_config(stored).train.checkpoint_every))
         return _resolved(config)
     earlier = read_config(stored)
     now = _resolved(config, earlier.train.precision)
@@ -74,7 +74,7 @@ def claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> Run
             raise
         hint = "leave --config out: a resumed run has its own configuration"
         raise ConfigError(f"{error} ({hint})") from error
-    return _with_free_keys(earlier, config)
+    return _with_free_keys(earlier, now)
 
 
 def _occupied(run: Path) -> bool:
@@ -108,9 +108,10 @@ def last_checkpoint(run: Path) -> Path:
     return run / CHECKPOINTS / "last.npz"
 
 
-def _refuse_lost_checkpoint(run: Path) -> None:
-    """Refuses to begin anew where epochs were learned; a kill in the first leaves a row at most."""
-    if epochs_written(run / "metrics.csv") < 2:
+def _refuse_lost_checkpoint(run: Path, every: Every) -> None:
+    """Refuses to begin anew where more was learned than a kill before the first save can leave."""
+    unsaved = every.count if every.unit == "epoch" else 1
+    if epochs_written(run / "metrics.csv") <= unsaved:
         return
     there = (run / CHECKPOINTS / "best.npz").is_file()
     raise RunError(

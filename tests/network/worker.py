@@ -20,7 +20,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, TrainConfig
-from ccfnet_tf.evaluation.evaluate import Evaluator
+from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
 from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.network import heads
 from ccfnet_tf.network.model import CCFNet, LossWeights
@@ -76,6 +76,8 @@ def train(strategy: Any, workers: Workers, out: Path) -> None:
             loss_weights=LossWeights(fine=0.5),
         )
     start = [v.numpy() for v in model.variables]
+    # Before training, with the same weights to the last bit: counts can only then be the same.
+    seen = _evaluated(model, workers)
 
     def batches(_: Any = None) -> Any:
         return training_batches(SAMPLES, load, DATA, batch=BATCH, seed=3, share=share)
@@ -87,17 +89,20 @@ def train(strategy: Any, workers: Workers, out: Path) -> None:
     history = model.fit(
         batches_, epochs=EPOCHS, steps_per_epoch=share.steps, verbose=0, shuffle=False
     ).history
-    mine = slice(workers.index, None, workers.count)
-    sizes = [(SIZE, SIZE)] * PICTURES
-    # Nine pictures in batches of two: workers have unlike numbers of batches.
-    pictures, _ = evaluation_batches(SAMPLES[mine], sizes[mine], load, DATA, batch=2)
-    seen = Evaluator(model, TAXONOMY).run(pictures, pictures=PICTURES, total=workers.total)
     arrays = {f"weight {v.path}": v.numpy() for v in model.variables if "seed" not in v.path}
     arrays |= {f"figure {name}": np.array(values) for name, values in history.items()}
     arrays |= {head: getattr(seen, head).counts for head in ("coarse", "fine", "refine")}
     pairs = zip(model.variables, start, strict=True)
     moved = max(float(np.abs(v.numpy() - s).max()) for v, s in pairs)
     np.savez(out, moved=moved, difficulty=seen.difficulty.counts, **arrays)
+
+
+def _evaluated(model: Any, workers: Workers) -> Evaluation:
+    mine = slice(workers.index, None, workers.count)
+    sizes = [(SIZE, SIZE)] * PICTURES
+    # Nine pictures in batches of two: workers have unlike numbers of batches.
+    pictures, _ = evaluation_batches(SAMPLES[mine], sizes[mine], load, DATA, batch=2)
+    return Evaluator(model, TAXONOMY).run(pictures, pictures=PICTURES, total=workers.total)
 
 
 def stock(strategy: Any, out: Path) -> None:

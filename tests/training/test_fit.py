@@ -84,6 +84,26 @@ def test_a_run_that_lost_its_checkpoint_is_not_begun_anew(tmp_path: Path) -> Non
     assert refusal(run, resume=True).endswith("start another with --out NEW")
 
 
+def test_a_run_that_saves_seldom_begins_anew_after_a_kill(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", epochs=5)
+    seldom = replace(CONFIG, train=replace(CONFIG.train, checkpoint_every="5 epochs"))
+    assert "missing, so the run cannot go on" in refusal(run, seldom, resume=True)
+    (run / "config.yaml").write_text(to_yaml(seldom))
+    assert "starting from epoch 1" in start(run, seldom, resume=True)
+
+
+def test_one_command_serves_the_first_start_and_every_later_one(tmp_path: Path) -> None:
+    assert "no run to resume" in refusal(tmp_path / "run", resume=True)
+    console = Console(file=io.StringIO(), width=400)
+    with pytest.raises(ReadsDataError):
+        module.fit(CONFIG, tmp_path / "run", resume=True, console=console, config_given=True)
+    assert "starting from epoch 1" in console.file.getvalue()  # type: ignore[attr-defined]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").touch()
+    assert "no run to resume" in refusal(other, resume=True, config_given=True)
+
+
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_a_run_killed_in_its_first_epoch_begins_anew_and_says_so(
     tmp_path: Path, epochs: int

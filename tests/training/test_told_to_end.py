@@ -7,9 +7,11 @@ import io
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from rich.console import Console
@@ -18,6 +20,7 @@ from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.errors import RunError, TerminatedError
 from ccfnet_tf.evaluation.evaluate import Evaluator
 from ccfnet_tf.inference.checkpoint_file import read_arrays
+from ccfnet_tf.pipeline.share import Share
 from ccfnet_tf.training import build, fit
 from ccfnet_tf.training.claim import locked
 
@@ -36,9 +39,9 @@ def toy_network(toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(build, "build_ccfnet", lambda classes, **_: toy(classes))
 
 
-def train(run: Path, *, resume: bool = False) -> str:
+def train(run: Path, config: RunConfig = CONFIG, *, resume: bool = False) -> str:
     console = Console(file=io.StringIO(), width=400)
-    fit.fit(CONFIG, run, resume=resume, console=console)
+    fit.fit(config, run, resume=resume, console=console)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
@@ -47,11 +50,22 @@ def rows(run: Path) -> list[dict[str, str]]:
         return [{**row, "seconds": ""} for row in csv.DictReader(file)]
 
 
+@pytest.fixture
+def large_loss_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes loss scaling skip its first steps, as it does where gradients are large."""
+    scaled = keras.optimizers.LossScaleOptimizer
+    monkeypatch.setattr(
+        keras.optimizers, "LossScaleOptimizer", lambda inner: scaled(inner, initial_scale=2.0**127)
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_sigterm_in_a_validation_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, large_loss_scale: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     never, told = tmp_path / "never", tmp_path / "told"
-    train(never)
+    config = replace(CONFIG, train=replace(CONFIG.train, precision=precision))  # type: ignore[arg-type]
+    train(never, config)
     count = Evaluator._no_counts
     begun: list[int] = []
 
@@ -64,14 +78,30 @@ def test_sigterm_in_a_validation_loses_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(Evaluator, "_no_counts", told_in_the_second)
         with pytest.raises(TerminatedError, match=r"told to end \(SIGTERM\) at step 8: saved"):
-            train(told)
+            train(told, config)
     assert len(rows(told)) == 1
-    assert "going on after epoch 1 of 3 and 4 of 4 steps" in train(told, resume=True)
+    assert "going on after epoch 1 of 3 and 4 of 4 steps" in train(told, config, resume=True)
+    assert [row["epoch"] for row in rows(told)] == ["1", "2", "3"]
     assert rows(told) == rows(never)
     mine, theirs = (read_arrays(run / "checkpoints" / "last.npz") for run in (told, never))
     assert mine.keys() == theirs.keys()
     for key in theirs:
         np.testing.assert_array_equal(mine[key], theirs[key], err_msg=key)
+    if precision == "float16":
+        counts = [v for k, v in theirs.items() if k.startswith("optimizer/") and v.ndim == 0]
+        assert 12 not in counts, "no step was skipped: this shows nothing"
+
+
+def test_an_epoch_of_another_length_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    short = replace(CONFIG, train=replace(CONFIG.train, epochs=1))
+    train(run, short)
+    # As where shards are divided among another number of workers.
+    monkeypatch.setattr(fit, "share_of", lambda *_: Share(3))
+    with pytest.raises(RunError, match=r"begun with 4 steps an epoch, which are 3 now"):
+        train(run, short, resume=True)
 
 
 def test_the_best_checkpoint_holds_the_average(tmp_path: Path) -> None:
