@@ -252,7 +252,7 @@ class CCFNet(MultiWorkerFit):
     def _attention_loss(
         self, attention: tf.Tensor, target: losses.Target, easy: tf.Tensor
     ) -> tf.Tensor:
-        pixelwise = losses.cross_entropy(attention, losses.Target(easy, target.valid))
+        pixelwise = losses.attention_cross_entropy(attention, easy, target.valid)
         if not self.balanced_attention:
             return tf.reduce_sum(pixelwise)
         is_easy = tf.equal(easy, losses.EASY)
