@@ -287,7 +287,7 @@ def _export(args: list[str]) -> int:
 
     format_ = find_format(options.format)
     start_tensorflow()
-    from ccfnet_tf.export.verb import export_run, verify
+    from ccfnet_tf.export.artifact import export_run, verify
 
     if options.verify_only is not None:
         verify(Path(options.verify_only), console=new_console())

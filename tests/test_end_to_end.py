@@ -317,6 +317,7 @@ def test_a_full_disk_leaves_a_run_that_goes_on(small_disk: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_two_virtual_cpus_train_through_the_command_line(tmp_path: Path) -> None:
     devices = ["--train.virtual_cpus", "2", "--train.strategy", "mirrored"]
     done = run(*fit(tmp_path / "run"), *devices)  # the last of two values of a key counts

@@ -55,7 +55,7 @@ def test_a_run_is_measured_in_one_table_and_one_file(
     printed = capsys.readouterr().out
     assert f"{tiny_run}: mobilenet_v2, 41x41 pixels, 2 in a step" in printed
     assert "training float32" in printed
-    assert "left out: float16: its matrix products run at" in printed
+    assert "left out: float16: its matrix products ran at" in printed
 
     tree = json.loads(file.read_text())
     assert (tree["size"], tree["batch"], tree["rounds"]) == (41, 2, 1)

@@ -60,6 +60,7 @@ def check(folder: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gets_keras_answers_in_every_way(artifact: Path) -> None:
     found = check(artifact)
     assert found["pictures"] == 2

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -26,30 +27,28 @@ def two_free_ports() -> int:
             return port
 
 
-def start(index: int, port: int, check: str, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(WORKER), str(index), str(port), check, str(out)]
+def start(index: int, port: int, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(WORKER), str(index), str(port), str(folder)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def run_two(check: str, folder: Path, ending: str) -> list[Path]:
-    port = two_free_ports()
-    outs = [folder / f"{check}_{index}{ending}" for index in range(2)]
-    processes = [start(index, port, check, out) for index, out in enumerate(outs)]
-    for process in processes:
-        _, said = process.communicate()
-        assert process.returncode == 0, said
-    return outs
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two workers wrote, and one process that trained alone (-1)."""
+    folder, port = tmp_path_factory.mktemp("workers"), two_free_ports()
+    for together in [(-1,), (0, 1)]:
+        processes = [start(index, port, folder) for index in together]
+        for process in processes:
+            _, said = process.communicate()
+            assert process.returncode == 0, said
+    return folder
 
 
-def test_two_workers_equal_one(tmp_path: Path) -> None:
-    alone = tmp_path / "alone.npz"
-    process = start(-1, 0, "train", alone)
-    _, said = process.communicate()
-    assert process.returncode == 0, said
-    with np.load(alone) as one:
+def test_two_workers_equal_one(told: Path) -> None:
+    with np.load(told / "train_-1.npz") as one:
         assert float(one["moved"]) > 0.01
-        for out in run_two("train", tmp_path, ".npz"):
-            with np.load(out) as two:
+        for index in range(2):
+            with np.load(told / f"train_{index}.npz") as two:
                 assert two.files == one.files
                 for key in one.files:
                     if key.startswith(("weight", "figure")):
@@ -58,16 +57,17 @@ def test_two_workers_equal_one(tmp_path: Path) -> None:
                         np.testing.assert_array_equal(two[key], one[key], err_msg=key)
 
 
-def test_keras_alone_cannot_yet(tmp_path: Path) -> None:
-    for out in run_two("stock", tmp_path, ".json"):
-        tree = json.loads(out.read_text())
+def test_keras_alone_cannot_yet(told: Path) -> None:
+    assert json.loads((told / "stock_-1.json").read_text())["works"]
+    for index in range(2):
+        tree = json.loads((told / f"stock_{index}.json").read_text())
         assert not tree["works"], "Keras can do it: delete ccfnet_tf/network/multi_worker.py"
         assert "PerReplica" in tree["why"]
 
 
-def test_what_workers_tell_each_other(tmp_path: Path) -> None:
-    for out in run_two("talk", tmp_path, ".json"):
-        tree = json.loads(out.read_text())
+def test_what_workers_tell_each_other(told: Path) -> None:
+    for index in range(2):
+        tree = json.loads((told / f"talk_{index}.json").read_text())
         assert tree["total"] == [[2, 2**41], 1.0, [[0]], [2.0 + 2e-12]]  # uint32 wraps around
         assert tree["types"] == ["int64", "float32", "uint32", "float64"]
         assert tree["chief"] == [[7], [np.float32(0.1).item()]]

@@ -1,9 +1,10 @@
 """One of two workers that train a toy cascade; started by test_multi_worker.py as a process.
 
-    python worker.py INDEX PORT CHECK OUT
+    python worker.py INDEX PORT FOLDER
 
-CHECK is `train` (weights, figures and an evaluation to OUT), `stock` (whether Keras's own `fit`
-works, to OUT) or `talk` (what `Workers` exchange). INDEX -1 is a process that trains alone.
+Writes to FOLDER what `Workers` exchange (talk_INDEX.json), weights, figures and an evaluation
+(train_INDEX.npz), and whether Keras's own `fit` works (stock_INDEX.json). INDEX -1 is a process
+that trains alone.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def talk(workers: Workers, out: Path) -> None:
 
 
 def main() -> None:
-    index, port, check, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    index, port, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     cluster: Cluster | None = None
     strategy: Any = tf.distribute.get_strategy()
     if index >= 0:
@@ -152,12 +153,9 @@ def main() -> None:
         assert cluster is not None
         strategy = connect(cluster, Console(quiet=True))
     workers = Workers(strategy, cluster)
-    if check == "train":
-        train(strategy, workers, out)
-    elif check == "stock":
-        stock(strategy, out)
-    else:
-        talk(workers, out)
+    talk(workers, folder / f"talk_{index}.json")
+    train(strategy, workers, folder / f"train_{index}.npz")
+    stock(strategy, folder / f"stock_{index}.json")  # last: it ends with an error
 
 
 if __name__ == "__main__":

@@ -16,8 +16,19 @@ from ccfnet_tf.cli import main
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
 from ccfnet_tf.datasets.parts import read_parts
 from ccfnet_tf.errors import RunError, VerificationError
-from ccfnet_tf.export import verb
-from ccfnet_tf.export.contract import CONTRACT, REFERENCE, Difference, Tolerance, read_contract
+from ccfnet_tf.export import artifact as module
+from ccfnet_tf.export.contract import (
+    CONTRACT,
+    REFERENCE,
+    Difference,
+    Tolerance,
+    read_contract,
+    write_contract,
+)
+from ccfnet_tf.export.reference import reference_pictures, write_reference
+from ccfnet_tf.export.saved_model import write_saved_model
+from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.runs import load_run, read_run
 from ccfnet_tf.network import ccfnet
 from ccfnet_tf.training.checkpoint import Progress, save_best
 from ccfnet_tf.training.journal import write_classes
@@ -56,9 +67,10 @@ def run(toy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="module")
 def artifact(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models")
-    return verb.export_run(run, out, "saved_model", data_root=None, console=QUIET)
+    return module.export_run(run, out, "saved_model", data_root=None, console=QUIET)
 
 
+@pytest.mark.slow
 def test_the_contract_says_what_was_done(artifact: Path, run: Path) -> None:
     assert artifact.parts[-2:] == ("ccfnet", "1")
     contract = read_contract(artifact)
@@ -78,24 +90,34 @@ def test_a_difference_leaves_nothing_behind(
     run: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nothing is that close.
-    monkeypatch.setitem(verb.TOLERANCES, "saved_model", Tolerance(-1.0, -1.0, -1.0))
+    monkeypatch.setitem(module.TOLERANCES, "saved_model", Tolerance(-1.0, -1.0, -1.0))
     models = artifact.parents[1]
     with pytest.raises(VerificationError, match=r"differs from Keras: largest .* above -1"):
-        verb.export_run(run, models, "saved_model", data_root=None, console=QUIET)
+        module.export_run(run, models, "saved_model", data_root=None, console=QUIET)
     assert [path.name for path in (models / "ccfnet").iterdir()] == ["1"]
     with pytest.raises(VerificationError):
-        verb.verify(artifact, console=QUIET)
+        module.verify(artifact, console=QUIET)
 
 
 def test_the_next_export_takes_the_next_number(tmp_path: Path) -> None:
     for name in ("1", "7", "old", ".9.unfinished"):
         (tmp_path / name).mkdir()
-    assert verb._next_version(tmp_path) == tmp_path / "8"
+    assert module._next_version(tmp_path) == tmp_path / "8"
 
 
 @pytest.fixture
-def copy(artifact: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(artifact, tmp_path / "copy"))
+def written(run: Path, tmp_path: Path) -> Path:
+    """An artifact that was written and not checked, which takes its time."""
+    folder = tmp_path / "1"
+    info, model = read_run(run), load_run(run)
+    folder.mkdir()
+    predictor = Predictor(model, taxonomy=info.taxonomy)
+    write_reference(folder / REFERENCE, predictor, reference_pictures(info, 1))
+    write_saved_model(model, info.taxonomy, folder)
+    found = Difference(0.0, 0.0, 0.0, 1)
+    contract = module._contract(info, info.checkpoint(), "saved_model", folder, found)
+    write_contract(folder, contract)
+    return folder
 
 
 @pytest.mark.slow
@@ -115,6 +137,11 @@ def spoil_missing(folder: Path) -> str:
     return f"{folder / REFERENCE}: missing"
 
 
+def spoil_more(folder: Path) -> str:
+    (folder / "assets" / "readme.txt").touch()
+    return f"{folder / 'assets' / 'readme.txt'}: not part of what was exported"
+
+
 def spoil_contract(folder: Path) -> str:
     (folder / CONTRACT).write_text("{")
     return f"{folder / CONTRACT}: not understood"
@@ -132,13 +159,13 @@ def spoil_all(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "spoil", [spoil_cut, spoil_missing, spoil_contract, spoil_format, spoil_all]
+    "spoil", [spoil_cut, spoil_missing, spoil_more, spoil_contract, spoil_format, spoil_all]
 )
 def test_a_spoilt_artifact_is_one_line(
-    copy: Path, spoil: object, capsys: pytest.CaptureFixture[str]
+    written: Path, spoil: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = spoil(copy)  # type: ignore[operator]
-    assert main(["export", "--verify-only", str(copy)]) == 2
+    expected = spoil(written)  # type: ignore[operator]
+    assert main(["export", "--verify-only", str(written)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"ccfnet-tf: {expected}")
     assert len(said.splitlines()) == 1
@@ -168,7 +195,7 @@ def test_a_run_without_a_checkpoint_is_refused(run: Path, tmp_path: Path) -> Non
     empty = tmp_path / "empty"
     shutil.copytree(run, empty, ignore=shutil.ignore_patterns("*.npz"))
     with pytest.raises(RunError, match="no checkpoint yet"):
-        verb.export_run(empty, tmp_path, "saved_model", data_root=None, console=QUIET)
+        module.export_run(empty, tmp_path, "saved_model", data_root=None, console=QUIET)
 
 
 def test_not_a_number_is_above_any_tolerance() -> None:
