@@ -91,11 +91,12 @@ def same_run(one: Path, other: Path) -> None:
         assert {**a, "seconds": ""} == {**b, "seconds": ""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [
         (signal.SIGTERM, 143, "told to end (SIGTERM) at step"),
-        pytest.param(signal.SIGINT, 130, "stopped; the run goes on", marks=pytest.mark.slow),
+        (signal.SIGINT, 130, "stopped; the run goes on"),
     ],
 )
 def test_a_signal_ends_the_run_and_it_goes_on(
@@ -243,6 +244,7 @@ def test_a_run_is_exported_and_proven(trained: Path, tmp_path: Path) -> None:
     assert (tmp_path / "ccfnet" / "1" / "export.json").is_file()
 
 
+@pytest.mark.slow
 def test_fine_tuning_with_other_classes_lists_what_starts_anew(
     trained: Path, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ from ccfnet_tf.inference.checkpoint_file import read_arrays
 from ccfnet_tf.pipeline.share import Share
 from ccfnet_tf.training import build, fit
 from ccfnet_tf.training.claim import locked
+from ccfnet_tf.training.epoch_bar import EpochBar
 
 CONFIG = RunConfig(
     data=DataConfig(format="scenes", scenes=10, scene_size=(32, 32), crop=33, val_share=0.2),
@@ -48,6 +49,16 @@ def train(run: Path, config: RunConfig = CONFIG, *, resume: bool = False) -> str
 def rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open() as file:
         return [{**row, "seconds": ""} for row in csv.DictReader(file)]
+
+
+def same_run(one: Path, other: Path) -> dict[str, np.ndarray]:
+    """Holds two runs equal, bit for bit; returns what the other goes on from."""
+    assert rows(one) == rows(other)
+    mine, theirs = (read_arrays(run / "checkpoints" / "last.npz") for run in (one, other))
+    assert mine.keys() == theirs.keys()
+    for key in theirs:
+        np.testing.assert_array_equal(mine[key], theirs[key], err_msg=key)
+    return theirs
 
 
 @pytest.fixture
@@ -82,14 +93,32 @@ def test_sigterm_in_a_validation_loses_nothing(
     assert len(rows(told)) == 1
     assert "going on after epoch 1 of 3 and 4 of 4 steps" in train(told, config, resume=True)
     assert [row["epoch"] for row in rows(told)] == ["1", "2", "3"]
-    assert rows(told) == rows(never)
-    mine, theirs = (read_arrays(run / "checkpoints" / "last.npz") for run in (told, never))
-    assert mine.keys() == theirs.keys()
-    for key in theirs:
-        np.testing.assert_array_equal(mine[key], theirs[key], err_msg=key)
+    theirs = same_run(told, never)
     if precision == "float16":
         counts = [v for k, v in theirs.items() if k.startswith("optimizer/") and v.ndim == 0]
         assert 12 not in counts, "no step was skipped: this shows nothing"
+
+
+def test_sigterm_within_an_epoch_is_acted_on_after_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never, told = tmp_path / "never", tmp_path / "told"
+    train(never)
+    shown, steps = EpochBar.on_train_batch_end, []
+
+    def told_in_the_sixth(self: EpochBar, batch: int, logs: Any = None) -> None:
+        steps.append(1)
+        if len(steps) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        shown(self, batch, logs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EpochBar, "on_train_batch_end", told_in_the_sixth)
+        with pytest.raises(TerminatedError, match=r"told to end \(SIGTERM\) at step 6: saved"):
+            train(told)
+    assert len(steps) == 6
+    assert "going on after epoch 1 of 3 and 2 of 4 steps" in train(told, resume=True)
+    same_run(told, never)
 
 
 def test_an_epoch_of_another_length_is_refused(
