@@ -121,7 +121,10 @@ def written(run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_check_is_repeated_elsewhere(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_is_repeated_elsewhere(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(artifact, tmp_path / "copy")
     assert main(["export", "--verify-only", str(copy)]) == 0
     assert "saved_model beside Keras on" in capsys.readouterr().out
 
