@@ -64,10 +64,8 @@ def connect(cluster: Cluster, console: Console) -> Any:
         ResourceError: The server cannot be started.
     """
     address = cluster.addresses[cluster.index]
-    console.print(
-        f"worker {cluster.index + 1} of {len(cluster.addresses)} ({address}): waiting for the "
-        f"others, at most {PATIENCE} s"
-    )
+    who = f"worker {cluster.index + 1} of {len(cluster.addresses)} ({address})"
+    console.print(f"{who}: waiting for the others, at most {PATIENCE} s")
     spec = tf.train.ClusterSpec({"worker": list(cluster.addresses)})
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         spec, task_type="worker", task_id=cluster.index, rpc_layer="grpc"
@@ -76,12 +74,14 @@ def connect(cluster: Cluster, console: Console) -> Any:
     os.environ.pop(TF_CONFIG, None)
     try:
         with _at_most(PATIENCE):
-            return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except (tf.errors.OpError, RuntimeError) as error:
         raise ResourceError(
             f"{address}: this worker cannot join the others ({str(error).splitlines()[0]}): see "
             "that the port is free, and that every worker was started with the same list"
         ) from error
+    console.print(f"{who}: joined")
+    return strategy
 
 
 @contextmanager
