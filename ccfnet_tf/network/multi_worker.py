@@ -1,10 +1,11 @@
 """Keras's `fit` under MultiWorkerMirroredStrategy, which Keras 3 alone cannot do.
 
-Two of its private methods fail there (keras-team/keras#20585, tensorflow/tensorflow#72388): before
-the first step it runs the model on one worker's batch outside of the strategy ("Attempt to convert
-a value (PerReplica...)"), and after each step it averages figures over replicas along an axis that a
-scalar does not have ("Invalid reduction dimension 0"). CCFNet needs neither: it is built when it is
-made, and its figures are sums that are added up over all workers where they are read.
+Two of its private methods fail there (keras-team/keras#20585, tensorflow/tensorflow#72388):
+before the first step it runs the model on one worker's batch outside of the strategy ("Attempt to
+convert a value (PerReplica...)"), and after each step it averages figures over replicas along an
+axis that a scalar does not have ("Invalid reduction dimension 0"). CCFNet needs neither: it is
+built when it is made, and its figures are sums that are added up over all workers where they are
+read.
 
 `tests/network/test_multi_worker.py` fails when Keras no longer needs this file.
 """
