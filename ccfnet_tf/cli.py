@@ -282,7 +282,7 @@ def _export(args: list[str]) -> int:
     options = parser.parse_args(args)
     if (options.run is None) == (options.verify_only is None):
         raise ConfigError("give a run folder to export, or --verify-only ARTIFACT; not both")
-    from ccfnet_tf.export.contract import find_format
+    from ccfnet_tf.artifacts.contract import find_format
     from ccfnet_tf.progress import new_console
 
     format_ = find_format(options.format)

@@ -12,8 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ccfnet_tf.errors import VerificationError
-from ccfnet_tf.export.contract import (
+from ccfnet_tf.artifacts.contract import (
     REFERENCE,
     TOLERANCES,
     Contract,
@@ -23,6 +22,7 @@ from ccfnet_tf.export.contract import (
     read_contract,
     write_contract,
 )
+from ccfnet_tf.errors import VerificationError
 from ccfnet_tf.export.reference import reference_pictures, write_reference
 from ccfnet_tf.export.saved_model import MAX_PIXELS, write_saved_model
 from ccfnet_tf.inference.predictor import Predictor
@@ -130,6 +130,7 @@ def _contract(
         versions={name: version(name) for name in LIBRARIES},
         classes=list(taxonomy.names),
         palette=[list(colour) for colour in taxonomy.palette],
+        options={},
         inputs={
             "images": "uint8 [B, H, W, 3], RGB, any size",
             "image_bytes": f"string [B], JPEG or PNG of at most {MAX_PIXELS} pixels, mixed sizes",

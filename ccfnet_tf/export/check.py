@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ccfnet_tf.export.contract import REFERENCE, Difference
+from ccfnet_tf.artifacts.contract import REFERENCE, Difference
 
 LEVELS = 255
 """Probabilities are stored as whole numbers up to this."""

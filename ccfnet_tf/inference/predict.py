@@ -13,7 +13,8 @@ from rich.text import Text
 from ccfnet_tf.datasets.pictures import read_image
 from ccfnet_tf.errors import DataError, ResourceError
 from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
-from ccfnet_tf.inference.predictor import PictureTooLargeError, Predictor
+from ccfnet_tf.inference.prediction import Network, PictureTooLargeError
+from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.inference.runs import read_run
 from ccfnet_tf.inference.video import predict_video, promised_frames, video_outputs
 from ccfnet_tf.inference.writers import output_paths, write_prediction
@@ -40,7 +41,7 @@ class Outcome:
 
 
 def predict_all(
-    network: Predictor | Path,
+    network: Network | Path,
     inputs: Sequence[str],
     out: Path,
     *,
@@ -89,7 +90,7 @@ class _Session:
 
     def __init__(
         self,
-        predictor: Predictor,
+        predictor: Network,
         out: Path,
         overwrite: bool,
         bar: Progress,

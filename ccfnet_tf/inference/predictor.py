@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.datasets.pictures import read_image
-from ccfnet_tf.errors import DataError, ResourceError
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.inference.prediction import PictureTooLargeError, Prediction
 from ccfnet_tf.inference.runs import Checkpoint, load_run, read_run
 from ccfnet_tf.labels import Taxonomy, distinct_colours
 
@@ -23,24 +24,6 @@ if TYPE_CHECKING:
 
 SMALLEST = 32
 """The network's smallest side in pixels; smaller pictures are mirrored up to it."""
-
-
-class PictureTooLargeError(ResourceError):
-    """Memory ran out on one picture."""
-
-
-class Prediction(NamedTuple):
-    """What the network says about one picture.
-
-    Attributes:
-        labels: int32 [H, W]; class ids 0..C-1, arg max of `probabilities`.
-        difficulty: float32 [H, W]; P(coarse is wrong) = attention's P(hard), 0..1.
-        probabilities: float32 [H, W, C]; refine, sums to 1 over the classes.
-    """
-
-    labels: np.ndarray
-    difficulty: np.ndarray
-    probabilities: np.ndarray
 
 
 class Heads(NamedTuple):
@@ -71,10 +54,13 @@ class Predictor:
 
     Attributes:
         taxonomy: The classes.
+        at_once: 1; TensorFlow takes all cores for one picture.
 
     Raises:
         RunError: The run folder cannot be used.
     """
+
+    at_once = 1
 
     def __init__(
         self,

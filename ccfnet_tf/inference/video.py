@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.errors import DataError, ResourceError
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.prediction import Network
 from ccfnet_tf.inference.writers import output_paths, overlay_picture, write_prediction
 
 FRAMES = ".frames"
@@ -61,7 +61,7 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
 
 
 def predict_video(
-    predictor: Predictor,
+    predictor: Network,
     path: Path,
     out: Path,
     name: str,

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.inference.atomic import write_atomic
-from ccfnet_tf.inference.predictor import Prediction
+from ccfnet_tf.inference.prediction import Maps, Prediction
 from ccfnet_tf.labels import VOID, Taxonomy
 
 KINDS = ("label", "color", "overlay", "difficulty")
@@ -34,7 +34,7 @@ def output_paths(folder: Path, name: str) -> list[Path]:
 
 
 def write_prediction(
-    prediction: Prediction, image: np.ndarray, folder: Path, name: str, taxonomy: Taxonomy
+    prediction: Prediction | Maps, image: np.ndarray, folder: Path, name: str, taxonomy: Taxonomy
 ) -> None:
     """Writes the four pictures of a prediction.
 

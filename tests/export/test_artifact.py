@@ -12,12 +12,7 @@ import keras
 import pytest
 from rich.console import Console
 
-from ccfnet_tf.cli import main
-from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
-from ccfnet_tf.datasets.parts import read_parts
-from ccfnet_tf.errors import RunError, VerificationError
-from ccfnet_tf.export import artifact as module
-from ccfnet_tf.export.contract import (
+from ccfnet_tf.artifacts.contract import (
     CONTRACT,
     REFERENCE,
     Difference,
@@ -25,6 +20,11 @@ from ccfnet_tf.export.contract import (
     read_contract,
     write_contract,
 )
+from ccfnet_tf.cli import main
+from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
+from ccfnet_tf.datasets.parts import read_parts
+from ccfnet_tf.errors import RunError, VerificationError
+from ccfnet_tf.export import artifact as module
 from ccfnet_tf.export.reference import reference_pictures, write_reference
 from ccfnet_tf.export.saved_model import write_saved_model
 from ccfnet_tf.inference.predictor import Predictor

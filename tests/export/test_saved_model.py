@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ccfnet_tf.artifacts.contract import REFERENCE
 from ccfnet_tf.export import saved_model as module
-from ccfnet_tf.export.contract import REFERENCE
 from ccfnet_tf.export.reference import write_reference
 from ccfnet_tf.export.saved_model import write_saved_model
 from ccfnet_tf.inference.predictor import Predictor

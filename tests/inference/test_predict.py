@@ -12,7 +12,8 @@ from rich.console import Console
 from ccfnet_tf.errors import ResourceError, RunError
 from ccfnet_tf.inference.inputs import Failure
 from ccfnet_tf.inference.predict import Outcome, predict_all
-from ccfnet_tf.inference.predictor import PictureTooLargeError, Prediction, Predictor
+from ccfnet_tf.inference.prediction import PictureTooLargeError, Prediction
+from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.inference.writers import KINDS
 from tests.inference.conftest import write_picture
 

@@ -10,14 +10,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ccfnet_tf.errors import ConfigError, RunError, nearest
+from ccfnet_tf.labels import Taxonomy
 
 CONTRACT = "export.json"
 REFERENCE = "reference.npz"
 """Pictures, and what Keras answered for them, so that the check can be repeated anywhere."""
 
-Format = Literal["saved_model"]
-FORMATS: dict[str, Format] = {"saved_model": "saved_model"}
+Format = Literal["saved_model", "tflite", "onnx"]
+FORMATS: dict[str, Format] = {
+    "saved_model": "saved_model",
+    "tflite": "tflite",
+    "litert": "tflite",
+    "onnx": "onnx",
+}
 """Names that `--format` takes."""
+
+MODEL: dict[Format, str] = {"tflite": "ccfnet.tflite", "onnx": "ccfnet.onnx"}
+"""The file of the network in an artifact's folder; of a SavedModel it is the folder itself."""
 
 _CHUNK = 1 << 20
 
@@ -75,6 +84,7 @@ class Contract:
         versions: Of this package and of what made the file.
         classes: Class names in the order of their ids.
         palette: RGB of each.
+        options: How it was made, such as `quantize`, `size` (HxW), `outputs`; may be empty.
         inputs: What it takes: colour order, sizes, orientation, limits.
         outputs: What it answers.
         files: SHA-256 of every file of the artifact, by path below its folder.
@@ -86,10 +96,17 @@ class Contract:
     versions: dict[str, str]
     classes: list[str]
     palette: list[list[int]]
+    options: dict[str, str]
     inputs: dict[str, str]
     outputs: dict[str, str]
     files: dict[str, str]
     difference: dict[str, Any]
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The classes, as the rest of the package knows them."""
+        palette = tuple((red, green, blue) for red, green, blue in self.palette)
+        return Taxonomy(tuple(self.classes), palette)
 
 
 def find_format(name: str) -> Format:
