@@ -3,6 +3,7 @@
 # make test-all   the tests and the slow ones (under 45 minutes)
 # make bench      the network's speed beside a matrix product's; images a second of reading
 # make bench-peers  the network's speed beside PyTorch's, in an environment of its own
+# make test-addons  exported files and image operations beside TensorFlow Addons
 # make lint       form, types, direction of imports
 
 PYTHON ?= python3
@@ -10,9 +11,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 PEERS := .venv-peers
+ADDONS := .venv-addons
 DEMO := runs/demo
 
-.PHONY: env demo test test-slow test-all bench bench-peers lint clean
+.PHONY: env demo test test-slow test-all test-addons bench bench-peers lint clean
 
 env: $(VENV)/.ready
 
@@ -58,6 +60,10 @@ test-slow: env check-cv2
 test-all: env check-cv2
 	$(PYTEST)
 
+# In an environment of its own, with TensorFlow 2.15; Python 3.9 to 3.11.
+test-addons: env check-cv2
+	tests/addons/run.sh $(BIN)/python $(ADDONS)
+
 # Give your own data sets with make bench DATA="folder folder"
 bench: env
 	$(BIN)/ccfnet-tf benchmark
@@ -78,4 +84,4 @@ lint: env
 	$(BIN)/lint-imports --config setup.cfg
 
 clean:
-	rm -rf $(VENV) $(PEERS) build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(ADDONS) build *.egg-info

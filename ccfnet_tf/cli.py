@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ccfnet_tf.errors import (
     EXIT_DONE,
@@ -34,6 +34,7 @@ from ccfnet_tf.start import start_tensorflow
 
 if TYPE_CHECKING:
     from ccfnet_tf.inference.predict import Outcome
+    from ccfnet_tf.inference.prediction import Network
 
 HELP = """\
 usage: ccfnet-tf VERB ...
@@ -42,11 +43,12 @@ CCFNet: semantic segmentation that knows where it may be wrong.
 
   fit        train a network; without options, a demo on scenes drawn here
   evaluate   accuracy, mean IoU and the quality of the difficulty map of a run
-  predict    label pictures, folders and videos with a run
+  predict    label pictures, folders and videos with a run, an exported file or a server
   crossval   fit and evaluate every fold of a data set
   data       check, count, show, split and convert data sets
-  export     write a run as a file for servers, proven equal to it
-  benchmark  how fast a run's network is on this machine
+  export     write a run as a file for servers, boards or ONNX, proven equal to it
+  serve      answer over REST and gRPC, for development
+  benchmark  how fast a run's network, or what was exported of it, is on this machine
   presets    list the shipped configurations
 
   ccfnet-tf VERB --help      options of a verb
@@ -125,6 +127,7 @@ def _dispatch(args: list[str]) -> int:
         "crossval": _crossval,
         "data": _data,
         "export": _export,
+        "serve": _serve,
         "benchmark": _benchmark,
         "presets": _presets,
     }
@@ -200,23 +203,34 @@ def _predict(args: list[str]) -> int:
 
     parser = Parser(
         prog="ccfnet-tf predict",
-        description="Label pictures, folders, globs and videos.",
+        description="Label pictures, folders, globs and videos by a run, an exported file or a "
+        "server.",
         epilog=RESULTS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", help="run folder")
+    network = (
+        "run folder; exported folder, .tflite or .onnx file; or a server's address "
+        "(http://HOST:8501/v1/models/ccfnet, grpc://HOST:8500/ccfnet)"
+    )
+    parser.add_argument("network", metavar="NETWORK", help=network)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="picture, folder, glob, video")
     out = "folder for the results (default: %(default)s)"
     parser.add_argument("--out", default="predictions", help=out)
     parser.add_argument("--overwrite", action="store_true", help="replace results already there")
     options = parser.parse_args(args)
+    from ccfnet_tf.artifacts.open import look_at
+    from ccfnet_tf.inference.predict import predict_all
     from ccfnet_tf.progress import new_console
 
-    start_tensorflow()
-    from ccfnet_tf.inference.predict import predict_all
+    source = look_at(options.network)
+
+    def opened() -> Network:
+        if source.needs_tensorflow:
+            start_tensorflow()
+        return source.open()
 
     outcome = predict_all(
-        Path(options.run).expanduser(),
+        opened,
         options.inputs,
         Path(options.out).expanduser(),
         overwrite=options.overwrite,
@@ -273,12 +287,24 @@ def _export(args: list[str]) -> int:
         "and prove in a fresh process that it answers as Keras does.",
     )
     parser.add_argument("run", nargs="?", help="run folder")
-    parser.add_argument("--format", default="saved_model", help="saved_model (TF Serving)")
+    format_help = (
+        "saved_model (TF Serving), tflite (LiteRT, for boards), onnx (default: saved_model)"
+    )
+    parser.add_argument("--format", default="saved_model", help=format_help)
     parser.add_argument("--out", help="folder of artifacts (default: ./export/models/<run>)")
     parser.add_argument("--data-root", help="where the run's data lie now, if they were moved")
     parser.add_argument(
         "--verify-only", metavar="ARTIFACT", help="repeat the check of an exported artifact"
     )
+    litert = parser.add_argument_group("of --format tflite")
+    quantize = "none (float32), fp16, dynamic (weights int8) or int8 (default: fp16)"
+    litert.add_argument("--quantize", help=quantize)
+    size = "HEIGHTxWIDTH (default: that of the run's first test picture, at most 512 a side)"
+    litert.add_argument("--size", help=size)
+    litert.add_argument("--outputs", help="probabilities or labels (default: probabilities)")
+    litert.add_argument("--batch", type=int, help="pictures at once (default: 1)")
+    loss = "points of pixel accuracy that int8 may lose (default: 1)"
+    litert.add_argument("--max-loss", type=float, help=loss)
     options = parser.parse_args(args)
     if (options.run is None) == (options.verify_only is None):
         raise ConfigError("give a run folder to export, or --verify-only ARTIFACT; not both")
@@ -286,16 +312,62 @@ def _export(args: list[str]) -> int:
     from ccfnet_tf.progress import new_console
 
     format_ = find_format(options.format)
+    given = _given(options, "quantize", "size", "outputs", "batch", "max_loss")
+    if given and format_ != "tflite":
+        key = next(iter(given)).replace("_", "-")
+        raise ConfigError(f"--{key} is for --format tflite, and the format is {format_}")
     start_tensorflow()
     from ccfnet_tf.export.artifact import export_run, verify
+    from ccfnet_tf.export.order import new_order
 
     if options.verify_only is not None:
         verify(Path(options.verify_only), console=new_console())
         return EXIT_DONE
     run = Path(options.run)
     out = Path(options.out or Path("export", "models", run.resolve().name))
-    export_run(run, out, format_, data_root=options.data_root, console=new_console())
+    order = new_order(format_, run, given, data_root=options.data_root)
+    export_run(run, out, order, data_root=options.data_root, console=new_console())
     return EXIT_DONE
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Returns those options that were given."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _serve(args: list[str]) -> int:
+    from ccfnet_tf.options import Parser
+
+    parser = Parser(
+        prog="ccfnet-tf serve",
+        description="Serve an exported SavedModel with the faces of TensorFlow Serving. For "
+        "development: one model, no batching, no encryption.",
+    )
+    parser.add_argument("folder", help="OUT/ccfnet, whose highest version is served, or a version")
+    parser.add_argument("--rest-port", type=_port, default=8501, help="default: %(default)s")
+    parser.add_argument("--grpc-port", type=_port, default=8500, help="default: %(default)s")
+    host = "address to listen on (default: %(default)s, this machine alone)"
+    parser.add_argument("--host", default="127.0.0.1", help=host)
+    options = parser.parse_args(args)
+    from ccfnet_tf.progress import new_console
+
+    start_tensorflow()
+    from ccfnet_tf.serving.server import serve
+
+    serve(
+        Path(options.folder).expanduser(),
+        host=options.host,
+        rest_port=options.rest_port,
+        grpc_port=options.grpc_port,
+        console=new_console(),
+    )
+    return EXIT_DONE
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is no port: expected 0 (any free one) to 65535")
+    return int(text)
 
 
 def _benchmark(args: list[str]) -> int:

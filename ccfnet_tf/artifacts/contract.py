@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ccfnet_tf.errors import ConfigError, RunError, nearest
 from ccfnet_tf.labels import Taxonomy
@@ -32,46 +32,45 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Tolerance:
-    """How far an exported file may be from Keras.
-
-    Attributes:
-        largest: Largest difference of a probability.
-        percentile: Its 99.9th percentile.
-        other_labels: Share of pixels that may get another label, 0..1.
-    """
-
-    largest: float
-    percentile: float
-    other_labels: float
-
-
-TOLERANCES: dict[Format, Tolerance] = {"saved_model": Tolerance(1e-4, 1e-5, 1e-4)}
-
-
-@dataclass(frozen=True)
 class Difference:
-    """How far an exported file was from Keras on the reference pictures.
+    """How far an exported file is from Keras on the reference pictures, or may be.
 
     Attributes:
         largest: Largest difference of a probability, or of P(hard).
         percentile: Its 99.9th percentile.
+        mean: Its mean.
         other_labels: Share of pixels that get another label, 0..1.
-        pictures: How many pictures were compared.
     """
 
     largest: float
     percentile: float
+    mean: float
     other_labels: float
-    pictures: int
 
-    def above(self, tolerance: Tolerance) -> list[str]:
+    def above(self, tolerance: Difference) -> list[str]:
         """Returns what is above the tolerance, in words; empty where nothing is."""
         return [
             f"{name.replace('_', ' ')} {value:.2g} above {limit:.2g}"
             for name, limit in asdict(tolerance).items()
             if not (value := getattr(self, name)) <= limit  # NaN is above
         ]
+
+
+_EXACT = Difference(largest=1e-4, percentile=1e-5, mean=1e-5, other_labels=1e-4)
+_TOLERANCES: dict[str, Difference] = {
+    "saved_model": _EXACT,
+    "onnx": _EXACT,
+    "tflite none": Difference(largest=1e-4, percentile=1e-4, mean=1e-5, other_labels=1e-3),
+    "tflite fp16": Difference(largest=1.0, percentile=0.05, mean=2e-3, other_labels=5e-3),
+    "tflite dynamic": Difference(largest=1.0, percentile=0.2, mean=1e-2, other_labels=2e-2),
+    # Judged by the accuracy that it loses; this only keeps garbage out.
+    "tflite int8": Difference(largest=1.0, percentile=1.0, mean=0.1, other_labels=0.3),
+}
+
+
+def tolerance(kind: str) -> Difference:
+    """Returns how far a file of that kind, `FORMAT` or `tflite QUANTIZE`, may be from Keras."""
+    return _TOLERANCES[kind]
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,8 @@ class Contract:
         inputs: What it takes: colour order, sizes, orientation, limits.
         outputs: What it answers.
         files: SHA-256 of every file of the artifact, by path below its folder.
-        difference: The verification's figures.
+        difference: The verification's figures, and of how many pictures.
+        measured: What else was found out, in words, such as `gpu`; may be empty.
     """
 
     format: Format
@@ -100,7 +100,13 @@ class Contract:
     inputs: dict[str, str]
     outputs: dict[str, str]
     files: dict[str, str]
-    difference: dict[str, Any]
+    difference: dict[str, float]
+    measured: dict[str, str]
+
+    @property
+    def kind(self) -> str:
+        """Which tolerance holds: the format, of a LiteRT file with its quantization."""
+        return " ".join(filter(None, (self.format, self.options.get("quantize"))))
 
     @property
     def taxonomy(self) -> Taxonomy:

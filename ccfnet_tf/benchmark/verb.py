@@ -1,7 +1,12 @@
-"""`ccfnet-tf benchmark`: what a network costs, how fast it is here, and how fast it could be."""
+"""`ccfnet-tf benchmark`: what a network costs, how fast it is here, and how fast it could be.
+
+One run alone, or nothing, is measured in training and inference (`speed`); anything else is
+compared by its answers (`artifacts`).
+"""
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +23,7 @@ from ccfnet_tf.benchmark.figures import (
     write_json,
 )
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from ccfnet_tf.errors import EXIT_DONE, ConfigError
+from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, ConfigError
 from ccfnet_tf.options import Parser
 from ccfnet_tf.progress import new_console
 from ccfnet_tf.start import start_tensorflow
@@ -47,25 +52,113 @@ _OF_TRAINING = 2
 """So many columns at the end are of training alone."""
 
 
+_OF_COMPARISONS = {"warm_up": 3, "count": 20, "threads": None, "openvino": False}
+_OF_RUNS = {"batch": None, "rounds": 3, "root": None}
+"""Options of one of the two alone, and what they are where they are not given."""
+_SIZE = 241
+
+
 def main(args: list[str]) -> int:
     """Runs the verb; returns the exit code."""
-    parser = Parser(
-        prog="ccfnet-tf benchmark",
-        description="Measure the speed of a run's network on this machine, on one device and with "
-        "random weights. Without a run: the paper's form with ResNet-50, on drawn scenes.",
-    )
-    parser.add_argument("run", nargs="?", metavar="RUN", help="run folder")
-    parser.add_argument("--size", type=int, help="sides of a picture (default: the run's crop)")
-    parser.add_argument("--batch", type=int, help="pictures in a step (default: the run's)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the best counts (3)")
-    parser.add_argument("--data.root", dest="root", help="where the data lie now")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
-    options = parser.parse_args(args)
-    for key in ("size", "batch", "rounds"):
-        if (value := getattr(options, key)) is not None and value < 1:
+    options = _parser().parse_args(args)
+    for key in ("size", "batch", "rounds", "warm-up", "count", "threads"):
+        value = getattr(options, key.replace("-", "_"))
+        if value is not None and value < 1:
             raise ConfigError(f"--{key} is {value}: it must be 1 or more")
     refuse_lost_json(options.json)
-    name, config = _config(options.run, options.root)
+    sources = options.sources
+    if options.compare or len(sources) > 1 or (sources and not _may_be_a_run(sources[0])):
+        _refuse(options, _OF_RUNS, "of one run alone, and this is a comparison")
+        return _compare(options)
+    _refuse(options, _OF_COMPARISONS, "of comparisons: give an exported file, or --compare")
+    return _measure(options)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="ccfnet-tf benchmark",
+        description="With one RUN alone: the speed of its network in training and inference, on "
+        "one device and with random weights. Without a run: the paper's form with ResNet-50, on "
+        "drawn scenes. With an exported file or folder, a server's address, several of them, or "
+        "--compare: how long each takes to answer a picture, in a process of its own.",
+    )
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="run folder; exported folder, .tflite or .onnx file; address of a server",
+    )
+    size = f"sides of a picture (default: a run's crop; in a comparison {_SIZE})"
+    parser.add_argument("--size", type=int, help=size)
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
+    one = parser.add_argument_group("one run")
+    one.add_argument("--batch", type=int, help="pictures in a step (default: the run's)")
+    one.add_argument("--rounds", type=int, help="of which the best counts (3)")
+    one.add_argument("--data.root", dest="root", help="where the data lie now")
+    many = parser.add_argument_group("a comparison")
+    many.add_argument("--compare", action="store_true", help="compare a run's answers too")
+    many.add_argument("--warm-up", type=int, help="answers that are not counted (3)")
+    many.add_argument("--count", type=int, help="answers that are (20)")
+    many.add_argument("--threads", type=int, help="how many compute (default: all cores)")
+    many.add_argument(
+        "--openvino",
+        action="store_true",
+        help="ONNX files in OpenVINO too, float32 and bfloat16 (pip install openvino)",
+    )
+    parser.set_defaults(openvino=None)
+    return parser
+
+
+def _may_be_a_run(source: str) -> bool:
+    """Whether it is to be measured as a run; what is nothing at all is refused as one."""
+    from ccfnet_tf.artifacts.open import SERVERS
+    from ccfnet_tf.inference.runs import CONFIG
+
+    path = Path(source).expanduser()
+    return not source.startswith(SERVERS) and (not path.exists() or (path / CONFIG).is_file())
+
+
+def _refuse(options: Namespace, known: dict[str, Any], why: str) -> None:
+    """Refuses options that would be without effect, and gives the others their defaults.
+
+    Raises:
+        ConfigError: One was given.
+    """
+    for key in known:
+        if getattr(options, key) is not None:
+            name = "data.root" if key == "root" else key.replace("_", "-")
+            raise ConfigError(f"--{name} is {why}")
+    for key, value in {**_OF_RUNS, **_OF_COMPARISONS}.items():
+        if getattr(options, key) is None:
+            setattr(options, key, value)
+
+
+def _compare(options: Namespace) -> int:
+    from ccfnet_tf.benchmark import artifacts
+
+    if not options.sources:
+        raise ConfigError("--compare needs something to compare: give runs or exported files")
+    rows = artifacts.entries(options.sources, openvino=options.openvino)
+    console = new_console()
+    tree = artifacts.compare(
+        rows,
+        size=options.size or _SIZE,
+        warm_up=options.warm_up,
+        count=options.count,
+        threads=options.threads,
+        console=console,
+    )
+    console.print(artifacts.table(tree))
+    for line in artifacts.notes(tree):
+        console.print(line)
+    if options.json:
+        write_json(options.json, tree)
+        console.print(f"written to {options.json}")
+    return EXIT_FINDINGS if any(row["failed"] for row in tree["left_out"]) else EXIT_DONE
+
+
+def _measure(options: Namespace) -> int:
+    name, config = _config(options.sources[0] if options.sources else None, options.root)
     config = replace(
         config,
         data=replace(config.data, crop=options.size or config.data.crop),

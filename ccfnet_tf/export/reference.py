@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ccfnet_tf.datasets.parts import read_parts
+from ccfnet_tf.artifacts.contract import REFERENCE, Difference
+from ccfnet_tf.datasets.parts import Parts, read_parts
 from ccfnet_tf.errors import CCFNetError, ConfigError
-from ccfnet_tf.inference.predictor import Predictor
-from ccfnet_tf.inference.runs import RunInfo
+
+if TYPE_CHECKING:
+    from ccfnet_tf.inference.predictor import Predictor
+    from ccfnet_tf.inference.runs import RunInfo
 
 PICTURES = 6
 
+LEVELS = 255.0
+"""Probabilities are stored as whole numbers up to this."""
 
-def reference_pictures(run: RunInfo, count: int = PICTURES) -> list[np.ndarray]:
-    """Returns pictures of the run's own data, uint8 [H, W, 3]: of test, else val, else train.
+
+def run_parts(run: RunInfo) -> Parts:
+    """Returns the run's own data.
 
     Raises:
-        ConfigError: The run's data are no longer where they were.
+        ConfigError: They are no longer where they were.
     """
     try:
-        parts = read_parts(run.config.data, run.config.seed)
+        return read_parts(run.config.data, run.config.seed)
     except CCFNetError as error:
         raise ConfigError(
             f"{run.path}: an export is checked on pictures of the run's data, which cannot be "
             f"read ({error}); say where they are now with --data-root"
         ) from error
+
+
+def reference_pictures(parts: Parts, count: int = PICTURES) -> list[np.ndarray]:
+    """Returns pictures, uint8 [H, W, 3]: of test, else val, else train."""
     samples = parts.test or parts.val or parts.train
     step = max(1, len(samples) // count)
     return [parts.load(sample)[0] for sample in samples[::step][:count]]
@@ -46,3 +57,59 @@ def write_reference(path: Path, predictor: Predictor, pictures: Sequence[np.ndar
         arrays[f"probabilities/{number}"] = found.probabilities
         arrays[f"difficulty/{number}"] = found.difficulty
     np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def read_references(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields image, probabilities and difficulty of each reference in a folder."""
+    with np.load(folder / REFERENCE, allow_pickle=False) as arrays:
+        for key in sorted(key for key in arrays.files if key.startswith("image/")):
+            number = key.removeprefix("image/")
+            yield arrays[key], arrays[f"probabilities/{number}"], arrays[f"difficulty/{number}"]
+
+
+class Gaps:
+    """Differences, gathered over pictures and outputs."""
+
+    def __init__(self) -> None:
+        self._gaps: list[np.ndarray] = []
+        self._others = self._pixels = 0
+
+    def add(self, gaps: np.ndarray) -> None:
+        """Adds absolute differences of probabilities."""
+        self._gaps.append(gaps.ravel())
+
+    def add_labels(self, found: np.ndarray, expected: np.ndarray) -> None:
+        """Adds class ids [H, W]."""
+        same_shape("labels", found, expected)
+        self._others += int((found != expected).sum())
+        self._pixels += expected.size
+
+    def difference(self) -> Difference:
+        """Returns the figures.
+
+        Raises:
+            ValueError: Something is not finite, or nothing was compared.
+        """
+        every = np.concatenate(self._gaps) if self._gaps else np.zeros(0)
+        if not every.size:
+            raise ValueError("there is nothing to compare with")
+        if not np.isfinite(every).all():
+            raise ValueError("an answer is not finite")
+        return Difference(
+            largest=float(every.max()),
+            percentile=float(np.percentile(every, 99.9)),
+            mean=float(every.mean()),
+            other_labels=self._others / self._pixels,
+        )
+
+
+def beyond_rounding(stored: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Returns how far stored bytes are from probabilities, beyond the half step of rounding."""
+    gap = np.abs(stored.astype(np.float64) / LEVELS - expected)
+    return np.maximum(0.0, gap - 0.5 / LEVELS)
+
+
+def same_shape(name: str, found: np.ndarray, expected: np.ndarray) -> None:
+    """Refuses an answer of another form; raises ValueError."""
+    if found.shape != expected.shape:
+        raise ValueError(f"{name} has shape {list(found.shape)}, not {list(expected.shape)}")

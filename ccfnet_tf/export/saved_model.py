@@ -3,9 +3,13 @@
 `serving_default`  images uint8 [B, H, W, 3]  ->  labels, difficulty, risk [B, H, W]
 `encoded`          image_bytes string [B]     ->  the same three as PNG, string [B] each
 `probabilities`    images uint8 [B, H, W, 3]  ->  probabilities float32 [B, H, W, C]
+`classes`          ask int32 [B], any number  ->  names string [B, C], palette uint8 [B, C, 3]
 
 A probability p is stored as round(255 p). `difficulty` is P(coarse is wrong), `risk` is 1 - the
 largest probability of the answer.
+
+`classes` is there because a server hands out no assets; it has a batch like the others, as REST
+wants.
 
 Keras's model is held by a closure alone: as an attribute of the module it would be saved too, and
 that file loads in Python and in no session, hence not in TF Serving.
@@ -20,7 +24,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from ccfnet_tf.inference.predictor import SMALLEST
+from ccfnet_tf.inference.prediction import SMALLEST
 from ccfnet_tf.labels import Taxonomy
 
 MAX_PIXELS = 4096 * 4096
@@ -28,6 +32,23 @@ MAX_PIXELS = 4096 * 4096
 
 BYTE_LABELS = 256
 """Classes whose ids fit into 8 bits; more take 16."""
+
+INPUTS = {
+    "images": "uint8 [B, H, W, 3], RGB, any size",
+    "image_bytes": f"string [B], JPEG or PNG of at most {MAX_PIXELS} pixels, mixed sizes",
+    "ask": "int32 [B], any number (signature `classes`)",
+    "orientation": "EXIF orientation is not applied: the client does it before sending",
+    "alpha": "dropped, not blended",
+}
+OUTPUTS = {
+    "labels": "class ids [B, H, W]",
+    "difficulty": "P(the coarse answer is wrong) as round(255 p), uint8 [B, H, W]",
+    "risk": "1 - the largest probability, as round(255 p), uint8 [B, H, W]",
+    "probabilities": "float32 [B, H, W, C]",
+    "*_png_bytes": "the first three as PNG, string [B]",
+    "names": "class names, string [B, C]",
+    "palette": "uint8 [B, C, 3]",
+}
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
@@ -61,12 +82,17 @@ def write_saved_model(model: Any, taxonomy: Taxonomy, folder: Path) -> None:
     module.probabilities = tf.function(
         lambda images: {"probabilities": answer(images)["probabilities"]}, input_signature=[images]
     )
+    module.classes = tf.function(
+        lambda ask: _classes(taxonomy, ask),
+        input_signature=[tf.TensorSpec([None], tf.int32, name="ask")],
+    )
     folder.mkdir(parents=True, exist_ok=True)
     module.assets = [tf.saved_model.Asset(str(path)) for path in _write_assets(taxonomy, folder)]
     signatures = {
         "serving_default": module.serve,
         "encoded": module.encoded,
         "probabilities": module.probabilities,
+        "classes": module.classes,
     }
     tf.saved_model.save(module, str(folder), signatures=signatures)
     for asset in module.assets:  # the originals; SavedModel has copied them
@@ -78,6 +104,17 @@ def _write_assets(taxonomy: Taxonomy, folder: Path) -> list[Path]:
     names.write_text("".join(f"{name}\n" for name in taxonomy.names), encoding="utf-8")
     palette.write_text(json.dumps([list(colour) for colour in taxonomy.palette]), encoding="utf-8")
     return [names, palette]
+
+
+def _classes(taxonomy: Taxonomy, ask: tf.Tensor) -> Answers:
+    """Returns names and colours once for every item that was sent."""
+    names = tf.constant([name.encode("utf-8") for name in taxonomy.names])
+    palette = tf.constant(taxonomy.palette, tf.uint8)
+    rows = tf.zeros_like(ask)
+    return {
+        "names": tf.gather(names[tf.newaxis], rows),
+        "palette": tf.gather(palette[tf.newaxis], rows),
+    }
 
 
 def _answer(model: Any) -> Callable[[tf.Tensor], Answers]:

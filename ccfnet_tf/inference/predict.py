@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Lock
 
 from rich.console import Console
 from rich.progress import Progress
@@ -14,8 +17,6 @@ from ccfnet_tf.datasets.pictures import read_image
 from ccfnet_tf.errors import DataError, ResourceError
 from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
 from ccfnet_tf.inference.prediction import Network, PictureTooLargeError
-from ccfnet_tf.inference.predictor import Predictor
-from ccfnet_tf.inference.runs import read_run
 from ccfnet_tf.inference.video import predict_video, promised_frames, video_outputs
 from ccfnet_tf.inference.writers import output_paths, write_prediction
 from ccfnet_tf.progress import new_progress
@@ -41,7 +42,7 @@ class Outcome:
 
 
 def predict_all(
-    network: Network | Path,
+    network: Network | Callable[[], Network],
     inputs: Sequence[str],
     out: Path,
     *,
@@ -50,8 +51,10 @@ def predict_all(
 ) -> Outcome:
     """Predicts all inputs and writes `<name>.{label,color,overlay,difficulty}.png` for each.
 
+    Pictures come first, as many at a time as the network answers; then videos, one by one.
+
     Args:
-        network: The network, or a run folder whose network is loaded when there is an input.
+        network: The network, or what opens it; that is called when there is an input.
         inputs: Pictures, videos, folders and globs; see `inference.inputs`.
         out: Where results go; made when missing.
         overwrite: Replace results that are there; otherwise each is a failure.
@@ -62,11 +65,9 @@ def predict_all(
 
     Raises:
         ResourceError: The disk is full or `out` cannot be written: nothing more could be done.
-        RunError: The run folder cannot be used.
+        CCFNetError: The network cannot be opened.
     """
     console = console or Console(quiet=True)
-    if isinstance(network, Path):
-        read_run(network).checkpoint()  # refuses what cannot be loaded, before anything else
     if out.exists() and not out.is_dir():
         raise ResourceError(f"{out}: is a file, and results need a folder: give another --out")
     found = find_jobs(inputs, out)
@@ -74,13 +75,10 @@ def predict_all(
         _show(console, failure)
     if not found.jobs:
         return Outcome(0, 0, 0, tuple(found.failures), found.labels)
-    predictor = Predictor(network) if isinstance(network, Path) else network
+    opened = network() if callable(network) else network
     with new_progress(console) as bar:
-        session = _Session(predictor, out, overwrite, bar, found.failures)
-        task = bar.add_task("files", total=len(found.jobs))
-        for job in found.jobs:
-            session.do(job)
-            bar.advance(task)
+        session = _Session(opened, out, overwrite, bar, found.failures)
+        session.do_all(found.jobs)
     failures = tuple(found.failures)
     return Outcome(session.pictures, session.videos, session.frames, failures, found.labels)
 
@@ -90,18 +88,47 @@ class _Session:
 
     def __init__(
         self,
-        predictor: Network,
+        network: Network,
         out: Path,
         overwrite: bool,
         bar: Progress,
         failures: list[Failure],
     ) -> None:
-        self.predictor = predictor
+        self.network = network
         self.out = out
         self.overwrite = overwrite
         self.bar = bar
         self.failures = failures
         self.pictures = self.videos = self.frames = 0
+        self._counting = Lock()
+
+    def do_all(self, jobs: Sequence[Job]) -> None:
+        """Does every job, or notes why not; an error that concerns all of them ends it."""
+        task = self.bar.add_task("files", total=len(jobs))
+        pictures: SimpleQueue[Job] = SimpleQueue()
+        videos = [job for job in jobs if job.is_video]
+        for job in jobs:
+            if not job.is_video:
+                pictures.put(job)
+        stop = Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                try:
+                    job = pictures.get_nowait()
+                except Empty:
+                    return
+                self.do(job)
+                self.bar.advance(task)
+
+        workers = min(self.network.at_once, pictures.qsize())
+        if workers > 1:
+            _in_threads(work, workers, stop)
+        else:
+            work()
+        for job in videos:
+            self.do(job)
+            self.bar.advance(task)
 
     def do(self, job: Job) -> None:
         """Does one job, or notes why not."""
@@ -114,8 +141,9 @@ class _Session:
         except (DataError, PictureTooLargeError) as error:
             # Readers begin with the path, which the line shows anyway.
             failure = Failure(str(job.source), str(error).removeprefix(f"{job.source}: "))
-            self.failures.append(failure)
-            _show(self.bar.console, failure)
+            with self._counting:
+                self.failures.append(failure)
+                _show(self.bar.console, failure)
 
     def _refuse_existing(self, job: Job) -> None:
         outputs = video_outputs if job.is_video else output_paths
@@ -125,9 +153,10 @@ class _Session:
 
     def _picture(self, job: Job) -> None:
         image = read_image(job.source)
-        prediction = self.predictor.predict(image)
-        write_prediction(prediction, image, self.out, job.name, self.predictor.taxonomy)
-        self.pictures += 1
+        prediction = self.network.predict(image)
+        write_prediction(prediction, image, self.out, job.name, self.network.taxonomy)
+        with self._counting:
+            self.pictures += 1
 
     def _video(self, job: Job) -> None:
         task = self.bar.add_task(job.source.name, total=promised_frames(job.source))
@@ -137,10 +166,22 @@ class _Session:
             self.bar.advance(task)
 
         try:
-            predict_video(self.predictor, job.source, self.out, job.name, advance=advance)
+            predict_video(self.network, job.source, self.out, job.name, advance=advance)
             self.videos += 1
         finally:
             self.bar.remove_task(task)
+
+
+def _in_threads(work: Callable[[], None], count: int, stop: Event) -> None:
+    """Runs `work` in threads until all end, or one fails and the others see `stop`."""
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            threads = [pool.submit(work) for _ in range(count)]
+            ended, _ = wait(threads, return_when=FIRST_EXCEPTION)
+        finally:  # Ctrl-C too: a picture under way is written whole, and none is begun
+            stop.set()
+        for thread in ended:
+            thread.result()
 
 
 def _show(console: Console, failure: Failure) -> None:

@@ -9,8 +9,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ccfnet_tf.errors import ResourceError
+from ccfnet_tf.errors import DataError, ResourceError
 from ccfnet_tf.labels import Taxonomy
+
+SMALLEST = 32
+"""The network's smallest side in pixels; smaller pictures are mirrored up to it."""
 
 
 class PictureTooLargeError(ResourceError):
@@ -65,3 +68,34 @@ class Network(Protocol):
             PictureTooLargeError: Memory runs out; a smaller picture may still fit.
             ResourceError: Nothing can be answered any more.
         """
+
+
+def refuse_no_picture(image: np.ndarray) -> None:
+    """Refuses what is not uint8 [H, W, 3] with at least one pixel.
+
+    Raises:
+        DataError: The array is of another kind.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise DataError(
+            f"an array of {image.dtype} {list(image.shape)} is no picture: expected uint8 "
+            "[H, W, 3], RGB 0..255"
+        )
+
+
+def at_least(image: np.ndarray, side: int = SMALLEST) -> np.ndarray:
+    """Returns [H, W, 3], mirrored at the bottom and right up to `side` pixels where smaller."""
+    missing = [max(0, side - size) for size in image.shape[:2]]
+    if not any(missing):
+        return np.ascontiguousarray(image)
+    # `symmetric` repeats itself as often as needed, down to a single pixel.
+    return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")
+
+
+def too_large(image: np.ndarray) -> PictureTooLargeError:
+    """Returns the error of a picture [H, W, 3] on which memory ran out."""
+    height, width = image.shape[:2]
+    return PictureTooLargeError(
+        f"memory ran out on a picture of {width}x{height} pixels: make it smaller, cut it into "
+        "parts, or use a machine with more memory"
+    )

@@ -13,17 +13,18 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.datasets.pictures import read_image
-from ccfnet_tf.errors import DataError
-from ccfnet_tf.inference.prediction import PictureTooLargeError, Prediction
+from ccfnet_tf.inference.prediction import (
+    Prediction,
+    at_least,
+    refuse_no_picture,
+    too_large,
+)
 from ccfnet_tf.inference.runs import Checkpoint, load_run, read_run
 from ccfnet_tf.labels import Taxonomy, distinct_colours
 
 if TYPE_CHECKING:
     from ccfnet_tf.network.ccfnet import ComputeType
     from ccfnet_tf.network.model import CCFNet
-
-SMALLEST = 32
-"""The network's smallest side in pixels; smaller pictures are mirrored up to it."""
 
 
 class Heads(NamedTuple):
@@ -109,13 +110,10 @@ class Predictor:
         picture = _picture(image)
         height, width = picture.shape[:2]
         try:
-            answer = graph(tf.constant(_at_least(picture, SMALLEST)))
+            answer = graph(tf.constant(at_least(picture)))
             return [part.numpy()[:height, :width] for part in answer]
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-            raise PictureTooLargeError(
-                f"memory ran out on a picture of {width}x{height} pixels: make it smaller, cut "
-                "it into parts, or use a machine with more memory"
-            ) from error
+            raise too_large(picture) from error
 
     def _forward(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         outputs = self._model(tf.cast(image[tf.newaxis], tf.float32), training=False)
@@ -134,21 +132,8 @@ def _picture(image: str | Path | np.ndarray) -> np.ndarray:
     """Returns uint8 [H, W, 3]; raises DataError."""
     if isinstance(image, str | Path):
         return read_image(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise DataError(
-            f"an array of {image.dtype} {list(image.shape)} is no picture: expected uint8 "
-            "[H, W, 3], RGB 0..255"
-        )
+    refuse_no_picture(image)
     return image
-
-
-def _at_least(image: np.ndarray, side: int) -> np.ndarray:
-    """Returns `image`, mirrored at the bottom and right up to `side` pixels where it is smaller."""
-    missing = [max(0, side - size) for size in image.shape[:2]]
-    if not any(missing):
-        return np.ascontiguousarray(image)
-    # `symmetric` repeats itself as often as needed, down to a single pixel.
-    return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")
 
 
 def _nameless(classes: int) -> Taxonomy:

@@ -16,7 +16,6 @@ from ccfnet_tf.artifacts.contract import (
     CONTRACT,
     REFERENCE,
     Difference,
-    Tolerance,
     read_contract,
     write_contract,
 )
@@ -25,7 +24,9 @@ from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
 from ccfnet_tf.datasets.parts import read_parts
 from ccfnet_tf.errors import RunError, VerificationError
 from ccfnet_tf.export import artifact as module
-from ccfnet_tf.export.reference import reference_pictures, write_reference
+from ccfnet_tf.export import order
+from ccfnet_tf.export.order import Order
+from ccfnet_tf.export.reference import reference_pictures, run_parts, write_reference
 from ccfnet_tf.export.saved_model import write_saved_model
 from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.inference.runs import load_run, read_run
@@ -67,7 +68,7 @@ def run(toy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="module")
 def artifact(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models")
-    return module.export_run(run, out, "saved_model", data_root=None, console=QUIET)
+    return module.export_run(run, out, Order("saved_model"), data_root=None, console=QUIET)
 
 
 @pytest.mark.slow
@@ -90,10 +91,10 @@ def test_a_difference_leaves_nothing_behind(
     run: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nothing is that close.
-    monkeypatch.setitem(module.TOLERANCES, "saved_model", Tolerance(-1.0, -1.0, -1.0))
+    monkeypatch.setattr(module, "tolerance", lambda _: Difference(-1.0, -1.0, -1.0, -1.0))
     models = artifact.parents[1]
     with pytest.raises(VerificationError, match=r"differs from Keras: largest .* above -1"):
-        module.export_run(run, models, "saved_model", data_root=None, console=QUIET)
+        module.export_run(run, models, Order("saved_model"), data_root=None, console=QUIET)
     assert [path.name for path in (models / "ccfnet").iterdir()] == ["1"]
     with pytest.raises(VerificationError):
         module.verify(artifact, console=QUIET)
@@ -102,7 +103,7 @@ def test_a_difference_leaves_nothing_behind(
 def test_the_next_export_takes_the_next_number(tmp_path: Path) -> None:
     for name in ("1", "7", "old", ".9.unfinished"):
         (tmp_path / name).mkdir()
-    assert module._next_version(tmp_path) == tmp_path / "8"
+    assert order._next_version(tmp_path) == tmp_path / "8"
 
 
 @pytest.fixture
@@ -112,10 +113,10 @@ def written(run: Path, tmp_path: Path) -> Path:
     info, model = read_run(run), load_run(run)
     folder.mkdir()
     predictor = Predictor(model, taxonomy=info.taxonomy)
-    write_reference(folder / REFERENCE, predictor, reference_pictures(info, 1))
+    write_reference(folder / REFERENCE, predictor, reference_pictures(run_parts(info), 1))
     write_saved_model(model, info.taxonomy, folder)
-    found = Difference(0.0, 0.0, 0.0, 1)
-    contract = module._contract(info, info.checkpoint(), "saved_model", folder, found)
+    found = Difference(0.0, 0.0, 0.0, 0.0)
+    contract = module._contract(info, info.checkpoint(), Order("saved_model"), folder, found)
     write_contract(folder, contract)
     return folder
 
@@ -178,6 +179,13 @@ def test_a_spoilt_artifact_is_one_line(
     ("arguments", "said"),
     [
         (["RUN", "--format", "saved_modell"], "did you mean 'saved_model'"),
+        (["RUN", "--format", "litrt"], "did you mean 'litert'"),
+        (["RUN", "--quantize", "int8"], "--quantize is for --format tflite"),
+        (["RUN", "--format", "tflite", "--quantize", "fp32"], "expected none, fp16, dynamic, int8"),
+        (["RUN", "--format", "tflite", "--size", "240"], "expected HEIGHTxWIDTH"),
+        (["RUN", "--format", "tflite", "--size", "31x64"], "at least 32 on each side"),
+        (["RUN", "--format", "tflite", "--batch", "0"], "--batch is 0"),
+        (["RUN", "--format", "tflite", "--max-loss", "-1"], "--max-loss is -1"),
         (["RUN", "--verify-only", "x"], "not both"),
         ([], "give a run folder to export"),
         (["/nowhere"], "/nowhere: no such folder"),
@@ -198,9 +206,9 @@ def test_a_run_without_a_checkpoint_is_refused(run: Path, tmp_path: Path) -> Non
     empty = tmp_path / "empty"
     shutil.copytree(run, empty, ignore=shutil.ignore_patterns("*.npz"))
     with pytest.raises(RunError, match="no checkpoint yet"):
-        module.export_run(empty, tmp_path, "saved_model", data_root=None, console=QUIET)
+        module.export_run(empty, tmp_path, Order("saved_model"), data_root=None, console=QUIET)
 
 
 def test_not_a_number_is_above_any_tolerance() -> None:
-    found = Difference(float("nan"), 0.0, 0.0, 1)
-    assert found.above(Tolerance(1.0, 1.0, 1.0)) == ["largest nan above 1"]
+    found = Difference(float("nan"), 0.0, 0.0, 0.0)
+    assert found.above(Difference(1.0, 1.0, 1.0, 1.0)) == ["largest nan above 1"]

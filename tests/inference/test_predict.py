@@ -1,21 +1,26 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Barrier
 
 import cv2
 import numpy as np
 import pytest
 from rich.console import Console
 
-from ccfnet_tf.errors import ResourceError, RunError
+from ccfnet_tf.cli import main
+from ccfnet_tf.errors import EXIT_USER_ERROR, DataError, ResourceError
 from ccfnet_tf.inference.inputs import Failure
 from ccfnet_tf.inference.predict import Outcome, predict_all
-from ccfnet_tf.inference.prediction import PictureTooLargeError, Prediction
+from ccfnet_tf.inference.prediction import Maps, Network, PictureTooLargeError, Prediction
 from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.inference.writers import KINDS
-from tests.inference.conftest import write_picture
+from tests.inference.conftest import TAXONOMY, write_picture
 
 SMALL = np.full((32, 40, 3), 90, np.uint8)
 
@@ -221,19 +226,96 @@ def test_out_that_cannot_be_written(predictor: Predictor, tmp_path: Path) -> Non
         predict_all(predictor, [str(path)], tmp_path / "out")
 
 
-def test_without_an_input_no_network_is_loaded(
-    make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ccfnet_tf.inference.predict.Predictor", None)
+def test_without_an_input_no_network_is_opened(tmp_path: Path) -> None:
+    def never() -> Network:
+        raise AssertionError
+
     console = Console(file=io.StringIO(), width=400, force_terminal=True, no_color=True)
-    run = make_run("last")
-    outcome = predict_all(run, ["no/such.jpg"], tmp_path / "out", console=console)
+    outcome = predict_all(never, ["no/such.jpg"], tmp_path / "out", console=console)
     assert outcome == Outcome(0, 0, 0, (Failure("no/such.jpg", "no such file or folder"),))
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert said.count("\n") == 1  # no bar of 0/0
-    (run / "checkpoints" / "last.npz").unlink()
-    with pytest.raises(RunError, match="no checkpoint yet"):
-        predict_all(run, ["no/such.jpg"], tmp_path / "out")
+
+
+def test_a_run_without_a_checkpoint_is_refused_before_its_inputs_are_sought(
+    make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(make_run()), "no/such.jpg"]) == EXIT_USER_ERROR
+    assert "no checkpoint yet" in capsys.readouterr().err
+
+
+class Several:
+    """Answers a picture with a label that is its first pixel's red, several at a time.
+
+    The first `at_once` of a call wait for each other, which fails where they come one by one.
+    """
+
+    taxonomy = TAXONOMY
+    at_once = 4
+
+    def __init__(self, errors: dict[int, Exception] | None = None) -> None:
+        self.errors = errors or {}
+        self.meeting = Barrier(self.at_once)
+        self.asked: list[int] = []
+
+    def predict(self, image: np.ndarray) -> Maps:
+        number = int(image[0, 0, 0])
+        self.asked.append(number)
+        if number < self.at_once:
+            self.meeting.wait(timeout=60)
+        if number in self.errors:
+            raise self.errors[number]
+        labels = np.full(image.shape[:2], number % 3, np.int32)
+        return Maps(labels, np.full(image.shape[:2], number / 255, np.float32))
+
+
+def write_numbered(folder: Path, count: int) -> None:
+    for number in range(count):
+        write_picture(folder / f"{number:02}.png", np.full((32, 40, 3), number, np.uint8))
+
+
+def test_pictures_are_answered_at_once_and_none_is_swapped(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "in", 24)
+    (tmp_path / "in" / "bad.jpg").write_text("no picture")
+    errors: dict[int, Exception] = {2: DataError("refused"), 9: PictureTooLargeError("too large")}
+    network = Several(errors)
+    outcome = predict_all(network, [str(tmp_path / "in")], tmp_path / "out")
+    assert outcome.pictures == 22
+    assert set(reasons(outcome)) == {"02.png", "09.png", "bad.jpg"}
+    assert sorted(network.asked) == list(range(24))
+    for number in set(range(24)) - {2, 9}:
+        name = f"{number:02}.label.png"
+        labels = cv2.imread(str(tmp_path / "out" / name), cv2.IMREAD_UNCHANGED)
+        assert (labels == number % 3).all()
+
+
+@pytest.mark.parametrize("error", [ResourceError("disk full"), KeyboardInterrupt()])
+def test_what_concerns_all_stops_all_threads(error: BaseException, tmp_path: Path) -> None:
+    write_numbered(tmp_path / "in", 24)
+    network = Several({2: error})  # type: ignore[dict-item]
+    with pytest.raises(type(error)):
+        predict_all(network, [str(tmp_path / "in")], tmp_path / "out")
+    assert len(network.asked) < 24
+
+
+def test_ctrl_c_ends_with_whole_pictures(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "in", 24)
+    network = Several()
+    real = network.predict
+
+    def predict(image: np.ndarray) -> Maps:
+        found = real(image)
+        if int(image[0, 0, 0]) == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        return found
+
+    network.predict = predict  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        predict_all(network, [str(tmp_path / "in")], tmp_path / "out")
+    assert len(network.asked) < 24
+    names = [f"{number:02}" for number in network.asked]
+    assert files(tmp_path / "out") == results(*names)
 
 
 def test_masks_beside_images_are_counted(predictor: Predictor, tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""Pictures of any size for a network of one size, and its answers back on their pixels.
+
+A picture that is too large is made smaller with its proportions kept; what is then missing at the
+bottom and right is mirrored. The answer is cropped there, and enlarged again.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+class Fitted(NamedTuple):
+    """A picture at the network's size.
+
+    Attributes:
+        image: uint8 [H, W, 3] of the network's size.
+        used: Height and width of the part that is the picture; the rest is mirrored.
+        original: Height and width that it came with.
+    """
+
+    image: np.ndarray
+    used: Size
+    original: Size
+
+
+def fit(image: np.ndarray, size: Size) -> Fitted:
+    """Returns a picture uint8 [H, W, 3] at `size`; one of that size is returned as it is."""
+    original: Size = (image.shape[0], image.shape[1])
+    scale = min(1.0, size[0] / original[0], size[1] / original[1])
+    if scale < 1.0:
+        # Rounded down, but never to nothing, and never above the network's size.
+        height, width = (max(1, int(side * scale + 1e-9)) for side in original)
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    used: Size = (image.shape[0], image.shape[1])
+    missing = [(0, size[0] - used[0]), (0, size[1] - used[1]), (0, 0)]
+    if any(pair[1] for pair in missing):
+        image = np.pad(image, missing, mode="symmetric")
+    return Fitted(np.ascontiguousarray(image), used, original)
+
+
+def unfit(values: np.ndarray, fitted: Fitted) -> np.ndarray:
+    """Returns float32 [H, W] or [H, W, C] of the network's size on the pixels it came from."""
+    values = values[: fitted.used[0], : fitted.used[1]]
+    if fitted.used == fitted.original:
+        return values
+    return cv2.resize(values, fitted.original[::-1], interpolation=cv2.INTER_LINEAR).reshape(
+        *fitted.original, *values.shape[2:]
+    )
+
+
+def unfit_labels(labels: np.ndarray, fitted: Fitted) -> np.ndarray:
+    """Returns class ids [H, W], by the nearest pixel."""
+    labels = labels[: fitted.used[0], : fitted.used[1]]
+    if fitted.used == fitted.original:
+        return labels
+    labels = labels.astype(np.uint16)
+    return cv2.resize(labels, fitted.original[::-1], interpolation=cv2.INTER_NEAREST)

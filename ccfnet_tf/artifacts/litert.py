@@ -1,0 +1,89 @@
+"""A LiteRT (TFLite) file on the CPU, through the face that every network has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ccfnet_tf.artifacts.fit import Size, fit, unfit, unfit_labels
+from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.inference.prediction import Maps, Prediction
+from ccfnet_tf.labels import Taxonomy
+
+SIGNATURE = "serving_default"
+LEVELS = 255.0
+"""A file that answers labels stores P(hard) as whole numbers up to this."""
+
+
+class LiteRTNetwork:
+    """Answers pictures of any size by a file of one size; see `artifacts.fit`.
+
+    Args:
+        path: The `.tflite` file, as `ccfnet-tf export` writes it.
+        taxonomy: Its classes.
+        threads: How many the CPU takes; all where None.
+
+    Attributes:
+        taxonomy: The classes.
+        at_once: 1; LiteRT takes all cores for one picture.
+        size: Height and width that the file takes.
+
+    Raises:
+        ConfigError: LiteRT is not installed.
+        RunError: The file cannot be loaded.
+    """
+
+    at_once = 1
+
+    def __init__(self, path: Path, taxonomy: Taxonomy, threads: int | None = None) -> None:
+        self.taxonomy = taxonomy
+        interpreter, content = import_interpreter(), _content(path)
+        try:
+            # Kept: the runner does not hold it.
+            self._interpreter = interpreter(
+                model_content=content, num_threads=threads or os.cpu_count() or 1
+            )
+            self._runner: Any = self._interpreter.get_signature_runner(SIGNATURE)
+            details = self._runner.get_input_details()["images"]
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise RunError(f"{path}: not a file of ccfnet-tf export ({_first(error)})") from error
+        self._batch, height, width, _ = (int(side) for side in details["shape"])
+        self.size: Size = (height, width)
+
+    def predict(self, image: np.ndarray, /) -> Prediction | Maps:
+        """Answers a picture uint8 [H, W, 3]; `Maps` from a file that answers labels."""
+        fitted = fit(image, self.size)
+        # A file for several pictures gets the same one in every place.
+        batch = np.repeat(fitted.image[np.newaxis].astype(np.float32), self._batch, axis=0)
+        found = {name: values[0] for name, values in self._runner(images=batch).items()}
+        if "labels" in found:
+            difficulty = unfit(found["difficulty"].astype(np.float32) / LEVELS, fitted)
+            return Maps(unfit_labels(found["labels"], fitted).astype(np.int32), difficulty)
+        probabilities = unfit(found["probabilities"], fitted)
+        labels = probabilities.argmax(-1).astype(np.int32)
+        return Prediction(labels, unfit(found["difficulty"], fitted), probabilities)
+
+
+def import_interpreter() -> Any:
+    """Returns LiteRT's `Interpreter`; raises ConfigError where LiteRT is not installed."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ConfigError(
+            "LiteRT is not installed, which runs .tflite files: pip install 'ccfnet-tf[litert]'"
+        ) from error
+    return Interpreter
+
+
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    if content[4:8] != b"TFL3":  # the format's own mark; LiteRT may crash on anything else
+        raise RunError(f"{path}: no LiteRT file: its header is not TFL3")
+    return content
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,114 @@
+"""Holds a SavedModel against Keras's answers in the three ways that it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ccfnet_tf.artifacts.contract import Difference
+from ccfnet_tf.export.reference import Gaps, beyond_rounding, read_references, same_shape
+
+SIGNATURES = ("serving_default", "encoded", "probabilities")
+"""Those that are held against Keras; `classes` answers names."""
+
+Answer = Mapping[str, np.ndarray]
+Call = Callable[[np.ndarray], Answer]
+"""An image uint8 [1, H, W, 3] -> named arrays."""
+
+
+def check_saved_model(folder: Path) -> Difference:
+    """Compares in the three ways that a SavedModel is used.
+
+    In Python (`tf.saved_model.load`), in a session of TensorFlow 1, as TF Serving loads it, and
+    by `saved_model_cli run`; in each by every signature.
+
+    Raises:
+        ValueError: The ways differ from each other, or an answer has another form.
+    """
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder))
+    # Kept: signatures alone do not hold the variables.
+    signatures = {name: loaded.signatures[name] for name in SIGNATURES}
+
+    def eager(name: str) -> Call:
+        def call(value: np.ndarray) -> Answer:
+            argument = "image_bytes" if name == "encoded" else "images"
+            found = signatures[name](**{argument: tf.constant(value)})
+            return {key: each.numpy() for key, each in found.items()}
+
+        return call
+
+    found = [_compare(folder, {name: eager(name) for name in signatures})]
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder))
+        calls = {name: _in_session(session, meta, name) for name in signatures}
+        found.append(_compare(folder, calls))
+    found.append(_compare(folder, {name: _by_cli(folder, name) for name in signatures}, most=1))
+    return Difference(
+        *(max(getattr(each, field.name) for each in found) for field in fields(Difference))
+    )
+
+
+def _in_session(session: Any, meta: Any, name: str) -> Call:
+    signature = meta.signature_def[name]
+    (fed,) = signature.inputs.values()
+    wanted = {key: info.name for key, info in signature.outputs.items()}
+    return lambda value: session.run(wanted, {fed.name: value})
+
+
+def _by_cli(folder: Path, name: str) -> Call:
+    def call(value: np.ndarray) -> Answer:
+        argument = "image_bytes" if name == "encoded" else "images"
+        with tempfile.TemporaryDirectory() as place:
+            given = Path(place, "given.npy")
+            np.save(given, value, allow_pickle=True)
+            command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "run"]
+            command += ["--dir", str(folder), "--tag_set", "serve", "--signature_def", name]
+            command += ["--inputs", f"{argument}={given}", "--outdir", place]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                said = (done.stderr.strip().splitlines() or [""])[-1]
+                raise ValueError(f"saved_model_cli run --signature_def {name}: {said}")
+            given.unlink()
+            outputs = Path(place).glob("*.npy")
+            return {each.stem: np.load(each, allow_pickle=True) for each in outputs}
+
+    return call
+
+
+def _compare(folder: Path, way: Mapping[str, Call], most: int | None = None) -> Difference:
+    """Returns the differences of one way of calling, all signatures and pictures together."""
+    gaps = Gaps()
+    for image, probabilities, difficulty in islice(read_references(folder), most):
+        answer = way["probabilities"](image[np.newaxis])["probabilities"][0]
+        same_shape("probabilities", answer, probabilities)
+        gaps.add(np.abs(answer - probabilities))
+        served = way["serving_default"](image[np.newaxis])
+        risk = 1.0 - probabilities.max(-1)
+        for name, expected in (("difficulty", difficulty), ("risk", risk)):
+            same_shape(name, served[name][0], expected)
+            gaps.add(beyond_rounding(served[name][0], expected))
+        gaps.add_labels(served["labels"][0], probabilities.argmax(-1))
+        _compare_encoded(way["encoded"], image, served)
+    return gaps.difference()
+
+
+def _compare_encoded(call: Call, image: np.ndarray, served: Answer) -> None:
+    """Sends the picture as a PNG, which keeps every pixel: the answers must be the same bytes."""
+    sent = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    answer = call(np.array([sent, sent], object))
+    for name in ("labels", "difficulty", "risk"):
+        for content in answer[f"{name}_png_bytes"]:
+            plane = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+            if plane is None or not np.array_equal(plane, served[name][0]):
+                raise ValueError(f"encoded answers other {name} than serving_default")

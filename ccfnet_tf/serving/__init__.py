@@ -1,0 +1,1 @@
+"""A development server with the faces of TensorFlow Serving."""

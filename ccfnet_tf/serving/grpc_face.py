@@ -1,0 +1,86 @@
+"""The gRPC face: `PredictionService` with Predict and GetModelMetadata."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from ccfnet_tf.serving.metadata import FIELD, metadata
+from ccfnet_tf.serving.model import DEFAULT, Model, RequestError
+from ccfnet_tf.serving.rest import MAX_BODY, THREADS
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Answers gRPC requests by a model."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answers by the signature that is named, else by `serving_default`."""
+        try:
+            self._refuse_other(request.model_spec)
+            return self._predict(request)
+        except RequestError as error:
+            context.abort(grpc.StatusCode[error.status], str(error))
+
+    def GetModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Returns the signatures."""
+        try:
+            self._refuse_other(request.model_spec)
+        except RequestError as error:
+            context.abort(grpc.StatusCode[error.status], str(error))
+        if list(request.metadata_field) != [FIELD]:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"metadata_field: expected {FIELD}")
+        return metadata(self._model)
+
+    def _refuse_other(self, spec: Any) -> None:
+        version = spec.version.value if spec.HasField("version") else None
+        self._model.refuse_other(spec.name, version)
+
+    def _predict(self, request: Any) -> Any:
+        name = request.model_spec.signature_name or DEFAULT
+        inputs = {key: _array(key, proto) for key, proto in request.inputs.items()}
+        outputs = self._model.answer(name, inputs)
+        wanted = set(request.output_filter) or set(outputs)
+        if unknown := wanted - set(outputs):
+            raise RequestError("INVALID_ARGUMENT", f"output_filter: no output {sorted(unknown)}")
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name = self._model.name
+        response.model_spec.signature_name = name
+        response.model_spec.version.value = self._model.version
+        for key in wanted:
+            response.outputs[key].CopyFrom(tf.make_tensor_proto(outputs[key]))
+        return response
+
+
+def new_grpc_server(model: Model, host: str, port: int) -> tuple[Any, int]:
+    """Returns a server that is not started yet, and its port.
+
+    Raises:
+        OSError: The port is in use.
+    """
+    options = [
+        ("grpc.max_receive_message_length", MAX_BODY),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),  # else a second server takes half of the requests
+    ]
+    server = grpc.server(ThreadPoolExecutor(THREADS, "grpc"), options=options)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        PredictionService(model), server
+    )
+    try:
+        return server, server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+
+
+def _array(name: str, proto: Any) -> Any:
+    try:
+        return tf.make_ndarray(proto)
+    except (ValueError, TypeError) as error:
+        raise RequestError("INVALID_ARGUMENT", f"'{name}': no tensor ({error})") from error

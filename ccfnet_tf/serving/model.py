@@ -1,0 +1,170 @@
+"""An exported SavedModel, answering as TensorFlow Serving would: by signature, or with a status.
+
+It is loaded into a session, which is how TensorFlow Serving loads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from ccfnet_tf.artifacts.contract import read_contract
+from ccfnet_tf.errors import ConfigError, RunError
+
+Arrays = Mapping[str, np.ndarray]
+Status = Literal[
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "RESOURCE_EXHAUSTED",
+    "INTERNAL",
+]
+
+DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+
+
+class RequestError(Exception):
+    """A request that is not answered; its text is what the client is told.
+
+    Attributes:
+        status: By gRPC's name.
+    """
+
+    def __init__(self, status: Status, said: str) -> None:
+        super().__init__(said)
+        self.status: Status = status
+
+
+class Model:
+    """A version of a model; `answer` may be called by many threads.
+
+    Args:
+        folder: The folder of versions, of which the highest is taken, or of one version.
+        name: What clients call it.
+
+    Attributes:
+        name: The same.
+        version: The folder's number.
+        signatures: TensorFlow's `SignatureDef` by name.
+
+    Raises:
+        ConfigError: The folder holds another format.
+        RunError: It holds no artifact of `ccfnet-tf export`, or a damaged one.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        place = find_version(folder)
+        if (found := read_contract(place).format) != "saved_model":
+            raise ConfigError(f"{place}: a server needs a SavedModel, and this is {found}")
+        self.name = name
+        self.version = int(place.name) if place.name.isdigit() else 1
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        meta = _load(self._session, place)
+        self.signatures: dict[str, Any] = {
+            key: value
+            for key, value in meta.signature_def.items()
+            if value.method_name == tf.saved_model.PREDICT_METHOD_NAME
+        }
+        # More at a time would only take each other's memory.
+        self._room = threading.BoundedSemaphore(os.cpu_count() or 1)
+
+    def refuse_other(self, name: str, version: int | None) -> None:
+        """Refuses a request that means another model or version.
+
+        Raises:
+            RequestError: NOT_FOUND.
+        """
+        if name != self.name or version not in (None, self.version):
+            wanted = "" if version is None else f", version {version}"
+            raise RequestError(
+                "NOT_FOUND", f"no model '{name}'{wanted}: {self.name}, version {self.version}"
+            )
+
+    def signature(self, name: str) -> Any:
+        """Returns the `SignatureDef`; raises RequestError (INVALID_ARGUMENT)."""
+        found = self.signatures.get(name or DEFAULT)
+        if found is None:
+            known = ", ".join(sorted(self.signatures))
+            raise RequestError("INVALID_ARGUMENT", f"no signature '{name}': expected {known}")
+        return found
+
+    def answer(self, name: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Answers by one signature.
+
+        Raises:
+            RequestError: The inputs do not fit, or the graph refuses them.
+        """
+        signature = self.signature(name)
+        if inputs.keys() != signature.inputs.keys():
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f"inputs {sorted(inputs)}: expected {sorted(signature.inputs)}",
+            )
+        feeds = {}
+        for key, info in signature.inputs.items():
+            _refuse_other_kind(key, inputs[key], info)
+            feeds[info.name] = inputs[key]
+        wanted = {key: info.name for key, info in signature.outputs.items()}
+        try:
+            with self._room:
+                return dict(self._session.run(wanted, feeds))
+        except tf.errors.InvalidArgumentError as error:
+            raise RequestError("INVALID_ARGUMENT", _reason(error)) from error
+        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            raise RequestError("RESOURCE_EXHAUSTED", "memory ran out") from error
+        except Exception as error:  # whatever it is, the server goes on
+            raise RequestError("INTERNAL", f"{type(error).__name__}: {_reason(error)}") from error
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        self._session.close()
+
+
+def find_version(folder: Path) -> Path:
+    """Returns the folder itself, where it is a version, or its highest version.
+
+    Raises:
+        RunError: There is none.
+    """
+    versions = [each for each in folder.glob("*/export.json") if each.parent.name.isdigit()]
+    if versions:
+        return max((each.parent for each in versions), key=lambda each: int(each.name))
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such folder: give OUT/ccfnet of ccfnet-tf export")
+    return folder
+
+
+def _refuse_other_kind(name: str, value: np.ndarray, info: Any) -> None:
+    expected = tf.dtypes.as_dtype(info.dtype)
+    found = tf.string if value.dtype == object else tf.dtypes.as_dtype(value.dtype)
+    shape = tf.TensorShape(info.tensor_shape)
+    if found != expected or not shape.is_compatible_with(value.shape):
+        raise RequestError(
+            "INVALID_ARGUMENT",
+            f"'{name}' is {found.name} {list(value.shape)}: expected {expected.name} "
+            f"{shape.as_list()}",
+        )
+
+
+def _load(session: Any, folder: Path) -> Any:
+    """Returns the `MetaGraphDef`."""
+    log = tf.get_logger()
+    level = log.level
+    log.setLevel("ERROR")  # it would say that sessions are of yesterday
+    try:
+        with session.graph.as_default():
+            return tf.compat.v1.saved_model.load(session, ["serve"], str(folder))
+    finally:
+        log.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """Returns the line of TensorFlow's message that says what is wrong."""
+    said = error.message if isinstance(error, tf.errors.OpError) else str(error)
+    lines = said.removeprefix("Graph execution error:").strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,136 @@
+"""JSON to arrays and back, as TensorFlow Serving's REST face has it.
+
+Row form: `instances`, a list of items, is answered by `predictions`. Columnar form: `inputs` is
+answered by `outputs`. Bytes are `{"b64": ...}`; an output's name says whether it holds bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ccfnet_tf.serving.model import Arrays, RequestError
+
+_B64 = {"b64"}
+
+
+def read_request(content: bytes) -> dict[str, Any]:
+    """Returns a request's JSON object.
+
+    Raises:
+        RequestError: It is none, or has not just one of `instances` and `inputs`.
+    """
+    try:
+        tree = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _bad(f"the body is no JSON ({error})") from error
+    if not isinstance(tree, dict) or ("instances" in tree) == ("inputs" in tree):
+        raise _bad("the body needs an object with either 'instances' or 'inputs'")
+    if not isinstance(tree.get("signature_name", ""), str):
+        raise _bad("'signature_name' is no string")
+    return tree
+
+
+def arrays(tree: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the arrays of a request.
+
+    Args:
+        tree: From `read_request`.
+        kinds: `TensorInfo` of every input, by name.
+
+    Raises:
+        RequestError: Names or values do not fit.
+    """
+    columns = _columns(tree, list(kinds))
+    if columns.keys() != kinds.keys():
+        raise _bad(f"inputs {sorted(columns)}: expected {sorted(kinds)}")
+    return {name: _array(name, columns[name], info.dtype) for name, info in kinds.items()}
+
+
+def _columns(tree: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    if "inputs" in tree:
+        given = tree["inputs"]
+        named = isinstance(given, dict) and given.keys() != _B64
+        return dict(given) if named else _only(names, given)
+    rows = tree["instances"]
+    if not isinstance(rows, list) or not rows:
+        raise _bad("'instances' is no list with items")
+    if not all(isinstance(row, dict) and row.keys() != _B64 for row in rows):
+        return _only(names, rows)
+    if any(row.keys() != rows[0].keys() for row in rows):
+        raise _bad("the items of 'instances' name different inputs")
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _only(names: list[str], value: Any) -> dict[str, Any]:
+    if len(names) != 1:
+        raise _bad(f"values need the names of their inputs: {', '.join(names)}")
+    return {names[0]: value}
+
+
+def _array(name: str, value: Any, dtype: int) -> np.ndarray:
+    kind = tf.dtypes.as_dtype(dtype)
+    try:
+        if kind == tf.string:
+            return np.array(_bytes(value), object)
+        found = np.array(value)
+        wanted = np.dtype(kind.as_numpy_dtype)
+        if wanted.kind in "iu":
+            limits = np.iinfo(wanted)
+            if found.dtype.kind not in "iu":
+                raise ValueError("not whole numbers")
+            if found.size and not limits.min <= found.min() <= found.max() <= limits.max:
+                raise ValueError(f"outside {limits.min}..{limits.max}")
+        return found.astype(wanted)
+    except (ValueError, TypeError, RecursionError) as error:
+        said = str(error).splitlines()[0]
+        raise _bad(f"'{name}' holds no array of {kind.name}: {said}") from error
+
+
+def _bytes(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_bytes(each) for each in value]
+    if isinstance(value, dict) and value.keys() == _B64:
+        return base64.b64decode(value["b64"], validate=True)
+    if isinstance(value, str):
+        return value.encode("utf-8")
+    raise TypeError(f"{type(value).__name__} is neither a string nor {{'b64': ...}}")
+
+
+def write_answer(outputs: Arrays, *, rows: bool) -> bytes:
+    """Returns outputs as JSON, in row form or in columnar form."""
+    columns = {name: _plain(name, value) for name, value in outputs.items()}
+    if not rows:
+        tree: Any = {"outputs": _alone(columns)}
+    else:
+        count = len(next(iter(columns.values())))
+        items = [{name: column[i] for name, column in columns.items()} for i in range(count)]
+        tree = {"predictions": [_alone(item) for item in items]}
+    return json.dumps(tree, ensure_ascii=False).encode("utf-8")
+
+
+def _alone(named: dict[str, Any]) -> Any:
+    return next(iter(named.values())) if len(named) == 1 else named
+
+
+def _plain(name: str, value: np.ndarray) -> Any:
+    if value.dtype != object:
+        return value.tolist()
+    return _strings(value.tolist(), as_bytes=name.endswith("_bytes"))
+
+
+def _strings(value: Any, *, as_bytes: bool) -> Any:
+    if isinstance(value, list):
+        return [_strings(each, as_bytes=as_bytes) for each in value]
+    if as_bytes:
+        return {"b64": base64.b64encode(value).decode()}
+    return value.decode("utf-8", "replace")
+
+
+def _bad(said: str) -> RequestError:
+    return RequestError("INVALID_ARGUMENT", said)

@@ -1,0 +1,77 @@
+"""A small network that was exported, and servers of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from served import NAMES, TAXONOMY, Exported, Process
+
+from ccfnet_tf.artifacts.contract import Contract, checksums, write_contract
+from ccfnet_tf.export.saved_model import write_saved_model
+from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.serving.server import DevelopmentServer
+
+
+@pytest.fixture(scope="session")
+def exported(toy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    keras.utils.set_random_seed(0)
+    model = toy(len(NAMES))
+    for variable in model.variables:  # nothing at its initial value
+        if "float" in variable.dtype:
+            noise = np.random.default_rng(1).normal(scale=0.02, size=variable.shape)
+            variable.assign(np.abs(variable.numpy() + noise))
+    folder = tmp_path_factory.mktemp("models") / "ccfnet"
+    version = folder / "2"
+    write_saved_model(model, TAXONOMY, version)
+    write_contract(version, contract(version))
+    (folder / "1").mkdir()  # never looked at
+    return Exported(folder, Predictor(model, taxonomy=TAXONOMY))
+
+
+def contract(folder: Path) -> Contract:
+    return Contract(
+        format="saved_model",
+        run={},
+        versions={},
+        classes=list(NAMES),
+        palette=[list(colour) for colour in TAXONOMY.palette],
+        options={},
+        inputs={},
+        outputs={},
+        files=checksums(folder),
+        difference={},
+        measured={},
+    )
+
+
+@pytest.fixture(scope="session")
+def server(exported: Exported) -> Iterator[DevelopmentServer]:
+    with DevelopmentServer(exported.folder, host="127.0.0.1", rest_port=0, grpc_port=0) as made:
+        yield made
+
+
+@pytest.fixture
+def process(exported: Exported) -> Iterator[Process]:
+    """The server as a user starts it."""
+    command = [sys.executable, "-m", "ccfnet_tf", "serve", str(exported.folder)]
+    command += ["--rest-port", "0", "--grpc-port", "0"]
+    # One heap for all threads: what is resident then says what is kept.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as started:
+        assert started.stdout is not None
+        said = [started.stdout.readline() for _ in range(3)]
+        rest, grpc = (line.split()[-1] for line in said[1:])
+        try:
+            yield Process(started, rest, grpc)
+        finally:
+            started.kill()

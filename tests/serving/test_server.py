@@ -1,0 +1,279 @@
+"""The development server over real sockets: answers as locally, and errors that say why."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import signal
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from served import NAMES, TAXONOMY, Exported, Process, picture, png, same
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from ccfnet_tf.artifacts.client import ServedNetwork
+from ccfnet_tf.cli import main
+from ccfnet_tf.errors import ConfigError, DataError
+from ccfnet_tf.serving.rest import MAX_BODY
+from ccfnet_tf.serving.server import DevelopmentServer
+
+Answer = tuple[int, dict[str, Any]]
+
+
+def call(address: str, body: bytes | None = None) -> Answer:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(address, body, timeout=30) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def predict(server: DevelopmentServer, **tree: Any) -> Answer:
+    return call(f"{server.rest}:predict", json.dumps(tree).encode())
+
+
+def b64(content: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(content).decode()}
+
+
+@pytest.mark.parametrize("face", ["rest", "grpc"])
+@pytest.mark.parametrize("version", [False, True])
+def test_a_picture_is_answered_as_locally(
+    server: DevelopmentServer, exported: Exported, face: str, version: bool
+) -> None:
+    address = getattr(server, face)
+    if version:
+        address += "/versions/2" if face == "rest" else "/2"
+    network = ServedNetwork(address)
+    assert network.taxonomy == TAXONOMY
+    for size in ((1, 1), (31, 40), (64, 33)):
+        image = picture(*size)
+        assert same(network.predict(image), exported, image)
+
+
+def test_it_is_ready_when_it_says_so(server: DevelopmentServer) -> None:
+    expected = {
+        "version": "2",
+        "state": "AVAILABLE",
+        "status": {"error_code": "OK", "error_message": ""},
+    }
+    for address in (server.rest, f"{server.rest}/versions/2"):
+        assert call(address) == (200, {"model_version_status": [expected]})
+
+
+def test_metadata_are_the_same_on_both_faces(server: DevelopmentServer) -> None:
+    code, tree = call(f"{server.rest}/metadata")
+    assert code == 200
+    signatures = tree["metadata"]["signature_def"]["signature_def"]
+    assert set(signatures) == {"serving_default", "encoded", "probabilities", "classes"}
+    with grpc.insecure_channel(server.grpc.split("/")[2]) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name = "ccfnet"
+        response = stub.GetModelMetadata(request, timeout=30)
+    found = get_model_metadata_pb2.SignatureDefMap()
+    assert response.metadata["signature_def"].Unpack(found)
+    assert set(found.signature_def) == set(signatures)
+
+
+def test_rows_and_columns_say_the_same(server: DevelopmentServer, exported: Exported) -> None:
+    image = picture(33, 35)
+    images = image[np.newaxis].tolist()
+    local = exported.local.predict(image)
+    forms = [{"instances": images}, {"instances": [{"images": images[0]}]}]
+    forms += [{"inputs": images}, {"inputs": {"images": images}}]
+    for form in forms:
+        code, tree = predict(server, **form)
+        assert code == 200
+        item = tree["predictions"][0] if "predictions" in tree else None
+        labels = tree["outputs"]["labels"][0] if item is None else item["labels"]
+        np.testing.assert_array_equal(labels, local.labels)
+    code, tree = predict(server, signature_name="probabilities", inputs=images)
+    assert code == 200  # one output: no name around it
+    np.testing.assert_allclose(tree["outputs"][0], local.probabilities, atol=1e-6)
+
+
+def test_encoded_answers_mixed_sizes(server: DevelopmentServer) -> None:
+    sent = [b64(png(picture(33, 40))), b64(png(picture(50, 34)))]
+    code, rows = predict(server, signature_name="encoded", instances=sent)
+    assert code == 200
+    assert [set(row) for row in rows["predictions"]] == 2 * [
+        {"labels_png_bytes", "difficulty_png_bytes", "risk_png_bytes"}
+    ]
+    _, columns = predict(server, signature_name="encoded", inputs={"image_bytes": sent})
+    for name, values in columns["outputs"].items():
+        assert values == [row[name] for row in rows["predictions"]]
+    _, tree = predict(server, signature_name="classes", instances=[7])
+    assert tree["predictions"][0]["names"] == list(NAMES)
+
+
+PIXEL = [[[[0, 0, 0]]]]
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "neither": ({}, "either 'instances' or 'inputs'"),
+    "both": ({"instances": PIXEL, "inputs": PIXEL}, "either"),
+    "no rows": ({"instances": []}, "no list with items"),
+    "signature": ({"signature_name": "encodet", "instances": PIXEL}, "no signature 'encodet'"),
+    "no name": ({"signature_name": 5, "instances": PIXEL}, "no string"),
+    "unknown input": ({"inputs": {"image": PIXEL}}, r"\['image'\]: expected \['images'\]"),
+    "uneven rows": ({"instances": [{"images": 1}, {"image": 1}]}, "different inputs"),
+    "ragged": ({"instances": [[[[0, 0, 0], [0]]]]}, "no array of uint8"),
+    "too high": ({"instances": [[[[0, 0, 256]]]]}, r"outside 0\.\.255"),
+    "fraction": ({"instances": [[[[0, 0, 0.5]]]]}, "not whole numbers"),
+    "four channels": ({"instances": [[[[0, 0, 0, 0]]]]}, r"expected uint8 \[None, None, None, 3\]"),
+    "no base64": ({"signature_name": "encoded", "instances": [{"b64": "§"}]}, "no array of string"),
+    "number": ({"signature_name": "encoded", "instances": [5]}, "neither a string nor"),
+    "no picture": (
+        {"signature_name": "encoded", "instances": [b64(png(picture(9, 9))), b64(b"?" * 40)]},
+        r"item\] \[1\].*neither JPEG nor PNG",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_request_is_told_why(server: DevelopmentServer, bad: str) -> None:
+    tree, said = BAD[bad]
+    code, answer = predict(server, **tree)
+    assert code == 400
+    assert list(answer) == ["error"]
+    assert pytest.raises(AssertionError, match=said).matches(AssertionError(answer["error"]))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code"),
+    [
+        ("/v1/models/other", None, 404),
+        ("/v1/models/ccfnet/versions/3", None, 404),
+        ("/v1/models/ccfnet/versions/3:predict", b"{}", 404),
+        ("/v1/models/ccfnet:predikt", b"{}", 400),
+        ("/v1/models/ccfnet:predict", None, 400),
+        ("/v1/models/ccfnet/nothing", None, 400),
+        ("/", None, 400),
+        ("/v1/models/ccfnet:predict", b"no json", 400),
+        ("/v1/models/ccfnet:predict", b"[]", 400),
+        ("/v1/models/ccfnet:predict", b"[" * 100_000, 400),
+    ],
+)
+def test_a_wrong_address_or_body(
+    server: DevelopmentServer, path: str, body: bytes | None, code: int
+) -> None:
+    base = server.rest.removesuffix("/v1/models/ccfnet")
+    found, answer = call(base + path, body)
+    assert (found, list(answer)) == (code, ["error"])
+
+
+def test_a_body_without_end_is_refused(server: DevelopmentServer) -> None:
+    connection = http.client.HTTPConnection(server.rest.split("/")[2], timeout=30)
+    connection.putrequest("POST", "/v1/models/ccfnet:predict")
+    connection.putheader("Content-Length", str(MAX_BODY + 1))
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.status == 400
+    assert "Content-Length" in json.load(response)["error"]
+    connection.close()
+
+
+def ask_grpc(server: DevelopmentServer, change: Callable[[Any], None]) -> Any:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "ccfnet"
+    request.inputs["images"].CopyFrom(tf.make_tensor_proto(picture(33, 33)[np.newaxis]))
+    change(request)
+    with grpc.insecure_channel(server.grpc.split("/")[2]) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        return stub.Predict(request, timeout=30)
+
+
+def test_grpc_filters_outputs(server: DevelopmentServer) -> None:
+    response = ask_grpc(server, lambda request: request.output_filter.append("risk"))
+    assert list(response.outputs) == ["risk"]
+    assert response.model_spec.version.value == 2
+
+
+FLOATS = tf.make_tensor_proto([1.0])
+WRONG: dict[str, tuple[Callable[[Any], None], str]] = {
+    "model": (lambda r: setattr(r.model_spec, "name", "other"), "NOT_FOUND"),
+    "version": (lambda r: setattr(r.model_spec.version, "value", 9), "NOT_FOUND"),
+    "signature": (lambda r: setattr(r.model_spec, "signature_name", "x"), "INVALID_ARGUMENT"),
+    "inputs": (lambda r: r.inputs.clear(), "INVALID_ARGUMENT"),
+    "output": (lambda r: r.output_filter.append("x"), "INVALID_ARGUMENT"),
+    "kind": (
+        lambda r: r.inputs["images"].CopyFrom(tf.make_tensor_proto([1.0])),
+        "INVALID_ARGUMENT",
+    ),
+    "cut": (lambda r: setattr(r.inputs["images"], "tensor_content", b"1"), "INVALID_ARGUMENT"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_grpc_says_what_is_wrong(server: DevelopmentServer, wrong: str) -> None:
+    change, code = WRONG[wrong]
+    with pytest.raises(grpc.RpcError) as caught:
+        ask_grpc(server, change)
+    assert caught.value.code().name == code
+
+
+@pytest.mark.parametrize("face", ["rest", "grpc"])
+def test_the_client_tells_a_refused_picture_from_a_wrong_address(
+    server: DevelopmentServer, face: str
+) -> None:
+    address = getattr(server, face)
+    network = ServedNetwork(address)
+    with pytest.raises(DataError, match=r"the server refused it: .*most pixels"):
+        network.predict(np.zeros((4097, 4096, 3), np.uint8))
+    with pytest.raises(ConfigError, match="knows no such model"):
+        ServedNetwork(address.replace("ccfnet", "other"))
+
+
+@pytest.mark.parametrize("option", ["--rest-port", "--grpc-port"])
+def test_a_port_in_use_is_one_line(
+    exported: Exported, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ports = {"--rest-port": "0", "--grpc-port": "0", option: str(port)}
+        given = [part for pair in ports.items() for part in pair]
+        assert main(["serve", str(exported.folder), *given]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"ccfnet-tf: {option} {port}: cannot listen on 127.0.0.1")
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["/nowhere"], "/nowhere: no such folder"),
+        (["EMPTY"], "not an artifact of ccfnet-tf export"),
+        (["EMPTY", "--rest-port", "70000"], "'70000' is no port"),
+        ([], "folder"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(tmp_path) if each == "EMPTY" else each for each in arguments]
+    assert main(["serve", *given]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_signal_ends_it(process: Process) -> None:
+    assert call(process.rest)[0] == 200
+    process.process.send_signal(signal.SIGTERM)
+    said, errors = process.process.communicate(timeout=60)
+    assert process.process.returncode == 0
+    assert (said, errors) == ("stopped\n", "")
