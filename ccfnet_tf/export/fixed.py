@@ -24,6 +24,9 @@ LARGEST_TEXTURE = 8192
 SLICE = 512
 """Channels of a slice."""
 
+ANSWERS = "answers"
+"""Scope of the ops behind the network's last layers."""
+
 Answers = dict[str, tf.Tensor]
 
 
@@ -46,12 +49,13 @@ def fixed_answers(model: Any) -> Callable[[tf.Tensor], Answers]:
 
     def answers(images: tf.Tensor) -> Answers:
         outputs = network({"images": images}, training=False)
-        # No strided slice that drops an axis: the GPU has none.
-        hard = tf.slice(tf.nn.softmax(outputs["attention"]), [0, 0, 0, 0], [-1, -1, -1, 1])
-        return {
-            "probabilities": tf.exp(outputs["refine"]),
-            "difficulty": tf.reshape(hard, images.shape[:3]),
-        }
+        with tf.name_scope(ANSWERS):
+            # No strided slice that drops an axis: the GPU has none.
+            hard = tf.slice(tf.nn.softmax(outputs["attention"]), [0, 0, 0, 0], [-1, -1, -1, 1])
+            return {
+                "probabilities": tf.exp(outputs["refine"]),
+                "difficulty": tf.reshape(hard, images.shape[:3]),
+            }
 
     return answers
 

@@ -25,7 +25,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from ccfnet_tf.artifacts.fit import Size
 from ccfnet_tf.artifacts.litert import import_interpreter
 from ccfnet_tf.errors import ConfigError, nearest
-from ccfnet_tf.export.fixed import Answers, fixed_answers
+from ccfnet_tf.export.fixed import ANSWERS, Answers, fixed_answers
 from ccfnet_tf.inference.prediction import SMALLEST
 from ccfnet_tf.labels import Taxonomy
 
@@ -44,6 +44,8 @@ _FLOAT_PARTS = (
     "attention_logits",
     "coarse_log_probabilities",
     "refine",
+    ANSWERS,
+    "PartitionedCall",  # what the converter calls the outputs
 )
 """Layers whose results stay float32 in an int8 file: softmaxes, logarithms and the blend first."""
 
