@@ -89,7 +89,7 @@ def entries(sources: Sequence[str], *, openvino: bool) -> list[Entry]:
         CCFNetError: A source cannot be used; or OpenVINO is not installed, or has no ONNX file.
     """
     if openvino and find_spec("openvino") is None:
-        raise ConfigError("--openvino: it is not installed: pip install openvino")
+        raise ConfigError("--openvino: it is not installed: pip install 'ccfnet-tf[openvino]'")
     rows = []
     for given in sources:
         source = look_at(given)

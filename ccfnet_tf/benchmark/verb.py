@@ -103,7 +103,7 @@ def _parser() -> Parser:
     many.add_argument(
         "--openvino",
         action="store_true",
-        help="ONNX files in OpenVINO too, float32 and bfloat16 (pip install openvino)",
+        help="ONNX files in OpenVINO too, float32 and bfloat16 (extra: openvino)",
     )
     parser.set_defaults(openvino=None)
     return parser

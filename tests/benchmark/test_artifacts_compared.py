@@ -241,7 +241,7 @@ def test_openvino_that_is_not_there_is_one_line(
 ) -> None:
     monkeypatch.setattr(artifacts, "find_spec", lambda _: None)
     assert cli.main(["benchmark", str(onnx_folder), "--openvino"]) == EXIT_USER_ERROR
-    assert "not installed: pip install openvino" in capsys.readouterr().err
+    assert "not installed: pip install 'ccfnet-tf[openvino]'" in capsys.readouterr().err
 
 
 def test_one_run_alone_is_measured_as_before(tmp_path: Path, onnx_folder: Path) -> None:

@@ -311,8 +311,13 @@ def test_ctrl_c_ends_with_whole_pictures(tmp_path: Path) -> None:
         return found
 
     network.predict = predict  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        predict_all(network, [str(tmp_path / "in")], tmp_path / "out")
+    # A shell lets what it starts in the background ignore Ctrl-C; then Python does too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            predict_all(network, [str(tmp_path / "in")], tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(network.asked) < 24
     names = [f"{number:02}" for number in network.asked]
     assert files(tmp_path / "out") == results(*names)
