@@ -3,6 +3,7 @@
 # make test-all   the tests and the slow ones (under 45 minutes)
 # make bench      the network's speed beside a matrix product's; images a second of reading
 # make bench-peers  the network's speed beside PyTorch's, in an environment of its own
+# make matrix RUNS="..."  every format of trained runs: exported, proven, timed; as Markdown
 # make test-addons  exported files and image operations beside TensorFlow Addons
 # make lint       form, types, direction of imports
 
@@ -14,7 +15,7 @@ PEERS := .venv-peers
 ADDONS := .venv-addons
 DEMO := runs/demo
 
-.PHONY: env demo test test-slow test-all test-addons bench bench-peers lint clean
+.PHONY: env demo test test-slow test-all test-addons bench bench-peers matrix lint clean
 
 env: $(VENV)/.ready
 
@@ -68,6 +69,10 @@ test-addons: env check-cv2
 bench: env
 	$(BIN)/ccfnet-tf benchmark
 	$(BIN)/python -m ccfnet_tf.benchmark.reading $(DATA)
+
+# Exports go to export/models; what is there already is not made again.
+matrix: env
+	$(BIN)/python -m ccfnet_tf.benchmark.matrix $(RUNS)
 
 bench-peers: env $(PEERS)/.ready
 	$(BIN)/python -m ccfnet_tf.benchmark.peers --python $(PEERS)/bin/python

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
+from ccfnet_tf.benchmark import matrix
 from ccfnet_tf.inference.checkpoint_file import read_arrays
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
@@ -242,6 +243,24 @@ def test_a_run_is_exported_and_proven(trained: Path, tmp_path: Path) -> None:
     assert "saved_model beside Keras on" in done.stdout
     assert done.stderr == ""
     assert (tmp_path / "ccfnet" / "1" / "export.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_s_formats_are_compared_in_a_table(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(matrix, "KINDS", ("tflite fp16",))
+    file = tmp_path / "matrix.json"
+    matrix.main([str(trained), "--out", str(tmp_path), "--size", "48x64", "--json", str(file)])
+    row = next(line for line in capsys.readouterr().out.splitlines() if "tflite fp16" in line)
+    assert float(row.split("|")[2]) > 1
+    (tree,) = json.loads(file.read_text())["runs"]
+    assert tree["size"] == [48, 64]
+    assert 0.01 < tree["gmac"] < 1
+    assert set(tree["rows"][1]["ms"]) == {"1", "2"}
 
 
 @pytest.mark.slow

@@ -11,8 +11,22 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ccfnet_tf.errors import ConfigError
+
 Size = tuple[int, int]
 """Height and width in pixels."""
+
+
+def parse_size(text: str) -> Size:
+    """Reads HxW.
+
+    Raises:
+        ConfigError: It is not of that form.
+    """
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise ConfigError(f"--size is '{text}': expected HEIGHTxWIDTH, such as 240x320")
+    return int(height), int(width)
 
 
 class Fitted(NamedTuple):

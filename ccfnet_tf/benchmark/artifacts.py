@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ccfnet_tf.artifacts.contract import CONTRACT, REFERENCE
+from ccfnet_tf.artifacts.fit import Size
 from ccfnet_tf.artifacts.open import Source, look_at
 from ccfnet_tf.benchmark.figures import machine, new_table, others_line
 from ccfnet_tf.benchmark.one_artifact import Answered, Engine, Request
@@ -107,7 +108,7 @@ def entries(sources: Sequence[str], *, openvino: bool) -> list[Entry]:
 def compare(
     rows: Sequence[Entry],
     *,
-    size: int,
+    size: Size,
     warm_up: int,
     count: int,
     threads: int | None,
@@ -117,7 +118,7 @@ def compare(
 
     Args:
         rows: What to measure.
-        size: Sides of the picture in pixels; a file of another size fits it to its own.
+        size: Height and width of the picture in pixels; a file of another size fits it to its own.
         warm_up: Answers that are not counted.
         count: Answers that are.
         threads: How many compute; all cores if None.
@@ -151,9 +152,9 @@ def compare(
 
 def table(tree: dict[str, Any]) -> Table:
     """Returns what a person looks at."""
-    size = tree["size"]
+    height, width = tree["size"]
     shown = new_table(
-        f"A picture of {size}x{size} pixels at a time",
+        f"A picture of {height}x{width} pixels at a time",
         "from its array to labels and difficulty",
         list(_COLUMNS),
     )

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ccfnet_tf.artifacts.fit import Size
 from ccfnet_tf.artifacts.litert import SIGNATURE, LiteRTNetwork
 from ccfnet_tf.artifacts.onnx import OnnxNetwork
 from ccfnet_tf.artifacts.open import Source, look_at
@@ -42,7 +43,7 @@ class Request:
     Attributes:
         source: As `predict` takes it.
         engine: `own`: what runs this kind of source on the CPU; or another one for the same file.
-        size: Sides of the picture in pixels.
+        size: Height and width of the picture in pixels.
         warm_up: Answers that are not counted, the first among them.
         count: Answers that are.
         threads: How many compute; all cores if None.
@@ -51,7 +52,7 @@ class Request:
 
     source: str
     engine: Engine
-    size: int
+    size: Size
     warm_up: int
     count: int
     threads: int | None
@@ -98,7 +99,7 @@ def measure(request: Request) -> Answered:
     if source.needs_tensorflow:
         _start_tensorflow(request.threads)
     network = _opened(source, request)
-    picture, _ = scenes.draw(0, (request.size, request.size))
+    picture, _ = scenes.draw(0, (request.size[0], request.size[1]))  # a list in JSON
     network.predict(picture)
     cold = time.time() - request.began
     deadline, others = time.perf_counter() + SECONDS, Others()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from ccfnet_tf.artifacts.fit import Size, parse_size
 from ccfnet_tf.benchmark.figures import (
     Others,
     machine,
@@ -24,6 +25,7 @@ from ccfnet_tf.benchmark.figures import (
 )
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, ConfigError
+from ccfnet_tf.inference.prediction import SMALLEST
 from ccfnet_tf.options import Parser
 from ccfnet_tf.progress import new_console
 from ccfnet_tf.start import start_tensorflow
@@ -55,13 +57,13 @@ _OF_TRAINING = 2
 _OF_COMPARISONS = {"warm_up": 3, "count": 20, "threads": None, "openvino": False}
 _OF_RUNS = {"batch": None, "rounds": 3, "root": None}
 """Options of one of the two alone, and what they are where they are not given."""
-_SIZE = 241
+_SIZE = (241, 241)
 
 
 def main(args: list[str]) -> int:
     """Runs the verb; returns the exit code."""
     options = _parser().parse_args(args)
-    for key in ("size", "batch", "rounds", "warm-up", "count", "threads"):
+    for key in ("batch", "rounds", "warm-up", "count", "threads"):
         value = getattr(options, key.replace("-", "_"))
         if value is not None and value < 1:
             raise ConfigError(f"--{key} is {value}: it must be 1 or more")
@@ -88,8 +90,8 @@ def _parser() -> Parser:
         metavar="SOURCE",
         help="run folder; exported folder, .tflite or .onnx file; address of a server",
     )
-    size = f"sides of a picture (default: a run's crop; in a comparison {_SIZE})"
-    parser.add_argument("--size", type=int, help=size)
+    size = "a picture's: HEIGHTxWIDTH, or a square's side (default: a run's crop; "
+    parser.add_argument("--size", help=f"{size}in a comparison {_SIZE[0]})")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
     one = parser.add_argument_group("one run")
     one.add_argument("--batch", type=int, help="pictures in a step (default: the run's)")
@@ -136,13 +138,14 @@ def _refuse(options: Namespace, known: dict[str, Any], why: str) -> None:
 def _compare(options: Namespace) -> int:
     from ccfnet_tf.benchmark import artifacts
 
+    size = _size(options.size) or _SIZE
     if not options.sources:
         raise ConfigError("--compare needs something to compare: give runs or exported files")
     rows = artifacts.entries(options.sources, openvino=options.openvino)
     console = new_console()
     tree = artifacts.compare(
         rows,
-        size=options.size or _SIZE,
+        size=size,
         warm_up=options.warm_up,
         count=options.count,
         threads=options.threads,
@@ -157,11 +160,32 @@ def _compare(options: Namespace) -> int:
     return EXIT_FINDINGS if any(row["failed"] for row in tree["left_out"]) else EXIT_DONE
 
 
+def _size(text: str | None) -> Size | None:
+    """Returns height and width of `--size`; raises ConfigError where it is neither form."""
+    if text is None:
+        return None
+    size = parse_size(f"{text}x{text}" if text.isdecimal() else text)
+    if min(size) < 1:
+        raise ConfigError(f"--size is {text}: both sides must be 1 or more")
+    return size
+
+
+def _side(text: str | None) -> int | None:
+    """Returns the side of a square; raises ConfigError where a run cannot be trained on it."""
+    height, width = _size(text) or (None, None)
+    if height != width:
+        raise ConfigError(f"--size is {text}: a run alone is trained too, on squares: give a side")
+    if height is not None and height < SMALLEST:
+        raise ConfigError(f"--size is {text}: the network needs at least {SMALLEST}")
+    return height
+
+
 def _measure(options: Namespace) -> int:
+    side = _side(options.size)
     name, config = _config(options.sources[0] if options.sources else None, options.root)
     config = replace(
         config,
-        data=replace(config.data, crop=options.size or config.data.crop),
+        data=replace(config.data, crop=side or config.data.crop),
         train=replace(config.train, batch=options.batch or config.train.batch),
     )
     console = new_console()

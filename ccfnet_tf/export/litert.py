@@ -115,18 +115,6 @@ class LiteRTOptions:
         }
 
 
-def parse_size(text: str) -> Size:
-    """Reads HxW.
-
-    Raises:
-        ConfigError: It is not of that form.
-    """
-    height, cross, width = text.lower().partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal()):
-        raise ConfigError(f"--size is '{text}': expected HEIGHTxWIDTH, such as 240x320")
-    return int(height), int(width)
-
-
 def write_litert(
     model: Any,
     taxonomy: Taxonomy,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ccfnet_tf.artifacts.contract import Format
-from ccfnet_tf.artifacts.fit import Size
+from ccfnet_tf.artifacts.fit import Size, parse_size
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.export.litert import LiteRTOptions, parse_size
+from ccfnet_tf.export.litert import LiteRTOptions
 from ccfnet_tf.export.reference import reference_pictures, run_parts
 from ccfnet_tf.inference.prediction import SMALLEST
 from ccfnet_tf.inference.runs import RunInfo, read_run

@@ -95,10 +95,10 @@ def test_each_row_is_measured_in_one_table_and_one_file(
 ) -> None:
     file = tmp_path / "all.json"
     args = [str(onnx_folder), str(tflite_folder / MODEL["tflite"]), "--openvino"]
-    args += ["--size", "40", "--count", "5", "--warm-up", "2", "--threads", "1"]
+    args += ["--size", "40x44", "--count", "5", "--warm-up", "2", "--threads", "1"]
     assert cli.main(["benchmark", *args, "--json", str(file)]) == EXIT_DONE
     printed = capsys.readouterr().out
-    assert "A picture of 40x40 pixels at a time" in printed
+    assert "A picture of 40x44 pixels at a time" in printed
     assert "threads: 1, of" in printed
     assert "2 answers to warm up, 5 counted" in printed
 
@@ -143,7 +143,7 @@ def test_one_that_cannot_be_opened_does_not_stop_the_others(
 
 def test_a_process_that_dies_is_named(onnx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts.sys, "executable", "false")
-    request = Request(str(onnx_folder), "own", 33, 1, 1, None, 0.0)
+    request = Request(str(onnx_folder), "own", (33, 33), 1, 1, None, 0.0)
     assert artifacts._in_a_process(request) == "its process ended with 1 ()"
 
 
@@ -174,7 +174,7 @@ def test_what_takes_too_long_is_cut_short(
     monkeypatch.setattr(Source, "open", lambda _, threads: slow.open(threads))
     monkeypatch.setattr(one_artifact.time, "perf_counter", lambda: slow.now)
     monkeypatch.setattr(one_artifact, "SECONDS", seconds)
-    found = one_artifact.measure(Request("x", "own", 32, 4, 9, None, 0.0))
+    found = one_artifact.measure(Request("x", "own", (32, 32), 4, 9, None, 0.0))
     assert (found.warm_up, len(found.ms)) == (warm_up, count)
     assert found.ms == [1000.0] * count
 
@@ -186,7 +186,7 @@ def test_a_table_says_what_is_not_known(capsys: pytest.CaptureFixture[str]) -> N
     found = one_artifact.Answered(0.25, [10.0, 20.0, 30.0], 3, 99.5, None)
     row = {"name": server.name, "engine": "served"} | artifacts._figures(server, found)
     tree: dict[str, Any] = {
-        "size": 33,
+        "size": [33, 33],
         "warm_up": 3,
         "count": 20,
         "threads": None,

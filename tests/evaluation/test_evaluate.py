@@ -259,6 +259,7 @@ def resident() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_pictures(model: keras.Model) -> None:
     image = np.zeros((1, 256, 256, 3), np.uint8)
     label = np.zeros((1, 256, 256), np.int32)

@@ -16,12 +16,13 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from ccfnet_tf.artifacts.contract import MODEL, REFERENCE, tolerance
+from ccfnet_tf.artifacts.fit import parse_size
 from ccfnet_tf.artifacts.litert import LiteRTNetwork
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.export import fixed
 from ccfnet_tf.export.check import compare
 from ccfnet_tf.export.gpu import GPUVerdict, judge, try_on_gpu
-from ccfnet_tf.export.litert import LiteRTOptions, parse_size, write_litert
+from ccfnet_tf.export.litert import LiteRTOptions, write_litert
 from ccfnet_tf.export.reference import write_reference
 from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.labels import Taxonomy

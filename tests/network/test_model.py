@@ -151,15 +151,10 @@ def test_clipping_bounds_the_step(toy: Toy, batch: tuple[np.ndarray, np.ndarray]
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [
-        {},
-        pytest.param(
-            {"attention_input": "features_and_coarse", "fine_input": "pyramid_and_detail"},
-            marks=pytest.mark.slow,
-        ),
-    ],
+    [{}, {"attention_input": "features_and_coarse", "fine_input": "pyramid_and_detail"}],
     ids=["paper", "sees_more"],
 )
 def test_one_batch_can_be_learned_by_heart(options: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[int, int]]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param("plain", marks=pytest.mark.slow), "all", "scaled"])
 def test_parts_equal_the_whole(case: str, toy: Toy, two_replicas: Any) -> None:
     options, trials = CASES[case]
     one = tf.distribute.get_strategy()

@@ -75,6 +75,7 @@ def learned(precision: str) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items() if name.endswith("accuracy")}
 
 
+@pytest.mark.slow
 def test_every_precision_learns_as_well() -> None:
     # Over three seeds the precisions came within .0005 of each other; a seed moves them by .02.
     wanted = learned("float32")

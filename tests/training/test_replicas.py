@@ -70,7 +70,17 @@ CASES: dict[str, tuple[TrainConfig, dict[str, Any], float]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    # "scaled" clips too.
+    [
+        "sgd",
+        "adamw",
+        "balanced",
+        "scaled",
+        *(pytest.param(c, marks=pytest.mark.slow) for c in ("clipped", "weighted")),
+    ],
+)
 def test_two_replicas_equal_one(
     case: str, toy: Toy, two_replicas: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,7 +70,7 @@ def large_loss_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
 def test_sigterm_in_a_validation_loses_nothing(
     precision: str, large_loss_scale: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
