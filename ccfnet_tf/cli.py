@@ -290,12 +290,15 @@ def _export(args: list[str]) -> int:
     format_help = (
         "saved_model (TF Serving), tflite (LiteRT, for boards), onnx (default: saved_model)"
     )
-    parser.add_argument("--format", default="saved_model", help=format_help)
+    parser.add_argument("--format", help=format_help)
     parser.add_argument("--out", help="folder of artifacts (default: ./export/models/<run>)")
     parser.add_argument("--data-root", help="where the run's data lie now, if they were moved")
     parser.add_argument(
         "--verify-only", metavar="ARTIFACT", help="repeat the check of an exported artifact"
     )
+    servers = parser.add_argument_group("of --format saved_model")
+    precision = "what it computes in: float32 or bfloat16 (default: float32)"
+    servers.add_argument("--precision", help=precision)
     litert = parser.add_argument_group("of --format tflite")
     quantize = "none (float32), fp16, dynamic (weights int8) or int8 (default: fp16)"
     litert.add_argument("--quantize", help=quantize)
@@ -308,22 +311,28 @@ def _export(args: list[str]) -> int:
     options = parser.parse_args(args)
     if (options.run is None) == (options.verify_only is None):
         raise ConfigError("give a run folder to export, or --verify-only ARTIFACT; not both")
+    of_exports = [name for name in vars(options) if name not in ("run", "verify_only")]
+    if options.verify_only is not None and (given := _given(options, *of_exports)):
+        name = next(iter(given)).replace("_", "-")
+        raise ConfigError(f"--{name} is of exporting: --verify-only takes it from the artifact")
     from ccfnet_tf.artifacts.contract import find_format
     from ccfnet_tf.progress import new_console
 
-    format_ = find_format(options.format)
-    given = _given(options, "quantize", "size", "outputs", "batch", "max_loss")
-    if given and format_ != "tflite":
-        key = next(iter(given)).replace("_", "-")
-        raise ConfigError(f"--{key} is for --format tflite, and the format is {format_}")
+    format_ = find_format(options.format or "saved_model")
+    given = _given(options, "quantize", "size", "outputs", "batch", "max_loss", "precision")
+    for key in given:
+        needed = "saved_model" if key == "precision" else "tflite"
+        if format_ != needed:
+            name = key.replace("_", "-")
+            raise ConfigError(f"--{name} is for --format {needed}, and the format is {format_}")
     start_tensorflow()
     from ccfnet_tf.export.artifact import export_run, verify
     from ccfnet_tf.export.order import new_order
 
     if options.verify_only is not None:
-        verify(Path(options.verify_only), console=new_console())
+        verify(Path(options.verify_only).expanduser(), console=new_console())
         return EXIT_DONE
-    run = Path(options.run)
+    run = Path(options.run).expanduser()
     out = Path(options.out or Path("export", "models", run.resolve().name))
     order = new_order(format_, run, given, data_root=options.data_root)
     export_run(run, out, order, data_root=options.data_root, console=new_console())

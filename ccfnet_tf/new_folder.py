@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,22 +29,83 @@ def new_folder(out: Path) -> Iterator[Path]:
     """Yields a folder beside `out` that becomes `out` when all went well, else is removed.
 
     Raises:
-        ConfigError: `out` is there and not empty, or an address of an object store.
+        ConfigError: `out` is there and not empty, an address of an object store, or being written
+            by another process.
         ResourceError: The disk is full or cannot be written.
     """
     refuse_existing(out)
     out = out.resolve()
-    unfinished = out.with_name(f".{out.name}.unfinished")
+    with _writable(out), _locked(out) as unfinished:
+        try:
+            yield unfinished
+            if out.exists():
+                out.rmdir()
+            unfinished.rename(out)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+
+
+def being_written(out: Path) -> bool:
+    """Whether a process is in `new_folder(out)` at the moment."""
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-        unfinished.mkdir(parents=True)
+        lock = _lock(_unfinished(out))
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    os.close(lock)
+    return False
+
+
+def _unfinished(out: Path) -> Path:
+    return out.with_name(f".{out.name}.unfinished")
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ResourceError(f"{reason} while writing {out}: nothing was kept") from error
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[Path]:
+    """Yields an empty folder that this process alone holds; it may be what a killed one left."""
+    unfinished = _unfinished(out)
+    unfinished.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = _lock(unfinished)
+    except (FileNotFoundError, BlockingIOError) as error:
+        raise ConfigError(
+            f"{out}: another process is writing it: wait for it, or choose another folder"
+        ) from error
+    try:
+        for left in unfinished.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
         yield unfinished
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
-    except BaseException as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise ResourceError(f"{reason} while writing {out}: nothing was kept") from error
+    finally:
+        os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    """Returns the descriptor that holds a folder's lock, which ends with it or the process.
+
+    Raises:
+        FileNotFoundError: The folder is not there, or was finished at this moment.
+        BlockingIOError: Another holds it.
+    """
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_ino != folder.stat().st_ino:
+            raise FileNotFoundError(folder)
+    except OSError:
+        os.close(lock)
         raise
+    return lock

@@ -161,6 +161,30 @@ def test_predict_ends_with_what_was_written_and_left_out(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ([], "give a run folder to export, or --verify-only ARTIFACT; not both"),
+        (["x", "--verify-only", "y"], "not both"),
+        (["--verify-only", "y", "--quantize", "int8"], "--quantize is of exporting"),
+        (["--verify-only", "y", "--data-root", "z"], "--data-root is of exporting"),
+        (["--verify-only", "y", "--format", "onnx"], "--format is of exporting"),
+        (["x", "--format", "onnx", "--quantize", "int8"], "--quantize is for --format tflite"),
+        (["x", "--format", "tflite", "--precision", "bfloat16"], "for --format saved_model"),
+        (["x", "--precision", "bf16"], "'bf16': expected float32, bfloat16; did you mean"),
+        (["x", "--format", "tflite", "--size", "60000x60000"], "--size is 60000x60000: at most"),
+        (["x", "--format", "tflight"], "--format is 'tflight': expected"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export", *options]) == EXIT_USER_ERROR
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         (["--train.batch", "16"], "the training part has 8 pictures"),
         (["--train.batch", "3", "--train.strategy", "mirrored"], None),
         (["--model.backbone_weights", "no/such.weights.h5"], "no/such.weights.h5; expected"),

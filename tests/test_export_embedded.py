@@ -6,8 +6,10 @@ import hashlib
 import importlib.util
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -315,7 +317,8 @@ def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
         (["97"], "camera 97: OpenCV cannot open it"),
         (["INPUTS/notes.txt"], "notes.txt: OpenCV cannot open it"),
         (["EMPTY"], "no picture in it"),
-        (["EMPTY/broken.png"], "not a picture that OpenCV can read"),
+        (["EMPTY/broken.png"], "not a picture that OpenCV can read: damaged?"),
+        (["EMPTY/huge.png"], "not a picture that OpenCV can read: too large?"),
         (["INPUTS", "--threads", "0"], "--threads is 0"),
         (["INPUTS", "--out", "EMPTY/one.png"], "expected a folder"),
         (["INPUTS/small.png", "--out", "INPUTS/small.png"], "it is the input itself"),
@@ -336,8 +339,23 @@ def test_bad_input_is_one_line(
     empty.mkdir()
     if "broken" in arguments[0]:
         (empty / "broken.png").write_bytes(b"\x89PNG\r\n")
+    if "huge" in arguments[0]:
+        (empty / "huge.png").write_bytes(png_of_one_row(60_000, 60_000))
     given = [each.replace("INPUTS", str(inputs)).replace("EMPTY", str(empty)) for each in arguments]
     refused_with(said, [str(network), *given, "--cpu"], capfd)
+
+
+def png_of_one_row(width: int, height: int) -> bytes:
+    """Returns a PNG whose header says more than follows."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    row = zlib.compress(bytes(1 + 3 * width))
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 def test_two_pictures_of_one_name_are_refused(

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.new_folder import new_folder
+from ccfnet_tf.new_folder import being_written, new_folder
 
 
 def test_the_folder_appears_whole(tmp_path: Path) -> None:
@@ -43,3 +46,34 @@ def test_places_that_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError), new_folder(place):
             pass
     assert (tmp_path / "x").read_text() == "mine"
+
+
+def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "x").write_text("first")
+        assert being_written(tmp_path / "out")
+        with (
+            pytest.raises(ConfigError, match="another process is writing it"),
+            new_folder(tmp_path / "out"),
+        ):
+            pass
+    assert not being_written(tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "x"]
+    assert (tmp_path / "out" / "x").read_text() == "first"
+
+
+def test_what_a_killed_process_left_is_not_in_the_way(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from ccfnet_tf.new_folder import new_folder\n"
+        "with new_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'old').mkdir(); (folder / 'old' / 'x').write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    assert not being_written(tmp_path / "out")
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "x").write_text("whole")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "x"]

@@ -12,11 +12,13 @@ from __future__ import annotations
 import base64
 import http.client
 import io
+import ipaddress
 import json
 import random
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ccfnet_tf.artifacts.tensor_proto import to_array
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError
 from ccfnet_tf.inference.prediction import Maps, PictureTooLargeError, refuse_no_picture
 from ccfnet_tf.labels import Taxonomy
@@ -34,10 +37,18 @@ from ccfnet_tf.start import start_tensorflow
 MAX_ANSWER = 1 << 28
 """Bytes of an answer; more is not read."""
 
-FORMS = "http://HOST:8501/v1/models/NAME[/versions/N] or grpc://HOST:8500/NAME[/N]"
+MAX_PIXELS = 4096 * 4096
+"""Pixels of a picture that the signature `encoded` takes; more are not sent."""
 
-_HTTP = re.compile(r"https?://[^/?#]+(/[^?#]*)?/v1/models/[^/?#:]+(/versions/\d+)?")
-_GRPC = re.compile(r"grpc://(?P<host>[^/?#]+:\d+)/(?P<name>[^/?#]+)(/(?P<version>\d+))?")
+FORMS = (
+    "http://HOST:8501/v1/models/NAME[/versions/N] or grpc://HOST:8500/NAME[/N], in ASCII, N of at "
+    "most 18 digits"
+)
+
+_HTTP = re.compile(r"https?://[^/?#]+(/[^?#]*)?/v1/models/[^/?#:]+(/versions/\d{1,18})?")
+_GRPC = re.compile(r"grpc://(?P<host>[^/?#]+:\d+)/(?P<name>[^/?#]+)(/(?P<version>\d{1,18}))?")
+_VISIBLE = re.compile(r"[!-~]+")
+_HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?")
 _LOOPBACK = re.compile(r"\w+://(localhost|127\.\d+\.\d+\.\d+|\[::1\])[:/]")
 _LEVELS = 255  # a probability p comes as round(255 p)
 _SAID = 200  # letters of a server's message that are shown
@@ -46,6 +57,7 @@ _SAID = 200  # letters of a server's message that are shown
 _REST_KINDS = {
     400: "picture",
     404: "unknown model",
+    413: "picture",
     429: "memory",
     502: "gone",
     503: "gone",
@@ -119,9 +131,10 @@ class ServedNetwork:
 
         Raises:
             DataError: The server refuses the picture, or its answer is not one.
-            PictureTooLargeError: The server's memory ran out on it.
+            PictureTooLargeError: It has more than `MAX_PIXELS`, or the server's memory ran out.
             ResourceError: The server is gone, too slow or broken.
         """
+        _refuse_large(image)
         answer = self._ask("encoded", "image_bytes", _png(image))
         size = (image.shape[0], image.shape[1])
         labels = _plane(answer, "labels_png_bytes", size)
@@ -182,11 +195,25 @@ class _Face(Protocol):
 
 
 def _face(address: str) -> _Face:
-    if _HTTP.fullmatch(address):
-        return _Rest(address)
-    if found := _GRPC.fullmatch(address):
-        return _Grpc(address, **found.groupdict())
+    if _names_a_host(address):
+        if _HTTP.fullmatch(address):
+            return _Rest(address)
+        if found := _GRPC.fullmatch(address):
+            return _Grpc(address, **found.groupdict())
     raise ConfigError(f"'{address}' is no address of a served network: expected {FORMS}")
+
+
+def _names_a_host(address: str) -> bool:
+    if not _VISIBLE.fullmatch(address):
+        return False
+    try:
+        parts = urllib.parse.urlsplit(address)
+        host, port = parts.hostname or "", parts.port
+        if ":" in host:
+            ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return port != 0 and "@" not in parts.netloc and (":" in host or bool(_HOST.fullmatch(host)))
 
 
 class _Rest:
@@ -299,13 +326,22 @@ class _Grpc:
             what = _GRPC_KINDS.get(error.code().name, "broken")
             raise _RefusalError(what, f"{error.code().name}: {error.details()}") from error
         try:
-            return {each: tf.make_ndarray(proto)[0] for each, proto in response.outputs.items()}
-        except (ValueError, TypeError, IndexError) as error:
+            return {each: to_array(proto)[0] for each, proto in response.outputs.items()}
+        except (ValueError, IndexError) as error:
             raise DataError(f"the server's answer is not understood ({error})") from error
 
 
-def _png(image: np.ndarray) -> bytes:
+def _refuse_large(image: np.ndarray) -> None:
     refuse_no_picture(image)
+    height, width = image.shape[:2]
+    if height * width > MAX_PIXELS:
+        raise PictureTooLargeError(
+            f"a picture of {width}x{height} pixels: a server takes at most {MAX_PIXELS}: make it "
+            "smaller, or cut it into parts"
+        )
+
+
+def _png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes()
 
 

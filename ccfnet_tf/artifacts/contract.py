@@ -29,6 +29,8 @@ MODEL: dict[Format, str] = {"tflite": "ccfnet.tflite", "onnx": "ccfnet.onnx"}
 """The file of the network in an artifact's folder; of a SavedModel it is the folder itself."""
 
 _CHUNK = 1 << 20
+_SEAL = "sha256"
+"""Key of the contract's own checksum: names, colours or tolerance changed by hand are not ours."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Difference:
 _EXACT = Difference(largest=1e-4, percentile=1e-5, mean=1e-5, other_labels=1e-4)
 _TOLERANCES: dict[str, Difference] = {
     "saved_model": _EXACT,
+    "saved_model bfloat16": Difference(1.0, percentile=0.3, mean=1e-2, other_labels=3e-2),
     "onnx": _EXACT,
     "tflite none": Difference(largest=1e-4, percentile=1e-4, mean=1e-5, other_labels=1e-3),
     "tflite fp16": Difference(largest=1.0, percentile=0.05, mean=2e-3, other_labels=5e-3),
@@ -69,7 +72,7 @@ _TOLERANCES: dict[str, Difference] = {
 
 
 def tolerance(kind: str) -> Difference:
-    """Returns how far a file of that kind, `FORMAT` or `tflite QUANTIZE`, may be from Keras."""
+    """Returns how far a file of that kind (`Contract.kind`) may be from Keras in float32."""
     return _TOLERANCES[kind]
 
 
@@ -105,8 +108,9 @@ class Contract:
 
     @property
     def kind(self) -> str:
-        """Which tolerance holds: the format, of a LiteRT file with its quantization."""
-        return " ".join(filter(None, (self.format, self.options.get("quantize"))))
+        """Which tolerance holds: the format, with a quantization or precision of its own."""
+        how = self.options.get("quantize") or self.options.get("precision")
+        return " ".join(filter(None, (self.format, how)))
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -130,30 +134,40 @@ def find_format(name: str) -> Format:
 
 def write_contract(folder: Path, contract: Contract) -> None:
     """Writes `export.json` into a folder."""
-    text = json.dumps(asdict(contract), indent=1, ensure_ascii=False) + "\n"
+    tree = asdict(contract)
+    text = json.dumps({**tree, _SEAL: _seal(tree)}, indent=1, ensure_ascii=False) + "\n"
     (folder / CONTRACT).write_text(text, encoding="utf-8")
 
 
 def read_contract(folder: Path) -> Contract:
-    """Reads `export.json` and holds the files against their checksums.
+    """Reads `export.json` and holds it and the files against their checksums.
 
     Raises:
-        RunError: It is missing or not understood, or a file is missing or another.
+        RunError: It is missing, changed or not understood, or a file is missing or another.
     """
     path = folder / CONTRACT
     try:
-        contract = Contract(**json.loads(path.read_text(encoding="utf-8")))
-        expected = dict(contract.files)
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        changed = tree.pop(_SEAL) != _seal(tree)
     except FileNotFoundError as error:
         raise RunError(
             f"{folder}: no {CONTRACT}: not an artifact of ccfnet-tf export; give the folder that "
             "holds it"
         ) from error
-    except (OSError, ValueError, TypeError) as error:
+    except KeyError as error:
+        raise RunError(f"{path}: no key {error}, its checksum: export the run again") from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{path}: not understood ({error}): export the run again") from error
-    if contract.format not in FORMATS.values():
-        raise RunError(f"{path}: format '{contract.format}': expected {', '.join(FORMATS)}")
-    _compare(folder, expected, checksums(folder))
+    if changed:
+        raise RunError(
+            f"{path}: not as the export wrote it (its SHA-256 differs from the one in it): copy "
+            "the artifact again, or export the run again"
+        )
+    try:
+        contract = Contract(**tree)
+    except TypeError as error:
+        raise RunError(f"{path}: of another version ({error}): export the run again") from error
+    _compare(folder, contract.files, checksums(folder))
     return contract
 
 
@@ -180,6 +194,10 @@ def _compare(folder: Path, expected: Mapping[str, str], found: Mapping[str, str]
                 f"{folder / name}: not the file that was exported (its SHA-256 differs from "
                 f"{CONTRACT}): copy the artifact again, or export the run again"
             )
+
+
+def _seal(tree: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -58,6 +58,15 @@ def fit(image: np.ndarray, size: Size) -> Fitted:
     return Fitted(np.ascontiguousarray(image), used, original)
 
 
+def at_most(image: np.ndarray, longest: int) -> np.ndarray:
+    """Returns a picture uint8 [H, W, 3] shrunk to that longest side; a smaller one as it is."""
+    scale = min(1.0, longest / max(image.shape[:2]))
+    if scale == 1.0:
+        return image
+    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
 def unfit(values: np.ndarray, fitted: Fitted) -> np.ndarray:
     """Returns float32 [H, W] or [H, W, C] of the network's size on the pixels it came from."""
     values = values[: fitted.used[0], : fitted.used[1]]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ccfnet_tf.artifacts.fit import Size, fit, unfit, unfit_labels
+from ccfnet_tf.artifacts.fit import Fitted, Size, fit, unfit, unfit_labels
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.inference.prediction import Maps, Prediction
 from ccfnet_tf.labels import Taxonomy
@@ -30,6 +31,7 @@ class LiteRTNetwork:
         taxonomy: The classes.
         at_once: 1; LiteRT takes all cores for one picture.
         size: Height and width that the file takes.
+        batch: Pictures that it takes at once.
 
     Raises:
         ConfigError: LiteRT is not installed.
@@ -50,21 +52,31 @@ class LiteRTNetwork:
             details = self._runner.get_input_details()["images"]
         except (ValueError, KeyError, RuntimeError) as error:
             raise RunError(f"{path}: not a file of ccfnet-tf export ({_first(error)})") from error
-        self._batch, height, width, _ = (int(side) for side in details["shape"])
+        self.batch, height, width, _ = (int(side) for side in details["shape"])
         self.size: Size = (height, width)
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
         """Answers a picture uint8 [H, W, 3]; `Maps` from a file that answers labels."""
-        fitted = fit(image, self.size)
-        # A file for several pictures gets the same one in every place.
-        batch = np.repeat(fitted.image[np.newaxis].astype(np.float32), self._batch, axis=0)
-        found = {name: values[0] for name, values in self._runner(images=batch).items()}
-        if "labels" in found:
-            difficulty = unfit(found["difficulty"].astype(np.float32) / LEVELS, fitted)
-            return Maps(unfit_labels(found["labels"], fitted).astype(np.int32), difficulty)
-        probabilities = unfit(found["probabilities"], fitted)
-        labels = probabilities.argmax(-1).astype(np.int32)
-        return Prediction(labels, unfit(found["difficulty"], fitted), probabilities)
+        return self.predict_together([image] * self.batch)[0]
+
+    def predict_together(self, images: Sequence[np.ndarray]) -> list[Prediction | Maps]:
+        """Answers as many pictures as the file takes at once, `batch`."""
+        fitted = [fit(image, self.size) for image in images]
+        batch = np.stack([each.image for each in fitted]).astype(np.float32)
+        answers = self._runner(images=batch)
+        return [
+            _answer({name: values[place] for name, values in answers.items()}, each)
+            for place, each in enumerate(fitted)
+        ]
+
+
+def _answer(found: dict[str, np.ndarray], fitted: Fitted) -> Prediction | Maps:
+    if "labels" in found:
+        difficulty = unfit(found["difficulty"].astype(np.float32) / LEVELS, fitted)
+        return Maps(unfit_labels(found["labels"], fitted).astype(np.int32), difficulty)
+    probabilities = unfit(found["probabilities"], fitted)
+    labels = probabilities.argmax(-1).astype(np.int32)
+    return Prediction(labels, unfit(found["difficulty"], fitted), probabilities)
 
 
 def import_interpreter() -> Any:

@@ -187,7 +187,7 @@ def notes(tree: dict[str, Any]) -> list[str]:
 
 def _in_a_process(request: Request) -> Answered | str:
     """Returns what was measured, or why nothing was."""
-    command = [sys.executable, "-m", "ccfnet_tf.benchmark.one_artifact"]
+    command = [sys.executable, "-P", "-m", "ccfnet_tf.benchmark.one_artifact"]
     command.append(json.dumps(asdict(request)))
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     lines = done.stdout.splitlines()
@@ -241,9 +241,12 @@ def _engine(row: Entry) -> str:
 def _precision(row: Entry) -> str:
     if row.source.kind == "server":
         return "the server's"
-    if row.source.contract is not None and row.source.kind == "tflite":
-        return _QUANTIZED[row.source.contract.options.get("quantize", "none")]
-    return "bfloat16" if row.engine == "openvino_bfloat16" else "float32"
+    if row.engine == "openvino_bfloat16":
+        return "bfloat16"
+    options = row.source.contract.options if row.source.contract else {}
+    if row.source.kind == "tflite":
+        return _QUANTIZED[options.get("quantize", "none")]
+    return options.get("precision", "float32")
 
 
 def _size_mb(source: Source) -> float | None:

@@ -33,6 +33,7 @@ KINDS = (
     "tflite dynamic",
     "tflite int8",
     "saved_model",
+    "saved_model bfloat16",
     "onnx",
 )
 """What is made of each run, as `Contract.kind` calls it; a LiteRT file first: it has the size."""
@@ -140,7 +141,8 @@ def measured(run: RunInfo, out: Path, size: str | None, console: Console) -> Mat
             bar.update(task, description=f"exporting {run.path.name}: {kind}")
             rows.append(exported(run, kind, out, size))
             bar.advance(task)
-    sizes = [row.contract.options["size"] for row in rows if row.contract and row.contract.options]
+    found = [row.contract.options for row in rows if row.contract is not None]
+    sizes = [options["size"] for options in found if "size" in options]
     if not sizes:
         raise ConfigError(f"{run.path}: no LiteRT file could be made: {rows[0].refused}")
     at = parse_size(sizes[0])
@@ -153,10 +155,12 @@ def exported(run: RunInfo, kind: str, out: Path, size: str | None) -> Row:
     """Returns the line of an artifact, which is made unless it is there already."""
     if (there := find_artifact(run, kind, out, size)) is not None:
         return there
-    format_, _, quantize = kind.partition(" ")
-    command = [sys.executable, "-m", "ccfnet_tf", "export", str(run.path), "--format", format_]
-    command += ["--out", str(out), *(["--quantize", quantize] if quantize else [])]
-    command += ["--size", size] if size and quantize else []
+    format_, _, how = kind.partition(" ")
+    of_boards = format_ == "tflite"
+    command = [sys.executable, "-P", "-m", "ccfnet_tf", "export", str(run.path)]
+    command += ["--format", format_, "--out", str(out)]
+    command += ["--quantize" if of_boards else "--precision", how] if how else []
+    command += ["--size", size] if size and of_boards else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]

@@ -258,7 +258,7 @@ def _sides(options: argparse.Namespace) -> Iterator[list[Side]]:
     said = json.dumps(settings)
     here = Path(__file__).parent
     commands = [
-        [sys.executable, "-m", "ccfnet_tf.benchmark.peer_tensorflow", said],
+        [sys.executable, "-P", "-m", "ccfnet_tf.benchmark.peer_tensorflow", said],
         # -P: the folder's modules are not the peer's
         [str(options.python), "-P", str(here / "peer_torch.py"), said],
     ]

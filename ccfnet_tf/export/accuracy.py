@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ccfnet_tf.artifacts.fit import Size, fit, unfit
+from ccfnet_tf.artifacts.fit import Size, fit, unfit, unfit_labels
 from ccfnet_tf.datasets.parts import Parts
-from ccfnet_tf.inference.prediction import Network
+from ccfnet_tf.inference.prediction import Network, Prediction
 from ccfnet_tf.inference.predictor import Predictor
 
 MOST = 200
@@ -49,7 +49,7 @@ def measure_accuracy(
     network: Network,
     parts: Parts,
     size: Size,
-    advance: Callable[[float], None] = lambda _: None,
+    advance: Callable[[float], None],
 ) -> Accuracy:
     """Answers labelled pictures by Keras and by a file of one size.
 
@@ -67,8 +67,13 @@ def measure_accuracy(
     for sample in samples:
         image, truth = parts.load(sample)
         fitted = fit(image, size)
-        probabilities = unfit(keras.predict(fitted.image).probabilities, fitted)
-        answers = (probabilities.argmax(-1), network.predict(image).labels)
+        wanted, found = keras.predict(fitted.image), network.predict(image)
+        if isinstance(found, Prediction):
+            labels_of_keras = unfit(wanted.probabilities, fitted).argmax(-1)
+        else:
+            # Labels are enlarged by the nearest pixel: Keras's too, or that would be a loss.
+            labels_of_keras = unfit_labels(wanted.labels, fitted)
+        answers = (labels_of_keras, found.labels)
         known = truth >= 0
         right += [int((labels == truth)[known].sum()) for labels in answers]
         pixels += int(known.sum())

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from ccfnet_tf.artifacts.contract import MODEL, Difference
+from ccfnet_tf.artifacts.litert import LiteRTNetwork
 from ccfnet_tf.export.reference import Gaps, beyond_rounding, read_references, same_shape
-from ccfnet_tf.inference.prediction import Network, Prediction
+from ccfnet_tf.inference.prediction import Maps, Network, Prediction
 from ccfnet_tf.labels import Taxonomy
 
 
@@ -39,21 +40,35 @@ def main() -> None:
 def compare(folder: Path, network: Network) -> Difference:
     """Returns how far a network's answers are from the references in a folder.
 
+    Where a file takes several pictures at once, each place gets another one, and all are compared.
+
     Raises:
         ValueError: An answer has another form, or is not finite.
     """
-    gaps = Gaps()
-    for image, probabilities, difficulty in read_references(folder):
-        found = network.predict(image)
-        same_shape("difficulty", found.difficulty, difficulty)
-        if isinstance(found, Prediction):
-            same_shape("probabilities", found.probabilities, probabilities)
-            gaps.add(np.abs(found.probabilities - probabilities))
-            gaps.add(np.abs(found.difficulty - difficulty))
+    gaps, references = Gaps(), list(read_references(folder))
+    batch = network.batch if isinstance(network, LiteRTNetwork) else 1
+    for start in range(0, len(references), batch):
+        asked = [references[(start + place) % len(references)] for place in range(batch)]
+        images = [image for image, _, _ in asked]
+        if isinstance(network, LiteRTNetwork):
+            answers = network.predict_together(images)
         else:
-            gaps.add(beyond_rounding(np.round(255.0 * found.difficulty), difficulty))
-        gaps.add_labels(found.labels, probabilities.argmax(-1))
+            answers = [network.predict(images[0])]
+        for reference, found in zip(asked, answers, strict=True):
+            _add(gaps, found, reference)
     return gaps.difference()
+
+
+def _add(gaps: Gaps, found: Prediction | Maps, reference: tuple[np.ndarray, ...]) -> None:
+    _, probabilities, difficulty = reference
+    same_shape("difficulty", found.difficulty, difficulty)
+    if isinstance(found, Prediction):
+        same_shape("probabilities", found.probabilities, probabilities)
+        gaps.add(np.abs(found.probabilities - probabilities))
+        gaps.add(np.abs(found.difficulty - difficulty))
+    else:
+        gaps.add(beyond_rounding(np.round(255.0 * found.difficulty), difficulty))
+    gaps.add_labels(found.labels, probabilities.argmax(-1))
 
 
 def _check(folder: Path, format_: str) -> Difference:
@@ -61,10 +76,10 @@ def _check(folder: Path, format_: str) -> Difference:
         from ccfnet_tf.export.check_saved_model import check_saved_model
 
         return check_saved_model(folder)
-    nameless = Taxonomy((), ())  # answers are compared by class id
+    # Answers are compared by class id, but there must be as many classes.
+    classes = next(read_references(folder))[1].shape[-1]
+    nameless = Taxonomy(("",) * classes, ((0, 0, 0),) * classes)
     if format_ == "tflite":
-        from ccfnet_tf.artifacts.litert import LiteRTNetwork
-
         return compare(folder, LiteRTNetwork(folder / MODEL["tflite"], nameless))
     from ccfnet_tf.artifacts.onnx import OnnxNetwork
 

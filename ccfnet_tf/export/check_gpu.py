@@ -2,10 +2,10 @@
 
     python -m ccfnet_tf.export.check_gpu FOLDER
 
-The last line is JSON: `largest` difference between the two on the first reference picture and
-whether the file was `accelerated` as a whole, or an `error`. LiteRT says on stderr, and nowhere
-else, that a kernel was refused (`Validation error`) and which operators it cannot run; the caller
-reads it there.
+The last line is JSON: `largest` and `mean` difference between the two on the first reference
+picture and whether the file was `accelerated` as a whole, or an `error`. LiteRT says on stderr, and
+nowhere else, that a kernel was refused (`Validation error`) and which operators it cannot run; the
+caller reads it there.
 """
 
 from __future__ import annotations
@@ -40,10 +40,17 @@ def _both(path: Path, image: np.ndarray) -> dict[str, Any]:
     cpu, _ = _run(path, image, HardwareAccelerator.CPU)
     gaps = [
         # Of class ids, the share that differs.
-        (gpu[name] != cpu[name]).mean() if name == "labels" else np.abs(gpu[name] - cpu[name]).max()
+        np.atleast_1d(
+            (gpu[name] != cpu[name]).mean() if name == "labels" else gpu[name] - cpu[name]
+        )
         for name in cpu
     ]
-    return {"largest": float(max(gaps)), "accelerated": accelerated}
+    every = np.abs(np.concatenate([gap.ravel() for gap in gaps]))
+    return {
+        "largest": float(every.max()),
+        "mean": float(every.mean()),
+        "accelerated": accelerated,
+    }
 
 
 def _run(path: Path, image: np.ndarray, hardware: Any) -> tuple[dict[str, np.ndarray], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from ccfnet_tf.artifacts.contract import Difference
 from ccfnet_tf.export.reference import Gaps, beyond_rounding, read_references, same_shape
@@ -36,27 +38,34 @@ def check_saved_model(folder: Path) -> Difference:
     """
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(folder))
-    # Kept: signatures alone do not hold the variables.
-    signatures = {name: loaded.signatures[name] for name in SIGNATURES}
+    eager = _eager(folder)
+    found = [_compare(folder, eager)]
+    _compare_jpeg(folder, eager)
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder))
+        calls = {name: _in_session(session, meta, name) for name in SIGNATURES}
+        found.append(_compare(folder, calls))
+    found.append(_compare(folder, {name: _by_cli(folder, name) for name in SIGNATURES}, most=1))
+    return Difference(
+        *(max(getattr(each, field.name) for each in found) for field in fields(Difference))
+    )
 
-    def eager(name: str) -> Call:
+
+def _eager(folder: Path) -> dict[str, Call]:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder))
+
+    def of(name: str) -> Call:
         def call(value: np.ndarray) -> Answer:
             argument = "image_bytes" if name == "encoded" else "images"
-            found = signatures[name](**{argument: tf.constant(value)})
+            # By way of `loaded`: signatures alone do not hold the variables.
+            found = loaded.signatures[name](**{argument: tf.constant(value)})
             return {key: each.numpy() for key, each in found.items()}
 
         return call
 
-    found = [_compare(folder, {name: eager(name) for name in signatures})]
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder))
-        calls = {name: _in_session(session, meta, name) for name in signatures}
-        found.append(_compare(folder, calls))
-    found.append(_compare(folder, {name: _by_cli(folder, name) for name in signatures}, most=1))
-    return Difference(
-        *(max(getattr(each, field.name) for each in found) for field in fields(Difference))
-    )
+    return {name: of(name) for name in SIGNATURES}
 
 
 def _in_session(session: Any, meta: Any, name: str) -> Call:
@@ -72,7 +81,7 @@ def _by_cli(folder: Path, name: str) -> Call:
         with tempfile.TemporaryDirectory() as place:
             given = Path(place, "given.npy")
             np.save(given, value, allow_pickle=True)
-            command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "run"]
+            command = [sys.executable, "-P", "-m", "tensorflow.python.tools.saved_model_cli", "run"]
             command += ["--dir", str(folder), "--tag_set", "serve", "--signature_def", name]
             command += ["--inputs", f"{argument}={given}", "--outdir", place]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -99,16 +108,34 @@ def _compare(folder: Path, way: Mapping[str, Call], most: int | None = None) -> 
             same_shape(name, served[name][0], expected)
             gaps.add(beyond_rounding(served[name][0], expected))
         gaps.add_labels(served["labels"][0], probabilities.argmax(-1))
-        _compare_encoded(way["encoded"], image, served)
+        # A PNG keeps every pixel.
+        _compare_encoded(way["encoded"], "PNG", _encoded(image, "PNG"), served)
     return gaps.difference()
 
 
-def _compare_encoded(call: Call, image: np.ndarray, served: Answer) -> None:
-    """Sends the picture as a PNG, which keeps every pixel: the answers must be the same bytes."""
-    sent = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-    answer = call(np.array([sent, sent], object))
+def _compare_jpeg(folder: Path, way: Mapping[str, Call]) -> None:
+    """Sends a JPEG: by default TensorFlow decodes it to other pixels than Pillow, thus `predict`.
+
+    In one of the ways alone: what is called is the same in all.
+    """
+    image, _, _ = next(read_references(folder))
+    content = _encoded(image, "JPEG")
+    with Image.open(io.BytesIO(content)) as picture:
+        served = way["serving_default"](np.array(picture)[np.newaxis])
+    _compare_encoded(way["encoded"], "JPEG", content, served)
+
+
+def _encoded(image: np.ndarray, kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind)
+    return file.getvalue()
+
+
+def _compare_encoded(call: Call, kind: str, content: bytes, served: Answer) -> None:
+    """Sends an encoded picture twice; the answers must be the same bytes as its pixels get."""
+    answer = call(np.array([content, content], object))
     for name in ("labels", "difficulty", "risk"):
-        for content in answer[f"{name}_png_bytes"]:
-            plane = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        for each in answer[f"{name}_png_bytes"]:
+            plane = cv2.imdecode(np.frombuffer(each, np.uint8), cv2.IMREAD_UNCHANGED)
             if plane is None or not np.array_equal(plane, served[name][0]):
-                raise ValueError(f"encoded answers other {name} than serving_default")
+                raise ValueError(f"encoded answers other {name} to a {kind} than serving_default")

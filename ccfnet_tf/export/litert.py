@@ -26,6 +26,8 @@ from ccfnet_tf.artifacts.fit import Size
 from ccfnet_tf.artifacts.litert import import_interpreter
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.export.fixed import ANSWERS, Answers, fixed_answers
+from ccfnet_tf.export.halves import with_halves
+from ccfnet_tf.export.saved_model import MAX_PIXELS
 from ccfnet_tf.inference.prediction import SMALLEST
 from ccfnet_tf.labels import Taxonomy
 
@@ -70,11 +72,15 @@ class LiteRTOptions:
     batch: int = 1
 
     def __post_init__(self) -> None:
-        _check_choice("--quantize", self.quantize, get_args(Quantize))
-        _check_choice("--outputs", self.outputs, get_args(Outputs))
+        check_choice("--quantize", self.quantize, get_args(Quantize))
+        check_choice("--outputs", self.outputs, get_args(Outputs))
         if min(self.size) < SMALLEST:
             raise ConfigError(
                 f"--size is {self.size_text}: the network needs at least {SMALLEST} on each side"
+            )
+        if self.size[0] * self.size[1] > MAX_PIXELS:
+            raise ConfigError(
+                f"--size is {self.size_text}: at most {MAX_PIXELS} pixels, such as 4096x4096"
             )
         if self.batch < 1:
             raise ConfigError(f"--batch is {self.batch}: it must be 1 or more")
@@ -156,9 +162,9 @@ def _converted(folder: str, options: LiteRTOptions, calibration: Sequence[np.nda
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
     if options.quantize == "none":
         return bytes(converter.convert())
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if options.quantize == "fp16":
-        converter.target_spec.supported_types = [tf.float16]
+        return with_halves(bytes(converter.convert()))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if options.quantize == "int8":
         converter.representative_dataset = _samples(calibration, options.batch)
         # Calibrated first and quantised then, which lets nodes be left out.
@@ -200,6 +206,7 @@ def _as_labels(
     return labelled
 
 
-def _check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
+def check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises ConfigError where the value of an option is none of those it may have."""
     if value not in known:
         raise ConfigError(f"{key} is '{value}': expected {', '.join(known)}{nearest(value, known)}")

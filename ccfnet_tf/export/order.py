@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ccfnet_tf.artifacts.contract import Format
 from ccfnet_tf.artifacts.fit import Size, parse_size
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.export.litert import LiteRTOptions
+from ccfnet_tf.export.litert import LiteRTOptions, check_choice
 from ccfnet_tf.export.reference import reference_pictures, run_parts
 from ccfnet_tf.inference.prediction import SMALLEST
 from ccfnet_tf.inference.runs import RunInfo, read_run
+from ccfnet_tf.new_folder import being_written
 
 NAME = "ccfnet"
 """What the model is called in TF Serving: the folder that holds its versions."""
 
+Precision = Literal["float32", "bfloat16"]
+"""bfloat16 is for processors that have it (avx512_bf16, amx_bf16), and slow on others."""
+
 LARGEST_USUAL = 512
-"""Longest side of a LiteRT file whose size was not asked for."""
+"""Longest side of a LiteRT file whose size was not asked for, and of pictures that are compared."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +34,19 @@ class Order:
         format: The format.
         litert: What a LiteRT file is to be; None for the other formats.
         max_loss: Points of pixel accuracy that an int8 file may lose.
+        precision: What a SavedModel computes in.
     """
 
     format: Format
     litert: LiteRTOptions | None = None
     max_loss: float = 1.0
+    precision: Precision = "float32"
 
     @property
     def options(self) -> dict[str, str]:
         """What `export.json` says of it."""
         if self.litert is None:
-            return {}
+            return {} if self.precision == "float32" else {"precision": self.precision}
         return {
             "quantize": self.litert.quantize,
             "size": self.litert.size_text,
@@ -51,7 +57,8 @@ class Order:
     @property
     def kind(self) -> str:
         """Which tolerance holds; see `contract.tolerance`."""
-        return " ".join(filter(None, (self.format, self.options.get("quantize"))))
+        how = self.options.get("quantize") or self.options.get("precision")
+        return " ".join(filter(None, (self.format, how)))
 
     def place(self, out: Path) -> Path:
         """Returns the artifact's folder; TF Serving serves the highest number of `OUT/ccfnet`."""
@@ -68,16 +75,19 @@ def new_order(
     Args:
         format_: The format.
         run: The run folder, whose pictures say what size is usual.
-        given: `quantize`, `size`, `outputs`, `batch` and `max_loss`, where they were given.
+        given: `quantize`, `size`, `outputs`, `batch`, `max_loss` and `precision`, where they were
+            given; the last is of SavedModels alone, and the others of LiteRT.
         data_root: Where the run's data lie now, if they were moved.
 
     Raises:
         ConfigError: A value is not allowed.
         RunError: The run cannot be used.
     """
-    if format_ != "tflite":
-        return Order(format_)
     options = dict(given)
+    if format_ != "tflite":
+        precision = options.get("precision", "float32")
+        check_choice("--precision", precision, get_args(Precision))
+        return Order(format_, precision=precision)
     max_loss = options.pop("max_loss", 1.0)
     if not max_loss >= 0.0:
         raise ConfigError(f"--max-loss is {max_loss:g}: it must be 0 or more")
@@ -106,6 +116,9 @@ def read_moved_run(run: Path, data_root: str | None) -> RunInfo:
 
 
 def _next_version(model: Path) -> Path:
-    """Returns the folder of the next version."""
+    """Returns the folder of the next version; another export may be writing one just now."""
     taken = [int(each.name) for each in model.glob("*") if each.name.isdigit()]
-    return model / str(max(taken, default=0) + 1)
+    number = max(taken, default=0) + 1
+    while being_written(model / str(number)):
+        number += 1
+    return model / str(number)

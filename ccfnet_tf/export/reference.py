@@ -60,9 +60,16 @@ def write_reference(path: Path, predictor: Predictor, pictures: Sequence[np.ndar
 
 
 def read_references(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields image, probabilities and difficulty of each reference in a folder."""
+    """Yields image, probabilities and difficulty of each reference in a folder.
+
+    Raises:
+        ValueError: There is none.
+    """
     with np.load(folder / REFERENCE, allow_pickle=False) as arrays:
-        for key in sorted(key for key in arrays.files if key.startswith("image/")):
+        keys = sorted(key for key in arrays.files if key.startswith("image/"))
+        if not keys:
+            raise ValueError("there is nothing to compare with")
+        for key in keys:
             number = key.removeprefix("image/")
             yield arrays[key], arrays[f"probabilities/{number}"], arrays[f"difficulty/{number}"]
 
@@ -88,11 +95,9 @@ class Gaps:
         """Returns the figures.
 
         Raises:
-            ValueError: Something is not finite, or nothing was compared.
+            ValueError: Something is not finite.
         """
-        every = np.concatenate(self._gaps) if self._gaps else np.zeros(0)
-        if not every.size:
-            raise ValueError("there is nothing to compare with")
+        every = np.concatenate(self._gaps)
         if not np.isfinite(every).all():
             raise ValueError("an answer is not finite")
         return Difference(

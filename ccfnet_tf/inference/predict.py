@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Event, Lock
+from threading import Event, Lock, Semaphore, Thread
 
 from rich.console import Console
 from rich.progress import Progress
@@ -20,6 +20,8 @@ from ccfnet_tf.inference.prediction import Network, PictureTooLargeError
 from ccfnet_tf.inference.video import predict_video, promised_frames, video_outputs
 from ccfnet_tf.inference.writers import output_paths, write_prediction
 from ccfnet_tf.progress import new_progress
+
+_GRACE = 0.5  # seconds for answers that are waited for when it is stopped
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class _Session:
         self.bar = bar
         self.failures = failures
         self.pictures = self.videos = self.frames = 0
+        self.pens = Semaphore()  # one for each thread, until it is stopped
         self._counting = Lock()
 
     def do_all(self, jobs: Sequence[Job]) -> None:
@@ -123,7 +126,8 @@ class _Session:
 
         workers = min(self.network.at_once, pictures.qsize())
         if workers > 1:
-            _in_threads(work, workers, stop)
+            self.pens = Semaphore(workers)
+            _in_threads(work, workers, stop, self.pens)
         else:
             work()
         for job in videos:
@@ -154,7 +158,12 @@ class _Session:
     def _picture(self, job: Job) -> None:
         image = read_image(job.source)
         prediction = self.network.predict(image)
-        write_prediction(prediction, image, self.out, job.name, self.network.taxonomy)
+        if not self.pens.acquire(blocking=False):
+            return  # it was stopped, and nobody waits for this answer any more
+        try:
+            write_prediction(prediction, image, self.out, job.name, self.network.taxonomy)
+        finally:
+            self.pens.release()
         with self._counting:
             self.pictures += 1
 
@@ -172,16 +181,39 @@ class _Session:
             self.bar.remove_task(task)
 
 
-def _in_threads(work: Callable[[], None], count: int, stop: Event) -> None:
-    """Runs `work` in threads until all end, or one fails and the others see `stop`."""
-    with ThreadPoolExecutor(count) as pool:
+def _in_threads(work: Callable[[], None], count: int, stop: Event, pens: Semaphore) -> None:
+    """Runs `work` in threads until all end, or one fails and the others see `stop`.
+
+    After a failure, Ctrl-C too, a picture that is being written is written whole; an answer that
+    is still waited for is left to its thread, which finds no pen.
+    """
+    ends: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def run() -> None:
         try:
-            threads = [pool.submit(work) for _ in range(count)]
-            ended, _ = wait(threads, return_when=FIRST_EXCEPTION)
-        finally:  # Ctrl-C too: a picture under way is written whole, and none is begun
-            stop.set()
-        for thread in ended:
-            thread.result()
+            work()
+        except BaseException as error:
+            ends.put(error)
+        else:
+            ends.put(None)
+
+    # Daemons: a server may let them wait for minutes, and the process need not.
+    threads = [Thread(target=run, daemon=True) for _ in range(count)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            if error := ends.get():
+                raise error
+    except BaseException:
+        stop.set()
+        until = time.monotonic() + _GRACE
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, until - time.monotonic()))
+        for _ in range(count):
+            pens.acquire()
+        raise
 
 
 def _show(console: Console, failure: Failure) -> None:

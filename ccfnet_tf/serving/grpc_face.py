@@ -9,8 +9,9 @@ import grpc
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from ccfnet_tf.artifacts.tensor_proto import to_array
 from ccfnet_tf.serving.metadata import FIELD, metadata
-from ccfnet_tf.serving.model import DEFAULT, Model, RequestError
+from ccfnet_tf.serving.model import DEFAULT, Model, RequestError, as_refusal
 from ccfnet_tf.serving.rest import MAX_BODY, THREADS
 
 
@@ -25,8 +26,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         try:
             self._refuse_other(request.model_spec)
             return self._predict(request)
-        except RequestError as error:
-            context.abort(grpc.StatusCode[error.status], str(error))
+        except Exception as error:
+            refusal = as_refusal(error)
+            context.abort(grpc.StatusCode[refusal.status], str(refusal))
 
     def GetModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Returns the signatures."""
@@ -81,6 +83,6 @@ def new_grpc_server(model: Model, host: str, port: int) -> tuple[Any, int]:
 
 def _array(name: str, proto: Any) -> Any:
     try:
-        return tf.make_ndarray(proto)
-    except (ValueError, TypeError) as error:
-        raise RequestError("INVALID_ARGUMENT", f"'{name}': no tensor ({error})") from error
+        return to_array(proto)
+    except ValueError as error:
+        raise RequestError("INVALID_ARGUMENT", f"'{name}': no tensor: {error}") from error

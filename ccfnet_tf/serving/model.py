@@ -6,6 +6,7 @@ It is loaded into a session, which is how TensorFlow Serving loads.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,16 +15,20 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from ccfnet_tf.artifacts.contract import read_contract
-from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.artifacts.open import look_at
+from ccfnet_tf.errors import ConfigError
 
 Arrays = Mapping[str, np.ndarray]
 Status = Literal[
     "INVALID_ARGUMENT",
+    "OUT_OF_RANGE",
+    "DEADLINE_EXCEEDED",
     "NOT_FOUND",
     "RESOURCE_EXHAUSTED",
     "INTERNAL",
 ]
+
+_VERSION = re.compile(r"[0-9]{1,18}")
 
 DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
@@ -38,6 +43,15 @@ class RequestError(Exception):
     def __init__(self, status: Status, said: str) -> None:
         super().__init__(said)
         self.status: Status = status
+
+
+def as_refusal(error: Exception) -> RequestError:
+    """Returns what a client is told of any error."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+        return RequestError("RESOURCE_EXHAUSTED", "memory ran out")
+    return RequestError("INTERNAL", f"unexpected {type(error).__name__}: {_reason(error)}")
 
 
 class Model:
@@ -58,11 +72,12 @@ class Model:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        place = find_version(folder)
-        if (found := read_contract(place).format) != "saved_model":
-            raise ConfigError(f"{place}: a server needs a SavedModel, and this is {found}")
+        found = look_at(str(folder))
+        place = Path(found.place)
+        if found.kind != "saved_model":
+            raise ConfigError(f"{place}: a server needs a SavedModel, and this is {found.kind}")
         self.name = name
-        self.version = int(place.name) if place.name.isdigit() else 1
+        self.version = int(place.name) if _VERSION.fullmatch(place.name) else 1
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         meta = _load(self._session, place)
         self.signatures: dict[str, Any] = {
@@ -115,28 +130,12 @@ class Model:
                 return dict(self._session.run(wanted, feeds))
         except tf.errors.InvalidArgumentError as error:
             raise RequestError("INVALID_ARGUMENT", _reason(error)) from error
-        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-            raise RequestError("RESOURCE_EXHAUSTED", "memory ran out") from error
         except Exception as error:  # whatever it is, the server goes on
-            raise RequestError("INTERNAL", f"{type(error).__name__}: {_reason(error)}") from error
+            raise as_refusal(error) from error
 
     def close(self) -> None:
         """Gives the memory back."""
         self._session.close()
-
-
-def find_version(folder: Path) -> Path:
-    """Returns the folder itself, where it is a version, or its highest version.
-
-    Raises:
-        RunError: There is none.
-    """
-    versions = [each for each in folder.glob("*/export.json") if each.parent.name.isdigit()]
-    if versions:
-        return max((each.parent for each in versions), key=lambda each: int(each.name))
-    if not folder.is_dir():
-        raise RunError(f"{folder}: no such folder: give OUT/ccfnet of ccfnet-tf export")
-    return folder
 
 
 def _refuse_other_kind(name: str, value: np.ndarray, info: Any) -> None:

@@ -5,6 +5,7 @@ No batching, no reloading, no encryption: what serves others is TensorFlow Servi
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -15,12 +16,10 @@ from rich.console import Console
 
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.serving.model import Model
-from ccfnet_tf.serving.rest import RestServer
+from ccfnet_tf.serving.rest import GRACE, RestServer
 
 NAME = "ccfnet"
 """What clients call the model."""
-
-_GRACE = 5.0  # seconds for requests that are being answered when the server is told to end
 
 
 class DevelopmentServer:
@@ -81,8 +80,8 @@ class DevelopmentServer:
         return self._model.version
 
     def close(self) -> None:
-        """Ends both faces; what is being answered is answered."""
-        grpc_ended = self._grpc.stop(_GRACE)
+        """Ends both faces; what is answered within the grace is answered."""
+        grpc_ended = self._grpc.stop(GRACE)
         self._rest.shutdown()
         self._thread.join()
         self._rest.server_close()
@@ -91,7 +90,7 @@ class DevelopmentServer:
 
 
 def serve(folder: Path, *, host: str, rest_port: int, grpc_port: int, console: Console) -> None:
-    """Serves until SIGINT or SIGTERM.
+    """Serves until SIGINT or SIGTERM; a second one does not wait for what is being answered.
 
     Raises:
         ConfigError: A port is in use, or tensorflow-serving-api is missing.
@@ -100,6 +99,8 @@ def serve(folder: Path, *, host: str, rest_port: int, grpc_port: int, console: C
     told = threading.Event()
 
     def note(number: int, frame: FrameType | None) -> None:
+        if told.is_set():
+            os._exit(128 + number)
         told.set()
 
     former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

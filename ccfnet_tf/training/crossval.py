@@ -120,7 +120,8 @@ def _fit(config: Path, fold: int, run: Path) -> None:
 
 
 def _call(arguments: list[str], fold: int) -> None:
-    code = subprocess.run([sys.executable, "-m", "ccfnet_tf", *arguments], check=False).returncode
+    command = [sys.executable, "-P", "-m", "ccfnet_tf", *arguments]
+    code = subprocess.run(command, check=False).returncode
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     if code == EXIT_TERMINATED:

@@ -35,7 +35,8 @@ try:
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 except ImportError as missing:
-    sys.exit(f"run.py: {missing}: pip install ai-edge-litert numpy opencv-python")
+    sys.stderr.write(f"run.py: {missing}: pip install ai-edge-litert numpy opencv-python\n")
+    sys.exit(2)
 
 SIGNATURE = "serving_default"
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -343,7 +344,10 @@ def read_frames(source: int | Path) -> Iterator[Frame]:
         yield from _moving(source)
         return
     for path in pictures(source):
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)  # turned upright by its EXIF
+        try:
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR)  # turned upright by its EXIF
+        except cv2.error as error:  # of a header that says more pixels than it reads
+            raise RunError(f"{path}: not a picture that OpenCV can read: too large?") from error
         if image is None:
             raise RunError(f"{path}: not a picture that OpenCV can read: damaged?")
         yield Frame(path.stem, image, None)

@@ -157,6 +157,7 @@ def test_what_passes_is_tried_again(fault: Callable[[Handler], None]) -> None:
         (says(b'{"error": "no\\nPNG"}', 400), DataError, "the server refused it: no PNG"),
         (says(b'{"error": "OOM"}', 429), PictureTooLargeError, "memory ran out on it: OOM"),
         (says(b'{"error": "gone"}', 404), ConfigError, "knows no such model: gone"),
+        (says(b"<html>", 413), DataError, "the server refused it: HTTP 413"),
         (says(b"<html>", 500), ResourceError, "no answer: HTTP 500"),
     ],
 )
@@ -288,17 +289,58 @@ def test_http_needs_no_tensorflow() -> None:
         "grpc://host:8500",
         "grpc://host:8500/ccfnet/last",
         "ftp://host/ccfnet",
+        "http://[::1/v1/models/x",
+        "http://[::zz]/v1/models/x",
+        "http://a..b/v1/models/x",
+        "http://host/v1/models/grüße",
+        "http://grüße/v1/models/x",
+        "http://host:abc/v1/models/x",
+        "http://host:99999/v1/models/x",
+        "http://host:0/v1/models/x",
+        "http:// /v1/models/x",
+        "http://:8501/v1/models/x",
+        "http://name@host/v1/models/x",
+        "http://host/a b/v1/models/x",
+        "http://host/v1/models/x\n",
+        "http://host/v1/models/x/versions/٣",
+        "http://host/v1/models/x/versions/99999999999999999999",
+        "grpc://host:1/ccfnet/99999999999999999999",
+        "grpc://host:99999/ccfnet",
+        "grpc://[::1:8500/ccfnet",
+        "grpc://a..b:8500/ccfnet",
     ],
 )
 def test_an_address_of_another_form_is_refused(address: str) -> None:
+    patience = Patience(seconds=1.0, attempts=1)
     with pytest.raises(ConfigError, match="no address of a served network: expected http://"):
-        ServedNetwork(address)
+        ServedNetwork(address, patience=patience)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1", "no_such.invalid.:1"]
+)
+def test_a_good_address_is_asked(host: str) -> None:
+    patience = Patience(seconds=5.0, attempts=1)
+    for address in (f"http://{host}/behind/v1/models/x/versions/1", f"grpc://{host}/x/1"):
+        with pytest.raises(ResourceError, match="no answer"):
+            ServedNetwork(address, patience=patience)
 
 
 def test_grpc_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
     with pytest.raises(ConfigError, match=r"pip install 'ccfnet-tf\[serving\]'"):
         ServedNetwork("grpc://127.0.0.1:1/ccfnet")
+
+
+def test_a_picture_above_the_limit_is_not_sent() -> None:
+    script = [classes, good]
+    with playing(script) as address:
+        network = ServedNetwork(address, patience=HASTY)
+        large = np.broadcast_to(np.zeros(3, np.uint8), (6200, 6200, 3))
+        with pytest.raises(PictureTooLargeError, match="6200x6200 pixels: a server takes at most"):
+            network.predict(large)
+        network.predict(IMAGE)
+    assert not script
 
 
 def test_what_is_no_picture_is_not_sent() -> None:
@@ -378,3 +420,14 @@ def test_grpc_refuses_a_tensor_that_is_none() -> None:
         network = ServedNetwork(address, patience=HASTY)
         with pytest.raises(DataError, match="not understood"):
             network.predict(IMAGE)
+
+
+@pytest.mark.parametrize("promised", [3, 10**18, -1])
+def test_grpc_refuses_a_shape_that_promises_more_than_there_is(promised: int) -> None:
+    bomb = response(GOOD)
+    bomb.outputs["labels_png_bytes"].tensor_shape.dim[0].size = promised
+    with playing_grpc([response(CLASSES), bomb]) as address:
+        network = ServedNetwork(address, patience=HASTY)
+        with pytest.raises(DataError, match="not understood") as caught:
+            network.predict(IMAGE)
+    assert len(str(caught.value).splitlines()) == 1

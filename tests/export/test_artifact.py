@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import keras
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -16,64 +15,35 @@ from ccfnet_tf.artifacts.contract import (
     CONTRACT,
     REFERENCE,
     Difference,
+    checksums,
     read_contract,
     write_contract,
 )
+from ccfnet_tf.artifacts.open import open_network
 from ccfnet_tf.cli import main
-from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
-from ccfnet_tf.datasets.parts import read_parts
-from ccfnet_tf.errors import RunError, VerificationError
+from ccfnet_tf.errors import VerificationError
 from ccfnet_tf.export import artifact as module
 from ccfnet_tf.export import order
+from ccfnet_tf.export.accuracy import Accuracy
+from ccfnet_tf.export.gpu import GPUVerdict
+from ccfnet_tf.export.litert import LiteRTOptions
 from ccfnet_tf.export.order import Order
-from ccfnet_tf.export.reference import reference_pictures, run_parts, write_reference
-from ccfnet_tf.export.saved_model import write_saved_model
+from ccfnet_tf.export.reference import run_parts
 from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.inference.runs import load_run, read_run
-from ccfnet_tf.network import ccfnet
-from ccfnet_tf.training.checkpoint import Progress, save_best
-from ccfnet_tf.training.journal import write_classes
 
-SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
 QUIET = Console(quiet=True)
+SMALL = Order("tflite", LiteRTOptions((33, 47), "none"))
 
-
-@pytest.fixture(scope="module", autouse=True)
-def toy_network(toy: Callable[..., Any]) -> Iterator[None]:
-    """Exports a graph of five layers in place of the whole network."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ccfnet, "build_ccfnet", lambda classes, **_: toy(classes))
-        yield
-
-
-@pytest.fixture(scope="module")
-def run(toy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one small network whose weights are random."""
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    config = RunConfig(
-        data=DataConfig(format="folder", root=str(SAMPLE)),
-        model=ModelConfig(backbone="mobilenet_v2", backbone_weights="none", head_channels=4),
-    )
-    parts = read_parts(config.data, 0)
-    folder.mkdir()
-    (folder / "config.yaml").write_text(to_yaml(config))
-    write_classes(folder, parts.taxonomy)
-    keras.utils.set_random_seed(0)
-    model = toy(len(parts.taxonomy.names))
-    (folder / "checkpoints").mkdir()
-    save_best(folder / "checkpoints" / "best.npz", model, Progress(epoch=1))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def artifact(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("models")
-    return module.export_run(run, out, Order("saved_model"), data_root=None, console=QUIET)
+pytestmark = pytest.mark.usefixtures("toy_network")
 
 
 @pytest.mark.slow
-def test_the_contract_says_what_was_done(artifact: Path, run: Path) -> None:
-    assert artifact.parts[-2:] == ("ccfnet", "1")
+def test_the_contract_says_what_was_done(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = module.export_run(run, tmp_path, Order("saved_model"), data_root=None, console=QUIET)
+    assert artifact == tmp_path / "ccfnet" / "1"
     contract = read_contract(artifact)
     assert contract.run == {"folder": str(run.resolve()), "checkpoint": "best.npz"}
     assert len(contract.classes) == len(contract.palette) == 8
@@ -84,20 +54,49 @@ def test_the_contract_says_what_was_done(artifact: Path, run: Path) -> None:
         if path.is_file() and path.name != CONTRACT
     }
     assert "EXIF" in contract.inputs["orientation"]
+    copy = shutil.copytree(artifact, tmp_path / "elsewhere")
+    assert main(["export", "--verify-only", str(copy)]) == 0
+    assert "saved_model beside Keras on" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        (["--format", "onnx"], "onnx"),
+        (["--format", "litert", "--size", "33x47"], "tflite-fp16-33x47"),
+    ],
+)
+def test_files_are_proven_and_opened_again(
+    options: list[str],
+    place: str,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "models"
+    assert main(["export", str(run), *options, "--out", str(out)]) == 0
+    assert "beside Keras on real pictures" in capsys.readouterr().out
+    assert [path.name for path in out.iterdir()] == [place]
+    moved = (out / place).rename(tmp_path / "elsewhere")
+    assert main(["export", "--verify-only", str(moved)]) == 0
+    picture = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
+    expected = Predictor(load_run(run)).predict(picture)
+    found = open_network(str(moved)).predict(picture)
+    assert (found.labels == expected.labels).mean() > 0.99
+    np.testing.assert_allclose(found.difficulty, expected.difficulty, atol=0.01)
+
+
 def test_a_difference_leaves_nothing_behind(
-    run: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, unchecked: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nothing is that close.
     monkeypatch.setattr(module, "tolerance", lambda _: Difference(-1.0, -1.0, -1.0, -1.0))
-    models = artifact.parents[1]
     with pytest.raises(VerificationError, match=r"differs from Keras: largest .* above -1"):
-        module.export_run(run, models, Order("saved_model"), data_root=None, console=QUIET)
-    assert [path.name for path in (models / "ccfnet").iterdir()] == ["1"]
+        module.export_run(run, tmp_path, SMALL, data_root=None, console=QUIET)
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(VerificationError):
-        module.verify(artifact, console=QUIET)
+        module.verify(unchecked["onnx"], console=QUIET)
+    assert unchecked["onnx"].is_dir()
 
 
 def test_the_next_export_takes_the_next_number(tmp_path: Path) -> None:
@@ -106,107 +105,79 @@ def test_the_next_export_takes_the_next_number(tmp_path: Path) -> None:
     assert order._next_version(tmp_path) == tmp_path / "8"
 
 
-@pytest.fixture
-def written(run: Path, tmp_path: Path) -> Path:
-    """An artifact that was written and not checked, which takes its time."""
-    folder = tmp_path / "1"
-    info, model = read_run(run), load_run(run)
-    folder.mkdir()
-    predictor = Predictor(model, taxonomy=info.taxonomy)
-    write_reference(folder / REFERENCE, predictor, reference_pictures(run_parts(info), 1))
-    write_saved_model(model, info.taxonomy, folder)
-    found = Difference(0.0, 0.0, 0.0, 0.0)
-    contract = module._contract(info, info.checkpoint(), Order("saved_model"), folder, found)
-    write_contract(folder, contract)
-    return folder
+def test_the_usual_size_is_that_of_a_picture(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def usual() -> str:
+        return order.new_order("tflite", run, {}, data_root=None).options["size"]
+
+    assert usual() == "180x240"
+    monkeypatch.setattr(order, "LARGEST_USUAL", 60)
+    assert usual() == "45x60"
 
 
-@pytest.mark.slow
-def test_the_check_is_repeated_elsewhere(
-    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy = shutil.copytree(artifact, tmp_path / "copy")
-    assert main(["export", "--verify-only", str(copy)]) == 0
-    assert "saved_model beside Keras on" in capsys.readouterr().out
-
-
-def spoil_cut(folder: Path) -> str:
-    path = next((folder / "variables").glob("*.data*"))
+def answers_cut(folder: Path) -> str:
+    path = folder / REFERENCE
     path.write_bytes(path.read_bytes()[:-100])
-    return f"{path}: not the file that was exported"
+    return "BadZipFile"
 
 
-def spoil_missing(folder: Path) -> str:
-    (folder / REFERENCE).unlink()
-    return f"{folder / REFERENCE}: missing"
+def answers_of_nothing(folder: Path) -> str:
+    np.savez(folder / REFERENCE, allow_pickle=False, other=np.zeros(3))
+    return "there is nothing to compare with"
 
 
-def spoil_more(folder: Path) -> str:
-    (folder / "assets" / "readme.txt").touch()
-    return f"{folder / 'assets' / 'readme.txt'}: not part of what was exported"
+def answers_of_another_size(folder: Path) -> str:
+    with np.load(folder / REFERENCE) as arrays:
+        halved = {key: value[: len(value) // 2] for key, value in arrays.items() if "y/" in key}
+        np.savez(folder / REFERENCE, allow_pickle=False, **{**arrays, **halved})
+    return "difficulty has shape"
 
 
-def spoil_contract(folder: Path) -> str:
-    (folder / CONTRACT).write_text("{")
-    return f"{folder / CONTRACT}: not understood"
-
-
-def spoil_format(folder: Path) -> str:
-    tree = json.loads((folder / CONTRACT).read_text())
-    (folder / CONTRACT).write_text(json.dumps({**tree, "format": "caffe"}))
-    return f"{folder / CONTRACT}: format 'caffe'"
-
-
-def spoil_all(folder: Path) -> str:
-    (folder / CONTRACT).unlink()
-    return f"{folder}: no {CONTRACT}"
+def answers_of_another_network(folder: Path) -> str:
+    with np.load(folder / REFERENCE) as arrays:
+        turned = {key: value[::-1] for key, value in arrays.items() if "probabilities" in key}
+        np.savez(folder / REFERENCE, allow_pickle=False, **{**arrays, **turned})
+    return "differs from Keras: largest"
 
 
 @pytest.mark.parametrize(
-    "spoil", [spoil_cut, spoil_missing, spoil_more, spoil_contract, spoil_format, spoil_all]
+    "spoil",
+    [answers_cut, answers_of_nothing, answers_of_another_size, answers_of_another_network],
 )
-def test_a_spoilt_artifact_is_one_line(
-    written: Path, spoil: object, capsys: pytest.CaptureFixture[str]
+def test_a_failed_check_ends_with_1(
+    spoil: Callable[[Path], str],
+    unchecked: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    expected = spoil(written)  # type: ignore[operator]
-    assert main(["export", "--verify-only", str(written)]) == 2
+    """Checksums are right here: what is left is the comparison itself."""
+    folder = shutil.copytree(unchecked["onnx"], tmp_path / "onnx")
+    contract = read_contract(folder)
+    expected = spoil(folder)
+    write_contract(folder, replace(contract, files=checksums(folder)))
+    assert main(["export", "--verify-only", str(folder)]) == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"ccfnet-tf: {expected}")
+    assert said.startswith(f"ccfnet-tf: {folder}: ")
+    assert expected in said
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["RUN", "--format", "saved_modell"], "did you mean 'saved_model'"),
-        (["RUN", "--format", "litrt"], "did you mean 'litert'"),
-        (["RUN", "--quantize", "int8"], "--quantize is for --format tflite"),
-        (["RUN", "--format", "tflite", "--quantize", "fp32"], "expected none, fp16, dynamic, int8"),
-        (["RUN", "--format", "tflite", "--size", "240"], "expected HEIGHTxWIDTH"),
-        (["RUN", "--format", "tflite", "--size", "31x64"], "at least 32 on each side"),
-        (["RUN", "--format", "tflite", "--batch", "0"], "--batch is 0"),
-        (["RUN", "--format", "tflite", "--max-loss", "-1"], "--max-loss is -1"),
-        (["RUN", "--verify-only", "x"], "not both"),
-        ([], "give a run folder to export"),
-        (["/nowhere"], "/nowhere: no such folder"),
-        (["RUN", "--data-root", "/nowhere"], "--data-root"),
-    ],
-)
-def test_bad_input_is_one_line(
-    run: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("quantize", ["none", "fp16", "dynamic", "int8"])
+def test_floats_that_a_gpu_answers_wrongly_are_refused(
+    quantize: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = [str(run) if each == "RUN" else each for each in arguments]
-    assert main(["export", *given]) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert len(error.splitlines()) == 1
-
-
-def test_a_run_without_a_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    shutil.copytree(run, empty, ignore=shutil.ignore_patterns("*.npz"))
-    with pytest.raises(RunError, match="no checkpoint yet"):
-        module.export_run(empty, tmp_path, Order("saved_model"), data_root=None, console=QUIET)
+    wrong = GPUVerdict(runs=False, wrong=True, said="no: it answers wrong there, by 3")
+    monkeypatch.setattr(module, "try_on_gpu", lambda _, **__: wrong)
+    monkeypatch.setattr(module, "LiteRTNetwork", lambda *_: None)
+    monkeypatch.setattr(module, "measure_accuracy", lambda *_: Accuracy(0.5, 0.5, 1, "val"))
+    info = read_run(run)
+    predictor = Predictor(load_run(run), taxonomy=info.taxonomy)
+    asked = Order("tflite", LiteRTOptions((33, 47), quantize))  # type: ignore[arg-type]
+    given = (tmp_path, asked, predictor, run_parts(info), print)
+    if quantize in ("none", "fp16"):
+        with pytest.raises(VerificationError, match="GPU: no: it answers wrong there, by 3"):
+            module._measure(*given)
+    else:  # for CPUs; the contract says so
+        assert module._measure(*given)["GPU"] == wrong.said
 
 
 def test_not_a_number_is_above_any_tolerance() -> None:

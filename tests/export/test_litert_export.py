@@ -19,7 +19,7 @@ from ccfnet_tf.artifacts.contract import MODEL, REFERENCE, tolerance
 from ccfnet_tf.artifacts.fit import parse_size
 from ccfnet_tf.artifacts.litert import LiteRTNetwork
 from ccfnet_tf.errors import RunError
-from ccfnet_tf.export import fixed
+from ccfnet_tf.export import check_gpu, fixed
 from ccfnet_tf.export.check import compare
 from ccfnet_tf.export.gpu import GPUVerdict, judge, try_on_gpu
 from ccfnet_tf.export.litert import LiteRTOptions, write_litert
@@ -75,6 +75,19 @@ def test_labels_are_the_largest_probability(model: Any, folder: Path) -> None:
     assert found.other_labels == 0.0
 
 
+def test_every_place_of_a_batch_is_compared(model: Any, folder: Path) -> None:
+    network = write(model, folder, quantize="none", batch=2)
+    runner = network._runner
+
+    def forgetful(images: np.ndarray) -> dict[str, np.ndarray]:
+        found = runner(images=images)
+        return {name: np.stack([values[0], values[0]]) for name, values in found.items()}
+
+    assert compare(folder, network).largest < 1e-5
+    network._runner = forgetful
+    assert compare(folder, network).largest > 1e-2
+
+
 def test_the_process_that_checks_knows_no_network(model: Any, folder: Path) -> None:
     write(model, folder)
     command = [sys.executable, "-m", "ccfnet_tf.export.check", str(folder), "tflite"]
@@ -93,27 +106,6 @@ def test_softmax_and_blend_of_int8_stay_float(model: Any, folder: Path) -> None:
     assert np.int8 in kinds["CONV_2D"]
     for name in ("EXP", "LOG", "SOFTMAX"):
         assert kinds.get(name, {np.float32}) == {np.float32}
-
-
-def test_unfrozen_variables_are_refused(model: Any, folder: Path) -> None:
-    """The obvious way: it converts without a word."""
-    spec = tf.TensorSpec([1, *SIZE, 3], tf.float32, name="images")
-    module = tf.Module()
-    module.model = model
-    module.serve = tf.function(
-        lambda images: {
-            "probabilities": tf.exp(model(images, training=False)["refine"]),
-            "difficulty": tf.nn.softmax(model(images, training=False)["attention"])[..., 0],
-        },
-        input_signature=[spec],
-    )
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [module.serve.get_concrete_function()], module
-    )
-    (folder / MODEL["tflite"]).write_bytes(converter.convert())
-    command = [sys.executable, "-m", "ccfnet_tf.export.check", str(folder), "tflite"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "error" in json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("content", [b"", b"no file of that kind", b"1234TFL3"])
@@ -165,15 +157,31 @@ DEQUANTIZE:
 @pytest.mark.parametrize(
     ("stdout", "stderr", "verdict"),
     [
-        ('{"largest": 1e-6, "accelerated": true}', "", (True, False, "yes: within 1.0e-06")),
         (
-            '{"largest": 1e-6, "accelerated": true}',
+            '{"largest": 1e-6, "mean": 0.03, "accelerated": true}',
+            "",
+            (True, False, "yes: within 1.0e-06"),
+        ),
+        (
+            '{"largest": 1e-6, "mean": 0.03, "accelerated": true}',
             "x Validation error: Texture size",
             (False, True, "no: a kernel was refused"),
         ),
-        ('{"largest": 3.0, "accelerated": true}', "", (False, True, "no: it answers wrong there")),
-        ('{"largest": NaN, "accelerated": true}', "", (False, True, "no: it answers wrong there")),
-        ('{"largest": 0.0, "accelerated": false}', "", (False, False, "no: a part of it")),
+        (
+            '{"largest": 3.0, "mean": 0.03, "accelerated": true}',
+            "",
+            (False, True, "no: it answers wrong there"),
+        ),
+        (
+            '{"largest": NaN, "mean": 0.03, "accelerated": true}',
+            "",
+            (False, True, "no: it answers wrong there"),
+        ),
+        (
+            '{"largest": 0.0, "mean": 0.0, "accelerated": false}',
+            "",
+            (False, False, "no: a part of it"),
+        ),
         ('{"error": "x"}', REFUSED, (False, False, "no: operators that it cannot run: BATCH_MA")),
         ('{"error": "x"}', "No adapters found", (False, False, "not tried: no GPU with Vulkan")),
         ("", "", (False, False, "no: LiteRT cannot run it (it ended with 139)")),
@@ -183,6 +191,29 @@ def test_the_verdict_on_a_gpu(stdout: str, stderr: str, verdict: tuple[bool, boo
     found = judge(stdout, stderr, 139)
     assert (found.runs, found.wrong) == verdict[:2]
     assert found.said.startswith(verdict[2])
+
+
+def test_where_the_cpu_computes_in_8_bits_the_mean_counts() -> None:
+    near = '{"largest": 0.4, "mean": 0.01, "accelerated": true}'
+    assert judge(near, "", 0, in_8_bits=True).runs
+    assert judge(near, "", 0).wrong
+    far = '{"largest": 0.97, "mean": 0.2, "accelerated": true}'
+    assert judge(far, "", 0, in_8_bits=True).wrong
+
+
+def test_what_fails_on_a_gpu_is_not_called_a_machine_without_one() -> None:
+    # LiteRT looks for plugins of other makers in every process.
+    stderr = "WARNING: Could not load shared library x.so\nERROR: [a.cc:3] VK_ERROR_DEVICE_LOST\n"
+    said = "no: LiteRT cannot run it (VK_ERROR_DEVICE_LOST)"
+    assert judge('{"error": "y"}', stderr, 0) == GPUVerdict(False, False, said)
+
+
+def test_not_a_number_in_any_output_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = {"difficulty": np.zeros((1, 2, 2)), "probabilities": np.zeros((1, 2, 2, 3))}
+    wrong = right | {"probabilities": np.full((1, 2, 2, 3), np.nan)}
+    answers = iter([(wrong, True), (right, True)])
+    monkeypatch.setattr(check_gpu, "_run", lambda *_: next(answers))
+    assert np.isnan(check_gpu._both(Path(), np.zeros((2, 2, 3)))["largest"])
 
 
 def gpu_or_skip(folder: Path) -> GPUVerdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import tensorflow as tf
 
 from ccfnet_tf.artifacts.contract import REFERENCE
 from ccfnet_tf.export import saved_model as module
+from ccfnet_tf.export.check_saved_model import check_saved_model
 from ccfnet_tf.export.reference import write_reference
 from ccfnet_tf.export.saved_model import write_saved_model
 from ccfnet_tf.inference.predictor import Predictor
@@ -128,6 +130,44 @@ def test_a_bad_item_is_named_by_its_place(artifact: Path, bad: str) -> None:
         loaded.signatures["encoded"](image_bytes=tf.constant([good, BAD[bad], good]))
 
 
+def jpeg(image: np.ndarray, *options: int) -> bytes:
+    return cv2.imencode(".jpg", image, list(options))[1].tobytes()
+
+
+HEADERS = {
+    "plain": jpeg(picture(33, 57)),
+    "grey": jpeg(picture(70, 31)[..., 0]),
+    "progressive": jpeg(picture(33, 57), cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "restarts": jpeg(picture(33, 57), cv2.IMWRITE_JPEG_RST_INTERVAL, 2),
+    "wide": jpeg(np.zeros((3, 5000, 3), np.uint8)),
+}
+with_fill = HEADERS["plain"].replace(b"\xff\xc0", b"\xff\xff\xff\xc0", 1)
+with_comment = b"\xff\xd8\xff\xfe\x00\x08\xff\xc0\x00\x11\x08\x09" + HEADERS["plain"][2:]
+HEADERS |= {"filled": with_fill, "comment": with_comment}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_jpeg_s_size_is_read_from_its_header(name: str) -> None:
+    content = HEADERS[name]
+    expected = tf.io.decode_jpeg(content).shape[:2]
+    size_of = tf.function(module._jpeg_size)
+    np.testing.assert_array_equal(size_of(tf.constant(content)), expected)
+    # The comment holds what looks like a frame; no cut may bring it to light, or never end.
+    for end in [2, 3, *range(4, len(content), 7)]:
+        found = size_of(tf.constant(content[:end])).numpy().tolist()
+        assert found in ([0, 0], list(expected))
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\xff\xd8\xff", b"\xff\xd8\xff" + bytes(40), HEADERS["plain"][:100]]
+)
+def test_a_jpeg_without_a_size_is_named_by_its_place(artifact: Path, bad: bytes) -> None:
+    loaded = tf.saved_model.load(str(artifact))
+    items = [HEADERS["plain"], HEADERS["grey"], bad]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"item\] \[2\].*height and width"):
+        loaded.signatures["encoded"](image_bytes=tf.constant(items))
+
+
 def test_a_bomb_is_refused_by_its_header(artifact: Path) -> None:
     loaded = tf.saved_model.load(str(artifact))
     bomb = png(np.zeros((4097, 4096, 3), np.uint8))
@@ -186,6 +226,24 @@ def test_a_module_that_holds_the_model_is_refused(
             "encoded": whole.signatures["encoded"],
         },
     )
-    (folder / REFERENCE).write_bytes((artifact / REFERENCE).read_bytes())
-    found = check(folder)
-    assert "FailedPreconditionError" in found["error"] or "Could not find" in found["error"]
+    shutil.copy(artifact / REFERENCE, folder)
+    assert tf.saved_model.load(str(folder)).signatures["serving_default"]
+    with pytest.raises(tf.errors.FailedPreconditionError, match="Could not find variable"):
+        check_saved_model(folder)
+
+
+def test_other_pixels_than_pillows_are_refused(
+    toy: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The obvious way: TensorFlow decodes a JPEG a little otherwise, without a word about it."""
+    keras.utils.set_random_seed(0)
+    model = toy(len(NAMES))
+    kernel = model.get_layer("backbone").get_layer("body").kernel
+    kernel.assign(kernel / 255.0)  # logits in units, which feel a level more or less
+    decode = tf.io.decode_jpeg
+    monkeypatch.setattr(tf.io, "decode_jpeg", lambda content, *_, **__: decode(content, 3))
+    write_saved_model(model, TAXONOMY, tmp_path)
+    predictor = Predictor(model, taxonomy=TAXONOMY)
+    write_reference(tmp_path / REFERENCE, predictor, [picture(64, 80)])
+    with pytest.raises(ValueError, match=r"encoded answers other .* to a JPEG than"):
+        check_saved_model(tmp_path)

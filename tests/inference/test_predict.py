@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -319,8 +321,56 @@ def test_ctrl_c_ends_with_whole_pictures(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert len(network.asked) < 24
-    names = [f"{number:02}" for number in network.asked]
-    assert files(tmp_path / "out") == results(*names)
+    written = {name.split(".")[0] for name in files(tmp_path / "out")}
+    assert files(tmp_path / "out") == results(*written)
+    assert written <= {f"{number:02}" for number in network.asked}
+
+
+ASKS_FOR_EVER = """
+import signal, sys, threading, time
+import numpy as np
+from ccfnet_tf.inference import predict, writers
+from ccfnet_tf.inference.prediction import Maps
+from ccfnet_tf.labels import Taxonomy
+
+class Hanging:
+    taxonomy = Taxonomy(("a", "b"), ((0, 0, 0), (9, 9, 9)))
+    at_once = 4
+
+    def predict(self, image):
+        if image[0, 0, 0]:
+            threading.Event().wait()
+        return Maps(np.zeros(image.shape[:2], np.int32), np.zeros(image.shape[:2], np.float32))
+
+real = writers.write_png
+
+def slowly(path, picture):
+    print("writes", flush=True)
+    time.sleep(0.5)
+    real(path, picture)
+
+writers.write_png = slowly
+# A shell lets what it starts in the background ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    predict.predict_all(Hanging(), sys.argv[1:2], predict.Path(sys.argv[2]))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_ctrl_c_waits_for_files_and_not_for_answers(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "in", 24)
+    command = [sys.executable, "-c", ASKS_FOR_EVER, str(tmp_path / "in"), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()  # one is written, and three wait for an answer
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 130
+        finally:
+            process.kill()
+    assert files(tmp_path / "out") == results("00")
 
 
 def test_masks_beside_images_are_counted(predictor: Predictor, tmp_path: Path) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
+import shutil
 import signal
 import socket
+import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +30,15 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from ccfnet_tf.artifacts import client
 from ccfnet_tf.artifacts.client import ServedNetwork
+from ccfnet_tf.artifacts.open import look_at
 from ccfnet_tf.cli import main
-from ccfnet_tf.errors import ConfigError, DataError
+from ccfnet_tf.errors import ConfigError, DataError, RunError
+from ccfnet_tf.export import saved_model
+from ccfnet_tf.inference.prediction import PictureTooLargeError
+from ccfnet_tf.serving import grpc_face, rest, rows
+from ccfnet_tf.serving.model import Model
 from ccfnet_tf.serving.rest import MAX_BODY
 from ccfnet_tf.serving.server import DevelopmentServer
 
@@ -176,13 +188,132 @@ def test_a_wrong_address_or_body(
     assert (found, list(answer)) == (code, ["error"])
 
 
+def answered(server: DevelopmentServer, request: bytes) -> tuple[int, str]:
+    """Sends bytes as they are; returns the status and what `error` says."""
+    host, port = server.rest.split("/")[2].split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(request)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        return response.status, json.load(response)["error"]
+
+
+POST = b"POST /v1/models/ccfnet:predict HTTP/1.1\r\n"
+
+
+@contextmanager
+def trickling(rest_address: str, start: bytes) -> Iterator[socket.socket]:
+    """A client that sends a byte now and then, until the server wants no more."""
+    host, port = rest_address.split("/")[2].split(":")
+    done = threading.Event()
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            while not done.wait(0.1):
+                connection.sendall(b"1")
+
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(start)
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            yield connection
+        finally:
+            done.set()
+            thread.join()
+
+
+BEGUN = POST + b"Content-Length: 1000000\r\n\r\n"
+
+
+def test_a_body_that_takes_too_long_is_refused(
+    server: DevelopmentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "SECONDS", 0.5)
+    with trickling(server.rest, BEGUN) as connection:
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.status == 408
+        assert "of 1000000 bytes came within 0.5 s" in json.load(response)["error"]
+
+
+def test_headers_that_take_too_long_end_the_connection(
+    server: DevelopmentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "SECONDS", 0.5)
+    with (
+        trickling(server.rest, POST + b"X-Header: 1") as connection,
+        contextlib.suppress(ConnectionResetError),
+    ):
+        while connection.recv(4096):  # else it times out
+            pass
+
+
+@pytest.mark.parametrize("length", ["²", "-1", "+1", "1_0", " ", "one", "9" * 5000])
+def test_a_length_that_is_none_is_refused(server: DevelopmentServer, length: str) -> None:
+    header = f"Content-Length: {length}\r\n\r\n".encode("latin-1")
+    code, said = answered(server, POST + header)
+    assert (code, said.split(" ")[0]) == (400, "Content-Length")
+
+
+def test_a_name_that_is_no_text_is_answered(server: DevelopmentServer) -> None:
+    code, tree = predict(server, signature_name="\ud800", instances=PIXEL)
+    assert (code, "no signature '\ud800'" in tree["error"]) == (400, True)
+
+
+def test_a_fault_of_ours_is_answered(
+    server: DevelopmentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: Any) -> None:
+        raise ZeroDivisionError("by\nzero")
+
+    monkeypatch.setattr(rest, "read_request", fault)
+    assert predict(server) == (500, {"error": "unexpected ZeroDivisionError: by"})
+    monkeypatch.undo()
+    monkeypatch.setattr(grpc_face, "to_array", fault)
+    with pytest.raises(grpc.RpcError, match="unexpected ZeroDivisionError: by") as caught:
+        ask_grpc(server, lambda request: None)
+    assert caught.value.code().name == "INTERNAL"
+
+
+def test_json_is_read_one_request_at_a_time(
+    server: DevelopmentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, most = [0], [0]
+    real = rows.arrays
+
+    def watched(*given: Any) -> Any:
+        reading[0] += 1
+        most[0] = max(most[0], reading[0])
+        time.sleep(0.02)
+        try:
+            return real(*given)
+        finally:
+            reading[0] -= 1
+
+    monkeypatch.setattr(rest, "arrays", watched)
+    with ThreadPoolExecutor(8) as pool:
+        ends = [
+            pool.submit(predict, server, signature_name="classes", instances=[0]) for _ in range(8)
+        ]
+    assert {end.result()[0] for end in ends} == {200}
+    assert most == [1]
+
+
+def test_a_body_that_is_too_large_is_answered_when_it_is_sent(server: DevelopmentServer) -> None:
+    large = MAX_BODY + (1 << 23)
+    header = f"Content-Length: {large}\r\n\r\n".encode()
+    code, said = answered(server, POST + header + bytes(large))
+    assert (code, "Content-Length" in said) == (413, True)
+
+
 def test_a_body_without_end_is_refused(server: DevelopmentServer) -> None:
     connection = http.client.HTTPConnection(server.rest.split("/")[2], timeout=30)
     connection.putrequest("POST", "/v1/models/ccfnet:predict")
     connection.putheader("Content-Length", str(MAX_BODY + 1))
     connection.endheaders()
     response = connection.getresponse()
-    assert response.status == 400
+    assert response.status == 413
     assert "Content-Length" in json.load(response)["error"]
     connection.close()
 
@@ -203,7 +334,14 @@ def test_grpc_filters_outputs(server: DevelopmentServer) -> None:
     assert response.model_spec.version.value == 2
 
 
-FLOATS = tf.make_tensor_proto([1.0])
+def promised(*shape: int, values: tuple[int, ...] = (7,)) -> Any:
+    """Returns a tensor whose shape may promise more than it holds."""
+    proto = tf.make_tensor_proto(np.zeros((0,), np.uint8), tf.uint8, shape=[0])
+    proto.tensor_shape.CopyFrom(tf.TensorShape(shape).as_proto())
+    proto.int_val.extend(values)
+    return proto
+
+
 WRONG: dict[str, tuple[Callable[[Any], None], str]] = {
     "model": (lambda r: setattr(r.model_spec, "name", "other"), "NOT_FOUND"),
     "version": (lambda r: setattr(r.model_spec.version, "value", 9), "NOT_FOUND"),
@@ -215,6 +353,18 @@ WRONG: dict[str, tuple[Callable[[Any], None], str]] = {
         "INVALID_ARGUMENT",
     ),
     "cut": (lambda r: setattr(r.inputs["images"], "tensor_content", b"1"), "INVALID_ARGUMENT"),
+    "filled up": (
+        lambda r: r.inputs["images"].CopyFrom(promised(1, 40, 40, 3)),
+        "INVALID_ARGUMENT",
+    ),
+    "bomb": (
+        lambda r: r.inputs["images"].CopyFrom(promised(1, 10**9, 10**9, 3)),
+        "INVALID_ARGUMENT",
+    ),
+    "value": (
+        lambda r: r.inputs["images"].CopyFrom(promised(1, 1, 1, 3, values=(300, 0, 0))),
+        "INVALID_ARGUMENT",
+    ),
 }
 
 
@@ -224,18 +374,40 @@ def test_grpc_says_what_is_wrong(server: DevelopmentServer, wrong: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         ask_grpc(server, change)
     assert caught.value.code().name == code
+    assert len((caught.value.details() or "").splitlines()) == 1
 
 
 @pytest.mark.parametrize("face", ["rest", "grpc"])
 def test_the_client_tells_a_refused_picture_from_a_wrong_address(
-    server: DevelopmentServer, face: str
+    server: DevelopmentServer, face: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = getattr(server, face)
     network = ServedNetwork(address)
+    large = np.zeros((4097, 4096, 3), np.uint8)
+    with pytest.raises(PictureTooLargeError, match=r"4096x4097 pixels: a server takes at most"):
+        network.predict(large)
+    monkeypatch.setattr(client, "MAX_PIXELS", large.size)
     with pytest.raises(DataError, match=r"the server refused it: .*most pixels"):
-        network.predict(np.zeros((4097, 4096, 3), np.uint8))
+        network.predict(large)
     with pytest.raises(ConfigError, match="knows no such model"):
         ServedNetwork(address.replace("ccfnet", "other"))
+
+
+def test_the_client_knows_the_limit_of_the_signature() -> None:
+    assert client.MAX_PIXELS == saved_model.MAX_PIXELS
+
+
+def test_it_serves_the_version_that_predict_would_open(exported: Exported, tmp_path: Path) -> None:
+    folder = tmp_path / "ccfnet"
+    shutil.copytree(exported.folder, folder)
+    model = Model(folder, "ccfnet")
+    assert (look_at(str(folder)).place, model.version) == (str(folder / "2"), 2)
+    model.close()
+    (folder / "10").mkdir()
+    shutil.copy(folder / "2" / "saved_model.pb", folder / "10")  # a copy that was cut off
+    for opened in (lambda: look_at(str(folder)), lambda: Model(folder, "ccfnet")):
+        with pytest.raises(RunError, match="ccfnet/10"):
+            opened()
 
 
 @pytest.mark.parametrize("option", ["--rest-port", "--grpc-port"])
@@ -256,7 +428,7 @@ def test_a_port_in_use_is_one_line(
     ("arguments", "said"),
     [
         (["/nowhere"], "/nowhere: no such folder"),
-        (["EMPTY"], "not an artifact of ccfnet-tf export"),
+        (["EMPTY"], "not an exported network"),
         (["EMPTY", "--rest-port", "70000"], "'70000' is no port"),
         ([], "folder"),
     ],
@@ -269,6 +441,16 @@ def test_bad_input_is_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("signals", "code"), [(1, 0), (2, 130)])
+def test_a_client_that_trickles_does_not_keep_it(process: Process, signals: int, code: int) -> None:
+    with trickling(process.rest, BEGUN):
+        for _ in range(signals):
+            time.sleep(0.5)  # two at once would be one
+            process.process.send_signal(signal.SIGINT)
+        process.process.communicate(timeout=60)
+    assert process.process.returncode == code
 
 
 def test_a_signal_ends_it(process: Process) -> None:
