@@ -119,7 +119,7 @@ def _is_artifact(folder: Path) -> bool:
 
 
 def _highest_version(folder: Path) -> Path | None:
-    versions = [each for each in folder.iterdir() if each.name.isdigit() and _is_artifact(each)]
+    versions = [each for each in folder.iterdir() if each.name.isdecimal() and _is_artifact(each)]
     return max(versions, key=lambda each: int(each.name), default=None)
 
 

@@ -1,10 +1,12 @@
 """The network for one picture size, in the ops that embedded GPUs run rightly.
 
-Two layers are said in other words, which give the same answer:
+Three layers are said in other words, which give the same answer:
 
 - A convolution over many channels is a sum of convolutions over slices of them. LiteRT's GPU path
   answers wrong, without an error, where 9 times the channels is above the 8192 rows that a texture
   may have, and on ResNet-50 every head of the paper begins with such a convolution.
+- A 1x1 convolution with strides is one without, of every second row and column. With weights in 8
+  bits the GPU path answers garbage behind the former, which ResNet has.
 - Pyramid pooling is a mean of slices: the GPU multiplies by matrices only where one is constant.
 """
 
@@ -41,11 +43,7 @@ def fixed_answers(model: Any) -> Callable[[tf.Tensor], Answers]:
         `difficulty` [B, H, W], float32.
     """
     wanted = {name: model.output[name] for name in ("attention", "refine")}
-    plain = keras.Model({"images": model.inputs[0]}, wanted)
-    # Layers are shared, so weights are not copied; only how they are called changes.
-    network = keras.models.clone_model(
-        plain, clone_function=lambda layer: layer, call_function=_call
-    )
+    network = _said_otherwise(keras.Model({"images": model.inputs[0]}, wanted))
 
     def answers(images: tf.Tensor) -> Answers:
         outputs = network({"images": images}, training=False)
@@ -60,11 +58,20 @@ def fixed_answers(model: Any) -> Callable[[tf.Tensor], Answers]:
     return answers
 
 
+def _said_otherwise(model: keras.Model) -> keras.Model:
+    # Layers are shared, so weights are not copied; only how they are called changes.
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=_call)
+
+
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    if isinstance(layer, keras.Model):
+        return _said_otherwise(layer)(*args, **kwargs)
     if isinstance(layer, PyramidPooling):
         return _MeansOfSlices(layer)(*args)
     if isinstance(layer, keras.layers.Conv2D) and _rows(layer, args[0]) > LARGEST_TEXTURE:
         return _SlicedConv(layer)(*args)
+    if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (1, 1) != layer.strides:
+        return _StridedConv(layer)(*args)
     return layer(*args, **kwargs)
 
 
@@ -100,6 +107,24 @@ class _SlicedConv(keras.layers.Layer):
         if conv.use_bias:
             total = total + tf.convert_to_tensor(conv.bias)
         return conv.activation(total)
+
+
+class _StridedConv(keras.layers.Layer):
+    """A 1x1 convolution with strides, [B, H, W, *] -> [B, h, w, C]: first the places, then it."""
+
+    def __init__(self, conv: keras.layers.Conv2D) -> None:
+        super().__init__(name=conv.name, dtype=conv.dtype_policy)
+        self.conv = conv
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns the convolution, with bias and activation where it has them."""
+        conv = self.conv
+        rows, columns = conv.strides
+        found = tf.nn.conv2d(x[:, ::rows, ::columns], tf.convert_to_tensor(conv.kernel), 1, "VALID")
+        if conv.use_bias:
+            found += tf.convert_to_tensor(conv.bias)
+        return conv.activation(found)
 
 
 class _MeansOfSlices(keras.layers.Layer):

@@ -117,7 +117,7 @@ def read_moved_run(run: Path, data_root: str | None) -> RunInfo:
 
 def _next_version(model: Path) -> Path:
     """Returns the folder of the next version; another export may be writing one just now."""
-    taken = [int(each.name) for each in model.glob("*") if each.name.isdigit()]
+    taken = [int(each.name) for each in model.glob("*") if each.name.isdecimal()]
     number = max(taken, default=0) + 1
     while being_written(model / str(number)):
         number += 1

@@ -17,7 +17,7 @@ SMALLEST = 32
 
 
 class PictureTooLargeError(ResourceError):
-    """Memory ran out on one picture."""
+    """Memory ran out on one picture, or it has more pixels than are taken."""
 
 
 class Prediction(NamedTuple):

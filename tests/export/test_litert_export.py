@@ -27,6 +27,7 @@ from ccfnet_tf.export.reference import write_reference
 from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network import heads
+from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.heads import PyramidPooling
 from ccfnet_tf.network.layers import Conv
 from ccfnet_tf.network.model import CCFNet
@@ -127,15 +128,31 @@ def test_no_convolution_is_wider_than_a_texture(channels: int) -> None:
     images = keras.Input((None, None, channels))
     layer = Conv(4, 3, padding="same", name="wide")
     plain = keras.Model(images, layer(images))
-    sliced = keras.models.clone_model(
-        plain, clone_function=lambda layer: layer, call_function=fixed._call
-    )
+    sliced = fixed._said_otherwise(plain)
     x = np.random.default_rng(0).normal(size=(1, 5, 6, channels)).astype(np.float32)
     np.testing.assert_allclose(sliced(x), plain(x), rtol=1e-4, atol=1e-4)
     traced = tf.function(sliced).get_concrete_function(tf.TensorSpec(x.shape))
     kernels = [op.inputs[1].shape for op in traced.graph.get_operations() if op.type == "Conv2D"]
     assert len(kernels) == (1 if channels == 910 else -(-channels // fixed.SLICE))
     assert all(np.prod(kernel[:3]) <= fixed.LARGEST_TEXTURE for kernel in kernels)
+
+
+@pytest.mark.parametrize("size", [(6, 6), (7, 9), (1, 5)])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_a_strided_convolution_is_one_of_what_it_sees(size: tuple[int, int], padding: str) -> None:
+    """In a model within the model, as the backbone is."""
+    keras.utils.set_random_seed(0)
+    inner_images = keras.Input((*size, 5))
+    strided = Conv(4, 1, strides=2, padding=padding, activation="relu", name="strided")
+    inner = keras.Model(inner_images, strided(inner_images))
+    images = keras.Input((*size, 5))
+    plain = keras.Model(images, inner(images))
+    x = np.random.default_rng(0).normal(size=(2, *size, 5)).astype(np.float32)
+    network = fixed._said_otherwise(plain)
+    np.testing.assert_allclose(network(x), plain(x), atol=1e-6)
+    traced = tf.function(network).get_concrete_function(tf.TensorSpec(x.shape))
+    ops = [op for op in traced.graph.get_operations() if op.type == "Conv2D"]
+    assert [list(op.get_attr("strides")) for op in ops] == [[1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("size", [(6, 6), (7, 9), (31, 41)])
@@ -258,4 +275,23 @@ def test_wide_convolutions_run_rightly_on_a_gpu_in_slices_alone(
     monkeypatch.setattr(fixed, "LARGEST_TEXTURE", 1 << 30)
     write(model, tmp_path, size=(32, 32))
     verdict = try_on_gpu(tmp_path)
+    assert verdict.wrong, verdict.said
+
+
+@pytest.mark.slow
+def test_resnet_in_8_bits_runs_rightly_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keras.utils.set_random_seed(0)
+    model = build_ccfnet(3, backbone="resnet50", backbone_weights=None, head_channels=8)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    write_reference(tmp_path / REFERENCE, Predictor(model, taxonomy=TAXONOMY), [picture])
+    write(model, tmp_path, size=(64, 64), quantize="dynamic")
+    gpu_or_skip(tmp_path)
+    verdict = try_on_gpu(tmp_path, in_8_bits=True)
+    assert verdict.runs, verdict.said
+    # As its strided convolutions are, it is silent garbage there.
+    monkeypatch.setattr(fixed, "_StridedConv", lambda conv: conv)
+    write(model, tmp_path, size=(64, 64), quantize="dynamic")
+    verdict = try_on_gpu(tmp_path, in_8_bits=True)
     assert verdict.wrong, verdict.said
