@@ -310,7 +310,7 @@ def _export(args: list[str]) -> int:
     litert.add_argument("--max-loss", type=float, help=loss)
     options = parser.parse_args(args)
     if (options.run is None) == (options.verify_only is None):
-        raise ConfigError("give a run folder to export, or --verify-only ARTIFACT; not both")
+        raise ConfigError("give either a run folder to export, or --verify-only ARTIFACT")
     of_exports = [name for name in vars(options) if name not in ("run", "verify_only")]
     if options.verify_only is not None and (given := _given(options, *of_exports)):
         name = next(iter(given)).replace("_", "-")

@@ -21,7 +21,7 @@ def refuse_existing(out: Path) -> None:
     if ":/" in str(out):
         raise ConfigError(f"{out}: give a folder on this machine, then copy it there")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: already there and not empty; choose another folder")
+        raise ConfigError(f"{out}: already there and not empty; remove it or choose another folder")
 
 
 @contextmanager

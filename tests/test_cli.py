@@ -161,8 +161,8 @@ def test_predict_ends_with_what_was_written_and_left_out(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "give a run folder to export, or --verify-only ARTIFACT; not both"),
-        (["x", "--verify-only", "y"], "not both"),
+        ([], "give either a run folder to export, or --verify-only ARTIFACT"),
+        (["x", "--verify-only", "y"], "give either"),
         (["--verify-only", "y", "--quantize", "int8"], "--quantize is of exporting"),
         (["--verify-only", "y", "--data-root", "z"], "--data-root is of exporting"),
         (["--verify-only", "y", "--format", "onnx"], "--format is of exporting"),

@@ -86,7 +86,7 @@ def look_at(source: str) -> Source:
         return Source("run", str(path))
     folder = path if _is_artifact(path) else _highest_version(path)
     if folder is None:
-        raise RunError(f"{path}: not a run folder and not an exported network; give {_ACCEPTED}")
+        raise RunError(f"{path}: {_what_is_there(path)}")
     contract = read_contract(folder)
     name = MODEL.get(contract.format, "")
     return Source(contract.format, str(folder / name), contract)
@@ -116,6 +116,16 @@ def _file(path: Path) -> Source:
 
 def _is_artifact(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (CONTRACT, _SAVED_MODEL, *MODEL.values()))
+
+
+def _what_is_there(folder: Path) -> str:
+    """Returns why a folder cannot be opened, and which ones below it can."""
+    inside = sorted({found.parent for found in folder.glob(f"*/{CONTRACT}")})
+    inside += sorted({found.parent.parent for found in folder.glob(f"*/[0-9]*/{CONTRACT}")})
+    if not inside:
+        return f"not a run folder and not an exported network; give {_ACCEPTED}"
+    names = ", ".join(str(each.relative_to(folder)) for each in inside)
+    return f"holds exported networks; give one of them: {names}"
 
 
 def _highest_version(folder: Path) -> Path | None:

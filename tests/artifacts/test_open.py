@@ -144,6 +144,13 @@ def test_predict_writes_the_same_files(model: Any, models: Path, tmp_path: Path)
             np.testing.assert_array_equal(cv2.imread(str(out / file)), expected[file])
 
 
+def spoil_a_folder_of_several(folder: Path) -> tuple[Path, str]:
+    for name in ("onnx", "ccfnet/1", "ccfnet/2"):
+        (folder / "mine" / name).mkdir(parents=True)
+        (folder / "mine" / name / "export.json").touch()
+    return folder / "mine", "mine: holds exported networks; give one of them: onnx, ccfnet"
+
+
 def spoil_nothing_known(folder: Path) -> tuple[Path, str]:
     (folder / "notes.txt").touch()
     return folder, "not a run folder and not an exported network; give a run folder, "
@@ -196,6 +203,7 @@ def spoil_run(folder: Path) -> tuple[Path, str]:
 @pytest.mark.parametrize(
     "spoil",
     [
+        spoil_a_folder_of_several,
         spoil_nothing_known,
         spoil_missing,
         spoil_other_file,
