@@ -19,7 +19,6 @@ from rich.console import Console
 from ccfnet_tf.artifacts.contract import CONTRACT, Contract, read_contract
 from ccfnet_tf.artifacts.fit import Size, parse_size
 from ccfnet_tf.benchmark import artifacts
-from ccfnet_tf.benchmark.cost import cost
 from ccfnet_tf.benchmark.figures import machine, others_line, refuse_lost_json, write_json
 from ccfnet_tf.errors import CCFNetError, ConfigError
 from ccfnet_tf.inference.runs import RunInfo, load_run, read_run
@@ -146,6 +145,8 @@ def measured(run: RunInfo, out: Path, size: str | None, console: Console) -> Mat
     if not sizes:
         raise ConfigError(f"{run.path}: no LiteRT file could be made: {rows[0].refused}")
     at = parse_size(sizes[0])
+    from ccfnet_tf.benchmark.cost import cost  # and with it TensorFlow, which is quiet by now
+
     rows.insert(0, Row(KERAS, run.path))
     others = _time(rows, at, console)
     return Matrix(run, at, cost(load_run(run.path), *at).total, rows, others)
