@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ccfnet_tf.artifacts.contract import MAX_PIXELS
 from ccfnet_tf.artifacts.tensor_proto import to_array
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError
 from ccfnet_tf.inference.prediction import Maps, PictureTooLargeError, refuse_no_picture
@@ -36,9 +37,6 @@ from ccfnet_tf.start import start_tensorflow
 
 MAX_ANSWER = 1 << 28
 """Bytes of an answer; more is not read."""
-
-MAX_PIXELS = 4096 * 4096
-"""Pixels of a picture that the signature `encoded` takes; more are not sent."""
 
 FORMS = (
     "http://HOST:8501/v1/models/NAME[/versions/N] or grpc://HOST:8500/NAME[/N], in ASCII, N of at "

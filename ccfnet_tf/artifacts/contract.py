@@ -28,6 +28,9 @@ FORMATS: dict[str, Format] = {
 MODEL: dict[Format, str] = {"tflite": "ccfnet.tflite", "onnx": "ccfnet.onnx"}
 """The file of the network in an artifact's folder; of a SavedModel it is the folder itself."""
 
+MAX_PIXELS = 4096 * 4096
+"""Pixels of a picture that is taken: the signature `encoded` refuses a larger one by its header."""
+
 _CHUNK = 1 << 20
 _SEAL = "sha256"
 """Key of the contract's own checksum: names, colours or tolerance changed by hand are not ours."""
@@ -109,14 +112,19 @@ class Contract:
     @property
     def kind(self) -> str:
         """Which tolerance holds: the format, with a quantization or precision of its own."""
-        how = self.options.get("quantize") or self.options.get("precision")
-        return " ".join(filter(None, (self.format, how)))
+        return kind_of(self.format, self.options)
 
     @property
     def taxonomy(self) -> Taxonomy:
         """The classes, as the rest of the package knows them."""
         palette = tuple((red, green, blue) for red, green, blue in self.palette)
         return Taxonomy(tuple(self.classes), palette)
+
+
+def kind_of(format_: Format, options: Mapping[str, str]) -> str:
+    """Returns a format's name, with the quantization or precision where one was chosen."""
+    how = options.get("quantize") or options.get("precision")
+    return " ".join(filter(None, (format_, how)))
 
 
 def find_format(name: str) -> Format:

@@ -120,12 +120,12 @@ def _is_artifact(folder: Path) -> bool:
 
 def _what_is_there(folder: Path) -> str:
     """Returns why a folder cannot be opened, and which ones below it can."""
-    inside = sorted({found.parent for found in folder.glob(f"*/{CONTRACT}")})
-    inside += sorted({found.parent.parent for found in folder.glob(f"*/[0-9]*/{CONTRACT}")})
+    folders = sorted(each for each in folder.iterdir() if each.is_dir())
+    inside = [each for each in folders if _is_artifact(each)]
+    inside += [each for each in folders if each not in inside and _highest_version(each)]
     if not inside:
         return f"not a run folder and not an exported network; give {_ACCEPTED}"
-    names = ", ".join(str(each.relative_to(folder)) for each in inside)
-    return f"holds exported networks; give one of them: {names}"
+    return f"holds exported networks; give one of them: {', '.join(each.name for each in inside)}"
 
 
 def _highest_version(folder: Path) -> Path | None:

@@ -80,13 +80,23 @@ def _rows(conv: Any, x: Any) -> int:
     return int(height * width * x.shape[-1])
 
 
-class _SlicedConv(keras.layers.Layer):
-    """A convolution [B, H, W, *] -> [B, h, w, C] as a chain of sums over slices of channels."""
+class _OtherConv(keras.layers.Layer):
+    """A convolution with the weights of another, computed in other words."""
 
     def __init__(self, conv: keras.layers.Conv2D) -> None:
         super().__init__(name=conv.name, dtype=conv.dtype_policy)
         self.conv = conv
         self.built = True
+
+    def _ended(self, found: tf.Tensor) -> tf.Tensor:
+        """Returns a convolution with bias and activation where it has them."""
+        if self.conv.use_bias:
+            found = found + tf.convert_to_tensor(self.conv.bias)
+        return self.conv.activation(found)
+
+
+class _SlicedConv(_OtherConv):
+    """A convolution [B, H, W, *] -> [B, h, w, C] as a chain of sums over slices of channels."""
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the convolution, with bias and activation where it has them."""
@@ -104,27 +114,18 @@ class _SlicedConv(keras.layers.Layer):
             )
             # A chain, since the GPU adds two at a time.
             total = part if total is None else total + part
-        if conv.use_bias:
-            total = total + tf.convert_to_tensor(conv.bias)
-        return conv.activation(total)
+        return self._ended(total)
 
 
-class _StridedConv(keras.layers.Layer):
+class _StridedConv(_OtherConv):
     """A 1x1 convolution with strides, [B, H, W, *] -> [B, h, w, C]: first the places, then it."""
-
-    def __init__(self, conv: keras.layers.Conv2D) -> None:
-        super().__init__(name=conv.name, dtype=conv.dtype_policy)
-        self.conv = conv
-        self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the convolution, with bias and activation where it has them."""
         conv = self.conv
         rows, columns = conv.strides
         found = tf.nn.conv2d(x[:, ::rows, ::columns], tf.convert_to_tensor(conv.kernel), 1, "VALID")
-        if conv.use_bias:
-            found += tf.convert_to_tensor(conv.bias)
-        return conv.activation(found)
+        return self._ended(found)
 
 
 class _MeansOfSlices(keras.layers.Layer):

@@ -22,12 +22,12 @@ import tensorflow as tf
 from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from ccfnet_tf.artifacts.contract import MAX_PIXELS
 from ccfnet_tf.artifacts.fit import Size
 from ccfnet_tf.artifacts.litert import import_interpreter
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.export.fixed import ANSWERS, Answers, fixed_answers
 from ccfnet_tf.export.halves import with_halves
-from ccfnet_tf.export.saved_model import MAX_PIXELS
 from ccfnet_tf.inference.prediction import SMALLEST
 from ccfnet_tf.labels import Taxonomy
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ccfnet_tf.artifacts.contract import Format
-from ccfnet_tf.artifacts.fit import Size, parse_size
+from ccfnet_tf.artifacts.contract import Format, kind_of
+from ccfnet_tf.artifacts.fit import Size, at_most, parse_size
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.export.litert import LiteRTOptions, check_choice
 from ccfnet_tf.export.reference import reference_pictures, run_parts
@@ -57,8 +57,7 @@ class Order:
     @property
     def kind(self) -> str:
         """Which tolerance holds; see `contract.tolerance`."""
-        how = self.options.get("quantize") or self.options.get("precision")
-        return " ".join(filter(None, (self.format, how)))
+        return kind_of(self.format, self.options)
 
     def place(self, out: Path) -> Path:
         """Returns the artifact's folder; TF Serving serves the highest number of `OUT/ccfnet`."""
@@ -101,8 +100,7 @@ def new_order(
 
 def _usual_size(run: Path, data_root: str | None) -> Size:
     (picture,) = reference_pictures(run_parts(read_moved_run(run, data_root)), 1)
-    scale = min(1.0, LARGEST_USUAL / max(picture.shape[:2]))
-    height, width = (max(SMALLEST, round(scale * side)) for side in picture.shape[:2])
+    height, width = (max(SMALLEST, side) for side in at_most(picture, LARGEST_USUAL).shape[:2])
     return height, width
 
 

@@ -24,11 +24,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from ccfnet_tf.artifacts.contract import MAX_PIXELS
 from ccfnet_tf.inference.prediction import SMALLEST
 from ccfnet_tf.labels import Taxonomy
-
-MAX_PIXELS = 4096 * 4096
-"""Pixels of a picture that `encoded` decodes; a larger one is refused by its header."""
 
 BYTE_LABELS = 256
 """Classes whose ids fit into 8 bits; more take 16."""
