@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_copies import SIZE, values
-from small_copies import ade20k as small
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.ade20k import read, signs
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.errors import DataError
+from tests.datasets.small_copies import SIZE, values
+from tests.datasets.small_copies import ade20k as small
 
 
 def listed(root: Path) -> Listing:

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_copies import SIZE
-from small_copies import camvid as small
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.camvid import read, signs
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
+from tests.datasets.small_copies import SIZE
+from tests.datasets.small_copies import camvid as small
 
 NAMES = [f"0001TP_{index:06d}" for index in range(4)]
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_copies import SIZE, values
-from small_copies import cityscapes as small
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.cityscapes import read, signs
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
+from tests.datasets.small_copies import SIZE, values
+from tests.datasets.small_copies import cityscapes as small
 
 # id in the files -> class
 CLASSES = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10}

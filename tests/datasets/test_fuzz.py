@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import small_copies
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets import ade20k, camvid, cityscapes, sift_flow, stanford_background, voc
 from ccfnet_tf.datasets.pictures import read_image, read_index_mask
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
+from tests.datasets import small_copies
 
 READERS = {
     "ade20k": (ade20k, small_copies.ade20k),

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_copies import mat, values
 
 from ccfnet_tf.datasets.matlab import read_matrix
 from ccfnet_tf.errors import DataError
+from tests.datasets.small_copies import mat, values
 
 LABEL = values(list(range(34)))
 

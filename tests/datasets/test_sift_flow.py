@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_copies import SIFT_SUB, SIZE, mat
-from small_copies import sift_flow as small
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.census import Census
@@ -14,6 +12,8 @@ from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.sift_flow import TWINS, UNLABELLED, load_label, read, signs
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID, Sample
+from tests.datasets.small_copies import SIFT_SUB, SIZE, mat
+from tests.datasets.small_copies import sift_flow as small
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from small_copies import SIZE, values, voc_palette
-from small_copies import voc as small
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets import pictures
@@ -15,6 +13,8 @@ from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.voc import read, signs
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
+from tests.datasets.small_copies import SIZE, values, voc_palette
+from tests.datasets.small_copies import voc as small
 
 NAMES = [f"2007_{index:06d}" for index in range(7)]
 

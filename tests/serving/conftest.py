@@ -12,12 +12,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from served import NAMES, TAXONOMY, Exported, Process
 
 from ccfnet_tf.artifacts.contract import Contract, checksums, write_contract
 from ccfnet_tf.export.saved_model import write_saved_model
 from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.serving.server import DevelopmentServer
+from tests.serving.served import NAMES, TAXONOMY, Exported, Process
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from served import NAMES, Exported, picture, png
 
 from ccfnet_tf.serving.server import DevelopmentServer
+from tests.serving.served import NAMES, Exported, picture, png
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from served import Exported, Process, picture, png, same
 
 from ccfnet_tf.artifacts.client import Patience, ServedNetwork
 from ccfnet_tf.errors import ResourceError
+from tests.serving.served import Exported, Process, picture, png, same
 
 CLIENTS = 16
 SIZES = [(400, 380), (256, 256), (33, 96), (300, 420), (1, 50)]

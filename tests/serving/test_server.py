@@ -23,7 +23,6 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from served import NAMES, TAXONOMY, Exported, Process, picture, png, same
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     predict_pb2,
@@ -41,6 +40,7 @@ from ccfnet_tf.serving import grpc_face, rest, rows
 from ccfnet_tf.serving.model import Model
 from ccfnet_tf.serving.rest import MAX_BODY
 from ccfnet_tf.serving.server import DevelopmentServer
+from tests.serving.served import NAMES, TAXONOMY, Exported, Process, picture, png, same
 
 Answer = tuple[int, dict[str, Any]]
 
