@@ -223,6 +223,8 @@ def _predict(args: list[str]) -> int:
     from ccfnet_tf.progress import new_console
 
     source = look_at(options.network)
+    if source.size:
+        print(f"{source.place} takes {source.size}: larger pictures are made smaller for it")
 
     def opened() -> Network:
         if source.needs_tensorflow:

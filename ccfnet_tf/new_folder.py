@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ccfnet_tf.errors import ConfigError, ResourceError
@@ -35,6 +35,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     refuse_existing(out)
     out = out.resolve()
+    missing = [folder for folder in out.parents if not folder.exists()]
     with _writable(out), _locked(out) as unfinished:
         try:
             yield unfinished
@@ -43,6 +44,9 @@ def new_folder(out: Path) -> Iterator[Path]:
             unfinished.rename(out)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
+            with suppress(OSError):  # another process has put something there
+                for folder in missing:
+                    folder.rmdir()
             raise
 
 

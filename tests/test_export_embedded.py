@@ -154,6 +154,34 @@ def test_a_folder_gives_a_picture_for_each(network: Path, inputs: Path, tmp_path
     assert names == ["large.overlay.png", "small.overlay.png"]
 
 
+def test_a_bad_picture_of_a_folder_is_named_and_the_others_are_drawn(
+    network: Path, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bad, out = inputs / "a_first.png", tmp_path / "out"
+    bad.write_bytes(b"\x89PNG\r\n")
+    assert runner.main([str(network), str(inputs), "--cpu", "--out", str(out)]) == 1
+    said = capfd.readouterr()
+    assert said.err == f"run.py: {bad}: not a picture that OpenCV can read: damaged?\n"
+    assert "1 of 3 pictures could not be read" in said.out
+    assert len(list(out.iterdir())) == 2
+
+
+def test_nothing_is_made_for_an_input_that_cannot_be_read(
+    network: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bad, out = tmp_path / "bad.png", tmp_path / "out"
+    bad.write_bytes(b"\x89PNG\r\n")
+    refused_with("damaged?", [str(network), str(bad), "--out", str(out)], capfd)
+    assert not out.exists()
+
+
+def test_without_a_place_for_pictures_it_says_so(
+    network: Path, inputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runner.main([str(network), str(inputs), "--cpu"]) == 0
+    assert "only the speed is measured: --out keeps" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("out", ["drawn.mp4", "drawn.avi", "folder"])
 def test_a_video_gives_a_video(
     labels_network: Path, inputs: Path, tmp_path: Path, out: str
@@ -185,7 +213,7 @@ def test_the_rate_is_of_the_last_frames(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_without_a_driver_the_cpu_is_used_and_said(network: Path, inputs: Path) -> None:
     done = in_its_own_process(network, inputs, VK_DRIVER_FILES=MISSING, VK_ICD_FILENAMES=MISSING)
-    first, last = done.stdout.splitlines()
+    _, first, last = done.stdout.splitlines()
     assert "GPU not used: no driver of a GPU was found; running on the CPU, 1 thread" in first
     assert "2 pictures" in last
 

@@ -21,7 +21,7 @@ def test_the_folder_appears_whole(tmp_path: Path) -> None:
 
 def test_nothing_stays_of_a_failure(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with new_folder(tmp_path / "out") as folder:
+        with new_folder(tmp_path / "a" / "b" / "out") as folder:
             (folder / "x").write_text("1")
             raise KeyboardInterrupt
 

@@ -242,6 +242,9 @@ class _Rest:
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
                 raise _RefusalError("slow", str(reason)) from error
+            if type(reason) is http.client.BadStatusLine:  # not its kind for a closed connection
+                said = "it does not speak HTTP: is this its gRPC port?"
+                raise _RefusalError("broken", said) from error
             raise _RefusalError("gone", str(reason) or type(reason).__name__) from error
 
     def _refuse(self, error: urllib.error.HTTPError) -> NoReturn:

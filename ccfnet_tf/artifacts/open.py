@@ -40,6 +40,11 @@ class Source:
     contract: Contract | None = None
 
     @property
+    def size(self) -> str | None:
+        """HEIGHTxWIDTH of a file that takes no other; larger pictures are made smaller for it."""
+        return self.contract.options.get("size") if self.contract else None
+
+    @property
     def needs_tensorflow(self) -> bool:
         """Whether it is opened by TensorFlow, which takes its seconds to import."""
         return self.kind in ("run", "saved_model") or self.place.startswith("grpc://")

@@ -95,6 +95,8 @@ def export_run(
 
         def step(description: str) -> None:
             bar.update(task, advance=1, description=description)
+            if bar.disable:  # a log file or a pipe: minutes without a word look like a fault
+                console.print(description)
 
         model = load_run(run)
         predictor = Predictor(model, taxonomy=info.taxonomy)

@@ -334,23 +334,38 @@ def _quiet() -> Iterator[Any]:
             os.close(kept)
 
 
-def read_frames(source: int | Path) -> Iterator[Frame]:
+def read_frames(source: int | Path, bad: list[RunError]) -> Iterator[Frame]:
     """Yields the pictures of a camera, a video, a folder or a file.
 
+    Args:
+        source: Number of a camera, or a path.
+        bad: Takes what is wrong with pictures of a folder, which goes on with the next.
+
     Raises:
-        RunError: There is none, or one cannot be read.
+        RunError: There is none, or the only one cannot be read.
     """
     if isinstance(source, int) or not (source.is_dir() or is_picture(source)):
         yield from _moving(source)
         return
     for path in pictures(source):
         try:
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR)  # turned upright by its EXIF
-        except cv2.error as error:  # of a header that says more pixels than it reads
-            raise RunError(f"{path}: not a picture that OpenCV can read: too large?") from error
-        if image is None:
-            raise RunError(f"{path}: not a picture that OpenCV can read: damaged?")
-        yield Frame(path.stem, image, None)
+            yield Frame(path.stem, _read(path), None)
+        except RunError as error:
+            if path == source:
+                raise
+            bad.append(error)
+            complain(error)
+
+
+def _read(path: Path) -> Any:
+    """Returns a picture BGR uint8 [H, W, 3], turned upright by its EXIF."""
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # of a header that says more pixels than it reads
+        raise RunError(f"{path}: not a picture that OpenCV can read: too large?") from error
+    if image is None:
+        raise RunError(f"{path}: not a picture that OpenCV can read: damaged?")
+    return image
 
 
 def pictures(source: Path) -> list[Path]:
@@ -480,10 +495,6 @@ class Output:
             raise RunError(f"--out {out}: expected {kind} for {source}")
         if isinstance(source, Path) and out.exists() and out.samefile(source) and self._is_file:
             raise RunError(f"--out {out}: it is the input itself: give another name")
-        try:
-            (out.parent if self._is_file else out).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"--out {out}: {error.strerror}: give another folder") from error
 
     def add(self, frame: Frame, shown: Any) -> None:
         """Writes one picture BGR uint8 [H, W, 3], or adds it to the video."""
@@ -491,6 +502,10 @@ class Output:
             return
         kind = ".png" if frame.rate is None else ".mp4"
         path = self._out if self._is_file else self._out / f"{frame.name}.overlay{kind}"
+        try:  # here, so that nothing is made for an input that cannot be read
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"--out {self._out}: {error.strerror}: give another folder") from error
         if frame.rate is None:
             self._picture(path, shown)
             return
@@ -516,8 +531,8 @@ class Output:
             self._video.release()
 
 
-def run(options: argparse.Namespace) -> None:
-    """Answers every picture.
+def run(options: argparse.Namespace) -> int:
+    """Answers every picture; returns how many of a folder could not be read.
 
     Raises:
         RunError: An input is wrong.
@@ -529,10 +544,13 @@ def run(options: argparse.Namespace) -> None:
     output = Output(options.out, source)
     if options.show and not _has_screen():
         raise RunError("--show: no screen here (DISPLAY is not set): use --out")
+    if options.out is None and not options.show:
+        say("only the speed is measured: --out keeps the drawn pictures, --show shows them")
+    bad: list[RunError] = []
     rate, done = None, 0
     began = time.monotonic()
     try:
-        for frame in read_frames(source):
+        for frame in read_frames(source, bad):
             if rate is None:
                 network.choose(frame.image)
                 rate, began = Rate(), time.monotonic()
@@ -548,6 +566,9 @@ def run(options: argparse.Namespace) -> None:
         network.close()
         if done:
             say(f"{done} pictures, {done / (time.monotonic() - began):.2f} a second")
+    if bad:
+        say(f"{len(bad)} of {done + len(bad)} pictures could not be read")
+    return len(bad)
 
 
 def _source(text: str) -> int | Path:
@@ -580,6 +601,11 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def complain(error: RunError) -> None:
+    """Prints what is wrong with an input."""
+    sys.stderr.write(f"run.py: {error}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run.py",
@@ -597,18 +623,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0 when done, 2 after an error of input, 130 after Ctrl-C."""
+    """Returns 0; 1 if pictures of a folder could not be read, 2 for another error of input.
+
+    130 after Ctrl-C.
+    """
     options = _parser().parse_args(arguments)
     try:
         if options.threads < 1:
             raise RunError(f"--threads is {options.threads}: it must be 1 or more")
-        run(options)
+        return 1 if run(options) else 0
     except RunError as error:
-        sys.stderr.write(f"run.py: {error}\n")
+        complain(error)
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -251,6 +251,17 @@ def test_nobody_there_is_one_line_after_some_attempts(address: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_another_protocol_at_the_port_is_said_at_once() -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with pytest.raises(ResourceError, match="no answer: it does not speak HTTP: is this its"):
+            ServedNetwork(f"http://127.0.0.1:{port}/v1/models/x", patience=HASTY)
+    finally:
+        server.stop(None)
+
+
 def test_a_server_that_starts_later_is_found() -> None:
     port, script = free_port(), [classes, good]
 
