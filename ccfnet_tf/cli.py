@@ -328,8 +328,9 @@ def _export(args: list[str]) -> int:
             name = key.replace("_", "-")
             raise ConfigError(f"--{name} is for --format {needed}, and the format is {format_}")
     start_tensorflow()
-    from ccfnet_tf.export.artifact import export_run, verify
+    from ccfnet_tf.export.artifact import export_run
     from ccfnet_tf.export.order import new_order
+    from ccfnet_tf.export.proof import verify
 
     if options.verify_only is not None:
         verify(Path(options.verify_only).expanduser(), console=new_console())

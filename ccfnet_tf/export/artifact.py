@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from ccfnet_tf.artifacts.contract import (
     MODEL,
@@ -31,15 +27,13 @@ from ccfnet_tf.artifacts.contract import (
     write_contract,
 )
 from ccfnet_tf.artifacts.fit import at_most, fit
-from ccfnet_tf.artifacts.litert import LiteRTNetwork, import_interpreter
-from ccfnet_tf.artifacts.onnx import import_extra
-from ccfnet_tf.artifacts.open import look_at
+from ccfnet_tf.artifacts.litert import LiteRTNetwork
 from ccfnet_tf.datasets.parts import Parts
-from ccfnet_tf.errors import RunError, VerificationError
+from ccfnet_tf.errors import VerificationError
 from ccfnet_tf.export import saved_model
 from ccfnet_tf.export.accuracy import measure_accuracy
-from ccfnet_tf.export.gpu import try_on_gpu
 from ccfnet_tf.export.order import LARGEST_USUAL, NAME, Order, read_moved_run
+from ccfnet_tf.export.proof import import_extras, new_table, prove, prove_on_gpu
 from ccfnet_tf.export.reference import reference_pictures, run_parts, write_reference
 from ccfnet_tf.export.saved_model import write_saved_model
 from ccfnet_tf.export.warmup import write_warmup
@@ -86,7 +80,7 @@ def export_run(
     checkpoint = info.checkpoint()
     place = order.place(out)
     refuse_existing(place)
-    _import_extras(order.format)
+    import_extras(order.format)
     parts = run_parts(info)
     allowed = tolerance(order.kind)
     measures_accuracy = order.litert is not None and order.litert.quantize == "int8"
@@ -111,71 +105,18 @@ def export_run(
             with _full_disk_as_os_error(folder):
                 left_out = _write(model, order, folder, parts)
             step("checking it in a fresh process")
-            difference = _checked(folder, order.format, allowed, place)
+            difference = prove(folder, order.format, allowed, place)
             step("accuracy and GPU" if order.litert else "checksums")
             found = _measure(folder, order, predictor, parts, partial(bar.advance, task))
             measured = {**left_out, **found}
             contract = _contract(info, checkpoint, order, folder, difference)
             write_contract(folder, replace(contract, measured=measured))
             step("done")
-    console.print(_table(difference, allowed, order.kind))
+    console.print(new_table(difference, allowed, order.kind))
     for name, said in measured.items():
         console.print(f"{name}: {said}", soft_wrap=True)
     console.print(f"{place}: equal to {run} within its tolerance", soft_wrap=True)
     return place
-
-
-def verify(artifact: Path, *, console: Console) -> Difference:
-    """Repeats the check of an artifact, a folder or the file in it, from the answers beside it.
-
-    Raises:
-        RunError: It is no artifact, or not the one that was exported.
-        VerificationError: It answers otherwise than Keras did.
-    """
-    source = look_at(str(artifact))
-    if source.contract is None:
-        raise RunError(f"{artifact}: not an exported file: give what `ccfnet-tf export` wrote")
-    contract, place = source.contract, Path(source.place)
-    folder = place.parent if place.is_file() else place
-    _import_extras(contract.format)
-    with new_progress(console) as bar:
-        task = bar.add_task("checking it in a fresh process", total=2)
-        difference = _checked(folder, contract.format, _allowed(contract), artifact)
-        bar.update(task, advance=1, description="GPU")
-        quantize = contract.options.get("quantize")
-        on_gpu = _on_gpu(folder, quantize) if quantize else {}
-        bar.advance(task)
-    console.print(_table(difference, _allowed(contract), contract.kind))
-    for name, said in on_gpu.items():
-        console.print(f"{name}: {said}", soft_wrap=True)
-    console.print(f"{artifact}: equal to its run within its tolerance", soft_wrap=True)
-    return difference
-
-
-def _allowed(contract: Contract) -> Difference:
-    """Returns how far an artifact may be from Keras here.
-
-    int8 was accepted by its accuracy, which is not measured again, so what was found then counts;
-    another processor rounds otherwise.
-    """
-    allowed = tolerance(contract.kind)
-    if contract.options.get("quantize") != "int8":
-        return allowed
-    then = Difference(**contract.difference)
-    return replace(
-        allowed,
-        percentile=min(1.0, 2 * then.percentile),
-        mean=2 * then.mean,
-        other_labels=2 * then.other_labels + 1e-3,
-    )
-
-
-def _import_extras(format_: Format) -> None:
-    """Finds out before any work whether an extra is missing; raises ConfigError."""
-    if format_ == "tflite":
-        import_interpreter()
-    if format_ == "onnx":
-        import_extra("onnxruntime")
 
 
 def _fitted(pictures: Sequence[np.ndarray], order: Order) -> list[np.ndarray]:
@@ -248,31 +189,7 @@ def _measure(
                 f"--quantize int8 leaves {accuracy}, and at most {order.max_loss:g} may be lost: "
                 "take fp16, or accept it with --max-loss"
             )
-    return measured | _on_gpu(folder, order.litert.quantize)
-
-
-def _on_gpu(folder: Path, quantize: str) -> dict[str, str]:
-    verdict = try_on_gpu(folder, in_8_bits=quantize in ("dynamic", "int8"))
-    if verdict.wrong and quantize in ("none", "fp16"):
-        raise VerificationError(f"--quantize {quantize}: on this machine's GPU: {verdict.said}")
-    return {"GPU": verdict.said}
-
-
-def _checked(folder: Path, format_: Format, allowed: Difference, place: Path) -> Difference:
-    command = [sys.executable, "-P", "-m", "ccfnet_tf.export.check", str(folder), format_]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        said = (done.stderr.strip().splitlines() or [""])[-1]
-        raise VerificationError(f"{place}: the check ended with {done.returncode} ({said})")
-    result = json.loads(lines[-1])
-    if "error" in result:
-        raise VerificationError(f"{place}: cannot be used: {result['error']}")
-    difference = Difference(**result)
-    above = difference.above(allowed)
-    if above:
-        raise VerificationError(f"{place}: differs from Keras: {'; '.join(above)}")
-    return difference
+    return measured | prove_on_gpu(folder, order.litert.quantize)
 
 
 def _contract(
@@ -304,22 +221,3 @@ def _described(order: Order) -> tuple[dict[str, str], dict[str, str]]:
     from ccfnet_tf.export import onnx
 
     return onnx.INPUTS, onnx.OUTPUTS
-
-
-def _table(difference: Difference, limits: Difference, kind: str) -> Table:
-    table = Table(
-        title=f"{kind} beside Keras on real pictures", title_justify="left", title_style="bold"
-    )
-    table.add_column("difference")
-    table.add_column("found", justify="right")
-    table.add_column("allowed", justify="right")
-    largest = "any" if limits.largest >= 1.0 else f"{limits.largest:.0e}"
-    table.add_row("largest", f"{difference.largest:.1e}", largest)
-    table.add_row("99.9th percentile", f"{difference.percentile:.1e}", f"{limits.percentile:.0e}")
-    table.add_row("mean", f"{difference.mean:.1e}", f"{limits.mean:.0e}")
-    table.add_row(
-        "pixels with another label",
-        f"{100 * difference.other_labels:.4f} %",
-        f"{100 * limits.other_labels:g} %",
-    )
-    return table

@@ -16,7 +16,7 @@ from ccfnet_tf.artifacts.contract import MODEL, REFERENCE, tolerance
 from ccfnet_tf.artifacts.litert import LiteRTNetwork
 from ccfnet_tf.datasets.parts import Parts
 from ccfnet_tf.errors import VerificationError
-from ccfnet_tf.export import artifact, fixed, litert
+from ccfnet_tf.export import artifact, fixed, litert, proof
 from ccfnet_tf.export.check import compare
 from ccfnet_tf.export.gpu import GPUVerdict, try_on_gpu
 from ccfnet_tf.export.litert import LiteRTOptions, write_litert
@@ -101,7 +101,7 @@ def test_int8_softmaxes_are_refused_by_what_they_lose(
     parts = Parts("folder", TAXONOMY, samples, samples, (), lambda sample: labelled[sample.name])
     order = Order("tflite", LiteRTOptions(SIZE, "int8"), max_loss=5.0)
     nothing = GPUVerdict(runs=False, wrong=False, said="not tried")
-    monkeypatch.setattr(artifact, "try_on_gpu", lambda _, **__: nothing)
+    monkeypatch.setattr(proof, "try_on_gpu", lambda _, **__: nothing)
     write(model, folder, quantize="int8")
     measured = artifact._measure(folder, order, predictor, parts, print)
     assert measured["accuracy"].endswith("(2 pictures of val)")
