@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from rich.console import Console
@@ -67,7 +68,9 @@ def test_files_are_proven_and_opened_again(
 ) -> None:
     out = tmp_path / "models"
     assert main(["export", str(run), *options, "--out", str(out)]) == 0
-    assert "beside Keras on real pictures" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "beside Keras on real pictures" in said
+    assert said.index("checking it in a fresh process") < said.index("beside Keras")  # in a log too
     assert [path.name for path in out.iterdir()] == [place]
     moved = (out / place).rename(tmp_path / "elsewhere")
     assert main(["export", "--verify-only", str(moved)]) == 0
@@ -76,6 +79,12 @@ def test_files_are_proven_and_opened_again(
     found = open_network(str(moved)).predict(picture)
     assert (found.labels == expected.labels).mean() > 0.99
     np.testing.assert_allclose(found.difficulty, expected.difficulty, atol=0.01)
+    file = tmp_path / "a.png"
+    cv2.imwrite(str(file), picture)
+    capsys.readouterr()
+    assert main(["predict", str(moved), str(file), "--out", str(tmp_path / "results")]) == 0
+    said = "takes 33x47: larger pictures are made smaller for it"
+    assert (said in capsys.readouterr().out) == place.startswith("tflite")
 
 
 def test_a_difference_leaves_nothing_behind(
