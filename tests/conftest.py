@@ -56,7 +56,7 @@ def sift_flow_root() -> Path:
 def toy() -> Callable[..., Any]:
     """Builds a graph of five layers with CCFNet's outputs and names: a second to trace, not 15."""
 
-    def build(classes: int, *, synchronized: bool = False) -> Any:
+    def build(classes: int, *, synchronized: bool = False, behind_body: Any = None) -> Any:
         import keras
 
         from ccfnet_tf.network import heads
@@ -69,6 +69,7 @@ def toy() -> Callable[..., Any]:
         x = layers.BatchNormalization(synchronized=synchronized, name="body_norm")(x)
         backbone = keras.Model(inner, layers.ReLU(name="body_relu")(x), name="backbone")
         x = backbone(images)
+        x = x if behind_body is None else behind_body(x)
         coarse = layers.Conv2D(classes, 1, name="coarse_logits")(x)
         attention = layers.Conv2D(2, 1, name="attention_logits")(x)
         fine = layers.Conv2D(classes, 3, padding="same", name="fine_logits")(x)
@@ -78,3 +79,41 @@ def toy() -> Callable[..., Any]:
         return CCFNet(inputs=images, outputs=outputs, name="toy")
 
     return build
+
+
+@pytest.fixture(scope="session")
+def spoiler() -> Callable[..., Any]:
+    """Makes a layer whose `scale` gets a bad gradient at chosen steps, on one replica."""
+    import keras
+    import tensorflow as tf
+
+    class Spoiler(keras.layers.Layer):
+        """[B, H, W, C] times a scale; `bad` is {step from 0: what is added to its gradient}."""
+
+        def __init__(self, bad: dict[int, float], *, replica: int = 0) -> None:
+            super().__init__(name="spoiler")
+            self.bad, self.replica = bad, replica
+
+        def build(self, shape: Any) -> None:
+            self.scale = self.add_weight(name="scale", shape=(shape[-1],), initializer="ones")
+            self.steps = self.add_weight(
+                name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
+            )
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            scale = tf.convert_to_tensor(self.scale)
+            if not training:
+                return x * scale
+            here = tf.distribute.get_replica_context().replica_id_in_sync_group
+            bad = tf.zeros(())
+            for step, value in self.bad.items():
+                now = tf.logical_and(tf.equal(self.steps, step), tf.equal(here, self.replica))
+                bad = tf.where(now, value, bad)
+            self.steps.assign_add(1)
+            return x * _with_gradient(scale, bad)
+
+    @tf.custom_gradient
+    def _with_gradient(scale: Any, bad: Any) -> Any:
+        return tf.identity(scale), lambda up: (up + bad, None)
+
+    return Spoiler

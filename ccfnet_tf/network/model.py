@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import keras
@@ -18,6 +19,7 @@ from ccfnet_tf.network import losses
 from ccfnet_tf.network.multi_worker import MultiWorkerFit
 
 FINE_LAYER = "fine_logits"
+HEADS = ("coarse", "attention", "refine", "fine")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,29 @@ class _Batch(NamedTuple):
         return [_Batch(*part) for part in zip(images, targets, mass, strict=True)]
 
 
+class _Seen(NamedTuple):
+    """What was seen of a batch, or of a part of it: scalars that add up.
+
+    Attributes:
+        sums: Each head's loss and their total, summed over labelled pixels.
+        right: Labelled pixels that coarse, fine and refine get right, int64.
+        pixels: Labelled pixels, int64.
+    """
+
+    sums: dict[str, tf.Tensor]
+    right: dict[str, tf.Tensor]
+    pixels: tf.Tensor
+
+    def plus(self, other: _Seen) -> _Seen:
+        """Returns what was seen of both parts together."""
+        return _Seen(*tf.nest.map_structure(tf.add, tuple(self), tuple(other)))
+
+    def only_if(self, finite: tf.Tensor) -> _Seen:
+        """Returns the same where `finite`, else zeros."""
+        kept = [tf.nest.map_structure(lambda v: tf.where(finite, v, 0), part) for part in self]
+        return _Seen(*kept)
+
+
 @keras.saving.register_keras_serializable("ccfnet")
 class PixelAccuracy(keras.metrics.Metric):
     """Share of labelled pixels that a head gets right, exact over any number of pixels."""
@@ -73,18 +98,45 @@ class PixelAccuracy(keras.metrics.Metric):
         self.right = self.add_weight(name="right", shape=(), initializer="zeros", dtype="int64")
         self.seen = self.add_weight(name="seen", shape=(), initializer="zeros", dtype="int64")
 
-    def update_state(
-        self, answer: tf.Tensor, target: losses.Target, sample_weight: None = None
-    ) -> None:
-        """Counts class ids [B, H, W] against the target."""
-        hit = tf.equal(answer, target.labels)
-        self.right.assign_add(tf.math.count_nonzero(tf.logical_and(hit, target.valid)))
-        self.seen.assign_add(tf.math.count_nonzero(target.valid))
+    def update_state(self, right: tf.Tensor, seen: tf.Tensor, sample_weight: None = None) -> None:
+        """Adds int64 numbers of pixels: those the head gets right, and all labelled ones."""
+        self.right.assign_add(right)
+        self.seen.assign_add(seen)
 
     def result(self) -> tf.Tensor:
         """Returns the share in 0..1 as float32; 0 before any labelled pixel was seen."""
         right, seen = tf.cast(self.right, tf.float64), tf.cast(self.seen, tf.float64)
         return tf.cast(tf.math.divide_no_nan(right, seen), tf.float32)
+
+
+@keras.saving.register_keras_serializable("ccfnet")
+class SkippedSteps(keras.metrics.Metric):
+    """Steps that were not learned from, because a loss or a gradient was not finite.
+
+    Attributes:
+        names: What is looked at in a step, in order; set when the step is traced.
+    """
+
+    def __init__(self, name: str = "skipped_steps", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.names: list[str] = []
+        # Every replica counts all steps, so their mean is the count.
+        self.count = self.add_variable((), "zeros", aggregation="mean", name="count")
+        self.latest = self.add_variable((), "zeros", aggregation="mean", name="latest")
+
+    def update_state(self, first: tf.Tensor, sample_weight: None = None) -> None:
+        """Takes a step's first bad place in `names`, int32; -1 where all was finite."""
+        bad = first >= 0
+        self.count.assign_add(tf.cast(bad, self.count.dtype))
+        self.latest.assign(tf.where(bad, tf.cast(first, self.latest.dtype), self.latest))
+
+    def result(self) -> tf.Tensor:
+        """Returns the number of skipped steps, float32."""
+        return tf.convert_to_tensor(self.count)
+
+    def latest_name(self) -> str:
+        """Returns what was not finite in the latest skipped step; every worker must ask."""
+        return self.names[int(self.latest.numpy())]
 
 
 @keras.saving.register_keras_serializable("ccfnet")
@@ -146,14 +198,14 @@ class CCFNet(MultiWorkerFit):
             )
         self.class_weights = None if class_weights is None else list(class_weights)
         self.forward = self._forward_parts()
-        heads = ["coarse", "attention", "refine", "fine"]
         self.loss_means = {
             name: keras.metrics.Mean(name=name)
-            for name in ["loss", *(f"{head}_loss" for head in heads)]
+            for name in ["loss", *(f"{head}_loss" for head in HEADS)]
         }
         self.accuracies = {
             head: PixelAccuracy(name=f"{head}_accuracy") for head in ["coarse", "refine", "fine"]
         }
+        self.skipped_steps = SkippedSteps()
 
     @property
     def outputs_by_name(self) -> dict[str, Any]:
@@ -168,21 +220,37 @@ class CCFNet(MultiWorkerFit):
         return lambda images, training: twin(images, training=training)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One backward pass through all heads; returns running means of losses and accuracies."""
+        """One backward pass through all heads; returns running means of losses and accuracies.
+
+        A step with a loss or a gradient that is not finite, on any replica, is skipped on all:
+        weights, optimizer, batch norm statistics and figures stay as they were, and
+        `skipped_steps` counts it. Loss scaling (float16) skips gradients that overflow by itself,
+        without being counted, since that is how it finds its scale.
+        """
         whole = self._unpack(data)
         pixels = losses.count(whole.target.valid)
         everywhere = _sum_over_replicas(pixels)
         whole = whole._replace(mass=self._pixel_weights(whole.target, everywhere))
+        statistics = self._moving_statistics()
+        before = [tf.identity(variable) for variable in statistics]
         # Divided by the labelled pixels of ALL replicas, and not by their number: the optimizer
         # adds the replicas' gradients up.
-        divisor = tf.maximum(everywhere, 1.0)
-        gradients, sums = self._learn(whole, divisor)
+        gradients, seen = self._learn(whole, tf.maximum(everywhere, 1.0))
         variables = self.trainable_variables
         pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
-        reduced = self._reduce_and_clip([g for g, _ in pairs])
-        self.optimizer.apply(reduced, [v for _, v in pairs])
-        self._note(sums, pixels)
-        return self._figures()
+        gradients, variables = [g for g, _ in pairs], [v for _, v in pairs]
+        looked_at = {f"{head}_loss": seen.sums[f"{head}_loss"] for head in HEADS}
+        if not self._scales_loss:
+            looked_at |= {v.path: g for g, v in pairs}
+        first = _first_not_finite(list(looked_at.values()))
+        finite = first < 0
+        self._apply(finite, self._reduce_and_clip(gradients), variables)
+        for variable, value in zip(statistics, before, strict=True):
+            variable.assign(tf.where(finite, variable, value))
+        self.skipped_steps.names = list(looked_at)
+        self.skipped_steps.update_state(first)
+        self._note(seen.only_if(finite))
+        return {**self._figures(), self.skipped_steps.name: self.skipped_steps.result()}
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The same figures without learning."""
@@ -191,20 +259,17 @@ class CCFNet(MultiWorkerFit):
         mass = self._pixel_weights(batch.target, _sum_over_replicas(pixels))
         outputs = self.forward(batch.images, training=False)
         sums = self._sums(outputs, batch._replace(mass=mass))
-        self._count(outputs, batch.target)
-        self._note(sums, pixels)
+        self._note(_seen(sums, outputs, batch.target))
         return self._figures()
 
     def _unpack(self, data: Any) -> _Batch:
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         return _Batch(images, losses.split_void(labels, self.classes))
 
-    def _learn(
-        self, whole: _Batch, divisor: tf.Tensor
-    ) -> tuple[list[tf.Tensor | None], dict[str, tf.Tensor]]:
-        """Returns this replica's gradients, scaled as the optimizer wants, and sums of losses."""
+    def _learn(self, whole: _Batch, divisor: tf.Tensor) -> tuple[list[tf.Tensor | None], _Seen]:
+        """Returns this replica's gradients, scaled as the optimizer wants, and what was seen."""
         gradients: list[tf.Tensor | None] = []
-        sums: dict[str, tf.Tensor] = {}
+        parts = []
         for part in whole.split(self.accumulate):
             # A part waits for the gradients of the one before: side by side, as a graph would run
             # them, they would take the memory of the whole batch.
@@ -212,17 +277,53 @@ class CCFNet(MultiWorkerFit):
                 images = tf.identity(part.images) if gradients else part.images
             with tf.GradientTape() as tape:
                 outputs = self.forward(images, training=True)
-                of_part = self._sums(outputs, part)
-                loss = of_part["loss"] / divisor
+                sums = self._sums(outputs, part)
+                loss = sums["loss"] / divisor
                 if self.losses:
                     loss += tf.add_n(self.losses) / (_replicas() * self.accumulate)
                 scaled = self.optimizer.scale_loss(loss)
             gradients = _add(gradients, tape.gradient(scaled, self.trainable_variables))
-            sums = (
-                {name: sums[name] + value for name, value in of_part.items()} if sums else of_part
-            )
-            self._count(outputs, part.target)
-        return gradients, sums
+            parts.append(_seen(sums, outputs, part.target))
+        return gradients, reduce(_Seen.plus, parts)
+
+    def _moving_statistics(self) -> list[keras.Variable]:
+        """Returns the batch norm statistics that a step in training moves."""
+        return [
+            variable
+            for layer in self._flatten_layers()
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+            for variable in (layer.moving_mean, layer.moving_variance)
+        ]
+
+    @property
+    def _scales_loss(self) -> bool:
+        return getattr(self.optimizer, "dynamic_scale", None) is not None
+
+    def _apply(
+        self, finite: tf.Tensor, gradients: list[tf.Tensor], variables: list[keras.Variable]
+    ) -> None:
+        """Gives the optimizer a step's gradients where they are finite."""
+        if not self.optimizer.built:  # in a conditional no variables can be made
+            self.optimizer.build(self.trainable_variables)
+        if self._scales_loss:  # which must see what overflows
+            self.optimizer.apply(gradients, variables)
+            return
+        if _replicas() == 1:
+            tf.cond(finite, lambda: self.optimizer.apply(gradients, variables), lambda: None)
+            return
+
+        # An update across replicas cannot begin within a conditional of one of them, so the
+        # conditional is made around all of them; they agree on `finite`.
+        def on_all(strategy: Any, finite: Any, gradients: Any) -> None:
+            def apply() -> None:
+                strategy.extended.call_for_each_replica(
+                    lambda own: self.optimizer.apply(own, variables), args=(gradients,)
+                )
+
+            tf.cond(strategy.experimental_local_results(finite)[0], apply, lambda: None)
+
+        context = tf.distribute.get_replica_context()
+        context.merge_call(on_all, args=(finite, gradients))
 
     def _sums(self, outputs: dict[str, tf.Tensor], batch: _Batch) -> dict[str, tf.Tensor]:
         """Returns the sums of each head's loss over labelled pixels, and of their total."""
@@ -280,20 +381,20 @@ class CCFNet(MultiWorkerFit):
             whole = [gradient * tf.cast(factor, gradient.dtype) for gradient in whole]
         return [gradient / _replicas() for gradient in whole]
 
-    def _note(self, sums: dict[str, tf.Tensor], pixels: tf.Tensor) -> None:
-        """Updates the means of the losses by a batch of so many labelled pixels."""
-        for name, value in sums.items():
+    def _note(self, seen: _Seen) -> None:
+        """Updates the means of losses and accuracies."""
+        pixels = tf.cast(seen.pixels, tf.float32)
+        for name, value in seen.sums.items():
             mean = tf.math.divide_no_nan(value, pixels)
             self.loss_means[name].update_state(mean, sample_weight=pixels)
+        for head, right in seen.right.items():
+            self.accuracies[head].update_state(right, seen.pixels)
 
-    def _count(self, outputs: dict[str, tf.Tensor], target: losses.Target) -> None:
-        """Counts what the heads get right."""
-        answers = {
-            head: tf.argmax(outputs[head], -1, output_type=tf.int32) for head in ("coarse", "fine")
-        }
-        answers["refine"] = losses.blend_answer(**outputs)
-        for head, answer in answers.items():
-            self.accuracies[head].update_state(answer, target)
+    def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
+        # Keras reads the figures over all replicas only where a step returned every metric, and
+        # else takes the first replica's; a test step has no `skipped_steps`.
+        whole = self.get_metrics_result()
+        return {name: whole[name] for name in logs}
 
     def _figures(self) -> dict[str, tf.Tensor]:
         shown = {**self.loss_means, **{m.name: m for m in self.accuracies.values()}}
@@ -305,6 +406,37 @@ def _add(one: list[tf.Tensor | None], other: list[tf.Tensor | None]) -> list[tf.
     if not one:
         return other
     return [a if b is None else a + b for a, b in zip(one, other, strict=True)]
+
+
+def _seen(
+    sums: dict[str, tf.Tensor], outputs: dict[str, tf.Tensor], target: losses.Target
+) -> _Seen:
+    """Counts what the heads get right, beside the sums of their losses."""
+    answers = {
+        head: tf.argmax(outputs[head], -1, output_type=tf.int32) for head in ("coarse", "fine")
+    }
+    answers["refine"] = losses.blend_answer(**outputs)
+    right = {
+        head: tf.math.count_nonzero(tf.logical_and(tf.equal(answer, target.labels), target.valid))
+        for head, answer in answers.items()
+    }
+    return _Seen(sums, right, tf.math.count_nonzero(target.valid))
+
+
+def _first_not_finite(values: list[tf.Tensor]) -> tf.Tensor:
+    """Returns the index of the first value that is not finite on some replica; -1 if all are.
+
+    A value so large that the sum over replicas could overflow counts as not finite.
+    """
+    replicas = _replicas()
+
+    def is_good(value: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_all(tf.abs(value) <= value.dtype.max / replicas)  # false for NaN
+
+    # Not a logical not of the comparison: TensorFlow rewrites that to `>`, false for NaN too.
+    bad = 1.0 - tf.cast(tf.stack([is_good(value) for value in values]), tf.float32)
+    bad = _sum_over_replicas(bad) > 0
+    return tf.where(tf.reduce_any(bad), tf.argmax(bad, output_type=tf.int32), -1)
 
 
 def _replicas() -> int:

@@ -231,6 +231,8 @@ def _line(number: int, epochs: int, row: dict[str, Any], seconds: float) -> str:
     text = f"epoch {number}/{epochs}  {seconds:.0f} s"
     if "loss" in row:  # not where several replicas were stopped between training and validation
         text += f"  loss {row['loss']:.3f}  accuracy {100 * row['refine_accuracy']:.1f} %"
+    if row.get("skipped_steps"):
+        text += f"  skipped steps {row['skipped_steps']:.0f}"
     if "val_refine_pixel_accuracy" not in row:
         return text
     return text + (

@@ -222,7 +222,7 @@ def _learn(
     shown = parts.val or parts.train
     epoch_end = EpochEnd(place.run, validation, shown, progress, train, told=told, console=console)
     callbacks = [
-        StopWhenNotFinite(progress.step),
+        StopWhenNotFinite(progress.step, steps=share.steps, console=console),
         bar,
         epoch_end,
         SaveWithin(epoch_end, restored, steps=share.steps),
