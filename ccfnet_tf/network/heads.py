@@ -17,7 +17,7 @@ from keras import KerasTensor, layers
 
 from ccfnet_tf.network.backbones import Precision
 from ccfnet_tf.network.geometry import ResizeLike, Shape, size_of
-from ccfnet_tf.network.layers import BatchNorm, Conv
+from ccfnet_tf.network.layers import BatchNorm, Conv, Dropout
 
 PYRAMID_BINS = (1, 2, 3, 6)
 DETAIL_CHANNELS = 32
@@ -223,7 +223,7 @@ def head(x: KerasTensor, classes: int, name: str, style: HeadStyle) -> KerasTens
         float32 logits [B, h, w, classes]; upsampling and softmax are the caller's.
     """
     x = conv_norm_relu(x, style.channels, 3, name, style)
-    x = layers.Dropout(style.dropout, dtype=style.policy, name=f"{name}_dropout")(x)
+    x = Dropout(style.dropout, dtype=style.policy, name=f"{name}_dropout")(x)
     # float32 under mixed precision: half-precision logits saturate the loss.
     return Conv(classes, 1, dtype="float32", name=f"{name}_classifier")(x)
 

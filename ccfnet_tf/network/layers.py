@@ -106,6 +106,24 @@ class DepthwiseConv(keras.layers.DepthwiseConv2D):
         return self.activation(result)
 
 
+@keras.saving.register_keras_serializable("ccfnet")
+class Dropout(keras.layers.Dropout):
+    """Dropout whose state is saved with the weights, so that a loaded model goes on the same.
+
+    Keras saves the state of its random numbers in no format.
+    """
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the state of the random numbers; a rate of 0 has none."""
+        if self.rate > 0:
+            store["seed"] = self.seed_generator.state.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads it; files of models with Keras's own dropout hold none."""
+        if self.rate > 0 and "seed" in store:
+            self.seed_generator.state.assign(store["seed"])
+
+
 FASTER: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {
     keras.layers.BatchNormalization: BatchNorm,
     keras.layers.Conv2D: Conv,

@@ -6,8 +6,7 @@ Plain Keras from outside: `compile`, `fit`, `evaluate`, `predict` on any `tf.dat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -16,20 +15,23 @@ import tensorflow as tf
 
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.network import losses
+from ccfnet_tf.network.compile_options import (
+    LABEL_RULE,
+    PARTS_RULE,
+    LossWeights,
+    as_config,
+    checked,
+    loss_weights_of,
+    one_line_errors,
+    refuse_class_weight,
+    refuse_keras_arguments,
+    sample_weight_map,
+)
+from ccfnet_tf.network.metrics import MeanIoU, PixelAccuracy, SkippedSteps
 from ccfnet_tf.network.multi_worker import MultiWorkerFit
 
 FINE_LAYER = "fine_logits"
 HEADS = ("coarse", "attention", "refine", "fine")
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the cross-entropies that add up to the loss; fine's is 0 in the paper."""
-
-    coarse: float = 1.0
-    attention: float = 1.0
-    refine: float = 1.0
-    fine: float = 0.0
 
 
 class _Batch(NamedTuple):
@@ -39,11 +41,13 @@ class _Batch(NamedTuple):
         images: [B, H, W, 3].
         target: Labels [B, H, W].
         mass: Weights of the pixels in the losses on the classes, [B, H, W], or one for all.
+        sample: Weights of the pixels in all losses, [B, H, W] or [B, 1, 1], or one for all.
     """
 
     images: tf.Tensor
     target: losses.Target
     mass: tf.Tensor | float = 1.0
+    sample: tf.Tensor | float = 1.0
 
     def split(self, parts: int) -> list[_Batch]:
         """Returns this batch in equal parts of its pictures.
@@ -59,10 +63,19 @@ class _Batch(NamedTuple):
                 f"train.accumulate is {parts}: the {pictures} pictures of a replica's batch must "
                 "divide by it"
             )
-        images, labels, valid = (tf.split(x, parts) for x in (self.images, *self.target))
-        mass = [self.mass] * parts if isinstance(self.mass, float) else tf.split(self.mass, parts)
-        targets = map(losses.Target, labels, valid)
-        return [_Batch(*part) for part in zip(images, targets, mass, strict=True)]
+        count = tf.shape(self.images)[0]
+        whole = tf.equal(count % parts, 0)
+        images = checked(self.images, whole, PARTS_RULE, "pictures", count, "accumulate", parts)
+
+        def pieces(value: tf.Tensor | float) -> list[Any]:
+            return [value] * parts if isinstance(value, float) else tf.split(value, parts)
+
+        with tf.control_dependencies([images]):  # what cannot be split says less
+            columns = [pieces(x) for x in (images, *self.target, self.mass, self.sample)]
+        return [
+            _Batch(picture, losses.Target(labels, valid), mass, sample)
+            for picture, labels, valid, mass, sample in zip(*columns, strict=True)
+        ]
 
 
 class _Seen(NamedTuple):
@@ -70,13 +83,15 @@ class _Seen(NamedTuple):
 
     Attributes:
         sums: Each head's loss and their total, summed over labelled pixels.
-        right: Labelled pixels that coarse, fine and refine get right, int64.
+        right: Labelled pixels that each head gets right, int64.
         pixels: Labelled pixels, int64.
+        confusion: Refine's answers by true class, int64 [C, C].
     """
 
     sums: dict[str, tf.Tensor]
     right: dict[str, tf.Tensor]
     pixels: tf.Tensor
+    confusion: tf.Tensor
 
     def plus(self, other: _Seen) -> _Seen:
         """Returns what was seen of both parts together."""
@@ -86,57 +101,6 @@ class _Seen(NamedTuple):
         """Returns the same where `finite`, else zeros."""
         kept = [tf.nest.map_structure(lambda v: tf.where(finite, v, 0), part) for part in self]
         return _Seen(*kept)
-
-
-@keras.saving.register_keras_serializable("ccfnet")
-class PixelAccuracy(keras.metrics.Metric):
-    """Share of labelled pixels that a head gets right, exact over any number of pixels."""
-
-    def __init__(self, name: str = "accuracy", **kwargs: Any) -> None:
-        super().__init__(name=name, **kwargs)
-        # int64: a float32 count stops growing at 2^24.
-        self.right = self.add_weight(name="right", shape=(), initializer="zeros", dtype="int64")
-        self.seen = self.add_weight(name="seen", shape=(), initializer="zeros", dtype="int64")
-
-    def update_state(self, right: tf.Tensor, seen: tf.Tensor, sample_weight: None = None) -> None:
-        """Adds int64 numbers of pixels: those the head gets right, and all labelled ones."""
-        self.right.assign_add(right)
-        self.seen.assign_add(seen)
-
-    def result(self) -> tf.Tensor:
-        """Returns the share in 0..1 as float32; 0 before any labelled pixel was seen."""
-        right, seen = tf.cast(self.right, tf.float64), tf.cast(self.seen, tf.float64)
-        return tf.cast(tf.math.divide_no_nan(right, seen), tf.float32)
-
-
-@keras.saving.register_keras_serializable("ccfnet")
-class SkippedSteps(keras.metrics.Metric):
-    """Steps that were not learned from, because a loss or a gradient was not finite.
-
-    Attributes:
-        names: What is looked at in a step, in order; set when the step is traced.
-    """
-
-    def __init__(self, name: str = "skipped_steps", **kwargs: Any) -> None:
-        super().__init__(name=name, **kwargs)
-        self.names: list[str] = []
-        # Every replica counts all steps, so their mean is the count.
-        self.count = self.add_variable((), "zeros", aggregation="mean", name="count")
-        self.latest = self.add_variable((), "zeros", aggregation="mean", name="latest")
-
-    def update_state(self, first: tf.Tensor, sample_weight: None = None) -> None:
-        """Takes a step's first bad place in `names`, int32; -1 where all was finite."""
-        bad = first >= 0
-        self.count.assign_add(tf.cast(bad, self.count.dtype))
-        self.latest.assign(tf.where(bad, tf.cast(first, self.latest.dtype), self.latest))
-
-    def result(self) -> tf.Tensor:
-        """Returns the number of skipped steps, float32."""
-        return tf.convert_to_tensor(self.count)
-
-    def latest_name(self) -> str:
-        """Returns what was not finite in the latest skipped step; every worker must ask."""
-        return self.names[int(self.latest.numpy())]
 
 
 @keras.saving.register_keras_serializable("ccfnet")
@@ -151,8 +115,11 @@ class CCFNet(MultiWorkerFit):
     def compile(
         self,
         optimizer: Any = "adamw",
+        loss: None = None,
+        loss_weights: LossWeights | Mapping[str, float] | None = None,
+        metrics: None = None,
+        weighted_metrics: None = None,
         *,
-        loss_weights: LossWeights | None = None,
         clip_norm: float = 0.0,
         balanced_attention: bool = False,
         class_weights: Sequence[float] | None = None,
@@ -163,7 +130,11 @@ class CCFNet(MultiWorkerFit):
 
         Args:
             optimizer: A Keras optimizer or its name.
-            loss_weights: Weights of the heads' losses; the paper's (1, 1, 1, fine 0) by default.
+            loss: None: the losses are the network's own.
+            loss_weights: Weights of the heads' losses, as `LossWeights` or a dict such as
+                `{"fine": 0.5}`; the paper's (1, 1, 1, fine 0) by default.
+            metrics: None: the figures are the network's own.
+            weighted_metrics: None.
             clip_norm: Largest global norm of the whole batch's gradient; 0 does not clip.
             balanced_attention: Give hard and easy pixels the same total weight; within each part
                 of the batch where `accumulate` makes parts, since which pixels are hard is known
@@ -177,14 +148,15 @@ class CCFNet(MultiWorkerFit):
             **kwargs: `run_eagerly`, `steps_per_execution`, `jit_compile` as in Keras.
 
         Raises:
-            ConfigError: There are not as many class weights as classes, or `accumulate` is below
-                1. The first step raises it where the batch of a replica is no multiple of
-                `accumulate`.
+            ConfigError: An argument of Keras's that would be ignored was given, there are not as
+                many class weights as classes, or `accumulate` is below 1. `fit` raises it where
+                the batch of a replica is no multiple of `accumulate`.
         """
+        refuse_keras_arguments(loss=loss, metrics=metrics, weighted_metrics=weighted_metrics)
         # XLA was measured to bring nothing on CPU and cannot run under a strategy.
         kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **kwargs)
-        self.heads_weights = loss_weights or LossWeights()
+        self.heads_weights = loss_weights_of(loss_weights)
         self.clip_norm = clip_norm
         self.balanced_attention = balanced_attention
         self.accumulate = accumulate
@@ -199,13 +171,62 @@ class CCFNet(MultiWorkerFit):
         self.class_weights = None if class_weights is None else list(class_weights)
         self.forward = self._forward_parts()
         self.loss_means = {
-            name: keras.metrics.Mean(name=name)
-            for name in ["loss", *(f"{head}_loss" for head in HEADS)]
+            f"{head}_loss": keras.metrics.Mean(name=f"{head}_loss") for head in HEADS
         }
-        self.accuracies = {
-            head: PixelAccuracy(name=f"{head}_accuracy") for head in ["coarse", "refine", "fine"]
-        }
+        self.accuracies = {head: PixelAccuracy(name=f"{head}_accuracy") for head in HEADS}
+        self.mean_iou = MeanIoU(self.classes, name="refine_mean_iou")
         self.skipped_steps = SkippedSteps()
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns what `compile_from_config` needs to compile a loaded model alike."""
+        if not self.compiled:
+            return {}
+        return {
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "loss_weights": as_config(self.heads_weights),
+            "clip_norm": self.clip_norm,
+            "balanced_attention": self.balanced_attention,
+            "class_weights": self.class_weights and list(self.class_weights),
+            "accumulate": self.accumulate,
+            "run_eagerly": self.run_eagerly,
+            "steps_per_execution": self.steps_per_execution,
+            "jit_compile": self.jit_compile,
+        }
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles as the model that was saved, and makes the optimizer's variables."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args: Any, class_weight: None = None, **kwargs: Any) -> Any:
+        """Trains as Keras's `fit` does.
+
+        `sample_weight` weighs the losses of a picture [B] or of a pixel [B, H, W]; losses are
+        means over labelled pixels, whatever their weight, and accuracies are not weighted.
+
+        Raises:
+            ConfigError: `class_weight` was given, or a batch does not divide by `accumulate`.
+            DataError: A label is no class.
+        """
+        refuse_class_weight(class_weight)
+        with one_line_errors():
+            return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates as Keras's `evaluate` does; see `fit`."""
+        with one_line_errors():
+            return super().evaluate(*args, **kwargs)
+
+    def train_on_batch(self, *args: Any, class_weight: None = None, **kwargs: Any) -> Any:
+        """Learns from one batch as Keras's `train_on_batch` does; see `fit`."""
+        refuse_class_weight(class_weight)
+        with one_line_errors():
+            return super().train_on_batch(*args, **kwargs)
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates one batch as Keras's `test_on_batch` does; see `fit`."""
+        with one_line_errors():
+            return super().test_on_batch(*args, **kwargs)
 
     @property
     def outputs_by_name(self) -> dict[str, Any]:
@@ -263,8 +284,22 @@ class CCFNet(MultiWorkerFit):
         return self._figures()
 
     def _unpack(self, data: Any) -> _Batch:
-        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return _Batch(images, losses.split_void(labels, self.classes))
+        images, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
+        target = losses.split_void(labels, self.classes)
+        largest = tf.reduce_max(target.labels)
+        inside = checked(
+            target.labels,
+            largest < self.classes,
+            LABEL_RULE,
+            "found label",
+            largest,
+            "where classes end at",
+            self.classes - 1,
+        )
+        target = target._replace(labels=inside)
+        if weight is None:
+            return _Batch(images, target)
+        return _Batch(images, target, sample=sample_weight_map(weight, target.labels))
 
     def _learn(self, whole: _Batch, divisor: tf.Tensor) -> tuple[list[tf.Tensor | None], _Seen]:
         """Returns this replica's gradients, scaled as the optimizer wants, and what was seen."""
@@ -335,8 +370,9 @@ class CCFNet(MultiWorkerFit):
         pixelwise["refine"] = losses.blend_cross_entropy(
             **pixelwise, attention=outputs["attention"], valid=target.valid
         )
-        sums = {head: tf.reduce_sum(batch.mass * values) for head, values in pixelwise.items()}
-        sums["attention"] = self._attention_loss(outputs["attention"], target, easy)
+        mass = batch.mass * batch.sample
+        sums = {head: tf.reduce_sum(mass * values) for head, values in pixelwise.items()}
+        sums["attention"] = self._attention_loss(outputs["attention"], batch, easy)
         weights = vars(self.heads_weights)
         total = tf.add_n([weight * sums[head] for head, weight in weights.items() if weight])
         return {"loss": total, **{f"{head}_loss": value for head, value in sums.items()}}
@@ -350,15 +386,14 @@ class CCFNet(MultiWorkerFit):
         whole = _sum_over_replicas(tf.reduce_sum(weights))
         return weights * tf.math.divide_no_nan(everywhere, whole)
 
-    def _attention_loss(
-        self, attention: tf.Tensor, target: losses.Target, easy: tf.Tensor
-    ) -> tf.Tensor:
-        pixelwise = losses.attention_cross_entropy(attention, easy, target.valid)
+    def _attention_loss(self, attention: tf.Tensor, batch: _Batch, easy: tf.Tensor) -> tf.Tensor:
+        valid = batch.target.valid
+        pixelwise = batch.sample * losses.attention_cross_entropy(attention, easy, valid)
         if not self.balanced_attention:
             return tf.reduce_sum(pixelwise)
         is_easy = tf.equal(easy, losses.EASY)
-        easy_pixels = losses.count(tf.logical_and(is_easy, target.valid))
-        hard_pixels = losses.count(tf.logical_and(tf.logical_not(is_easy), target.valid))
+        easy_pixels = losses.count(tf.logical_and(is_easy, valid))
+        hard_pixels = losses.count(tf.logical_and(tf.logical_not(is_easy), valid))
         hard_weight, easy_weight = losses.balance(
             _sum_over_replicas(hard_pixels), _sum_over_replicas(easy_pixels)
         )
@@ -382,13 +417,18 @@ class CCFNet(MultiWorkerFit):
         return [gradient / _replicas() for gradient in whole]
 
     def _note(self, seen: _Seen) -> None:
-        """Updates the means of losses and accuracies."""
+        """Updates losses, accuracies and mean IoU."""
         pixels = tf.cast(seen.pixels, tf.float32)
         for name, value in seen.sums.items():
             mean = tf.math.divide_no_nan(value, pixels)
-            self.loss_means[name].update_state(mean, sample_weight=pixels)
+            self._mean_of(name).update_state(mean, sample_weight=pixels)
         for head, right in seen.right.items():
             self.accuracies[head].update_state(right, seen.pixels)
+        self.mean_iou.update_state(seen.confusion)
+
+    def _mean_of(self, name: str) -> keras.metrics.Mean:
+        # Keras's own tracker: a second metric of its name would stand twice in Keras's lists.
+        return self._loss_tracker if name == "loss" else self.loss_means[name]
 
     def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
         # Keras reads the figures over all replicas only where a step returned every metric, and
@@ -397,8 +437,8 @@ class CCFNet(MultiWorkerFit):
         return {name: whole[name] for name in logs}
 
     def _figures(self) -> dict[str, tf.Tensor]:
-        shown = {**self.loss_means, **{m.name: m for m in self.accuracies.values()}}
-        return {name: metric.result() for name, metric in shown.items()}
+        own = [self._loss_tracker, *self.loss_means.values(), *self.accuracies.values()]
+        return {metric.name: metric.result() for metric in [*own, self.mean_iou]}
 
 
 def _add(one: list[tf.Tensor | None], other: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
@@ -416,11 +456,25 @@ def _seen(
         head: tf.argmax(outputs[head], -1, output_type=tf.int32) for head in ("coarse", "fine")
     }
     answers["refine"] = losses.blend_answer(**outputs)
-    right = {
-        head: tf.math.count_nonzero(tf.logical_and(tf.equal(answer, target.labels), target.valid))
-        for head, answer in answers.items()
-    }
-    return _Seen(sums, right, tf.math.count_nonzero(target.valid))
+    right = {head: tf.equal(answer, target.labels) for head, answer in answers.items()}
+    hard, easy = tf.unstack(outputs["attention"], axis=-1)
+    right["attention"] = tf.equal(easy > hard, right["coarse"])
+    return _Seen(
+        sums,
+        {head: tf.math.count_nonzero(hit & target.valid) for head, hit in right.items()},
+        tf.math.count_nonzero(target.valid),
+        _confusion(answers["refine"], target, int(outputs["coarse"].shape[-1])),
+    )
+
+
+def _confusion(answer: tf.Tensor, target: losses.Target, classes: int) -> tf.Tensor:
+    """Returns int64 [C, C] numbers of labelled pixels; rows truth, columns answer."""
+    # Negative cells are left out.
+    cells = tf.where(target.valid, target.labels * classes + answer, -1)
+    counts = tf.math.unsorted_segment_sum(
+        tf.ones_like(cells), cells, num_segments=classes * classes
+    )
+    return tf.cast(tf.reshape(counts, [classes, classes]), tf.int64)
 
 
 def _first_not_finite(values: list[tf.Tensor]) -> tf.Tensor:

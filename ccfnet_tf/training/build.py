@@ -13,7 +13,8 @@ from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.inference.checkpoint_file import load_matching, read_arrays
 from ccfnet_tf.inference.runs import read_run
 from ccfnet_tf.network.ccfnet import build_ccfnet
-from ccfnet_tf.network.model import CCFNet, LossWeights
+from ccfnet_tf.network.compile_options import LossWeights
+from ccfnet_tf.network.model import CCFNet
 from ccfnet_tf.network.weights import IMAGENET, NO_WEIGHTS, check_weights_file
 from ccfnet_tf.training.devices import resolve_precision
 from ccfnet_tf.training.optimizer import make_optimizer

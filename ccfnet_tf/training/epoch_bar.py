@@ -44,5 +44,6 @@ def _figures(logs: dict[str, Any]) -> str:
     return (
         f"loss {logs['loss']:.3f} (coarse {logs['coarse_loss']:.3f} "
         f"attention {logs['attention_loss']:.3f} refine {logs['refine_loss']:.3f}) "
-        f"accuracy {100 * logs['refine_accuracy']:.1f} %"
+        f"accuracy {100 * logs['refine_accuracy']:.1f} % "
+        f"mean IoU {100 * logs['refine_mean_iou']:.1f} %"
     )

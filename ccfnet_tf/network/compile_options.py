@@ -1,0 +1,157 @@
+"""What `CCFNet.compile` and `fit` take, and one line for what they cannot take.
+
+A Keras user tries Keras's arguments; one that would be ignored, or would mean something else on
+label maps, is refused with the way to say it here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import tensorflow as tf
+
+from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, nearest
+
+LABEL_RULE = "labels must be class ids, or void (negative, or 255 where it is no class)"
+PARTS_RULE = "accumulate must divide the pictures of every batch on each replica; give \
+batches of one size (drop_remainder=True)"
+"""What the graph's own checks say."""
+
+_REFUSED = {
+    "loss": "CCFNet brings its own losses: leave it out; weigh them with loss_weights",
+    "metrics": "CCFNet reports accuracies and mean IoU of its heads: leave it out; more figures "
+    "come from a callback, or from ccfnet_tf's evaluation",
+    "weighted_metrics": "CCFNet reports accuracies and mean IoU of its heads, unweighted: leave it "
+    "out",
+}
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the cross-entropies that add up to the loss; fine's is 0 in the paper."""
+
+    coarse: float = 1.0
+    attention: float = 1.0
+    refine: float = 1.0
+    fine: float = 0.0
+
+
+def loss_weights_of(given: LossWeights | Mapping[str, float] | None) -> LossWeights:
+    """Returns the weights of `given`; heads that a dict leaves out keep their defaults.
+
+    Raises:
+        ConfigError: It is neither `LossWeights` nor a dict of heads and numbers.
+    """
+    if given is None or isinstance(given, LossWeights):
+        return given or LossWeights()
+    heads = [field.name for field in fields(LossWeights)]
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"loss_weights is {given!r}: expected LossWeights, or a dict with {', '.join(heads)}"
+        )
+    for head, weight in given.items():
+        if head not in heads:
+            raise ConfigError(
+                f"loss_weights has '{head}': expected {', '.join(heads)}" + nearest(head, heads)
+            )
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
+            raise ConfigError(f"loss_weights['{head}'] is {weight!r}: expected a number from 0 up")
+    return LossWeights(**given)
+
+
+def as_config(weights: LossWeights) -> dict[str, float]:
+    """Returns the weights as `loss_weights_of` reads them back."""
+    return asdict(weights)
+
+
+def refuse_keras_arguments(**given: Any) -> None:
+    """Refuses arguments of Keras's `compile` that would be ignored.
+
+    Raises:
+        ConfigError: One of them is not None.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(f"{name} is {value!r}: {_REFUSED[name]}")
+
+
+def refuse_class_weight(class_weight: Any) -> None:
+    """Refuses `fit(class_weight=...)`, which Keras would turn into one weight a picture.
+
+    Raises:
+        ConfigError: It is not None.
+    """
+    if class_weight is not None:
+        raise ConfigError(
+            f"class_weight is {class_weight!r}: it is for one label a picture; give a weight for "
+            "each class to compile(class_weights=[...])"
+        )
+
+
+def sample_weight_map(weight: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns weights of pixels, float32 [B, H, W] or [B, 1, 1], of Keras's `sample_weight`.
+
+    Args:
+        weight: [B] or [B, 1] a picture, or [B, H, W] or [B, H, W, 1] a pixel.
+        labels: [B, H, W].
+
+    Raises:
+        ConfigError: It has another shape.
+    """
+    if not tf.is_tensor(weight):
+        raise ConfigError(
+            "sample_weight must be one array, of a weight a picture [B] or a pixel [B, H, W]; got "
+            f"{type(weight).__name__}"
+        )
+    weight = tf.cast(weight, tf.float32)
+    shape = weight.shape
+    if shape.rank == 1 or (shape.rank == 2 and shape[1] == 1):
+        return tf.reshape(weight, [-1, 1, 1])
+    if shape.rank == 4 and shape[-1] == 1:
+        weight = weight[..., 0]
+    if weight.shape.rank != 3 or not weight.shape[1:].is_compatible_with(labels.shape[1:]):
+        raise ConfigError(
+            f"sample_weight has the shape {tuple(shape)} for labels {tuple(labels.shape)}: "
+            "expected a weight a picture [B] or a pixel [B, H, W]"
+        )
+    return weight
+
+
+def checked(value: tf.Tensor, condition: tf.Tensor, rule: str, *found: Any) -> tf.Tensor:
+    """Returns `value`, once `condition` was seen to hold; `one_line_errors` reads what it says.
+
+    Args:
+        value: What must not be used before.
+        condition: Scalar bool.
+        rule: `LABEL_RULE` or `PARTS_RULE`.
+        found: What was found instead, a word and an int32 scalar in turns.
+    """
+    # Several pieces, since XLA, which leaves assertions out, knows no operations on strings.
+    with tf.control_dependencies([tf.debugging.Assert(condition, [rule, *found])]):
+        return tf.identity(value)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns the errors of the graph's own checks into one line.
+
+    Raises:
+        DataError: A label is no class.
+        ConfigError: A batch does not divide by `accumulate`.
+    """
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        kinds: dict[str, type[CCFNetError]] = {LABEL_RULE: DataError, PARTS_RULE: ConfigError}
+        for rule, kind in kinds.items():
+            _, there, found = str(error.message).partition(rule)
+            if there:
+                first, *others = found.splitlines()
+                pieces = re.findall(r"\[([^\[\]]*)\]", first)  # or, eagerly, a line each
+                pieces = pieces or [line.removeprefix("b").strip("'") for line in others]
+                raise kind(f"{' '.join(pieces)}: {rule}") from error
+        raise

@@ -1,0 +1,231 @@
+"""What a Keras user tries: it works as in Keras, or one line says what to do instead."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ccfnet_tf.errors import ConfigError, DataError
+from ccfnet_tf.network.layers import Dropout
+from ccfnet_tf.network.model import CCFNet
+
+CLASSES = 3
+Toy = Callable[..., Any]
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def arrays() -> Arrays:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 33, 40, 3)).astype(np.float32)
+    labels = rng.integers(0, CLASSES, (4, 33, 40)).astype(np.int32)
+    labels[0, :20] = -1
+    return images, labels
+
+
+def pixel_losses(model: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns each head's cross-entropy [B, H, W] by NumPy, 0 where void."""
+    valid, truth = labels >= 0, np.maximum(labels, 0)
+    outputs = {key: value.numpy().astype(np.float64) for key, value in model(images).items()}
+
+    def nll(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        return np.where(valid, -np.take_along_axis(logs, ids[..., None], -1)[..., 0], 0.0)
+
+    easy = (outputs["coarse"].argmax(-1) == truth).astype(int)
+    targets = {"coarse": truth, "refine": truth, "attention": easy}
+    return {head: nll(outputs[head], ids) for head, ids in targets.items()}
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 33, 40), (4, 33, 40, 1)])
+def test_sample_weight_weighs_pictures_and_pixels(
+    shape: tuple[int, ...], toy: Toy, arrays: Arrays
+) -> None:
+    images, labels = arrays
+    model = toy(CLASSES)
+    model.compile("sgd")
+    weight = np.random.default_rng(1).random(shape).astype(np.float32)
+    found = model.evaluate(
+        images, labels, sample_weight=weight, batch_size=4, verbose=0, return_dict=True
+    )
+    by_pixel = weight.reshape(4, 33, 40) if weight.size > 4 else weight.reshape(4, 1, 1)
+    pixels = (labels >= 0).sum()
+    expected = {
+        head: (values * by_pixel).sum() / pixels
+        for head, values in pixel_losses(model, images, labels).items()
+    }
+    for head, value in expected.items():
+        assert found[f"{head}_loss"] == pytest.approx(value, rel=1e-5), head
+    assert found["loss"] == pytest.approx(sum(expected.values()), rel=1e-5)
+
+
+def test_a_pixel_of_weight_zero_teaches_nothing(toy: Toy, arrays: Arrays) -> None:
+    images, labels = arrays
+    weight = (np.random.default_rng(1).random(labels.shape) > 0.5).astype(np.float32)
+    other = np.where(weight > 0, labels, (labels + 1) % CLASSES)
+    weights = []
+    for truth in (labels, other):
+        keras.utils.set_random_seed(0)
+        model = toy(CLASSES)
+        model.compile(keras.optimizers.SGD(0.1))
+        # In a tf.data pipeline, as a third element.
+        data = tf.data.Dataset.from_tensors((images, np.where(labels < 0, -1, truth), weight))
+        model.fit(data, verbose=0, shuffle=False)
+        weights.append([v.numpy() for v in model.trainable_variables])
+    for one, two in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_sample_weight_of_another_shape_is_refused(toy: Toy, arrays: Arrays) -> None:
+    model = toy(CLASSES)
+    model.compile("sgd")
+    with pytest.raises(ConfigError, match=r"sample_weight has the shape .* a pixel \[B, H, W\]"):
+        model.evaluate(*arrays, sample_weight=np.ones((4, 7, 7)), batch_size=4, verbose=0)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "loss": ({"loss": "mse"}, "loss is 'mse': CCFNet brings its own losses"),
+    "metrics": ({"metrics": ["accuracy"]}, r"metrics is \['accuracy'\]: CCFNet reports"),
+    "weighted_metrics": ({"weighted_metrics": ["accuracy"]}, "weighted_metrics is"),
+    "list": ({"loss_weights": [1, 1]}, r"loss_weights is \[1, 1\]: expected LossWeights, or a"),
+    "head": ({"loss_weights": {"corse": 1}}, "loss_weights has 'corse': .* mean 'coarse'"),
+    "number": ({"loss_weights": {"fine": "x"}}, r"loss_weights\['fine'\] is 'x': expected a num"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_arguments_that_would_be_ignored_are_refused(case: str, toy: Toy) -> None:
+    keys, text = REFUSED[case]
+    with pytest.raises(ConfigError, match=text) as caught:
+        toy(CLASSES).compile("sgd", **keys)
+    assert "\n" not in str(caught.value)
+
+
+def test_keras_arguments_by_position_are_understood(toy: Toy) -> None:
+    with pytest.raises(ConfigError, match="loss is 'mse'"):
+        toy(CLASSES).compile("sgd", "mse")
+
+
+def test_loss_weights_may_be_a_dict(toy: Toy) -> None:
+    model = toy(CLASSES)
+    model.compile("sgd", loss_weights={"fine": 0.5, "coarse": 2})
+    assert vars(model.heads_weights) == {"coarse": 2, "attention": 1, "refine": 1, "fine": 0.5}
+
+
+def test_class_weight_is_refused_since_keras_means_pictures(toy: Toy, arrays: Arrays) -> None:
+    model = toy(CLASSES)
+    model.compile("sgd")
+    for train in (model.fit, model.train_on_batch):
+        with pytest.raises(ConfigError, match=r"compile\(class_weights=\[\.\.\.\]\)"):
+            train(*arrays, class_weight={0: 2.0})
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_label_that_is_no_class_is_named(eager: bool, toy: Toy, arrays: Arrays) -> None:
+    images, labels = arrays
+    labels = np.where(labels == 2, 7, labels)
+    model = toy(CLASSES)
+    model.compile("sgd", run_eagerly=eager)
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(DataError, match="found label 7 where classes end at 2: labels") as why:
+            call(images, labels, verbose=0)
+        assert "\n" not in str(why.value)
+
+
+def test_an_uneven_last_batch_of_parts_is_refused(toy: Toy, arrays: Arrays) -> None:
+    images, labels = (np.concatenate([array, array[:1]]) for array in arrays)
+    model = toy(CLASSES)
+    model.compile("sgd", accumulate=2)
+    with pytest.raises(ConfigError, match=r"pictures 1 accumulate 2: .*drop_remainder=True"):
+        model.fit(images, labels, batch_size=4, verbose=0, shuffle=False)
+
+
+def test_no_figure_stands_twice_and_mean_iou_and_attention_are_among_them(
+    toy: Toy, arrays: Arrays
+) -> None:
+    images, labels = arrays
+    model = toy(CLASSES)
+    model.compile("sgd")
+    history = model.fit(images, labels, verbose=0, validation_data=arrays).history
+    assert len(model.metrics_names) == len(set(model.metrics_names))
+    assert {"loss", "refine_mean_iou", "attention_accuracy", "skipped_steps"} <= set(history)
+    values = model.evaluate(images, labels, verbose=0)
+    named = model.evaluate(images, labels, verbose=0, return_dict=True)
+    assert values == [named[name] for name in model.metrics_names if name in named]
+    outputs = {key: value.numpy() for key, value in model(images).items()}
+    valid = labels >= 0
+    right = outputs["coarse"].argmax(-1) == labels
+    says_easy = outputs["attention"][..., 1] > outputs["attention"][..., 0]
+    assert named["attention_accuracy"] == pytest.approx((says_easy == right)[valid].mean())
+    answer = outputs["refine"].argmax(-1)
+    ious = [
+        ((answer == c) & (labels == c))[valid].sum() / ((answer == c) | (labels == c))[valid].sum()
+        for c in range(CLASSES)
+    ]
+    assert named["refine_mean_iou"] == pytest.approx(np.mean(ious))
+
+
+def test_a_class_without_labels_is_not_in_the_mean(toy: Toy, arrays: Arrays) -> None:
+    images, labels = arrays
+    model = toy(CLASSES)
+    model.compile("sgd")
+    named = model.evaluate(images, np.minimum(labels, 0), verbose=0, return_dict=True)
+    share = (model(images)["refine"].numpy().argmax(-1) == 0)[labels >= 0].mean()
+    assert named["refine_mean_iou"] == pytest.approx(share)
+
+
+def test_a_saved_model_goes_on_bit_by_bit(toy: Toy, arrays: Arrays, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    model = toy(CLASSES, behind_body=Dropout(0.5, name="dropout"))
+    options = {
+        "loss_weights": {"fine": 0.5},
+        "clip_norm": 0.5,
+        "balanced_attention": True,
+        "class_weights": [1.0, 2.0, 0.5],
+        "accumulate": 2,
+    }
+    model.compile(keras.optimizers.AdamW(1e-2), **options)
+    model.fit(*arrays, verbose=0, shuffle=False)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded, CCFNet)
+    one = model.fit(*arrays, epochs=2, verbose=0, shuffle=False).history
+    two = loaded.fit(*arrays, epochs=2, verbose=0, shuffle=False).history
+    assert one == two
+    pairs = zip(
+        [*model.variables, *model.optimizer.variables],
+        [*loaded.variables, *loaded.optimizer.variables],
+        strict=True,
+    )
+    for mine, theirs in pairs:
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy(), err_msg=mine.path)
+    config = loaded.get_compile_config()
+    assert {key: config[key] for key in options if key != "loss_weights"} == {
+        key: value for key, value in options.items() if key != "loss_weights"
+    }
+
+
+def test_a_model_that_was_never_compiled_loads(toy: Toy, arrays: Arrays, tmp_path: Path) -> None:
+    model = toy(CLASSES)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert not loaded.compiled
+    np.testing.assert_array_equal(model(arrays[0])["refine"], loaded(arrays[0])["refine"])
+
+
+@pytest.mark.parametrize("first", ["import ccfnet_tf, keras", "import keras, ccfnet_tf"])
+def test_importing_the_package_is_enough_to_load(first: str, toy: Toy, tmp_path: Path) -> None:
+    model = toy(CLASSES)
+    model.compile("sgd")
+    model.save(tmp_path / "model.keras")
+    code = f"{first}; m = keras.models.load_model({str(tmp_path / 'model.keras')!r});"
+    code += "assert type(m).__name__ == 'CCFNet' and m.compiled"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
