@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.errors import DataError, NotFiniteError, ResourceError
-from ccfnet_tf.evaluation.confusion import ABSENT_RULE, Confusion
+from ccfnet_tf.evaluation.confusion import ABSENT_RULE, MEANS, Confusion
 from ccfnet_tf.evaluation.difficulty import BINS, LIMIT, ScoreHistogram
 from ccfnet_tf.evaluation.groups import HEADS, GroupAccuracy
 from ccfnet_tf.labels import VOID, Taxonomy
@@ -99,6 +99,7 @@ class Evaluation:
                 "by_target": self.by_target.to_json(),
                 "by_attention": self.by_attention.to_json(),
             },
+            "means": MEANS,
             "rule": ABSENT_RULE,
         }
 
@@ -106,9 +107,10 @@ class Evaluation:
         return {
             "pixel_accuracy": confusion.pixel_accuracy,
             "class_accuracy": confusion.class_accuracy,
-            "mean_iou": confusion.mean_iou,
-            "mean_iou_present": confusion.mean_iou_present,
             "class_accuracy_all": confusion.class_accuracy_all,
+            "mean_iou": confusion.mean_iou_present,
+            "mean_iou_present": confusion.mean_iou_present,
+            "mean_iou_union": confusion.mean_iou_union,
             "mean_iou_all": confusion.mean_iou_all,
             "iou": dict(zip(self.taxonomy.names, confusion.iou, strict=True)),
         }

@@ -150,6 +150,13 @@ def test_json_is_the_contract(model: keras.Model) -> None:
         assert {"pixel_accuracy", "class_accuracy", "mean_iou", "iou"} <= set(tree[head])
         assert list(tree[head]["iou"]) == list(TAXONOMY.names)
         assert 0 <= tree[head]["mean_iou"] <= 1
+        assert tree[head]["mean_iou"] == tree[head]["mean_iou_present"]
+        assert set(tree["means"]) == {key for key in tree[head] if "class" in key or "mean" in key}
+    # Labels have two classes, and refine names the third.
+    ious = list(tree["refine"]["iou"].values())
+    assert tree["refine"]["mean_iou"] == pytest.approx(sum(ious) / 2)
+    assert tree["refine"]["mean_iou_union"] == pytest.approx(sum(ious) / 3)
+    assert f"{100 * sum(ious) / 2:.2f}" in shown(state)
     assert tree["coarse"]["iou"]["[red]sand"] is None
     assert tree["refine"]["iou"]["[red]sand"] == 0
     assert 0 <= tree["difficulty"]["auroc"] <= 1
