@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from ccfnet_tf.errors import DataError, NotFiniteError, ResourceError
 from ccfnet_tf.evaluation.confusion import ABSENT_RULE, MEANS, Confusion
-from ccfnet_tf.evaluation.difficulty import BINS, LIMIT, ScoreHistogram
+from ccfnet_tf.evaluation.difficulty import BINS, LIMIT, ONE, SHIFT, ScoreHistogram
 from ccfnet_tf.evaluation.groups import HEADS, GroupAccuracy
 from ccfnet_tf.labels import VOID, Taxonomy
 from ccfnet_tf.network.geometry import MINIMUM_SIZE
@@ -331,8 +331,10 @@ def _histogram(logit: tf.Tensor, hard: tf.Tensor) -> tf.Tensor:
     """Returns int64 [2, BINS] of logit [N]; the bins of `ScoreHistogram.of`."""
     # NaN is counted apart and ends the pass; here it must only not become a wild index.
     logit = tf.where(tf.math.is_nan(logit), 0.0, logit)
-    position = (tf.clip_by_value(logit, -LIMIT, LIMIT) + LIMIT) * (BINS / (2 * LIMIT))
-    column = tf.minimum(tf.cast(position, tf.int32), BINS - 1)
+    logit = tf.clip_by_value(logit, -LIMIT, LIMIT)
+    away = tf.bitwise.right_shift(tf.bitcast(1.0 + tf.abs(logit), tf.int32) - ONE, SHIFT)
+    away = tf.minimum(away, BINS // 2 - 1)
+    column = tf.where(logit < 0.0, BINS // 2 - 1 - away, BINS // 2 + away)
     cell = tf.where(hard, column, column + BINS)  # row 0 = hard
     counts = tf.math.bincount(cell, minlength=2 * BINS, maxlength=2 * BINS, dtype=tf.int64)
     return tf.reshape(counts, [2, BINS])
@@ -346,10 +348,13 @@ def _groups(hard: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
 
 
 def _doubt(logits: tf.Tensor) -> tf.Tensor:
-    """Returns the logit of 1 - max softmax [N] of logits [N, C]: log of (all others / largest)."""
-    shifted = logits - tf.reduce_max(logits, axis=-1, keepdims=True)
-    others = tf.reduce_sum(tf.exp(shifted), axis=-1) - 1.0
-    return tf.math.log(tf.maximum(others, 1e-30))
+    """Returns the logit of 1 - max softmax [N] of logits [N, C]: log of (all others / largest).
+
+    The others are added up without the largest: beside its 1, float32 loses what is below 1e-7.
+    """
+    largest = tf.one_hot(tf.argmax(logits, -1), logits.shape[-1], True, False, dtype=tf.bool)
+    others = tf.where(largest, -np.inf, logits)
+    return tf.reduce_logsumexp(others, axis=-1) - tf.reduce_max(logits, axis=-1)
 
 
 def _count_true(flags: tf.Tensor) -> tf.Tensor:
