@@ -22,7 +22,7 @@ from ccfnet_tf.evaluation.confusion import ABSENT_RULE, MEANS, Confusion
 from ccfnet_tf.evaluation.difficulty import BINS, LIMIT, ONE, SHIFT, ScoreHistogram
 from ccfnet_tf.evaluation.groups import HEADS, GroupAccuracy
 from ccfnet_tf.labels import VOID, Taxonomy
-from ccfnet_tf.network.geometry import MINIMUM_SIZE
+from ccfnet_tf.network.geometry import MINIMUM_SIZE, at_least_minimum
 from ccfnet_tf.pipeline.batch import original_error
 
 Batch = tuple[tf.Tensor, tf.Tensor]
@@ -268,8 +268,14 @@ class Evaluator:
             split,
         )
 
+    def _outputs(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the outputs [B, H, W, ...]; a small picture is mirrored, as by `Predictor`."""
+        size = tf.shape(image)
+        found = self._model(at_least_minimum(image), training=False)
+        return {name: value[:, : size[1], : size[2]] for name, value in found.items()}
+
     def _count_batch(self, image: tf.Tensor, label: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = self._model(image, training=False)
+        outputs = self._outputs(image)
         labelled = tf.not_equal(label, VOID)  # [B, H, W]
         truth = tf.boolean_mask(label, labelled)  # [N]
         coarse = tf.boolean_mask(tf.cast(outputs["coarse"], tf.float32), labelled)  # [N, C]

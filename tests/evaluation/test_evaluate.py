@@ -296,23 +296,27 @@ def test_data_of_other_classes_are_refused(model: keras.Model) -> None:
 
 
 def test_the_real_network_is_counted_as_it_answers() -> None:
+    """At any size: below 32 pixels both see the picture mirrored."""
     network = build()
     for key, variable in named_variables(network).items():
         if key.endswith("gamma"):  # gains at which answers differ from pixel to pixel
             variable.assign(np.full(variable.shape, 3, np.float32))
     rng = np.random.default_rng(8)
-    image = rng.integers(0, 256, size=(1, 40, 48, 3)).astype(np.uint8)
-    label = rng.integers(VOID, CLASSES, size=(1, 40, 48)).astype(np.int32)
-    state = evaluate(network, batches(image, label, 1), TAXONOMY)
-    heads = Predictor(network).predict_all_heads(image[0])
-    for head in ("coarse", "fine", "refine"):
-        expected = Confusion.of(label[0], getattr(heads, head), classes=CLASSES)
-        np.testing.assert_array_equal(getattr(state, head).counts, expected.counts)
-    known = label[0] != VOID
-    hard = (heads.coarse != label[0])[known]
-    logit = np.log(heads.difficulty / (1 - heads.difficulty))[known]
-    exact = ScoreHistogram.of(logit, hard).auroc
-    assert state.difficulty.auroc == pytest.approx(exact, abs=1e-3)
+    evaluator, predictor = Evaluator(network, TAXONOMY), Predictor(network)
+    for size in ((40, 48), (31, 45), (70, 20), (7, 9), (1, 1)):
+        image = rng.integers(0, 256, size=(2, *size, 3)).astype(np.uint8)
+        label = rng.integers(VOID, CLASSES, size=(2, *size)).astype(np.int32)
+        state = evaluator.run(batches(image, label, 2))
+        heads = [predictor.predict_all_heads(each) for each in image]
+        for head in ("coarse", "fine", "refine"):
+            answers = np.stack([getattr(each, head) for each in heads])
+            expected = Confusion.of(label, answers, classes=CLASSES)
+            np.testing.assert_array_equal(getattr(state, head).counts, expected.counts)
+        known = label != VOID
+        hard = (np.stack([each.coarse for each in heads]) != label)[known]
+        risk = np.stack([each.difficulty for each in heads])[known]
+        exact = ScoreHistogram.of(np.log(risk / (1 - risk)), hard).auroc
+        assert state.difficulty.auroc == pytest.approx(exact, abs=1e-3)
 
 
 def resident() -> float:
