@@ -5,6 +5,7 @@ matrix stops counting at 2^24 pixels, which are 219 pictures of 320x240.
 
 Protocol: pixel accuracy = correct / labelled; class accuracy = mean over classes of recall; mean
 IoU = mean over classes of TP / (TP + FP + FN). Void is left out on the label's side only.
+Both means are over the classes that labels contain, so that networks are measured by the same ones.
 """
 
 from __future__ import annotations
@@ -17,9 +18,22 @@ from ccfnet_tf.labels import VOID
 
 ABSENT_RULE = (
     "a class that neither labels nor predictions contain has no IoU, and one that labels do not "
-    "contain has no recall; means are over the classes that have one"
+    "contain has no recall; means are over the classes that labels contain"
 )
 """What a missing figure means; printed wherever one is shown as a dash."""
+
+MEANS = {
+    "class_accuracy": "mean recall over the classes that labels contain",
+    "class_accuracy_all": "mean recall over all classes, 0 for one that labels do not contain",
+    "mean_iou": "mean IoU over the classes that labels contain; chooses the best checkpoint and "
+    "is the mean IoU of tables and metrics.csv",
+    "mean_iou_present": "the same as mean_iou; older files give another mean under mean_iou, but "
+    "this one under this name",
+    "mean_iou_union": "mean IoU over the classes that labels or predictions contain, 0 for one "
+    "that only predictions contain: which classes count depends on the network",
+    "mean_iou_all": "mean IoU over all classes, 0 for one that labels do not contain",
+}
+"""Which classes each mean of `evaluation.json` is over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,23 +112,27 @@ class Confusion:
         return _ratios(hits, self.counts.sum(axis=0) + self.counts.sum(axis=1) - hits)
 
     @property
-    def mean_iou(self) -> float | None:
-        """Mean over the classes that have an IoU; None where nothing is labelled."""
-        return mean(self.iou)
-
-    @property
     def present(self) -> int:
         """Number of classes that labels contain."""
         return int((self.counts.sum(axis=1) > 0).sum())
 
     @property
     def mean_iou_present(self) -> float | None:
-        """Mean IoU over the classes that labels contain, the usual figure of SIFT Flow.
+        """Mean IoU over the classes that labels contain; None where nothing is labelled.
 
-        It differs from `mean_iou` where a class is predicted that no label contains.
+        This is the figure that is shown and that chooses the best checkpoint: which classes count
+        depends on the labels alone.
         """
         pairs = zip(self.iou, self.recall, strict=True)
         return mean(tuple(iou for iou, recall in pairs if recall is not None))
+
+    @property
+    def mean_iou_union(self) -> float | None:
+        """Mean IoU over the classes of labels or predictions; None where nothing is labelled.
+
+        A single pixel of a class that no label contains adds a class with 0 to the mean.
+        """
+        return mean(self.iou)
 
     @property
     def mean_iou_all(self) -> float:

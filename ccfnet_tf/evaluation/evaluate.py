@@ -18,11 +18,11 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.errors import DataError, NotFiniteError, ResourceError
-from ccfnet_tf.evaluation.confusion import ABSENT_RULE, Confusion
-from ccfnet_tf.evaluation.difficulty import BINS, LIMIT, ScoreHistogram
+from ccfnet_tf.evaluation.confusion import ABSENT_RULE, MEANS, Confusion
+from ccfnet_tf.evaluation.difficulty import BINS, LIMIT, ONE, SHIFT, ScoreHistogram
 from ccfnet_tf.evaluation.groups import HEADS, GroupAccuracy
 from ccfnet_tf.labels import VOID, Taxonomy
-from ccfnet_tf.network.geometry import MINIMUM_SIZE
+from ccfnet_tf.network.geometry import MINIMUM_SIZE, at_least_minimum
 from ccfnet_tf.pipeline.batch import original_error
 
 Batch = tuple[tf.Tensor, tf.Tensor]
@@ -99,6 +99,7 @@ class Evaluation:
                 "by_target": self.by_target.to_json(),
                 "by_attention": self.by_attention.to_json(),
             },
+            "means": MEANS,
             "rule": ABSENT_RULE,
         }
 
@@ -106,9 +107,10 @@ class Evaluation:
         return {
             "pixel_accuracy": confusion.pixel_accuracy,
             "class_accuracy": confusion.class_accuracy,
-            "mean_iou": confusion.mean_iou,
-            "mean_iou_present": confusion.mean_iou_present,
             "class_accuracy_all": confusion.class_accuracy_all,
+            "mean_iou": confusion.mean_iou_present,
+            "mean_iou_present": confusion.mean_iou_present,
+            "mean_iou_union": confusion.mean_iou_union,
             "mean_iou_all": confusion.mean_iou_all,
             "iou": dict(zip(self.taxonomy.names, confusion.iou, strict=True)),
         }
@@ -266,8 +268,14 @@ class Evaluator:
             split,
         )
 
+    def _outputs(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the outputs [B, H, W, ...]; a small picture is mirrored, as by `Predictor`."""
+        size = tf.shape(image)
+        found = self._model(at_least_minimum(image), training=False)
+        return {name: value[:, : size[1], : size[2]] for name, value in found.items()}
+
     def _count_batch(self, image: tf.Tensor, label: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = self._model(image, training=False)
+        outputs = self._outputs(image)
         labelled = tf.not_equal(label, VOID)  # [B, H, W]
         truth = tf.boolean_mask(label, labelled)  # [N]
         coarse = tf.boolean_mask(tf.cast(outputs["coarse"], tf.float32), labelled)  # [N, C]
@@ -329,8 +337,10 @@ def _histogram(logit: tf.Tensor, hard: tf.Tensor) -> tf.Tensor:
     """Returns int64 [2, BINS] of logit [N]; the bins of `ScoreHistogram.of`."""
     # NaN is counted apart and ends the pass; here it must only not become a wild index.
     logit = tf.where(tf.math.is_nan(logit), 0.0, logit)
-    position = (tf.clip_by_value(logit, -LIMIT, LIMIT) + LIMIT) * (BINS / (2 * LIMIT))
-    column = tf.minimum(tf.cast(position, tf.int32), BINS - 1)
+    logit = tf.clip_by_value(logit, -LIMIT, LIMIT)
+    away = tf.bitwise.right_shift(tf.bitcast(1.0 + tf.abs(logit), tf.int32) - ONE, SHIFT)
+    away = tf.minimum(away, BINS // 2 - 1)
+    column = tf.where(logit < 0.0, BINS // 2 - 1 - away, BINS // 2 + away)
     cell = tf.where(hard, column, column + BINS)  # row 0 = hard
     counts = tf.math.bincount(cell, minlength=2 * BINS, maxlength=2 * BINS, dtype=tf.int64)
     return tf.reshape(counts, [2, BINS])
@@ -344,10 +354,13 @@ def _groups(hard: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
 
 
 def _doubt(logits: tf.Tensor) -> tf.Tensor:
-    """Returns the logit of 1 - max softmax [N] of logits [N, C]: log of (all others / largest)."""
-    shifted = logits - tf.reduce_max(logits, axis=-1, keepdims=True)
-    others = tf.reduce_sum(tf.exp(shifted), axis=-1) - 1.0
-    return tf.math.log(tf.maximum(others, 1e-30))
+    """Returns the logit of 1 - max softmax [N] of logits [N, C]: log of (all others / largest).
+
+    The others are added up without the largest: beside its 1, float32 loses what is below 1e-7.
+    """
+    largest = tf.one_hot(tf.argmax(logits, -1), logits.shape[-1], True, False, dtype=tf.bool)
+    others = tf.where(largest, -np.inf, logits)
+    return tf.reduce_logsumexp(others, axis=-1) - tf.reduce_max(logits, axis=-1)
 
 
 def _count_true(flags: tf.Tensor) -> tf.Tensor:

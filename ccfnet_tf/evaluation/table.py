@@ -41,7 +41,7 @@ def summary_table(evaluation: Evaluation) -> Table:
         table.add_column(name, justify="right")
     for head in HEADS:
         state = getattr(evaluation, head)
-        figures = (state.pixel_accuracy, state.class_accuracy, state.mean_iou)
+        figures = (state.pixel_accuracy, state.class_accuracy, state.mean_iou_present)
         style = "bold" if head == "refine" else ""
         table.add_row(head, *map(percent, figures), style=style)
     return table

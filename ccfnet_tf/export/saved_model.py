@@ -29,8 +29,8 @@ import tensorflow as tf
 
 from ccfnet_tf.artifacts.contract import MAX_PIXELS
 from ccfnet_tf.export.folded import folded
-from ccfnet_tf.inference.prediction import SMALLEST
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.geometry import at_least_minimum
 
 BYTE_LABELS = 256
 """Classes whose ids fit into 8 bits; more take 16."""
@@ -130,7 +130,7 @@ def _answer(network: keras.Model) -> Callable[[tf.Tensor], Answers]:
     def answer(images: tf.Tensor) -> Answers:
         shape = tf.shape(images)
         height, width = shape[1], shape[2]
-        pictures = tf.cast(_at_least(images, height, width), tf.float32)
+        pictures = tf.cast(at_least_minimum(images), tf.float32)
         outputs = network({"images": pictures}, training=False)
         refine = tf.cast(outputs["refine"], tf.float32)[:, :height, :width]
         attention = tf.cast(outputs["attention"], tf.float32)[:, :height, :width]
@@ -141,21 +141,6 @@ def _answer(network: keras.Model) -> Callable[[tf.Tensor], Answers]:
         }
 
     return answer
-
-
-def _at_least(images: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    """Mirrors pictures at the bottom and right up to the network's smallest side."""
-    rows, columns = _mirrored(height), _mirrored(width)
-    small = tf.logical_or(height < SMALLEST, width < SMALLEST)
-    return tf.cond(
-        small, lambda: tf.gather(tf.gather(images, rows, axis=1), columns, axis=2), lambda: images
-    )
-
-
-def _mirrored(side: tf.Tensor) -> tf.Tensor:
-    """Returns which of `side` pixels stands at each place: 0 1 2 2 1 0 0 1 ... for 3 of them."""
-    place = tf.range(tf.maximum(side, SMALLEST)) % (2 * tf.maximum(side, 1))
-    return tf.where(place < side, place, 2 * side - 1 - place)
 
 
 def _as_bytes(answers: Answers, label_type: tf.DType) -> Answers:

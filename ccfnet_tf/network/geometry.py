@@ -47,6 +47,26 @@ def resize_aligned(x: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
     return tf.raw_ops.ResizeBilinear(images=x, size=(height, width), align_corners=True)
 
 
+def at_least_minimum(images: tf.Tensor) -> tf.Tensor:
+    """Mirrors pictures [B, H, W, 3] of any size at the bottom and right up to the smallest side.
+
+    The graph form of `inference.prediction.at_least`. The caller crops the answers to H x W.
+    """
+    height, width = tf.unstack(tf.shape(images)[1:3])
+    small = tf.logical_or(height < MINIMUM_SIZE, width < MINIMUM_SIZE)
+
+    def mirrored() -> tf.Tensor:
+        return tf.gather(tf.gather(images, _mirrored(height), axis=1), _mirrored(width), axis=2)
+
+    return tf.cond(small, mirrored, lambda: images)
+
+
+def _mirrored(side: tf.Tensor) -> tf.Tensor:
+    """Returns which of `side` pixels stands at each place: 0 1 2 2 1 0 0 1 ... for 3 of them."""
+    place = tf.range(tf.maximum(side, MINIMUM_SIZE)) % (2 * tf.maximum(side, 1))
+    return tf.where(place < side, place, 2 * side - 1 - place)
+
+
 @keras.saving.register_keras_serializable("ccfnet")
 class Normalise(keras.layers.Layer):
     """RGB 0..255 of any type [B, H, W, 3] -> float32 as the backbone's ImageNet weights expect.
@@ -80,7 +100,8 @@ class PadToGrid(keras.layers.Layer):
     """Pads [B, H, W, C] with zeros at the bottom and right to the next 8n+1 of each side.
 
     After normalisation zero is the mean colour. Pictures below 32 pixels are refused where the
-    size is known when the graph is traced; a size known only at run time is the caller's to check.
+    size is known when the graph is traced; where it is known only at run time, the caller brings
+    them to that size (`at_least_minimum`).
     """
 
     def call(self, images: tf.Tensor) -> tf.Tensor:

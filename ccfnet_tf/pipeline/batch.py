@@ -19,7 +19,7 @@ from ccfnet_tf.datasets.listing import Load
 from ccfnet_tf.errors import CCFNetError
 from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.pipeline.augment import PADDING, augment
-from ccfnet_tf.pipeline.share import Share, by_example
+from ccfnet_tf.pipeline.share import Share, by_example, epoch_order
 
 
 def training_batches(
@@ -36,9 +36,9 @@ def training_batches(
 ) -> Any:
     """Returns an endless tf.data.Dataset of augmented batches.
 
-    Step n has the same content whatever `first_step` was: the order of an epoch comes from
-    (seed, epoch), the augmentation of a sample from (seed, epoch, sample). An epoch visits
-    different samples only; the uneven rest is left out.
+    Step n has the same content whatever `first_step` was: the order of an epoch, a uniform
+    permutation, comes from (seed, epoch), the augmentation of a sample from (seed, epoch, sample).
+    An epoch visits different samples only; the uneven rest is left out.
 
     Args:
         samples: The training part.
@@ -58,21 +58,20 @@ def training_batches(
     Raises:
         ConfigError: There are fewer samples than a batch holds.
     """
-    share = share or by_example(samples, batch)
-    mine = batch // share.workers
+    part = share or by_example(samples, batch)
+    mine = batch // part.workers
     read = reader(samples, load)
     sought = None if rarity is None else tf.constant(rarity, tf.float32)
 
-    def example(position: Any) -> tuple[Any, Any]:
-        step, place = position // mine, position % mine
-        epoch, step = step // share.steps, step % share.steps
-        order = tf.stack([tf.constant(seed, tf.int64), epoch])
-        if share.members is None:
-            place += step * batch + share.worker * mine
-            index = _shuffled(place, order, len(samples))
-        else:
-            index = _shuffled(place + step * mine, order, len(share.members))
-            index = tf.gather(tf.constant(share.members, tf.int64), index)
+    def visits(epoch: Any) -> tuple[Any, Any]:
+        index = tf.numpy_function(order, [epoch], tf.int64, stateful=False)
+        index = tf.ensure_shape(index, [part.steps * mine])
+        return tf.fill([part.steps * mine], epoch), index
+
+    def order(epoch: np.ndarray) -> np.ndarray:
+        return epoch_order(part, len(samples), batch=batch, seed=seed, epoch=int(epoch))
+
+    def example(epoch: Any, index: Any) -> tuple[Any, Any]:
         key = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
         key = tf.random.experimental.stateless_fold_in(key, tf.cast(index, tf.int32))
         picture, mask = read(index)
@@ -80,8 +79,9 @@ def training_batches(
         side = data.crop
         return tf.ensure_shape(image, [side, side, 3]), tf.ensure_shape(label, [side, side])
 
-    positions = tf.data.Dataset.counter(first_step * mine)
-    examples = positions.map(example, _workers(data), deterministic=data.deterministic)
+    epochs = tf.data.Dataset.counter(first_step // part.steps)
+    visited = epochs.map(visits).unbatch().skip(first_step % part.steps * mine)
+    examples = visited.map(example, _workers(data), deterministic=data.deterministic)
     return _finish(examples, mine // replicas, deterministic=data.deterministic)
 
 
@@ -157,12 +157,6 @@ def reader(samples: Sequence[Sample], load: Load) -> Any:
         return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [None, None])
 
     return read
-
-
-def _shuffled(place: Any, order: Any, samples: int) -> Any:
-    """Returns which of `samples` has this place in the order that `order` [2] seeds."""
-    last = tf.constant(samples - 1, tf.int64)
-    return tf.random.experimental.index_shuffle(place, order, last)
 
 
 def _blank(size: Any) -> tuple[Any, Any]:

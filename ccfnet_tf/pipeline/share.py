@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.labels import Sample
+
+_ORDER = 2
+"""Stream of chance of the order; that of `data.val_share` is 1."""
 
 OfWorker = Callable[[int], Sequence[int]]
 """Indices of the samples that worker w may take."""
@@ -72,3 +77,29 @@ def by_file(of_worker: OfWorker, batch: int, worker: int, workers: int) -> Share
             f"with {fewest} samples; lower train.batch, or convert with a larger --shards"
         )
     return Share(fewest // mine, worker, workers, members[worker])
+
+
+def epoch_order(share: Share, samples: int, *, batch: int, seed: int, epoch: int) -> np.ndarray:
+    """Returns which samples a worker reads in an epoch, in order.
+
+    Every order has the same chance, and so has every choice of the samples that an epoch leaves
+    out. Workers that read by example draw the same order and take their parts of its batches;
+    those with files of their own draw one each, else the same samples would always meet.
+
+    Args:
+        share: What the worker reads.
+        samples: Samples in the training part, of all workers.
+        batch: Samples in a batch, over all workers, which divide it evenly.
+        seed: 0 or more.
+        epoch: Which pass over the training part, from 0.
+
+    Returns:
+        int64 [steps * batch / workers], indices of different samples.
+    """
+    if share.members is None:
+        order = np.random.default_rng([seed, _ORDER, epoch]).permutation(samples)
+        batches = order[: share.steps * batch].reshape(share.steps, share.workers, -1)
+        return batches[:, share.worker].reshape(-1)
+    generator = np.random.default_rng([seed, _ORDER, epoch, share.worker])
+    order = generator.permutation(np.array(share.members, np.int64))
+    return order[: share.steps * (batch // share.workers)]

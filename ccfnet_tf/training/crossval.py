@@ -136,7 +136,12 @@ def _call(arguments: list[str], fold: int) -> None:
 def _figures(run: Path) -> dict[str, float | None]:
     """Returns the figures of a fold, keys such as `refine.mean_iou`, fractions 0..1."""
     tree = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
-    figures = {f"{head}.{name}": tree[head][name] for head in HEADS for name in FIGURES}
+    figures: dict[str, float | None] = {}
+    for head in HEADS:
+        found = tree[head]
+        # A fold measured by an older version has the mean over the labels' classes here alone.
+        found["mean_iou"] = found.get("mean_iou_present", found["mean_iou"])
+        figures |= {f"{head}.{name}": found[name] for name in FIGURES}
     return figures | {"difficulty.auroc": tree["difficulty"]["auroc"]}
 
 

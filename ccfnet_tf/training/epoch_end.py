@@ -17,6 +17,7 @@ from ccfnet_tf.config import DataConfig, TrainConfig, parse_every
 from ccfnet_tf.datasets.parts import Parts
 from ccfnet_tf.errors import TerminatedError
 from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
+from ccfnet_tf.evaluation.groups import HEADS
 from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.inference.previews import preview_sheet
 from ccfnet_tf.inference.runs import CHECKPOINTS
@@ -211,18 +212,22 @@ class EpochEnd(keras.callbacks.Callback):
 
 
 def _score(evaluation: Evaluation | None) -> float | None:
-    """Mean IoU of the final answer: the figure that chooses the best checkpoint."""
-    return None if evaluation is None else evaluation.refine.mean_iou
+    """Returns what chooses the best checkpoint: refine's mean IoU over the classes of the labels.
+
+    Over the classes of the predictions too, a single pixel of a further class would lower the mean
+    by a whole class. None without a labelled pixel: then the newest epoch counts as the best.
+    """
+    return None if evaluation is None else evaluation.refine.mean_iou_present
 
 
 def _validation_figures(evaluation: Evaluation | None) -> dict[str, float]:
     if evaluation is None:
         return {}
-    figures = {
-        f"val_{head}_{name}": getattr(getattr(evaluation, head), name)
-        for head in ("coarse", "fine", "refine")
-        for name in ("pixel_accuracy", "mean_iou")
-    }
+    figures = {}
+    for head in HEADS:
+        confusion = getattr(evaluation, head)
+        figures[f"val_{head}_pixel_accuracy"] = confusion.pixel_accuracy
+        figures[f"val_{head}_mean_iou"] = confusion.mean_iou_present
     figures["val_difficulty_auroc"] = evaluation.difficulty.auroc
     return {key: round(value, 6) for key, value in figures.items() if value is not None}
 

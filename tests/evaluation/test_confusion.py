@@ -23,7 +23,7 @@ def test_hand_worked_figures() -> None:
     assert state.recall == (3 / 4, 1 / 2, None, None)
     assert state.class_accuracy == pytest.approx((3 / 4 + 1 / 2) / 2)
     assert state.iou == (3 / 4, 1 / 3, 0.0, None)
-    assert state.mean_iou == pytest.approx((3 / 4 + 1 / 3 + 0) / 3)
+    assert state.mean_iou_union == pytest.approx((3 / 4 + 1 / 3 + 0) / 3)
     assert state.present == 2
     assert state.mean_iou_present == pytest.approx((3 / 4 + 1 / 3) / 2)
     assert state.mean_iou_all == pytest.approx((3 / 4 + 1 / 3) / 4)
@@ -42,7 +42,8 @@ def test_all_void_has_no_figures() -> None:
     assert state.pixels == 0
     assert state.pixel_accuracy is None
     assert state.class_accuracy is None
-    assert state.mean_iou is None
+    assert state.mean_iou_present is None
+    assert state.mean_iou_union is None
     assert state.iou == (None, None, None)
 
 

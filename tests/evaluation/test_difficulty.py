@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -7,9 +9,12 @@ from ccfnet_tf.evaluation.difficulty import BINS, EASY, HARD, ScoreHistogram
 
 
 def exact_auroc(scores: np.ndarray, hard: np.ndarray) -> float:
-    """The definition: share of (hard, easy) pairs in the right order, ties half."""
-    pairs = scores[hard][:, None] - scores[~hard][None]
-    return float((pairs > 0).mean() + (pairs == 0).mean() / 2)
+    """Share of (hard, easy) pairs in the right order, ties half, by ranks (Mann and Whitney)."""
+    _, place, times = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(times) - (times - 1) / 2)[place]  # equal scores share the mean of theirs
+    count = int(hard.sum())
+    above = ranks[hard].sum() - count * (count + 1) / 2
+    return float(above / (count * (hard.size - count)))
 
 
 @pytest.mark.parametrize(
@@ -20,7 +25,10 @@ def exact_auroc(scores: np.ndarray, hard: np.ndarray) -> float:
         ([1.0], [1.0], 0.5),
         ([3.0, 1.0], [2.0, 0.0], 3 / 4),
         ([1.0, 1.0, 5.0], [1.0, 0.0], (0.5 + 1 + 0.5 + 1 + 1 + 1) / 6),
-        ([100.0], [20.0], 0.5),  # both are certain: clipped to the same bin
+        ([100.0], [20.0], 1.0),  # as probabilities in float32 both are 1
+        ([20.02], [20.0], 1.0),
+        ([-20.0], [-20.02], 1.0),
+        ([1e9], [1e8], 0.5),  # beyond what is told apart
         ([-np.inf], [np.inf], 0.0),
     ],
 )
@@ -35,7 +43,70 @@ def test_close_to_exact_on_random_scores(spread: float) -> None:
     hard = rng.random(3000) < 0.2
     scores = rng.normal(size=3000) * spread + hard * spread
     ours = ScoreHistogram.of(scores, hard).auroc
-    assert ours == pytest.approx(exact_auroc(scores, hard), abs=1e-3)
+    assert ours == pytest.approx(exact_auroc(scores, hard), abs=1e-4)
+
+
+def beyond_16(rng: np.random.Generator, hard: np.ndarray) -> np.ndarray:
+    """Half of the pixels lie beyond +-16, in two narrow heaps that still tell hard from easy."""
+    far = rng.random(hard.size) < 0.5
+    near = rng.normal(size=hard.size) * 3 + hard
+    heap = np.sign(near) * (20 + rng.normal(size=hard.size)) + 0.5 * hard
+    return np.where(far, heap, near)
+
+
+def up_to_40(rng: np.random.Generator, hard: np.ndarray) -> np.ndarray:
+    return rng.uniform(-40, 40, hard.size) * 0.9 + 4 * hard
+
+
+def sure_and_wrong(rng: np.random.Generator, hard: np.ndarray) -> np.ndarray:
+    """Sure of what is easy, from -13 to -40 on a scale of ratios."""
+    return -np.exp(rng.uniform(np.log(13), np.log(40), hard.size)) * np.where(hard, 0.97, 1)
+
+
+def ties(rng: np.random.Generator, hard: np.ndarray) -> np.ndarray:
+    return np.round(rng.normal(size=hard.size) * 20 + 5 * hard)
+
+
+def saturated(rng: np.random.Generator, hard: np.ndarray) -> np.ndarray:
+    """Most pixels have one of two scores, the others lie close to these."""
+    end = np.where(rng.random(hard.size) < 0.3 + 0.2 * hard, 30.0, -30.0)
+    return end + (rng.random(hard.size) < 0.3) * (rng.normal(size=hard.size) + 0.2 * hard)
+
+
+def half_precision(rng: np.random.Generator, hard: np.ndarray) -> np.ndarray:
+    return (rng.normal(size=hard.size) * 10 + 3 * hard).astype(np.float16).astype(np.float32)
+
+
+def near_zero(rng: np.random.Generator, hard: np.ndarray) -> np.ndarray:
+    return 0.05 * (rng.normal(size=hard.size) + hard)
+
+
+@pytest.mark.parametrize(
+    "draw", [beyond_16, up_to_40, sure_and_wrong, ties, saturated, half_precision, near_zero]
+)
+@pytest.mark.parametrize("share", [0.02, 0.3])
+def test_close_to_exact_on_hard_distributions(
+    draw: Callable[[np.random.Generator, np.ndarray], np.ndarray], share: float
+) -> None:
+    rng = np.random.default_rng(4)
+    hard = rng.random(100_000) < share
+    scores = draw(rng, hard)
+    state = ScoreHistogram.of(scores, hard)
+    error = abs(state.auroc - exact_auroc(scores, hard))  # type: ignore[operator]
+    # Where half of all scores are one number, those that share its bin count as equal to it.
+    assert error < (2e-4 if draw is saturated else 1e-5)
+    shares = state.counts / state.counts.sum(axis=1, keepdims=True)
+    assert error <= (shares[HARD] * shares[EASY]).sum() / 2 + 1e-12  # what the docstring promises
+    if draw is ties:
+        assert error < 1e-12
+
+
+@pytest.mark.parametrize("low", [-4000.0, -40.0, -1.0, -1e-3, 0.0, 0.3, 15.0, 17.0, 40.0, 4000.0])
+def test_bins_are_as_narrow_as_promised(low: float) -> None:
+    for _ in range(5):  # wherever in its bin a score lies
+        low *= 1.0001
+        scores = np.array([low, low + (1 + abs(low)) / 4096])
+        assert ScoreHistogram.of(scores, np.array([False, True])).auroc == 1.0
 
 
 def test_none_where_all_pixels_are_of_one_kind() -> None:
@@ -48,7 +119,7 @@ def test_none_where_all_pixels_are_of_one_kind() -> None:
 
 
 def test_rows_and_ends() -> None:
-    state = ScoreHistogram.of(np.array([-99.0, 99.0, 99.0]), np.array([True, False, False]))
+    state = ScoreHistogram.of(np.array([-1e99, np.inf, 1e9]), np.array([True, False, False]))
     assert state.counts[HARD, 0] == 1
     assert state.counts[EASY, BINS - 1] == 2
     assert state.counts.sum() == 3

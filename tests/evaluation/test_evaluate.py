@@ -99,6 +99,61 @@ def test_counts_equal_those_of_numpy(model: keras.Model) -> None:
     assert ours.pictures == 7
 
 
+class Spread(keras.layers.Layer):
+    """Logits from -30 to 30 by the bytes of the channels, each 1/4 and a little more."""
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        return (tf.cast(images, tf.float32) - 128.0) * tf.constant([0.23, 0.234, 0.231])
+
+
+def test_doubt_is_as_fine_where_coarse_is_sure() -> None:
+    images = keras.Input((None, None, 3))
+    outputs = {
+        "coarse": Spread(name="coarse_logits")(images),
+        "attention": Attention(name="attention_logits")(images),
+        "refine": Answer(0, "last")(images) + 0 * Answer(1, "fine_logits")(images),
+    }
+    rng = np.random.default_rng(9)
+    image = rng.integers(0, 256, size=(2, 200, 200, 3)).astype(np.uint8)
+    logits = (image.astype(np.float32) - 128) * np.float32([0.23, 0.234, 0.231])
+    ordered = np.sort(logits.astype(np.float64), axis=-1)
+    doubt = np.logaddexp(ordered[..., 0], ordered[..., 1]) - ordered[..., 2]
+    # The surer, the more often right, also where softmax says 1 - 1e-7 and less.
+    wrong = rng.random(doubt.shape) < 1 / (2 + np.abs(np.clip(doubt, -50, 0)) / 8)
+    label = (logits.argmax(-1) + wrong) % 3
+    state = evaluate(
+        keras.Model(images, outputs), batches(image, label.astype(np.int32), 1), TAXONOMY
+    )
+    exact = ScoreHistogram.of(doubt.ravel(), wrong.ravel())
+    assert state.max_softmax.auroc == pytest.approx(exact.auroc, abs=1e-5)
+    below = ScoreHistogram.of(np.full(1, -13.0), np.full(1, True)).counts[0].argmax()
+    found = np.count_nonzero(state.max_softmax.counts[:, :below].sum(axis=0))
+    assert found > 1000
+    assert found == pytest.approx(np.count_nonzero(exact.counts[:, :below].sum(axis=0)), rel=0.01)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 0.01, 3.0, 40.0, 1e5, np.inf])
+def test_the_graph_has_the_bins_of_numpy(scale: float) -> None:
+    rng = np.random.default_rng(10)
+    values = rng.normal(size=(1, 50, 60, 1)).astype(np.float32) * np.float32(scale)
+
+    class Fixed(keras.layers.Layer):
+        def call(self, images: tf.Tensor) -> tf.Tensor:
+            return tf.concat([tf.constant(values), tf.zeros_like(values)], -1)
+
+    images = keras.Input((None, None, 3))
+    outputs = {
+        "coarse": Answer(0, "coarse_logits")(images),
+        "attention": Fixed(name="attention_logits")(images),
+        "refine": Answer(0, "last")(images) + 0 * Answer(1, "fine_logits")(images),
+    }
+    image = np.zeros((1, 50, 60, 3), np.uint8)
+    label = rng.integers(0, 2, (1, 50, 60)).astype(np.int32)
+    state = evaluate(keras.Model(images, outputs), batches(image, label, 1), TAXONOMY)
+    wanted = ScoreHistogram.of(values[0, ..., 0].ravel(), label.ravel() != 0)
+    np.testing.assert_array_equal(state.difficulty.counts, wanted.counts)
+
+
 def test_padding_and_batch_size_change_nothing(model: keras.Model) -> None:
     image, label = random_part(5, seed=1)
     whole = evaluate(model, batches(image, label, 5), TAXONOMY)
@@ -150,6 +205,13 @@ def test_json_is_the_contract(model: keras.Model) -> None:
         assert {"pixel_accuracy", "class_accuracy", "mean_iou", "iou"} <= set(tree[head])
         assert list(tree[head]["iou"]) == list(TAXONOMY.names)
         assert 0 <= tree[head]["mean_iou"] <= 1
+        assert tree[head]["mean_iou"] == tree[head]["mean_iou_present"]
+        assert set(tree["means"]) == {key for key in tree[head] if "class" in key or "mean" in key}
+    # Labels have two classes, and refine names the third.
+    ious = list(tree["refine"]["iou"].values())
+    assert tree["refine"]["mean_iou"] == pytest.approx(sum(ious) / 2)
+    assert tree["refine"]["mean_iou_union"] == pytest.approx(sum(ious) / 3)
+    assert f"{100 * sum(ious) / 2:.2f}" in shown(state)
     assert tree["coarse"]["iou"]["[red]sand"] is None
     assert tree["refine"]["iou"]["[red]sand"] == 0
     assert 0 <= tree["difficulty"]["auroc"] <= 1
@@ -234,23 +296,27 @@ def test_data_of_other_classes_are_refused(model: keras.Model) -> None:
 
 
 def test_the_real_network_is_counted_as_it_answers() -> None:
+    """At any size: below 32 pixels both see the picture mirrored."""
     network = build()
     for key, variable in named_variables(network).items():
         if key.endswith("gamma"):  # gains at which answers differ from pixel to pixel
             variable.assign(np.full(variable.shape, 3, np.float32))
     rng = np.random.default_rng(8)
-    image = rng.integers(0, 256, size=(1, 40, 48, 3)).astype(np.uint8)
-    label = rng.integers(VOID, CLASSES, size=(1, 40, 48)).astype(np.int32)
-    state = evaluate(network, batches(image, label, 1), TAXONOMY)
-    heads = Predictor(network).predict_all_heads(image[0])
-    for head in ("coarse", "fine", "refine"):
-        expected = Confusion.of(label[0], getattr(heads, head), classes=CLASSES)
-        np.testing.assert_array_equal(getattr(state, head).counts, expected.counts)
-    known = label[0] != VOID
-    hard = (heads.coarse != label[0])[known]
-    logit = np.log(heads.difficulty / (1 - heads.difficulty))[known]
-    exact = ScoreHistogram.of(logit, hard).auroc
-    assert state.difficulty.auroc == pytest.approx(exact, abs=1e-3)
+    evaluator, predictor = Evaluator(network, TAXONOMY), Predictor(network)
+    for size in ((40, 48), (31, 45), (70, 20), (7, 9), (1, 1)):
+        image = rng.integers(0, 256, size=(2, *size, 3)).astype(np.uint8)
+        label = rng.integers(VOID, CLASSES, size=(2, *size)).astype(np.int32)
+        state = evaluator.run(batches(image, label, 2))
+        heads = [predictor.predict_all_heads(each) for each in image]
+        for head in ("coarse", "fine", "refine"):
+            answers = np.stack([getattr(each, head) for each in heads])
+            expected = Confusion.of(label, answers, classes=CLASSES)
+            np.testing.assert_array_equal(getattr(state, head).counts, expected.counts)
+        known = label != VOID
+        hard = (np.stack([each.coarse for each in heads]) != label)[known]
+        risk = np.stack([each.difficulty for each in heads])[known]
+        exact = ScoreHistogram.of(np.log(risk / (1 - risk)), hard).auroc
+        assert state.difficulty.auroc == pytest.approx(exact, abs=1e-3)
 
 
 def resident() -> float:

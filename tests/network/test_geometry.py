@@ -6,7 +6,14 @@ import pytest
 import tensorflow as tf
 
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.network.geometry import Normalise, PadToGrid, ResizeLike, ToImage
+from ccfnet_tf.inference.prediction import at_least
+from ccfnet_tf.network.geometry import (
+    Normalise,
+    PadToGrid,
+    ResizeLike,
+    ToImage,
+    at_least_minimum,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +39,17 @@ def test_refuses_small_pictures_in_one_line(size: tuple[int, int]) -> None:
     with pytest.raises(DataError, match=f"{size[0]} x {size[1]} pixels.*at least 32") as caught:
         PadToGrid()(np.zeros((1, *size, 3), np.float32))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 5), (31, 32), (50, 17), (32, 32), (40, 33)])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_small_pictures_are_mirrored_in_the_graph_as_in_numpy(
+    size: tuple[int, int], kind: type
+) -> None:
+    images = np.random.default_rng(2).integers(0, 256, (2, *size, 3)).astype(kind)
+    mirrored = tf.function(at_least_minimum, autograph=False)(tf.constant(images)).numpy()
+    np.testing.assert_array_equal(mirrored, [at_least(image) for image in images])
+    assert mirrored.dtype == kind
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])

@@ -59,8 +59,11 @@ def finished(out: Path, fold: int, accuracy: float, *, split: str = "test") -> P
     (run / "checkpoints" / "last.npz").touch()
     (run / "config.yaml").write_text("data: {}\n")
     (run / "metrics.csv").write_text("epoch\n1\n")
-    figures = {"pixel_accuracy": accuracy, "class_accuracy": 0.5, "mean_iou": None}
-    heads = dict.fromkeys(("coarse", "fine", "refine"), figures)
+    # As older versions wrote it: `mean_iou` was over the classes of the predictions too.
+    figures = {"pixel_accuracy": accuracy, "class_accuracy": 0.5}
+    figures |= {"mean_iou": 0.25, "mean_iou_present": accuracy / 2}
+    heads = dict.fromkeys(("coarse", "refine"), figures)
+    heads["fine"] = figures | {"mean_iou_present": None}
     tree = heads | {"difficulty": {"auroc": 0.75}, "split": split}
     (run / "evaluation.json").write_text(json.dumps(tree))
     return run
@@ -76,6 +79,7 @@ def test_mean_and_deviation_of_finished_folds(plain: Path, tmp_path: Path) -> No
     wanted = statistics.stdev((0.8, 0.9, 0.85))
     assert result["deviation"]["refine.pixel_accuracy"] == pytest.approx(wanted)
     assert result["mean"]["fine.mean_iou"] is None
+    assert result["mean"]["refine.mean_iou"] == pytest.approx(0.425)
     assert json.loads((out / "crossval.json").read_text()) == result
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "refine pixel accuracy" in shown
