@@ -152,12 +152,11 @@ def _losses(
     mass, total = (np.where(x >= 0, of_class[np.maximum(x, 0)], 0.0) for x in (labels, whole))
 
     def nll(probabilities: tf.Tensor, truth: np.ndarray) -> tf.Tensor:
-        depth = probabilities.shape[-1]
-        return -tf.math.log(tf.reduce_sum(tf.one_hot(truth, depth, dtype=tf.float64)
-                                          * probabilities, -1))  # fmt: skip
+        true = tf.one_hot(truth, probabilities.shape[-1], dtype=tf.float64)
+        return -tf.math.log(tf.reduce_sum(true * probabilities, -1))
 
-    probabilities = {"coarse": _softmax(logits["coarse"]), "fine": _softmax(logits["fine"]),
-                     "refine": blend(logits)}  # fmt: skip
+    probabilities = {head: _softmax(logits[head]) for head in ("coarse", "fine")}
+    probabilities["refine"] = blend(logits)
     divisor = total.sum() or 1.0
     losses = {
         head: tf.reduce_sum(mass * nll(p, truth)) / divisor for head, p in probabilities.items()

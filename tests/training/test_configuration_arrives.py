@@ -202,8 +202,6 @@ def beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[RunC
     """Starts `fit` up to the building of the network."""
     asked: list[bool] = []
     found: list[Beginning] = []
-    enable = tf.config.experimental.enable_op_determinism
-    assert callable(enable)
     # It cannot be turned off again, for the tests that come after.
     monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append(True))
 
