@@ -99,7 +99,7 @@ def plain(toy: Toy) -> Weights:
 @pytest.mark.parametrize("case", CASES)
 def test_fit_equals_gradient_descent_by_hand(case: str, toy: Toy, plain: Weights) -> None:
     how = CASES[case]
-    model = compiled(toy, how, run_eagerly=case not in ("paper", "all_at_once"))
+    model = compiled(toy, how, run_eagerly=case != "paper")
     start = values(model)
     wanted, figures = descended(start, how)
     if case not in NO_OTHER:  # a setting that is ignored must show by far

@@ -41,7 +41,7 @@ CONFIG = RunConfig(
         format="scenes", scenes=16, scene_size=(32, 32), crop=33, val_share=0.25, rare_crop=0.5
     ),
     model=ModelConfig(backbone="mobilenet_v2", backbone_weights="none"),
-    # Every key that steps depend on is another than `TrainConfig`'s.
+    # Every key that steps depend on, but `accumulate`, is another than `TrainConfig`'s.
     train=TrainConfig(
         epochs=3,
         batch=4,
@@ -61,7 +61,6 @@ CONFIG = RunConfig(
         class_weights="auto",
         checkpoint_every="2 steps",
         rate_for_batch=8,
-        accumulate=2,
         strategy="none",
         precision="float32",
     ),
@@ -188,7 +187,7 @@ def test_the_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(epoch_end, "Evaluator", Told)
     run = tmp_path / "run"
-    train = replace(CONFIG.train, epochs=4, accumulate=1, checkpoint_every="1 epoch")
+    train = replace(CONFIG.train, epochs=4, checkpoint_every="1 epoch")
     fit.fit(replace(CONFIG, train=train), run, resume=False, console=QUIET)
     assert len(validated) == 4
     for name, epoch in (("best", 2), ("last", 4)):
