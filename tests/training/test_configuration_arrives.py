@@ -31,8 +31,7 @@ from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.network import backbones
 from ccfnet_tf.network.model import CCFNet
-from ccfnet_tf.training import build, checkpoint, fit
-from ccfnet_tf.training.average import averaged
+from ccfnet_tf.training import build, checkpoint, epoch_end, fit
 from ccfnet_tf.training.journal import write_classes
 from ccfnet_tf.training.run_data import RunData, check_data
 from tests.network import by_hand
@@ -263,7 +262,7 @@ def sees_ema(beginning: Callable[[RunConfig], Beginning], data: RunData) -> None
             model.train_on_batch(*batch)
         learned = model.get_layer("backbone").get_layer("body").kernel
         last = learned.numpy()
-        with averaged(model):
+        with epoch_end.averaged(model):
             assert (learned.numpy() != last).any() == (decay > 0)
 
 

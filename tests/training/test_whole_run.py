@@ -130,7 +130,7 @@ def test_a_run_equals_the_one_by_hand(tmp_path: Path) -> None:
     )
     wanted = after[-1][0]
     for name, value in saved(run, "last").items():
-        np.testing.assert_allclose(value, wanted[name], rtol=1e-5, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(value, wanted[name], rtol=1e-4, atol=2e-5, err_msg=name)
     table = rows(run)
     assert [row["epoch"] for row in table] == [1, 2, 3]
     for epoch, row in enumerate(table, start=1):
