@@ -1,0 +1,198 @@
+"""Whole runs of `fit` on drawn scenes, with a small network.
+
+Which faults which test sees:
+
+    schedule one epoch too long, or by the epoch     test_a_run_equals_the_one_by_hand
+    a key of `train` not passed on, gamma decayed    test_a_run_equals_the_one_by_hand
+    validated on the training part                   test_a_run_equals_the_one_by_hand
+    best chosen by coarse, best = latest             test_the_best_epoch_is_kept
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from ccfnet_tf.evaluation.confusion import Confusion
+from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
+from ccfnet_tf.inference.checkpoint_file import read_arrays
+from ccfnet_tf.labels import Sample, Taxonomy
+from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.pipeline.batch import training_batches
+from ccfnet_tf.training import build, epoch_end, fit
+from ccfnet_tf.training.run_data import RunData, check_data
+from tests.network import by_hand
+from tests.network.by_hand import Weights
+from tests.training import run_by_hand
+from tests.training.small_cascade import cascade, values
+
+QUIET = Console(quiet=True)
+STEPS = 3  # of an epoch: 12 pictures of 16 train
+CONFIG = RunConfig(
+    data=DataConfig(
+        format="scenes", scenes=16, scene_size=(32, 32), crop=33, val_share=0.25, rare_crop=0.5
+    ),
+    model=ModelConfig(backbone="mobilenet_v2", backbone_weights="none"),
+    # Every key that steps depend on, but `accumulate`, is another than `TrainConfig`'s.
+    train=TrainConfig(
+        epochs=3,
+        batch=4,
+        optimizer="adamw",
+        learning_rate=2e-3,
+        head_rate=5.0,
+        weight_decay=1.0,
+        poly_power=1.5,
+        warmup=0.4,
+        clip_norm=0.2,
+        batch_norm="trainable",
+        coarse_loss_weight=0.7,
+        attention_loss_weight=0.4,
+        refine_loss_weight=2.0,
+        fine_loss_weight=0.9,
+        balanced_attention=True,
+        class_weights="auto",
+        checkpoint_every="2 steps",
+        rate_for_batch=8,
+        strategy="none",
+        precision="float32",
+    ),
+    seed=7,
+)
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has `fit` train the small network."""
+    monkeypatch.setattr(build, "build_ccfnet", cascade)
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    with (run / "metrics.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def saved(run: Path, name: str) -> Weights:
+    arrays = read_arrays(run / "checkpoints" / f"{name}.npz", prefix="model/")
+    return {key.removeprefix("model/"): value for key, value in arrays.items()}
+
+
+def state(run: Path, name: str) -> dict[str, Any]:
+    tree = json.loads(str(read_arrays(run / "checkpoints" / f"{name}.npz")["state"]))
+    assert isinstance(tree, dict)
+    return tree
+
+
+def same_batches(config: RunConfig, data: RunData) -> Any:
+    """Returns the batches of the whole run."""
+    train = config.train
+    batches = training_batches(
+        data.parts.train,
+        data.parts.load,
+        config.data,
+        batch=train.batch,
+        seed=config.seed,
+        rarity=data.train.census.median_frequency(),
+    )
+    return batches.take(STEPS * train.epochs).as_numpy_iterator()
+
+
+def accuracies(weights: Weights, data: RunData, samples: list[Sample]) -> dict[str, float]:
+    """Returns each head's share of right pixels, over pictures seen one by one."""
+    right, pixels = dict.fromkeys(("coarse", "fine", "refine"), 0), 0
+    for sample in samples:
+        image, label = data.parts.load(sample)
+        logits, _ = by_hand.forward(weights, image[np.newaxis], training=False)
+        pixels += int((label >= 0).sum())
+        for head, answer in by_hand.answers(logits).items():
+            right[head] += int((answer[0] == label).sum())
+    return {head: hits / pixels for head, hits in right.items()}
+
+
+def test_a_run_equals_the_one_by_hand(tmp_path: Path) -> None:
+    """Weights, rates, losses and accuracies, of training and of validation."""
+    run, train = tmp_path / "run", CONFIG.train
+    fit.fit(CONFIG, run, resume=False, console=QUIET)
+    data = check_data(CONFIG, QUIET)
+    after = run_by_hand.run(
+        values(cascade(len(data.parts.taxonomy.names))),
+        same_batches(CONFIG, data),
+        train,
+        steps=STEPS * train.epochs,
+        class_weights=data.train.census.median_frequency().tolist(),
+    )
+    wanted = after[-1][0]
+    for name, value in saved(run, "last").items():
+        np.testing.assert_allclose(value, wanted[name], rtol=1e-4, atol=2e-5, err_msg=name)
+    table = rows(run)
+    assert [row["epoch"] for row in table] == [1, 2, 3]
+    for epoch, row in enumerate(table, start=1):
+        assert row["step"] == epoch * STEPS
+        now = run_by_hand.rate(train, epoch * STEPS, STEPS * train.epochs)
+        assert row["learning_rate"] == pytest.approx(now, rel=1e-5)
+        found = [step for _, step in after[(epoch - 1) * STEPS : epoch * STEPS]]
+        pixels = sum(step.pixels for step in found)
+        for name in found[0].figures:
+            mean = sum(step.figures[name] * step.pixels for step in found) / pixels
+            assert row[name] == pytest.approx(mean, rel=1e-4), name
+    for head, share in accuracies(wanted, data, list(data.parts.val)).items():
+        assert table[-1][f"val_{head}_pixel_accuracy"] == pytest.approx(share, abs=1e-3), head
+    assert [state(run, name)["step"] for name in ("previous", "last")] == [8, 9]
+
+
+def even(classes: int, share: float) -> Confusion:
+    """Returns a confusion with this share of each class right, the others taken for the next."""
+    hits = round(100 * share)
+    one = np.eye(classes, dtype=np.int64)
+    return Confusion(hits * one + (100 - hits) * np.roll(one, 1, axis=1))
+
+
+def lopsided(classes: int) -> Confusion:
+    """Returns one of high accuracy and a low mean IoU: nearly all is the first class."""
+    counts = np.zeros((classes, classes), np.int64)
+    counts[:, 0] = 100
+    counts[0, 0] = 100_000
+    return Confusion(counts)
+
+
+def test_the_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one whose blended answer has the best mean IoU on the validation part, as validated."""
+    validated: list[Weights] = []
+
+    class Told(Evaluator):
+        """Finds what each epoch is told to have reached."""
+
+        def __init__(self, model: Any, taxonomy: Taxonomy) -> None:
+            super().__init__(model, taxonomy)
+            self.model, self.taxonomy = model, taxonomy
+
+        def run(self, *_: Any, **__: Any) -> Evaluation:
+            classes, epoch = len(self.taxonomy.names), len(validated)
+            named = named_variables(self.model)
+            validated.append({name: variable.numpy() for name, variable in named.items()})
+            refine = [even(classes, 0.3), even(classes, 0.8), lopsided(classes), even(classes, 0.5)]
+            return replace(
+                Evaluation.empty(self.taxonomy, split="val"),
+                coarse=even(classes, [0.2, 0.3, 0.5, 0.9][epoch]),
+                fine=even(classes, [0.9, 0.1, 0.1, 0.1][epoch]),
+                refine=refine[epoch],
+            )
+
+    monkeypatch.setattr(epoch_end, "Evaluator", Told)
+    run = tmp_path / "run"
+    train = replace(CONFIG.train, epochs=4, checkpoint_every="1 epoch")
+    fit.fit(replace(CONFIG, train=train), run, resume=False, console=QUIET)
+    assert len(validated) == 4
+    for name, epoch in (("best", 2), ("last", 4)):
+        kept = saved(run, name)
+        for key, value in validated[epoch - 1].items():
+            np.testing.assert_array_equal(kept[key], value, err_msg=f"{name}: {key}")
+        assert state(run, name)["best_epoch"] == 2
+    assert (saved(run, "best")["body/kernel"] != saved(run, "last")["body/kernel"]).any()
