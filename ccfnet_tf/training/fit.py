@@ -27,6 +27,7 @@ from ccfnet_tf.training.build import build_model, check_start
 from ccfnet_tf.training.claim import (
     FREE_ON_RESUME,
     claim,
+    goes_on,
     keep_files,
     last_checkpoint,
     locked,
@@ -83,14 +84,15 @@ def fit(
     console = console if chief else Console(quiet=True)
     with _resource_errors(config, run, workers.count), ExitStack() as held:
         config = _of_chief(config, workers)
-        if chief and not last_checkpoint(run).is_file():
+        resuming = chief and goes_on(run)
+        if chief and not resuming:
             if resume:
                 console.print(f"{run}: no checkpoint yet: starting from epoch 1")
             check_start(config, console)
         data = check_data(config, console)
         _refuse_other_samples(data, workers)
         place = _Place(run, strategy, workers, console)
-        trained = _train(config, place, data, resume, held)
+        trained = _train(config, place, data, resume=resume, resuming=resuming, held=held)
     done = "trained; " if trained else ""
     console.print(f"{run}: {done}next: ccfnet-tf evaluate {run}", highlight=False, soft_wrap=True)
 
@@ -116,15 +118,30 @@ def _of_chief(config: RunConfig, workers: Workers) -> RunConfig:
     return replace(theirs, data=replace(theirs.data, **own))
 
 
-def _train(config: RunConfig, place: _Place, data: RunData, resume: bool, held: ExitStack) -> bool:
-    """Trains what is left to train; returns whether anything was."""
+def _train(
+    config: RunConfig,
+    place: _Place,
+    data: RunData,
+    *,
+    resume: bool,
+    resuming: bool,
+    held: ExitStack,
+) -> bool:
+    """Trains what is left to train; returns whether anything was.
+
+    Args:
+        config: The run's configuration.
+        place: Where it is trained.
+        data: What it is trained on.
+        resume: The run folder may be there already.
+        resuming: There is a checkpoint to go on from, and this worker reads it.
+        held: Keeps the run folder locked.
+    """
     run, console, workers = place.run, place.console, place.workers
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(config.seed)
-    share = share_of(data.parts, config.train.batch, workers, console)
-    last = last_checkpoint(run)
-    resuming = workers.chief and last.is_file()
+    share, epochs = share_of(data.parts, config.train.batch, workers, console), config.train.epochs
     if resuming:
         refuse_other_classes(data.parts.taxonomy, read_run(run))
     console.print("building the network; the first step takes a while")
@@ -144,11 +161,11 @@ def _train(config: RunConfig, place: _Place, data: RunData, resume: bool, held: 
             config = replace(config, data=keep_files(config.data, run))
     restored = checkpoint.Restored()
     if resuming:
-        restored = checkpoint.restore(last, model, console.print)
+        restored = checkpoint.restore(last_checkpoint(run), model, console.print, epochs=epochs)
     if workers.count > 1:
         restored = checkpoint.Restored(checkpoint.send(restored, model, workers))
     restored = _with_steps(restored, share.steps, run)
-    progress, epochs = restored.progress, config.train.epochs
+    progress = restored.progress
     if progress.epoch >= epochs:
         console.print(f"{run}: epoch {progress.epoch} of {epochs} is done; nothing to resume")
         return False
