@@ -37,7 +37,12 @@ from ccfnet_tf.training.devices import cluster_of, make_strategy
 from ccfnet_tf.training.epoch_bar import EpochBar
 from ccfnet_tf.training.epoch_end import EpochEnd, Validation
 from ccfnet_tf.training.guard import StopWhenNotFinite
-from ccfnet_tf.training.journal import write_classes, write_environment, write_text
+from ccfnet_tf.training.journal import (
+    keep_sound_rows,
+    write_classes,
+    write_environment,
+    write_text,
+)
 from ccfnet_tf.training.optimizer import scaled_rate
 from ccfnet_tf.training.run_data import RunData, check_data, rarity, share_of, training_load
 from ccfnet_tf.training.save_within import SaveWithin
@@ -173,7 +178,7 @@ def _train(
     if progress.step:
         also = f" and {within} of {share.steps} steps" if within else ""
         console.print(f"{run}: going on after epoch {progress.epoch} of {epochs}{also}")
-    _write_start(config, place, data, share)
+    _write_start(config, place, data, share, progress.epoch)
     _learn(config, place, data, share, model=model, restored=restored)
     return True
 
@@ -202,7 +207,9 @@ def _refuse_other_samples(data: RunData, workers: Workers) -> None:
         )
 
 
-def _write_start(config: RunConfig, place: _Place, data: RunData, share: Share) -> None:
+def _write_start(
+    config: RunConfig, place: _Place, data: RunData, share: Share, epochs_done: int
+) -> None:
     """Writes what a run is, and says on what it trains."""
     train, strategy = config.train, place.strategy
     devices = [device.name for device in tf.config.list_logical_devices()]
@@ -211,7 +218,11 @@ def _write_start(config: RunConfig, place: _Place, data: RunData, share: Share) 
     if place.workers.chief:
         write_text(place.run / CONFIG, to_yaml(config))
         write_classes(place.run, data.parts.taxonomy)
-        write_environment(place.run, devices, train.precision, workers=place.workers.count)
+        say = place.console.print
+        write_environment(
+            place.run, devices, train.precision, workers=place.workers.count, warn=say
+        )
+        keep_sound_rows(place.run / "metrics.csv", epochs_done, say)
     replicas, workers = strategy.num_replicas_in_sync, place.workers.count
     rate = scaled_rate(train)
     place.console.print(
