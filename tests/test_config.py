@@ -20,6 +20,11 @@ from ccfnet_tf.options import parse_fit
 SCENES = DataConfig(format="scenes")
 
 
+def of_preset(name: str) -> RunConfig:
+    root = [] if name.startswith("demo") else ["--data.root", "somewhere"]
+    return parse_fit(["--config", name, *root]).config
+
+
 def test_yaml_round_trips() -> None:
     config = RunConfig(replace(SCENES, scale=(0.7, 1.3)), ModelConfig(), TrainConfig(), seed=3)
     assert from_yaml(to_yaml(config), source="x") == config
@@ -27,13 +32,13 @@ def test_yaml_round_trips() -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_a_configuration(name: str) -> None:
-    config = parse_fit(["--config", name, "--data.root", "somewhere"]).config
+    config = of_preset(name)
     assert from_yaml(to_yaml(config), source=name) == config
 
 
 @pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith("_paper")])
 def test_a_paper_preset_is_the_paper(name: str) -> None:
-    config = parse_fit(["--config", name, "--data.root", "somewhere"]).config
+    config = of_preset(name)
     assert config.model.attention_input == "features"
     assert config.model.fine_input == "pyramid"
     train = config.train
