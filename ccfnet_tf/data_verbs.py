@@ -192,7 +192,9 @@ def _convert_to(out: Path, config: RunConfig, shards: int | None) -> None:
             write_shards(listing, out, shards, workers=workers, advance=advance)
     count = sum(map(len, parts_of(listing).values()))
     proof = "" if shards is None else ", read back and equal"
-    console.print(f"{out}: {count} pictures{proof}; next: ccfnet-tf data check {shlex.quote(str(out))}")
+    console.print(
+        f"{out}: {count} pictures{proof}; next: ccfnet-tf data check {shlex.quote(str(out))}"
+    )
 
 
 VERBS = {
@@ -211,7 +213,9 @@ def _parser(verb: str, description: str) -> argparse.ArgumentParser:
         description=f"{description} Keys such as --data.fold 1 or --seed 3 as with fit.",
     )
     parser.add_argument("source", metavar="SRC", help="folder of the data set")
-    parser.add_argument("--config", default=DEFAULT_WITH_DATA, help="preset or YAML file to start from")
+    parser.add_argument(
+        "--config", default=DEFAULT_WITH_DATA, help="preset or YAML file to start from"
+    )
     return parser
 
 

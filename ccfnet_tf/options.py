@@ -171,7 +171,7 @@ def _refuse_other_than_yaml(file: Path) -> None:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{file}: line {line} is not YAML ({error.problem})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: expected the keys data, model, train and seed")

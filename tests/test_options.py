@@ -56,7 +56,7 @@ def test_a_root_that_is_given_is_used(args: list[str], verb: str, out: str) -> N
     ],
 )
 def test_a_key_of_real_data_is_not_lost_in_the_demo(args: list[str]) -> None:
-    with pytest.raises(ConfigError, match="data.root is not set: .*add --data.root FOLDER"):
+    with pytest.raises(ConfigError, match=r"data\.root is not set: .*add --data\.root FOLDER"):
         parse_fit(args)
 
 
@@ -104,7 +104,7 @@ def test_a_stored_run_of_scenes_with_a_root_goes_on(tmp_path: Path) -> None:
     args = ["--resume", "--out", str(tmp_path)]
     assert parse_fit(args).config.data.root == "x"
     assert read_config(tmp_path / "config.yaml").data.root == "x"
-    with pytest.raises(ConfigError, match="data.root is y: the format is 'scenes'"):
+    with pytest.raises(ConfigError, match=r"data\.root is y: the format is 'scenes'"):
         parse_fit([*args, "--data.root", "y"])
 
 

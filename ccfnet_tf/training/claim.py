@@ -126,6 +126,8 @@ def goes_on(run: Path) -> bool:
 
 def _was_saved(run: Path) -> bool:
     """Returns whether more was learned than a kill before the first save can leave."""
+    if not (run / CONFIG).stat().st_size:  # killed between `open_run` and its first file
+        return False
     every = parse_every(read_config(run / CONFIG).train.checkpoint_every)
     unsaved = every.count if every.unit == "epoch" else 1
     learned = max(epochs_written(run / "metrics.csv"), read_epoch(run / CHECKPOINTS / BEST))

@@ -33,6 +33,12 @@ from ccfnet_tf.training.claim import (
     locked,
     open_run,
 )
+from ccfnet_tf.training.data_digest import (
+    Digest,
+    compare_with_start,
+    digest_of,
+    write_digest,
+)
 from ccfnet_tf.training.devices import cluster_of, make_strategy
 from ccfnet_tf.training.epoch_bar import EpochBar
 from ccfnet_tf.training.epoch_end import EpochEnd, Validation
@@ -61,7 +67,13 @@ LOST = (
 
 
 def fit(
-    config: RunConfig, run: Path, *, resume: bool, console: Console, config_given: bool = False
+    config: RunConfig,
+    run: Path,
+    *,
+    resume: bool,
+    console: Console,
+    config_given: bool = False,
+    accept_changed_data: bool = False,
 ) -> None:
     """Trains CCFNet and writes the run folder.
 
@@ -71,9 +83,10 @@ def fit(
     Args:
         config: The configuration; with `resume` it must be the run's own.
         run: The run folder; made when missing.
-        resume: Go on from the last checkpoint.
+        resume: Go on from the newest sound checkpoint.
         console: Where progress is shown.
         config_given: `config` stems from a file that the user named, not from the run.
+        accept_changed_data: Go on though pictures or labels have changed since the run began.
 
     Raises:
         CCFNetError: Data, configuration, run folder, memory, disk or another worker do not allow
@@ -96,7 +109,12 @@ def fit(
             check_start(config, console)
         data = check_data(config, console)
         _refuse_other_samples(data, workers)
-        place = _Place(run, strategy, workers, console)
+        digest = digest_of(data, config.data.workers) if chief else {}
+        if resuming:  # before what depends on the data is built
+            refuse_other_classes(data.parts.taxonomy, read_run(run))
+            accept, say = accept_changed_data, console.print
+            compare_with_start(config, run, data, digest, accept=accept, say=say)
+        place = _Place(run, strategy, workers, console, digest)
         trained = _train(config, place, data, resume=resume, resuming=resuming, held=held)
     done = "trained; " if trained else ""
     console.print(f"{run}: {done}next: ccfnet-tf evaluate {run}", highlight=False, soft_wrap=True)
@@ -104,12 +122,13 @@ def fit(
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a run is trained."""
+    """Where a run is trained, and what its data are."""
 
     run: Path
     strategy: Any
     workers: Workers
     console: Console
+    digest: Digest
 
 
 def _of_chief(config: RunConfig, workers: Workers) -> RunConfig:
@@ -147,8 +166,6 @@ def _train(
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(config.seed)
     share, epochs = share_of(data.parts, config.train.batch, workers, console), config.train.epochs
-    if resuming:
-        refuse_other_classes(data.parts.taxonomy, read_run(run))
     console.print("building the network; the first step takes a while")
     model = build_model(
         config,
@@ -218,6 +235,7 @@ def _write_start(
     if place.workers.chief:
         write_text(place.run / CONFIG, to_yaml(config))
         write_classes(place.run, data.parts.taxonomy)
+        write_digest(place.run, place.digest)
         say = place.console.print
         write_environment(
             place.run, devices, train.precision, workers=place.workers.count, warn=say

@@ -3,6 +3,7 @@
 config.yaml        the run's resolved configuration
 classes.json       names and colours, so that predict needs no data
 environment.json   versions, machine, command
+data_digest.json   what the data were when the run began (`data_digest`)
 metrics.csv        a row an epoch
 previews/          a picture an epoch
 tensorboard/       the same figures and pictures for TensorBoard

@@ -442,3 +442,35 @@ def test_a_file_of_an_earlier_version_is_taken(trained: keras.Model, three: Path
     progress = checkpoint.restore(three, trained, said.append).progress
     assert progress == checkpoint.Progress(3, 12, 0.5, 1)
     assert said == []
+
+
+class Chief:
+    """Keeps what the chief sends."""
+
+    def from_chief(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        self.sent = arrays
+        return arrays
+
+
+class Other(Chief):
+    """Gets it, whatever it has itself."""
+
+    def __init__(self, chief: Chief) -> None:
+        self.sent = chief.sent
+
+    def from_chief(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        assert [a.shape for a in arrays] == [a.shape for a in self.sent]
+        return self.sent
+
+
+def test_every_worker_goes_on_where_the_chief_does(trained: keras.Model) -> None:
+    chief: Any = Chief()
+    progress = checkpoint.Progress(3, 7, 0.5, 2, 2, optimizer_begun=6)
+    assert checkpoint.send(checkpoint.Restored(progress), trained, chief) == progress
+    other: Any = Other(chief)
+    model = small_model(seed=5)
+    assert checkpoint.send(checkpoint.Restored(), model, other) == progress
+    for one, two in zip(values(model), values(trained), strict=True):
+        np.testing.assert_array_equal(one, two)
+    trained.optimizer._learning_rate.begun = 6
+    assert rate(model) == rate(trained)

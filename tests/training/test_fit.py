@@ -18,7 +18,7 @@ from ccfnet_tf.inference.checkpoint_file import write_arrays
 from ccfnet_tf.inference.runs import read_config
 from ccfnet_tf.training import fit as module
 from ccfnet_tf.training.checkpoint import Progress
-from ccfnet_tf.training.claim import keep_files
+from ccfnet_tf.training.claim import keep_files, open_run
 
 CONFIG = RunConfig(
     data=DataConfig(format="scenes", scenes=10, scene_size=(32, 32), crop=33),
@@ -134,6 +134,16 @@ def test_a_run_killed_in_its_first_epoch_begins_anew_and_says_so(
     run = begun(tmp_path / "run", epochs=epochs)
     said = start(run, resume=True)
     assert said.startswith(f"{run}: no checkpoint yet: starting from epoch 1\n")
+
+
+def test_a_run_killed_before_its_configuration_was_written_begins_anew(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    open_run(run, resume=False)
+    (run / "lists").mkdir()
+    console = Console(file=io.StringIO(), width=400)
+    with pytest.raises(ReadsDataError):
+        module.fit(CONFIG, run, resume=True, console=console, config_given=True)
+    assert "starting from epoch 1" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_new_run_says_nothing_of_checkpoints(tmp_path: Path) -> None:
