@@ -49,7 +49,7 @@ demo: env check-cv2
 	@echo
 	@echo 'Look at:    $(DEMO)/previews/  and  $(DEMO)/predictions/'
 	@echo 'Try next:   $(BIN)/ccfnet-tf predict $(DEMO) YOUR_PHOTO.jpg --out predictions'
-	@echo '            $(BIN)/ccfnet-tf fit --config folder --data.root YOUR_FOLDER --out runs/mine'
+	@echo '            $(BIN)/ccfnet-tf fit --data.root YOUR_FOLDER --out runs/mine'
 	@echo '            $(BIN)/ccfnet-tf presets'
 
 test: env check-cv2

@@ -165,6 +165,7 @@ def _fit(args: list[str]) -> int:
         resume=options.resume,
         console=new_console(),
         config_given=options.config_given,
+        accept_changed_data=options.accept_changed_data,
     )
     return EXIT_DONE
 
@@ -264,6 +265,11 @@ def _crossval(args: list[str]) -> int:
     from ccfnet_tf.options import parse_fit
 
     options = parse_fit(args, verb="crossval")
+    if options.accept_changed_data:
+        raise ConfigError(
+            "--accept-changed-data is for fit: folds of different data have no common mean; begin "
+            "anew in another --out"
+        )
     from ccfnet_tf.progress import new_console
 
     start_tensorflow()

@@ -10,7 +10,8 @@ import re
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, cast
+from types import UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from ccfnet_tf.errors import ConfigError, nearest
 
@@ -331,7 +332,7 @@ def from_yaml(text: str, *, source: str) -> RunConfig:
 
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{source}: not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: expected the keys data, model, train and seed")
@@ -341,6 +342,7 @@ def from_yaml(text: str, *, source: str) -> RunConfig:
         if key in sections:
             values[key] = _section(sections[key], key, value, source)
         elif key == "seed":
+            _refuse_other_type(value, int, "seed", source)
             values[key] = value
         else:
             raise ConfigError(f"{source}: unknown key '{key}'" + nearest(key, [*sections, "seed"]))
@@ -354,7 +356,32 @@ def _section(cls: Any, section: str, values: Any, source: str) -> Any:
     for key in values:
         if key not in known:
             raise ConfigError(f"{source}: unknown key '{section}.{key}'" + nearest(str(key), known))
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        _refuse_other_type(value, hints[key], f"{section}.{key}", source)
+    return cls(**values)
+
+
+def _refuse_other_type(value: Any, hint: Any, key: str, source: str) -> None:
+    if not _fits(value, hint):
+        wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise ConfigError(f"{source}: {key} is {repr(value)[:60]}: it must be {wanted}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Returns whether a value is of a type that a key of the configuration can have."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in inner
+    if kind in (Union, UnionType):
+        return any(_fits(value, each) for each in inner)
+    if kind is tuple:
+        hints = inner[:1] * len(value) if inner[-1] is ... and isinstance(value, tuple) else inner
+        return (
+            isinstance(value, tuple) and len(value) == len(hints) and all(map(_fits, value, hints))
+        )
+    return type(value) in ((int, float) if hint is float else (hint,))
 
 
 def _between(key: str, value: float, low: float, high: float) -> None:

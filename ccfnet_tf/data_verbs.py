@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR, ConfigError, nearest
-from ccfnet_tf.options import Parser, parse_config
+from ccfnet_tf.options import DEFAULT_WITH_DATA, Parser, parse_config
 from ccfnet_tf.progress import new_console, new_progress
 from ccfnet_tf.start import start_tensorflow
 
@@ -135,11 +136,24 @@ def _split(args: list[str]) -> int:
             advance=advance,
         )
     console.print(split_table(dealt, listing.taxonomy))
+    keys = shlex.join(_keys_of(known, config, out))
     console.print(
-        f"{out}: {known.folds} folds; next: ccfnet-tf fit --data.root {config.data.root} "
-        f"--data.lists {out} --data.fold 0, or ccfnet-tf crossval with the same"
+        f"{out}: {known.folds} folds; next, one of them or all:\n"
+        f"ccfnet-tf fit {keys} --data.fold 0\n"
+        f"ccfnet-tf crossval {keys}"
     )
     return EXIT_DONE
+
+
+def _keys_of(known: argparse.Namespace, config: RunConfig, lists: Path) -> list[str]:
+    """Returns the arguments with which `fit` sees the data as they were seen here, and `lists`."""
+    plain = _config(known.config, ["--data.root", known.source]).data
+    keys = [] if known.config == DEFAULT_WITH_DATA else ["--config", known.config]
+    keys += ["--data.root", known.source]
+    for key, value in vars(config.data).items():
+        if value != getattr(plain, key) and key not in ("root", "lists", "fold"):
+            keys += [f"--data.{key}", value if isinstance(value, str) else json.dumps(value)]
+    return [*keys, "--data.lists", str(lists)]
 
 
 def _convert(args: list[str]) -> int:
@@ -178,7 +192,9 @@ def _convert_to(out: Path, config: RunConfig, shards: int | None) -> None:
             write_shards(listing, out, shards, workers=workers, advance=advance)
     count = sum(map(len, parts_of(listing).values()))
     proof = "" if shards is None else ", read back and equal"
-    console.print(f"{out}: {count} pictures{proof}; next: ccfnet-tf data check {out}")
+    console.print(
+        f"{out}: {count} pictures{proof}; next: ccfnet-tf data check {shlex.quote(str(out))}"
+    )
 
 
 VERBS = {
@@ -197,7 +213,9 @@ def _parser(verb: str, description: str) -> argparse.ArgumentParser:
         description=f"{description} Keys such as --data.fold 1 or --seed 3 as with fit.",
     )
     parser.add_argument("source", metavar="SRC", help="folder of the data set")
-    parser.add_argument("--config", default="folder", help="preset or YAML file to start from")
+    parser.add_argument(
+        "--config", default=DEFAULT_WITH_DATA, help="preset or YAML file to start from"
+    )
     return parser
 
 

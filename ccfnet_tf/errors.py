@@ -8,7 +8,7 @@
     +-- ResourceError          memory or disk that ran out, a download that failed
     +-- WorkerLostError        another worker of the run ended
     +-- VerificationError      an exported file that does not answer as Keras does
-    +-- NotFiniteError         a loss that became NaN or infinite
+    +-- NotFiniteError         a value of training that became NaN or infinite
 
 Everything else is a fault of ours and ends with `EXIT_UNEXPECTED`.
 """
@@ -90,7 +90,7 @@ class VerificationError(CCFNetError):
 
 
 class NotFiniteError(CCFNetError):
-    """A loss became NaN or infinite; weights from before that step are kept."""
+    """A loss or a variable became NaN or infinite; checkpoints from before that are kept."""
 
 
 class TerminatedError(Exception):

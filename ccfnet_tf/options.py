@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ccfnet_tf.config import RunConfig, find_config
+from ccfnet_tf.config import DataConfig, RunConfig, find_config
 from ccfnet_tf.errors import CCFNetError, ConfigError, nearest
 
 DEFAULT_CONFIG = "demo"
+DEFAULT_WITH_DATA = "folder"
+OF_REAL_DATA = ("root", "lists", "label_map", "fold", "void_value", "damaged_records")
+"""Keys of `data` that mean nothing to drawn scenes."""
+OF_ONE_FORMAT = {
+    "scenes": ("scenes", "scene_size"),
+    "folder": ("void_value",),
+    "shards": ("damaged_records",),
+}
 STORED = {"fit": "config.yaml", "crossval": "crossval.yaml"}
 USAGE = "ccfnet-tf fit [--config PRESET|FILE.yaml] [--out RUN] [--resume] [--KEY VALUE ...]"
 EPILOG = """\
---config PRESET|FILE   where the keys below start from (default: demo; see ccfnet-tf presets)
+--config PRESET|FILE   where the keys below start from (see ccfnet-tf presets; default: folder
+                       where data.root or another key of real data is given, else demo)
 --out RUN              run folder to write (default: runs/NAME-OF-THE-CONFIG)
---resume               go on with the run in --out from its last checkpoint
+--resume               go on with the run in --out from its newest sound checkpoint
+--accept-changed-data  with --resume: go on though pictures or labels have changed since the start
 --debug                show the traceback of an error
 """
 KINDS = {
@@ -46,52 +58,109 @@ class FitOptions:
         out: Run folder.
         resume: Go on with the run that is in `out`.
         config_given: `--config` was among the arguments.
+        accept_changed_data: Go on though the data have changed.
     """
 
     config: RunConfig
     out: Path
     resume: bool
     config_given: bool = False
+    accept_changed_data: bool = False
 
 
 def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
     """Reads the arguments of `fit`, or of `crossval`, whose are the same.
 
     Raises:
-        ConfigError: An unknown key (the nearest is named) or a value outside its range.
+        ConfigError: An unknown key (the nearest is named), a value outside its range, or a key
+            that the format of the data has no use for.
         SystemExit: After `--help` or `--print_config`.
     """
     try:
         known, rest = _known_options().parse_known_args(args)
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}; see ccfnet-tf fit --help") from error
-    name = known.config or DEFAULT_CONFIG
+    if known.accept_changed_data and not known.resume:
+        raise ConfigError("--accept-changed-data is for a run that goes on: add --resume")
+    name = known.config or _default_config(rest)
     ending = "" if verb == "fit" else f"_{verb}"
     out = Path(known.out or f"runs/{Path(name).stem}{ending}").expanduser()
-    base, begun = find_config(name), out / STORED[verb]
-    if known.resume and known.config is None and begun.is_file():
-        base = begun
-    return FitOptions(parse_config(base, rest), out, known.resume, known.config is not None)
+    begun = out / STORED[verb]
+    stored = known.resume and known.config is None and begun.is_file()
+    config = parse_config(begun if stored else find_config(name), rest, stored=stored)
+    given = known.config is not None
+    return FitOptions(config, out, known.resume, given, known.accept_changed_data)
 
 
-def parse_config(base: Path, keys: list[str]) -> RunConfig:
+def _default_config(keys: list[str]) -> str:
+    """Returns the preset to start from where none is named: data that are given must be used."""
+    given = _given(_config_parser(find_config(DEFAULT_CONFIG)), keys)
+    layout = given.get("data.format")
+    of_real_data = any(f"data.{key}" in given for key in OF_REAL_DATA)
+    if layout == "scenes" or (layout is None and not of_real_data):
+        return DEFAULT_CONFIG
+    return DEFAULT_WITH_DATA
+
+
+def parse_config(base: Path, keys: list[str], *, stored: bool = False) -> RunConfig:
     """Reads a configuration file and then keys such as `--train.epochs 3`.
 
+    Args:
+        base: The file.
+        keys: Arguments.
+        stored: The file is a run's own. Such a file may name a root beside scenes, since earlier
+            versions let that pass.
+
     Raises:
-        ConfigError: An unknown key (the nearest is named) or a value outside its range.
+        ConfigError: An unknown key (the nearest is named), a value outside its range, or a key
+            that the format of the data has no use for.
         SystemExit: After `--help` or `--print_config`.
     """
     _refuse_other_than_yaml(base)
     parser = _config_parser(base)
-    try:
+    with _explained(parser):
         if not {"-h", "--help"}.isdisjoint(keys):  # which shows defaults: those of the file
             parser.set_defaults(_flat(parser.parse_args(["--config", str(base)]).as_dict()))
         whole = parser.instantiate(parser.parse_args(["--config", str(base), *keys]))
+    config = RunConfig(data=whole.data, model=whole.model, train=whole.train, seed=whole.seed)
+    _refuse_unused(config.data, _given(parser, keys), stored)
+    return config
+
+
+@contextmanager
+def _explained(parser: Any) -> Iterator[None]:
+    """Turns jsonargparse's errors into ours."""
+    try:
+        yield
     except CCFNetError:
         raise
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(_explain(str(error), parser)) from error
-    return RunConfig(data=whole.data, model=whole.model, train=whole.train, seed=whole.seed)
+
+
+def _given(parser: Any, keys: list[str]) -> dict[str, Any]:
+    """Returns the keys among the arguments, such as `data.root`, with their values."""
+    asked = [key for key in keys if key not in ("-h", "--help") and "--print_config" not in key]
+    with _explained(parser):
+        return _flat(parser.parse_args(asked, defaults=False).as_dict())
+
+
+def _refuse_unused(data: DataConfig, given: Mapping[str, Any], stored: bool) -> None:
+    """Refuses keys that would be ignored in silence."""
+    if data.format == "scenes" and data.root and ("data.root" in given or not stored):
+        raise ConfigError(
+            f"data.root is {data.root}: the format is 'scenes', which are drawn and read from no "
+            "folder: add --data.format auto, or another --config, to use the folder; else leave "
+            "data.root out"
+        )
+    for layout, keys in OF_ONE_FORMAT.items():
+        others = data.format != layout and (layout == "scenes" or data.format != "auto")
+        for key in keys:
+            if others and f"data.{key}" in given:
+                raise ConfigError(
+                    f"data.{key} is for format '{layout}' alone, and the format is "
+                    f"'{data.format}': leave it out"
+                )
 
 
 def _refuse_other_than_yaml(file: Path) -> None:
@@ -102,7 +171,7 @@ def _refuse_other_than_yaml(file: Path) -> None:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{file}: line {line} is not YAML ({error.problem})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: expected the keys data, model, train and seed")
@@ -127,6 +196,7 @@ def _known_options() -> argparse.ArgumentParser:
     parser.add_argument("--config")
     parser.add_argument("--out")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--accept-changed-data", action="store_true")
     return parser
 
 

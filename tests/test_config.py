@@ -20,6 +20,11 @@ from ccfnet_tf.options import parse_fit
 SCENES = DataConfig(format="scenes")
 
 
+def of_preset(name: str) -> RunConfig:
+    root = [] if name.startswith("demo") else ["--data.root", "somewhere"]
+    return parse_fit(["--config", name, *root]).config
+
+
 def test_yaml_round_trips() -> None:
     config = RunConfig(replace(SCENES, scale=(0.7, 1.3)), ModelConfig(), TrainConfig(), seed=3)
     assert from_yaml(to_yaml(config), source="x") == config
@@ -27,13 +32,13 @@ def test_yaml_round_trips() -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_a_configuration(name: str) -> None:
-    config = parse_fit(["--config", name, "--data.root", "somewhere"]).config
+    config = of_preset(name)
     assert from_yaml(to_yaml(config), source=name) == config
 
 
 @pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith("_paper")])
 def test_a_paper_preset_is_the_paper(name: str) -> None:
-    config = parse_fit(["--config", name, "--data.root", "somewhere"]).config
+    config = of_preset(name)
     assert config.model.attention_input == "features"
     assert config.model.fine_input == "pyramid"
     train = config.train
@@ -53,6 +58,19 @@ def test_a_paper_preset_is_the_paper(name: str) -> None:
         ("[1, 2]", "expected the keys"),
         ("{", "not YAML"),
         ("train: {epochs: 0}", "train.epochs is 0"),
+        ("train: {epochs: x}", "train.epochs is 'x': it must be int"),
+        ("train: {epochs: true}", "train.epochs is True: it must be int"),
+        ("train: {class_weights: 3}", "train.class_weights is 3"),
+        ("train: {class_weights: [a]}", r"train.class_weights is \('a',\)"),
+        ("train: {checkpoint_every: 3}", "train.checkpoint_every is 3: it must be str"),
+        ("train: {learning_rate: .nan}", "train.learning_rate is nan"),
+        ("data: {format: nonsense}", "data.format is 'nonsense'"),
+        ("data: {scale: [1]}", r"data.scale is \(1,\)"),
+        ("data: {scale: {}}", "data.scale is {}"),
+        ("data: {root: 3}", "data.root is 3"),
+        ("model: {backbone: [resnet50]}", r"model.backbone is \('resnet50',\)"),
+        ("seed: x", "seed is 'x': it must be int"),
+        ("[" * 5000, "not YAML"),
     ],
 )
 def test_a_wrong_file_is_one_line(text: str, message: str) -> None:

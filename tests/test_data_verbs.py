@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,7 +15,10 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf import cli
+from ccfnet_tf.datasets.parts import list_set
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR
+from ccfnet_tf.options import parse_fit
+from tests.datasets import small_copies
 
 VERBS = ("check", "stats", "show", "split", "convert", "scenes")
 
@@ -105,6 +110,84 @@ def test_split_writes_lists_that_the_other_verbs_take(
     assert "4 folds" in capsys.readouterr().out
     assert data("check", plain, "--data.lists", lists, "--data.fold", "3") == EXIT_DONE
     assert "train 6, test 2 pictures" in capsys.readouterr().out
+
+
+LAYOUTS = {
+    "sift_flow": small_copies.sift_flow,
+    "camvid": small_copies.camvid,
+    "voc": small_copies.voc,
+    "cityscapes": small_copies.cityscapes,
+    "ade20k": small_copies.ade20k,
+}
+
+
+def printed_commands(out: str) -> dict[str, list[str]]:
+    """Returns verb -> arguments of the commands that `data split` printed, read as by a shell."""
+    lines = [shlex.split(line) for line in out.splitlines() if line.startswith("ccfnet-tf ")]
+    return {line[1]: line[2:] for line in lines}
+
+
+def assert_folds(root: Path, lists: Path, out: str, folds: int) -> None:
+    """Lists the data by each printed command, and sees every picture tested once."""
+    commands = printed_commands(out)
+    assert commands.keys() == {"fit", "crossval"}
+    for verb, args in commands.items():
+        config = parse_fit(args, verb=verb).config
+        assert config.data.root == str(root)
+        assert config.data.lists == str(lists)
+        parts = [list_set(replace(config.data, fold=fold), 0) for fold in range(folds)]
+        assert all(listing.folds == folds for listing in parts)
+        tested = sorted(sample.name for listing in parts for sample in listing.test)
+        assert tested == sorted(s.name for s in (*parts[0].train, *parts[0].test))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_what_split_prints_reads_every_layout(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, lists = LAYOUTS[name](tmp_path / "a set's copy"), tmp_path / "its [lists]"
+    assert data("split", root, "--folds", "2", "--out", lists) == EXIT_DONE
+    assert_folds(root, lists, capsys.readouterr().out, 2)
+
+
+def test_what_split_prints_repeats_the_keys_that_matter(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my map.yaml").write_text("plant: [tree]\n")
+    (plain / "train.txt").write_text("".join(f"{i}\n" for i in range(8)))
+    lists, preset = tmp_path / "lists", tmp_path / "mine.yaml"
+    preset.write_text("data: {void_value: 9, scale: [0.5, 1.5]}\n")
+    keys = ("--data.label_map", tmp_path / "my map.yaml", "--data.format", "folder")
+    keys = (*keys, "--config", preset, "--data.void_value", "7", "--seed", "3")
+    assert data("split", plain, "--folds", "2", "--out", lists, *keys) == EXIT_DONE
+    out = capsys.readouterr().out
+    assert_folds(plain, lists, out, 2)
+    config = parse_fit(printed_commands(out)["fit"]).config
+    assert config.data.label_map == str(tmp_path / "my map.yaml")
+    assert (config.data.void_value, config.data.scale) == (7, (0.5, 1.5))
+
+
+def test_what_split_prints_reads_shards(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards, lists = tmp_path / "shards", tmp_path / "lists"
+    assert data("convert", plain, "--to", shards, "--shards", "2") == EXIT_DONE
+    assert data("split", shards, "--folds", "2", "--out", lists) == EXIT_DONE
+    assert_folds(shards, lists, capsys.readouterr().out, 2)
+
+
+def test_what_split_prints_reads_stanford_background(
+    stanford_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = tmp_path / "lists"
+    assert data("split", stanford_root, "--folds", "3", "--out", lists) == EXIT_DONE
+    assert_folds(stanford_root, lists, capsys.readouterr().out, 3)
+
+
+def test_scenes_are_not_taken_for_a_folder(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for keys in (("--data.format", "scenes"), ("--config", "demo")):
+        assert data("check", plain, *keys) == EXIT_USER_ERROR
+        assert "the format is 'scenes'" in capsys.readouterr().err
 
 
 def test_keys_of_the_configuration_work(

@@ -6,6 +6,7 @@ import pytest
 
 from ccfnet_tf.config import from_yaml, to_yaml
 from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.inference.runs import read_config
 from ccfnet_tf.options import parse_fit
 
 
@@ -16,6 +17,106 @@ def test_without_arguments_it_is_the_demo() -> None:
     assert options.out == Path("runs/demo")
     assert not options.resume
     assert not options.config_given
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--data.root", "x"],
+        ["--data.root=x"],
+        ["--data", '{"root": "x"}'],
+        ["--data.root", "x", "--data.format", "labelme"],
+        ["--data.root", "x", "--train.epochs", "3"],
+        ["--data.lists", "y", "--data.root", "x", "--data.fold", "1"],
+        ["--data.root", "x", "--resume", "--accept-changed-data"],
+    ],
+)
+@pytest.mark.parametrize(("verb", "out"), [("fit", "folder"), ("crossval", "folder_crossval")])
+def test_a_root_that_is_given_is_used(args: list[str], verb: str, out: str) -> None:
+    options = parse_fit(args, verb=verb)
+    assert options.config.data.root == "x"
+    assert options.config.data.format == ("labelme" if "labelme" in args else "auto")
+    preset = parse_fit(["--config", "folder", "--data.root", "x"]).config
+    assert options.config.model == preset.model
+    assert options.out == Path(f"runs/{out}")
+    assert not options.config_given
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--data.root", ""],
+        ["--data.lists", "y"],
+        ["--data.label_map", "y"],
+        ["--data.fold", "1"],
+        ["--data.format", "auto"],
+        ["--data.format", "voc"],
+        ["--data.void_value", "0"],
+        ["--data.damaged_records", "stop"],
+    ],
+)
+def test_a_key_of_real_data_is_not_lost_in_the_demo(args: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"data\.root is not set: .*add --data\.root FOLDER"):
+        parse_fit(args)
+
+
+def test_keys_that_scenes_use_leave_it_the_demo() -> None:
+    options = parse_fit(["--data.scenes", "20", "--data.crop", "65", "--data.val_share", "0.2"])
+    assert options.config.data.format == "scenes"
+    assert options.out == Path("runs/demo")
+    assert parse_fit(["--data.format", "scenes", "--data.lists", "x"]).config.data.lists == "x"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--config", "demo", "--data.root", "x"], "data.root is x: the format is 'scenes'"),
+        (["--data.format", "scenes", "--data.root", "x"], "data.root is x: the format is 'scenes'"),
+        (["--config", "FILE"], "data.root is stored: the format is 'scenes'"),
+        (["--data.root", "x", "--data.scenes", "20"], "data.scenes is for format 'scenes' alone"),
+        (
+            ["--config", "voc.yaml", "--data.scene_size", "[40, 48]"],
+            "data.scene_size is for format 'scenes' alone, and the format is 'voc'",
+        ),
+        (["--config", "demo", "--data.void_value", "0"], "data.void_value is for format 'folder'"),
+        (["--config", "voc.yaml", "--data.void_value", "0"], "void_value is for format 'folder'"),
+        (
+            ["--config", "voc.yaml", "--data.damaged_records", "stop"],
+            "data.damaged_records is for format 'shards'",
+        ),
+        (["--data.root", "x", "--accept-changed-data"], "add --resume"),
+    ],
+)
+def test_a_key_that_would_be_ignored_is_refused(
+    args: list[str], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "voc.yaml").write_text("data: {format: voc, root: x}\n")
+    (tmp_path / "FILE").write_text("data: {format: scenes, root: stored}\n")
+    args = [str(tmp_path / arg) if arg in ("voc.yaml", "FILE") else arg for arg in args]
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_fit(args)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stored_run_of_scenes_with_a_root_goes_on(tmp_path: Path) -> None:
+    """Earlier versions let a root pass that the scenes do not use."""
+    (tmp_path / "config.yaml").write_text("data: {format: scenes, root: x}\n")
+    args = ["--resume", "--out", str(tmp_path)]
+    assert parse_fit(args).config.data.root == "x"
+    assert read_config(tmp_path / "config.yaml").data.root == "x"
+    with pytest.raises(ConfigError, match=r"data\.root is y: the format is 'scenes'"):
+        parse_fit([*args, "--data.root", "y"])
+
+
+def test_help_is_that_of_the_configuration_that_would_be_used(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for args, name in (([], "demo"), (["--data.root", "x"], "folder")):
+        with pytest.raises(SystemExit):
+            parse_fit([*args, "--help"])
+        printed = capsys.readouterr().out
+        assert f"those of {name}.yaml" in printed
+        assert "--accept-changed-data" in printed
 
 
 def test_keys_override_the_preset() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ccfnet_tf.datasets.census import Census
-from ccfnet_tf.datasets.listing import Load
+from ccfnet_tf.datasets.listing import Load, label_fingerprint
 from ccfnet_tf.errors import DamagedRecordError, DataError
 from ccfnet_tf.labels import Sample
 
@@ -25,11 +25,13 @@ class Checked:
     Attributes:
         sizes: (H, W) of each sample, in order.
         census: Counts over their labels.
+        labels: A digest of each label, in order; empty texts where a record is left out.
         damaged: Records of shards that are left out.
     """
 
     sizes: list[tuple[int, int]]
     census: Census
+    labels: list[str]
     damaged: tuple[DamagedRecordError, ...] = ()
 
 
@@ -56,32 +58,36 @@ def check(
         DataError: The first bad sample in order, with a count of further ones.
     """
 
-    def look(sample: Sample) -> tuple[tuple[int, int], Census] | DataError:
+    def look(sample: Sample) -> tuple[tuple[int, int], Census, str] | DataError:
         # Only a DataError is an answer; memory that runs out, or a fault of ours, goes up.
         try:
             label = load(sample)[1]
         except DataError as error:
             return error
-        return (label.shape[0], label.shape[1]), Census.of(label, classes)
+        size = (label.shape[0], label.shape[1])
+        return size, Census.of(label, classes), label_fingerprint(label)
 
     sizes: list[tuple[int, int]] = []
     census = Census.empty(classes)
+    labels: list[str] = []
     damaged: list[DamagedRecordError] = []
     faults: list[DataError] = []
     for answer in in_threads(look, samples, workers):
         if isinstance(answer, DamagedRecordError) and leave_out:
             damaged.append(answer)
             sizes.append(answer.size)
+            labels.append("")
         elif isinstance(answer, DataError):
             faults.append(answer)
         else:
             sizes.append(answer[0])
             census += answer[1]
+            labels.append(answer[2])
         advance()
     if faults:
         more = f" (and {len(faults) - 1} more files with faults)" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{more}", kind=faults[0].kind) from faults[0]
-    return Checked(sizes, census, tuple(damaged))
+    return Checked(sizes, census, labels, tuple(damaged))
 
 
 def in_threads(

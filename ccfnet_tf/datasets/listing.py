@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +21,43 @@ LoadLabel = Callable[[Sample], np.ndarray]
 """A sample's label alone, int32 [H, W]."""
 
 
+_DIGEST = 8  # bytes: enough against accidents, which is all that a digest of data is for
+_SMALL = 2**20
+_END = 2**16
+
+
 def stored_bytes(sample: Sample) -> bytes:
     """Returns the bytes of a sample's picture file."""
     return Path(sample.image).read_bytes()
+
+
+def fingerprint(sample: Sample) -> str:
+    """Returns a digest of a sample's picture file: of all of it, or of its size and ends if large.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=_DIGEST)
+    try:
+        with Path(sample.image).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest.update(size.to_bytes(8, "little"))
+            if size <= _SMALL:
+                digest.update(file.read())
+            else:
+                digest.update(file.read(_END))
+                file.seek(-_END, os.SEEK_END)
+                digest.update(file.read())
+    except OSError as error:
+        raise DataError(f"{sample.image}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def label_fingerprint(label: np.ndarray) -> str:
+    """Returns a digest of a label, int32 [H, W]."""
+    digest = hashlib.blake2b(str(label.shape).encode(), digest_size=_DIGEST)
+    digest.update(np.ascontiguousarray(label, np.int32).data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -36,6 +72,7 @@ class Listing:
         load: Reads a sample of this set; sizes of image and label may still differ.
         load_label: Reads its label alone.
         read_bytes: Returns the picture as it is stored, any format that Pillow reads.
+        fingerprint: Returns a digest of the picture as it is stored, which no path is part of.
         verify: Looks for damage that no sample shows, such as a file's checksum; takes its time.
         kin: Sample name to a group's key, for (near-)duplicates that must stay on one side.
         folds: How many folds `data.fold` can choose from; 0 where the set has none.
@@ -51,6 +88,7 @@ class Listing:
     load: Load
     load_label: LoadLabel
     read_bytes: Callable[[Sample], bytes] = stored_bytes
+    fingerprint: Callable[[Sample], str] = fingerprint
     verify: Callable[[], tuple[DataError, ...]] = tuple
     kin: Mapping[str, str] = field(default_factory=dict)
     folds: int = 0

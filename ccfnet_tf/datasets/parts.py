@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from ccfnet_tf.config import DataConfig, DataFormat
 from ccfnet_tf.datasets.label_map import read_label_map
 from ccfnet_tf.datasets.layouts import READERS, detect
-from ccfnet_tf.datasets.listing import Listing, Load
+from ccfnet_tf.datasets.listing import Listing, Load, fingerprint
 from ccfnet_tf.datasets.name_lists import read_names, read_part_lists
 from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
@@ -32,6 +33,8 @@ class Parts:
         test: Samples to report on; may be empty.
         load: Reads a sample: image uint8 [H, W, 3] RGB, label int32 [H, W] with ids or `VOID`.
             Raises DataError where a file cannot be used or sizes differ.
+        fingerprint: As that of a `Listing`.
+        own_val: The validation part is the set's own, not a share of its training part.
     """
 
     format: DataFormat
@@ -40,6 +43,8 @@ class Parts:
     val: tuple[Sample, ...]
     test: tuple[Sample, ...]
     load: Load
+    fingerprint: Callable[[Sample], str] = fingerprint
+    own_val: bool = False
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -108,7 +113,16 @@ def read_parts(data: DataConfig, seed: int) -> Parts:
     train, val = listing.train, listing.val
     if val is None:
         train, val = _take(listing, data.val_share, seed)
-    return Parts(data.format, listing.taxonomy, train, val, listing.test, agreeing(listing.load))
+    return Parts(
+        data.format,
+        listing.taxonomy,
+        train,
+        val,
+        listing.test,
+        agreeing(listing.load),
+        listing.fingerprint,
+        own_val=listing.val is not None,
+    )
 
 
 def parts_of(listing: Listing) -> dict[str, tuple[Sample, ...]]:

@@ -60,7 +60,16 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     def as_png(sample: Sample) -> bytes:
         return cv2.imencode(".png", load(sample)[0][..., ::-1])[1].tobytes()
 
-    return Listing(TAXONOMY, train, None, test, load, lambda s: load(s)[1], read_bytes=as_png)
+    return Listing(
+        TAXONOMY,
+        train,
+        None,
+        test,
+        load,
+        lambda s: load(s)[1],
+        read_bytes=as_png,
+        fingerprint=lambda s: f"{s.image} {data.scene_size[0]}x{data.scene_size[1]}",
+    )
 
 
 def _sample(name: str, seed: int) -> Sample:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,6 +56,23 @@ def write_atomic(
         raise
     if durable:
         _sync_folder(path.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Gives a file that cannot be used another name in its folder, and returns that.
+
+    Raises:
+        ResourceError: The folder cannot be written.
+    """
+    names = (f"{path.name}.damaged{f'.{number}' if number else ''}" for number in count())
+    free = next(place for name in names if not (place := path.with_name(name)).exists())
+    try:
+        path.rename(free)
+    except OSError as error:
+        raise ResourceError(
+            f"{error.strerror or error} while renaming {path}: see that its folder can be written"
+        ) from error
+    return free
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 RUN/config.yaml                 the resolved configuration
 RUN/classes.json                {"names": [...], "palette": [[r, g, b], ...]}
-RUN/checkpoints/{best,last}.npz
+RUN/checkpoints/{best,last,previous}.npz
 RUN/lists/, RUN/label_map.yaml  copies of data.lists and data.label_map, where they were given
 """
 

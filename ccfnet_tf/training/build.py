@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ccfnet_tf.config import ModelConfig, RunConfig
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.inference.checkpoint_file import load_matching, read_arrays
+from ccfnet_tf.inference.checkpoint_file import MODEL, load_matching, read_arrays
 from ccfnet_tf.inference.runs import read_run
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.compile_options import LossWeights
@@ -100,7 +100,7 @@ def freeze_batch_norm(backbone: Any) -> None:
 
 def _init_from(model: CCFNet, settings: ModelConfig, console: Console) -> None:
     path = _checkpoint_to_tune(settings)
-    left_out = load_matching(model, read_arrays(path), source=path)
+    left_out = load_matching(model, read_arrays(path, prefix=MODEL), source=path)
     console.print(f"weights from {path}")
     if left_out:
         console.print(f"started anew, because their shapes differ: {', '.join(left_out)}")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ccfnet_tf.config import CACHES, DataConfig, Every, RunConfig, from_yaml, parse_every
+from ccfnet_tf.config import CACHES, DataConfig, RunConfig, from_yaml, parse_every
 from ccfnet_tf.datasets.parts import with_format
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.inference.runs import (
@@ -24,6 +24,7 @@ from ccfnet_tf.inference.runs import (
     with_own_files,
 )
 from ccfnet_tf.network.weights import IMAGENET, NO_WEIGHTS
+from ccfnet_tf.training.checkpoint import BEST, PREVIOUS, read_epoch
 from ccfnet_tf.training.devices import Precision, resolve_precision
 from ccfnet_tf.training.journal import epochs_written, write_text
 
@@ -61,8 +62,8 @@ def claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> Run
         if config_given and not _occupied(run):  # one command, first and after every preemption
             return _resolved(config)
         raise RunError(f"{run}: no config.yaml, so there is no run to resume; leave --resume out")
-    if not last_checkpoint(run).is_file():
-        _refuse_lost_checkpoint(run, parse_every(read_config(stored).train.checkpoint_every))
+    if not goes_on(run):
+        _refuse_lost_checkpoint(run)
         return _resolved(config)
     earlier = read_config(stored)
     now = _resolved(config, earlier.train.precision)
@@ -104,20 +105,42 @@ def keep_files(data: DataConfig, run: Path) -> DataConfig:
 
 
 def last_checkpoint(run: Path) -> Path:
-    """Returns the file that a run goes on from."""
+    """Returns the file that a run goes on from, where it is sound."""
     return run / CHECKPOINTS / "last.npz"
 
 
-def _refuse_lost_checkpoint(run: Path, every: Every) -> None:
-    """Refuses to begin anew where more was learned than a kill before the first save can leave."""
+def goes_on(run: Path) -> bool:
+    """Returns whether a run has a checkpoint to go on from; a resumed run begins anew without.
+
+    `best.npz` alone may be what a kill left before the run was first saved. Then the run begins
+    anew, and comes to the same weights, which a run that goes on without its optimizer does not.
+
+    Raises:
+        RunError: The run's configuration cannot be read.
+    """
+    folder = run / CHECKPOINTS
+    if last_checkpoint(run).is_file() or (folder / PREVIOUS).is_file():
+        return True
+    return (folder / BEST).is_file() and _was_saved(run)
+
+
+def _was_saved(run: Path) -> bool:
+    """Returns whether more was learned than a kill before the first save can leave."""
+    if not (run / CONFIG).stat().st_size:  # killed between `open_run` and its first file
+        return False
+    every = parse_every(read_config(run / CONFIG).train.checkpoint_every)
     unsaved = every.count if every.unit == "epoch" else 1
-    if epochs_written(run / "metrics.csv") <= unsaved:
-        return
-    there = (run / CHECKPOINTS / "best.npz").is_file()
-    raise RunError(
-        f"{last_checkpoint(run)}: missing, so the run cannot go on: start another with --out NEW"
-        f"{f' --model.init_from {run}' if there else ''}"
-    )
+    learned = max(epochs_written(run / "metrics.csv"), read_epoch(run / CHECKPOINTS / BEST))
+    return learned > unsaved
+
+
+def _refuse_lost_checkpoint(run: Path) -> None:
+    """Refuses to begin anew where what was learned is lost."""
+    if _was_saved(run):
+        raise RunError(
+            f"{last_checkpoint(run)}: missing, so the run cannot go on, and there is no {PREVIOUS} "
+            f"or {BEST} beside it: start another with --out NEW"
+        )
 
 
 def _resolved(config: RunConfig, auto: Precision | None = None) -> RunConfig:

@@ -87,7 +87,7 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
 def _claim(config: RunConfig, out: Path, resume: bool) -> None:
     stored, text = out / CONFIG, to_yaml(config)
     if stored.is_file() and resume:
-        if stored.read_text(encoding="utf-8") != text:
+        if stored.read_text(encoding="utf-8", errors="replace") != text:
             raise RunError(
                 f"{stored}: was begun with another configuration: leave the keys as they were, or "
                 "choose another --out"
@@ -106,8 +106,16 @@ def _finished(run: Path, epochs: int) -> bool:
         evaluation.is_file() and last.is_file()
     ):
         return False
-    of_the_end = evaluation.stat().st_mtime_ns >= last.stat().st_mtime_ns
-    return of_the_end and json.loads(evaluation.read_text(encoding="utf-8"))["split"] == "test"
+    if evaluation.stat().st_mtime_ns < last.stat().st_mtime_ns:
+        return False
+    try:
+        figures = _figures(run)
+        split = json.loads(evaluation.read_text(encoding="utf-8"))["split"]
+    except (ValueError, TypeError, LookupError, RecursionError):  # damaged: measured again
+        return False
+    return split == "test" and all(
+        value is None or isinstance(value, float | int) for value in figures.values()
+    )
 
 
 def _fit(config: Path, fold: int, run: Path) -> None:

@@ -27,16 +27,28 @@ from ccfnet_tf.training.build import build_model, check_start
 from ccfnet_tf.training.claim import (
     FREE_ON_RESUME,
     claim,
+    goes_on,
     keep_files,
     last_checkpoint,
     locked,
     open_run,
 )
+from ccfnet_tf.training.data_digest import (
+    Digest,
+    compare_with_start,
+    digest_of,
+    write_digest,
+)
 from ccfnet_tf.training.devices import cluster_of, make_strategy
 from ccfnet_tf.training.epoch_bar import EpochBar
 from ccfnet_tf.training.epoch_end import EpochEnd, Validation
 from ccfnet_tf.training.guard import StopWhenNotFinite
-from ccfnet_tf.training.journal import write_classes, write_environment, write_text
+from ccfnet_tf.training.journal import (
+    keep_sound_rows,
+    write_classes,
+    write_environment,
+    write_text,
+)
 from ccfnet_tf.training.optimizer import scaled_rate
 from ccfnet_tf.training.run_data import RunData, check_data, rarity, share_of, training_load
 from ccfnet_tf.training.save_within import SaveWithin
@@ -55,7 +67,13 @@ LOST = (
 
 
 def fit(
-    config: RunConfig, run: Path, *, resume: bool, console: Console, config_given: bool = False
+    config: RunConfig,
+    run: Path,
+    *,
+    resume: bool,
+    console: Console,
+    config_given: bool = False,
+    accept_changed_data: bool = False,
 ) -> None:
     """Trains CCFNet and writes the run folder.
 
@@ -65,9 +83,10 @@ def fit(
     Args:
         config: The configuration; with `resume` it must be the run's own.
         run: The run folder; made when missing.
-        resume: Go on from the last checkpoint.
+        resume: Go on from the newest sound checkpoint.
         console: Where progress is shown.
         config_given: `config` stems from a file that the user named, not from the run.
+        accept_changed_data: Go on though pictures or labels have changed since the run began.
 
     Raises:
         CCFNetError: Data, configuration, run folder, memory, disk or another worker do not allow
@@ -83,26 +102,33 @@ def fit(
     console = console if chief else Console(quiet=True)
     with _resource_errors(config, run, workers.count), ExitStack() as held:
         config = _of_chief(config, workers)
-        if chief and not last_checkpoint(run).is_file():
+        resuming = chief and goes_on(run)
+        if chief and not resuming:
             if resume:
                 console.print(f"{run}: no checkpoint yet: starting from epoch 1")
             check_start(config, console)
         data = check_data(config, console)
         _refuse_other_samples(data, workers)
-        place = _Place(run, strategy, workers, console)
-        trained = _train(config, place, data, resume, held)
+        digest = digest_of(data, config.data.workers) if chief else {}
+        if resuming:  # before what depends on the data is built
+            refuse_other_classes(data.parts.taxonomy, read_run(run))
+            accept, say = accept_changed_data, console.print
+            compare_with_start(config, run, data, digest, accept=accept, say=say)
+        place = _Place(run, strategy, workers, console, digest)
+        trained = _train(config, place, data, resume=resume, resuming=resuming, held=held)
     done = "trained; " if trained else ""
     console.print(f"{run}: {done}next: ccfnet-tf evaluate {run}", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a run is trained."""
+    """Where a run is trained, and what its data are."""
 
     run: Path
     strategy: Any
     workers: Workers
     console: Console
+    digest: Digest
 
 
 def _of_chief(config: RunConfig, workers: Workers) -> RunConfig:
@@ -116,17 +142,30 @@ def _of_chief(config: RunConfig, workers: Workers) -> RunConfig:
     return replace(theirs, data=replace(theirs.data, **own))
 
 
-def _train(config: RunConfig, place: _Place, data: RunData, resume: bool, held: ExitStack) -> bool:
-    """Trains what is left to train; returns whether anything was."""
+def _train(
+    config: RunConfig,
+    place: _Place,
+    data: RunData,
+    *,
+    resume: bool,
+    resuming: bool,
+    held: ExitStack,
+) -> bool:
+    """Trains what is left to train; returns whether anything was.
+
+    Args:
+        config: The run's configuration.
+        place: Where it is trained.
+        data: What it is trained on.
+        resume: The run folder may be there already.
+        resuming: There is a checkpoint to go on from, and this worker reads it.
+        held: Keeps the run folder locked.
+    """
     run, console, workers = place.run, place.console, place.workers
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(config.seed)
-    share = share_of(data.parts, config.train.batch, workers, console)
-    last = last_checkpoint(run)
-    resuming = workers.chief and last.is_file()
-    if resuming:
-        refuse_other_classes(data.parts.taxonomy, read_run(run))
+    share, epochs = share_of(data.parts, config.train.batch, workers, console), config.train.epochs
     console.print("building the network; the first step takes a while")
     model = build_model(
         config,
@@ -144,11 +183,11 @@ def _train(config: RunConfig, place: _Place, data: RunData, resume: bool, held: 
             config = replace(config, data=keep_files(config.data, run))
     restored = checkpoint.Restored()
     if resuming:
-        restored = checkpoint.restore(last, model, console.print)
+        restored = checkpoint.restore(last_checkpoint(run), model, console.print, epochs=epochs)
     if workers.count > 1:
         restored = checkpoint.Restored(checkpoint.send(restored, model, workers))
     restored = _with_steps(restored, share.steps, run)
-    progress, epochs = restored.progress, config.train.epochs
+    progress = restored.progress
     if progress.epoch >= epochs:
         console.print(f"{run}: epoch {progress.epoch} of {epochs} is done; nothing to resume")
         return False
@@ -156,7 +195,7 @@ def _train(config: RunConfig, place: _Place, data: RunData, resume: bool, held: 
     if progress.step:
         also = f" and {within} of {share.steps} steps" if within else ""
         console.print(f"{run}: going on after epoch {progress.epoch} of {epochs}{also}")
-    _write_start(config, place, data, share)
+    _write_start(config, place, data, share, progress.epoch)
     _learn(config, place, data, share, model=model, restored=restored)
     return True
 
@@ -185,7 +224,9 @@ def _refuse_other_samples(data: RunData, workers: Workers) -> None:
         )
 
 
-def _write_start(config: RunConfig, place: _Place, data: RunData, share: Share) -> None:
+def _write_start(
+    config: RunConfig, place: _Place, data: RunData, share: Share, epochs_done: int
+) -> None:
     """Writes what a run is, and says on what it trains."""
     train, strategy = config.train, place.strategy
     devices = [device.name for device in tf.config.list_logical_devices()]
@@ -194,7 +235,12 @@ def _write_start(config: RunConfig, place: _Place, data: RunData, share: Share) 
     if place.workers.chief:
         write_text(place.run / CONFIG, to_yaml(config))
         write_classes(place.run, data.parts.taxonomy)
-        write_environment(place.run, devices, train.precision, workers=place.workers.count)
+        write_digest(place.run, place.digest)
+        say = place.console.print
+        write_environment(
+            place.run, devices, train.precision, workers=place.workers.count, warn=say
+        )
+        keep_sound_rows(place.run / "metrics.csv", epochs_done, say)
     replicas, workers = strategy.num_replicas_in_sync, place.workers.count
     rate = scaled_rate(train)
     place.console.print(

@@ -13,6 +13,7 @@ import keras
 from rich.console import Console
 
 from ccfnet_tf.errors import NotFiniteError
+from ccfnet_tf.inference.checkpoint_file import NOT_FINITE_ADVICE
 
 IN_A_ROW = 5
 """So many skipped steps one after another end a run."""
@@ -21,10 +22,7 @@ SHARE = 0.01
 """A larger share of an epoch's steps ends a run too; fewer than `IN_A_ROW` never do, since a short
 epoch reaches the share with a single step."""
 
-ADVICE = (
-    "checkpoints of earlier steps are kept; go on with --resume, or begin anew in another --out "
-    "with a lower train.learning_rate, train.clip_norm 1 or train.precision float32"
-)
+ADVICE = f"checkpoints of earlier steps are kept; {NOT_FINITE_ADVICE}"
 
 
 class StopWhenNotFinite(keras.callbacks.Callback):

@@ -32,10 +32,12 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.steps = steps
         self.warmup_steps = warmup_steps
         self.power = power
+        # Steps that were taken before the optimizer began; above 0 where a run lost its state.
+        self.begun = 0
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Returns the rate of step t, 0 from T on."""
-        step = tf.cast(step, tf.float32)
+        step = tf.cast(step, tf.float32) + self.begun
         warm = tf.minimum(1.0, (step + 1.0) / max(self.warmup_steps, 1))
         left = tf.maximum(0.0, 1.0 - step / self.steps)
         return self.base * warm * left**self.power

@@ -73,9 +73,24 @@ def check_data(config: RunConfig, console: Console) -> RunData:
         f"{len(parts.test)} to test, {classes} classes; every "
         f"{'other ' if left_out else ''}label is fit to use"
     )
+    _say_unused(config.data, parts, console)
     _refuse_void(data)
     _refuse_padding(config.data, data.train.sizes)
     return data
+
+
+def _say_unused(config: DataConfig, parts: Parts, console: Console) -> None:
+    """Names keys that were set and have no effect on these data."""
+    default = DataConfig()
+    if parts.own_val and config.val_share != default.val_share:
+        console.print(
+            f"data.val_share {config.val_share} is not used: the set has a validation part"
+        )
+    if parts.format != "folder" and config.void_value != default.void_value:
+        console.print(
+            f"data.void_value {config.void_value} is not used: it is of format 'folder', and the "
+            f"format is '{parts.format}'"
+        )
 
 
 def say_left_out(damaged: Sequence[DamagedRecordError], console: Console) -> None:

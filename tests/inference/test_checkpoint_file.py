@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ccfnet_tf.errors import RunError
+from ccfnet_tf.errors import NotFiniteError, RunError
 from ccfnet_tf.inference.checkpoint_file import (
     assign_model,
     load_matching,
@@ -59,6 +60,73 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     np.savez(path, **{"model/a": np.array([object()], dtype=object)})
     with pytest.raises(RunError, match="damaged checkpoint"):
         read_arrays(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_neither_written_nor_read(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "last.npz"
+    write_arrays(path, ARRAYS)
+    before = path.read_bytes()
+    bad = ARRAYS | {"model/b/kernel": np.array([[1.0, value]], np.float32)}
+    called: list[int] = []
+    with pytest.raises(NotFiniteError, match=f"'model/b/kernel' holds {value} in 1 of its 2"):
+        write_arrays(path, bad, before=lambda: called.append(1))
+    assert path.read_bytes() == before
+    assert called == []
+    np.savez(path, **bad)  # type: ignore[arg-type]
+    with pytest.raises(RunError, match=r"last\.npz: 'model/b/kernel' holds"):
+        read_arrays(path)
+    assert "state" in read_arrays(path, prefix="state")  # what is not asked for does no harm
+
+
+def header(shape: str, dtype: str = "'<f4'") -> bytes:
+    text = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header("(10000000000000,)") + bytes(8),
+        header("(1000000, 1000000, 1000000)") + bytes(8),
+        header("(-1, -2)") + bytes(8),
+        header("(3,)") + bytes(8),
+        header("(99999999999,)", "'<U0'"),
+        header("(2,)", "'|O'") + bytes(16),
+        header("(2,)", "[]") + bytes(8),
+        header("x") + bytes(8),
+        header("-" * 9000 + "1") + bytes(8),
+        header("(" * 300 + ")" * 300),
+        header("{[]: 1}"),
+        b"\x93NUMPY\x09\x00" + bytes(80),
+        b"\x93NUMPY\x01\x00",
+        b"",
+    ],
+)
+def test_a_header_that_promises_what_is_not_there(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "last.npz"
+    with zipfile.ZipFile(path, "w") as archive:  # its checksum is right
+        archive.writestr("model/a.npy", content)
+    with pytest.raises(RunError, match="damaged checkpoint") as caught:
+        read_arrays(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_compressed_member_cannot_fill_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "last.npz"
+    np.savez_compressed(path, **{"model/a": np.zeros(10**7)})
+    with pytest.raises(RunError, match="promises more than it holds"):
+        read_arrays(path)
+
+
+def test_values_of_another_type_are_refused(model: Any) -> None:
+    saved = arrays_of(model)
+    key = next(iter(saved))
+    for changed in (saved[key].astype("U9"), saved[key].astype(np.float64)):
+        with pytest.raises(RunError, match=f"holds {changed.dtype.name} where float32 is needed"):
+            assign_model(model, saved | {key: changed}, source=Path("best.npz"))
+        with pytest.raises(RunError, match="where float32 is needed"):
+            load_matching(model, saved | {key: changed}, source=Path("best.npz"))
 
 
 def outcome(path: Path) -> tuple[dict[str, np.ndarray] | None, str]:

@@ -74,6 +74,15 @@ def test_damaged_checkpoint(make_run: MakeRun) -> None:
     assert "damaged checkpoint" in one_line(folder)
 
 
+def test_a_network_that_is_not_finite_is_not_loaded(make_run: MakeRun, model: Any) -> None:
+    folder = make_run("last")
+    arrays = arrays_of(model)
+    key = next(key for key in arrays if key.endswith("kernel"))
+    arrays[key] = np.full_like(arrays[key], np.nan)
+    np.savez(folder / "checkpoints" / "last.npz", **arrays)  # type: ignore[arg-type]
+    assert f"last.npz: '{key}' holds nan" in one_line(folder)
+
+
 def test_best_comes_before_last_unless_asked(make_run: MakeRun) -> None:
     folder = make_run("best", "last")
     for name in ("best", "last"):

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import json
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
 from ccfnet_tf.config import TrainConfig
-from ccfnet_tf.errors import RunError
+from ccfnet_tf.errors import NotFiniteError, RunError
+from ccfnet_tf.inference.checkpoint_file import read_arrays, write_arrays
 from ccfnet_tf.training import checkpoint
 from ccfnet_tf.training.optimizer import make_optimizer
 
@@ -102,9 +107,370 @@ def test_the_file_before_is_kept_where_there_are_no_hard_links(
     assert (tmp_path / "previous.npz").read_bytes() == first
 
 
-def test_weights_alone_do_not_pass_for_a_run(tmp_path: Path) -> None:
-    path = tmp_path / "best.npz"
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def trained() -> keras.Model:
     model = small_model(seed=0)
-    checkpoint.save_best(path, model, checkpoint.Progress())
-    with pytest.raises(RunError, match="0 optimizer variables"):
-        checkpoint.restore(path, model)
+    step(model)
+    return model
+
+
+@pytest.fixture
+def three(trained: keras.Model, tmp_path: Path) -> Path:
+    """Writes last (epoch 3), previous (epoch 2) and best (epoch 1); returns the path of last."""
+    path = tmp_path / "last.npz"
+    checkpoint.save_best(tmp_path / "best.npz", trained, checkpoint.Progress(1, 4, 0.5, 1, 4))
+    for epoch in (2, 3):
+        progress = checkpoint.Progress(epoch, 4 * epoch, 0.5, 1, 4)
+        checkpoint.save_last(path, trained, progress)
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def first(kind: str) -> Callable[[keras.Model], Any]:
+    def variable(model: keras.Model) -> Any:
+        found = {
+            "kernel": model.get_layer("head").kernel,
+            "statistic": model.get_layer("backbone").get_layer("norm").moving_variance,
+            "moment": model.optimizer.variables[-1],
+            "figure": model.metrics[0].variables[0],
+        }
+        return found[kind]
+
+    return variable
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("kernel", "model/head/kernel"),
+        ("statistic", "model/norm/moving_variance"),
+        ("moment", "optimizer/0"),
+        ("figure", "metrics/0000"),
+    ],
+)
+def test_a_value_that_is_not_finite_is_not_saved(
+    kind: str, named: str, value: float, trained: keras.Model, three: Path
+) -> None:
+    variable = first(kind)(trained)
+    sound = variable.numpy()
+    bad = np.array(sound)
+    bad.flat[-1] = value  # one value of many
+    before = contents(three.parent)
+    variable.assign(bad)
+    try:
+        for save in (checkpoint.save_last, checkpoint.save_best):
+            file = three if save is checkpoint.save_last else three.with_name("best.npz")
+            with pytest.raises(NotFiniteError) as caught:
+                save(file, trained, checkpoint.Progress(4, 16, 0.5, 4, 4))
+            text = str(caught.value)
+            assert text.startswith(f"{file}: not written at step 16 (epochs done: 4): '{named}")
+            assert f"holds {value} in 1 of its {bad.size} values" in text
+            assert "go on with --resume" in text
+            assert "\n" not in text
+            assert contents(three.parent) == before
+    finally:
+        variable.assign(sound)
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_a_score_that_is_not_finite_is_not_saved(
+    score: float, trained: keras.Model, three: Path
+) -> None:
+    before = contents(three.parent)
+    for save in (checkpoint.save_last, checkpoint.save_best):
+        with pytest.raises(NotFiniteError, match="'state: best_score' holds"):
+            save(three, trained, checkpoint.Progress(4, 16, score, 4, 4))
+    assert contents(three.parent) == before
+
+
+def rewrite(path: Path, change: Callable[[Arrays], object]) -> None:
+    """Writes a sound file of other content, as no version of the package would write it."""
+    arrays = read_arrays(path)
+    change(arrays)
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def with_state(**values: Any) -> Callable[[Arrays], object]:
+    def change(arrays: Arrays) -> None:
+        tree = json.loads(str(arrays["state"])) | values
+        kept = {key: value for key, value in tree.items() if value is not ...}
+        arrays["state"] = np.array(json.dumps(kept))
+
+    return change
+
+
+def with_array(key: str, make: Callable[[np.ndarray], Any]) -> Callable[[Arrays], object]:
+    def change(arrays: Arrays) -> None:
+        arrays[key] = np.asarray(make(arrays[key]))
+
+    return change
+
+
+def without(*keys: str) -> Callable[[Arrays], object]:
+    return lambda arrays: [arrays.pop(key) for key in keys]
+
+
+def as_state(value: Any) -> Callable[[Arrays], object]:
+    return with_array("state", lambda _: value)
+
+
+def poisoned(array: np.ndarray) -> np.ndarray:
+    changed = np.array(array)
+    changed.flat[0] = np.nan
+    return changed
+
+
+KERNEL = "model/head/kernel"
+DAMAGES = {
+    "no state": (without("state"), "holds no 'state'"),
+    "state is no JSON": (as_state("{epoch"), "no JSON object"),
+    "state is empty": (as_state(""), "no JSON object"),
+    "state is a list": (as_state("[1, 2]"), "no JSON object"),
+    "state is a number": (as_state(3.0), "no JSON object"),
+    "state is an array": (as_state(["a", "b"]), "no JSON object"),
+    "state is nested too deep": (as_state("[" * 100_000), "no JSON object"),
+    "an unknown key": (with_state(epochs=3), "unknown key 'epochs'"),
+    "a missing key": (with_state(step=...), "no 'step'"),
+    "epoch is NaN": (with_state(epoch=float("nan")), "epoch is nan"),
+    "epoch is a text": (with_state(epoch="x"), "epoch is 'x'"),
+    "epoch is a fraction": (with_state(epoch=2.5), "epoch is 2.5"),
+    "epoch is true": (with_state(epoch=True), "epoch is True"),
+    "epoch is nothing": (with_state(epoch=None), "epoch is None"),
+    "epoch is negative": (with_state(epoch=-1), "epoch is -1"),
+    "epoch beyond the run": (with_state(epoch=6, step=24), "epoch is 6: the run has 5"),
+    "step beyond the epoch": (with_state(step=17), "step is 17: epoch 3 of 4 steps"),
+    "step before the epoch": (with_state(step=11), "step is 11: epoch 3 of 4 steps"),
+    "step is huge": (with_state(step=10**400), "step is 1000"),
+    "score is NaN": (with_state(best_score=float("nan")), "best_score is nan"),
+    "score is infinite": (with_state(best_score=float("inf")), "best_score is inf"),
+    "score is a text": (with_state(best_score="0.5"), "best_score is '0.5'"),
+    "best after the last": (with_state(best_epoch=4), "best_epoch is 4"),
+    "optimizer begun later": (with_state(optimizer_begun=13), "optimizer_begun is 13"),
+    "weights of another class count": (
+        with_array(KERNEL, lambda a: np.zeros((3, 7), np.float32)),
+        "'head/kernel' has shape [3, 7]",
+    ),
+    "a variable less": (without(KERNEL), "holds no 'head/kernel'"),
+    "weights as texts": (with_array(KERNEL, lambda a: a.astype("U8")), "holds str"),
+    "weights as whole numbers": (
+        with_array(KERNEL, lambda a: a.astype(np.int32)),
+        "holds int32 where float32 is needed",
+    ),
+    "weights that are not finite": (with_array(KERNEL, poisoned), "'model/head/kernel' holds nan"),
+    "objects": (
+        with_array(KERNEL, lambda a: np.array([{}] * a.size, object).reshape(a.shape)),
+        "damaged checkpoint",
+    ),
+    "no optimizer": (
+        lambda arrays: [arrays.pop(key) for key in list(arrays) if key.startswith("optimizer/")],
+        "holds 0 optimizer variables",
+    ),
+    "an optimizer variable less": (without("optimizer/0001"), "optimizer variables where"),
+    "a moment of another shape": (
+        with_array("optimizer/0002", lambda a: np.zeros((2, 2), np.float32)),
+        "'optimizer/0002' has shape [2, 2]",
+    ),
+    "a moment that is not finite": (with_array("optimizer/0002", poisoned), "holds nan"),
+    "a count that is a fraction": (
+        with_array("optimizer/0000", np.float32),
+        "'optimizer/0000' holds float32",
+    ),
+    "a count beyond the run": (
+        with_array("optimizer/0000", lambda a: a + 10**9),
+        "its optimizer has counted",
+    ),
+    "a count below 0": (with_array("optimizer/0000", lambda a: a - 10), "has counted -9 steps"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_file_of_no_use_gives_way_to_the_next(
+    name: str, trained: keras.Model, three: Path
+) -> None:
+    change, words = DAMAGES[name]
+    sound = three.with_name("previous.npz").read_bytes()
+    rewrite(three, change)
+    bad = three.read_bytes()
+    said: list[str] = []
+    restored = checkpoint.restore(three, trained, said.append, epochs=5)
+    assert restored.progress == checkpoint.Progress(2, 8, 0.5, 1, 4)
+    (line,) = said
+    assert line.startswith(f"warning: {three}: ")
+    assert words in line
+    assert "going on from previous.npz, saved after epoch 2 (last.npz is now last.npz.da" in line
+    assert "\n" not in line
+    # What is of no use must not take the place of what is, when the run is saved again.
+    assert three.with_name("last.npz.damaged").read_bytes() == bad
+    checkpoint.save_last(three, trained, restored.progress)
+    assert three.with_name("previous.npz").read_bytes() == sound
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_without_a_sound_file_it_is_one_line_and_nothing_changes(
+    name: str, trained: keras.Model, three: Path
+) -> None:
+    change, words = DAMAGES[name]
+    three.with_name("previous.npz").unlink()
+    three.with_name("best.npz").write_bytes(b"PK")
+    rewrite(three, change)
+    files, weights = contents(three.parent), values(trained)
+    with pytest.raises(RunError) as caught:
+        checkpoint.restore(three, trained, epochs=5)
+    text = str(caught.value)
+    assert words in text
+    assert f"{three.with_name('best.npz')}: damaged checkpoint" in text
+    assert text.endswith("start another run with --out NEW")
+    assert "\n" not in text
+    assert contents(three.parent) == files
+    for mine, before in zip(values(trained), weights, strict=True):
+        np.testing.assert_array_equal(mine, before)
+
+
+def mutated(text: str, chance: random.Random) -> str:
+    letters = list(text)
+    for _ in range(chance.randint(1, 3)):
+        place = chance.randrange(len(letters))
+        how = chance.random()
+        if how < 0.3:
+            del letters[place:]
+        elif how < 0.6:
+            letters[place] = chr(chance.randrange(1, 0x2FF))
+        else:
+            letters.insert(place, chance.choice('0123456789{}[],:"-.eENI'))
+        if not letters:
+            break
+    return "".join(letters)
+
+
+def test_no_change_of_the_state_ends_otherwise_than_in_one_line(
+    trained: keras.Model, three: Path
+) -> None:
+    """Random changes of the state's text, in a file whose checksums are right."""
+    arrays = read_arrays(three)
+    text = str(arrays["state"])
+    chance = random.Random(0)
+    refused = 0
+    for _ in range(300):
+        changed = mutated(text, chance)
+        write_arrays(three, arrays | {"state": np.array(changed)})
+        said: list[str] = []
+        progress = checkpoint.restore(three, trained, said.append, epochs=5).progress
+        if said:
+            refused += 1
+            assert len(said) == 1
+            assert "\n" not in said[0]
+            assert progress.epoch == 2
+            three.with_name("last.npz.damaged").unlink()
+            continue
+        assert 0 <= progress.epoch <= 5
+        assert 0 <= progress.step <= 20
+        assert -1 <= progress.best_score < np.inf
+    assert refused > 200
+
+
+@pytest.mark.parametrize("left", [("previous", "best"), ("best",)])
+@pytest.mark.parametrize("fate", ["damaged", "missing"])
+def test_the_newest_sound_file_is_taken(
+    left: tuple[str, ...], fate: str, trained: keras.Model, three: Path
+) -> None:
+    for name in {"last", "previous"} - set(left):
+        file = three.with_name(f"{name}.npz")
+        if fate == "missing":
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[:200])
+    said: list[str] = []
+    progress = checkpoint.restore(three, trained, said.append).progress
+    epoch = {"previous": 2, "best": 1}[left[0]]
+    assert progress.epoch == epoch
+    (line,) = said
+    assert f"{three}: {fate}" in line
+    assert f"going on from {left[0]}.npz, saved after epoch {epoch}" in line
+    assert ("whose optimizer begins anew" in line) is (left[0] == "best")
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_new_optimizer_goes_on_at_the_rate_of_the_run(kind: str, tmp_path: Path) -> None:
+    """From the best weights, and again when that run is saved and resumed."""
+    whole = small_model(seed=0, optimizer=kind)
+    for _ in range(6):
+        step(whole)
+    checkpoint.save_best(tmp_path / "best.npz", whole, checkpoint.Progress(3, 6, 0.5, 3, 2))
+    other = small_model(seed=1, optimizer=kind)
+    progress = checkpoint.restore(tmp_path / "last.npz", other).progress
+    assert progress == checkpoint.Progress(3, 6, 0.5, 3, 2, optimizer_begun=6)
+    assert rate(other) == pytest.approx(rate(whole))
+    for variable in other.optimizer.variables:
+        assert not variable.numpy().any()  # by its count Adam knows how far to trust its moments
+    for model in (whole, other):
+        step(model)
+    assert rate(other) == pytest.approx(rate(whole))
+    checkpoint.save_last(
+        tmp_path / "last.npz", other, checkpoint.Progress(3, 7, 0.5, 3, 2, optimizer_begun=6)
+    )
+    again = small_model(seed=2, optimizer=kind)
+    assert checkpoint.restore(tmp_path / "last.npz", again).progress.optimizer_begun == 6
+    assert rate(again) == pytest.approx(rate(whole))
+    assert rate(again) < rate(small_model(seed=0, optimizer=kind))
+    for one, two in zip(values(again), values(other), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def rate(model: keras.Model) -> float:
+    return float(model.optimizer.learning_rate.numpy())
+
+
+def test_figures_of_another_kind_begin_anew(trained: keras.Model, three: Path) -> None:
+    rewrite(three, with_array("metrics/0000", lambda a: np.zeros((3,), np.float32)))
+    said: list[str] = []
+    restored = checkpoint.restore(three, trained, said.append)
+    assert restored.metrics == ()
+    assert restored.progress.epoch == 3
+    assert "figures of an epoch under way are others" in said[0]
+
+
+def test_a_file_of_an_earlier_version_is_taken(trained: keras.Model, three: Path) -> None:
+    rewrite(three, with_state(steps=..., optimizer_begun=...))
+    said: list[str] = []
+    progress = checkpoint.restore(three, trained, said.append).progress
+    assert progress == checkpoint.Progress(3, 12, 0.5, 1)
+    assert said == []
+
+
+class Chief:
+    """Keeps what the chief sends."""
+
+    def from_chief(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        self.sent = arrays
+        return arrays
+
+
+class Other(Chief):
+    """Gets it, whatever it has itself."""
+
+    def __init__(self, chief: Chief) -> None:
+        self.sent = chief.sent
+
+    def from_chief(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        assert [a.shape for a in arrays] == [a.shape for a in self.sent]
+        return self.sent
+
+
+def test_every_worker_goes_on_where_the_chief_does(trained: keras.Model) -> None:
+    chief: Any = Chief()
+    progress = checkpoint.Progress(3, 7, 0.5, 2, 2, optimizer_begun=6)
+    assert checkpoint.send(checkpoint.Restored(progress), trained, chief) == progress
+    other: Any = Other(chief)
+    model = small_model(seed=5)
+    assert checkpoint.send(checkpoint.Restored(), model, other) == progress
+    for one, two in zip(values(model), values(trained), strict=True):
+        np.testing.assert_array_equal(one, two)
+    trained.optimizer._learning_rate.begun = 6
+    assert rate(model) == rate(trained)

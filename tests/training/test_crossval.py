@@ -20,7 +20,7 @@ from rich.console import Console
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_yaml
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.training.claim import resolved_paths
-from ccfnet_tf.training.crossval import crossval
+from ccfnet_tf.training.crossval import _finished, crossval
 
 
 @pytest.fixture
@@ -110,6 +110,14 @@ def test_a_fold_that_only_looks_finished_is_not_counted(
     # It goes on with the fold, whose checkpoint is made up.
     with pytest.raises(RunError, match="fold 1: ccfnet-tf fit ended with exit code 2"):
         _resumed(out, settings, Console(quiet=True))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"split": "test"}', "[" * 100_000])
+def test_a_damaged_evaluation_is_measured_again(tmp_path: Path, text: str) -> None:
+    run = finished(tmp_path, 0, 0.8)
+    assert _finished(run, 1)
+    (run / "evaluation.json").write_text(text)
+    assert not _finished(run, 1)
 
 
 def _resumed(out: Path, settings: RunConfig, console: Console) -> dict:  # type: ignore[type-arg]

@@ -8,14 +8,17 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_yaml
 from ccfnet_tf.errors import ConfigError, ResourceError, RunError
+from ccfnet_tf.inference.checkpoint_file import write_arrays
 from ccfnet_tf.inference.runs import read_config
 from ccfnet_tf.training import fit as module
-from ccfnet_tf.training.claim import keep_files
+from ccfnet_tf.training.checkpoint import Progress
+from ccfnet_tf.training.claim import keep_files, open_run
 
 CONFIG = RunConfig(
     data=DataConfig(format="scenes", scenes=10, scene_size=(32, 32), crop=33),
@@ -72,16 +75,36 @@ def with_model(**keys: str) -> RunConfig:
     return replace(CONFIG, model=replace(CONFIG.model, **keys))  # type: ignore[arg-type]
 
 
-def test_a_run_that_lost_its_checkpoint_is_not_begun_anew(tmp_path: Path) -> None:
-    run = begun(tmp_path / "run", epochs=2, checkpoints=("best",))
+def test_a_run_that_lost_its_checkpoints_is_not_begun_anew(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", epochs=2)
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
     assert refusal(run, resume=True) == (
-        f"{run}/checkpoints/last.npz: missing, so the run cannot go on: start another with --out "
-        f"NEW --model.init_from {run}"
+        f"{run}/checkpoints/last.npz: missing, so the run cannot go on, and there is no "
+        "previous.npz or best.npz beside it: start another with --out NEW"
     )
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
-    (run / "checkpoints" / "best.npz").unlink()  # then there is nothing to start from
-    assert refusal(run, resume=True).endswith("start another with --out NEW")
+
+
+@pytest.mark.parametrize("left", ["previous", "best"])
+def test_a_run_that_lost_its_last_checkpoint_goes_on_from_what_is_left(
+    left: str, tmp_path: Path
+) -> None:
+    run = begun(tmp_path / "run", epochs=2, checkpoints=(left,))
+    assert start(run, resume=True) == ""  # nothing of beginning anew
+
+
+def test_the_best_weights_of_a_run_without_rows_are_not_begun_anew(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", epochs=0)
+    for epoch, begins_anew in ((1, True), (2, False)):  # epoch 1: killed before the first save
+        write_arrays(
+            run / "checkpoints" / "best.npz",
+            {
+                "state": np.array(
+                    json.dumps({**vars(Progress()), "epoch": epoch, "step": 4 * epoch})
+                )
+            },
+        )
+        assert ("starting from epoch 1" in start(run, resume=True)) is begins_anew
 
 
 def test_a_run_that_saves_seldom_begins_anew_after_a_kill(tmp_path: Path) -> None:
@@ -111,6 +134,16 @@ def test_a_run_killed_in_its_first_epoch_begins_anew_and_says_so(
     run = begun(tmp_path / "run", epochs=epochs)
     said = start(run, resume=True)
     assert said.startswith(f"{run}: no checkpoint yet: starting from epoch 1\n")
+
+
+def test_a_run_killed_before_its_configuration_was_written_begins_anew(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    open_run(run, resume=False)
+    (run / "lists").mkdir()
+    console = Console(file=io.StringIO(), width=400)
+    with pytest.raises(ReadsDataError):
+        module.fit(CONFIG, run, resume=True, console=console, config_given=True)
+    assert "starting from epoch 1" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_new_run_says_nothing_of_checkpoints(tmp_path: Path) -> None:

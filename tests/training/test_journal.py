@@ -4,6 +4,8 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.training import journal
 
@@ -47,6 +49,79 @@ def test_epochs_written_are_the_rows(tmp_path: Path) -> None:
     for epoch in (1, 2):
         table.append({"epoch": epoch, "loss": 1.0})
         assert journal.epochs_written(path) == epoch
+
+
+ROWS = "epoch,step,loss\n1,4,0.5\n2,8,0.25\n3,12,0.125\n"
+GARBLED = {
+    "binary": (bytes(range(256)) * 4, []),
+    "empty": (b"", []),
+    "no epoch column": (ROWS.replace("epoch", "epoc").encode(), []),
+    "an epoch that is no number": (ROWS.replace("\n2,", "\nx,").encode(), [1, 3]),
+    "an epoch that is NaN": (ROWS.replace("\n2,", "\nnan,").encode(), [1, 3]),
+    "an epoch below 1": (ROWS.replace("\n2,", "\n-2,").encode(), [1, 3]),
+    "a cell too many": (ROWS.replace("8,0.25", "8,0.25,7").encode(), [1, 3]),
+    "a cell too few": (ROWS.replace("8,0.25", "8").encode(), [1, 3]),
+    "a cut row": (ROWS.encode()[:-8], [1, 2]),
+    "a cut number": (ROWS.encode()[:-3], [1, 2]),
+    "an epoch twice": ((ROWS + "2,8,0.5\n").encode(), [1, 2, 3]),
+    "zeros": (ROWS.encode()[:26] + bytes(3) + ROWS.encode()[29:], [1, 3]),
+    "no UTF-8": (ROWS.encode().replace(b"0.25", b"0.\xff5"), [1, 3]),
+    "an open quote": (ROWS.replace("8,0.25", '8,"0.25').encode(), [1]),
+    "a huge cell": ((ROWS + "4,8," + "5" * 200_000).encode(), [1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("name", GARBLED)
+def test_a_garbled_table_is_kept_and_its_sound_rows_go_on(name: str, tmp_path: Path) -> None:
+    content, sound = GARBLED[name]
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    assert journal.epochs_written(path) == len(sound)
+    said: list[str] = []
+    journal.keep_sound_rows(path, 3, said.append)
+    (line,) = said
+    assert line.startswith(f"warning: {path}: damaged: kept as metrics.csv.damaged")
+    assert "\n" not in line
+    lost = [number for number in (1, 2, 3) if number not in sound]
+    assert (f"no row of epoch {', '.join(map(str, lost))} is left" in line) is bool(lost)
+    assert (tmp_path / "metrics.csv.damaged").read_bytes() == content
+    journal.MetricsTable(path, epochs_done=3).append({"epoch": 4, "step": 16, "loss": 1.0})
+    assert [int(row["epoch"]) for row in read(path)] == [*sound, 4]
+
+
+def test_rows_that_are_missing_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    said: list[str] = []
+    journal.keep_sound_rows(path, 0, said.append)
+    path.write_text(ROWS)
+    journal.keep_sound_rows(path, 3, said.append)
+    assert said == []
+    journal.keep_sound_rows(path, 5, said.append)
+    assert said == [f"warning: {path}: lacks rows; no row of epoch 4, 5 is left"]
+    assert path.read_text() == ROWS
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"starts": [{"comma',
+        b"[1, 2]",
+        b'{"other": []}',
+        b'{"starts": {}}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_environment_is_kept_and_begun_anew(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "environment.json"
+    said: list[str] = []
+    for name in ("environment.json.damaged", "environment.json.damaged.1"):  # none is lost
+        path.write_bytes(content)
+        journal.write_environment(tmp_path, ["/device:CPU:0"], "float32", warn=said.append)
+        assert said.pop() == f"warning: {path}: damaged: kept as {name}, and begun anew"
+        assert (tmp_path / name).read_bytes() == content
+        assert len(json.loads(path.read_text())["starts"]) == 1
 
 
 def test_environment_names_versions_and_devices(tmp_path: Path) -> None:
