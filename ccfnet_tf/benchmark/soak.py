@@ -285,6 +285,16 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def split_run(args: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Returns the run, which comes first or not at all, and the other arguments.
+
+    Anywhere else the value of a key that the parser does not know would pass for it.
+    """
+    if args and not args[0].startswith("-"):
+        return args[0], args[1:]
+    return None, args
+
+
 def _setting(options: argparse.Namespace) -> Setting:
     return Setting(options.precision, options.gradients, options.remedy, options.isa)
 
@@ -311,9 +321,9 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--isa", default="", help=f"ONEDNN_MAX_CPU_ISA; {NO_AMX}: no AMX")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the counts there")
-    given = bool(args) and not args[0].startswith("-")  # else a key's value would pass for it
-    options, keys = parser.parse_known_args(args[given:])
-    options.run = args[0] if given else None
+    run, rest = split_run(args)
+    options, keys = parser.parse_known_args(rest)
+    options.run = run
     for name, least in (("steps", 1), ("load", 0)):
         if getattr(options, name) < least:
             raise ConfigError(f"--{name} is {getattr(options, name)}: it must be {least} or more")
