@@ -188,11 +188,11 @@ class RepeatedStep:
             self._model.train_step((images, labels))
         finally:
             del self._model._learn
-        ((gradients, sums),) = seen
+        ((gradients, of_batch),) = seen
         pairs = zip(gradients, self._model.trainable_variables, strict=True)
         found = {v.path: tf.convert_to_tensor(g) for g, v in pairs if g is not None}
         self.names = [*found, LOSS]
-        return [*found.values(), sums["loss"]]
+        return [*found.values(), of_batch.sums["loss"]]
 
 
 def repeat(step: RepeatedStep, steps: int, said: Callable[[int], object]) -> Counted:

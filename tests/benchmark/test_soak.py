@@ -56,14 +56,14 @@ def test_a_fault_is_counted_under_its_variable(
 
     class Faulty(type(model)):  # type: ignore[misc]
         def _learn(self, *arguments: Any) -> Any:
-            gradients, sums = super()._learn(*arguments)
+            gradients, seen = super()._learn(*arguments)
             now = repetition.assign_add(1)
             index = [v.path for v in self.trainable_variables].index(FAULTY)
             bad = tf.where(now == 2, np.nan, tf.where(now == 4, 1.0, 0.0))
             shape = gradients[index].shape
             places = tf.scatter_nd([[1, 2, 5, 0]], bad[None], shape)
             gradients[index] += places
-            return gradients, sums
+            return gradients, seen
 
     model.__class__ = Faulty
     model.compile(optimizer="adamw")
