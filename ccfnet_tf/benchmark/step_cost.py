@@ -1,8 +1,9 @@
-"""Seconds of a training step in other forms beside the step as it is, in turns in one process.
+"""What a training step in other forms costs beside the step as it is, in turns in one process.
 
     python -m ccfnet_tf.benchmark.step_cost [RUN] [--rounds 5] [--config PRESET --KEY VALUE ...]
 
-What the step's look at every gradient costs, and what each way to a kernel's gradient does.
+What the step's look at every gradient costs, and what each way to a kernel's gradient does: in
+seconds, and in the processor's seconds, which other processes disturb less.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +81,7 @@ def main(args: Sequence[str]) -> int:
     }
     networks: dict[str, Network] = {}
     seconds: dict[str, list[float]] = {name: [] for name in wanted}
+    work: dict[str, list[float]] = {name: [] for name in wanted}
     with new_progress(console) as bar:
         task = bar.add_task("", total=len(wanted) * (options.rounds + 1))
         for name, changes in wanted.items():
@@ -91,19 +94,48 @@ def main(args: Sequence[str]) -> int:
         for number in range(options.rounds):
             for name, network in networks.items():
                 bar.update(task, description=f"round {number + 1} of {options.rounds}: {name}")
+                began = time.process_time()
                 seconds[name].append(network.step("training", batch))
+                work[name].append(time.process_time() - began)
                 bar.advance(task)
     what = (
         f"{config.model.backbone}, {options.precision}, {config.data.crop}x{config.data.crop}, "
         f"{config.train.batch} pictures; {options.rounds} rounds; {machine()['processor']}"
     )
     share = others.share()
-    for line in [what, others_line(share), "", *markdown(seconds)]:
+    alone = look_alone(networks[AS_IT_IS].model, options.rounds)
+    said = (
+        f"the look at gradients alone: {1000 * alone:.1f} ms of the processor at best, "
+        f"{alone / min(work[AS_IT_IS]):.2%} of the step's"
+    )
+    for line in [what, others_line(share), "", *markdown(seconds, work), "", said]:
         console.print(line)
     if options.json:
-        tree = {"what": what, "others_share": share, "seconds": seconds, "machine": machine()}
+        tree = {
+            "what": what,
+            "others_share": share,
+            "seconds": seconds,
+            "work": work,
+            "machine": machine(),
+        }
         write_json(options.json, tree)
     return EXIT_DONE
+
+
+def look_alone(network: Any, rounds: int) -> float:
+    """Returns the processor's seconds that it takes to look at gradients of all variables."""
+    import tensorflow as tf
+
+    from ccfnet_tf.network import model
+
+    look = tf.function(model._first_not_finite)
+    values = [tf.ones_like(variable) for variable in network.trainable_variables]
+    found = []
+    for _ in range(rounds + 1):  # the first traces
+        began = time.process_time()
+        int(look(values))
+        found.append(time.process_time() - began)
+    return min(found[1:])
 
 
 @contextmanager
@@ -119,16 +151,19 @@ def changed(changes: Sequence[Change]) -> Iterator[None]:
             setattr(place, name, value)
 
 
-def markdown(seconds: dict[str, list[float]]) -> list[str]:
-    """Returns the table; where a machine's speed varies, the median of ratios is what counts."""
-    lines = ["| step | ms, best | of the step as it is, best | median of rounds |"]
-    lines.append("| --- | --- | --- | --- |")
-    base = seconds[AS_IT_IS]
+def markdown(seconds: dict[str, list[float]], work: dict[str, list[float]]) -> list[str]:
+    """Returns the table; ratios are medians of the rounds' own, since a machine's speed varies."""
+    lines = ["| step | ms, best | ratio | ratio of processor time | its range |"]
+    lines.append("| --- | --- | --- | --- | --- |")
     for name, found in seconds.items():
-        ratios = [one / other for one, other in zip(found, base, strict=True)]
-        cells = [name, f"{1000 * min(found):.0f}", f"{min(found) / min(base):.3f}"]
-        lines.append(f"| {' | '.join(cells)} | {median(ratios):.3f} |")
+        time_, used = (_ratios(each[name], each[AS_IT_IS]) for each in (seconds, work))
+        cells = [name, f"{1000 * min(found):.0f}", f"{median(time_):.3f}", f"{median(used):.3f}"]
+        lines.append(f"| {' | '.join(cells)} | {min(used):.3f} to {max(used):.3f} |")
     return lines
+
+
+def _ratios(found: Sequence[float], base: Sequence[float]) -> list[float]:
+    return [one / other for one, other in zip(found, base, strict=True)]
 
 
 def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -260,7 +260,7 @@ def test_busy_processes_end_with_it() -> None:
 def test_a_real_network_is_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "soak.json"
     args = ["--steps", "2", "--precision", "float32", "--json", str(file), "--fill"]
-    args += ["--model.backbone", "mobilenet_v2", "--data.crop", "65", "--data.scenes", "4"]
+    args += ["--model.backbone", "mobilenet_v2", "--data.crop", "65", "--data.scenes", "10"]
     assert soak.main([*args, "--train.batch", "2"]) == EXIT_DONE
     (row,) = json.loads(file.read_text())["rows"]
     assert row["counted"]["steps"] == 2

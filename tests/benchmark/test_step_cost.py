@@ -51,9 +51,14 @@ def test_kernels_have_other_gradients_in_low_precision_alone() -> None:
 
 def test_ratios_are_those_of_the_same_round() -> None:
     seconds = {AS_IT_IS: [1.0, 2.0, 4.0], "other": [1.1, 2.2, 3.0]}
-    table = markdown(seconds)
-    assert table[-2] == f"| {AS_IT_IS} | 1000 | 1.000 | 1.000 |"
-    assert table[-1] == "| other | 1100 | 1.100 | 1.100 |"
+    work = {AS_IT_IS: [1.0, 1.0, 2.0], "other": [1.0, 1.2, 2.6]}
+    table = markdown(seconds, work)
+    assert table[-2] == f"| {AS_IT_IS} | 1000 | 1.000 | 1.000 | 1.000 to 1.000 |"
+    assert table[-1] == "| other | 1100 | 1.100 | 1.200 | 1.000 to 1.300 |"
+
+
+def test_the_look_alone_takes_time(toy: Callable[..., Any]) -> None:
+    assert step_cost.look_alone(toy(CLASSES), 1) > 0
 
 
 def test_rounds_are_counted_from_one() -> None:
