@@ -181,7 +181,7 @@ def measure(config: RunConfig, *, rounds: int, console: Console) -> Benchmark:
             when = f"round {number} of {rounds}" if number else "first step"
             bar.update(task, advance=1, description=f"{when}: {what}")
 
-        stream = _pipeline(config, data)
+        stream = training_stream(config, data)
         pictures = next(iter(stream))
         networks = [Network(config, data, precision) for precision in products]
         speeds = [Speed(phase, network.precision) for network in networks for phase in PHASES]
@@ -231,7 +231,7 @@ def _products() -> tuple[dict[Precision, Product], dict[Precision, str]]:
     return found, left_out
 
 
-def _pipeline(config: RunConfig, data: RunData) -> Any:
+def training_stream(config: RunConfig, data: RunData) -> Any:
     """Returns the batches that `fit` would learn from."""
     return training_batches(
         data.parts.train,

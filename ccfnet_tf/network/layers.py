@@ -23,6 +23,7 @@ import tensorflow as tf
 _LOW_PRECISION = (tf.bfloat16, tf.float16)
 _WIDE = 1024  # input channels from which oneDNN's kernel gradient falls off in low precision
 _SLICE = 512  # input channels at which it does not
+_TILE = 32  # values of a row that oneDNN's low-precision kernels on AMX multiply at once
 
 Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -64,30 +65,51 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("ccfnet")
 class Conv(keras.layers.Conv2D):
-    """A convolution [B, H, W, *] -> [B, h, w, C]: dilated in one op, with faster gradients."""
+    """A convolution [B, H, W, *] -> [B, h, w, C]: dilated in one op, with gradients of our own.
+
+    They are faster, and in low precision they keep oneDNN from reading beyond its buffers.
+    """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns the convolution, with bias and activation where the layer has them."""
-        if not training or _has_gpu() or not self._has_faster_gradient(inputs):
+        if not training or not own_gradients() or not self._has_own_gradient(inputs):
             return super().call(inputs)
         kernel = tf.convert_to_tensor(self.kernel)
-        result = _conv_with_gradient(inputs, kernel, self.strides[0], self.padding.upper())
+        result = _conv_with_gradient(
+            inputs, kernel, self.strides[0], self.padding.upper(), self.dilation_rate[0]
+        )
         if self.use_bias:
             result = tf.nn.bias_add(result, tf.convert_to_tensor(self.bias))
         return self.activation(result)
 
     def convolution_op(self, inputs: tf.Tensor, kernel: keras.Variable) -> tf.Tensor:
         """Returns the convolution alone."""
-        if max(self.dilation_rate) == 1 or not dilates_natively():
+        if max(self.dilation_rate) == 1 or not dilates_natively(inputs.dtype):
             return super().convolution_op(inputs, kernel)
         kernel, rate = tf.convert_to_tensor(kernel), self.dilation_rate
         return tf.nn.conv2d(inputs, kernel, 1, self.padding.upper(), dilations=rate)
 
-    def _has_faster_gradient(self, inputs: tf.Tensor) -> bool:
+    def _has_own_gradient(self, inputs: tf.Tensor) -> bool:
+        if self.groups > 1:
+            return False
         if self.kernel_size == (1, 1):
             return self.strides[0] == self.strides[1]
-        wide = inputs.shape[-1] >= _WIDE and inputs.dtype in _LOW_PRECISION
-        return wide and self.strides == self.dilation_rate == (1, 1)
+        plain = self.strides == (1, 1) and inputs.dtype in _LOW_PRECISION
+        return plain and (self._is_wide(inputs) or self._overruns(inputs))
+
+    def _is_wide(self, inputs: tf.Tensor) -> bool:
+        return self.dilation_rate == (1, 1) and inputs.shape[-1] >= _WIDE
+
+    def _overruns(self, inputs: tf.Tensor) -> bool:
+        dilation, across = self.dilation_rate
+        if dilation != across or (dilation > 1 and not dilates_natively(inputs.dtype)):
+            return False
+        reach = (self.kernel_size[1] - 1) * dilation
+        width = inputs.shape[2]
+        if width is None:  # the gradient looks when it knows
+            return True
+        columns = width - reach if self.padding == "valid" else width
+        return columns > 0 and bool(overruns(columns, reach))
 
 
 @keras.saving.register_keras_serializable("ccfnet")
@@ -97,7 +119,7 @@ class DepthwiseConv(keras.layers.DepthwiseConv2D):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns the convolution, with bias and activation where the layer has them."""
         strided = self.strides[0] == self.strides[1] > 1 and self.padding == "valid"
-        if not training or _has_gpu() or not strided or inputs.dtype not in _LOW_PRECISION:
+        if not (training and own_gradients() and strided and inputs.dtype in _LOW_PRECISION):
             return super().call(inputs)
         kernel = tf.convert_to_tensor(self.kernel)
         result = _depthwise_with_gradient(inputs, kernel, self.strides[0])
@@ -133,10 +155,10 @@ FASTER: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {
 
 
 @lru_cache
-def dilates_natively() -> bool:
+def dilates_natively(dtype: tf.DType) -> bool:
     """Returns whether a dilated convolution has a gradient here; on CPUs oneDNN brings it."""
     with tf.init_scope():
-        x = tf.zeros([1, 5, 5, 1])
+        x = tf.zeros([1, 5, 5, 1], dtype)
         try:
             _kernel_gradient(x, (3, 3, 1, 1), x, 1, "SAME", dilation=2)
         except tf.errors.OpError:
@@ -144,7 +166,34 @@ def dilates_natively() -> bool:
     return True
 
 
-def _conv_with_gradient(x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
+def own_gradients() -> bool:
+    """Returns whether convolutions have gradients of our own: on CPUs, of which they are made."""
+    return not tf.config.list_physical_devices("GPU")
+
+
+def overruns(width: Any, reach: int) -> Any:
+    """Returns whether oneDNN's kernel gradient in low precision reads past the end of a row.
+
+    On CPUs with AMX, oneDNN 3.7 (and its main branch, August 2026) copies rows of features into
+    scratch memory, each as long as a multiple of 32 has room for it and its padding. It reads them
+    in pieces of equal, even length from every column of the kernel. What it reads behind the end
+    is multiplied by zero; but behind the last row that was copied lies memory that was never
+    written, and zero times NaN is NaN.
+
+    Args:
+        width: Columns of the convolution's result, an int or an int32 tensor.
+        reach: Columns between the kernel's first and its last.
+    """
+    tiles = -(-width // _TILE)
+    read = -(-width // (2 * tiles)) * (2 * tiles) + reach
+    return read > -(-(width + reach) // _TILE) * _TILE
+
+
+def _conv_with_gradient(
+    x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str, dilation: int
+) -> tf.Tensor:
+    dilations = [1, dilation, dilation, 1]
+
     @tf.custom_gradient
     def conv(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
         def gradient(out: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -154,12 +203,13 @@ def _conv_with_gradient(x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: s
                 out_backprop=out,
                 strides=[1, stride, stride, 1],
                 padding=padding,
+                dilations=dilations,
             )
             if kernel.shape[:2] == (1, 1):
                 return back, _product(x[:, ::stride, ::stride], out)
-            return back, _by_slices(x, kernel.shape, out, padding)
+            return back, kernel_gradient(x, kernel.shape, out, padding, dilation)
 
-        return tf.nn.conv2d(x, kernel, stride, padding), gradient
+        return tf.nn.conv2d(x, kernel, stride, padding, dilations=dilations), gradient
 
     return conv(x, kernel)
 
@@ -170,14 +220,41 @@ def _product(x: tf.Tensor, out: tf.Tensor) -> tf.Tensor:
     return tf.matmul(rows, columns, transpose_a=True)[None, None]
 
 
-def _by_slices(x: tf.Tensor, shape: Any, out: tf.Tensor, padding: str) -> tf.Tensor:
+def kernel_gradient(
+    x: tf.Tensor, shape: Any, out: tf.Tensor, padding: str, dilation: int
+) -> tf.Tensor:
+    """Returns the gradient of a kernel of stride 1: widened where rows are too short, by slices.
+
+    Args:
+        x: Features [B, H, W, F].
+        shape: The kernel's, [k, k, F, C].
+        out: Gradient of the convolution's result, [B, h, w, C].
+        padding: `SAME` or `VALID`.
+        dilation: The convolution's.
+    """
+    return _by_slices(*_widened(x, out, (shape[1] - 1) * dilation), shape, padding, dilation)
+
+
+def _widened(x: tf.Tensor, out: tf.Tensor, reach: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Adds columns of zeros at the right of both, where rows would be read past their end.
+
+    The gradient is the same, and a width that is a multiple of 32 leaves room for the reach. It
+    costs the copies: oneDNN fills rows that are too short up to about this length anyway.
+    """
+    width = tf.shape(out)[2] if out.shape[2] is None else out.shape[2]
+    missing = tf.where(overruns(width, reach), -width % _TILE, 0)
+    columns = [[0, 0], [0, 0], [0, missing], [0, 0]]
+    return tf.pad(x, columns), tf.pad(out, columns)
+
+
+def _by_slices(x: tf.Tensor, out: tf.Tensor, shape: Any, padding: str, dilation: int) -> tf.Tensor:
     """Returns the kernel's gradient, input channels taken `_SLICE` at a time."""
     height, width, channels, filters = shape
     parts = []
     for first in range(0, channels, _SLICE):
         part = x[..., first : first + _SLICE]
         sizes = (height, width, part.shape[-1], filters)
-        parts.append(_kernel_gradient(part, sizes, out, 1, padding))
+        parts.append(_kernel_gradient(part, sizes, out, 1, padding, dilation=dilation))
     return tf.concat(parts, 2)
 
 
@@ -244,7 +321,3 @@ def _spread(out: tf.Tensor, target: tf.Tensor, kernel: Any, stride: int) -> tf.T
 
 def _replicas() -> int:
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
-
-
-def _has_gpu() -> bool:
-    return bool(tf.config.list_physical_devices("GPU"))

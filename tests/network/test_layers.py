@@ -23,6 +23,12 @@ CASES: list[tuple[type[keras.layers.Layer], dict[str, Any], tuple[int, ...]]] = 
     (Conv, {"filters": 6, "kernel_size": 3, "padding": "same", "dilation_rate": 4}, SHAPE),
     (Conv, {"filters": 6, "kernel_size": 3, "padding": "same"}, (2, 5, 6, 1100)),
     (Conv, {"filters": 6, "kernel_size": 3}, (2, 5, 6, 1024)),
+    (Conv, {"filters": 6, "kernel_size": 3, "padding": "same"}, (2, 5, 61, 9)),
+    (Conv, {"filters": 6, "kernel_size": 3, "activation": "relu"}, (2, 5, 63, 9)),
+    (Conv, {"filters": 6, "kernel_size": (1, 4), "padding": "same"}, (2, 5, 61, 5)),
+    (Conv, {"filters": 6, "kernel_size": 3, "padding": "same", "dilation_rate": 2}, (1, 5, 91, 4)),
+    (Conv, {"filters": 6, "kernel_size": 3, "padding": "same", "groups": 2}, (2, 5, 61, 4)),
+    (Conv, {"filters": 6, "kernel_size": 1, "groups": 2}, SHAPE),
     (DepthwiseConv, {"kernel_size": 3, "strides": 2, "use_bias": False}, SHAPE),
     (DepthwiseConv, {"kernel_size": 3, "strides": 2, "activation": "relu"}, (2, 11, 8, 4)),
     (DepthwiseConv, {"kernel_size": 3, "dilation_rate": 2}, SHAPE),
@@ -101,7 +107,7 @@ def gradient_ops(layer: keras.layers.Layer, shape: tuple[int, ...], *, training:
 
 
 def test_a_dilated_convolution_is_not_cut_into_small_pictures() -> None:
-    if not layers.dilates_natively():
+    if not layers.dilates_natively(tf.float32):
         pytest.skip("this TensorFlow has no gradient of a dilated convolution")
     layer = Conv(6, 3, padding="same", dilation_rate=2)
     layer.build(SHAPE)
@@ -109,7 +115,7 @@ def test_a_dilated_convolution_is_not_cut_into_small_pictures() -> None:
 
 
 def test_where_no_gradient_is_native_keras_convolves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "dilates_natively", lambda: False)
+    monkeypatch.setattr(layers, "dilates_natively", lambda dtype: False)
     layer = Conv(6, 3, padding="same", dilation_rate=2)
     layer.build(SHAPE)
     assert "SpaceToBatchND" in gradient_ops(layer, SHAPE, training=True)
@@ -153,3 +159,71 @@ def test_a_mask_is_left_to_keras() -> None:
     mask = np.arange(12)[None, None] < np.full((2, 9, 1), 5)
     seen, expected = (layer(x, training=True, mask=mask) for layer in (ours, plain))
     np.testing.assert_allclose(seen, expected, atol=1e-5)
+
+
+def row_length(width: int) -> int:
+    """Returns how much of a row oneDNN multiplies: a length in the fewest equal, even pieces."""
+    lengths = range(width + width % 2, -(-width // 32) * 32 + 1, 2)
+    if width <= 32:
+        return lengths[0]
+
+    def pieces(length: int) -> int:
+        return length // next(piece for piece in range(32, 0, -2) if length % piece == 0)
+
+    return min(lengths, key=pieces)
+
+
+@pytest.mark.parametrize("reach", range(1, 13))
+def test_a_row_is_never_read_past_its_end(reach: int) -> None:
+    found = []
+    for width in range(1, 257):
+        past = row_length(width) + reach > -(-(width + reach) // 32) * 32
+        assert layers.overruns(width, reach) == past
+        assert bool(layers.overruns(tf.constant(width), reach)) == past
+        maps = [tf.zeros([1, 1, columns, 1]) for columns in (width + reach, width)]
+        wider, out = layers._widened(*maps, reach)
+        columns = out.shape[2]
+        assert wider.shape[2] - columns == reach
+        assert not layers.overruns(columns, reach)
+        assert columns == (-(-width // 32) * 32 if past else width)
+        found += [width] if past else []
+    if reach == 2:  # of a 3x3 kernel; no more is multiplied than before
+        assert found[:2] == [61, 62]  # a picture of 241 at stride 4
+        assert all(row_length(width) % 32 == 0 for width in found)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("known", [True, False])
+def test_rows_that_are_too_short_are_widened_in_low_precision(policy: str, known: bool) -> None:
+    layer = Conv(6, 3, padding="same", dtype=policy)
+    layer.build((2, 5, 61, 4))
+
+    @tf.function
+    def step(x: tf.Tensor) -> Any:
+        with tf.GradientTape() as tape:
+            answer = layer(x, training=True)
+        return tape.gradient(answer, layer.trainable_variables[0].value)
+
+    spec = tf.TensorSpec((2, 5, 61 if known else None, 4), layer.compute_dtype)
+    graph = step.get_concrete_function(spec).graph
+    (gradient,) = [op for op in graph.get_operations() if op.type == "Conv2DBackpropFilter"]
+    own = gradient.inputs[0].op.type != "Placeholder"
+    assert own == (policy == "mixed_bfloat16")
+    if own and known:
+        assert gradient.inputs[0].shape[2] == gradient.inputs[2].shape[2] == 64
+
+
+@pytest.mark.parametrize("width", [7, 61])
+def test_a_width_that_is_not_known_has_the_same_gradient(width: int) -> None:
+    layer = Conv(3, 3, padding="same", dtype="mixed_bfloat16")
+    layer.build((2, 5, width, 4))
+    x = np.random.default_rng(0).normal(size=(2, 5, width, 4))
+    x = tf.cast(tf.constant(x), tf.bfloat16)
+
+    def step(x: tf.Tensor) -> Any:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(tf.cast(layer(x, training=True), tf.float32)))
+        return tape.gradient(loss, layer.trainable_variables[0].value)
+
+    unknown = tf.function(step, input_signature=[tf.TensorSpec((2, 5, None, 4), tf.bfloat16)])
+    np.testing.assert_allclose(unknown(x), step(x), rtol=2e-2, atol=2e-2)
