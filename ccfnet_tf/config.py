@@ -192,8 +192,8 @@ class TrainConfig:
             to `batch` (sgd), or with its square root (adamw); 0 takes the rate as it is.
         accumulate: Parts that a step's batch is worked through in, one after another, which takes
             less memory.
-        ema: Decay of a running average of the weights, which is what is validated and kept as
-            best; 0 keeps none.
+        ema: Decay of a running average of weights and batch norm statistics, which is what is
+            validated and kept as best; in step t at most t / (t + 9). 0 keeps none.
         strategy: `mirrored` over all devices of this machine, `multi_worker` over those of all
             machines that TF_CONFIG or SLURM names, `none`, or `auto`: whichever there is.
         virtual_cpus: Split the CPU into this many devices, to try replicas without GPUs.

@@ -24,6 +24,8 @@ _LOW_PRECISION = (tf.bfloat16, tf.float16)
 _WIDE = 1024  # input channels from which oneDNN's kernel gradient falls off in low precision
 _SLICE = 512  # input channels at which it does not
 _TILE = 32  # values of a row that oneDNN's low-precision kernels on AMX multiply at once
+ENOUGH_PICTURES = 4  # from which a batch is normalised with its own statistics alone
+_FEW_POSITIONS = 16  # below which batch norm's gradient over one picture vanishes
 
 Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -33,6 +35,16 @@ class BatchNorm(keras.layers.BatchNormalization):
     """Batch norm over all but the last axis of [B, H, W, C], in one op.
 
     Statistics are float32 in every precision. Synchronized over several replicas, it is Keras's.
+
+    In training on fewer than 4 pictures (B, over all replicas where synchronized), statistics of
+    the batch alone say little: one value is normalised to 0, two to -1 and 1, and the mean of one
+    picture takes its light away, while inference sees neither. There the input is normalised with
+    `w * batch + (1 - w) * moving` statistics, where w grows from 0 for one picture to 1 for four,
+    so that training answers as inference does. The gradient is that of batch renormalization
+    (Ioffe 2017): of the batch's own statistics, held to the others by a scale and an offset. Maps
+    of fewer than 16 positions, where it would vanish, have the gradient of what is computed.
+    The moving statistics then move by `momentum ** (B / 4)`: as far for each picture as in a batch
+    of four.
     """
 
     def call(
@@ -40,13 +52,28 @@ class BatchNorm(keras.layers.BatchNormalization):
     ) -> tf.Tensor:
         """Returns the normalised input in its own type."""
         learn = bool(training and self.trainable)
-        if mask is not None or (learn and self.synchronized and _replicas() > 1):
+        over_replicas = learn and self.synchronized and _replicas() > 1
+        if learn and mask is None:
+            pictures = _static_or_dynamic_batch(inputs) * (_replicas() if over_replicas else 1)
+            if not isinstance(pictures, int) or pictures < ENOUGH_PICTURES:
+                return self._with_few_pictures(inputs, pictures)
+        if mask is not None or over_replicas:
             return super().call(inputs, training=training, mask=mask)
+        result, mean, variance = self._fused(inputs, self.gamma, self.beta, learn=learn)
+        if learn:
+            self._move(self.moving_mean, mean, self.momentum)
+            self._move(self.moving_variance, variance, self.momentum)
+        return result
+
+    def _fused(
+        self, inputs: tf.Tensor, scale: Any, offset: Any, *, learn: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the result and, while it learns, mean and variance of the batch."""
         unused = tf.zeros([0])  # while it learns, the op takes no statistics
         result, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
-            scale=tf.convert_to_tensor(self.gamma),
-            offset=tf.convert_to_tensor(self.beta),
+            scale=tf.convert_to_tensor(scale),
+            offset=tf.convert_to_tensor(offset),
             mean=unused if learn else tf.convert_to_tensor(self.moving_mean),
             variance=unused if learn else tf.convert_to_tensor(self.moving_variance),
             epsilon=self.epsilon,
@@ -55,12 +82,53 @@ class BatchNorm(keras.layers.BatchNormalization):
         if learn:
             # The op divides by n - 1, Keras by n.
             n = tf.cast(tf.size(inputs, tf.int64) // inputs.shape[-1], tf.float32)
-            self._move(self.moving_mean, mean)
-            self._move(self.moving_variance, variance * ((n - 1.0) / n))
-        return result
+            variance *= (n - 1.0) / n
+        return result, mean, variance
 
-    def _move(self, statistic: keras.Variable, now: tf.Tensor) -> None:
-        statistic.assign(statistic * self.momentum + now * (1.0 - self.momentum))
+    def _with_few_pictures(self, inputs: tf.Tensor, pictures: Any) -> tf.Tensor:
+        """Normalises and learns with the moving statistics beside the batch's."""
+        pictures = tf.minimum(tf.cast(pictures, tf.float32), float(ENOUGH_PICTURES))
+        share = (pictures - 1.0) / (ENOUGH_PICTURES - 1.0)
+        before = (
+            tf.convert_to_tensor(self.moving_mean),
+            tf.convert_to_tensor(self.moving_variance),
+        )
+
+        def blend(mean: tf.Tensor, variance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            mean = share * mean + (1.0 - share) * before[0]
+            variance = share * variance + (1.0 - share) * before[1]
+            return mean, tf.math.rsqrt(variance + self.epsilon)
+
+        if _has_few_positions(inputs):
+            values = tf.cast(inputs, tf.float32)
+            mean, variance = self._moments(values, None)
+            center, scale = blend(mean, variance)
+            normal = (values - center) * scale
+        else:
+            normal, mean, variance = self._normalised(inputs)
+            center, scale = blend(mean, variance)
+            deviation = tf.sqrt(variance + self.epsilon)
+            to_scale = tf.stop_gradient(deviation * scale)
+            to_offset = tf.stop_gradient((mean - center) * scale)
+            normal = tf.cast(normal, tf.float32) * to_scale + to_offset
+        momentum = self.momentum ** (pictures / ENOUGH_PICTURES)
+        # What one batch's mean is off by belongs to the variance of all.
+        spread = (1.0 - share) * momentum * tf.square(mean - before[0])
+        self._move(self.moving_mean, mean, momentum)
+        self._move(self.moving_variance, variance + spread, momentum)
+        return tf.cast(normal * self.gamma + self.beta, inputs.dtype)
+
+    def _normalised(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the input normalised by its own statistics, their mean and their variance."""
+        if not (self.synchronized and _replicas() > 1):
+            channels = inputs.shape[-1]
+            return self._fused(inputs, tf.ones([channels]), tf.zeros([channels]), learn=True)
+        values = tf.cast(inputs, tf.float32)
+        mean, variance = self._moments(values, None)
+        return (values - mean) * tf.math.rsqrt(variance + self.epsilon), mean, variance
+
+    def _move(self, statistic: keras.Variable, now: tf.Tensor, momentum: Any) -> None:
+        statistic.assign(statistic * momentum + now * (1.0 - momentum))
 
 
 @keras.saving.register_keras_serializable("ccfnet")
@@ -317,6 +385,16 @@ def _spread(out: tf.Tensor, target: tf.Tensor, kernel: Any, stride: int) -> tf.T
     rows, columns = target[1] + kernel[0] - 1, target[2] + kernel[1] - 1
     wide = tf.pad(wide, [[0, 0], [kernel[0] - 1, stride], [kernel[1] - 1, stride], [0, 0]])
     return wide[:, :rows, :columns]
+
+
+def _static_or_dynamic_batch(x: tf.Tensor) -> Any:
+    return tf.shape(x)[0] if x.shape[0] is None else int(x.shape[0])
+
+
+def _has_few_positions(x: tf.Tensor) -> bool:
+    """Whether a picture's map [H, W] is that small; of an unknown size it is a large one."""
+    height, width = x.shape[1:3]
+    return height is not None and width is not None and height * width < _FEW_POSITIONS
 
 
 def _replicas() -> int:

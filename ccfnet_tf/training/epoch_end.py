@@ -26,7 +26,7 @@ from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.batch import evaluation_batches
 from ccfnet_tf.progress import new_progress
 from ccfnet_tf.training import checkpoint
-from ccfnet_tf.training.average import averaged
+from ccfnet_tf.training.ema import averaged
 from ccfnet_tf.training.journal import MetricsTable
 from ccfnet_tf.training.told_to_end import ToldToEnd, terminated
 from ccfnet_tf.training.workers import Workers

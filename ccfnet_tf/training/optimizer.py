@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from ccfnet_tf.config import TrainConfig
+from ccfnet_tf.training.ema import KeepsAverage
 
 MOMENTUM = 0.9
 # Keras's own. With it two replicas equal one to 2e-5, with 1e-5 to 1e-7, since it amplifies the
@@ -53,10 +54,7 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class _RateByVariable:
-    """Mixin for a Keras optimizer: the backbone learns at the rate, all else at a multiple.
-
-    A running average of the weights stays beside them: `average.averaged` shows it.
-    """
+    """Mixin for a Keras optimizer: the backbone learns at the rate, all else at a multiple."""
 
     def set_rates(self, backbone: list[keras.Variable], head_rate: float) -> None:
         """Says which variables keep the plain rate; call it before `build`."""
@@ -99,18 +97,12 @@ class _RateByVariable:
             variables,
         )
 
-    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
-        """Leaves the weights alone, which Keras overwrites by their average after every `fit`.
 
-        A run may call `fit` more than once, and goes on from the weights themselves.
-        """
-
-
-class CascadeSGD(_RateByVariable, keras.optimizers.SGD):
+class CascadeSGD(_RateByVariable, KeepsAverage, keras.optimizers.SGD):
     """SGD with momentum, decoupled decay, and a rate per part."""
 
 
-class CascadeAdamW(_RateByVariable, keras.optimizers.AdamW):
+class CascadeAdamW(_RateByVariable, KeepsAverage, keras.optimizers.AdamW):
     """AdamW with a rate per part."""
 
 
@@ -137,15 +129,12 @@ def make_optimizer(config: TrainConfig, *, steps: int, model: keras.Model) -> An
 
     Returns:
         A built Keras optimizer, wrapped for loss scaling when the model computes in float16. With
-        `config.ema` its variables hold the running average too: the weights after the first step,
-        then `ema * average + (1 - ema) * weights` after each that is not skipped.
+        `config.ema` its variables hold the running averages too, see `ema.RunningAverage`.
     """
     schedule = PolyDecay(
         scaled_rate(config), steps, round(config.warmup * steps), config.poly_power
     )
     options: dict[str, Any] = {"weight_decay": config.weight_decay}
-    if config.ema:
-        options |= {"use_ema": True, "ema_momentum": config.ema}
     if config.optimizer == "sgd":
         optimizer = CascadeSGD(schedule, momentum=MOMENTUM, **options)
     else:
@@ -153,6 +142,8 @@ def make_optimizer(config: TrainConfig, *, steps: int, model: keras.Model) -> An
     optimizer.set_rates(model.get_layer("backbone").trainable_variables, config.head_rate)
     if config.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    if config.ema:
+        optimizer.set_average(config.ema, model)
     if config.precision == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)

@@ -14,6 +14,8 @@ from ccfnet_tf.network import layers
 from ccfnet_tf.network.layers import BatchNorm, Conv, DepthwiseConv
 
 SHAPE = (2, 9, 12, 4)
+ENOUGH = layers.ENOUGH_PICTURES
+MANY = (8, 9, 3, 4)  # pictures enough for batch norm to take their statistics alone
 ROUNDING = {"float32": 1e-5, "mixed_bfloat16": 2e-2, "mixed_float16": 4e-3}
 CASES: list[tuple[type[keras.layers.Layer], dict[str, Any], tuple[int, ...]]] = [
     (Conv, {"filters": 6, "kernel_size": 1}, SHAPE),
@@ -32,9 +34,9 @@ CASES: list[tuple[type[keras.layers.Layer], dict[str, Any], tuple[int, ...]]] = 
     (DepthwiseConv, {"kernel_size": 3, "strides": 2, "use_bias": False}, SHAPE),
     (DepthwiseConv, {"kernel_size": 3, "strides": 2, "activation": "relu"}, (2, 11, 8, 4)),
     (DepthwiseConv, {"kernel_size": 3, "dilation_rate": 2}, SHAPE),
-    (BatchNorm, {"momentum": 0.7}, SHAPE),
-    (BatchNorm, {"synchronized": True, "momentum": 0.7}, SHAPE),
-    (BatchNorm, {"epsilon": 1.001e-5}, (3, 1, 1, 4)),
+    (BatchNorm, {"momentum": 0.7}, MANY),
+    (BatchNorm, {"synchronized": True, "momentum": 0.7}, MANY),
+    (BatchNorm, {"epsilon": 1.001e-5}, (8, 1, 1, 4)),
     (BatchNorm, {"trainable": False}, SHAPE),
 ]
 
@@ -227,3 +229,73 @@ def test_a_width_that_is_not_known_has_the_same_gradient(width: int) -> None:
 
     unknown = tf.function(step, input_signature=[tf.TensorSpec((2, 5, None, 4), tf.bfloat16)])
     np.testing.assert_allclose(unknown(x), step(x), rtol=2e-2, atol=2e-2)
+
+
+FEW = [(1, 1, 1, 4), (1, 2, 2, 4), (1, 9, 12, 4)]  # of one picture
+
+
+def norm_with_statistics(**options: Any) -> tuple[BatchNorm, np.ndarray, np.ndarray]:
+    """Returns a layer, the mean and the variance that it has found so far."""
+    rng = np.random.default_rng(0)
+    layer = BatchNorm(momentum=0.9, **options)
+    layer.build((None, None, None, 4))
+    weights = [rng.uniform(0.5, 2.0, 4).astype(np.float32) for _ in range(4)]
+    layer.set_weights(weights)
+    return layer, weights[2], weights[3]
+
+
+@pytest.mark.parametrize("policy", ROUNDING)
+@pytest.mark.parametrize("shape", FEW)
+def test_on_one_picture_training_answers_as_inference(shape: tuple[int, ...], policy: str) -> None:
+    layer, *_ = norm_with_statistics(dtype=policy)
+    x = np.random.default_rng(1).normal(1.0, 2.0, shape).astype(np.float32)
+    x = tf.cast(x, layer.compute_dtype)
+    expected = layer(x, training=False)
+    found = layer(x, training=True)
+    bound = ROUNDING[policy] * max(1.0, np.abs(tf.cast(expected, tf.float32)).max())
+    np.testing.assert_allclose(*(tf.cast(v, tf.float32) for v in (found, expected)), atol=bound)
+
+
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("pictures", [1, 2, 3, 5, 7, 8, 12])
+@pytest.mark.parametrize("side", [1, 5])
+def test_few_pictures_borrow_from_the_moving_statistics(
+    side: int, pictures: int, static: bool
+) -> None:
+    layer, mean, variance = norm_with_statistics()
+    gamma, beta = layer.get_weights()[:2]
+    x = np.random.default_rng(1).normal(1.0, 2.0, (pictures, side, side, 4)).astype(np.float32)
+    signature = [tf.TensorSpec((pictures if static else None, side, side, 4))]
+    call = tf.function(lambda x: layer(x, training=True), input_signature=signature)
+    found = call(tf.constant(x))
+
+    share = (min(pictures, ENOUGH) - 1) / (ENOUGH - 1)
+    of_batch = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    center = share * of_batch[0] + (1 - share) * mean
+    scale = np.sqrt(share * of_batch[1] + (1 - share) * variance + layer.epsilon)
+    np.testing.assert_allclose(found, (x - center) / scale * gamma + beta, atol=1e-5)
+
+    momentum = 0.9 ** (min(pictures, ENOUGH) / ENOUGH)
+    spread = of_batch[1] + (1 - share) * momentum * (of_batch[0] - mean) ** 2
+    now = layer.get_weights()[2:]
+    np.testing.assert_allclose(now[0], momentum * mean + (1 - momentum) * of_batch[0], atol=1e-6)
+    np.testing.assert_allclose(now[1], momentum * variance + (1 - momentum) * spread, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", FEW)
+def test_on_one_picture_the_kernel_before_it_learns(shape: tuple[int, ...]) -> None:
+    layer, *_ = norm_with_statistics()
+    x = tf.constant(np.random.default_rng(1).normal(size=shape), tf.float32)
+    assert np.abs(learn(layer, x)[1]).max() > 0.1  # the gradient of the input
+
+
+def test_statistics_of_one_value_at_a_time_become_those_of_all() -> None:
+    layer, *_ = norm_with_statistics()
+    layer.momentum = 0.95
+    values = np.random.default_rng(1).normal(3.0, 2.0, (3000, 1, 1, 1, 4)).astype(np.float32)
+    call = tf.function(lambda x: layer(x, training=True))
+    for x in values:
+        call(tf.constant(x))
+    mean, variance = layer.get_weights()[2:]
+    np.testing.assert_allclose(mean, 3.0, atol=0.6)
+    np.testing.assert_allclose(variance, 4.0, rtol=0.3)

@@ -1,4 +1,4 @@
-"""The running average of the weights: what it is, and that the weights never become it."""
+"""The running average of weights and statistics: what it is, and that it leaves them alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import tensorflow as tf
 
 from ccfnet_tf.config import TrainConfig
 from ccfnet_tf.training import checkpoint
-from ccfnet_tf.training.average import averaged
+from ccfnet_tf.training.ema import averaged, batch_norm_statistics
 from ccfnet_tf.training.optimizer import make_optimizer
 
-BATCH, STEPS, DECAY = 4, 5, 0.8
+BATCH, STEPS = 4, 5
+DECAY = 0.25  # reached after the third step: 0, 1/10, 2/11, 1/4, 1/4
 Values = list[np.ndarray]
 
 
@@ -31,9 +32,8 @@ def compiled(strategy: Any = None, **settings: Any) -> Any:
     with (strategy or tf.distribute.get_strategy()).scope():
         inner = keras.Input((4,))
         body = keras.layers.Dense(3, name="body")(inner)
-        backbone = keras.Model(
-            inner, keras.layers.BatchNormalization(name="norm")(body), name="backbone"
-        )
+        norm = keras.layers.BatchNormalization(momentum=0.5, name="norm")
+        backbone = keras.Model(inner, norm(body), name="backbone")
         inputs = keras.Input((4,))
         model = keras.Model(inputs, keras.layers.Dense(2, name="head")(backbone(inputs)))
         model.compile(optimizer_of(model, **settings), loss="mse")
@@ -51,13 +51,15 @@ def learn(model: Any, data: tf.data.Dataset, **options: Any) -> None:
     model.fit(data, verbose=0, shuffle=False, **options)
 
 
-def weights(model: Any) -> Values:
-    return [variable.numpy() for variable in model.trainable_variables]
+def state(model: Any) -> Values:
+    """Returns all weights, then all statistics of batch norm."""
+    variables = [*model.trainable_variables, *batch_norm_statistics(model)]
+    return [variable.numpy() for variable in variables]
 
 
 def average(model: Any) -> Values:
     with averaged(model):
-        return weights(model)
+        return state(model)
 
 
 def assert_equal(one: Values, other: Values) -> None:
@@ -71,7 +73,7 @@ def assert_close(one: Values, other: Values) -> None:
 
 
 class Recorder(keras.callbacks.Callback):
-    """Keeps the weights after each step that was not skipped."""
+    """Keeps the state after each step that was not skipped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,23 +81,27 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self.model.optimizer.iterations.numpy() > len(self.after):
-            self.after.append(weights(self.model))
+            self.after.append(state(self.model))
 
 
 def by_hand(after: list[Values]) -> Values:
     found = after[0]
-    for values in after[1:]:
-        found = [DECAY * a + (1 - DECAY) * v for a, v in zip(found, values, strict=True)]
+    for step, values in enumerate(after):
+        decay = min(DECAY, step / (step + 9))
+        found = [decay * a + (1 - decay) * v for a, v in zip(found, values, strict=True)]
     return found
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_equals_a_recursion_over_the_weights(name: str) -> None:
+def test_equals_a_recursion_over_weights_and_statistics(name: str) -> None:
     model, recorder = compiled(optimizer=name), Recorder()
     learn(model, batches(), callbacks=[recorder])
     assert len(recorder.after) == STEPS
-    assert np.abs(average(model)[0] - weights(model)[0]).max() > 1e-3
-    assert_close(average(model), by_hand(recorder.after))
+    found = average(model)
+    assert len(found) == 6 + 2
+    for one, now in zip(found[2:], state(model)[2:], strict=True):
+        assert np.abs(one - now).max() > 1e-4
+    assert_close(found, by_hand(recorder.after))
 
 
 def test_equals_it_in_the_cascade_on_two_replicas(
@@ -117,16 +123,48 @@ def test_equals_it_in_the_cascade_on_two_replicas(
     assert_close(average(model), by_hand(recorder.after))
 
 
-def test_two_replicas_keep_the_average_of_one(two_replicas: Any) -> None:
-    # Without batch norm's own statistics of each replica.
-    models = [compiled(strategy, optimizer="sgd") for strategy in (None, two_replicas)]
-    for model in models:
-        model.get_layer("backbone").layers[-1].trainable = False
-        learn(model, batches())
-    assert_close(average(models[0]), average(models[1]))
-    for variable in models[1].optimizer.variables:
-        copies = two_replicas.experimental_local_results(variable.value)
+def test_two_replicas_keep_the_average_of_one(toy: Callable[..., Any], two_replicas: Any) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(STEPS, BATCH, 16, 16, 3)).astype(np.float32)
+    labels = rng.integers(-1, 3, (STEPS, BATCH, 16, 16))
+    found = []
+    for strategy in (tf.distribute.get_strategy(), two_replicas):
+        keras.utils.set_random_seed(1)
+        with strategy.scope():
+            model = toy(3, synchronized=True)
+            model.compile(optimizer_of(model, optimizer="sgd"))
+        learn(model, tf.data.Dataset.from_tensor_slices((images, labels)))
+        found.append(average(model))
+    assert_close(*found)
+    assert_replicas_are_equal(model, two_replicas)
+
+
+def assert_replicas_are_equal(model: Any, strategy: Any) -> None:
+    for variable in model.optimizer.variables:
+        copies = strategy.experimental_local_results(variable.value)
         np.testing.assert_array_equal(*(copy.numpy() for copy in copies))
+
+
+def test_statistics_of_each_replica_have_one_average_and_come_back(two_replicas: Any) -> None:
+    model = compiled(two_replicas)
+    learn(model, batches().take(1))
+
+    def copies() -> list[Values]:
+        return [
+            [copy.numpy() for copy in two_replicas.experimental_local_results(statistic.value)]
+            for statistic in batch_norm_statistics(model)
+        ]
+
+    before = copies()
+    with averaged(model):
+        within = copies()
+    for of_replicas, averages in zip(before, within, strict=True):
+        assert np.abs(of_replicas[0] - of_replicas[1]).max() > 1e-3
+        for one in averages:
+            np.testing.assert_allclose(one, np.mean(of_replicas, 0), atol=1e-6)
+    assert_replicas_are_equal(model, two_replicas)
+    for one, other in zip(before, copies(), strict=True):
+        assert_equal(one, other)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -135,20 +173,20 @@ def test_fit_leaves_the_weights_alone(precision: str) -> None:
     for _ in range(2):
         learn(plain, batches())
         learn(model, batches())
-    assert_equal(weights(model), weights(plain))
+    assert_equal(state(model), state(plain))
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_weights_come_back_after_an_exception_too(replicas: int, two_replicas: Any) -> None:
     model = compiled(two_replicas if replicas == 2 else None)
     learn(model, batches())
-    before = weights(model)
+    before = state(model)
     with averaged(model):
-        assert any((a != b).any() for a, b in zip(weights(model), before, strict=True))
-    assert_equal(weights(model), before)
+        assert any((a != b).any() for a, b in zip(state(model), before, strict=True))
+    assert_equal(state(model), before)
     with pytest.raises(KeyboardInterrupt), averaged(model):
         raise KeyboardInterrupt
-    assert_equal(weights(model), before)
+    assert_equal(state(model), before)
 
 
 def test_the_answers_within_are_of_the_average() -> None:
@@ -167,21 +205,52 @@ def test_nothing_happens_where_there_is_no_average(case: str) -> None:
     model = compiled(ema=0.0 if case == "none kept" else DECAY)
     if case == "none kept":
         learn(model, batches())
-    before = weights(model)
+    before = state(model)
     assert_equal(average(model), before)
-    assert_equal(weights(model), before)
+    assert_equal(state(model), before)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_resumed_run_goes_on_to_the_same_average(precision: str, tmp_path: Path) -> None:
     model = compiled(precision=precision)
     learn(model, batches())
-    assert np.abs(average(model)[0] - weights(model)[0]).max() > 1e-3
+    assert np.abs(average(model)[0] - state(model)[0]).max() > 1e-3
     checkpoint.save_last(tmp_path / "last.npz", model, checkpoint.Progress(1, STEPS))
     resumed = compiled(precision=precision)
     checkpoint.restore(tmp_path / "last.npz", resumed)
     assert_equal(average(resumed), average(model))
     for each in (model, resumed):
         learn(each, batches())
-    assert_equal(weights(resumed), weights(model))
+    assert_equal(state(resumed), state(model))
     assert_equal(average(resumed), average(model))
+
+
+def blocks(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Four blocks of three colours, in noise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, (count, 2, 2)).repeat(8, 1).repeat(8, 2)
+    images = 0.5 * np.eye(3)[labels] + rng.normal(0, 0.5, (*labels.shape, 3))
+    return images.astype(np.float32), labels.astype(np.int32)
+
+
+@pytest.mark.parametrize("steps", [100, 500, pytest.param(2000, marks=pytest.mark.slow)])
+def test_the_average_answers_as_well_as_the_weights(
+    steps: int, toy: Callable[..., Any], record_property: Callable[[str, object], None]
+) -> None:
+    keras.utils.set_random_seed(1)
+    model = toy(3)
+    config = TrainConfig(optimizer="adamw", learning_rate=1e-2, head_rate=1.0, ema=0.999)
+    model.compile(make_optimizer(config, steps=steps, model=model))
+    data = tf.data.Dataset.from_tensor_slices(blocks(400, seed=0)).batch(8).repeat()
+    model.fit(data, steps_per_epoch=steps, verbose=0, shuffle=False)
+    held_out = tf.data.Dataset.from_tensor_slices(blocks(100, seed=1)).batch(50)
+
+    def accuracy() -> float:
+        return float(model.evaluate(held_out, verbose=0, return_dict=True)["refine_accuracy"])
+
+    raw = accuracy()
+    with averaged(model):
+        found = accuracy()
+    record_property(f"accuracy after {steps} steps", f"weights {raw:.3f}, average {found:.3f}")
+    assert raw > 0.9
+    assert found > raw - 0.005
