@@ -87,6 +87,51 @@ def test_rates_and_decay_by_part_equal_numpy(
         np.testing.assert_allclose(variable.numpy(), expected, atol=2e-5, err_msg=variable.path)
 
 
+def kernels_after(model: keras.Model, config: TrainConfig, steps: int) -> dict[str, float]:
+    """Returns what is left of each kernel, as a share, after steps without a gradient."""
+    optimizer = make_optimizer(config, steps=steps, model=model)
+    variables = model.trainable_variables
+    before = [np.linalg.norm(v.numpy()) for v in variables]
+    zeros = [tf.zeros(v.shape) for v in variables]
+    apply = tf.function(lambda: optimizer.apply(zeros, variables))
+    for _ in range(steps):
+        apply()
+    left = zip(variables, before, strict=True)
+    return {v.path: np.linalg.norm(v.numpy()) / b for v, b in left if v.name == "kernel"}
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("decay", ["auto", 0.5])
+def test_decay_acts_as_its_docstring_says(
+    model: keras.Model, name: str, decay: str | float
+) -> None:
+    rate = {"adamw": 1e-4, "sgd": 1e-2}[name]
+    config = TrainConfig(
+        optimizer=name,  # type: ignore[arg-type]
+        learning_rate=rate,
+        weight_decay=decay,  # type: ignore[arg-type]
+        warmup=0.0,
+    )
+    steps = 2560  # 40 epochs of Stanford Background
+    rates = sum(rate * (1 - step / steps) ** 0.9 for step in range(steps))
+    share = {"adamw": 0.05, "sgd": 1e-3}[name] if decay == "auto" else float(decay)
+    for path, left in kernels_after(model, config, steps).items():
+        of_part = rates * (10.0 if path.startswith("head") else 1.0)
+        assert left == pytest.approx(np.exp(-share * of_part), rel=2e-2)
+        assert left < 1 - 5e-3  # that much at least, or it does nothing
+
+
+def test_sgd_decay_is_an_l2_penalty_of_a_tenth(model: keras.Model) -> None:
+    config = TrainConfig(optimizer="sgd", learning_rate=1e-2, warmup=0.0, poly_power=0.0)
+    left = kernels_after(model, config, 1000)
+    value, momentum = 1.0, 0.0
+    for _ in range(1000):  # the gradient of 1e-4 / 2 * value ** 2, through the momentum
+        momentum = 0.9 * momentum - 1e-2 * 1e-4 * value
+        value += momentum
+    backbone = [share for path, share in left.items() if not path.startswith("head")]
+    assert backbone == pytest.approx([value] * len(backbone), rel=1e-3)
+
+
 def test_float16_scales_the_loss(model: keras.Model) -> None:
     optimizer = make_optimizer(TrainConfig(precision="float16"), steps=5, model=model)
     assert float(optimizer.scale_loss(tf.constant(1.0))) > 1.0
