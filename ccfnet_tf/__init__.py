@@ -6,11 +6,12 @@ The public names load what they need when they are first used, so that `import c
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import wrapt
+
+from ccfnet_tf.keras_names import register
 
 if TYPE_CHECKING:
     from ccfnet_tf.errors import CCFNetError
@@ -30,14 +31,7 @@ _HOMES = {
 }
 
 
-@wrapt.when_imported("keras")
-def _register_with_keras(keras: Any) -> None:
-    """Makes `keras.models.load_model` know the network's classes, without importing Keras here."""
-    del keras
-    # Whoever imports the network first registers its classes anyway, and is not half done twice.
-    if not any(name.startswith("ccfnet_tf.network") for name in sys.modules):
-        import_module("ccfnet_tf.network.ccfnet")
-        import_module("ccfnet_tf.training.optimizer")
+wrapt.register_post_import_hook(register, "keras")
 
 
 def __getattr__(name: str) -> Any:

@@ -117,8 +117,17 @@ def main(args: Sequence[str]) -> int:
                 write_json(options.json, as_json(rows, config, options))
     for line in markdown(rows, config, options):
         console.print(line)
-    sound = all(not (row.error or row.counted["differ"]) for row in rows)
+    sound = all(_is_sound(row) for row in rows)
     return EXIT_DONE if sound else EXIT_FINDINGS
+
+
+def _is_sound(row: Row) -> bool:
+    counted = row.counted
+    return (
+        not row.error
+        and counted["first_finite"]
+        and not (counted["differ"] or counted["not_finite"])
+    )
 
 
 def _advance(bar: Progress, task: TaskID, done: int, step: int) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import math
 import struct
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -251,8 +253,10 @@ def _array(data: bytes) -> np.ndarray:
     if version not in formats:
         raise ValueError(f"format {version} of NumPy is not one of ours")
     try:
-        shape, _, dtype = formats[version](file)
-    except MemoryError as error:  # how Python's parser says that brackets are nested too deep
+        with warnings.catch_warnings():  # NumPy's of headers as Python 2 wrote them
+            warnings.simplefilter("ignore", UserWarning)
+            shape, _, dtype = formats[version](file)
+    except (MemoryError, tokenize.TokenError) as error:  # brackets nested too deep, or not closed
         raise ValueError("a header that cannot be read") from error
     # Before NumPy makes room for it.
     if dtype.hasobject or not dtype.itemsize or min(shape, default=0) < 0:

@@ -6,8 +6,10 @@ label maps, is refused with the way to say it here.
 
 from __future__ import annotations
 
+import math
+import numbers
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -58,9 +60,30 @@ def loss_weights_of(given: LossWeights | Mapping[str, float] | None) -> LossWeig
             raise ConfigError(
                 f"loss_weights has '{head}': expected {', '.join(heads)}" + nearest(head, heads)
             )
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
+        if not _is_weight(weight):
             raise ConfigError(f"loss_weights['{head}'] is {weight!r}: expected a number from 0 up")
-    return LossWeights(**given)
+    return LossWeights(**{head: float(weight) for head, weight in given.items()})
+
+
+def class_weights_of(given: Sequence[float] | None) -> list[float] | None:
+    """Returns the weights of the classes as a list, None where there are none.
+
+    Raises:
+        ConfigError: One is no number from 0 up, or all are 0.
+    """
+    if given is None:
+        return None
+    for weight in given:
+        if not _is_weight(weight):
+            raise ConfigError(f"class_weights has {weight!r}: expected numbers from 0 up")
+    if not any(given):
+        raise ConfigError("class_weights: all are 0; nothing would be learned")
+    return [float(weight) for weight in given]
+
+
+def _is_weight(value: Any) -> bool:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and math.isfinite(value) and value >= 0
 
 
 def as_config(weights: LossWeights) -> dict[str, float]:
@@ -75,7 +98,7 @@ def refuse_keras_arguments(**given: Any) -> None:
         ConfigError: One of them is not None.
     """
     for name, value in given.items():
-        if value is not None:
+        if value is not None and value not in ([], {}):
             raise ConfigError(f"{name} is {value!r}: {_REFUSED[name]}")
 
 

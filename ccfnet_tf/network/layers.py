@@ -54,7 +54,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         learn = bool(training and self.trainable)
         over_replicas = learn and self.synchronized and _replicas() > 1
         if learn and mask is None:
-            pictures = _static_or_dynamic_batch(inputs) * (_replicas() if over_replicas else 1)
+            pictures = _pictures(inputs, over_replicas=over_replicas)
             if not isinstance(pictures, int) or pictures < ENOUGH_PICTURES:
                 return self._with_few_pictures(inputs, pictures)
         if mask is not None or over_replicas:
@@ -387,8 +387,19 @@ def _spread(out: tf.Tensor, target: tf.Tensor, kernel: Any, stride: int) -> tf.T
     return wide[:, :rows, :columns]
 
 
-def _static_or_dynamic_batch(x: tf.Tensor) -> Any:
-    return tf.shape(x)[0] if x.shape[0] is None else int(x.shape[0])
+def _pictures(x: tf.Tensor, *, over_replicas: bool) -> Any:
+    """Returns how many pictures are normalised together: a number where the graph knows it.
+
+    Replicas have batches of one size where their size is known, and maybe not where it is not.
+    """
+    if x.shape[0] is not None:
+        return int(x.shape[0]) * (_replicas() if over_replicas else 1)
+    count = tf.shape(x)[0]
+    context = tf.distribute.get_replica_context()
+    if not over_replicas or context is None:
+        return count
+    count = tf.cast(count, tf.float32)  # what every collective knows
+    return tf.cast(context.all_reduce(tf.distribute.ReduceOp.SUM, count), tf.int32)
 
 
 def _has_few_positions(x: tf.Tensor) -> bool:

@@ -35,8 +35,8 @@ class Target(NamedTuple):
 def split_void(labels: tf.Tensor, classes: int) -> Target:
     """Separates class ids from void: anything below 0, and 255 where it is no class.
 
-    Any other id outside 0..C-1 is left in, for the cross-entropy to refuse (it does on CPUs): an
-    error in the labels must not pass as void.
+    Any other id outside 0..C-1 is left in, for the caller to refuse: an error in the labels must
+    not pass as void.
     """
     labels = tf.cast(labels, tf.int32)
     if labels.shape.rank == 4:  # [B, H, W, 1], as Keras's own loaders give masks

@@ -21,6 +21,7 @@ from ccfnet_tf.network.compile_options import (
     LossWeights,
     as_config,
     checked,
+    class_weights_of,
     loss_weights_of,
     one_line_errors,
     refuse_class_weight,
@@ -168,14 +169,16 @@ class CCFNet(MultiWorkerFit):
                 f"train.class_weights has {len(class_weights)} values: give one for each of the "
                 f"{self.classes} classes"
             )
-        self.class_weights = None if class_weights is None else list(class_weights)
+        self.class_weights = class_weights_of(class_weights)
         self.forward = self._forward_parts()
-        self.loss_means = {
-            f"{head}_loss": keras.metrics.Mean(name=f"{head}_loss") for head in HEADS
-        }
-        self.accuracies = {head: PixelAccuracy(name=f"{head}_accuracy") for head in HEADS}
-        self.mean_iou = MeanIoU(self.classes, name="refine_mean_iou")
-        self.skipped_steps = SkippedSteps()
+        if not hasattr(self, "skipped_steps"):  # Keras would list those of an earlier compile too
+            self.loss_means = {
+                f"{head}_loss": keras.metrics.Mean(name=f"{head}_loss") for head in HEADS
+            }
+            self.accuracies = {head: PixelAccuracy(name=f"{head}_accuracy") for head in HEADS}
+            self.mean_iou = MeanIoU(self.classes, name="refine_mean_iou")
+            self.skipped_steps = SkippedSteps()
+        self.reset_metrics()
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns what `compile_from_config` needs to compile a loaded model alike."""
@@ -217,11 +220,18 @@ class CCFNet(MultiWorkerFit):
         with one_line_errors():
             return super().evaluate(*args, **kwargs)
 
-    def train_on_batch(self, *args: Any, class_weight: None = None, **kwargs: Any) -> Any:
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: None = None,
+        return_dict: bool = False,
+    ) -> Any:
         """Learns from one batch as Keras's `train_on_batch` does; see `fit`."""
         refuse_class_weight(class_weight)
         with one_line_errors():
-            return super().train_on_batch(*args, **kwargs)
+            return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates one batch as Keras's `test_on_batch` does; see `fit`."""
@@ -245,13 +255,15 @@ class CCFNet(MultiWorkerFit):
 
         A step with a loss or a gradient that is not finite, on any replica, is skipped on all:
         weights, optimizer, batch norm statistics and figures stay as they were, and
-        `skipped_steps` counts it. Loss scaling (float16) skips gradients that overflow by itself,
-        without being counted, since that is how it finds its scale.
+        `skipped_steps` counts it. Loss scaling (float16) skips gradients that overflow by itself
+        and lowers its scale; that is how it finds its scale, so it counts only from a scale of 1
+        down.
         """
         whole = self._unpack(data)
         pixels = losses.count(whole.target.valid)
         everywhere = _sum_over_replicas(pixels)
         whole = whole._replace(mass=self._pixel_weights(whole.target, everywhere))
+        scale = tf.identity(self.optimizer.dynamic_scale) if self._scales_loss else None
         statistics = self._moving_statistics()
         before = [tf.identity(variable) for variable in statistics]
         # Divided by the labelled pixels of ALL replicas, and not by their number: the optimizer
@@ -260,16 +272,14 @@ class CCFNet(MultiWorkerFit):
         variables = self.trainable_variables
         pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
         gradients, variables = [g for g, _ in pairs], [v for _, v in pairs]
-        looked_at = {f"{head}_loss": seen.sums[f"{head}_loss"] for head in HEADS}
-        if not self._scales_loss:
-            looked_at |= {v.path: g for g, v in pairs}
-        first = _first_not_finite(list(looked_at.values()))
+        head_losses = [f"{head}_loss" for head in HEADS]
+        first = _first_not_finite([*(seen.sums[name] for name in head_losses), *gradients])
         finite = first < 0
         self._apply(finite, self._reduce_and_clip(gradients), variables)
         for variable, value in zip(statistics, before, strict=True):
             variable.assign(tf.where(finite, variable, value))
-        self.skipped_steps.names = list(looked_at)
-        self.skipped_steps.update_state(first)
+        self.skipped_steps.names = [*head_losses, *(v.path for v in variables)]
+        self.skipped_steps.update_state(_counted(first, scale))
         self._note(seen.only_if(finite))
         return {**self._figures(), self.skipped_steps.name: self.skipped_steps.result()}
 
@@ -285,6 +295,8 @@ class CCFNet(MultiWorkerFit):
 
     def _unpack(self, data: Any) -> _Batch:
         images, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
+        if labels is None:
+            raise ConfigError("labels are missing: give batches of (images, labels)")
         target = losses.split_void(labels, self.classes)
         largest = tf.reduce_max(target.labels)
         inside = checked(
@@ -343,7 +355,7 @@ class CCFNet(MultiWorkerFit):
         if self._scales_loss:  # which must see what overflows
             self.optimizer.apply(gradients, variables)
             return
-        if _replicas() == 1:
+        if not tf.distribute.has_strategy():
             tf.cond(finite, lambda: self.optimizer.apply(gradients, variables), lambda: None)
             return
 
@@ -392,11 +404,12 @@ class CCFNet(MultiWorkerFit):
         if not self.balanced_attention:
             return tf.reduce_sum(pixelwise)
         is_easy = tf.equal(easy, losses.EASY)
-        easy_pixels = losses.count(tf.logical_and(is_easy, valid))
-        hard_pixels = losses.count(tf.logical_and(tf.logical_not(is_easy), valid))
-        hard_weight, easy_weight = losses.balance(
-            _sum_over_replicas(hard_pixels), _sum_over_replicas(easy_pixels)
-        )
+        groups = [tf.logical_and(mask, valid) for mask in (tf.logical_not(is_easy), is_easy)]
+        if isinstance(batch.sample, float):
+            sizes = [losses.count(group) for group in groups]
+        else:
+            sizes = [tf.reduce_sum(tf.where(group, batch.sample, 0.0)) for group in groups]
+        hard_weight, easy_weight = losses.balance(*map(_sum_over_replicas, sizes))
         return tf.reduce_sum(tf.where(is_easy, easy_weight, hard_weight) * pixelwise)
 
     def _reduce_and_clip(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -469,12 +482,13 @@ def _seen(
 
 def _confusion(answer: tf.Tensor, target: losses.Target, classes: int) -> tf.Tensor:
     """Returns int64 [C, C] numbers of labelled pixels; rows truth, columns answer."""
-    # Negative cells are left out.
-    cells = tf.where(target.valid, target.labels * classes + answer, -1)
-    counts = tf.math.unsorted_segment_sum(
-        tf.ones_like(cells), cells, num_segments=classes * classes
+    cells = classes * classes  # and one more, for void
+    cell = tf.where(target.valid, target.labels * classes + answer, cells)
+    # Of tf.math.bincount XLA does not know the size.
+    counts = tf.raw_ops.DenseBincount(
+        input=tf.reshape(cell, [-1]), size=cells + 1, weights=tf.constant([], tf.int64)
     )
-    return tf.cast(tf.reshape(counts, [classes, classes]), tf.int64)
+    return tf.reshape(counts[:cells], [classes, classes])
 
 
 def _first_not_finite(values: list[tf.Tensor]) -> tf.Tensor:
@@ -491,6 +505,14 @@ def _first_not_finite(values: list[tf.Tensor]) -> tf.Tensor:
     bad = 1.0 - tf.cast(tf.stack([is_good(value) for value in values]), tf.float32)
     bad = _sum_over_replicas(bad) > 0
     return tf.where(tf.reduce_any(bad), tf.argmax(bad, output_type=tf.int32), -1)
+
+
+def _counted(first: tf.Tensor, loss_scale: tf.Tensor | None) -> tf.Tensor:
+    """Returns `first`, but -1 for a gradient that loss scaling (float16) can still make smaller."""
+    if loss_scale is None:
+        return first
+    overflows = tf.logical_and(first >= len(HEADS), loss_scale > 1.0)
+    return tf.where(overflows, -1, first)
 
 
 def _replicas() -> int:

@@ -93,7 +93,12 @@ def save_best(path: Path, model: Any, progress: Progress) -> None:
 
 
 def _training_arrays(model: Any) -> dict[str, np.ndarray]:
-    """Returns what training adds to the weights: the optimizer's variables, and figures' sums."""
+    """Returns what training adds to the weights: the optimizer's variables, and figures' sums.
+
+    A model that is not compiled has none.
+    """
+    if not model.compiled:
+        return {}
     sums = _figures(model) if _single(model) else []
     return {
         f"{kind}/{index:04d}": variable.numpy()
@@ -237,7 +242,8 @@ def _put_back(
             variable.assign(arrays[f"optimizer/{index:04d}"])
     _begin_rate(model.optimizer, progress)
     metrics = tuple(arrays[key] for key in sorted(arrays) if key.startswith("metrics/"))
-    if metrics and _single(model) and not _like(metrics, _figures(model)):
+    within = progress.step > progress.epoch * progress.steps
+    if metrics and within and _single(model) and not _like(metrics, _figures(model)):
         warn(f"warning: {source}: its figures of an epoch under way are others: they begin anew")
         metrics = ()
     return Restored(progress, metrics)

@@ -2,10 +2,10 @@
 
     RUN/data_digest.json   {"version": 1, "train": [[name, picture, label], ...], "val": [...]}
 
-Samples stand in the order of their part. `picture` is a digest of the file as it is stored, `label`
-one of the class ids after reading, so that a label shared by many samples (a list of outlines), a
-map of classes or a table of colours is noticed at the very samples that it changes. No path is in
-it: data may be moved.
+Samples stand in the order of their part. `picture` is a digest of the file as it is stored. `label`
+is a digest of the class ids after reading: so a changed list of outlines, label map or table of
+colours is noticed at the samples whose labels it changes. Paths are left out, since data may be
+moved.
 """
 
 from __future__ import annotations

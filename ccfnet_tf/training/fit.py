@@ -108,10 +108,11 @@ def fit(
                 console.print(f"{run}: no checkpoint yet: starting from epoch 1")
             check_start(config, console)
         data = check_data(config, console)
-        _refuse_other_samples(data, workers)
-        digest = digest_of(data, config.data.workers) if chief else {}
+        digest = digest_of(data, config.data.workers)
+        _refuse_other_samples(data, digest, workers)
         if resuming:  # before what depends on the data is built
             refuse_other_classes(data.parts.taxonomy, read_run(run))
+        if resuming and checkpoint.read_epoch(last_checkpoint(run)) < config.train.epochs:
             accept, say = accept_changed_data, console.print
             compare_with_start(config, run, data, digest, accept=accept, say=say)
         place = _Place(run, strategy, workers, console, digest)
@@ -212,10 +213,10 @@ def _with_steps(restored: checkpoint.Restored, steps: int, run: Path) -> checkpo
     return replace(restored, progress=replace(restored.progress, steps=steps))
 
 
-def _refuse_other_samples(data: RunData, workers: Workers) -> None:
+def _refuse_other_samples(data: RunData, digest: Digest, workers: Workers) -> None:
     """Refuses workers that were given unlike data."""
-    names = "\n".join(s.name for part in (data.parts.train, data.parts.val) for s in part)
-    mine = np.array(zlib.crc32(names.encode()), np.int64)
+    rows = "\n".join("\t".join(row) for part in digest.values() for row in part)
+    mine = np.array(zlib.crc32(rows.encode()), np.int64)
     (chiefs,) = workers.from_chief([mine])
     if chiefs != mine:
         raise DataError(

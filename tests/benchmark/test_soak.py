@@ -182,6 +182,16 @@ def _counts(differ: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize(
+    "found", [{"differ": 1}, {"not_finite": 7}, {"first_finite": False}, {"not_finite": 0}]
+)
+def test_a_setting_is_sound_when_every_repetition_is_finite_and_the_same(
+    found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(soak, "run", lambda *_, **__: {**_counts(0), **found})
+    assert soak.main(["--steps", "7"]) == (found != {"not_finite": 0})
+
+
 def test_counts_stand_in_the_table_and_in_the_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

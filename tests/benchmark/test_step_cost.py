@@ -57,10 +57,6 @@ def test_ratios_are_those_of_the_same_round() -> None:
     assert table[-1] == "| other | 1100 | 1.100 | 1.200 | 1.000 to 1.300 |"
 
 
-def test_the_look_alone_takes_time(toy: Callable[..., Any]) -> None:
-    assert step_cost.look_alone(toy(CLASSES), 1) > 0
-
-
 def test_rounds_are_counted_from_one() -> None:
     with pytest.raises(ConfigError, match="--rounds is 0: it must be 1 or more"):
         step_cost.main(["--rounds", "0"])

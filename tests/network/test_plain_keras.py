@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ccfnet_tf import keras_names
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.network.layers import Dropout
 from ccfnet_tf.network.model import CCFNet
@@ -120,6 +122,50 @@ def test_loss_weights_may_be_a_dict(toy: Toy) -> None:
     assert vars(model.heads_weights) == {"coarse": 2, "attention": 1, "refine": 1, "fine": 0.5}
 
 
+@pytest.mark.parametrize("weights", [[1.0, float("nan"), 1.0], [1.0, -1.0, 1.0], [0, 0, 0]])
+def test_class_weights_are_numbers_from_0_up(weights: list[float], toy: Toy) -> None:
+    with pytest.raises(ConfigError, match="class_weights"):
+        toy(CLASSES).compile("sgd", class_weights=weights)
+
+
+def test_what_keras_takes_for_nothing_is_nothing(toy: Toy) -> None:
+    model = toy(CLASSES)
+    model.compile("sgd", None, {"fine": np.float32(0.5)}, [])
+    assert model.heads_weights.fine == 0.5
+
+
+def test_compiled_again_figures_stand_once(toy: Toy, arrays: Arrays) -> None:
+    model = toy(CLASSES)
+    for _ in range(2):
+        model.compile("sgd")
+        model.fit(*arrays, verbose=0)
+    assert len(model.metrics_names) == len(set(model.metrics_names))
+
+
+def test_labels_that_are_missing_are_named(toy: Toy, arrays: Arrays) -> None:
+    model = toy(CLASSES)
+    model.compile("sgd")
+    with pytest.raises(ConfigError, match="labels are missing"):
+        model.fit(arrays[0], verbose=0)
+
+
+def test_balanced_groups_are_weighed_by_sample_weight(toy: Toy, arrays: Arrays) -> None:
+    images, labels = arrays
+    model = toy(CLASSES)
+    model.compile("sgd", balanced_attention=True)
+    weight = np.random.default_rng(1).random(labels.shape).astype(np.float32)
+    found = model.evaluate(
+        images, labels, sample_weight=weight, batch_size=4, verbose=0, return_dict=True
+    )
+    losses = pixel_losses(model, images, labels)["attention"]
+    hard = model(images)["coarse"].numpy().argmax(-1) != labels
+    groups = [mask & (labels >= 0) for mask in (hard, ~hard)]
+    total = weight[labels >= 0].sum()
+    means = [(losses * weight)[mask].sum() / weight[mask].sum() for mask in groups]
+    expected = total * np.mean(means) / (labels >= 0).sum()
+    assert found["attention_loss"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_class_weight_is_refused_since_keras_means_pictures(toy: Toy, arrays: Arrays) -> None:
     model = toy(CLASSES)
     model.compile("sgd")
@@ -219,6 +265,19 @@ def test_a_model_that_was_never_compiled_loads(toy: Toy, arrays: Arrays, tmp_pat
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert not loaded.compiled
     np.testing.assert_array_equal(model(arrays[0])["refine"], loaded(arrays[0])["refine"])
+
+
+def test_every_class_of_a_saved_model_has_its_name() -> None:
+    found = {}
+    for name, module in keras_names.MODULES.items():
+        cls = getattr(importlib.import_module(module), name)
+        found[f"{keras_names.PACKAGE}>{name}"] = cls
+        assert cls.__module__ == module
+    registered = keras.saving.get_custom_objects()
+    mine = {name: cls for name, cls in registered.items() if name.startswith("ccfnet>")}
+    metrics = {"ccfnet>MeanIoU", "ccfnet>PixelAccuracy", "ccfnet>SkippedSteps"}  # never saved
+    assert {name: mine[name] for name in found} == found
+    assert set(mine) - set(found) <= metrics
 
 
 @pytest.mark.parametrize("first", ["import ccfnet_tf, keras", "import keras, ccfnet_tf"])

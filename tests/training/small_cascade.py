@@ -20,7 +20,9 @@ def cascade(classes: int, *, synchronized: bool = False, **_: Any) -> CCFNet:
     images = keras.Input((None, None, 3), name="images")
     inner = keras.Input((None, None, 3))
     x = layers.Conv2D(6, 3, padding="same", name="body")(inner)
-    x = layers.ReLU(name="body_relu")(BatchNorm(synchronized=synchronized, name="body_norm")(x))
+    # Ours normalises fewer than four pictures otherwise; by hand that would be another network.
+    norm = BatchNorm if synchronized else layers.BatchNormalization
+    x = layers.ReLU(name="body_relu")(norm(synchronized=synchronized, name="body_norm")(x))
     x = keras.Model(inner, x, name="backbone")(images)
     coarse = layers.Conv2D(classes, 1, name="coarse_logits")(x)
     attention = layers.Conv2D(2, 1, name="attention_small")(x)
