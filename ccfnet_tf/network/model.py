@@ -470,14 +470,19 @@ def _seen(
     }
     answers["refine"] = losses.blend_answer(**outputs)
     right = {head: tf.equal(answer, target.labels) for head, answer in answers.items()}
-    hard, easy = tf.unstack(outputs["attention"], axis=-1)
-    right["attention"] = tf.equal(easy > hard, right["coarse"])
+    right["attention"] = _judges_right(outputs["attention"], right["coarse"])
     return _Seen(
         sums,
         {head: tf.math.count_nonzero(hit & target.valid) for head, hit in right.items()},
         tf.math.count_nonzero(target.valid),
         _confusion(answers["refine"], target, int(outputs["coarse"].shape[-1])),
     )
+
+
+def _judges_right(attention: tf.Tensor, coarse_right: tf.Tensor) -> tf.Tensor:
+    """Returns where attention says easy and coarse is right, or hard and wrong, bool [B, H, W]."""
+    hard, easy = tf.unstack(attention, axis=-1)
+    return tf.equal(easy > hard, coarse_right)
 
 
 def _confusion(answer: tf.Tensor, target: losses.Target, classes: int) -> tf.Tensor:
