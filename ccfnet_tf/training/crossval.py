@@ -31,6 +31,7 @@ from ccfnet_tf.evaluation.groups import HEADS
 from ccfnet_tf.evaluation.table import percent
 from ccfnet_tf.inference.runs import CHECKPOINTS
 from ccfnet_tf.training.claim import resolved_paths
+from ccfnet_tf.training.data_digest import Row, read_samples
 from ccfnet_tf.training.devices import cluster_of
 from ccfnet_tf.training.journal import epochs_written, write_text
 
@@ -69,13 +70,14 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
             "data split, and give their folder with --data.lists"
         )
     _claim(config, out, resume)
-    rows = []
+    rows, samples = [], dict[str, Row]()
     for fold in range(folds):
         run = out / f"fold_{fold}"
         if not _finished(run, config.train.epochs):
             console.print(f"fold {fold}: {run}")
             _fit(out / CONFIG, fold, run)
             _call(["evaluate", str(run)], fold)
+        _refuse_other_data(samples, run)
         rows.append(_figures(run))
     result = {"folds": rows, "mean": _over(rows, statistics.mean), "deviation": _deviation(rows)}
     write_text(out / RESULT, json.dumps(result, indent=1) + "\n")
@@ -97,6 +99,28 @@ def _claim(config: RunConfig, out: Path, resume: bool) -> None:
         go_on = "go on with --resume, or " if stored.is_file() else ""
         raise RunError(f"{out}: already there and not empty; {go_on}choose another --out")
     write_text(stored, text)
+
+
+def _refuse_other_data(samples: dict[str, Row], run: Path) -> None:
+    """Refuses a fold whose pictures or labels are not those of the folds before it.
+
+    Args:
+        samples: Samples of the folds before; those of this one are added.
+        run: The fold's run folder.
+
+    Raises:
+        RunError: A sample has changed, so that the folds have no common mean.
+    """
+    mine = read_samples(run)
+    other = sorted(name for name, row in mine.items() if samples.get(name, row) != row)
+    if other:
+        more = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
+        raise RunError(
+            f"{run}: '{other[0]}'{more} is another picture or label than in the folds before it, "
+            "so they have no common mean: remove the folders of the folds that were trained on the "
+            "older data, and go on with --resume"
+        )
+    samples |= mine
 
 
 def _finished(run: Path, epochs: int) -> bool:

@@ -129,6 +129,13 @@ def _samples(data: RunData) -> list[Sample]:
     return [*data.parts.train, *data.parts.val]
 
 
+def read_samples(run: Path) -> dict[str, Row]:
+    """Returns a run's samples of training and validation by name; none where it has no digest."""
+    path = run / FILE
+    found = _read(path) if path.is_file() else None
+    return {row.name: row for rows in (found or {}).values() for row in rows}
+
+
 def _read(path: Path) -> Digest | None:
     """Returns what a run's data were; None where the file is damaged."""
     try:

@@ -21,6 +21,7 @@ from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.training.claim import resolved_paths
 from ccfnet_tf.training.crossval import _finished, crossval
+from ccfnet_tf.training.data_digest import Row, write_digest
 
 
 @pytest.fixture
@@ -67,6 +68,20 @@ def finished(out: Path, fold: int, accuracy: float, *, split: str = "test") -> P
     tree = heads | {"difficulty": {"auroc": 0.75}, "split": split}
     (run / "evaluation.json").write_text(json.dumps(tree))
     return run
+
+
+def test_folds_of_other_data_have_no_common_mean(plain: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "out", config(plain, lists=str(tmp_path / "lists"))
+    for fold, accuracy in enumerate((0.8, 0.9, 0.85)):
+        run = finished(out, fold, accuracy)
+        rows = [Row(str(i), "1", "2") for i in range(9) if i // 3 != fold]
+        write_digest(run, {"train": rows, "val": []})
+    console = Console(quiet=True)
+    assert _resumed(out, settings, console)["mean"]["refine.pixel_accuracy"] == pytest.approx(0.85)
+    rows = [Row(str(i), "1", "3" if i < 2 else "2") for i in range(6)]
+    write_digest(out / "fold_2", {"train": rows, "val": []})
+    with pytest.raises(RunError, match=r"fold_2: '0' \(and 1 more\) is another picture or label"):
+        _resumed(out, settings, console)
 
 
 def test_mean_and_deviation_of_finished_folds(plain: Path, tmp_path: Path) -> None:
