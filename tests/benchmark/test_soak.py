@@ -137,6 +137,7 @@ def test_gradients_of_our_own_can_be_turned_off_and_changed(
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc fills memory")
+@pytest.mark.slow
 def test_filled_memory_is_nan() -> None:
     program = (
         "import tensorflow as tf; from ccfnet_tf.benchmark.soak_one import fill_memory;"
@@ -225,6 +226,7 @@ def test_counts_stand_in_the_table_and_in_the_json(
     assert soak.main(["--steps", "7"]) == EXIT_DONE
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_named_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

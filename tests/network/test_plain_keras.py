@@ -280,7 +280,10 @@ def test_every_class_of_a_saved_model_has_its_name() -> None:
     assert set(mine) - set(found) <= metrics
 
 
-@pytest.mark.parametrize("first", ["import ccfnet_tf, keras", "import keras, ccfnet_tf"])
+@pytest.mark.parametrize(
+    "first",
+    ["import ccfnet_tf, keras", pytest.param("import keras, ccfnet_tf", marks=pytest.mark.slow)],
+)
 def test_importing_the_package_is_enough_to_load(first: str, toy: Toy, tmp_path: Path) -> None:
     model = toy(CLASSES)
     model.compile("sgd")

@@ -60,7 +60,7 @@ def state_of(model: Any) -> dict[str, np.ndarray]:
         (math.nan, 0, {}),  # a strategy of one replica
         (math.nan, 1, {}),
         (-math.inf, 2, {"clip_norm": 0.1}),
-        (math.nan, 2, {"accumulate": 2}),
+        pytest.param((math.nan, 2, {"accumulate": 2}), marks=pytest.mark.slow),
         # Finite on each replica, but not their sum.
         pytest.param((3e38, 2, {}), marks=pytest.mark.slow),
         pytest.param((math.inf, 1, {"accumulate": 2}), marks=pytest.mark.slow),
@@ -193,6 +193,7 @@ def test_a_run_counts_skipped_steps_and_its_checkpoints_are_sound(
             assert array.dtype.kind != "f" or np.isfinite(array).all(), (name, key)
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_goes_on_the_same(
     run_with: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
