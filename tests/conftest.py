@@ -9,6 +9,16 @@ from typing import Any
 
 import pytest
 
+LONGEST = (
+    "test_end_to_end.py",
+    "test_data_verbs.py",
+    "test_going_on.py",
+    "test_told_to_end.py",
+    "test_plain_keras.py",
+    "test_skipped_steps.py",
+    "test_whole_run.py",
+    "test_server.py",
+)
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Quiet before TensorFlow is first imported by any test.
@@ -23,8 +33,8 @@ def _find(variable: str, beside: str) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest file first, so that no test process ends alone with it."""
-    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+    """Puts the longest files first, so that no test process ends alone with one."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
