@@ -241,9 +241,10 @@ def _put_back(
         for index, variable in enumerate(model.optimizer.variables):
             variable.assign(arrays[f"optimizer/{index:04d}"])
     _begin_rate(model.optimizer, progress)
-    metrics = tuple(arrays[key] for key in sorted(arrays) if key.startswith("metrics/"))
     within = progress.step > progress.epoch * progress.steps
-    if metrics and within and _single(model) and not _like(metrics, _figures(model)):
+    keys = [key for key in sorted(arrays) if within and key.startswith("metrics/")]
+    metrics = tuple(arrays[key] for key in keys)
+    if metrics and _single(model) and not _like(metrics, _figures(model)):
         warn(f"warning: {source}: its figures of an epoch under way are others: they begin anew")
         metrics = ()
     return Restored(progress, metrics)

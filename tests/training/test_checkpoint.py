@@ -430,9 +430,12 @@ def rate(model: keras.Model) -> float:
 def test_figures_of_another_kind_begin_anew(trained: keras.Model, three: Path) -> None:
     rewrite(three, with_array("metrics/0000", lambda a: np.zeros((3,), np.float32)))
     said: list[str] = []
+    checkpoint.restore(three, trained, said.append)
+    assert said == []  # no epoch is under way
+    rewrite(three, with_state(step=13))
     restored = checkpoint.restore(three, trained, said.append)
     assert restored.metrics == ()
-    assert restored.progress.epoch == 3
+    assert (restored.progress.epoch, restored.progress.step) == (3, 13)
     assert "figures of an epoch under way are others" in said[0]
 
 
