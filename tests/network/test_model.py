@@ -194,7 +194,7 @@ def first_losses(jit_compile: bool) -> list[dict[str, float]]:
     # weights was seen to change it by 3 %.
     model.compile(keras.optimizers.SGD(3e-6), jit_compile=jit_compile)
     rng = np.random.default_rng(0)
-    data = (rng.integers(0, 256, (2, 65, 65, 3)), rng.integers(-1, CLASSES, (2, 65, 65)))
+    data = (rng.integers(0, 256, (4, 65, 65, 3)), rng.integers(-1, CLASSES, (4, 65, 65)))
     found = [model.train_on_batch(*data, return_dict=True) for _ in range(3)]
     return [{key: float(value) for key, value in logs.items() if "loss" in key} for logs in found]
 
