@@ -44,7 +44,10 @@ class RunningAverage:
         share = 1.0 - tf.minimum(self.decay, step / (step + _WARM_UP))
         values = [tf.convert_to_tensor(variable) for variable, _ in self.pairs]
         # Replicas hold the same weights; statistics may be of each its own.
-        values[self._weights :] = _mean_over_replicas(values[self._weights :])
+        averages = [average for _, average in self.pairs]
+        values[self._weights :] = _mean_over_replicas(
+            values[self._weights :], averages[self._weights :]
+        )
         for (_, average), value in zip(self.pairs, values, strict=True):
             average.assign(average + share * (value - average))
 
@@ -125,8 +128,17 @@ def _pairs(optimizer: Any) -> list[tuple[Any, Any]]:
     return list(average.pairs)
 
 
-def _mean_over_replicas(values: list[tf.Tensor]) -> list[tf.Tensor]:
+def _mean_over_replicas(values: list[tf.Tensor], like: list[keras.Variable]) -> list[tf.Tensor]:
+    """Returns the means of values that have the places and shapes of variables."""
     context = tf.distribute.get_replica_context()
     if not values or context is None or context.num_replicas_in_sync == 1:
         return values
-    return list(context.all_reduce(tf.distribute.ReduceOp.MEAN, values))
+
+    # Not `context.all_reduce`: over several machines it finds no place for a value that is made
+    # within a conditional, as this is.
+    def on_all(strategy: Any, values: list[Any]) -> Any:
+        mean = tf.distribute.ReduceOp.MEAN
+        pairs = zip(values, like, strict=True)
+        return [strategy.extended.reduce_to(mean, value, place.value) for value, place in pairs]
+
+    return list(context.merge_call(on_all, args=(values,)))
