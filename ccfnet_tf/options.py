@@ -28,7 +28,7 @@ EPILOG = """\
 --config PRESET|FILE   where the keys below start from (see ccfnet-tf presets; default: folder
                        where data.root or another key of real data is given, else demo)
 --out RUN              run folder to write (default: runs/NAME-OF-THE-CONFIG)
---resume               go on with the run in --out from its newest sound checkpoint
+--resume               go on with the run in --out from its last sound checkpoint
 --accept-changed-data  with --resume: go on though pictures or labels have changed since the start
 --debug                show the traceback of an error
 """

@@ -11,7 +11,7 @@ import numbers
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import tensorflow as tf
@@ -84,11 +84,6 @@ def class_weights_of(given: Sequence[float] | None) -> list[float] | None:
 def _is_weight(value: Any) -> bool:
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return real and math.isfinite(value) and value >= 0
-
-
-def as_config(weights: LossWeights) -> dict[str, float]:
-    """Returns the weights as `loss_weights_of` reads them back."""
-    return asdict(weights)
 
 
 def refuse_keras_arguments(**given: Any) -> None:

@@ -7,6 +7,7 @@ Plain Keras from outside: `compile`, `fit`, `evaluate`, `predict` on any `tf.dat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -19,7 +20,6 @@ from ccfnet_tf.network.compile_options import (
     LABEL_RULE,
     PARTS_RULE,
     LossWeights,
-    as_config,
     checked,
     class_weights_of,
     loss_weights_of,
@@ -186,7 +186,7 @@ class CCFNet(MultiWorkerFit):
             return {}
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
-            "loss_weights": as_config(self.heads_weights),
+            "loss_weights": asdict(self.heads_weights),
             "clip_norm": self.clip_norm,
             "balanced_attention": self.balanced_attention,
             "class_weights": self.class_weights and list(self.class_weights),

@@ -83,7 +83,7 @@ def fit(
     Args:
         config: The configuration; with `resume` it must be the run's own.
         run: The run folder; made when missing.
-        resume: Go on from the newest sound checkpoint.
+        resume: Go on from the last sound checkpoint.
         console: Where progress is shown.
         config_given: `config` stems from a file that the user named, not from the run.
         accept_changed_data: Go on though pictures or labels have changed since the run began.
