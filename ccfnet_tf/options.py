@@ -29,7 +29,7 @@ EPILOG = """\
                        where data.root or another key of real data is given, else demo)
 --out RUN              run folder to write (default: runs/NAME-OF-THE-CONFIG)
 --resume               go on with the run in --out from its last sound checkpoint
---accept-changed-data  with --resume: go on though pictures or labels have changed since the start
+--accept-changed-data  with --resume: go on though pictures, labels or class names have changed
 --debug                show the traceback of an error
 """
 KINDS = {

@@ -87,21 +87,28 @@ def read_run(path: str | Path) -> RunInfo:
     return RunInfo(folder, read_config(folder / CONFIG), _read_classes(folder / CLASSES), found)
 
 
+def changed_class(taxonomy: Taxonomy, run: RunInfo) -> str | None:
+    """Returns which class the data name otherwise than a run, the first; None where none is."""
+    pairs = zip_longest(taxonomy.names, run.taxonomy.names)
+    for index, (ours, trained) in enumerate(pairs):
+        if ours != trained:
+            there, here = ("missing" if each is None else f"'{each}'" for each in (trained, ours))
+            return f"class {index} is {there} in the run and {here} in the data"
+    return None
+
+
 def refuse_other_classes(taxonomy: Taxonomy, run: RunInfo) -> None:
     """Refuses data whose class names are not the run's, in their order.
 
     Raises:
         RunError: They differ; figures would stand under wrong names.
     """
-    mine, theirs = taxonomy.names, run.taxonomy.names
-    if mine == theirs:
-        return
-    pairs = zip_longest(mine, theirs, fillvalue="nothing")
-    index, (ours, trained) = next((i, pair) for i, pair in enumerate(pairs) if len(set(pair)) > 1)
-    raise RunError(
-        f"{run.path}: class {index} is '{trained}' in the run and '{ours}' in the data: give the "
-        "data that the run was trained on (--data.root), or bring their class list in its order"
-    )
+    change = changed_class(taxonomy, run)
+    if change:
+        raise RunError(
+            f"{run.path}: {change}: give the data that the run was trained on (--data.root), or "
+            "bring their class list in its order"
+        )
 
 
 def load_run(

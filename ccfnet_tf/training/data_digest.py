@@ -19,7 +19,8 @@ from ccfnet_tf.config import RunConfig
 from ccfnet_tf.datasets.check import Checked, in_threads
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.inference.atomic import set_aside
-from ccfnet_tf.labels import Sample
+from ccfnet_tf.inference.runs import RunInfo, changed_class
+from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.training.journal import write_text
 from ccfnet_tf.training.run_data import RunData
 
@@ -123,6 +124,39 @@ def compare_with_start(
             "--accept-changed-data"
         )
     say(f"{fault}: accepted; {FILE} is of the changed data from now on")
+
+
+def compare_classes(
+    run: RunInfo, taxonomy: Taxonomy, *, accept: bool, say: Callable[[str], object]
+) -> None:
+    """Refuses to go on with other class names than those that the run was begun with.
+
+    Args:
+        run: The run.
+        taxonomy: The classes of the data, as they are now.
+        accept: Go on all the same.
+        say: Called with a line where names have changed and that is accepted.
+
+    Raises:
+        DataError: They have changed, and that is not accepted, or their number has, which is that
+            of the network's answers.
+    """
+    change = changed_class(taxonomy, run)
+    if change is None:
+        return
+    before, now = len(run.taxonomy.names), len(taxonomy.names)
+    if before != now:
+        raise DataError(
+            f"{run.path}: {change}: the network answers {before} classes and the data have {now}: "
+            f"bring back their class list, or begin anew in another --out with --model.init_from "
+            f"{run.path}"
+        )
+    if not accept:
+        raise DataError(
+            f"{run.path}: {change}: bring back their class list, or go on with the changed data by "
+            "--accept-changed-data"
+        )
+    say(f"{run.path}: {change}: accepted; the run has the data's class names from now on")
 
 
 def _samples(data: RunData) -> list[Sample]:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from ccfnet_tf.config import RunConfig, from_yaml, to_yaml
 from ccfnet_tf.errors import CCFNetError, DataError, ResourceError, RunError, WorkerLostError
-from ccfnet_tf.inference.runs import CONFIG, read_run, refuse_other_classes
+from ccfnet_tf.inference.runs import CONFIG, read_run
 from ccfnet_tf.network.model import CCFNet
 from ccfnet_tf.pipeline.batch import original_error, training_batches
 from ccfnet_tf.pipeline.share import Share
@@ -35,6 +35,7 @@ from ccfnet_tf.training.claim import (
 )
 from ccfnet_tf.training.data_digest import (
     Digest,
+    compare_classes,
     compare_with_start,
     digest_of,
     write_digest,
@@ -111,9 +112,10 @@ def fit(
         digest = digest_of(data, config.data.workers)
         _refuse_other_samples(data, digest, workers)
         if resuming:  # before what depends on the data is built
-            refuse_other_classes(data.parts.taxonomy, read_run(run))
-        if resuming and checkpoint.read_epoch(last_checkpoint(run)) < config.train.epochs:
-            accept, say = accept_changed_data, console.print
+            unfinished = checkpoint.read_epoch(last_checkpoint(run)) < config.train.epochs
+            accept, say = accept_changed_data and unfinished, console.print
+            compare_classes(read_run(run), data.parts.taxonomy, accept=accept, say=say)
+        if resuming and unfinished:
             compare_with_start(config, run, data, digest, accept=accept, say=say)
         place = _Place(run, strategy, workers, console, digest)
         trained = _train(config, place, data, resume=resume, resuming=resuming, held=held)

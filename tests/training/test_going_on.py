@@ -19,6 +19,7 @@ from PIL import Image
 
 from ccfnet_tf import cli
 from ccfnet_tf.inference.checkpoint_file import read_arrays
+from ccfnet_tf.inference.runs import read_run
 from ccfnet_tf.training import build
 from ccfnet_tf.training.epoch_end import Validation
 
@@ -119,15 +120,33 @@ def test_changed_data_end_a_resumed_run_until_they_are_accepted(
     assert "nothing to resume" in out
 
 
-def test_another_class_list_is_named(
+def test_other_class_names_end_a_resumed_run_until_they_are_accepted(
     begun: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, run = begun
-    (root / "classes.txt").write_text("sky\nroad\ntree\n")
+    (root / "classes.txt").write_text("sky\nbush\nroad\n")
+    args = ("--out", run, "--data.root", root, "--resume")
+    code, _, err = fit(capsys, *args)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "class 1 is 'tree' in the run and 'bush' in the data: bring back" in err
+    assert "tree" in (run / "classes.json").read_text()
+    code, out, err = fit(capsys, *args, "--accept-changed-data")
+    assert (code, err) == (0, "")
+    assert "class 1 is 'tree' in the run and 'bush' in the data: accepted" in out
+    assert read_run(run).taxonomy.names == ("sky", "bush", "road")
+    assert fit(capsys, *args)[0] == 0
+
+
+def test_another_number_of_classes_is_never_accepted(
+    begun: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, run = begun
+    (root / "classes.txt").write_text("sky\ntree\nroad\nlake\n")
     args = ("--out", run, "--data.root", root, "--resume", "--accept-changed-data")
     code, _, err = fit(capsys, *args)
     assert (code, err.count("\n")) == (2, 1)
-    assert "class 1 is 'tree' in the run and 'road' in the data" in err
+    assert "class 3 is missing in the run and 'lake' in the data" in err
+    assert "answers 3 classes and the data have 4" in err
 
 
 def test_damaged_files_around_a_sound_checkpoint_do_not_end_a_run(
