@@ -6,6 +6,7 @@ Defaults are the paper's form with the training defaults of the families it buil
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import asdict, dataclass, field
 from importlib import resources
@@ -14,6 +15,7 @@ from types import UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from ccfnet_tf.errors import ConfigError, nearest
+from ccfnet_tf.parsing import parse_yaml
 
 CACHES = ("none", "memory")
 """Values of `data.cache` that are no path."""
@@ -331,39 +333,78 @@ def from_yaml(text: str, *, source: str) -> RunConfig:
     Raises:
         ConfigError: It is no YAML, or holds an unknown key or a value outside its range.
     """
-    import yaml
+    tree = _checked(text, source)
+    return RunConfig(
+        **{key: SECTIONS[key](**v) if key in SECTIONS else v for key, v in tree.items()}
+    )
 
+
+def read_tree(file: Path) -> dict[str, Any]:
+    """Reads a configuration file whose keys may be a part of all keys.
+
+    Returns:
+        Section -> key -> value, and `seed`; keys and types are checked, ranges are not.
+
+    Raises:
+        ConfigError: It cannot be read, is no YAML, or holds an unknown key or a value of another
+            type.
+    """
     try:
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{source}: not YAML ({str(error).splitlines()[0]})") from error
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error}): give a YAML file") from error
+    return _checked(text, str(file))
+
+
+def read_section(section: str, text: str, *, source: str) -> dict[str, Any]:
+    """Reads one section, such as `{root: x, crop: 65}` for `data`; as `read_tree` does."""
+    return _section(SECTIONS[section], section, _parsed(text, source), source)
+
+
+def _checked(text: str, source: str) -> dict[str, Any]:
+    """Returns the values of a configuration; nothing but known keys and plain values passes."""
+    tree = _parsed(text, source)
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: expected the keys data, model, train and seed")
-    sections: dict[str, Any] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
     values: dict[str, Any] = {}
     for key, value in tree.items():
-        if key in sections:
-            values[key] = _section(sections[key], key, value, source)
+        if key in SECTIONS:
+            values[key] = _section(SECTIONS[key], key, value, source)
         elif key == "seed":
-            _refuse_other_type(value, int, "seed", source)
-            values[key] = value
+            values[key] = _typed(value, int, "seed", source)
         else:
-            raise ConfigError(f"{source}: unknown key '{key}'" + nearest(key, [*sections, "seed"]))
-    return RunConfig(**values)
+            known = [*SECTIONS, "seed"]
+            raise ConfigError(f"{source}: unknown key '{key}'" + nearest(str(key), known))
+    return values
 
 
-def _section(cls: Any, section: str, values: Any, source: str) -> Any:
+def _parsed(text: str, source: str) -> Any:
+    try:
+        return parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _section(cls: Any, section: str, values: Any, source: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: '{section}' must hold keys and values")
-    known = list(cls.__dataclass_fields__)
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{source}: unknown key '{section}.{key}'" + nearest(str(key), known))
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     hints = get_type_hints(cls)
-    for key, value in values.items():
-        _refuse_other_type(value, hints[key], f"{section}.{key}", source)
-    return cls(**values)
+    for key in values:
+        if key not in hints:
+            hint = nearest(f"{section}.{key}", [f"{section}.{name}" for name in hints])
+            raise ConfigError(f"{source}: unknown key '{section}.{key}'{hint}")
+    return {k: _typed(v, hints[k], f"{section}.{k}", source) for k, v in values.items()}
+
+
+def _typed(value: Any, hint: Any, key: str, source: str) -> Any:
+    """Returns a value of the YAML as its key's type, which it must be of."""
+    value = tuple(value) if isinstance(value, list) else value
+    if isinstance(value, str) and not _fits(value, hint):
+        # YAML 1.1 takes 1e-4, which lacks a point, for a text.
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    _refuse_other_type(value, hint, key, source)
+    return value
 
 
 def _refuse_other_type(value: Any, hint: Any, key: str, source: str) -> None:
@@ -385,6 +426,10 @@ def _fits(value: Any, hint: Any) -> bool:
             isinstance(value, tuple) and len(value) == len(hints) and all(map(_fits, value, hints))
         )
     return type(value) in ((int, float) if hint is float else (hint,))
+
+
+SECTIONS: dict[str, Any] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+"""The sections of a configuration file."""
 
 
 def _between(key: str, value: float, low: float, high: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ccfnet_tf.config import DataConfig, RunConfig, find_config
+from ccfnet_tf.config import SECTIONS, DataConfig, RunConfig, find_config, read_section, read_tree
 from ccfnet_tf.errors import CCFNetError, ConfigError, nearest
 
 DEFAULT_CONFIG = "demo"
@@ -116,12 +117,12 @@ def parse_config(base: Path, keys: list[str], *, stored: bool = False) -> RunCon
             that the format of the data has no use for.
         SystemExit: After `--help` or `--print_config`.
     """
-    _refuse_other_than_yaml(base)
     parser = _config_parser(base)
+    # jsonargparse never sees a file: it would import what a file calls a `class_path`.
+    parser.set_defaults(_flat(read_tree(base)))
+    keys = _single_keys(keys, parser)
     with _explained(parser):
-        if not {"-h", "--help"}.isdisjoint(keys):  # which shows defaults: those of the file
-            parser.set_defaults(_flat(parser.parse_args(["--config", str(base)]).as_dict()))
-        whole = parser.instantiate(parser.parse_args(["--config", str(base), *keys]))
+        whole = parser.instantiate(parser.parse_args(keys))
     config = RunConfig(data=whole.data, model=whole.model, train=whole.train, seed=whole.seed)
     _refuse_unused(config.data, _given(parser, keys), stored)
     return config
@@ -141,6 +142,7 @@ def _explained(parser: Any) -> Iterator[None]:
 def _given(parser: Any, keys: list[str]) -> dict[str, Any]:
     """Returns the keys among the arguments, such as `data.root`, with their values."""
     asked = [key for key in keys if key not in ("-h", "--help") and "--print_config" not in key]
+    asked = _single_keys(asked, parser)
     with _explained(parser):
         return _flat(parser.parse_args(asked, defaults=False).as_dict())
 
@@ -163,21 +165,26 @@ def _refuse_unused(data: DataConfig, given: Mapping[str, Any], stored: bool) -> 
                 )
 
 
-def _refuse_other_than_yaml(file: Path) -> None:
-    import yaml
+def _single_keys(args: list[str], parser: Any) -> list[str]:
+    """Returns the arguments with `--data {root: x}` as `--data.root=x`; refuses unknown keys.
 
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(f"{file}: line {line} is not YAML ({error.problem})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{file}: not YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{file}: expected the keys data, model, train and seed")
-    for section in ("data", "model", "train"):
-        if not isinstance(tree.get(section, {}), dict):
-            raise ConfigError(f"{file}: '{section}' must hold keys and values")
+    Raises:
+        ConfigError: A key is unknown, or a section's value is no object.
+    """
+    known = _known_keys(parser)
+    keys: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        name, given, value = arg.removeprefix("--").partition("=")
+        if arg.startswith("--") and name in SECTIONS:
+            text = value if given else next(rest, "")
+            for key, each in read_section(name, text, source=f"--{name}").items():
+                keys.append(f"--{name}.{key}={each if isinstance(each, str) else json.dumps(each)}")
+        elif arg.startswith("--") and name not in known:
+            raise ConfigError(_unknown(name, known))
+        else:
+            keys.append(arg)
+    return keys
 
 
 def _flat(tree: dict[str, Any]) -> dict[str, Any]:
@@ -225,7 +232,7 @@ def _config_parser(base: Path) -> Any:
 def _explain(message: str, parser: Any) -> str:
     """Makes one line of jsonargparse's several, in the words of our own errors."""
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
-    known = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+    known = _known_keys(parser)
     unknown = re.search(r"[Uu]nrecognized arguments: -*([\w.]+)", line)
     unknown = unknown or re.search(r'Key "([\w.]+)" is not expected', line)
     if unknown:
@@ -237,6 +244,10 @@ def _explain(message: str, parser: Any) -> str:
     if wrong:
         return _wrong(*wrong.groups())
     return line
+
+
+def _known_keys(parser: Any) -> list[str]:
+    return [option.lstrip("-") for action in parser._actions for option in action.option_strings]
 
 
 def _unknown(key: str, known: list[str]) -> str:

@@ -53,7 +53,7 @@ def test_a_paper_preset_is_the_paper(name: str) -> None:
     ("text", "message"),
     [
         ("trian: {}", "unknown key 'trian'; did you mean 'train'"),
-        ("train: {epocs: 3}", "unknown key 'train.epocs'; did you mean 'epochs'"),
+        ("train: {epocs: 3}", "unknown key 'train.epocs'; did you mean 'train.epochs'"),
         ("train: 3", "'train' must hold keys"),
         ("[1, 2]", "expected the keys"),
         ("{", "not YAML"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,54 @@ def test_a_broken_file_is_named(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mine\.yaml: ") as caught:
         parse_fit(["--config", str(file)])
     assert "\n" not in str(caught.value)
+
+
+EVIL = "raise SystemExit('imported because a file said so')\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: {class_path: evilmod.Evil}",
+        "model: {class_path: evilmod.Evil, init_args: {x: 1}}",
+        "data: {class_path: evilmod.Evil, root: x}",
+        "train: {class_path: evilmod}",
+        "data: {root: x, format: {class_path: evilmod.Evil}}",
+        "train: {learning_rate: {class_path: evilmod.Evil, init_args: {}}}",
+        "class_path: evilmod.RunConfig",
+        "model: !!python/object:evilmod.Evil {}",
+        "model: !!python/name:evilmod.Evil ''",
+        "config: other.yaml",
+        "data: other.yaml",
+        "__path__: other.yaml",
+    ],
+)
+@pytest.mark.parametrize("way", ["config", "resume", "section", "default"])
+def test_nothing_is_imported_because_a_file_says_so(
+    text: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evilmod.py").write_text(EVIL)
+    (tmp_path / "other.yaml").write_text("class_path: evilmod.Evil\nroot: x\n")
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    args = {
+        "config": ["--config", str(file)],
+        "resume": ["--resume", "--out", str(tmp_path)],
+        "section": ["--model", str(file)],
+        "default": ["--data", "other.yaml", "--config", str(file)],
+    }[way]
+    for more in ([], ["--print_config"]):  # another value could hide that of the file
+        with pytest.raises(ConfigError) as caught:
+            parse_fit([*args, *more])
+        assert "\n" not in str(caught.value)
+    assert "evilmod" not in sys.modules
+
+
+def test_a_number_may_be_written_as_yaml_1_2_has_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data: {format: scenes}\ntrain: {learning_rate: 3e-4, weight_decay: 1e-2}\n")
+    train = parse_fit(["--config", str(file)]).config.train
+    assert (train.learning_rate, train.weight_decay) == (3e-4, 1e-2)
+    assert from_yaml(file.read_text(), source="x").train == train

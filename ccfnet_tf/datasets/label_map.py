@@ -15,6 +15,7 @@ import numpy as np
 
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.parsing import parse_yaml
 
 DROPPED = "void"
 
@@ -71,14 +72,12 @@ def _new_names(path: Path, taxonomy: Taxonomy) -> dict[str, str]:
 
 
 def _tree(path: Path) -> dict[str, list[str]]:
-    import yaml
-
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        tree = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file: data.label_map names a YAML file") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    except (OSError, ValueError) as error:  # bytes that are no text are a ValueError too
+        raise ConfigError(f"{path}: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected lines such as `vehicle: [car, bus]`")
     for new, olds in tree.items():

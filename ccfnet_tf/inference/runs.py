@@ -8,7 +8,6 @@ RUN/lists/, RUN/label_map.yaml  copies of data.lists and data.label_map, where t
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -18,6 +17,7 @@ from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, from_yaml
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.inference.checkpoint_file import MODEL, assign_model, read_arrays
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.parsing import parse_json
 
 if TYPE_CHECKING:
     from ccfnet_tf.network.ccfnet import ComputeType
@@ -167,21 +167,21 @@ def read_config(file: Path) -> RunConfig:
     try:
         config = from_yaml(_text(file), source=str(file))
         return replace(config, data=with_own_files(config.data, file.parent))
-    except (ConfigError, TypeError) as error:
-        yaml_error: Any = error.__cause__
-        mark = getattr(yaml_error, "problem_mark", None)
+    except ConfigError as error:
         fault = str(error).removeprefix(f"{file}: ")
-        if mark is not None:
-            fault = f"line {mark.line + 1} is not YAML ({yaml_error.problem})"
         raise RunError(f"{file}: not a run's configuration: {fault}") from error
 
 
 def _read_classes(file: Path) -> Taxonomy:
     try:
-        tree: Any = json.loads(_text(file))
-        names = tuple(str(name) for name in tree["names"])
-        palette = tuple((int(r), int(g), int(b)) for r, g, b in tree["palette"])
-        taxonomy = Taxonomy(names, palette)
+        tree: Any = parse_json(_text(file))
+        names, palette = tree["names"], tree["palette"]
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a name is no text")
+        colours = tuple((red, green, blue) for red, green, blue in palette)
+        if not all(type(value) is int and 0 <= value <= 255 for each in colours for value in each):
+            raise ValueError("a colour is not three whole numbers 0..255")
+        taxonomy = Taxonomy(tuple(names), colours)
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{file}: not a list of classes ({error}): expected "

@@ -99,7 +99,7 @@ def test_best_comes_before_last_unless_asked(make_run: MakeRun) -> None:
         ("classes.json", '{"names": ["a"], "palette": [[1, 2]]}', "not a list of classes"),
         ("classes.json", '{"names": [], "palette": []}', "holds no class"),
         ("config.yaml", "model: {backbone: [", "not a run's configuration"),
-        ("config.yaml", "model: {bakbone: resnet50}", "did you mean 'backbone'?"),
+        ("config.yaml", "model: {bakbone: resnet50}", "did you mean 'model.backbone'?"),
         ("config.yaml", "model: {head_channels: many}", "not a run's configuration"),
         ("config.yaml", b"\xff\xfe\x00", "cannot be read"),
     ],
