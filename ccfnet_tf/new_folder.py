@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ def refuse_existing(out: Path) -> None:
     """
     if ":/" in str(out):
         raise ConfigError(f"{out}: give a folder on this machine, then copy it there")
+    if out.is_symlink() and not out.exists():
+        raise ConfigError(f"{out}: a link that leads nowhere; remove it or choose another folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: already there and not empty; remove it or choose another folder")
 
@@ -54,7 +57,7 @@ def being_written(out: Path) -> bool:
     """Whether a process is in `new_folder(out)` at the moment."""
     try:
         lock = _lock(_unfinished(out))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a link counts as no folder
         return False
     except BlockingIOError:
         return True
@@ -77,8 +80,13 @@ def _writable(out: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[Path]:
-    """Yields an empty folder that this process alone holds; it may be what a killed one left."""
+    """Yields an empty folder that this process alone holds; it may be what a killed one left.
+
+    Its name is known to all, as the lock needs it; so a link there is removed and never followed.
+    """
     unfinished = _unfinished(out)
+    if unfinished.is_symlink():
+        unfinished.unlink()
     unfinished.mkdir(parents=True, exist_ok=True)
     try:
         lock = _lock(unfinished)
@@ -87,14 +95,21 @@ def _locked(out: Path) -> Iterator[Path]:
             f"{out}: another process is writing it: wait for it, or choose another folder"
         ) from error
     try:
-        for left in unfinished.iterdir():
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left)
-            else:
-                left.unlink()
+        if os.fstat(lock).st_uid != os.geteuid():
+            raise ConfigError(f"{unfinished}: belongs to another user: remove it")
+        _empty(lock)
         yield unfinished
     finally:
         os.close(lock)
+
+
+def _empty(folder: int) -> None:
+    """Removes what is in an open folder; links in it are removed, not what they lead to."""
+    for name in os.listdir(folder):
+        if stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
+            shutil.rmtree(name, dir_fd=folder)
+        else:
+            os.unlink(name, dir_fd=folder)
 
 
 def _lock(folder: Path) -> int:
@@ -102,9 +117,10 @@ def _lock(folder: Path) -> int:
 
     Raises:
         FileNotFoundError: The folder is not there, or was finished at this moment.
+        NotADirectoryError: It is a link, or a file.
         BlockingIOError: Another holds it.
     """
-    lock = os.open(folder, os.O_RDONLY)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(lock).st_ino != folder.stat().st_ino:

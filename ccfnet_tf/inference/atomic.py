@@ -1,16 +1,29 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there.
+
+Folders may be a stranger's: temporaries have names that nobody can plant a link under, and no link
+is followed to write, empty or delete what it points to.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
-from collections.abc import Callable
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
 from ccfnet_tf.errors import ResourceError
+
+_LEFTOVER = re.compile(r"\.(ccfnet-[0-9a-f]{16}|.+\.(npz|png|json|yaml|csv))\.tmp")
+"""Names of temporaries; the second kind is of earlier versions."""
+
+_OWN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def write_atomic(
@@ -34,12 +47,12 @@ def write_atomic(
     Raises:
         ResourceError: The disk is full or cannot be written; no temporary file stays behind.
     """
-    # The same folder: a rename is atomic only within one file system. A fixed name: what a killed
-    # process left is overwritten by the next, instead of piling up.
-    temporary = path.with_name(f".{path.name}.tmp")
+    # The same folder: a rename is atomic only within one file system. A short name, which fits
+    # wherever the file's own does.
+    temporary = _new_name(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with _created(temporary) as file:
             write(file)
             file.flush()
             if durable:
@@ -58,6 +71,52 @@ def write_atomic(
         _sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def private_folder(parent: Path) -> Iterator[Path]:
+    """Yields a new folder in `parent` for what another library writes; then it goes.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = _new_name(parent)
+    folder.mkdir(mode=0o700)
+    try:
+        held = os.open(folder, _OWN_FOLDER)
+        try:
+            _try_lock(held)
+            yield folder
+        finally:
+            os.close(held)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes left in a folder; temporaries in use are locked, and stay."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208
+    except OSError:
+        return  # not there yet, or not to be read
+    for name in filter(_LEFTOVER.fullmatch, names):
+        with contextlib.suppress(OSError):
+            _remove_unless_held(folder / name)
+
+
+def refuse_links(base: Path, path: Path) -> None:
+    """Refuses a path below `base` that leads through a link; `base` itself may be one.
+
+    Raises:
+        ResourceError: A folder between the two, or `path` where it is a folder, is a link.
+    """
+    places = [path, *path.parents]
+    for place in places[: places.index(base)]:
+        if place.is_symlink() and (place != path or place.is_dir()):
+            raise ResourceError(
+                f"{place}: is a link: what is written there would land elsewhere: remove the link"
+            )
+
+
 def set_aside(path: Path) -> Path:
     """Gives a file that cannot be used another name in its folder, and returns that.
 
@@ -73,6 +132,41 @@ def set_aside(path: Path) -> Path:
             f"{error.strerror or error} while renaming {path}: see that its folder can be written"
         ) from error
     return free
+
+
+def _new_name(folder: Path) -> Path:
+    return folder / f".ccfnet-{secrets.token_hex(8)}.tmp"
+
+
+def _created(path: Path) -> BinaryIO:
+    """Opens a file that was not there and is no link; `remove_leftovers` sees that it is in use."""
+    while True:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        descriptor = os.open(path, flags, 0o666)
+        _try_lock(descriptor)
+        if os.fstat(descriptor).st_nlink:  # else it was removed before it was locked
+            return os.fdopen(descriptor, "wb")
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_unless_held(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ccfnet_tf.datasets.pictures import read_image
 from ccfnet_tf.errors import DataError, ResourceError
+from ccfnet_tf.inference.atomic import refuse_links, remove_leftovers
 from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
 from ccfnet_tf.inference.prediction import Network, PictureTooLargeError
 from ccfnet_tf.inference.video import predict_video, promised_frames, video_outputs
@@ -107,6 +108,8 @@ class _Session:
 
     def do_all(self, jobs: Sequence[Job]) -> None:
         """Does every job, or notes why not; an error that concerns all of them ends it."""
+        for folder in {(self.out / job.name).parent for job in jobs}:
+            remove_leftovers(folder)
         task = self.bar.add_task("files", total=len(jobs))
         pictures: SimpleQueue[Job] = SimpleQueue()
         videos = [job for job in jobs if job.is_video]
@@ -151,6 +154,8 @@ class _Session:
 
     def _refuse_existing(self, job: Job) -> None:
         outputs = video_outputs if job.is_video else output_paths
+        for path in outputs(self.out, job.name):
+            refuse_links(self.out, path)
         there = [path for path in outputs(self.out, job.name) if path.exists()]
         if there and not self.overwrite:
             raise DataError(f"{there[0]} is there already: add --overwrite, or change --out")

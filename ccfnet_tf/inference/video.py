@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.errors import DataError, ResourceError
+from ccfnet_tf.inference.atomic import private_folder
 from ccfnet_tf.inference.prediction import Network
 from ccfnet_tf.inference.writers import output_paths, overlay_picture, write_prediction
 
@@ -144,33 +145,46 @@ def _overlay_writer(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], 
     Raises:
         ResourceError: The video cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp.mp4")  # OpenCV chooses the container by suffix
-    writer: Any = None
+    with _writable_folder(path) as folder:
+        temporary = folder / "overlay.mp4"  # OpenCV chooses the container by suffix
+        writer: Any = None
 
-    def add(picture: np.ndarray) -> None:
-        nonlocal writer
-        # The codec takes even sides only and would cut an odd one.
-        even = np.pad(picture, [*((0, side % 2) for side in picture.shape[:2]), (0, 0)], "edge")
-        if writer is None:
-            size = (even.shape[1], even.shape[0])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
-        writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
+        def add(picture: np.ndarray) -> None:
+            nonlocal writer
+            # The codec takes even sides only and would cut an odd one.
+            even = np.pad(picture, [*((0, side % 2) for side in picture.shape[:2]), (0, 0)], "edge")
+            if writer is None:
+                size = (even.shape[1], even.shape[0])
+                codec = cv2.VideoWriter.fourcc(*"mp4v")
+                writer = cv2.VideoWriter(str(temporary), codec, rate, size)
+            writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
 
+        try:
+            yield add
+            if writer is not None:
+                writer.release()
+                # OpenCV tells nobody when a disk is full; a file without its end cannot be opened.
+                if not _can_be_opened(temporary):
+                    began = temporary.is_file()
+                    cure = "free space" if began else "give a folder that can be written"
+                    raise ResourceError(f"{path}: cannot be written: {cure}")
+                temporary.replace(path)
+        finally:
+            if writer is not None:
+                writer.release()
+
+
+@contextmanager
+def _writable_folder(path: Path) -> Iterator[Path]:
+    """Yields a new folder beside `path`, which OpenCV may write into: it follows any link."""
     try:
-        yield add
-        if writer is not None:
-            writer.release()
-            # OpenCV tells nobody when a disk is full; a file without its end cannot be opened.
-            if not _can_be_opened(temporary):
-                began = temporary.is_file()
-                cure = "free space" if began else "give a folder that can be written"
-                raise ResourceError(f"{path}: cannot be written: {cure}")
-            temporary.replace(path)
-    finally:
-        if writer is not None:
-            writer.release()
-        temporary.unlink(missing_ok=True)
+        with private_folder(path.parent) as folder:
+            yield folder
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ResourceError(
+            f"{path}: cannot be written ({reason}): give a folder that can be written"
+        ) from error
 
 
 def _can_be_opened(path: Path) -> bool:

@@ -7,6 +7,7 @@ data lie and what it runs on.
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from ccfnet_tf.config import CACHES, DataConfig, RunConfig, from_yaml, parse_every
 from ccfnet_tf.datasets.parts import with_format
 from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.inference.atomic import refuse_links, remove_leftovers
 from ccfnet_tf.inference.runs import (
     CHECKPOINTS,
     CONFIG,
@@ -35,6 +37,8 @@ FREE_ON_RESUME = {
 """Keys of a resumed run that may change."""
 
 LOCK = ".lock"
+WRITTEN = (CHECKPOINTS, LISTS, "previews", "tensorboard")
+"""Folders of a run that files are written to."""
 
 
 def claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> RunConfig:
@@ -62,6 +66,10 @@ def claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> Run
         if config_given and not _occupied(run):  # one command, first and after every preemption
             return _resolved(config)
         raise RunError(f"{run}: no config.yaml, so there is no run to resume; leave --resume out")
+    for name in WRITTEN:  # the folder may be a stranger's
+        refuse_links(run, run / name)
+        remove_leftovers(run / name)
+    remove_leftovers(run)
     if not goes_on(run):
         _refuse_lost_checkpoint(run)
         return _resolved(config)
@@ -98,7 +106,9 @@ def keep_files(data: DataConfig, run: Path) -> DataConfig:
     if data.lists:
         lists = Path(data.lists)
         for file in (*lists.glob("*.txt"), *lists.glob(f"fold_{data.fold}/*.txt")):
-            write_text(run / LISTS / file.relative_to(lists), file.read_text(encoding="utf-8"))
+            copy = run / LISTS / file.relative_to(lists)
+            refuse_links(run, copy)
+            write_text(copy, file.read_text(encoding="utf-8"))
     if data.label_map:
         write_text(run / LABEL_MAP, Path(data.label_map).read_text(encoding="utf-8"))
     return with_own_files(data, run)
@@ -208,8 +218,7 @@ def open_run(run: Path, resume: bool) -> None:
     """Makes the run folder, and claims it by its configuration file."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        with (run / CONFIG).open("a" if resume else "x"):
-            pass
+        os.close(_open_here(run / CONFIG, 0 if resume else os.O_EXCL))
     except FileExistsError as error:
         raise RunError(f"{run}: another run has begun there; choose another --out") from error
     except OSError as error:
@@ -223,7 +232,10 @@ def locked(run: Path) -> Iterator[None]:
     Raises:
         RunError: Another process is training it.
     """
-    with (run / LOCK).open("w") as file:
+    lock = run / LOCK
+    if lock.is_symlink():  # planted, or of a copy: what it leads to is none of ours
+        lock.unlink()
+    with os.fdopen(_open_here(lock), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -233,3 +245,8 @@ def locked(run: Path) -> Iterator[None]:
         except OSError:  # a file system without locks: then nothing is kept out
             pass
         yield
+
+
+def _open_here(path: Path, flags: int = 0) -> int:
+    """Opens or makes a file to write, leaving what is in it; never what a link leads to."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o666)

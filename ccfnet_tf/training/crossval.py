@@ -29,6 +29,7 @@ from ccfnet_tf.errors import (
 )
 from ccfnet_tf.evaluation.groups import HEADS
 from ccfnet_tf.evaluation.table import percent
+from ccfnet_tf.inference.atomic import refuse_links
 from ccfnet_tf.inference.runs import CHECKPOINTS
 from ccfnet_tf.training.claim import resolved_paths
 from ccfnet_tf.training.data_digest import Row, read_samples
@@ -73,6 +74,7 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
     rows, samples = [], dict[str, Row]()
     for fold in range(folds):
         run = out / f"fold_{fold}"
+        refuse_links(out, run)
         if not _finished(run, config.train.epochs):
             console.print(f"fold {fold}: {run}")
             _fit(out / CONFIG, fold, run)

@@ -14,6 +14,7 @@ from ccfnet_tf.datasets.parts import read_parts, without_damage
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluate import Evaluation, evaluate
 from ccfnet_tf.evaluation.table import report
+from ccfnet_tf.inference.atomic import remove_leftovers
 from ccfnet_tf.inference.runs import load_run, read_run, refuse_other_classes
 from ccfnet_tf.pipeline.batch import evaluation_batches
 from ccfnet_tf.progress import new_progress
@@ -76,6 +77,7 @@ def measure(
             advance=lambda: bar.advance(task),
         )
     tree: dict[str, Any] = evaluation.to_json()
+    remove_leftovers(run)
     write_text(run / "evaluation.json", json.dumps(tree, indent=1) + "\n")
     console.print(report(evaluation))
     console.print(f"written to {run / 'evaluation.json'}")
