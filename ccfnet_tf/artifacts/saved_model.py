@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from ccfnet_tf.artifacts.graph_ops import refuse_harmful_graph
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.inference.prediction import Maps, refuse_no_picture, too_large
 from ccfnet_tf.labels import Taxonomy
@@ -24,13 +25,14 @@ class SavedModelNetwork:
         at_once: 1; TensorFlow takes all cores for one picture.
 
     Raises:
-        RunError: TensorFlow cannot load it.
+        RunError: It holds operators that are refused, or TensorFlow cannot load it.
     """
 
     at_once = 1
 
     def __init__(self, folder: Path, taxonomy: Taxonomy) -> None:
         self.taxonomy = taxonomy
+        refuse_harmful_graph(folder)
         try:
             # Kept: signatures alone do not hold the variables.
             self._loaded = tf.saved_model.load(str(folder))

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
+from ccfnet_tf.artifacts.graph_ops import refuse_harmful_graph
 from ccfnet_tf.artifacts.open import look_at
 from ccfnet_tf.errors import ConfigError
 
@@ -68,7 +69,8 @@ class Model:
 
     Raises:
         ConfigError: The folder holds another format.
-        RunError: It holds no artifact of `ccfnet-tf export`, or a damaged one.
+        RunError: It holds no artifact of `ccfnet-tf export`, a damaged one, or one with operators
+            that are refused.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -76,6 +78,7 @@ class Model:
         place = Path(found.place)
         if found.kind != "saved_model":
             raise ConfigError(f"{place}: a server needs a SavedModel, and this is {found.kind}")
+        refuse_harmful_graph(place)
         self.name = name
         self.version = int(place.name) if _VERSION.fullmatch(place.name) else 1
         self._session = tf.compat.v1.Session(graph=tf.Graph())

@@ -1,0 +1,140 @@
+"""Which operators a SavedModel may hold.
+
+A SavedModel is a program: TensorFlow has operators that read and write files, call Python and
+start servers. So nothing passes but the arithmetic that a segmentation network is made of, control
+flow, variables, picture formats, and the two functions by which TensorFlow saves and restores
+variables, in the one place where it calls them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ccfnet_tf.errors import RunError
+
+FILE = "saved_model.pb"
+
+_OTHER_FILES = ("saved_model.cpb", "saved_model.pbtxt")
+"""Forms of the graph that TensorFlow would read in its place."""
+
+ALLOWED = frozenset(
+    """
+    Abs Add AddN AddV2 All Any ArgMax ArgMin Assert AssignVariableOp AvgPool BatchMatMul
+    BatchMatMulV2 BatchMatMulV3 BatchToSpaceND BiasAdd BroadcastArgs BroadcastTo Cast Ceil
+    ClipByValue Concat ConcatV2 Const Conv2D Conv2DBackpropInput Cumsum DecodeBmp DecodeImage
+    DecodeJpeg DecodePng DecodeRaw DepthToSpace DepthwiseConv2dNative DisableCopyOnRead Einsum Elu
+    EncodePng Equal Erf Exp ExpandDims Expm1 ExtractJpegShape Fill Floor FloorDiv FloorMod
+    FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 Gather GatherNd GatherV2 Greater GreaterEqual
+    Identity IdentityN If InvertPermutation IsFinite IsInf IsNan LeakyRelu Less LessEqual Log Log1p
+    LogSoftmax LogicalAnd LogicalNot LogicalOr MatMul Max MaxPool MaxPoolV2 Maximum Mean Min Minimum
+    MirrorPad Mul Neg NoOp NotEqual OneHot OnesLike Pack Pad PadV2 PartitionedCall Placeholder
+    PlaceholderWithDefault Pow PreventGradient Prod Range Rank ReadVariableOp RealDiv Reciprocal
+    Relu Relu6 Reshape ResizeBilinear ResizeNearestNeighbor ReverseV2 Round Rsqrt ScatterNd Select
+    SelectV2 Selu Shape ShapeN Sigmoid Sign Size Slice Softmax Softplus SpaceToBatchND SpaceToDepth
+    Split SplitV Sqrt Square SquaredDifference Squeeze StatefulPartitionedCall StatelessIf
+    StatelessWhile StaticRegexFullMatch StopGradient StridedSlice StringJoin StringLength Sub Substr
+    Sum Tanh TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem
+    TensorListStack Tile TopKV2 Transpose TruncateDiv TruncateMod Unpack VarHandleOp
+    VarIsInitializedOp Where While ZerosLike
+    """.split()
+)
+
+SAVERS = frozenset(("SaveV2", "MergeV2Checkpoints", "ShardedFilename", "RestoreV2"))
+"""What reads and writes the files of variables."""
+
+
+def refuse_harmful_graph(folder: Path) -> None:
+    """Looks at the graph of a SavedModel without running any of it.
+
+    Args:
+        folder: The folder that holds `saved_model.pb`.
+
+    Raises:
+        RunError: It cannot be read, or has an operator that `ccfnet-tf export` does not write.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    for name in _OTHER_FILES:
+        if (folder / name).exists():
+            raise RunError(f"{folder / name}: not a file that ccfnet-tf export writes: remove it")
+    path = folder / FILE
+    try:
+        model = SavedModel.FromString(path.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise RunError(f"{path}: not a SavedModel ({error}): export the run again") from error
+    for graph in model.meta_graphs:
+        if fault := _fault(graph):
+            raise RunError(
+                f"{path}: {fault}: ccfnet-tf export writes no such graph, and it is not run; "
+                "export the run again"
+            )
+
+
+def _fault(meta: Any) -> str:
+    """Returns what a graph has that is refused; empty where there is nothing."""
+    nodes, functions = meta.graph_def.node, meta.graph_def.library.function
+    saving = {each.signature.name for each in functions if _ops(each.node_def) & SAVERS}
+    savers = [_node_of(meta.saver_def.save_tensor_name), _node_of(meta.saver_def.restore_op_name)]
+    if strange := _ops(nodes) - ALLOWED:
+        return f"operator '{min(strange)}'"
+    for each in functions:
+        if strange := _ops(each.node_def) - ALLOWED - SAVERS:
+            return f"operator '{min(strange)}'"
+        # TensorFlow would take the function for the operator, or one for another.
+        if each.signature.name in ALLOWED | SAVERS or "api_implements" in each.attr:
+            return f"function '{each.signature.name}'"
+    callers = [node for node in nodes if node.name not in savers]
+    for node in chain(callers, *(each.node_def for each in functions)):
+        if called := saving & set(_called(node)):
+            return f"function '{min(called)}', which opens files, called by '{node.name}'"
+    named = {_node_of(name) for node in nodes for name in node.input} | set(_entries(meta))
+    if used := named.intersection(savers):
+        return f"a use of '{min(used)}', which opens files"
+    if reads := saving & set(meta.object_graph_def.concrete_functions):
+        return f"function '{min(reads)}', which opens files, for others to call"
+    return _other_file(meta, savers[1])
+
+
+def _other_file(meta: Any, restore: str) -> str:
+    """Returns a fault where variables are restored from a file other than that of the variables."""
+    filename = _node_of(meta.saver_def.filename_tensor_name)
+    for node in meta.graph_def.node:
+        if node.name == restore and filename not in node.input[:1]:
+            return "variables that are restored from another file"
+        if node.name == filename and node.op != "Placeholder":
+            return "variables that are restored from another file"
+    for each in meta.graph_def.library.function:
+        own = each.signature.input_arg[0].name if each.signature.input_arg else ""
+        for node in each.node_def:
+            if node.op == "RestoreV2" and list(node.input[:1]) != [own]:
+                return "variables that are restored from another file"
+    return ""
+
+
+def _ops(nodes: Iterable[Any]) -> set[str]:
+    return {node.op for node in nodes}
+
+
+def _called(node: Any) -> list[str]:
+    """Returns the functions that a node names."""
+    names = []
+    for value in node.attr.values():
+        names += [each.name for each in (value.func, *value.list.func) if each.name]
+    return names
+
+
+def _entries(meta: Any) -> list[str]:
+    """Returns the nodes that are run or fed when the graph is loaded or asked."""
+    names = [name for each in meta.collection_def.values() for name in each.node_list.value]
+    for signature in meta.signature_def.values():
+        for info in (*signature.inputs.values(), *signature.outputs.values()):
+            names.append(info.name)
+    return [_node_of(name) for name in names]
+
+
+def _node_of(tensor: str) -> str:
+    return tensor.removeprefix("^").partition(":")[0]
