@@ -29,6 +29,7 @@ from ccfnet_tf.errors import (
     VerificationError,
     WorkerLostError,
     nearest,
+    printable,
 )
 from ccfnet_tf.start import start_tensorflow
 
@@ -96,7 +97,7 @@ def _report(error: BaseException, args: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     line, code = _explain(error, args)
-    print(f"ccfnet-tf: {line}", file=sys.stderr)
+    print(f"ccfnet-tf: {printable(line)}", file=sys.stderr)
     return code
 
 
@@ -225,7 +226,11 @@ def _predict(args: list[str]) -> int:
 
     source = look_at(options.network)
     if source.size:
-        print(f"{source.place} takes {source.size}: larger pictures are made smaller for it")
+        print(
+            printable(
+                f"{source.place} takes {source.size}: larger pictures are made smaller for it"
+            )
+        )
 
     def opened() -> Network:
         if source.needs_tensorflow:
@@ -240,7 +245,7 @@ def _predict(args: list[str]) -> int:
         console=new_console(),
     )
     for line in _predicted(outcome, options.out):
-        print(line)
+        print(printable(line))
     return EXIT_FINDINGS if outcome.failures else EXIT_DONE
 
 
@@ -366,6 +371,9 @@ def _serve(args: list[str]) -> int:
     parser.add_argument("--grpc-port", type=_port, default=8500, help="default: %(default)s")
     host = "address to listen on (default: %(default)s, this machine alone)"
     parser.add_argument("--host", default="127.0.0.1", help=host)
+    pixels = "most pixels of a request, and of all requests computed at a time; memory grows by "
+    pixels += "about a kilobyte each (default: %(default)s, 2048x2048)"
+    parser.add_argument("--max-pixels", type=_pixels, default=2048 * 2048, metavar="N", help=pixels)
     options = parser.parse_args(args)
     from ccfnet_tf.progress import new_console
 
@@ -377,6 +385,7 @@ def _serve(args: list[str]) -> int:
         host=options.host,
         rest_port=options.rest_port,
         grpc_port=options.grpc_port,
+        max_pixels=options.max_pixels,
         console=new_console(),
     )
     return EXIT_DONE
@@ -385,6 +394,12 @@ def _serve(args: list[str]) -> int:
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"'{text}' is no port: expected 0 (any free one) to 65535")
+    return int(text)
+
+
+def _pixels(text: str) -> int:
+    if not text.isdecimal() or not 1024 <= int(text) <= 4096 * 4096:
+        raise argparse.ArgumentTypeError(f"'{text}': expected 1024 to {4096 * 4096} pixels")
     return int(text)
 
 

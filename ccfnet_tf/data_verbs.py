@@ -137,11 +137,9 @@ def _split(args: list[str]) -> int:
         )
     console.print(split_table(dealt, listing.taxonomy))
     keys = shlex.join(_keys_of(known, config, out))
-    console.print(
-        f"{out}: {known.folds} folds; next, one of them or all:\n"
-        f"ccfnet-tf fit {keys} --data.fold 0\n"
-        f"ccfnet-tf crossval {keys}"
-    )
+    console.print(f"{out}: {known.folds} folds; next, one of them or all:")
+    console.print(f"ccfnet-tf fit {keys} --data.fold 0")
+    console.print(f"ccfnet-tf crossval {keys}")
     return EXIT_DONE
 
 

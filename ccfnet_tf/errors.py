@@ -15,6 +15,7 @@ Everything else is a fault of ours and ends with `EXIT_UNEXPECTED`.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 from heapq import nlargest
@@ -41,7 +42,7 @@ class CCFNetError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        super().__init__(printable(message))
 
 
 class ConfigError(CCFNetError):
@@ -95,6 +96,16 @@ class NotFiniteError(CCFNetError):
 
 class TerminatedError(Exception):
     """The process was told to end (SIGTERM) and has saved what it was doing; not a fault."""
+
+
+def printable(text: str) -> str:
+    """Returns a text on one line; what a terminal would obey in it is shown as an escape.
+
+    Names of files and classes, and what files say of themselves, may hold anything.
+    """
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else repr(c)[1:-1] for c in text
+    )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.text import Text
+
+from ccfnet_tf.errors import printable
+
+
+class _Console(Console):
+    """A console on which a name of a file or a class cannot move the cursor or begin a line."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Prints texts on a line each, and anything else as rich does."""
+        super().print(*(printable(o) if isinstance(o, str) else o for o in objects), **how)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Returns a text of a table: a cell, a title."""
+        return super().render_str(printable(text), **how)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Yields what is shown; nothing but rich's own codes is obeyed."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                lines = segment.text.split("\n")
+                yield Segment("\n".join(map(printable, lines)), segment.style)
 
 
 def new_console(*, stderr: bool = False) -> Console:
-    """Returns a console that prints a path as it is: no markup, no emoji, no breaking of lines."""
-    return Console(soft_wrap=True, markup=False, emoji=False, highlight=False, stderr=stderr)
+    """Returns a console that prints a path as it is: no markup, no emoji, no breaking of lines.
+
+    What a terminal would obey in it is shown as an escape.
+    """
+    return _Console(soft_wrap=True, markup=False, emoji=False, highlight=False, stderr=stderr)
 
 
 def new_progress(console: Console, *, figures: bool = False) -> Progress:

@@ -7,10 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ccfnet_tf.errors import ConfigError, RunError, nearest
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.parsing import parse_json
 
 CONTRACT = "export.json"
 REFERENCE = "reference.npz"
@@ -155,7 +156,7 @@ def read_contract(folder: Path) -> Contract:
     """
     path = folder / CONTRACT
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = parse_json(path.read_text(encoding="utf-8"))
         changed = tree.pop(_SEAL) != _seal(tree)
     except FileNotFoundError as error:
         raise RunError(
@@ -164,7 +165,7 @@ def read_contract(folder: Path) -> Contract:
         ) from error
     except KeyError as error:
         raise RunError(f"{path}: no key {error}, its checksum: export the run again") from error
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: not understood ({error}): export the run again") from error
     if changed:
         raise RunError(
@@ -172,11 +173,39 @@ def read_contract(folder: Path) -> Contract:
             "the artifact again, or export the run again"
         )
     try:
-        contract = Contract(**tree)
-    except TypeError as error:
+        contract = _contract(tree)
+    except (TypeError, ValueError) as error:
         raise RunError(f"{path}: of another version ({error}): export the run again") from error
     _compare(folder, contract.files, checksums(folder))
     return contract
+
+
+def _contract(tree: dict[str, Any]) -> Contract:
+    """Returns the contract; raises TypeError or ValueError where a key or a value is another."""
+    contract = Contract(**tree)
+    for key, hint in get_type_hints(Contract).items():
+        if not _fits(tree[key], hint):
+            raise TypeError(f"{key} is no {str(hint).replace('typing.', '')}")
+    colours = contract.palette
+    if not contract.classes or len(colours) != len(contract.classes):
+        raise ValueError(f"{len(contract.classes)} classes and {len(colours)} colours")
+    if not all(len(each) == 3 and all(0 <= value <= 255 for value in each) for each in colours):
+        raise ValueError("a colour is not three whole numbers 0..255")
+    if contract.kind not in _TOLERANCES:
+        raise ValueError(f"'{contract.kind}' is no kind of file")
+    return contract
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Returns whether a value of JSON is of a field's type."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in inner
+    if kind is list:
+        return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
+    if kind is dict:
+        return isinstance(value, dict) and all(_fits(each, inner[1]) for each in value.values())
+    return type(value) in ((int, float) if hint is float else (hint,))
 
 
 def checksums(folder: Path) -> dict[str, str]:

@@ -20,27 +20,26 @@ FILE = "saved_model.pb"
 _OTHER_FILES = ("saved_model.cpb", "saved_model.pbtxt")
 """Forms of the graph that TensorFlow would read in its place."""
 
-ALLOWED = frozenset(
-    """
-    Abs Add AddN AddV2 All Any ArgMax ArgMin Assert AssignVariableOp AvgPool BatchMatMul
-    BatchMatMulV2 BatchMatMulV3 BatchToSpaceND BiasAdd BroadcastArgs BroadcastTo Cast Ceil
-    ClipByValue Concat ConcatV2 Const Conv2D Conv2DBackpropInput Cumsum DecodeBmp DecodeImage
-    DecodeJpeg DecodePng DecodeRaw DepthToSpace DepthwiseConv2dNative DisableCopyOnRead Einsum Elu
-    EncodePng Equal Erf Exp ExpandDims Expm1 ExtractJpegShape Fill Floor FloorDiv FloorMod
-    FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 Gather GatherNd GatherV2 Greater GreaterEqual
-    Identity IdentityN If InvertPermutation IsFinite IsInf IsNan LeakyRelu Less LessEqual Log Log1p
-    LogSoftmax LogicalAnd LogicalNot LogicalOr MatMul Max MaxPool MaxPoolV2 Maximum Mean Min Minimum
-    MirrorPad Mul Neg NoOp NotEqual OneHot OnesLike Pack Pad PadV2 PartitionedCall Placeholder
-    PlaceholderWithDefault Pow PreventGradient Prod Range Rank ReadVariableOp RealDiv Reciprocal
-    Relu Relu6 Reshape ResizeBilinear ResizeNearestNeighbor ReverseV2 Round Rsqrt ScatterNd Select
-    SelectV2 Selu Shape ShapeN Sigmoid Sign Size Slice Softmax Softplus SpaceToBatchND SpaceToDepth
-    Split SplitV Sqrt Square SquaredDifference Squeeze StatefulPartitionedCall StatelessIf
-    StatelessWhile StaticRegexFullMatch StopGradient StridedSlice StringJoin StringLength Sub Substr
-    Sum Tanh TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem
-    TensorListStack Tile TopKV2 Transpose TruncateDiv TruncateMod Unpack VarHandleOp
-    VarIsInitializedOp Where While ZerosLike
-    """.split()
-)
+_NAMES = """
+Abs Add AddN AddV2 All Any ArgMax ArgMin Assert AssignVariableOp AvgPool BatchMatMul
+BatchMatMulV2 BatchMatMulV3 BatchToSpaceND BiasAdd BroadcastArgs BroadcastTo Cast Ceil
+ClipByValue Concat ConcatV2 Const Conv2D Conv2DBackpropInput Cumsum DecodeBmp DecodeImage
+DecodeJpeg DecodePng DecodeRaw DepthToSpace DepthwiseConv2dNative DisableCopyOnRead Einsum Elu
+EncodePng Equal Erf Exp ExpandDims Expm1 ExtractJpegShape Fill Floor FloorDiv FloorMod
+FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 Gather GatherNd GatherV2 Greater GreaterEqual
+Identity IdentityN If InvertPermutation IsFinite IsInf IsNan LeakyRelu Less LessEqual Log Log1p
+LogSoftmax LogicalAnd LogicalNot LogicalOr MatMul Max MaxPool MaxPoolV2 Maximum Mean Min Minimum
+MirrorPad Mul Neg NoOp NotEqual OneHot OnesLike Pack Pad PadV2 PartitionedCall Placeholder
+PlaceholderWithDefault Pow PreventGradient Prod Range Rank ReadVariableOp RealDiv Reciprocal
+Relu Relu6 Reshape ResizeBilinear ResizeNearestNeighbor ReverseV2 Round Rsqrt ScatterNd Select
+SelectV2 Selu Shape ShapeN Sigmoid Sign Size Slice Softmax Softplus SpaceToBatchND SpaceToDepth
+Split SplitV Sqrt Square SquaredDifference Squeeze StatefulPartitionedCall StatelessIf
+StatelessWhile StaticRegexFullMatch StopGradient StridedSlice StringJoin StringLength Sub Substr
+Sum Tanh TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem
+TensorListStack Tile TopKV2 Transpose TruncateDiv TruncateMod Unpack VarHandleOp
+VarIsInitializedOp Where While ZerosLike
+"""
+ALLOWED = frozenset(_NAMES.split())
 
 SAVERS = frozenset(("SaveV2", "MergeV2Checkpoints", "ShardedFilename", "RestoreV2"))
 """What reads and writes the files of variables."""
@@ -76,9 +75,11 @@ def refuse_harmful_graph(folder: Path) -> None:
 
 def _fault(meta: Any) -> str:
     """Returns what a graph has that is refused; empty where there is nothing."""
+    return _strange_operator(meta) or _use_of_files(meta) or _other_file(meta)
+
+
+def _strange_operator(meta: Any) -> str:
     nodes, functions = meta.graph_def.node, meta.graph_def.library.function
-    saving = {each.signature.name for each in functions if _ops(each.node_def) & SAVERS}
-    savers = [_node_of(meta.saver_def.save_tensor_name), _node_of(meta.saver_def.restore_op_name)]
     if strange := _ops(nodes) - ALLOWED:
         return f"operator '{min(strange)}'"
     for each in functions:
@@ -87,6 +88,14 @@ def _fault(meta: Any) -> str:
         # TensorFlow would take the function for the operator, or one for another.
         if each.signature.name in ALLOWED | SAVERS or "api_implements" in each.attr:
             return f"function '{each.signature.name}'"
+    return ""
+
+
+def _use_of_files(meta: Any) -> str:
+    """Returns a fault where anything but TensorFlow's saver reads or writes files."""
+    nodes, functions = meta.graph_def.node, meta.graph_def.library.function
+    saving = {each.signature.name for each in functions if _ops(each.node_def) & SAVERS}
+    savers = [_node_of(meta.saver_def.save_tensor_name), _node_of(meta.saver_def.restore_op_name)]
     callers = [node for node in nodes if node.name not in savers]
     for node in chain(callers, *(each.node_def for each in functions)):
         if called := saving & set(_called(node)):
@@ -96,11 +105,12 @@ def _fault(meta: Any) -> str:
         return f"a use of '{min(used)}', which opens files"
     if reads := saving & set(meta.object_graph_def.concrete_functions):
         return f"function '{min(reads)}', which opens files, for others to call"
-    return _other_file(meta, savers[1])
+    return ""
 
 
-def _other_file(meta: Any, restore: str) -> str:
+def _other_file(meta: Any) -> str:
     """Returns a fault where variables are restored from a file other than that of the variables."""
+    restore = _node_of(meta.saver_def.restore_op_name)
     filename = _node_of(meta.saver_def.filename_tensor_name)
     for node in meta.graph_def.node:
         if node.name == restore and filename not in node.input[:1]:
@@ -131,8 +141,7 @@ def _entries(meta: Any) -> list[str]:
     """Returns the nodes that are run or fed when the graph is loaded or asked."""
     names = [name for each in meta.collection_def.values() for name in each.node_list.value]
     for signature in meta.signature_def.values():
-        for info in (*signature.inputs.values(), *signature.outputs.values()):
-            names.append(info.name)
+        names += [info.name for info in (*signature.inputs.values(), *signature.outputs.values())]
     return [_node_of(name) for name in names]
 
 

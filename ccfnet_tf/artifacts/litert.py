@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from ccfnet_tf.artifacts.fit import Fitted, Size, fit, unfit, unfit_labels
 from ccfnet_tf.errors import ConfigError, RunError
-from ccfnet_tf.inference.prediction import Maps, Prediction
+from ccfnet_tf.inference.prediction import Maps, Prediction, refuse_other_answer
 from ccfnet_tf.labels import Taxonomy
 
 SIGNATURE = "serving_default"
 LEVELS = 255.0
 """A file that answers labels stores P(hard) as whole numbers up to this."""
+
+LARGEST_TENSOR = 1 << 31
+"""Bytes of a tensor."""
 
 
 class LiteRTNetwork:
@@ -49,11 +54,11 @@ class LiteRTNetwork:
                 model_content=content, num_threads=threads or os.cpu_count() or 1
             )
             self._runner: Any = self._interpreter.get_signature_runner(SIGNATURE)
-            details = self._runner.get_input_details()["images"]
+            _refuse_large_tensors(self._interpreter)
+            self.batch, self.size = _input_shape(self._runner.get_input_details())
         except (ValueError, KeyError, RuntimeError) as error:
             raise RunError(f"{path}: not a file of ccfnet-tf export ({_first(error)})") from error
-        self.batch, height, width, _ = (int(side) for side in details["shape"])
-        self.size: Size = (height, width)
+        self._path = path
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
         """Answers a picture uint8 [H, W, 3]; `Maps` from a file that answers labels."""
@@ -63,11 +68,35 @@ class LiteRTNetwork:
         """Answers as many pictures as the file takes at once, `batch`."""
         fitted = [fit(image, self.size) for image in images]
         batch = np.stack([each.image for each in fitted]).astype(np.float32)
-        answers = self._runner(images=batch)
-        return [
-            _answer({name: values[place] for name, values in answers.items()}, each)
-            for place, each in enumerate(fitted)
-        ]
+        try:
+            answers = self._runner(images=batch)
+            found = [
+                _answer({name: values[place] for name, values in answers.items()}, each)
+                for place, each in enumerate(fitted)
+            ]
+            for answer, image in zip(found, images, strict=True):
+                refuse_other_answer(answer, image, len(self.taxonomy.names))
+        except (ValueError, LookupError, RuntimeError, TypeError, cv2.error) as error:
+            raise RunError(f"{self._path}: does not answer a picture ({_first(error)})") from error
+        return found
+
+
+def _input_shape(details: Mapping[str, Any]) -> tuple[int, Size]:
+    """Returns how many pictures a file takes, and of which size; raises ValueError."""
+    images = details["images"]
+    shape = [int(side) for side in images["shape"]]
+    if len(shape) != 4 or images["dtype"] != np.float32 or min(shape) < 1 or shape[3] != 3:
+        raise ValueError(f"takes {images['dtype'].__name__} {shape}: expected float32 [B, H, W, 3]")
+    batch, height, width, _ = shape
+    return batch, (height, width)
+
+
+def _refuse_large_tensors(interpreter: Any) -> None:
+    """Refuses a file whose tensors LiteRT could not make room for; it may end the process."""
+    for tensor in interpreter.get_tensor_details():
+        shape = [int(side) for side in tensor["shape"]]
+        if math.prod(shape) * np.dtype(tensor["dtype"]).itemsize > LARGEST_TENSOR:
+            raise ValueError(f"'{tensor['name']}' has shape {shape}, too large for one tensor")
 
 
 def _answer(found: dict[str, np.ndarray], fitted: Fitted) -> Prediction | Maps:

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError, RunError
-from ccfnet_tf.inference.prediction import Prediction, at_least, refuse_no_picture, too_large
+from ccfnet_tf.inference.prediction import (
+    Prediction,
+    at_least,
+    refuse_no_picture,
+    refuse_other_answer,
+    too_large,
+)
 from ccfnet_tf.labels import Taxonomy
 
 EXTRA = "pip install 'ccfnet-tf[onnx]'"
@@ -74,9 +80,10 @@ class OnnxNetwork:
 
     def __init__(self, path: Path, taxonomy: Taxonomy, threads: int | None = None) -> None:
         self.taxonomy = taxonomy
+        self._path = path
         self._session = new_session(path, threads)
         shapes = {each.name: each.shape for each in self._session.get_outputs()}
-        classes = shapes.get("probabilities", [None])[-1]
+        classes = (shapes.get("probabilities") or [None])[-1]
         if classes != len(taxonomy.names):
             raise RunError(
                 f"{path}: answers {classes} classes where {len(taxonomy.names)} are named: export "
@@ -92,18 +99,22 @@ class OnnxNetwork:
         Raises:
             DataError: The array is no picture.
             PictureTooLargeError: Memory runs out; a smaller picture may still fit.
+            RunError: The file answers what is none.
         """
         refuse_no_picture(image)
         height, width = image.shape[:2]
         given = {"images": at_least(image)[np.newaxis]}
         try:
             found = self._session.run(["probabilities", "difficulty"], given)
+            probabilities, difficulty = (part[0, :height, :width] for part in found)
+            labels = probabilities.argmax(-1).astype(np.int32)
+            answer = Prediction(labels, difficulty, probabilities)
+            refuse_other_answer(answer, image, len(self.taxonomy.names))
         except MemoryError as error:
             raise too_large(image) from error
         except Exception as error:  # its errors have no other base
             if "allocate" in str(error):
                 raise too_large(image) from error
-            raise
-        probabilities, difficulty = (part[0, :height, :width] for part in found)
-        labels = probabilities.argmax(-1).astype(np.int32)
-        return Prediction(labels, difficulty, probabilities)
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RunError(f"{self._path}: does not answer a picture ({reason})") from error
+        return answer

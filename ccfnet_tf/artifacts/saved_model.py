@@ -9,7 +9,12 @@ import tensorflow as tf
 
 from ccfnet_tf.artifacts.graph_ops import refuse_harmful_graph
 from ccfnet_tf.errors import RunError
-from ccfnet_tf.inference.prediction import Maps, refuse_no_picture, too_large
+from ccfnet_tf.inference.prediction import (
+    Maps,
+    refuse_no_picture,
+    refuse_other_answer,
+    too_large,
+)
 from ccfnet_tf.labels import Taxonomy
 
 
@@ -32,6 +37,7 @@ class SavedModelNetwork:
 
     def __init__(self, folder: Path, taxonomy: Taxonomy) -> None:
         self.taxonomy = taxonomy
+        self._folder = folder
         refuse_harmful_graph(folder)
         try:
             # Kept: signatures alone do not hold the variables.
@@ -50,11 +56,17 @@ class SavedModelNetwork:
         Raises:
             DataError: The array is no picture.
             PictureTooLargeError: Memory runs out; a smaller picture may still fit.
+            RunError: The graph answers what is no answer.
         """
         refuse_no_picture(image)
         try:
             found = self._answer(images=tf.constant(image[np.newaxis]))
             labels, difficulty = (found[name][0].numpy() for name in ("labels", "difficulty"))
+            answer = Maps(labels.astype(np.int32), difficulty.astype(np.float32) / 255)
+            refuse_other_answer(answer, image, len(self.taxonomy.names))
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             raise too_large(image) from error
-        return Maps(labels.astype(np.int32), difficulty.astype(np.float32) / 255)
+        except (tf.errors.OpError, LookupError, ValueError, TypeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RunError(f"{self._folder}: does not answer a picture ({reason})") from error
+        return answer

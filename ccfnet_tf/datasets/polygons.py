@@ -12,7 +12,7 @@ within a third of a pixel of the line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,10 @@ from ccfnet_tf.labels import VOID
 
 FARTHEST = 1_000_000
 """Coordinates beyond this are taken for damage; others outside the picture are cut off."""
+
+
+_BAND_PIXELS = 1 << 21
+_BAND_CROSSINGS = 1 << 20  # of outlines with rows, drawn at once: some 100 MB
 
 
 def draw(
@@ -113,22 +117,45 @@ def _fill(label: np.ndarray, corners: np.ndarray, class_id: int) -> None:
     # Every edge is taken downwards, so that two outlines round the edge they share alike.
     down = (start[:, 1] <= end[:, 1])[:, None]
     top, bottom = np.where(down, start, end), np.where(down, end, start)
-    first = _nearest_centre(top[:, 1], height)
-    count = _nearest_centre(bottom[:, 1], height) - first  # rows whose centre the edge crosses
-    edge = np.repeat(np.arange(len(corners)), count)
-    if not edge.size:
-        return
-    row = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
-    high, low = top[edge], bottom[edge]
-    share = (row + 0.5 - high[:, 1]) / (low[:, 1] - high[:, 1])
-    column = _nearest_centre(high[:, 0] + share * (low[:, 0] - high[:, 0]), width)
-    rows = slice(int(row.min()), int(row.max()) + 1)
-    columns = slice(int(column.min()), int(column.max()))
-    # From each crossing on, all pixels to the right change side; bytes may wrap, parity stays.
-    changes = np.zeros((rows.stop - rows.start, columns.stop - columns.start + 1), np.uint8)
-    np.add.at(changes, (row - rows.start, column - columns.start), 1)
-    inside = np.cumsum(changes[:, :-1], axis=1, dtype=np.uint8) & 1
-    label[rows, columns][inside == 1] = class_id
+    # Rows whose centre the edge crosses.
+    first, last = _nearest_centre(top[:, 1], height), _nearest_centre(bottom[:, 1], height)
+    left, right = _nearest_centre(np.array([corners[:, 0].min(), corners[:, 0].max()]), width)
+    for rows in _bands(first, last, int(right - left) + 1):
+        begin = np.clip(first, rows.start, rows.stop)
+        count = np.clip(last, rows.start, rows.stop) - begin
+        edge = np.repeat(np.arange(len(corners)), count)
+        row = begin[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
+        high, low = top[edge], bottom[edge]
+        share = (row + 0.5 - high[:, 1]) / (low[:, 1] - high[:, 1])
+        column = _nearest_centre(high[:, 0] + share * (low[:, 0] - high[:, 0]), width)
+        # From each crossing on, all pixels to the right change side.
+        shape = (rows.stop - rows.start, int(right - left) + 1)
+        places = (row - rows.start) * shape[1] + np.clip(column, left, right) - left
+        changes = np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape) & 1
+        inside = np.cumsum(changes[:, :-1], axis=1) & 1
+        label[rows, left:right][inside == 1] = class_id
+
+
+def _bands(first: np.ndarray, last: np.ndarray, width: int) -> Iterator[slice]:
+    """Yields bands of rows that take little memory however often the edges cross them.
+
+    Args:
+        first: int64 [N], the first row that each edge crosses.
+        last: int64 [N], the row after its last.
+        width: Columns of the outline.
+    """
+    top, bottom = int(first.min()), int(last.max())
+    crossings = np.zeros(bottom - top + 1, np.int64)
+    np.add.at(crossings, first - top, 1)
+    np.add.at(crossings, last - top, -1)
+    before = np.concatenate([[0], np.cumsum(np.cumsum(crossings))])
+    tallest = max(1, _BAND_PIXELS // width)
+    start = top
+    while start < bottom:
+        most = int(np.searchsorted(before, before[start - top] + _BAND_CROSSINGS, "right")) - 1
+        stop = min(max(top + most, start + 1), start + tallest, bottom)
+        yield slice(start, stop)
+        start = stop
 
 
 def _nearest_centre(at: np.ndarray, limit: int) -> np.ndarray:

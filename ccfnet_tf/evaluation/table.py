@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ccfnet_tf.errors import printable
 from ccfnet_tf.evaluation.confusion import ABSENT_RULE
 from ccfnet_tf.evaluation.evaluate import Evaluation
 from ccfnet_tf.evaluation.groups import HEADS
@@ -74,7 +75,9 @@ def class_table(evaluation: Evaluation) -> Table:
         table.add_column(head, justify="right")
     columns = [getattr(evaluation, head).iou for head in HEADS]
     for name, *values in zip(evaluation.taxonomy.names, *columns, strict=True):
-        table.add_row(Text(name), *map(percent, values))  # Text: a name may hold [brackets]
+        table.add_row(
+            Text(printable(name)), *map(percent, values)
+        )  # Text: a name may hold [brackets]
     return table
 
 

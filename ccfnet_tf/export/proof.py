@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ccfnet_tf.artifacts.contract import Contract, Difference, Format, tolerance
+from ccfnet_tf.artifacts.contract import CONTRACT, Contract, Difference, Format, tolerance
 from ccfnet_tf.artifacts.litert import import_interpreter
 from ccfnet_tf.artifacts.onnx import import_extra
 from ccfnet_tf.artifacts.open import look_at
@@ -107,7 +107,10 @@ def tolerance_here(contract: Contract) -> Difference:
     allowed = tolerance(contract.kind)
     if contract.options.get("quantize") != "int8":
         return allowed
-    then = Difference(**contract.difference)
+    try:
+        then = Difference(**contract.difference)
+    except TypeError as error:
+        raise RunError(f"{CONTRACT}: 'difference' lacks figures: export the run again") from error
     return replace(
         allowed,
         percentile=min(1.0, 2 * then.percentile),

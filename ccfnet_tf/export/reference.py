@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,9 @@ import numpy as np
 
 from ccfnet_tf.artifacts.contract import REFERENCE, Difference
 from ccfnet_tf.datasets.parts import Parts, read_parts
-from ccfnet_tf.errors import CCFNetError, ConfigError
+from ccfnet_tf.errors import CCFNetError, ConfigError, DataError
+from ccfnet_tf.inference.checkpoint_file import DAMAGE, parse_array
+from ccfnet_tf.inference.prediction import refuse_no_picture
 
 if TYPE_CHECKING:
     from ccfnet_tf.inference.predictor import Predictor
@@ -20,6 +24,9 @@ PICTURES = 6
 
 LEVELS = 255.0
 """Probabilities are stored as whole numbers up to this."""
+
+MOST_BYTES = 1 << 31
+"""Of all references of an artifact, unpacked."""
 
 
 def run_parts(run: RunInfo) -> Parts:
@@ -45,14 +52,18 @@ def reference_pictures(parts: Parts, count: int = PICTURES) -> list[np.ndarray]:
 
 
 def write_reference(path: Path, predictor: Predictor, pictures: Sequence[np.ndarray]) -> None:
-    """Writes pictures and Keras's answers as named arrays.
+    """Writes pictures and Keras's answers as named arrays, the first of at most `MOST_BYTES`.
 
     Keys: `image/N` uint8 [H, W, 3], `probabilities/N` float32 [H, W, C], `difficulty/N` float32
     [H, W].
     """
     arrays: dict[str, np.ndarray] = {}
+    size = 0
     for number, picture in enumerate(pictures):
         found = predictor.predict(picture)
+        size += picture.nbytes + found.probabilities.nbytes + found.difficulty.nbytes
+        if arrays and size > MOST_BYTES:
+            break
         arrays[f"image/{number}"] = picture
         arrays[f"probabilities/{number}"] = found.probabilities
         arrays[f"difficulty/{number}"] = found.difficulty
@@ -63,15 +74,48 @@ def read_references(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.n
     """Yields image, probabilities and difficulty of each reference in a folder.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or the file is damaged or unpacks to more than `MOST_BYTES`.
     """
-    with np.load(folder / REFERENCE, allow_pickle=False) as arrays:
-        keys = sorted(key for key in arrays.files if key.startswith("image/"))
-        if not keys:
-            raise ValueError("there is nothing to compare with")
-        for key in keys:
-            number = key.removeprefix("image/")
-            yield arrays[key], arrays[f"probabilities/{number}"], arrays[f"difficulty/{number}"]
+    path = folder / REFERENCE
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+            if sum(info.file_size for info in members.values()) > MOST_BYTES:
+                raise ValueError(f"it unpacks to more than {MOST_BYTES} bytes")
+            keys = sorted(name for name in members if name.startswith("image/"))
+            if not keys:
+                raise ValueError("there is nothing to compare with")
+            for key in keys:
+                number = key.removeprefix("image/")
+                image, probabilities, difficulty = (
+                    parse_array(_unpacked(archive, members[f"{kind}/{number}"]))
+                    for kind in ("image", "probabilities", "difficulty")
+                )
+                _refuse_other_form(image, probabilities, difficulty)
+                yield image, probabilities, difficulty
+    except (*DAMAGE, DataError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: damaged ({reason})") from error
+
+
+def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Returns a member, unpacked piece by piece: at once, it could become any size first."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"packed by a method {info.compress_type} that is not ours")
+    with archive.open(info) as member:
+        return b"".join(iter(partial(member.read, 1 << 20), b""))
+
+
+def _refuse_other_form(
+    image: np.ndarray, probabilities: np.ndarray, difficulty: np.ndarray
+) -> None:
+    refuse_no_picture(image)
+    size = image.shape[:2]
+    floats = probabilities.dtype == difficulty.dtype == np.float32
+    if not floats or probabilities.shape[:2] != size or probabilities.ndim != 3:
+        raise ValueError(f"probabilities of {probabilities.dtype} {list(probabilities.shape)}")
+    if difficulty.shape != size:
+        raise ValueError(f"difficulty of shape {list(difficulty.shape)}")
 
 
 class Gaps:

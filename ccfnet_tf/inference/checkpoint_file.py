@@ -38,7 +38,7 @@ NOT_FINITE_ADVICE = (
 OTHERS = "take the other one of best.npz and last.npz, or train again"
 """What to do when a file is of no use."""
 
-_DAMAGE = (
+DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
@@ -53,6 +53,7 @@ _DAMAGE = (
     SyntaxError,
     TypeError,
 )
+"""What reading a damaged `.npz` raises."""
 
 
 def write_arrays(
@@ -134,14 +135,18 @@ def read_arrays(path: Path, *, prefix: str = "") -> dict[str, np.ndarray]:
         size = path.stat().st_size
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if info.filename.startswith(prefix)]
-            # Nothing is compressed, so the members of a sound file take no more than the file.
+            # What is compressed could be of any size; nothing of ours is, so the members of a
+            # sound file take no more than the file.
+            if any(info.compress_type != zipfile.ZIP_STORED for info in members):
+                raise ValueError("it is compressed, which checkpoints are not")
             if sum(info.file_size for info in members) > size:
                 raise ValueError("it promises more than it holds")
             # Members are read whole before they are parsed: that is what checks their CRC.
             arrays = {
-                info.filename.removesuffix(".npy"): _array(archive.read(info)) for info in members
+                info.filename.removesuffix(".npy"): parse_array(archive.read(info))
+                for info in members
             }
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise RunError(
             f"{path}: damaged checkpoint ({type(error).__name__}: {_first_line(error)}); {OTHERS}"
         ) from error
@@ -242,8 +247,12 @@ def _variables(model: Any) -> dict[str, Any]:
     return dict(named_variables(model))
 
 
-def _array(data: bytes) -> np.ndarray:
-    """Returns the array of an `.npy` member, whose header may promise anything."""
+def parse_array(data: bytes) -> np.ndarray:
+    """Returns the array of an `.npy` member, whose header may promise anything.
+
+    Raises:
+        ValueError: It is none, or promises more than it holds; other errors are in `DAMAGE`.
+    """
     file = io.BytesIO(data)
     formats = {
         (1, 0): np.lib.format.read_array_header_1_0,

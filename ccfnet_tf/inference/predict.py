@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from ccfnet_tf.datasets.pictures import read_image
-from ccfnet_tf.errors import DataError, ResourceError
+from ccfnet_tf.errors import DataError, ResourceError, printable
 from ccfnet_tf.inference.atomic import refuse_links, remove_leftovers
 from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
 from ccfnet_tf.inference.prediction import Network, PictureTooLargeError
@@ -173,7 +173,7 @@ class _Session:
             self.pictures += 1
 
     def _video(self, job: Job) -> None:
-        task = self.bar.add_task(job.source.name, total=promised_frames(job.source))
+        task = self.bar.add_task(printable(job.source.name), total=promised_frames(job.source))
 
         def advance() -> None:
             self.frames += 1
@@ -223,5 +223,5 @@ def _in_threads(work: Callable[[], None], count: int, stop: Event, pens: Semapho
 
 def _show(console: Console, failure: Failure) -> None:
     # Text: a path may hold [brackets], which rich would take for a style.
-    line = Text(f"{failure.source}: {failure.reason}", style="red")
+    line = Text(printable(f"{failure.source}: {failure.reason}"), style="red")
     console.print(line, soft_wrap=True)

@@ -83,6 +83,25 @@ def refuse_no_picture(image: np.ndarray) -> None:
         )
 
 
+def refuse_other_answer(found: Prediction | Maps, image: np.ndarray, classes: int) -> None:
+    """Refuses what a network answered where it is no answer to this picture.
+
+    Raises:
+        ValueError: Another size, a class that has no name, or a difficulty that is not finite.
+    """
+    size = image.shape[:2]
+    arrays = {"labels": found.labels, "difficulty": found.difficulty}
+    for name, array in arrays.items():
+        if array.shape != size:
+            raise ValueError(f"{name} of shape {list(array.shape)} for a picture of {list(size)}")
+    if not 0 <= found.labels.min() <= found.labels.max() < classes:
+        raise ValueError(f"class ids outside 0..{classes - 1}")
+    if not np.isfinite(found.difficulty).all():
+        raise ValueError("a difficulty that is not finite")
+    if isinstance(found, Prediction) and found.probabilities.shape != (*size, classes):
+        raise ValueError(f"probabilities of shape {list(found.probabilities.shape)}")
+
+
 def at_least(image: np.ndarray, side: int = SMALLEST) -> np.ndarray:
     """Returns [H, W, 3], mirrored at the bottom and right up to `side` pixels where smaller."""
     missing = [max(0, side - size) for size in image.shape[:2]]

@@ -15,6 +15,7 @@ from rich.text import Text
 from ccfnet_tf.datasets.folds import Split
 from ccfnet_tf.datasets.inspect import Finding, Report
 from ccfnet_tf.datasets.stats import Stats
+from ccfnet_tf.errors import printable
 from ccfnet_tf.labels import Taxonomy
 
 LISTED = 20
@@ -32,7 +33,7 @@ def check_report(report: Report) -> RenderableType:
         table.add_column("first", overflow="fold")
         for kind, findings in _rows(report):
             first = findings[0]
-            table.add_row(kind, str(len(findings)), Text(first.file or first.text))
+            table.add_row(kind, str(len(findings)), Text(printable(first.file or first.text)))
         blocks.append(table)
         for kind, findings in _rows(report):
             blocks += [Text(f"{kind}: {len(findings)}", style="bold"), *_lines(findings)]
@@ -53,7 +54,7 @@ def stats_table(stats: Stats, taxonomy: Taxonomy) -> RenderableType:
         [_weight(weight) for weight in census.inverse_log()],
     )
     for name, *values in zip(taxonomy.names, *columns, strict=True):
-        table.add_row(Text(name), *values)  # Text: a name may hold [brackets]
+        table.add_row(Text(printable(name)), *values)  # Text: a name may hold [brackets]
     return Group(
         table,
         Text(f"void: {share_percent(stats.void_share)} % of all pixels"),
@@ -74,7 +75,7 @@ def split_table(split: Split, taxonomy: Taxonomy) -> RenderableType:
     table = _table(title, "class %", *heads)
     for name, row in zip(taxonomy.names, shares.T, strict=True):
         shown = row if few else (row.min(), row.max())
-        table.add_row(Text(name), *map(share_percent, shown))
+        table.add_row(Text(printable(name)), *map(share_percent, shown))
     table.add_section()
     shown = pictures if few else np.array([pictures.min(), pictures.max()])
     table.add_row("pictures", *map(str, shown.tolist()))

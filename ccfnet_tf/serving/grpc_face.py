@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -12,7 +16,9 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from ccfnet_tf.artifacts.tensor_proto import to_array
 from ccfnet_tf.serving.metadata import FIELD, metadata
 from ccfnet_tf.serving.model import DEFAULT, Model, RequestError, as_refusal
-from ccfnet_tf.serving.rest import MAX_BODY, THREADS
+from ccfnet_tf.serving.rest import GRACE, MAX_BODY, THREADS
+
+_LONG = 1e6  # seconds: what is answered is answered, however long it takes
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -20,12 +26,32 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def __init__(self, model: Model) -> None:
         self._model = model
+        self._counting = threading.Lock()
+        self._answering = 0
+        self._idle_since = time.monotonic()
+
+    def idle_for(self) -> float:
+        """Returns for how many seconds nothing is being answered; 0 while something is."""
+        with self._counting:
+            return 0.0 if self._answering else time.monotonic() - self._idle_since
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        with self._counting:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._answering -= 1
+                self._idle_since = time.monotonic()
 
     def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Answers by the signature that is named, else by `serving_default`."""
         try:
-            self._refuse_other(request.model_spec)
-            return self._predict(request)
+            with self._answered():
+                self._refuse_other(request.model_spec)
+                return self._predict(request)
         except Exception as error:
             refusal = as_refusal(error)
             context.abort(grpc.StatusCode[refusal.status], str(refusal))
@@ -60,8 +86,41 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
 
-def new_grpc_server(model: Model, host: str, port: int) -> tuple[Any, int]:
-    """Returns a server that is not started yet, and its port.
+class GrpcServer:
+    """A server that answers what it has read before it ends.
+
+    Args:
+        server: gRPC's own.
+        service: What answers.
+        port: Where it listens.
+
+    Attributes:
+        port: The same.
+    """
+
+    def __init__(self, server: Any, service: PredictionService, port: int) -> None:
+        self._server, self._service = server, service
+        self._stopped = 0.0
+        self.port = port
+
+    def start(self) -> None:
+        """Takes requests."""
+        self._server.start()
+
+    def stop(self) -> Any:
+        """Takes no more requests; returns an event that is set when all have ended."""
+        self._stopped = time.monotonic()
+        return self._server.stop(_LONG)
+
+    def drain(self, ended: Any) -> None:
+        """Waits for what is answered; clients that still send or receive have the grace."""
+        while not ended.wait(0.05):
+            if min(self._service.idle_for(), time.monotonic() - self._stopped) > GRACE:
+                self._server.stop(None)
+
+
+def new_grpc_server(model: Model, host: str, port: int) -> GrpcServer:
+    """Returns a server that is not started yet.
 
     Raises:
         OSError: The port is in use.
@@ -72,11 +131,10 @@ def new_grpc_server(model: Model, host: str, port: int) -> tuple[Any, int]:
         ("grpc.so_reuseport", 0),  # else a second server takes half of the requests
     ]
     server = grpc.server(ThreadPoolExecutor(THREADS, "grpc"), options=options)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        PredictionService(model), server
-    )
+    service = PredictionService(model)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
     try:
-        return server, server.add_insecure_port(f"{host}:{port}")
+        return GrpcServer(server, service, server.add_insecure_port(f"{host}:{port}"))
     except RuntimeError as error:
         raise OSError(str(error)) from error
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ import tensorflow as tf
 from ccfnet_tf.artifacts.graph_ops import refuse_harmful_graph
 from ccfnet_tf.artifacts.open import look_at
 from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.serving.room import MAX_PIXELS, Room, pixels_of
 
 Arrays = Mapping[str, np.ndarray]
 Status = Literal[
@@ -25,6 +25,7 @@ Status = Literal[
     "OUT_OF_RANGE",
     "DEADLINE_EXCEEDED",
     "NOT_FOUND",
+    "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED",
     "INTERNAL",
 ]
@@ -61,9 +62,11 @@ class Model:
     Args:
         folder: The folder of versions, of which the highest is taken, or of one version.
         name: What clients call it.
+        max_pixels: Most pixels of a request's pictures, and of all that are computed at a time.
 
     Attributes:
         name: The same.
+        max_pixels: The same.
         version: The folder's number.
         signatures: TensorFlow's `SignatureDef` by name.
 
@@ -73,7 +76,7 @@ class Model:
             that are refused.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, max_pixels: int = MAX_PIXELS) -> None:
         found = look_at(str(folder))
         place = Path(found.place)
         if found.kind != "saved_model":
@@ -88,8 +91,9 @@ class Model:
             for key, value in meta.signature_def.items()
             if value.method_name == tf.saved_model.PREDICT_METHOD_NAME
         }
+        self.max_pixels = max_pixels
         # More at a time would only take each other's memory.
-        self._room = threading.BoundedSemaphore(os.cpu_count() or 1)
+        self._room = Room(os.cpu_count() or 1, max_pixels)
 
     def refuse_other(self, name: str, version: int | None) -> None:
         """Refuses a request that means another model or version.
@@ -128,8 +132,15 @@ class Model:
             _refuse_other_kind(key, inputs[key], info)
             feeds[info.name] = inputs[key]
         wanted = {key: info.name for key, info in signature.outputs.items()}
+        pixels = sum(map(pixels_of, inputs.values()))
+        if pixels > self.max_pixels:
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f"pictures of {pixels} pixels together: at most {self.max_pixels} are taken "
+                "(serve --max-pixels): send fewer at once, or make them smaller",
+            )
         try:
-            with self._room:
+            with self._room.taken(pixels):
                 return dict(self._session.run(wanted, feeds))
         except tf.errors.InvalidArgumentError as error:
             raise RequestError("INVALID_ARGUMENT", _reason(error)) from error

@@ -16,9 +16,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from ccfnet_tf.serving.model import Arrays, Model, RequestError, Status, as_refusal
+from ccfnet_tf.serving.names import allowed_names
 from ccfnet_tf.serving.rows import arrays, read_request, write_answer
 
 MAX_BODY = 1 << 27
@@ -31,10 +32,16 @@ MAX_THROWN_AWAY = 1 << 29
 """Bytes of a body that is too large: read away, so that the client comes to see the refusal."""
 
 SECONDS = 300.0
-"""For a request to arrive, however often the client sends a byte."""
+"""For a request to arrive, however fast the client sends."""
+
+STALL = 10.0
+"""Seconds that a client may be behind `RATE`: so long do slow senders keep a thread."""
+
+RATE = 1 << 16
+"""Bytes a second that a client must send in the mean."""
 
 GRACE = 5.0
-"""Seconds for what is being answered when the server is told to end."""
+"""Seconds that clients have to send and to receive when the server is told to end."""
 
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d{1,18}))?(?P<rest>.*)")
@@ -43,9 +50,21 @@ _CODES: dict[Status, HTTPStatus] = {
     "OUT_OF_RANGE": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "DEADLINE_EXCEEDED": HTTPStatus.REQUEST_TIMEOUT,
     "NOT_FOUND": HTTPStatus.NOT_FOUND,
+    "PERMISSION_DENIED": HTTPStatus.FORBIDDEN,
     "RESOURCE_EXHAUSTED": HTTPStatus.TOO_MANY_REQUESTS,
     "INTERNAL": HTTPStatus.INTERNAL_SERVER_ERROR,
 }
+
+
+_StageName = Literal["waits", "arrives", "answers", "sends"]
+
+
+class _Stage(NamedTuple):
+    """What a connection is at: it waits for a thread, its request arrives, and so on."""
+
+    name: _StageName
+    since: float
+    until: float = 0.0
 
 
 class RestServer(HTTPServer):
@@ -56,6 +75,7 @@ class RestServer(HTTPServer):
 
     Attributes:
         model: What answers; set before `server_activate`.
+        names: Hosts that requests may name in `Host` and `Origin`; see `serving.names`.
         reading: Held while JSON becomes arrays, or arrays JSON. That is Python's work, of which
             one thread does as much as many, and takes several times the body's memory.
 
@@ -68,9 +88,9 @@ class RestServer(HTTPServer):
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(address, _Handler, bind_and_activate=False)
+        self.names = allowed_names(address[0])
         self._pool = ThreadPoolExecutor(THREADS, "rest")
-        self._arriving: dict[socket.socket, float] = {}  # until when
-        self._open: set[socket.socket] = set()
+        self._open: dict[socket.socket, _Stage] = {}
         self.reading = threading.Lock()
         try:
             self.server_bind()
@@ -80,46 +100,44 @@ class RestServer(HTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answers in a thread of a bounded pool."""
-        self._open.add(request)
+        self._open[request] = _Stage("waits", time.monotonic())
         self._pool.submit(self._answer, request, client_address)
 
     def service_actions(self) -> None:
         """Ends connections on which a request takes too long to arrive; called twice a second."""
         now = time.monotonic()
-        for connection, until in list(self._arriving.items()):
-            if now > until:
-                self.arrived(connection)
+        for connection, stage in list(self._open.items()):
+            if stage.name == "arrives" and now > stage.until:
                 # The other direction stays, for an answer.
                 _shut(connection, socket.SHUT_RD)
 
-    def arrived(self, connection: socket.socket) -> None:
-        """Notes that the whole of a request is there, or that no more of it is waited for."""
-        self._arriving.pop(connection, None)
+    def enter(self, connection: socket.socket, name: _StageName, until: float = 0.0) -> None:
+        """Notes what a connection is at, since now and, for `arrives`, until when."""
+        if connection in self._open:
+            self._open[connection] = _Stage(name, time.monotonic(), until)
 
     def _answer(self, request: Any, client_address: Any) -> None:
-        self._arriving[request] = time.monotonic() + SECONDS
+        self.enter(request, "arrives", time.monotonic() + min(STALL, SECONDS))
         try:
             self.finish_request(request, client_address)
         except OSError:
             pass  # the client has gone
         finally:
-            self.arrived(request)
-            self._open.discard(request)
+            self._open.pop(request, None)
             self.shutdown_request(request)
 
     def server_close(self) -> None:
-        """Closes the port; what is answered within the grace is answered, then all is shut."""
+        """Closes the port; answers what was read, and gives clients the grace for all else."""
         super().server_close()
-        timer = threading.Timer(GRACE, self._shut_all)
-        timer.start()
-        self._pool.shutdown(cancel_futures=True)
-        timer.cancel()
-        for connection in list(self._open):  # those that never had a thread
-            self.shutdown_request(connection)
-
-    def _shut_all(self) -> None:
-        for connection in list(self._open):
-            _shut(connection, socket.SHUT_RDWR)
+        self._pool.shutdown(wait=False)
+        began = time.monotonic()
+        while self._open:
+            for connection, stage in list(self._open.items()):
+                since = max(began, stage.since) if stage.name == "sends" else began
+                if stage.name != "answers" and time.monotonic() > since + GRACE:
+                    _shut(connection, socket.SHUT_RDWR)
+            time.sleep(0.05)
+        self._pool.shutdown()
 
 
 def _shut(connection: socket.socket, way: int) -> None:
@@ -157,6 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = json.dumps({"error": str(refusal)}, ensure_ascii=True).encode("ascii")
         # A connection that is kept would keep its thread.
         self.close_connection = True
+        self.server.enter(self.connection, "sends")
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -177,6 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
             left -= len(part)
 
     def _get(self) -> bytes:
+        self._refuse_other_sites()
         rest = self._model_named()
         if rest == "/metadata":
             from ccfnet_tf.serving.metadata import metadata_json
@@ -193,6 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _post(self) -> bytes:
         body = self._body()  # read even when refused, or the client sees no answer
+        self._refuse_other_sites()
         if self._model_named() != ":predict":
             raise self._malformed()
         name, inputs, rows = self._request(body)
@@ -218,13 +239,34 @@ class _Handler(BaseHTTPRequestHandler):
                 "OUT_OF_RANGE" if length > MAX_BODY else "INVALID_ARGUMENT",
                 f"Content-Length '{given[:20]}': expected 0..{MAX_BODY}",
             )
-        body = self.rfile.read(length)
-        self.server.arrived(self.connection)
+        body, began = bytearray(), time.monotonic()
+        while len(body) < length and (part := self.rfile.read1(min(length - len(body), 1 << 20))):
+            body += part
+            until = began + min(STALL + len(body) / RATE, SECONDS)
+            self.server.enter(self.connection, "arrives", until)
+        self.server.enter(self.connection, "answers")
         if len(body) < length:
+            seconds = time.monotonic() - began
             raise RequestError(
-                "DEADLINE_EXCEEDED", f"{len(body)} of {length} bytes came within {SECONDS:g} s"
+                "DEADLINE_EXCEEDED",
+                f"{len(body)} of {length} bytes came within {seconds:.1f} s: send {RATE >> 10} kB "
+                "a second or more",
             )
-        return body
+        return bytes(body)
+
+    def _refuse_other_sites(self) -> None:
+        """Refuses what a page of another site had a browser send.
+
+        A name of that site's that leads here (DNS rebinding) stands in `Host`, the site itself in
+        `Origin`.
+        """
+        hosts, origins = (self.headers.get_all(key, []) for key in ("Host", "Origin"))
+        for header in hosts:
+            if not self.server.names.takes_host(header):
+                raise RequestError("PERMISSION_DENIED", f"Host '{header[:60]}' is not served")
+        for header in origins:
+            if not self.server.names.takes_origin(header):
+                raise RequestError("PERMISSION_DENIED", f"Origin '{header[:60]}' is not served")
 
     def _model_named(self) -> str:
         """Returns what follows name and version in the path."""

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.serving.model import Model
-from ccfnet_tf.serving.rest import GRACE, RestServer
+from ccfnet_tf.serving.rest import RestServer
+from ccfnet_tf.serving.room import MAX_PIXELS
 
 NAME = "ccfnet"
 """What clients call the model."""
@@ -31,6 +32,7 @@ class DevelopmentServer:
         rest_port: Port of the REST face; 0 is any free one.
         grpc_port: Port of the gRPC face; 0 is any free one.
         name: What clients call the model.
+        max_pixels: Most pixels of a request, and of all that are computed at a time.
 
     Attributes:
         rest: Address of the model for `ServedNetwork`, by REST.
@@ -42,7 +44,14 @@ class DevelopmentServer:
     """
 
     def __init__(
-        self, folder: Path, *, host: str, rest_port: int, grpc_port: int, name: str = NAME
+        self,
+        folder: Path,
+        *,
+        host: str,
+        rest_port: int,
+        grpc_port: int,
+        name: str = NAME,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         new_grpc_server = _grpc_face()
         try:
@@ -50,14 +59,14 @@ class DevelopmentServer:
         except OSError as error:
             raise _taken("--rest-port", rest_port, host, error) from error
         try:
-            self._model = Model(folder, name)
-            self._grpc, grpc_port = _bound(new_grpc_server, self._model, host, grpc_port)
+            self._model = Model(folder, name, max_pixels)
+            self._grpc = _bound(new_grpc_server, self._model, host, grpc_port)
         except BaseException:
             self._rest.server_close()
             raise
         self._rest.model = self._model
         self.rest = f"http://{host}:{self._rest.server_address[1]}/v1/models/{name}"
-        self.grpc = f"grpc://{host}:{grpc_port}/{name}"
+        self.grpc = f"grpc://{host}:{self._grpc.port}/{name}"
         self._rest.server_activate()
         self._grpc.start()
         self._thread = threading.Thread(target=self._rest.serve_forever, name="rest")
@@ -80,16 +89,24 @@ class DevelopmentServer:
         return self._model.version
 
     def close(self) -> None:
-        """Ends both faces; what is answered within the grace is answered."""
-        grpc_ended = self._grpc.stop(GRACE)
+        """Ends both faces; what was read is answered, and clients have the grace for all else."""
+        grpc_ended = self._grpc.stop()
         self._rest.shutdown()
         self._thread.join()
         self._rest.server_close()
-        grpc_ended.wait()
+        self._grpc.drain(grpc_ended)
         self._model.close()
 
 
-def serve(folder: Path, *, host: str, rest_port: int, grpc_port: int, console: Console) -> None:
+def serve(
+    folder: Path,
+    *,
+    host: str,
+    rest_port: int,
+    grpc_port: int,
+    console: Console,
+    max_pixels: int = MAX_PIXELS,
+) -> None:
     """Serves until SIGINT or SIGTERM; a second one does not wait for what is being answered.
 
     Raises:
@@ -106,7 +123,7 @@ def serve(folder: Path, *, host: str, rest_port: int, grpc_port: int, console: C
     former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with DevelopmentServer(
-            folder, host=host, rest_port=rest_port, grpc_port=grpc_port
+            folder, host=host, rest_port=rest_port, grpc_port=grpc_port, max_pixels=max_pixels
         ) as server:
             console.print("a server for development; use TensorFlow Serving to serve others")
             for address in (server.rest, server.grpc):
@@ -130,13 +147,12 @@ def _grpc_face() -> Any:
     return new_grpc_server
 
 
-def _bound(new_grpc_server: Any, model: Model, host: str, port: int) -> tuple[Any, int]:
+def _bound(new_grpc_server: Any, model: Model, host: str, port: int) -> Any:
     try:
-        server, bound = new_grpc_server(model, host, port)
+        return new_grpc_server(model, host, port)
     except OSError as error:
         model.close()
         raise _taken("--grpc-port", port, host, error) from error
-    return server, bound
 
 
 def _taken(option: str, port: int, host: str, error: OSError) -> ConfigError:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from ccfnet_tf.datasets import polygons
 from ccfnet_tf.datasets.polygons import area, circle, draw, outline, points
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
@@ -133,3 +135,32 @@ def test_values_that_are_no_outline(values: object, words: str) -> None:
     with pytest.raises(DataError, match=words) as caught:
         outline(values, "a.json: shape 3")
     assert str(caught.value).startswith("a.json: shape 3: ")
+
+
+def test_an_outline_that_crosses_every_row_a_thousand_times_takes_little_memory() -> None:
+    """A file of 100 kB, which would take gigabytes at once."""
+    rows, edges = 4000, 10_000
+    x = np.linspace(0, 500, edges)
+    corners = np.stack([x, np.where(np.arange(edges) % 2, rows, 0)], axis=1)
+    tracemalloc.start()
+    label = draw((rows, 500), [(1, corners)])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6
+    # Parity: the outline closes along the diagonal, and each stripe is in or out by its crossings.
+    middle = label[rows // 2]
+    crossed = [0.5 * (x[i] + x[i + 1]) for i in range(edges - 1)]
+    for column in (0, 17, 100, 499):
+        inside = sum(at <= column + 0.5 for at in crossed) + (column + 0.5 >= 250)
+        assert (middle[column] == 1) == bool(inside % 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bands_change_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(-20, 80, (40, 2))
+    whole = draw((60, 50), [(1, corners)])
+    monkeypatch.setattr(polygons, "_BAND_PIXELS", 100)
+    monkeypatch.setattr(polygons, "_BAND_CROSSINGS", 7)
+    np.testing.assert_array_equal(draw((60, 50), [(1, corners)]), whole)
+    assert 0 < (whole == 1).mean() < 1

@@ -234,7 +234,7 @@ def test_a_body_that_takes_too_long_is_refused(
         response = http.client.HTTPResponse(connection)
         response.begin()
         assert response.status == 408
-        assert "of 1000000 bytes came within 0.5 s" in json.load(response)["error"]
+        assert "of 1000000 bytes came within" in json.load(response)["error"]
 
 
 def test_headers_that_take_too_long_end_the_connection(
