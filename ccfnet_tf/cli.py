@@ -360,6 +360,7 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 def _serve(args: list[str]) -> int:
     from ccfnet_tf.options import Parser
+    from ccfnet_tf.serving.room import MAX_PIXELS
 
     parser = Parser(
         prog="ccfnet-tf serve",
@@ -373,7 +374,7 @@ def _serve(args: list[str]) -> int:
     parser.add_argument("--host", default="127.0.0.1", help=host)
     pixels = "most pixels of a request, and of all requests computed at a time; memory grows by "
     pixels += "about a kilobyte each (default: %(default)s, 2048x2048)"
-    parser.add_argument("--max-pixels", type=_pixels, default=2048 * 2048, metavar="N", help=pixels)
+    parser.add_argument("--max-pixels", type=_pixels, default=MAX_PIXELS, metavar="N", help=pixels)
     options = parser.parse_args(args)
     from ccfnet_tf.progress import new_console
 

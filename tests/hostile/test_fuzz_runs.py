@@ -35,7 +35,6 @@ from ccfnet_tf.training.journal import epochs_written, keep_sound_rows, write_en
 from tests.datasets.test_fuzz import mutants
 from tests.hostile.conftest import Trained
 
-COUNT = 300
 GIGABYTES_2 = 2 << 30
 CLASSES = Taxonomy(("sky", "tree", "road"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 
@@ -60,7 +59,13 @@ def changed(tree: Any, rng: random.Random) -> Any:
     return rng.choice(ODD)
 
 
-def damaged(whole: bytes, name: str, count: int = COUNT) -> Iterator[bytes]:
+@pytest.fixture(params=[24, pytest.param(300, marks=pytest.mark.slow)])
+def count(request: pytest.FixtureRequest) -> int:
+    """How often a file is damaged."""
+    return int(request.param)
+
+
+def damaged(whole: bytes, name: str, count: int) -> Iterator[bytes]:
     """Yields damaged forms of a file; half of them of another content where it is JSON or YAML."""
     yield from (b"", b"\0", b"[" * 100_000, b"{}", b"null", b"\xff\xfe\0\0")
     rng = random.Random(name)
@@ -87,9 +92,9 @@ def one_line(read: Callable[[], object], content: bytes) -> None:
     assert "\x1b" not in said, content[:200]
 
 
-def fuzz(file: Path, read: Callable[[], object]) -> None:
+def fuzz(file: Path, read: Callable[[], object], count: int) -> None:
     whole = file.read_bytes()
-    for content in damaged(whole, file.name):
+    for content in damaged(whole, file.name, count):
         file.write_bytes(content)
         try:
             one_line(read, content)
@@ -114,16 +119,16 @@ RUN_FILES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", RUN_FILES)
-def test_the_texts_of_a_run(name: str, begun: Trained) -> None:
-    fuzz(begun.run / name, lambda: RUN_FILES[name](begun.run))
+def test_the_texts_of_a_run(name: str, begun: Trained, count: int) -> None:
+    fuzz(begun.run / name, lambda: RUN_FILES[name](begun.run), count)
     if name == "metrics.csv":
-        fuzz(begun.run / name, lambda: keep_sound_rows(begun.run / name, 1, ignore))
+        fuzz(begun.run / name, lambda: keep_sound_rows(begun.run / name, 1, ignore), count)
 
 
-def test_checkpoints(begun: Trained, toy: Callable[..., Any]) -> None:
+def test_checkpoints(begun: Trained, toy: Callable[..., Any], count: int) -> None:
     model = toy(3)
     file = begun.run / "checkpoints" / "best.npz"
-    fuzz(file, lambda: assign_model(model, read_arrays(file, prefix="model/"), source=file))
+    fuzz(file, lambda: assign_model(model, read_arrays(file, prefix="model/"), source=file), count)
 
 
 @pytest.mark.slow
@@ -138,16 +143,16 @@ def test_a_run_goes_on_from_damaged_checkpoints(begun: Trained) -> None:
             left.unlink()
 
 
-def test_a_configuration(tmp_path: Path) -> None:
+def test_a_configuration(tmp_path: Path, count: int) -> None:
     file = tmp_path / "mine.yaml"
     file.write_bytes(find_config("folder").read_bytes())
-    fuzz(file, lambda: parse_fit(["--config", str(file), "--data.root", "x"]))
+    fuzz(file, lambda: parse_fit(["--config", str(file), "--data.root", "x"]), count)
 
 
-def test_a_label_map(tmp_path: Path) -> None:
+def test_a_label_map(tmp_path: Path, count: int) -> None:
     file = tmp_path / "map.yaml"
     file.write_text("vehicle: [sky, tree]\nvoid: []\n")
-    fuzz(file, lambda: read_label_map(file, CLASSES))
+    fuzz(file, lambda: read_label_map(file, CLASSES), count)
 
 
 def packed(compress: int, size: int, *, promised: int | None = None) -> bytes:
@@ -218,13 +223,13 @@ def contract(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_contract(contract: Path) -> None:
+def test_a_contract(contract: Path, count: int) -> None:
     file = contract / CONTRACT
-    fuzz(file, lambda: look_at(str(contract)))
+    fuzz(file, lambda: look_at(str(contract)), count)
     tree = json.loads(file.read_text())
     del tree["sha256"]
     rng = random.Random(0)
-    for _ in range(COUNT):
+    for _ in range(count):
         other = changed(tree, rng)
         if isinstance(other, dict):  # an attacker seals what he writes
             text = json.dumps({**other, "sha256": _seal(other)})
