@@ -16,6 +16,7 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.listing import Listing, with_pictures
+from ccfnet_tf.datasets.own_classes import find_own_classes
 from ccfnet_tf.datasets.pairing import (
     MASKS,
     PICTURES,
@@ -44,9 +45,11 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     A sample's name is the part and the picture's name: `training/ADE_train_00000001`.
 
     Raises:
-        DataError: The folder is not the set, or its training part holds no pictures.
+        DataError: The folder is not the set, or its training part holds no pictures, or it carries
+            a list of other classes: its masks could begin with 0 or with 1.
     """
     require(root, signs, "ADE20K scene parsing (images/training/, annotations/training/)")
+    _refuse_own_classes(root)
     train, test = _part(root, "training"), _part(root, "validation")
     require_pictures(train, root / "images" / "training" / "<name>.jpg")
     return Listing(
@@ -67,6 +70,16 @@ def load_label(sample: Sample) -> np.ndarray:
         DataError: Missing, damaged, or a value above 150; of kind `value`.
     """
     return to_classes(read_index_values(sample.label), _TABLE, sample.label, _RULE)
+
+
+def _refuse_own_classes(root: Path) -> None:
+    own = find_own_classes(root)
+    if own is not None and own.taxonomy.names != taxonomy("ade20k").names:
+        raise DataError(
+            f"{own.path}: names other classes than ADE20K's 150: for a set with its own classes "
+            "rename images/training to train/images, annotations/training to train/masks, "
+            "validation alike to val/, and the list to classes.txt (its first line is value 0)"
+        )
 
 
 def _part(root: Path, part: str) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:

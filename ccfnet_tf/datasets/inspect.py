@@ -24,7 +24,7 @@ class Finding:
     Attributes:
         kind: `missing`, `unreadable`, `size` or `value` as in `DataError`; `duplicate`: the pixels
             of another picture; `absent`: a class that is not where it is needed; `void`: a label
-            without a class.
+            without a class; `set`: something about the whole set.
         part: `train`, `val` or `test`; empty where it belongs to none.
         file: The file's address; empty where it is about no file.
         text: What is wrong with it, one line.
@@ -49,8 +49,8 @@ class Report:
         findings: What must be mended: files that are missing, cannot be read, differ in size or
             hold a value outside the classes; pictures that are in two parts; classes of val or
             test that train does not show.
-        notes: What is worth knowing: labels without a class, pictures that one part has twice,
-            classes that occur nowhere.
+        notes: What is worth knowing: what the listing notes, labels without a class, pictures that
+            one part has twice, classes that occur nowhere.
     """
 
     counts: Mapping[str, int]
@@ -100,7 +100,7 @@ def inspect(
 
     findings = [_finding(error, "", ()) for error in (*listing.unpaired, *listing.verify())]
     missing = {finding.file for finding in findings}
-    notes: list[Finding] = []
+    notes = [_note(note) for note in listing.notes]
     copies = _Copies()
     occurrence = _Occurrence(listing.taxonomy.names)
     places = [(part, sample) for part, samples in parts.items() for sample in samples]
@@ -158,6 +158,11 @@ def _finding(error: DataError, part: str, addresses: tuple[str, ...]) -> Finding
             return Finding(error.kind, part, address, line[len(address) + 2 :])
     file, _, text = line.partition(": ")
     return Finding(error.kind, part, file, text) if text else Finding(error.kind, part, "", line)
+
+
+def _note(line: str) -> Finding:
+    file, _, text = line.partition(": ")
+    return Finding("set", "", file, text)
 
 
 class _Copies:

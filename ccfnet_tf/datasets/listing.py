@@ -79,6 +79,7 @@ class Listing:
         unpaired: Pictures without a label and labels without a picture, of kind `missing`, and
             label files that cannot be used at all. They are in no part; training refuses a set
             that has any.
+        notes: What is worth knowing of the set, each `file: what` on one line.
     """
 
     taxonomy: Taxonomy
@@ -93,6 +94,7 @@ class Listing:
     kin: Mapping[str, str] = field(default_factory=dict)
     folds: int = 0
     unpaired: tuple[DataError, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def with_pictures(load_label: LoadLabel) -> Load:

@@ -10,7 +10,7 @@ UTF-8 with or without a byte order mark, any line ends.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,17 +30,19 @@ class ColourTable:
     """Which colour of a mask means which class.
 
     Attributes:
-        path: File it came from, for messages.
+        path: File it came from, or another name for it, for messages.
         taxonomy: The classes; their palette is these colours.
         names: Colour -> name, those of void too.
         ids: uint16 [2^24], packed colour -> class id minus `NO_CLASS`, so that 0 is no class. Only
             the pages of colours that are used take memory.
+        fix: What else a user can do about a colour that is not there, for messages.
     """
 
-    path: Path
+    path: Path | str
     taxonomy: Taxonomy
     names: Mapping[Colour, str]
     ids: np.ndarray
+    fix: str = "add a row"
 
     def classes_of(self, colours: np.ndarray, mask: str | Path) -> np.ndarray:
         """Translates the colours of a mask exactly.
@@ -67,8 +69,8 @@ class ColourTable:
             red, green, blue = _unpack(int(strange[worst]))
             raise DataError(
                 f"{mask}: colour {red} {green} {blue} on {counts[worst]} pixels{more}: not in "
-                f"{self.path}, whose nearest row is '{self._nearest((red, green, blue))}'; mend "
-                "the mask (no smoothing, no JPEG), or add a row",
+                f"{self.path}, whose nearest row is '{self._nearest((red, green, blue))}': correct "
+                f"the mask (no smoothing, no JPEG), or {self.fix}",
                 kind="value",
             )
         return label
@@ -178,14 +180,31 @@ def read_colour_table(path: Path) -> ColourTable:
                 raise DataError(f"{path}: '{shown}' is on line {seen[key]} and {number}: once each")
             seen[key] = number
         names[colour] = name
-    classes = {colour: name for colour, name in names.items() if name.casefold() != "void"}
-    checked = taxonomy_of(list(classes.values()), path, ", one `R G B name` a line")
+    classes = [name for name in names.values() if name.casefold() != "void"]
+    checked = taxonomy_of(classes, path, ", one `R G B name` a line")
+    return colour_table(path, checked.names, names)
+
+
+def colour_table(
+    path: Path | str, classes: Sequence[str], names: Mapping[Colour, str], fix: str = "add a row"
+) -> ColourTable:
+    """Returns the table of these colours.
+
+    Args:
+        path: File it came from, or another name for it, for messages.
+        classes: Names of the classes, in id order.
+        names: Colour -> name of a class, or void.
+        fix: As that of `ColourTable`.
+    """
+    order = {name: class_id for class_id, name in enumerate(classes)}
+    palette = list(distinct_colours(len(classes)))
     ids = np.zeros(1 << 24, np.uint16)
-    for colour in names:
-        ids[_pack(colour)] = VOID - NO_CLASS
-    for class_id, colour in enumerate(classes):
+    for colour, name in names.items():
+        class_id = order.get(name, VOID)
         ids[_pack(colour)] = class_id - NO_CLASS
-    return ColourTable(path, Taxonomy(checked.names, tuple(classes)), names, ids)
+        if class_id != VOID:
+            palette[class_id] = colour
+    return ColourTable(path, Taxonomy(tuple(classes), tuple(palette)), names, ids, fix)
 
 
 def _lines(path: Path, what: str) -> list[str]:

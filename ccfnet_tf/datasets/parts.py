@@ -35,6 +35,7 @@ class Parts:
             Raises DataError where a file cannot be used or sizes differ.
         fingerprint: As that of a `Listing`.
         own_val: The validation part is the set's own, not a share of its training part.
+        notes: As those of a `Listing`.
     """
 
     format: DataFormat
@@ -45,6 +46,7 @@ class Parts:
     load: Load
     fingerprint: Callable[[Sample], str] = fingerprint
     own_val: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -122,6 +124,7 @@ def read_parts(data: DataConfig, seed: int) -> Parts:
         agreeing(listing.load),
         listing.fingerprint,
         own_val=listing.val is not None,
+        notes=listing.notes,
     )
 
 

@@ -134,10 +134,14 @@ def read_index_values(path: str | Path) -> np.ndarray:
 
 def _index_values(path: str | Path, depth: int) -> np.ndarray:
     with _opened(path) as image:
-        values = np.array(image).astype(np.int32)
-        if image.mode in ("1", "L"):
-            # Pillow stretches grey of 1, 2 and 4 bits to 0..255 (booleans: to 0..1).
-            values //= 1 if image.mode == "1" else 255 // (2**depth - 1)
+        return _values_of(image, depth)
+
+
+def _values_of(image: Image.Image, depth: int) -> np.ndarray:
+    values = np.array(image).astype(np.int32)
+    if image.mode in ("1", "L"):
+        # Pillow stretches grey of 1, 2 and 4 bits to 0..255 (booleans: to 0..1).
+        values //= 1 if image.mode == "1" else 255 // (2**depth - 1)
     return values
 
 
@@ -177,6 +181,28 @@ def read_mask(path: str | Path) -> np.ndarray:
         return _index_values(path, depth)
     with _opened(path) as image:
         return np.array(image.convert("RGB"))
+
+
+def read_coloured_mask(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads a mask as `read_mask` does, with its palette.
+
+    Returns:
+        The mask, and the palette's colours, uint8 [256, 3]; `None` where it has no palette.
+
+    Raises:
+        DataError: As `read_mask`.
+    """
+    depth, colour = _mask_kind(path, {0, 2, 3})
+    with _opened(path) as image:
+        if colour == 2:
+            return np.array(image.convert("RGB")), None
+        values = _values_of(image, depth)
+        if colour != 3:
+            return values, None
+        stored = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(stored)] = stored
+    return values, palette
 
 
 def to_classes(values: np.ndarray, table: np.ndarray, path: str | Path, rule: str) -> np.ndarray:

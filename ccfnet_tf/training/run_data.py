@@ -45,6 +45,8 @@ def check_data(config: RunConfig, console: Console) -> RunData:
         CCFNetError: A file, a part or a key does not allow training.
     """
     parts = read_parts(config.data, config.seed)
+    for note in parts.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     classes = len(parts.taxonomy.names)
     by_example(parts.train, config.train.batch)  # refuses a part smaller than a batch
 
