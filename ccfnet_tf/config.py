@@ -32,6 +32,7 @@ DataFormat = Literal[
     "ade20k",
     "labelme",
     "coco",
+    "coco_panoptic",
 ]
 
 

@@ -12,6 +12,7 @@ from ccfnet_tf.datasets import (
     camvid,
     cityscapes,
     coco,
+    coco_panoptic,
     folder,
     labelme,
     scenes,
@@ -44,6 +45,7 @@ READERS: dict[DataFormat, Reader] = {
     "ade20k": Reader(ade20k.signs, ade20k.read),
     "labelme": Reader(labelme.signs, labelme.read),
     "coco": Reader(coco.signs, coco.read),
+    "coco_panoptic": Reader(coco_panoptic.signs, coco_panoptic.read),
 }
 
 

@@ -53,6 +53,11 @@ def fingerprint(sample: Sample) -> str:
     return digest.hexdigest()
 
 
+def bytes_fingerprint(stored: bytes) -> str:
+    """Returns a digest of a picture that is no file of its own."""
+    return hashlib.blake2b(stored, digest_size=_DIGEST).hexdigest()
+
+
 def label_fingerprint(label: np.ndarray) -> str:
     """Returns a digest of a label, int32 [H, W]."""
     digest = hashlib.blake2b(str(label.shape).encode(), digest_size=_DIGEST)
