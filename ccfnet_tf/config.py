@@ -33,6 +33,13 @@ DataFormat = Literal[
     "labelme",
     "coco",
     "coco_panoptic",
+    "cvat_images",
+    "label_studio",
+    "roboflow_masks",
+    "hugging_face",
+    "kitti",
+    "mapillary",
+    "ade20k_full",
 ]
 
 

@@ -50,15 +50,13 @@ from ccfnet_tf.datasets.json_files import (
     whole,
 )
 from ccfnet_tf.datasets.listing import Listing, with_pictures
-from ccfnet_tf.datasets.name_lists import PARTS, taxonomy_of
+from ccfnet_tf.datasets.name_lists import PARTS, with_background
 from ccfnet_tf.datasets.pairing import part_named
 from ccfnet_tf.datasets.pictures import image_size
 from ccfnet_tf.datasets.polygons import area, draw, outline, points
 from ccfnet_tf.datasets.rle import read_runs, to_mask
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.labels import VOID, Sample, Taxonomy
-
-BACKGROUND = "background"
+from ccfnet_tf.labels import VOID, Sample
 
 ROBOFLOW = "_annotations.coco.json"
 
@@ -150,7 +148,8 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             raise DataError(f"{path}: its categories are not those of {paths['train'].name}")
     names, roots = _class_names(lists, paths["train"])
     _refuse_without_outlines(lists)
-    taxonomy, ids, background = _taxonomy(names, paths["train"])
+    taxonomy, background = with_background(list(names.values()), f"{paths['train']}: categories")
+    ids = {key: taxonomy.names.index(name) for key, name in names.items()}
     parts = {
         part: tuple(
             Sample(p.name, p.image, p.label) for p in each.pictures if isinstance(p.image, str)
@@ -175,7 +174,8 @@ def _looks_like(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(65536)
     whole = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-    return whole and any(key in head for key in _KEYS) and b'"segments_info"' not in head
+    foreign = b'"segments_info"' in head or (b'"items"' in head and _KEYS[0] not in head)
+    return whole and any(key in head for key in _KEYS) and not foreign
 
 
 def _lists(root: Path) -> list[Path]:
@@ -322,18 +322,6 @@ def _class_names(lists: Mapping[str, _List], path: Path) -> tuple[dict[int, str]
                 f"{path}: 'categories': id {key}, {shown(name)}: the name is there twice"
             )
     return {key: name for key, (name, _) in left.items()}, notes
-
-
-def _taxonomy(names: Mapping[int, str], path: Path) -> tuple[Taxonomy, dict[int, int], int]:
-    """Returns the classes, category id -> class id, and what a pixel without an outline is."""
-    listed = list(names.values())
-    lowered = [name.casefold() for name in listed]
-    background = lowered.index(BACKGROUND) if BACKGROUND in lowered else VOID
-    shift = 0
-    if len(listed) == 1 and background == VOID:
-        listed, background, shift = [BACKGROUND, *listed], 0, 1
-    taxonomy = taxonomy_of(listed, f"{path}: categories", "; add the missing ones")
-    return taxonomy, {key: rank + shift for rank, key in enumerate(names)}, background
 
 
 def _refuse_without_outlines(lists: Mapping[str, _List]) -> None:

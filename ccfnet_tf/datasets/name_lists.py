@@ -21,6 +21,7 @@ from ccfnet_tf.errors import DataError, nearest
 from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
 
 PARTS = ("train", "val", "test")
+BACKGROUND = "background"
 
 Colour = tuple[int, int, int]
 
@@ -157,6 +158,27 @@ def taxonomy_of(names: list[str], source: str | Path, mend: str) -> Taxonomy:
     if not 2 <= len(names) <= 256:
         raise DataError(f"{source}: {len(names)} class names: expected 2 to 256{mend}")
     return Taxonomy(tuple(names), distinct_colours(len(names)))
+
+
+def with_background(names: list[str], source: str | Path) -> tuple[Taxonomy, int]:
+    """Returns the classes of outlines, and what a pixel without an outline is.
+
+    That is void, unless a class is named background. One class alone is learned against background.
+
+    Args:
+        names: The classes that outlines have, in order.
+        source: Where they come from, for messages.
+
+    Raises:
+        DataError: None, or more than 256.
+    """
+    lowered = [name.casefold() for name in names]
+    if BACKGROUND in lowered:
+        background = lowered.index(BACKGROUND)
+    else:
+        background = 0 if len(names) == 1 else VOID
+        names = [BACKGROUND, *names] if len(names) == 1 else names
+    return taxonomy_of(names, source, "; label something"), background
 
 
 def read_colour_table(path: Path) -> ColourTable:

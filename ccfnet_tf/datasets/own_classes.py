@@ -4,6 +4,7 @@
     labelmap.txt                                name:R,G,B:parts:actions (CVAT, Datumaro)
     label_colors.txt, colours.txt, colors.txt   R G B name, or a name a line (CamVid, CVAT)
     dataset_meta.json                           label_map and segmentation_colors (Datumaro)
+    id2label.json                               {"0": "background", ...} (Hugging Face)
 
 A row is the value of a class in index masks. In the files of CVAT and Datumaro, the row of the
 colour black comes first, wherever it stands. Rows named void, ignore, ignored or `__ignore__` are
@@ -308,6 +309,18 @@ def _read_meta(path: Path) -> list[Row]:
     return _refuse_twice(rows, path) if rows else []
 
 
+def _read_id2label(path: Path) -> list[Row]:
+    """Reads values and names; values that it leaves out are void."""
+    tree = read_json(path)
+    names: dict[int, str] = {}
+    for key, name in tree.items():
+        if not re.fullmatch("[0-9]{1,3}", key) or int(key) > 255 or not isinstance(name, str):
+            raise DataError(f"{path}: {shown(key)}: {shown(name)}: expected 0..255 and a name")
+        names[int(key)] = " ".join(name.split())
+    values = range(max(names, default=-1) + 1)
+    return _refuse_twice([Row(names.get(value, "void"), None) for value in values], path)
+
+
 def _colour(parts: object, where: str) -> Colour | None:
     """Returns a colour of three numbers, as texts or numbers; `None` where nothing is stated."""
     if parts is None or parts == [""]:
@@ -331,6 +344,7 @@ _LISTS = {
     "colours.txt": (_read_label_colors, False),
     "colors.txt": (_read_label_colors, False),
     "dataset_meta.json": (_read_meta, True),
+    "id2label.json": (_read_id2label, False),
 }
 NAMES = tuple(_LISTS)
 """The files that may hold a folder's own class list."""
