@@ -128,7 +128,10 @@ def _samples(tree: Record, path: Path, into: _Set) -> tuple[Sample, ...]:
         key = whole(entry, "image_id", where)
         if key not in images:
             raise DataError(f"{where}: image_id {key}: there is no such image")
-        mask = "/".join(path_parts(path_text(entry, "file_name", where)))
+        pieces = path_parts(path_text(entry, "file_name", where))
+        if not pieces:
+            raise DataError(f"{where}: 'file_name' names no mask")
+        mask = "/".join(pieces)
         name = f"{own}/{Path(mask).with_suffix('').as_posix()}"
         if name in into.segments:
             raise DataError(f"{where}: file_name '{mask[:60]}' is there already")

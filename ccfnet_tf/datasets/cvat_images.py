@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
@@ -98,13 +98,16 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     found = FoundPictures(root)
     for number, entry in enumerate(tree.iterfind("image")):
         where = f"{path}: image {number} ({shown(entry.get('name', ''))})"
-        subset = entry.get("subset", "")
-        name = "/".join(path_parts(f"{subset}/{Path(entry.get('name') or '').with_suffix('')}"))
+        subset, named = entry.get("subset") or "", entry.get("name") or ""
+        parts_of_name = path_parts(named)
+        if not parts_of_name:
+            raise DataError(f"{where}: expected the path of a picture as its name")
+        name = PurePosixPath(*path_parts(subset), *parts_of_name).with_suffix("").as_posix()
         if name in pictures:
             raise DataError(f"{where}: the name is there already")
         pictures[name] = _picture(entry, where, not_drawn)
         try:
-            image = _find(root, subset, entry.get("name") or "", where, found)
+            image = _find(root, subset, named, where, found)
         except DataError as missing:
             faults.append(missing)
             continue
@@ -151,7 +154,7 @@ def _labels(tree: Element, path: Path, pictures: Mapping[str, _Picture]) -> list
 def _find(root: Path, subset: str, named: str, where: str, found: FoundPictures) -> Path:
     relative = Path(*path_parts(named))
     folders = [root / "images" / subset, root / "images", root / subset, root]
-    for folder in folders if relative.name else ():
+    for folder in folders:
         if is_there(folder / relative):
             return folder / relative
     return found.find(named, where)

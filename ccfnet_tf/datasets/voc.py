@@ -6,7 +6,8 @@
     ROOT/ImageSets/Segmentation/{train,val}.txt      a name a line
     ROOT/labelmap.txt, class_names.txt, ...          the set's own classes (see `own_classes`)
 
-ROOT is VOCdevkit/VOC2012 or the like. Without SegmentationClass, SegmentationClassAug is read.
+ROOT is VOCdevkit/VOC2012 or the like. Where SegmentationClass is missing, or holds no PNG (older
+versions of labelme), SegmentationClassPNG or SegmentationClassAug is read.
 The labels of VOC's test list are not public: figures are usually reported on val.txt, which is
 the test part here, and a validation share is taken from train.txt.
 
@@ -47,6 +48,7 @@ from ccfnet_tf.labels import Sample, Taxonomy
 _TABLE = CODINGS["voc"].table()
 _OWN = f"for a set with its own classes add {NAMES[0]} or {NAMES[3]}"
 _RULE = f"a mask of VOC holds 0..20 (the classes) or 255 (border): unpack the set anew, or {_OWN}"
+_MASKS = ("SegmentationClass", "SegmentationClassPNG", "SegmentationClassAug")
 _LISTS = Path("ImageSets", "Segmentation")
 
 _Part = tuple[tuple[Sample, ...], tuple[DataError, ...]]
@@ -54,9 +56,7 @@ _Part = tuple[tuple[Sample, ...], tuple[DataError, ...]]
 
 def signs(root: Path) -> str:
     """Returns what of this layout is in `root`, or an empty string."""
-    return folders_seen(root, "JPEGImages", "SegmentationClass") or folders_seen(
-        root, "JPEGImages", "SegmentationClassAug"
-    )
+    return next(filter(None, (folders_seen(root, "JPEGImages", name) for name in _MASKS)), "")
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
@@ -67,11 +67,10 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             own class list is damaged or contradicts another.
     """
     require(root, signs, "PASCAL VOC (JPEGImages/, SegmentationClass/, ImageSets/Segmentation/)")
-    masks = root / "SegmentationClass"
-    if not masks.is_dir():
-        masks = root / "SegmentationClassAug"
     images = files_in(root / "JPEGImages", PHOTOS, ANYWHERE)
-    labels = files_in(masks, MASKS, ANYWHERE)
+    folders = [root / name for name in _MASKS if (root / name).is_dir()]
+    found = ((folder, files_in(folder, MASKS, ANYWHERE)) for folder in folders)
+    masks, labels = next((each for each in found if each[1]), (folders[0], {}))
     own = find_own_classes(root)
     if own is None:
         parts = _parts({part: root / _LISTS / f"{part}.txt" for part in PARTS[:2]}, images, labels)

@@ -145,6 +145,8 @@ LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'
         (document(BOX.replace("leaf", "lef")), "label 'lef' is not among those"),
         (document(BOX.replace("1.0,1.0", "x,1.0")), "shape 0 (polygon): 'x': expected a number"),
         (document(BOX.replace("1.0,1.0", "nan,1.0")), "coordinate nan"),
+        (document().replace('name="a.png"', 'name=".."'), "expected the path of a picture"),
+        (document().replace('name="a.png"', ""), "expected the path of a picture"),
         (document("<blob/>"), "shape 0 (blob): expected one of polygon"),
         (document('<box label="leaf" xtl="1"/>'), "ytl: '': expected a number"),
         (

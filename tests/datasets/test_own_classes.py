@@ -196,6 +196,10 @@ def test_labelme_writes_no_lists(tmp_path: Path) -> None:
     listing = read(voc, tmp_path)
     assert [sample.name for sample in listing.train] == ["0", "1"]
     assert listing.taxonomy.names == ("_background_", "leaf", "stem")
+    (tmp_path / "SegmentationClass").rename(tmp_path / "SegmentationClassPNG")
+    (tmp_path / "SegmentationClass").mkdir()
+    (tmp_path / "SegmentationClass" / "0.npy").touch()  # as older versions of labelme write it
+    np.testing.assert_array_equal(labels(read(voc, tmp_path))[0], IDS)
     (tmp_path / "JPEGImages" / "0.jpg").unlink()
     (fault,) = read(voc, tmp_path).unpaired
     assert "0.png: no picture of that name" in str(fault)
