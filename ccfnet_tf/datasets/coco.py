@@ -20,7 +20,8 @@ the supercategory of others, or has the name of another, is left out; a single c
 against background. Polygons, and RLE plain or compressed, are drawn larger ones first, so that
 small things stay visible; crowds (`iscrowd`) are drawn as their class. An annotation without an
 area is not drawn, but noted. A pixel without an outline is void, unless a category is named
-background: then it is of that class, except in the box of an annotation that has no outline.
+background or `_background_`: then it is of that class, except in the box of an annotation that has
+no outline. A category named void, ignore, ignored or `__ignore__` is void.
 """
 
 from __future__ import annotations
@@ -148,8 +149,9 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             raise DataError(f"{path}: its categories are not those of {paths['train'].name}")
     names, roots = _class_names(lists, paths["train"])
     _refuse_without_outlines(lists)
-    taxonomy, background = with_background(list(names.values()), f"{paths['train']}: categories")
-    ids = {key: taxonomy.names.index(name) for key, name in names.items()}
+    source = f"{paths['train']}: categories"
+    taxonomy, by_name, background = with_background(list(names.values()), source)
+    ids = {key: by_name[name] for key, name in names.items()}
     parts = {
         part: tuple(
             Sample(p.name, p.image, p.label) for p in each.pictures if isinstance(p.image, str)

@@ -113,12 +113,12 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             continue
         part = part_named(subset) or "train"
         parts.setdefault(part, []).append(Sample(name, str(image), where))
-    names, background = with_background(_labels(tree, path, pictures), f"{path}: labels")
-    ids = {name: index for index, name in enumerate(names.names)}
+    labels = _labels(tree, path, pictures)
+    taxonomy, ids, background = with_background(labels, f"{path}: labels")
     load_label = partial(_load_label, pictures, ids, background)
     left_out = [f"{count} {kind}" for kind, count in sorted(not_drawn.items())]
     return Listing(
-        names,
+        taxonomy,
         tuple(parts["train"]),
         tuple(parts["val"]) if "val" in parts else None,
         tuple(parts.get("test", ())),

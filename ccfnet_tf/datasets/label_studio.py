@@ -98,8 +98,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     labels = sorted({region.label for task in tasks.values() for region in task.regions})
     if faults and not labels:
         raise faults[0]  # says more than that there are no labels
-    taxonomy, background = with_background(labels, f"{root}: labels of the export")
-    ids = {name: index for index, name in enumerate(taxonomy.names)}
+    taxonomy, ids, background = with_background(labels, f"{root}: labels of the export")
     load_label = partial(_load_label, tasks, ids, background)
     said = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
     return Listing(

@@ -21,7 +21,8 @@ from ccfnet_tf.errors import DataError, nearest
 from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
 
 PARTS = ("train", "val", "test")
-BACKGROUND = "background"
+BACKGROUND_NAMES = ("background", "_background_")
+IGNORED_NAMES = ("void", "ignore", "ignored", "__ignore__")
 
 Colour = tuple[int, int, int]
 
@@ -160,25 +161,30 @@ def taxonomy_of(names: list[str], source: str | Path, mend: str) -> Taxonomy:
     return Taxonomy(tuple(names), distinct_colours(len(names)))
 
 
-def with_background(names: list[str], source: str | Path) -> tuple[Taxonomy, int]:
-    """Returns the classes of outlines, and what a pixel without an outline is.
+def with_background(
+    names: Sequence[str], source: str | Path
+) -> tuple[Taxonomy, dict[str, int], int]:
+    """Returns the classes of outlines, class ids by name, and what a pixel without an outline is.
 
-    That is void, unless a class is named background. One class alone is learned against background.
+    That is void, unless a class is named background (or `_background_`, as labelme writes it). One
+    class alone is learned against background. What is named `__ignore__` is void.
 
     Args:
-        names: The classes that outlines have, in order.
+        names: What outlines are called, in order.
         source: Where they come from, for messages.
 
     Raises:
-        DataError: None, or more than 256.
+        DataError: No class, or too many.
     """
-    lowered = [name.casefold() for name in names]
-    if BACKGROUND in lowered:
-        background = lowered.index(BACKGROUND)
-    else:
-        background = 0 if len(names) == 1 else VOID
-        names = [BACKGROUND, *names] if len(names) == 1 else names
-    return taxonomy_of(names, source, "; label something"), background
+    classes = [name for name in names if name.casefold() not in IGNORED_NAMES]
+    backgrounds = [name for name in classes if name.casefold() in BACKGROUND_NAMES]
+    if len(classes) == 1 and not backgrounds:
+        backgrounds = ["background"]
+        classes = [*backgrounds, *classes]
+    taxonomy = taxonomy_of(classes, source, "; label something")
+    ids = {name: index for index, name in enumerate(classes)}
+    background = ids[backgrounds[0]] if backgrounds else VOID
+    return taxonomy, dict.fromkeys(names, VOID) | ids, background
 
 
 def read_colour_table(path: Path) -> ColourTable:

@@ -23,6 +23,8 @@ import numpy as np
 
 from ccfnet_tf.datasets.json_files import read_json, shown
 from ccfnet_tf.datasets.name_lists import (
+    BACKGROUND_NAMES,
+    IGNORED_NAMES,
     Colour,
     ColourTable,
     colour_table,
@@ -33,11 +35,9 @@ from ccfnet_tf.datasets.pictures import NO_CLASS, read_coloured_mask, to_classes
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID, Taxonomy
 
-VOID_NAMES = frozenset(("void", "ignore", "ignored", "__ignore__"))
 BOUNDARY = (224, 224, 192)
 """The colour of VOC's borders between objects, which have the value 255."""
 
-_BACKGROUNDS = ("background", "_background_")
 _BLACK = (0, 0, 0)
 
 
@@ -51,7 +51,7 @@ class Row:
     @property
     def void(self) -> bool:
         """Whether pixels of this row have no class."""
-        return self.name.casefold() in VOID_NAMES
+        return self.name.casefold() in IGNORED_NAMES
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _black_first(rows: list[Row], stated: bool) -> list[Row]:
     """Returns the rows as CVAT and Datumaro count them."""
     first = [row for row in rows if row.colour == _BLACK]
     if not stated:
-        first = [row for row in rows if row.name.casefold() in _BACKGROUNDS][:1]
+        first = [row for row in rows if row.name.casefold() in BACKGROUND_NAMES][:1]
         first = first or [Row("background", None)]
     return [*first, *(row for row in rows if row not in first)]
 
@@ -227,7 +227,7 @@ def _compare(one: OwnClasses, other: OwnClasses) -> None:
 
 
 def _plain(name: str) -> str:
-    return "background" if name.casefold() in _BACKGROUNDS else name
+    return "background" if name.casefold() in BACKGROUND_NAMES else name
 
 
 def _refuse_twice(rows: Sequence[Row], path: Path) -> list[Row]:

@@ -19,8 +19,7 @@ import numpy as np
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.listing import Listing, with_pictures
-from ccfnet_tf.datasets.name_lists import read_names, taxonomy_of
-from ccfnet_tf.datasets.own_classes import VOID_NAMES
+from ccfnet_tf.datasets.name_lists import IGNORED_NAMES, read_names, taxonomy_of
 from ccfnet_tf.datasets.pairing import (
     MASKS,
     PHOTOS,
@@ -68,7 +67,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     for part, table in tables.items():
         if table != tables["train"]:
             raise DataError(f"{folders[part] / FILE}: not the classes of {folders['train'] / FILE}")
-    names = [n for _, n in sorted(tables["train"].items()) if n.casefold() not in VOID_NAMES]
+    names = [n for _, n in sorted(tables["train"].items()) if n.casefold() not in IGNORED_NAMES]
     taxonomy = taxonomy_of(names, folders["train"] / FILE, ", a line each")
     parts = {part: _part(root, folder) for part, folder in folders.items()}
     require_pictures(parts["train"], folders["train"] / "<name>.jpg")

@@ -180,10 +180,23 @@ def test_run_lengths(tmp_path: Path, counts: Any) -> None:
     assert label[1, 2] == 0
 
 
-def test_background(tmp_path: Path) -> None:
-    categories = [{"id": 0, "name": "Background"}, *CATEGORIES]
+@pytest.mark.parametrize("name", ["Background", "_background_"])
+def test_background(tmp_path: Path, name: str) -> None:
+    categories = [{"id": 0, "name": name, "supercategory": None}, *CATEGORIES]
     label = label_of(tmp_path, [annotation(3, [BOX])], categories=categories)
     assert (label == 1).sum() == 6
+    assert (label == 0).sum() == 18
+
+
+@pytest.mark.parametrize("name", ["__ignore__", "ignored", "Void"])
+def test_ignored_categories_are_void(tmp_path: Path, name: str) -> None:
+    categories = [{"id": 0, "name": "background"}, {"id": 5, "name": name}, *CATEGORIES]
+    label = label_of(
+        tmp_path, [annotation(5, [BOX]), annotation(3, [SMALL])], categories=categories
+    )
+    assert read(tmp_path).taxonomy.names == ("background", "tall car", "toothbrush")
+    assert label[1, 2] == 1
+    assert (label == VOID).sum() == 5
     assert (label == 0).sum() == 18
 
 

@@ -106,6 +106,14 @@ def test_background(tmp_path: Path) -> None:
     assert (label == 0).sum() == 18
 
 
+def test_ignored_labels_are_void(tmp_path: Path) -> None:
+    ignored = BOX.replace("leaf", "__ignore__")
+    label = label_of(tmp_path, ignored, ("__ignore__", "_background_", "leaf"))
+    assert read(tmp_path).taxonomy.names == ("_background_", "leaf")
+    assert (label == VOID).sum() == 6
+    assert (label == 0).sum() == 18
+
+
 def test_shapes_without_an_area_are_noted(tmp_path: Path) -> None:
     others = (
         '<polyline label="leaf" points="1,1;2,2"/><points label="leaf" points="1,1"/>'
