@@ -33,6 +33,11 @@ _SIGNS = (
         "Annotations/*.xml",
         "Pascal VOC's boxes (Annotations/*.xml), which label no pixels: export SegmentationClass/",
     ),
+    (
+        "**/task-*-annotation-*.png",
+        "Label Studio's brush strokes as PNG, a file a label: export them as JSON",
+    ),
+    ("**/via_*.json", "VGG Image Annotator's own format: export the set as COCO"),
     ("*.ndjson", "Labelbox's own format: export the set as COCO, or as masks"),
 )
 

@@ -6,9 +6,10 @@
     dataset_meta.json                           label_map and segmentation_colors (Datumaro)
     id2label.json                               {"0": "background", ...} (Hugging Face)
 
-A row is the value of a class in index masks. In the files of CVAT and Datumaro, the row of the
-colour black comes first, wherever it stands. Rows named void, ignore, ignored or `__ignore__` are
-void. Where a list states no colours, those of PASCAL VOC's map apply, as in labelme and Datumaro.
+A row is the value of a class in index masks. In labelmap.txt and label_colors.txt, a class of the
+colour black is value 0 wherever its row stands, as CVAT and Datumaro count it. Rows named void,
+ignore, ignored or `__ignore__` are void. Where a list states no colours, those of PASCAL VOC's map
+apply, as in labelme and Datumaro.
 """
 
 from __future__ import annotations
@@ -187,8 +188,11 @@ def _classes(rows: list[Row], path: Path, *, black_first: bool) -> OwnClasses:
 
 
 def _black_first(rows: list[Row], stated: bool) -> list[Row]:
-    """Returns the rows as CVAT and Datumaro count them."""
-    first = [row for row in rows if row.colour == _BLACK]
+    """Returns the rows as CVAT and Datumaro count them.
+
+    They write a void row of black first themselves: where it is not, another tool counted.
+    """
+    first = [row for row in rows if row.colour == _BLACK and not row.void]
     if not stated:
         first = [row for row in rows if row.name.casefold() in BACKGROUND_NAMES][:1]
         first = first or [Row("background", None)]
@@ -289,21 +293,25 @@ def _read_label_colors(path: Path) -> list[Row]:
 def _read_meta(path: Path) -> list[Row]:
     """Reads Datumaro's JSON file; empty where it names no classes."""
     tree = read_json(path)
-    mapped = tree.get("label_map") or {}
-    labels = tree.get("labels") or (list(mapped.values()) if isinstance(mapped, dict) else None)
-    colours = tree.get("segmentation_colors") or []
+    mapped, colours = tree.get("label_map") or {}, tree.get("segmentation_colors") or []
     if not isinstance(mapped, dict) or not isinstance(colours, list):
         raise DataError(f"{path}: label_map is no object, or segmentation_colors is no list")
+    labels = tree.get("labels") or list(mapped.values())
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise DataError(f"{path}: 'labels' is {shown(labels)}: expected a list of names")
     if colours and len(colours) < len(mapped):
         raise DataError(
             f"{path}: {len(colours)} segmentation_colors for {len(mapped)} classes in label_map"
         )
+    for key, label in mapped.items():
+        if not re.fullmatch("[0-9]{1,3}", key) or labels[int(key) : int(key) + 1] != [label]:
+            raise DataError(
+                f"{path}: label_map has {shown(label)} as {shown(key)}, which is not its place in "
+                "the list of labels; remove the one that is wrong"
+            )
     of = {
         label: _colour(colour, f"{path}: segmentation_colors")
         for label, colour in zip(mapped.values(), colours, strict=False)
-        if isinstance(label, str)
     }
     rows = [Row(" ".join(label.split()), of.get(label)) for label in labels]
     return _refuse_twice(rows, path) if rows else []
@@ -343,7 +351,7 @@ _LISTS = {
     "label_colors.txt": (_read_label_colors, True),
     "colours.txt": (_read_label_colors, False),
     "colors.txt": (_read_label_colors, False),
-    "dataset_meta.json": (_read_meta, True),
+    "dataset_meta.json": (_read_meta, False),
     "id2label.json": (_read_id2label, False),
 }
 NAMES = tuple(_LISTS)

@@ -4,8 +4,9 @@
     ROOT/{train,valid,test}/<name>_mask.png
     ROOT/{train,valid,test}/_classes.csv       "Pixel Value, Class", a class a line
 
-One folder alone may be ROOT itself. Values that the table does not list are refused, but for 255,
-which is void; so is a class named void, ignore, ignored or `__ignore__`.
+One table may lie in ROOT for all, and one folder alone may be ROOT itself. Values that the table
+does not list are refused, but for 255, which is void; so is a class named void, ignore, ignored or
+`__ignore__`.
 """
 
 from __future__ import annotations
@@ -56,22 +57,24 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             damaged or differ.
     """
     require(root, signs, f"a Roboflow export of masks (train/{FILE} and so on)")
+    tables = {part_named(p.parent.name): p for p in sorted(root.glob(f"*/{FILE}"))}
     folders = {
-        part: path.parent
-        for path in sorted(root.glob(f"*/{FILE}"))
-        if (part := part_named(path.parent.name))
+        part: folder
+        for folder in sorted(root.glob("*/"))
+        if (part := part_named(folder.name)) and (part in tables or (root / FILE).is_file())
     } or {"train": root}
     if "train" not in folders:
         raise DataError(f"{root}: no train/{FILE} in it: add what is to be learned")
-    tables = {part: _read_table(folder / FILE) for part, folder in folders.items()}
-    for part, table in tables.items():
-        if table != tables["train"]:
-            raise DataError(f"{folders[part] / FILE}: not the classes of {folders['train'] / FILE}")
-    names = [n for _, n in sorted(tables["train"].items()) if n.casefold() not in IGNORED_NAMES]
-    taxonomy = taxonomy_of(names, folders["train"] / FILE, ", a line each")
+    paths = {part: tables.get(part, root / FILE) for part in folders}
+    values = {part: _read_table(path) for part, path in paths.items()}
+    for part, table in values.items():
+        if table != values["train"]:
+            raise DataError(f"{paths[part]}: not the classes of {paths['train']}")
+    names = [n for _, n in sorted(values["train"].items()) if n.casefold() not in IGNORED_NAMES]
+    taxonomy = taxonomy_of(names, paths["train"], ", a line each")
     parts = {part: _part(root, folder) for part, folder in folders.items()}
     require_pictures(parts["train"], folders["train"] / "<name>.jpg")
-    load_label = partial(_load_label, _table(tables["train"], names), folders["train"] / FILE)
+    load_label = partial(_load_label, _table(values["train"], names), paths["train"])
     return Listing(
         taxonomy,
         parts["train"][0],

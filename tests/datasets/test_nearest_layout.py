@@ -48,6 +48,8 @@ def fill(root: Path, *files: str) -> Path:
         (("JPEGImages/a.jpg", "Annotations/a.xml"), "boxes (Annotations/*.xml), which label no"),
         (("meta.json", "ds/img/a.jpg", "ds/ann/a.jpg.json"), "Supervisely's own format"),
         (("data/train-0.parquet",), "Parquet"),
+        (("a.jpg", "task-1-annotation-2-by-3-tag-leaf-0.png"), "Label Studio's brush strokes"),
+        (("a.jpg", "via_region_data.json"), "VGG Image Annotator's own format"),
         (("notes.txt",), "no pictures within four folders"),
         ((), "no pictures within four folders"),
     ],

@@ -142,7 +142,7 @@ def test_colours_are_the_lists(tmp_path: Path, layout: str, file: str) -> None:
         np.testing.assert_array_equal(label, IDS)
 
 
-@pytest.mark.parametrize("file", STATING)
+@pytest.mark.parametrize("file", STATING[:2])
 def test_black_is_value_0_wherever_its_row_stands(tmp_path: Path, file: str) -> None:
     (path,) = plants_voc(tmp_path, lists=("default",))
     index_mask(path)
@@ -151,6 +151,35 @@ def test_black_is_value_0_wherever_its_row_stands(tmp_path: Path, file: str) -> 
     listing = read(voc, tmp_path)
     assert listing.taxonomy.names == PLANTS
     np.testing.assert_array_equal(labels(listing)[0], IDS)
+
+
+@pytest.mark.parametrize("file", STATING)
+def test_void_of_black_keeps_its_row(tmp_path: Path, file: str) -> None:
+    (path,) = plants_voc(tmp_path, lists=("default",))
+    index_mask(path, np.resize([0, 1, 2], SIZE))
+    colours = {"leaf": (250, 50, 83), "stem": (50, 183, 250), "Void": (0, 0, 0)}
+    (tmp_path / file).write_text(FILES[file](colours))
+    listing = read(voc, tmp_path)
+    assert listing.taxonomy.names == ("leaf", "stem")
+    np.testing.assert_array_equal(labels(listing)[0], np.resize([0, 1, VOID], SIZE))
+
+
+def test_a_meta_file_states_the_values_itself(tmp_path: Path) -> None:
+    turned = {name: CVAT_COLOURS[name] for name in ("leaf", "background", "stem")}
+    (tmp_path / "dataset_meta.json").write_text(meta(turned))
+    found = find_own_classes(tmp_path)
+    assert found is not None
+    assert found.taxonomy.names == ("leaf", "background", "stem")
+    assert found.values[:3].tolist() == [0, 1, 2]
+    tree = json.loads(meta(turned)) | {"labels": list(CVAT_COLOURS)}
+    (tmp_path / "dataset_meta.json").write_text(json.dumps(tree))
+    with pytest.raises(DataError, match="label_map has 'leaf' as '0', which is not its place"):
+        find_own_classes(tmp_path)
+    del tree["labels"]
+    (tmp_path / "dataset_meta.json").write_text(json.dumps(tree))
+    found = find_own_classes(tmp_path)
+    assert found is not None
+    assert found.taxonomy.names == ("leaf", "background", "stem")
 
 
 def test_a_labelmap_without_colours(tmp_path: Path) -> None:

@@ -50,6 +50,14 @@ def test_one_folder(tmp_path: Path) -> None:
     assert listing.val is None
 
 
+def test_one_table_for_all(tmp_path: Path) -> None:
+    put(tmp_path, "train", "valid")
+    (tmp_path / "train" / "_classes.csv").rename(tmp_path / "_classes.csv")
+    (tmp_path / "valid" / "_classes.csv").unlink()
+    listing = read(tmp_path)
+    assert (len(listing.train), len(listing.val or ())) == (1, 1)
+
+
 def test_void_and_quoted_names(tmp_path: Path) -> None:
     table = 'Pixel Value, Class\n0, void\n1,"leaf, old"\n3, stem\n'
     listing = read(put(tmp_path, "train", table=table))
