@@ -398,6 +398,14 @@ def test_root_categories_are_left_out(tmp_path: Path, root: Tree) -> None:
     assert f"category '{root['name']}' (id {root['id']}) holds others" in note
 
 
+@pytest.mark.parametrize("key", [0, 50, 99])
+def test_an_unused_category_with_the_name_of_a_class_is_left_out(tmp_path: Path, key: int) -> None:
+    twin = {"id": key, "name": "tall car", "supercategory": "other"}
+    label = label_of(tmp_path, [annotation(3, [BOX])], categories=[twin, *CATEGORIES])
+    assert read(tmp_path).taxonomy.names == ("tall car", "toothbrush")
+    assert (label == 0).sum() == 6
+
+
 def test_a_root_that_has_annotations_stays(tmp_path: Path) -> None:
     label_of(tmp_path, [annotation(0, [BOX])], categories=[ROOT, *BELOW])
     assert read(tmp_path).taxonomy.names == ("things", "tall car", "toothbrush")
