@@ -15,7 +15,16 @@ from ccfnet_tf.errors import CCFNetError, ConfigError, nearest
 
 DEFAULT_CONFIG = "demo"
 DEFAULT_WITH_DATA = "folder"
-OF_REAL_DATA = ("root", "lists", "label_map", "fold", "void_value", "damaged_records")
+OF_REAL_DATA = (
+    "root",
+    "lists",
+    "label_map",
+    "fold",
+    "void_value",
+    "mask_values",
+    "absent_classes",
+    "damaged_records",
+)
 """Keys of `data` that mean nothing to drawn scenes."""
 OF_ONE_FORMAT = {
     "scenes": ("scenes", "scene_size"),

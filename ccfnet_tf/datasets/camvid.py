@@ -22,7 +22,8 @@ import numpy as np
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
-from ccfnet_tf.datasets.listing import Listing, with_pictures
+from ccfnet_tf.datasets.listing import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.mask_values import MaskValues, index_values
 from ccfnet_tf.datasets.name_lists import PARTS
 from ccfnet_tf.datasets.own_classes import find_own_classes
 from ccfnet_tf.datasets.pairing import (
@@ -37,11 +38,10 @@ from ccfnet_tf.datasets.pairing import (
     require,
     require_pictures,
 )
-from ccfnet_tf.datasets.pictures import read_mask, to_classes
+from ccfnet_tf.datasets.pictures import read_mask
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
-_TABLE = CODINGS["camvid"].table()
 _OWN = "for a set with its own classes add label_colors.txt, `R G B name` a line"
 _RULE = f"a mask of CamVid holds 0..10 (the classes) or 11 (no label): correct it, or {_OWN}"
 _ANNOT = "annot"
@@ -74,7 +74,14 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     require_pictures(parts["train"], root / folders["train"] / "<name>.png")
     nothing: _Part = ((), ())
     own = find_own_classes(root)
-    load = load_label if own is None else lambda sample: own.read_label(sample.label)
+    own = own and own.with_mask_values(data.mask_values)
+    meaning = index_values(
+        taxonomy("camvid").names,
+        data.mask_values if own is None else None,
+        void=CODINGS["camvid"].void,
+        rule=_RULE,
+    )
+    load = _loader(meaning) if own is None else lambda sample: own.read_label(sample.label)
     return Listing(
         taxonomy("camvid") if own is None else own.taxonomy,
         parts["train"][0],
@@ -84,22 +91,21 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         load,
         unpaired=tuple(error for part in parts.values() for error in part[1]),
         notes=() if own else _foreign_names(root, parts["train"]),
+        mask_values=meaning if own is None else own.meaning,
     )
 
 
-def load_label(sample: Sample) -> np.ndarray:
-    """Reads a label, int32 [H, W], 0..10 or `VOID`.
+def _loader(meaning: MaskValues) -> LoadLabel:
+    def load_label(sample: Sample) -> np.ndarray:
+        mask = read_mask(sample.label)
+        if mask.ndim == 3:
+            raise DataError(
+                f"{sample.label}: RGB colours, and no list says which class each is: {_OWN}",
+                kind="value",
+            )
+        return meaning.classes_of(mask, sample.label)
 
-    Raises:
-        DataError: Missing, damaged, of colours, or a value above 11; of kind `value`.
-    """
-    mask = read_mask(sample.label)
-    if mask.ndim == 3:
-        raise DataError(
-            f"{sample.label}: RGB colours, and no list says which class each is: {_OWN}",
-            kind="value",
-        )
-    return to_classes(mask, _TABLE, sample.label, _RULE)
+    return load_label
 
 
 def _folders(root: Path) -> dict[str, str]:

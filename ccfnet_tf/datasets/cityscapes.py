@@ -19,7 +19,8 @@ import numpy as np
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
-from ccfnet_tf.datasets.listing import Listing, with_pictures
+from ccfnet_tf.datasets.listing import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.mask_values import MaskValues, index_values, read_index_mask
 from ccfnet_tf.datasets.own_classes import find_own_classes
 from ccfnet_tf.datasets.pairing import (
     DEEP,
@@ -31,7 +32,6 @@ from ccfnet_tf.datasets.pairing import (
     require,
     require_pictures,
 )
-from ccfnet_tf.datasets.pictures import read_index_values, to_classes
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
@@ -42,7 +42,6 @@ _RULES = {
     "cityscapes_train_ids": "labelTrainIds are 0..18 (the classes) or 255 (not evaluated); "
     "make them anew with createTrainIdLabelImgs.py of the set's scripts",
 }
-_TABLES = {coding: CODINGS[coding].table() for coding in _RULES}
 
 
 def signs(root: Path) -> str:
@@ -64,7 +63,18 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     own = find_own_classes(root)
     train, test = (_part(root, pictures, part, trained=own is None) for part in ("train", "val"))
     require_pictures(train, root / pictures / "train" / "<city>" / f"<name>{_IMAGE}.png")
-    load = load_label if own is None else lambda sample: own.read_label(sample.label)
+    meanings = {
+        coding: index_values(
+            taxonomy("cityscapes").names,
+            data.mask_values if own is None else None,
+            values=CODINGS[coding].values,
+            void=CODINGS[coding].void,
+            rule=rule,
+        )
+        for coding, rule in _RULES.items()
+    }
+    own = own and own.with_mask_values(data.mask_values)
+    load = _loader(meanings) if own is None else lambda sample: own.read_label(sample.label)
     return Listing(
         taxonomy("cityscapes") if own is None else own.taxonomy,
         train[0],
@@ -73,20 +83,17 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         with_pictures(load),
         load,
         unpaired=train[1] + test[1],
+        mask_values=meanings["cityscapes"] if own is None else own.meaning,
     )
 
 
-def load_label(sample: Sample) -> np.ndarray:
-    """Reads a label, int32 [H, W], 0..18 or `VOID`.
+def _loader(meanings: dict[str, MaskValues]) -> LoadLabel:
+    def load_label(sample: Sample) -> np.ndarray:
+        trained = Path(sample.label).stem.endswith(_TRAIN_IDS)
+        meaning = meanings["cityscapes_train_ids" if trained else "cityscapes"]
+        return read_index_mask(sample.label, meaning)
 
-    Raises:
-        DataError: Missing, damaged, or an id that the set does not have; of kind `value`.
-    """
-    trained = Path(sample.label).stem.endswith(_TRAIN_IDS)
-    coding = "cityscapes_train_ids" if trained else "cityscapes"
-    return to_classes(
-        read_index_values(sample.label), _TABLES[coding], sample.label, _RULES[coding]
-    )
+    return load_label
 
 
 def _part(

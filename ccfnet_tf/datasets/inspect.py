@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ccfnet_tf.datasets.absent import explain
 from ccfnet_tf.datasets.census import Census
 from ccfnet_tf.datasets.check import in_threads
-from ccfnet_tf.datasets.listing import Listing
+from ccfnet_tf.datasets.listing import Listing, bands_note
 from ccfnet_tf.datasets.parts import agreeing, parts_of
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
@@ -24,7 +25,8 @@ class Finding:
     Attributes:
         kind: `missing`, `unreadable`, `size` or `value` as in `DataError`; `duplicate`: the pixels
             of another picture; `absent`: a class that is not where it is needed; `void`: a label
-            without a class; `set`: something about the whole set.
+            without a class; `set`: something about the whole set; `band`: a band beside the
+            colours is left out.
         part: `train`, `val` or `test`; empty where it belongs to none.
         file: The file's address; empty where it is about no file.
         text: What is wrong with it, one line.
@@ -47,10 +49,10 @@ class Report:
         counts: Part -> number of its pictures, sound or not.
         classes: Names of the classes.
         findings: What must be mended: files that are missing, cannot be read, differ in size or
-            hold a value outside the classes; pictures that are in two parts; classes of val or
-            test that train does not show.
+            hold a value outside the classes; pictures that are in two parts; classes that train
+            does not show.
         notes: What is worth knowing: what the listing notes, labels without a class, pictures that
-            one part has twice, classes that occur nowhere.
+            one part has twice.
     """
 
     counts: Mapping[str, int]
@@ -82,12 +84,17 @@ def fingerprint(image: np.ndarray) -> bytes:
 
 
 def inspect(
-    listing: Listing, *, workers: int = 0, advance: Callable[[], None] = lambda: None
+    listing: Listing,
+    *,
+    allow_absent: bool = False,
+    workers: int = 0,
+    advance: Callable[[], None] = lambda: None,
 ) -> Report:
     """Reads every picture and label of every part once, in threads.
 
     Args:
         listing: The set.
+        allow_absent: Classes that train does not show are noted, not found wrong.
         workers: Threads; 0 takes one a core, 8 at most.
         advance: Called after each sample, in the caller's thread.
     """
@@ -101,8 +108,10 @@ def inspect(
     findings = [_finding(error, "", ()) for error in (*listing.unpaired, *listing.verify())]
     missing = {finding.file for finding in findings}
     notes = [_note(note) for note in listing.notes]
+    if band := bands_note(sample for samples in parts.values() for sample in samples):
+        notes.append(_note(band, "band"))
     copies = _Copies()
-    occurrence = _Occurrence(listing.taxonomy.names)
+    occurrence = _Occurrence(listing)
     places = [(part, sample) for part, samples in parts.items() for sample in samples]
     for seen in in_threads(look, places, workers):
         part, sample = seen.part, seen.sample
@@ -117,11 +126,12 @@ def inspect(
                 text = "no pixel has a class: nothing is learned from it or measured on it"
                 notes.append(Finding("void", part, sample.label, text))
         advance()
+    absent = (*occurrence.not_in_train(), *occurrence.nowhere())
     return Report(
         counts={part: len(samples) for part, samples in parts.items()},
         classes=listing.taxonomy.names,
-        findings=(*findings, *copies.across, *occurrence.not_in_train()),
-        notes=(*notes, *copies.within, *occurrence.nowhere()),
+        findings=(*findings, *copies.across, *(() if allow_absent else absent)),
+        notes=(*notes, *copies.within, *(absent if allow_absent else ())),
     )
 
 
@@ -160,9 +170,9 @@ def _finding(error: DataError, part: str, addresses: tuple[str, ...]) -> Finding
     return Finding(error.kind, part, file, text) if text else Finding(error.kind, part, "", line)
 
 
-def _note(line: str) -> Finding:
+def _note(line: str, kind: str = "set") -> Finding:
     file, _, text = line.partition(": ")
-    return Finding("set", "", file, text)
+    return Finding(kind, "", file, text)
 
 
 class _Copies:
@@ -191,15 +201,18 @@ class _Copies:
 class _Occurrence:
     """Which classes occur where."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._names = listing.taxonomy.names
         self._pictures: dict[str, np.ndarray] = {}  # part -> int64 [C]
         self._first: dict[tuple[str, int], Sample] = {}
+        self._void = 0
 
     def add(self, census: Census, part: str, sample: Sample) -> None:
         for index in np.flatnonzero(census.pictures):
             self._first.setdefault((part, int(index)), sample)
         self._pictures[part] = self._pictures.get(part, 0) + census.pictures
+        self._void += census.void
 
     def not_in_train(self) -> list[Finding]:
         findings = []
@@ -215,9 +228,11 @@ class _Occurrence:
         return findings
 
     def nowhere(self) -> list[Finding]:
+        if not self._first:  # nothing could be read, or all is void: which is said elsewhere
+            return []
         found = {index for _, index in self._first}
-        return [
-            Finding("absent", "", "", f"class '{name}' occurs nowhere")
-            for index, name in enumerate(self._names)
-            if index not in found
-        ]
+        missing = [name for index, name in enumerate(self._names) if index not in found]
+        if not missing:
+            return []
+        text = explain(missing, "nowhere", self._void, self._listing.mask_values)
+        return [Finding("absent", "", "", text)]

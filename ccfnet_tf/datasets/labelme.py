@@ -1,14 +1,15 @@
 """Pictures labelled with the labelme tool: a JSON file of outlines a picture.
 
     ROOT/**/<name>.json              names its picture in `imagePath`, relative to itself
-    ROOT/{val,test}/...              these are the val and test parts; everything else is train
+    ROOT/{val,test}/...              these are the val and test parts (valid, validation, dev and
+                                     testing as well); everything else is train
     ROOT/classes.txt                 a class name a line; may be missing
     ROOT/{train,val,test}.txt        lists that split the set otherwise; may be missing
 
-Without classes.txt, the classes are all labels of the set in alphabetical order. A pixel is void
-where no shape covers it, or where one labelled `_background_` or `__ignore__` does. A classes.txt
-that names `_background_` makes it a class: the one of every pixel that no shape covers. A single
-label is learned against `_background_`. `__ignore__` is void, in classes.txt too.
+Without classes.txt, the classes are all labels of the set in alphabetical order. `__ignore__` is
+never a class: its pixels are void. `_background_` is the class of every pixel that no shape covers;
+there is one where classes.txt names it, where there is no classes.txt and a shape has that label,
+or where there is one other class alone. Else pixels that no shape covers are void.
 
 Shapes are drawn in the order of the file, later ones over earlier ones: polygon, rectangle,
 oriented_rectangle, rotation, circle and mask. Points and lines have no area and label nothing;
@@ -55,15 +56,12 @@ from ccfnet_tf.datasets.listing import (
     fingerprint,
     stored_bytes,
 )
-from ccfnet_tf.datasets.name_lists import PARTS, read_classes, read_part_lists, taxonomy_of
-from ccfnet_tf.datasets.pairing import PHOTOS
+from ccfnet_tf.datasets.name_lists import read_classes, read_part_lists, taxonomy_of
+from ccfnet_tf.datasets.pairing import PHOTOS, part_named
 from ccfnet_tf.datasets.pictures import image_size, read_image
 from ccfnet_tf.datasets.polygons import circle, draw, points
 from ccfnet_tf.errors import DataError, nearest
-from ccfnet_tf.labels import VOID, Sample, Taxonomy
-
-BACKGROUND, IGNORE = "_background_", "__ignore__"
-VOID_LABELS = (BACKGROUND, IGNORE)
+from ccfnet_tf.labels import BACKGROUND, IGNORED, VOID, Sample, Taxonomy
 
 # Shape type -> numbers of points that it may have; `None` is any from 3 on.
 _AREAS: Mapping[str, tuple[int, ...] | None] = {
@@ -136,7 +134,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     notes = _notes(root, files)
     if notes and not labels:
         raise DataError(f"{notes[0]}: nothing is left to learn from")
-    taxonomy = _taxonomy(root, labels, faults)
+    taxonomy = _taxonomy(root, labels - {IGNORED}, faults)
     known = _ways_to_write(root, samples, faults)
     lists = {} if data.lists else read_part_lists(root, known, "labelled picture of the set")
     if lists:
@@ -284,17 +282,13 @@ def _differs(image: Path, size: tuple[int, int]) -> bool:
 
 def _taxonomy(root: Path, labels: set[str], faults: Mapping[str, DataError]) -> Taxonomy:
     if (root / "classes.txt").is_file():
-        listed = read_classes(root / "classes.txt")
-        names = [name for name in listed.names if name != IGNORE]
-        if len(names) == len(listed.names):
-            return listed
-        return taxonomy_of(names, root / "classes.txt", ", one a line")
-    names = sorted(labels - set(VOID_LABELS))
-    if faults and len(names) < 2:
+        return read_classes(root / "classes.txt", background=BACKGROUND)
+    if faults and len(labels) < 2:
         raise next(iter(faults.values()))  # says more than that there are too few classes
-    if len(names) == 1:
-        names = [BACKGROUND, *names]
-    return taxonomy_of(names, f"{root}: labels of its JSON files", "; add classes.txt")
+    others = sorted(labels - {BACKGROUND})
+    if len(others) == 1 or BACKGROUND in labels:
+        others = [BACKGROUND, *others]
+    return taxonomy_of(others, f"{root}: labels of its JSON files", "; label something else too")
 
 
 def _ways_to_write(
@@ -314,7 +308,7 @@ def _by_folder(samples: Mapping[str, Sample]) -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {"train": []}
     for name in samples:
         top = name.split("/")[0] if "/" in name else ""
-        parts.setdefault(top if top in PARTS else "train", []).append(name)
+        parts.setdefault(part_named(top) or "train", []).append(name)
     return parts
 
 
@@ -335,7 +329,9 @@ def _unlabelled(root: Path, samples: Mapping[str, Sample]) -> dict[str, DataErro
 
 
 def _loader(names: tuple[str, ...], files: Mapping[str, _File]) -> LoadLabel:
-    ids = dict.fromkeys(VOID_LABELS, VOID) | {name: index for index, name in enumerate(names)}
+    ids = dict.fromkeys((BACKGROUND, IGNORED), VOID) | {
+        name: index for index, name in enumerate(names)
+    }
 
     def load_label(sample: Sample) -> np.ndarray:
         file, path = files[sample.name], sample.label

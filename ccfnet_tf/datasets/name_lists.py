@@ -1,6 +1,8 @@
 """The small text files beside pictures: class lists, tables of colours, and lists of names.
 
-    classes.txt                   a class name a line; the line is the class id
+    classes.txt                   a class name a line; the line is the class id. One name alone
+                                  means that class against background, which is then class 0.
+                                  labelme's `__ignore__` is void, and `_background_` background
     colours.txt                   `R G B name` a line, in id order; rows named void have no id
     train.txt, val.txt, test.txt  the name of a picture a line
 
@@ -13,16 +15,29 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ccfnet_tf.datasets.pictures import NO_CLASS
 from ccfnet_tf.errors import DataError, nearest
-from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
+from ccfnet_tf.labels import (
+    BACKGROUND,
+    IGNORED,
+    VOID,
+    Taxonomy,
+    distinct_colours,
+    is_void_name,
+)
 
 PARTS = ("train", "val", "test")
 BACKGROUND_NAMES = ("background", "_background_")
 IGNORED_NAMES = ("void", "ignore", "ignored", "__ignore__")
+
+MAX_CLASSES = 65_000
+"""Ids of 16 bits, with room for void and for what is no class."""
+
+BACKGROUND_NAME = "background"
 
 Colour = tuple[int, int, int]
 
@@ -132,32 +147,71 @@ def read_part_lists(root: Path, known: Mapping[str, str], what: str) -> dict[str
     return parts
 
 
-def read_classes(path: Path) -> Taxonomy:
+class ClassList(NamedTuple):
+    """What a class list says.
+
+    Attributes:
+        taxonomy: The classes.
+        values: The value of each class in a mask.
+        void: Values of masks that the list calls void.
+    """
+
+    taxonomy: Taxonomy
+    values: tuple[int, ...]
+    void: tuple[int, ...]
+
+
+def read_classes(path: Path, *, background: str = BACKGROUND_NAME) -> Taxonomy:
+    """Returns the classes of a class list; see `read_class_list`."""
+    return read_class_list(path, background=background).taxonomy
+
+
+def read_class_list(path: Path, *, background: str = BACKGROUND_NAME) -> ClassList:
     """Reads a class list: the first line is class 0.
 
+    `__ignore__` is no class. On the first line labelme counts it as -1, so that the line after it
+    is 0; elsewhere the value of its line is void. One name alone is a class against background.
+
+    Args:
+        path: Text, a name a line.
+        background: Name of what one name alone is told from.
+
     Raises:
-        DataError: Missing, not text, fewer than 2 or more than 256 names, a name twice, or a
-            blank line between names (it would shift the ids after it).
+        DataError: Missing, not text, no class or too many, a name twice, or a blank line between
+            names (it would shift the ids after it).
     """
-    names = [line.strip() for line in _lines(path, "it names the classes, one a line")]
+    lines = [line.strip() for line in _lines(path, "it names the classes, one a line")]
     seen: dict[str, int] = {}
-    for number, name in enumerate(names, start=1):
+    for number, name in enumerate(lines, start=1):
         if not name:
             raise DataError(f"{path}: line {number} is blank: the line of a name is its class id")
         if name in seen:
             raise DataError(f"{path}: '{name}' is on line {seen[name]} and {number}: once each")
         seen[name] = number
-    return taxonomy_of(names, path, ", one a line")
+    first = -1 if lines[:1] == [IGNORED] else 0
+    values = {name: value for value, name in enumerate(lines, start=first)}
+    void = values.pop(IGNORED, -1)
+    if len(values) == 1:
+        values, void = _against_background(next(iter(values)), background, path), -1
+    taxonomy = taxonomy_of(list(values), path, ", one a line")
+    return ClassList(taxonomy, tuple(values.values()), (void,) if void >= 0 else ())
+
+
+def _against_background(name: str, background: str, path: Path) -> dict[str, int]:
+    """Returns the values of background and of the one class of a list."""
+    if name in (BACKGROUND, BACKGROUND_NAME):
+        raise DataError(f"{path}: '{name}' alone: name what is to be told from it as well")
+    return {background: 0, name: 1}
 
 
 def taxonomy_of(names: list[str], source: str | Path, mend: str) -> Taxonomy:
     """Returns the classes of these names, with colours that are far apart.
 
     Raises:
-        DataError: Fewer than 2 or more than 256 names.
+        DataError: Fewer than 2 or more than `MAX_CLASSES` names.
     """
-    if not 2 <= len(names) <= 256:
-        raise DataError(f"{source}: {len(names)} class names: expected 2 to 256{mend}")
+    if not 2 <= len(names) <= MAX_CLASSES:
+        raise DataError(f"{source}: {len(names)} class names: expected 2 to {MAX_CLASSES}{mend}")
     return Taxonomy(tuple(names), distinct_colours(len(names)))
 
 
@@ -190,25 +244,25 @@ def with_background(
 def read_colour_table(path: Path) -> ColourTable:
     """Reads a table of colours: `R G B name` a line, apart by spaces, tabs or commas.
 
-    The order of the rows is the order of the ids. Rows named void, of which there may be several,
-    give colours of pixels without a label.
+    The order of the rows is the order of the ids. Rows named void or `__ignore__`, of which there
+    may be several, give colours of pixels without a label.
 
     Raises:
         DataError: Missing, not text, another kind of line, a colour or a class twice, fewer than
-            2 or more than 256 classes.
+            2 or too many classes.
     """
     names: dict[Colour, str] = {}
     seen: dict[Colour | str, int] = {}
     for number, line in read_names(path):
         colour, name = _colour_row(line, f"{path}: line {number}")
-        void = name.casefold() == "void"
+        void = is_void_name(name)
         for key in (colour,) if void else (colour, name):
             if key in seen:
                 shown = " ".join(map(str, key)) if isinstance(key, tuple) else key
                 raise DataError(f"{path}: '{shown}' is on line {seen[key]} and {number}: once each")
             seen[key] = number
         names[colour] = name
-    classes = [name for name in names.values() if name.casefold() != "void"]
+    classes = [name for name in names.values() if not is_void_name(name)]
     checked = taxonomy_of(classes, path, ", one `R G B name` a line")
     return colour_table(path, checked.names, names)
 

@@ -15,14 +15,15 @@ apply, as in labelme and Datumaro.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from ccfnet_tf.datasets.json_files import read_json, shown
+from ccfnet_tf.datasets.mask_values import MaskValues, with_given
 from ccfnet_tf.datasets.name_lists import (
     BACKGROUND_NAMES,
     IGNORED_NAMES,
@@ -62,7 +63,7 @@ class OwnClasses:
     Attributes:
         path: The list.
         taxonomy: The classes in order of their values.
-        values: int32 [256]: value of a mask -> class id, `VOID` or `NO_CLASS`.
+        values: int32 [N]: value of a mask -> class id, `VOID` or `NO_CLASS`.
         colours: Colour of a mask -> class id or `VOID`.
         stated: The list itself states the colours.
     """
@@ -72,6 +73,21 @@ class OwnClasses:
     values: np.ndarray
     colours: ColourTable
     stated: bool
+
+    @property
+    def meaning(self) -> MaskValues:
+        """What the values of grey masks mean."""
+        known = np.flatnonzero(self.values != NO_CLASS).tolist()
+        ids = {value: int(self.values[value]) for value in known}
+        return MaskValues(self.taxonomy.names, ids, self._rule())
+
+    def with_mask_values(self, given: Mapping[int, str | int] | None) -> OwnClasses:
+        """Returns the classes with the values of `data.mask_values`.
+
+        Raises:
+            ConfigError: It names no class of the list, or takes the only value of a class.
+        """
+        return replace(self, values=with_given(self.meaning, given).table) if given else self
 
     def read_label(self, mask: str | Path) -> np.ndarray:
         """Reads a mask: RGB and palette by its colours, grey by its values.
@@ -123,8 +139,9 @@ class OwnClasses:
     def _rule(self) -> str:
         known = np.flatnonzero(self.values >= 0)
         return (
-            f"{self.path} names {len(known)} classes, values {known.min()}..{known.max()}, and "
-            "255 is void: add the missing rows, or correct the mask"
+            f"{self.path} names {len(known)} classes, values {known.min()}..{known.max()}"
+            f"{', and 255 is void' if self.values[255] == VOID else ''}: add the missing rows, "
+            "correct the mask, or say what the value means with data.mask_values"
         )
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.listing import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.mask_values import MaskValues, index_values
 from ccfnet_tf.datasets.name_lists import PARTS, ColourTable, colour_table
 from ccfnet_tf.datasets.own_classes import BOUNDARY, NAMES, find_own_classes
 from ccfnet_tf.datasets.pairing import (
@@ -41,11 +42,10 @@ from ccfnet_tf.datasets.pairing import (
     require,
     require_pictures,
 )
-from ccfnet_tf.datasets.pictures import read_mask, to_classes
+from ccfnet_tf.datasets.pictures import read_mask
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample, Taxonomy
 
-_TABLE = CODINGS["voc"].table()
 _OWN = f"for a set with its own classes add {NAMES[0]} or {NAMES[3]}"
 _RULE = f"a mask of VOC holds 0..20 (the classes) or 255 (border): unpack the set anew, or {_OWN}"
 _MASKS = ("SegmentationClass", "SegmentationClassPNG", "SegmentationClassAug")
@@ -72,10 +72,15 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     found = ((folder, files_in(folder, MASKS, ANYWHERE)) for folder in folders)
     masks, labels = next((each for each in found if each[1]), (folders[0], {}))
     own = find_own_classes(root)
+    own = own and own.with_mask_values(data.mask_values)
     if own is None:
         parts = _parts({part: root / _LISTS / f"{part}.txt" for part in PARTS[:2]}, images, labels)
         parts["test"] = parts.pop("val")
-        return _listing(taxonomy("voc"), parts, load_label, _foreign_names(root, images))
+        meaning = index_values(
+            taxonomy("voc").names, data.mask_values, void=CODINGS["voc"].void, rule=_RULE
+        )
+        load = _loader(meaning)
+        return _listing(taxonomy("voc"), parts, load, _foreign_names(root, images), meaning)
     lists = _own_lists(root / _LISTS)
     if lists:
         parts = _parts(lists, images, labels)
@@ -85,23 +90,27 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         require_pictures(parts["train"], root / "JPEGImages" / "<name>.jpg")
     if "test" not in parts and "val" in parts:
         parts["test"] = parts.pop("val")
-    return _listing(own.taxonomy, parts, lambda sample: own.read_label(sample.label), ())
+    return _listing(
+        own.taxonomy, parts, lambda sample: own.read_label(sample.label), (), own.meaning
+    )
 
 
-def load_label(sample: Sample) -> np.ndarray:
-    """Reads a label, int32 [H, W], 0..20 or `VOID`.
+def _loader(meaning: MaskValues) -> LoadLabel:
+    def load_label(sample: Sample) -> np.ndarray:
+        mask = read_mask(sample.label)
+        if mask.ndim == 3:
+            return _colours().classes_of(mask, sample.label)
+        return meaning.classes_of(mask, sample.label)
 
-    Raises:
-        DataError: Missing, damaged, or a value or colour outside VOC's; of kind `value`.
-    """
-    mask = read_mask(sample.label)
-    if mask.ndim == 3:
-        return _colours().classes_of(mask, sample.label)
-    return to_classes(mask, _TABLE, sample.label, _RULE)
+    return load_label
 
 
 def _listing(
-    classes: Taxonomy, parts: dict[str, _Part], load: LoadLabel, notes: tuple[str, ...]
+    classes: Taxonomy,
+    parts: dict[str, _Part],
+    load: LoadLabel,
+    notes: tuple[str, ...],
+    meaning: MaskValues,
 ) -> Listing:
     return Listing(
         classes,
@@ -112,6 +121,7 @@ def _listing(
         load,
         unpaired=tuple(error for part in parts.values() for error in part[1]),
         notes=notes,
+        mask_values=meaning,
     )
 
 

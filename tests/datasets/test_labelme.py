@@ -136,17 +136,47 @@ def test_class_list(tmp_path: Path) -> None:
     fails(tmp_path, [SKY, shape("see", SEA["points"])], "shape 2", "did you mean 'sea'")
 
 
-def test_one_label_is_learned_against_background(tmp_path: Path) -> None:
-    put(tmp_path, "a", [SKY, shape("x", [[1, 1]], "point")])
+def test_no_classes(tmp_path: Path) -> None:
+    put(tmp_path, "a", [shape("__ignore__", SEA["points"]), shape("x", [[1, 1]], "point")])
+    with pytest.raises(DataError, match=r"0 class names: expected 2 to"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_one_class_is_told_from_background(tmp_path: Path, listed: bool) -> None:
+    put(tmp_path, "a", [SKY, shape("__ignore__", [[0, 3], [6, 3], [6, 4], [0, 4]])])
+    if listed:
+        (tmp_path / "classes.txt").write_text("__ignore__\nsky\n")
     listing = read(tmp_path)
     assert listing.taxonomy.names == ("_background_", "sky")
-    assert listing.load_label(listing.train[0]).tolist() == [[1] * 6] * 2 + [[0] * 6] * 2
+    label = listing.load_label(listing.train[0])
+    assert (label[0, 0], label[2, 0], label[3, 0]) == (1, 0, VOID)
 
 
-def test_too_few_classes(tmp_path: Path) -> None:
-    put(tmp_path, "a", [shape("_background_", SEA["points"])])
-    with pytest.raises(DataError, match=r"0 class names: expected 2 to 256; add classes.txt"):
-        read(tmp_path)
+def test_a_background_that_is_outlined_is_the_background(tmp_path: Path) -> None:
+    put(tmp_path, "a", [SKY, SEA, shape("_background_", [[2, 0], [3, 0], [3, 1], [2, 1]])])
+    listing = read(tmp_path)
+    assert listing.taxonomy.names == ("_background_", "sea", "sky")
+    label = listing.load_label(listing.train[0])
+    assert label[0, 2] == 0
+    assert VOID not in label
+
+
+@pytest.mark.parametrize("place", ["__ignore__\nsea\nsky\n", "sea\nsky\n__ignore__\n"])
+def test_ignore_in_a_class_list_is_void(tmp_path: Path, place: str) -> None:
+    put(tmp_path, "a", [SKY, SEA, shape("__ignore__", [[0, 0], [2, 0], [2, 1], [0, 1]])])
+    (tmp_path / "classes.txt").write_text(place)
+    listing = read(tmp_path)
+    assert listing.taxonomy.names == ("sea", "sky")
+    assert listing.load_label(listing.train[0])[0].tolist() == [VOID, VOID, 1, 1, 1, 1]
+
+
+def test_parts_by_their_usual_names(tmp_path: Path) -> None:
+    for folder in ("Train", "valid", "testing", "other"):
+        put(tmp_path, f"{folder}/a", [SKY, SEA])
+    listing = read(tmp_path)
+    names = [[s.name for s in part or ()] for part in (listing.train, listing.val, listing.test)]
+    assert names == [["Train/a", "other/a"], ["valid/a"], ["testing/a"]]
 
 
 def test_background_and_ignored(tmp_path: Path) -> None:
