@@ -86,7 +86,7 @@ class DataConfig:
     lists: str | None = None
     label_map: str | None = None
     val_share: float = 0.1
-    mask_values: dict[int, str | int] | None = None
+    mask_values: dict[int, str | int] = field(default_factory=dict)
     void_value: Literal["auto"] | int = "auto"
     absent_classes: Literal["refuse", "allow"] = "refuse"
     scenes: int = 600

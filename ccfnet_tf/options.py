@@ -47,6 +47,7 @@ KINDS = {
     "bool": "true or false",
     "str": "a text",
     "tuple": "a list such as [0.75, 1.5]",
+    "dict": "values and class names such as {0: background, 255: crack}",
 }
 
 
@@ -245,6 +246,9 @@ def _explain(message: str, parser: Any) -> str:
     wrong = re.search(r'key "([\w.]+)": Expected a (.+)\. Got value: (.*)', line)
     if wrong:
         return _wrong(*wrong.groups())
+    no_number = re.search(r'key "([\w.]+)": invalid literal for int\(\) .*: (.*)', line)
+    if no_number:
+        return f"{no_number[1]}: {no_number[2]} is no number: it must be {KINDS['dict']}"
     return line
 
 

@@ -29,7 +29,7 @@ def report(evaluation: Evaluation) -> RenderableType:
     if evaluation.refine.present < len(evaluation.taxonomy.names):
         parts.insert(1, means_table(evaluation))
     if (warning := evaluation.warning) is not None:
-        parts.insert(1, Text(warning, style="bold yellow"))
+        parts.insert(0, Text(warning, style="bold yellow"))
     if _has_dash(evaluation):
         parts.append(Text(f"{DASH}: {ABSENT_RULE}", style="dim"))
     return Group(*parts)

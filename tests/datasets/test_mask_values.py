@@ -97,6 +97,13 @@ def test_mappings_of_another_kind_in_a_file(text: str) -> None:
         from_yaml(f"data: {{root: r, mask_values: {text}}}", source="x")
 
 
+@pytest.mark.parametrize("text", ["{255:crack}", "crack", "{a: b}", "[1]"])
+def test_mappings_of_another_kind_on_the_command_line(text: str) -> None:
+    with pytest.raises(ConfigError, match="must be values and class names such as") as caught:
+        parse_fit(["--data.root", "r", "--data.mask_values", text])
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("layout", ["ade20k", "cityscapes", "voc", "camvid"])
 def test_published_layouts_take_them_too(tmp_path: Path, layout: str) -> None:
     root = getattr(small_copies, layout)(tmp_path)
