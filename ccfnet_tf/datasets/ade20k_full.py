@@ -29,7 +29,7 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.check import in_threads
 from ccfnet_tf.datasets.json_files import read_json, records, text, whole
 from ccfnet_tf.datasets.listing import Listing, with_pictures
-from ccfnet_tf.datasets.name_lists import read_names, taxonomy_of
+from ccfnet_tf.datasets.name_lists import MAX_CLASSES, read_names, taxonomy_of
 from ccfnet_tf.datasets.pairing import ANYWHERE, MASKS, files_in, pair, require, require_pictures
 from ccfnet_tf.datasets.pictures import read_mask
 from ccfnet_tf.errors import DataError, nearest
@@ -37,6 +37,7 @@ from ccfnet_tf.labels import VOID, Sample
 
 INDEX = "index_ade20k.pkl"
 _SEG = "_seg"
+_MOST_UNCHOSEN = 256  # classes; the list of all objects is for nobody to learn
 _MOST = 26 * 256 + 256  # what R / 10 and G can state
 
 _MEMOIZING = ("MEMOIZE", "BINPUT", "LONG_BINPUT")
@@ -72,7 +73,8 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     for class_id, number in enumerate(chosen):
         table[number] = class_id
     mend = f": list those to learn in {root / 'classes.txt'}, a name a line"
-    taxonomy = taxonomy_of([names[number] for number in chosen], f"{root}", mend)
+    most = MAX_CLASSES if (root / "classes.txt").is_file() else _MOST_UNCHOSEN
+    taxonomy = taxonomy_of([names[n] for n in chosen], f"{root}", mend, most=most)
     load = partial(_load_label, table)
     unpaired = train[1] + test[1]
     return Listing(taxonomy, train[0], None, test[0], with_pictures(load), load, unpaired=unpaired)

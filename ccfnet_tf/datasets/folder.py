@@ -57,9 +57,11 @@ def signs(root: Path) -> str:
         folders += part_folders(root).get("train", [])
     except OSError:  # not ours to read; whoever opens it will say so
         return ""
+    listed = (root / "classes.txt").is_file() or (root / "colours.txt").is_file()
     for folder in folders:
         sides = _sides_of(folder)
-        if sides:
+        # Folders called labels/ are of several layouts; a class list tells this one.
+        if sides and (listed or "labels" not in sides):
             below = "" if folder == root else f"{folder.name}/"
             return f"{below}{sides[0]}/ and {below}{sides[1]}/"
     return ""

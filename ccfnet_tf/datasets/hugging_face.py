@@ -81,6 +81,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             f"{root}: nothing says what the values of the masks mean: add classes.txt (a name a "
             'line, from value 0) or id2label.json ({"0": "background", ...})'
         )
+    own = own.with_mask_values(data.mask_values)
     found = {part: tuple(parts[part]) for part in PARTS if part in parts}
 
     def load_label(sample: Sample) -> np.ndarray:
@@ -94,6 +95,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         with_pictures(load_label),
         load_label,
         unpaired=tuple(faults),
+        mask_values=own.meaning,
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.listing import Listing, with_pictures
+from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
 from ccfnet_tf.datasets.own_classes import find_own_classes
 from ccfnet_tf.datasets.pairing import (
     MASKS,
@@ -26,10 +27,8 @@ from ccfnet_tf.datasets.pairing import (
     require,
     require_pictures,
 )
-from ccfnet_tf.datasets.pictures import read_index_values, to_classes
 from ccfnet_tf.labels import Sample
 
-_TABLE = CODINGS["cityscapes"].table()
 _RULE = "a mask of KITTI holds Cityscapes' labelIds 0..33, or 255; unpack the set anew"
 
 
@@ -46,19 +45,31 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     """
     require(root, signs, "KITTI semantics (training/image_2/ and training/semantic/)")
     own = find_own_classes(root)
+    own = own and own.with_mask_values(data.mask_values)
+    meaning = index_values(
+        taxonomy("cityscapes").names,
+        data.mask_values if own is None else {},
+        values=CODINGS["cityscapes"].values,
+        void=CODINGS["cityscapes"].void,
+        rule=_RULE,
+    )
     images = files_in(root / "training" / "image_2", PICTURES)
     labels = files_in(root / "training" / "semantic", MASKS)
     train = pair(images, labels, within="training/image_2/ or training/semantic/")
     require_pictures(train, root / "training" / "image_2" / "<name>.png")
-    load = load_label if own is None else lambda sample: own.read_label(sample.label)
-    classes = taxonomy("cityscapes") if own is None else own.taxonomy
-    return Listing(classes, train[0], None, (), with_pictures(load), load, unpaired=train[1])
 
+    def load_label(sample: Sample) -> np.ndarray:
+        if own is not None:
+            return own.read_label(sample.label)
+        return read_index_mask(sample.label, meaning)
 
-def load_label(sample: Sample) -> np.ndarray:
-    """Reads a label, int32 [H, W], 0..18 or `VOID`.
-
-    Raises:
-        DataError: Missing, damaged, or an id that Cityscapes does not have; of kind `value`.
-    """
-    return to_classes(read_index_values(sample.label), _TABLE, sample.label, _RULE)
+    return Listing(
+        taxonomy("cityscapes") if own is None else own.taxonomy,
+        train[0],
+        None,
+        (),
+        with_pictures(load_label),
+        load_label,
+        unpaired=train[1],
+        mask_values=meaning if own is None else own.meaning,
+    )

@@ -21,8 +21,8 @@ import numpy as np
 
 from ccfnet_tf.datasets.pictures import NO_CLASS
 from ccfnet_tf.errors import DataError, nearest
+from ccfnet_tf.labels import BACKGROUND as LABELMES_BACKGROUND
 from ccfnet_tf.labels import (
-    BACKGROUND,
     IGNORED,
     VOID,
     Taxonomy,
@@ -37,7 +37,6 @@ IGNORED_NAMES = ("void", "ignore", "ignored", "__ignore__")
 MAX_CLASSES = 65_000
 """Ids of 16 bits, with room for void and for what is no class."""
 
-BACKGROUND_NAME = "background"
 
 Colour = tuple[int, int, int]
 
@@ -161,12 +160,12 @@ class ClassList(NamedTuple):
     void: tuple[int, ...]
 
 
-def read_classes(path: Path, *, background: str = BACKGROUND_NAME) -> Taxonomy:
+def read_classes(path: Path, *, background: str = BACKGROUND) -> Taxonomy:
     """Returns the classes of a class list; see `read_class_list`."""
     return read_class_list(path, background=background).taxonomy
 
 
-def read_class_list(path: Path, *, background: str = BACKGROUND_NAME) -> ClassList:
+def read_class_list(path: Path, *, background: str = BACKGROUND) -> ClassList:
     """Reads a class list: the first line is class 0.
 
     `__ignore__` is no class. On the first line labelme counts it as -1, so that the line after it
@@ -199,19 +198,21 @@ def read_class_list(path: Path, *, background: str = BACKGROUND_NAME) -> ClassLi
 
 def _against_background(name: str, background: str, path: Path) -> dict[str, int]:
     """Returns the values of background and of the one class of a list."""
-    if name in (BACKGROUND, BACKGROUND_NAME):
+    if name in (BACKGROUND, LABELMES_BACKGROUND):
         raise DataError(f"{path}: '{name}' alone: name what is to be told from it as well")
     return {background: 0, name: 1}
 
 
-def taxonomy_of(names: list[str], source: str | Path, mend: str) -> Taxonomy:
+def taxonomy_of(
+    names: list[str], source: str | Path, mend: str, *, most: int = MAX_CLASSES
+) -> Taxonomy:
     """Returns the classes of these names, with colours that are far apart.
 
     Raises:
-        DataError: Fewer than 2 or more than `MAX_CLASSES` names.
+        DataError: Fewer than 2 or more than `most` names.
     """
-    if not 2 <= len(names) <= MAX_CLASSES:
-        raise DataError(f"{source}: {len(names)} class names: expected 2 to {MAX_CLASSES}{mend}")
+    if not 2 <= len(names) <= most:
+        raise DataError(f"{source}: {len(names)} class names: expected 2 to {most}{mend}")
     return Taxonomy(tuple(names), distinct_colours(len(names)))
 
 

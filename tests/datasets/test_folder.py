@@ -201,6 +201,14 @@ def test_a_part_deep_inside_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_called_labels_needs_a_class_list(tmp_path: Path) -> None:
+    put(tmp_path, "a")
+    (tmp_path / "masks").rename(tmp_path / "labels")
+    assert folder.signs(tmp_path) == ""
+    classes(tmp_path)
+    assert folder.signs(tmp_path) == "images/ and labels/"
+
+
 def test_labels_that_are_no_pictures_are_another_layout(tmp_path: Path) -> None:
     for side in ("images", "labels"):
         (tmp_path / side).mkdir()
