@@ -28,7 +28,8 @@ usage: ccfnet-tf data VERB ...
   check SRC                        read everything; say what is wrong
   stats SRC                        class shares, sizes, weights, mean and deviation
   show SRC                         a sheet of pictures, labels and what augmentation does
-  split SRC --folds 5 --out DIR    lists of balanced folds, for --data.lists
+  split SRC --folds 5 --out DIR    lists of balanced folds, for --data.lists; --group-by keeps the
+                                   frames of a film together
   convert SRC --to DIR             a plain folder of pictures and masks; --shards N: TFRecord
   scenes --count N --out DIR       the built-in scenes as a folder
 

@@ -13,6 +13,7 @@ from ccfnet_tf.datasets.absent import explain
 from ccfnet_tf.datasets.census import Census
 from ccfnet_tf.datasets.check import in_threads
 from ccfnet_tf.datasets.listing import Listing, bands_note
+from ccfnet_tf.datasets.mask_values import as_option
 from ccfnet_tf.datasets.parts import agreeing, parts_of
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
@@ -131,7 +132,12 @@ def inspect(
         counts={part: len(samples) for part, samples in parts.items()},
         classes=listing.taxonomy.names,
         findings=(*findings, *copies.across, *(() if allow_absent else absent)),
-        notes=(*notes, *copies.within, *(absent if allow_absent else ())),
+        notes=(
+            *notes,
+            *copies.within,
+            *occurrence.in_two_codings(),
+            *(absent if allow_absent else ()),
+        ),
     )
 
 
@@ -207,12 +213,17 @@ class _Occurrence:
         self._pictures: dict[str, np.ndarray] = {}  # part -> int64 [C]
         self._first: dict[tuple[str, int], Sample] = {}
         self._void = 0
+        self._voided = 0  # pictures with pixels without a label
+        self._beside = np.zeros(len(self._names), np.int64)  # of these, those that show the class
 
     def add(self, census: Census, part: str, sample: Sample) -> None:
         for index in np.flatnonzero(census.pictures):
             self._first.setdefault((part, int(index)), sample)
         self._pictures[part] = self._pictures.get(part, 0) + census.pictures
         self._void += census.void
+        if census.void:
+            self._voided += 1
+            self._beside += census.pictures
 
     def not_in_train(self) -> list[Finding]:
         findings = []
@@ -226,6 +237,27 @@ class _Occurrence:
                 )
                 findings.append(Finding("absent", part, sample.label, text))
         return findings
+
+    def in_two_codings(self) -> list[Finding]:
+        """Returns a note where void and a class of two are in no label together.
+
+        So it is where some masks of a set hold 0 and 1, and others 0 and 255.
+        """
+        masks, shown = self._listing.mask_values, sum(self._pictures.values())
+        if masks is None or len(masks.void) != 1 or len(self._names) != 2 or not self._voided:
+            return []
+        apart = [i for i in (0, 1) if shown[i] and not self._beside[i] and self._beside[1 - i]]
+        if not apart:
+            return []
+        name, void = self._names[apart[0]], masks.void[0]
+        own = [value for value, index in masks.ids.items() if index == apart[0]]
+        option = as_option(dict.fromkeys([*own, void], name))
+        text = (
+            f"{self._voided} labels hold {void}, the value for no label, and {shown[apart[0]]} hold "
+            f"'{name}', but none both: if {void} means '{name}' in some masks, say so with "
+            f"{option}"
+        )
+        return [Finding("void", "", "", text)]
 
     def nowhere(self) -> list[Finding]:
         if not self._first:  # nothing could be read, or all is void: which is said elsewhere

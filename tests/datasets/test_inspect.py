@@ -178,6 +178,24 @@ def test_void_in_place_of_a_class_is_named() -> None:
     assert "mask_values" not in inspect(listing).findings[-1].text
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_two_codings_in_one_set_are_noted(together: bool) -> None:
+    """Most masks hold 0 and 255, one holds 0 and 1."""
+    labels = {"a": pair(0, 0, VOID), "b": pair(1, 0, VOID), "c": pair(2, 0, 1)}
+    listing = make(train=labels | ({"d": pair(3, 0, 1, VOID)} if together else {}))
+    names = NAMES[:2]
+    masks = index_values(names, None, void=[255])
+    listing = replace(listing, taxonomy=Taxonomy(names, distinct_colours(2)), mask_values=masks)
+    found = [note.text for note in inspect(listing).notes]
+    if together:
+        assert found == []
+    else:
+        (text,) = found
+        assert "2 labels hold 255, the value for no label, and 1 hold 'sea', but none both" in text
+        assert "--data.mask_values '{1: sea, 255: sea}'" in text
+    assert inspect(replace(listing, mask_values=None)).notes == ()
+
+
 def test_notes_of_the_layout_are_passed_on() -> None:
     report = inspect(replace(make(train={"a": pair(0, 0, 1, 2)}), notes=("x: looks like a part",)))
     assert report.ok
