@@ -243,7 +243,8 @@ class _Occurrence:
 
         So it is where some masks of a set hold 0 and 1, and others 0 and 255.
         """
-        masks, shown = self._listing.mask_values, sum(self._pictures.values())
+        masks = self._listing.mask_values
+        shown = np.sum([*self._pictures.values()], axis=0)
         if masks is None or len(masks.void) != 1 or len(self._names) != 2 or not self._voided:
             return []
         apart = [i for i in (0, 1) if shown[i] and not self._beside[i] and self._beside[1 - i]]
