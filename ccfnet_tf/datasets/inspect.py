@@ -254,8 +254,8 @@ class _Occurrence:
         own = [value for value, index in masks.ids.items() if index == apart[0]]
         option = as_option(dict.fromkeys([*own, void], name))
         text = (
-            f"{self._voided} labels hold {void}, the value for no label, and {shown[apart[0]]} hold "
-            f"'{name}', but none both: if {void} means '{name}' in some masks, say so with "
+            f"{self._voided} labels hold {void}, the value for no label, and {shown[apart[0]]} "
+            f"hold '{name}', but none both: if {void} means '{name}' in some masks, say so with "
             f"{option}"
         )
         return [Finding("void", "", "", text)]
