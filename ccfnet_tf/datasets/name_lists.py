@@ -21,7 +21,6 @@ import numpy as np
 
 from ccfnet_tf.datasets.pictures import NO_CLASS
 from ccfnet_tf.errors import DataError, nearest
-from ccfnet_tf.labels import BACKGROUND as LABELMES_BACKGROUND
 from ccfnet_tf.labels import (
     IGNORED,
     VOID,
@@ -36,7 +35,6 @@ IGNORED_NAMES = ("void", "ignore", "ignored", "__ignore__")
 
 MAX_CLASSES = 65_000
 """Ids of 16 bits, with room for void and for what is no class."""
-
 
 Colour = tuple[int, int, int]
 
@@ -160,12 +158,12 @@ class ClassList(NamedTuple):
     void: tuple[int, ...]
 
 
-def read_classes(path: Path, *, background: str = BACKGROUND) -> Taxonomy:
+def read_classes(path: Path, *, background: str = BACKGROUND_NAMES[0]) -> Taxonomy:
     """Returns the classes of a class list; see `read_class_list`."""
     return read_class_list(path, background=background).taxonomy
 
 
-def read_class_list(path: Path, *, background: str = BACKGROUND) -> ClassList:
+def read_class_list(path: Path, *, background: str = BACKGROUND_NAMES[0]) -> ClassList:
     """Reads a class list: the first line is class 0.
 
     `__ignore__` is no class. On the first line labelme counts it as -1, so that the line after it
@@ -198,7 +196,7 @@ def read_class_list(path: Path, *, background: str = BACKGROUND) -> ClassList:
 
 def _against_background(name: str, background: str, path: Path) -> dict[str, int]:
     """Returns the values of background and of the one class of a list."""
-    if name in (BACKGROUND, LABELMES_BACKGROUND):
+    if name.casefold() in BACKGROUND_NAMES:
         raise DataError(f"{path}: '{name}' alone: name what is to be told from it as well")
     return {background: 0, name: 1}
 
