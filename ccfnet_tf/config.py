@@ -34,6 +34,14 @@ DataFormat = Literal[
     "ade20k",
     "labelme",
     "coco",
+    "coco_panoptic",
+    "cvat_images",
+    "label_studio",
+    "roboflow_masks",
+    "hugging_face",
+    "kitti",
+    "mapillary",
+    "ade20k_full",
 ]
 
 
@@ -51,7 +59,12 @@ class DataConfig:
             (`void: [moon]`).
         val_share: Share of the training part held back for checkpoint choice, where the set has
             no validation list of its own.
-        void_value: Mask value that means "no label" (folder format).
+        mask_values: What the values of index masks mean where they are not the class ids: a
+            class name, or void, for each, such as `{0: background, 255: crack}`.
+        void_value: Mask value that means "no label" (folder format); `auto` is 255 for up to 255
+            classes, else 65535.
+        absent_classes: A class that no training label shows: `refuse` it, since its mask value is
+            likely another than thought, or `allow` it.
         scenes: Number of scenes to draw for training (scenes format).
         scene_size: Height and width of a scene in pixels (scenes format).
         crop: Height and width of a training crop in pixels; 8n+1 wastes no padding.
@@ -75,7 +88,9 @@ class DataConfig:
     lists: str | None = None
     label_map: str | None = None
     val_share: float = 0.1
-    void_value: int = 255
+    mask_values: dict[int, str | int] = field(default_factory=dict)
+    void_value: Literal["auto"] | int = "auto"
+    absent_classes: Literal["refuse", "allow"] = "refuse"
     scenes: int = 600
     scene_size: tuple[int, int] = (120, 160)
     crop: int = 241
@@ -94,7 +109,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         _between("data.fold", self.fold, 0, 99)
         _between("data.val_share", self.val_share, 0.0, 0.5)
-        _between("data.void_value", self.void_value, 0, 255)
+        if self.void_value != "auto":
+            _between("data.void_value", self.void_value, 0, 65535)
+        for value in self.mask_values or ():
+            _between("data.mask_values, value", value, 0, 65535)
         _between("data.scenes", self.scenes, 10, 100_000)
         for side in self.scene_size:
             _between("data.scene_size", side, 32, 2048)
@@ -424,6 +442,10 @@ def _fits(value: Any, hint: Any) -> bool:
         hints = inner[:1] * len(value) if inner[-1] is ... and isinstance(value, tuple) else inner
         return (
             isinstance(value, tuple) and len(value) == len(hints) and all(map(_fits, value, hints))
+        )
+    if kind is dict:
+        return isinstance(value, dict) and all(
+            _fits(key, inner[0]) and _fits(each, inner[1]) for key, each in value.items()
         )
     return type(value) in ((int, float) if hint is float else (hint,))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ccfnet_tf.config import RunConfig
     from ccfnet_tf.datasets.listing import Listing
+    from ccfnet_tf.labels import Sample
 
 HELP = """\
 usage: ccfnet-tf data VERB ...
@@ -27,7 +28,8 @@ usage: ccfnet-tf data VERB ...
   check SRC                        read everything; say what is wrong
   stats SRC                        class shares, sizes, weights, mean and deviation
   show SRC                         a sheet of pictures, labels and what augmentation does
-  split SRC --folds 5 --out DIR    lists of balanced folds, for --data.lists
+  split SRC --folds 5 --out DIR    lists of balanced folds, for --data.lists; --group-by keeps the
+                                   frames of a film together
   convert SRC --to DIR             a plain folder of pictures and masks; --shards N: TFRecord
   scenes --count N --out DIR       the built-in scenes as a folder
 
@@ -57,11 +59,13 @@ def _check(args: list[str]) -> int:
     parser = _parser("check", "Read every picture and label; exit 1 when something must be mended.")
     parser.add_argument("--json", metavar="FILE", help="write all findings there (- prints them)")
     known, config = _parse(parser, args)
+    from ccfnet_tf.datasets.absent import allowed
     from ccfnet_tf.datasets.inspect import inspect
     from ccfnet_tf.report.data_tables import check_report
 
-    with _listed(config) as (listing, advance, console):
-        report = inspect(listing, workers=config.data.workers, advance=advance)
+    with _listed(config, notes=False) as (listing, advance, console):  # its table has them
+        allow_absent, workers = allowed(config.data), config.data.workers
+        report = inspect(listing, allow_absent=allow_absent, workers=workers, advance=advance)
     _show(known.json, report.to_json(), check_report(report), console)
     return EXIT_DONE if report.ok else EXIT_FINDINGS
 
@@ -121,21 +125,37 @@ def _split(args: list[str]) -> int:
     parser = _parser("split", "Deal all pictures to folds of like content; write list files.")
     parser.add_argument("--folds", type=int, default=5, help="default: 5")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the lists")
+    group_by = (
+        "what stays on one side, such as the frames of a film: a regular expression searched in "
+        "the path below SRC, whose (groups) name the film, or a CSV file of picture,film"
+    )
+    parser.add_argument("--group-by", metavar="REGEX|FILE.csv", help=group_by)
     known, config = _parse(parser, args)
     from ccfnet_tf.datasets.folds import split
+    from ccfnet_tf.datasets.parts import parts_of
+    from ccfnet_tf.datasets.sequences import groups_of, hint
     from ccfnet_tf.report.data_tables import split_table
 
     out = Path(known.out).expanduser()
+
+    def group_of(samples: Sequence[Sample]) -> list[str]:
+        return groups_of(known.group_by, samples, Path(known.source).expanduser())
+
     with _listed(config) as (listing, advance, console):
         dealt = split(
             listing,
             out,
             folds=known.folds,
             seed=config.seed,
+            group_of=group_of if known.group_by else None,
             workers=config.data.workers,
             advance=advance,
         )
     console.print(split_table(dealt, listing.taxonomy))
+    if not known.group_by:
+        names = hint([sample for part in parts_of(listing).values() for sample in part])
+        if names:
+            console.print(names, markup=False, highlight=False)
     keys = shlex.join(_keys_of(known, config, out))
     console.print(f"{out}: {known.folds} folds; next, one of them or all:")
     console.print(f"ccfnet-tf fit {keys} --data.fold 0")
@@ -235,7 +255,7 @@ def _config(name: str, keys: list[str]) -> RunConfig:
 
 @contextmanager
 def _listed(
-    config: RunConfig, *, passes: int = 1
+    config: RunConfig, *, passes: int = 1, notes: bool = True
 ) -> Iterator[tuple[Listing, Callable[[], None], Console]]:
     """Yields the listing, what moves a progress bar of its samples, and the console."""
     from ccfnet_tf.datasets.parts import list_set, parts_of, with_format
@@ -247,6 +267,8 @@ def _listed(
     listing = list_set(data, config.seed)
     count = sum(map(len, parts_of(listing).values()))
     aside.print(f"{data.root or 'scenes'}: {data.format}, {count} pictures")
+    for note in listing.notes if notes else ():
+        aside.print(note, markup=False)
     with new_progress(aside) as bar:
         task = bar.add_task("reading", total=count * passes)
         yield listing, lambda: bar.advance(task), new_console()

@@ -12,6 +12,17 @@ from dataclasses import dataclass
 VOID = -1
 """Class id of pixels that count in no loss and in no metric."""
 
+IGNORED = "__ignore__"
+"""How labelme names, in class lists and outlines, what counts nowhere."""
+
+BACKGROUND = "_background_"
+"""How labelme names the class of what nobody outlined."""
+
+
+def is_void_name(name: str) -> bool:
+    """Returns whether a name in a table of colours or values stands for no class."""
+    return name.casefold() == "void" or name == IGNORED
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -16,7 +16,16 @@ from ccfnet_tf.errors import CCFNetError, ConfigError, nearest
 
 DEFAULT_CONFIG = "demo"
 DEFAULT_WITH_DATA = "folder"
-OF_REAL_DATA = ("root", "lists", "label_map", "fold", "void_value", "damaged_records")
+OF_REAL_DATA = (
+    "root",
+    "lists",
+    "label_map",
+    "fold",
+    "void_value",
+    "mask_values",
+    "absent_classes",
+    "damaged_records",
+)
 """Keys of `data` that mean nothing to drawn scenes."""
 OF_ONE_FORMAT = {
     "scenes": ("scenes", "scene_size"),
@@ -39,6 +48,7 @@ KINDS = {
     "bool": "true or false",
     "str": "a text",
     "tuple": "a list such as [0.75, 1.5]",
+    "dict": "values and class names such as {0: background, 255: crack}",
 }
 
 
@@ -243,6 +253,9 @@ def _explain(message: str, parser: Any) -> str:
     wrong = re.search(r'key "([\w.]+)": Expected a (.+)\. Got value: (.*)', line)
     if wrong:
         return _wrong(*wrong.groups())
+    no_number = re.search(r'key "([\w.]+)": invalid literal for int\(\) .*: (.*)', line)
+    if no_number:
+        return f"{no_number[1]}: {no_number[2]} is no number: it must be {KINDS['dict']}"
     return line
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.listing import Listing, with_pictures
+from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
+from ccfnet_tf.datasets.own_classes import find_own_classes
 from ccfnet_tf.datasets.pairing import (
     MASKS,
     PICTURES,
@@ -25,11 +27,10 @@ from ccfnet_tf.datasets.pairing import (
     require,
     require_pictures,
 )
-from ccfnet_tf.datasets.pictures import read_index_values, to_classes
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
-_TABLE = CODINGS["ade20k"].table()
+_CODING = CODINGS["ade20k"]
 _RULE = "a mask of ADE20K holds 1..150 (the classes) or 0 (no label); unpack the set anew"
 
 
@@ -44,11 +45,21 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     A sample's name is the part and the picture's name: `training/ADE_train_00000001`.
 
     Raises:
-        DataError: The folder is not the set, or its training part holds no pictures.
+        DataError: The folder is not the set, or its training part holds no pictures, or it carries
+            a list of other classes: its masks could begin with 0 or with 1.
     """
     require(root, signs, "ADE20K scene parsing (images/training/, annotations/training/)")
+    _refuse_own_classes(root)
     train, test = _part(root, "training"), _part(root, "validation")
     require_pictures(train, root / "images" / "training" / "<name>.jpg")
+    names = taxonomy("ade20k").names
+    meaning = index_values(
+        names, data.mask_values, values=_CODING.values, void=_CODING.void, rule=_RULE
+    )
+
+    def load_label(sample: Sample) -> np.ndarray:
+        return read_index_mask(sample.label, meaning)
+
     return Listing(
         taxonomy("ade20k"),
         train[0],
@@ -57,16 +68,18 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         with_pictures(load_label),
         load_label,
         unpaired=train[1] + test[1],
+        mask_values=meaning,
     )
 
 
-def load_label(sample: Sample) -> np.ndarray:
-    """Reads a label, int32 [H, W], 0..149 or `VOID`.
-
-    Raises:
-        DataError: Missing, damaged, or a value above 150; of kind `value`.
-    """
-    return to_classes(read_index_values(sample.label), _TABLE, sample.label, _RULE)
+def _refuse_own_classes(root: Path) -> None:
+    own = find_own_classes(root)
+    if own is not None and own.taxonomy.names != taxonomy("ade20k").names:
+        raise DataError(
+            f"{own.path}: names other classes than ADE20K's 150: for a set with its own classes "
+            "rename images/training to train/images, annotations/training to train/masks, "
+            "validation alike to val/, and the list to classes.txt (its first line is value 0)"
+        )
 
 
 def _part(root: Path, part: str) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:

@@ -6,13 +6,22 @@
     ROOT/train2017/<file_name>                    or in images/train2017/, images/ or ROOT
 
 The name decides: a list with the word val (valid, validation) or test in its name is that part, any
-other is train (latest.json is). In place of annotations/instances_*.json there may be other JSON
-files in annotations/, or one annotations.json. Pictures that no list names are left out.
+other is train (latest.json is). In place of annotations/instances_*.json there may be
 
-A class is a category; its id is the category's rank by id. Polygons, and RLE plain or compressed,
-are drawn larger ones first, so that small things stay visible; crowds (`iscrowd`) are drawn as
-their class. A pixel without an outline is void, unless a category is named background: then it is
-of that class.
+    ROOT/annotations.json, or other JSON files in annotations/
+    ROOT/{train,valid,test}/_annotations.coco.json    Roboflow, pictures beside them
+    ROOT/result.json, labels.json, ...                Label Studio, FiftyOne
+
+A picture that is not where its file_name says is sought by the last parts of that path. Pictures
+that no list names are left out.
+
+A class is a category; its id is the category's rank by id. A category without annotations that is
+the supercategory of others, or has the name of another, is left out; a single category is learned
+against background. Polygons, and RLE plain or compressed, are drawn larger ones first, so that
+small things stay visible; crowds (`iscrowd`) are drawn as their class. An annotation without an
+area is not drawn, but noted. A pixel without an outline is void, unless a category is named
+background or `_background_`: then it is of that class, except in the box of an annotation that has
+no outline. A category named void, ignore, ignored or `__ignore__` is void.
 """
 
 from __future__ import annotations
@@ -21,12 +30,15 @@ import re
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.found_pictures import FoundPictures, path_parts
 from ccfnet_tf.datasets.json_files import (
     Record,
     is_there,
@@ -38,23 +50,26 @@ from ccfnet_tf.datasets.json_files import (
     text,
     whole,
 )
-from ccfnet_tf.datasets.listing import Listing, LoadLabel, with_pictures
-from ccfnet_tf.datasets.name_lists import PARTS, taxonomy_of
-from ccfnet_tf.datasets.polygons import area, draw, outline
+from ccfnet_tf.datasets.listing import Listing, with_pictures
+from ccfnet_tf.datasets.name_lists import PARTS, with_background
+from ccfnet_tf.datasets.pairing import part_named
+from ccfnet_tf.datasets.pictures import image_size
+from ccfnet_tf.datasets.polygons import area, draw, outline, points
 from ccfnet_tf.datasets.rle import read_runs, to_mask
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.labels import VOID, Sample, Taxonomy
+from ccfnet_tf.labels import VOID, Sample
 
-BACKGROUND = "background"
+ROBOFLOW = "_annotations.coco.json"
 
-_WORDS = {"val": "val", "valid": "val", "validation": "val", "test": "test"}
+_KEYS = (b'"images"', b'"annotations"', b'"categories"')
+_MOST_LISTS = 20  # JSON files beside each other that may be lists; more are one a picture
 
 
 class _Outline(NamedTuple):
-    """What an annotation says: its place in the list, its class, its outline as `_packed`."""
+    """What an annotation says: its place in the list, its category, its outline as `_packed`."""
 
     number: int
-    class_id: int
+    category: int
     segmentation: Any
 
 
@@ -69,26 +84,52 @@ class _Region(NamedTuple):
 
 @dataclass
 class _Picture:
-    """An entry of a list; `image` is `None` where its file is missing."""
+    """An entry of a list.
+
+    Attributes:
+        name: Of the sample.
+        size: (H, W); `None` where the list states none.
+        image: Its file, or why there is none.
+        label: What messages call it.
+        outlines: Its annotations that have an outline.
+        boxes: Boxes float64 [4, 2] of those that have none.
+    """
 
     name: str
-    size: tuple[int, int]
-    image: str | None
+    size: tuple[int, int] | None
+    image: str | DataError
     label: str
     outlines: list[_Outline] = field(default_factory=list)
+    boxes: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass
+class _List:
+    """A list as it was read.
+
+    Attributes:
+        path: Its file.
+        categories: Category id -> name and supercategory.
+        pictures: Its pictures.
+        without_area: Numbers of the annotations that are not drawn.
+        strays: Numbers of the annotations whose image is not in the list.
+        drawn: Categories of the others.
+    """
+
+    path: Path
+    categories: dict[int, tuple[str, str]]
+    pictures: list[_Picture] = field(default_factory=list)
+    without_area: list[int] = field(default_factory=list)
+    strays: list[int] = field(default_factory=list)
+    drawn: set[int] = field(default_factory=set)
 
 
 def signs(root: Path) -> str:
     """Returns the first list in `root`; empty where there is none."""
     try:
-        for path in _lists(root):
-            with path.open("rb") as file:
-                head = file.read(65536)
-            if any(key in head for key in (b'"images"', b'"annotations"', b'"categories"')):
-                return path.relative_to(root).as_posix()
+        return next((p.relative_to(root).as_posix() for p in _lists(root) if _looks_like(p)), "")
     except OSError:
-        pass  # what cannot be looked at shows no sign
-    return ""
+        return ""  # what cannot be looked at shows no sign
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
@@ -96,30 +137,29 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
 
     Raises:
         DataError: No list to learn from, two for one part, a list that is damaged or refers to
-            what it does not hold, categories that differ between lists, fewer than 2 or more than
-            256 of them.
+            categories that it does not hold, categories that differ between lists, no outline at
+            all, no category or more than 256 of them.
     """
     paths = _parts(root)
-    categories: dict[int, str] = {}
-    pictures: dict[str, list[_Picture]] = {}
+    found = FoundPictures(root)
+    lists: dict[str, _List] = {}
     for part, path in paths.items():
-        tree = read_json(path)
-        own = _categories(tree, path)
-        if categories and own != categories:
+        lists[part] = _read_list(path, _places(root, path, list(paths.values())), found)
+        if lists[part].categories != lists["train"].categories:
             raise DataError(f"{path}: its categories are not those of {paths['train'].name}")
-        categories = own
-        taxonomy = _taxonomy(categories, path)
-        ids = {key: rank for rank, key in enumerate(sorted(categories))}
-        pictures[part] = _pictures(tree, path, _folders(root, path), ids)
-        del tree  # much larger than what is kept: not two at a time
-    lowered = [name.casefold() for name in taxonomy.names]
-    background = lowered.index(BACKGROUND) if BACKGROUND in lowered else VOID
-    known = {picture.name: picture for part in pictures.values() for picture in part}
+    names, roots = _class_names(lists, paths["train"])
+    _refuse_without_outlines(lists)
+    source = f"{paths['train']}: categories"
+    taxonomy, by_name, background = with_background(list(names.values()), source)
+    ids = {key: by_name[name] for key, name in names.items()}
     parts = {
-        part: tuple(Sample(p.name, p.image, p.label) for p in those if p.image is not None)
-        for part, those in pictures.items()
+        part: tuple(
+            Sample(p.name, p.image, p.label) for p in each.pictures if isinstance(p.image, str)
+        )
+        for part, each in lists.items()
     }
-    load_label = _loader(known, background)
+    known = {picture.name: picture for each in lists.values() for picture in each.pictures}
+    load_label = partial(_load_label, known, ids, background)
     return Listing(
         taxonomy,
         parts["train"],
@@ -127,20 +167,34 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         parts.get("test", ()),
         with_pictures(load_label),
         load_label,
-        unpaired=tuple(
-            DataError(f"{p.label}: no such picture in {root}", kind="missing")
-            for p in known.values()
-            if p.image is None
-        ),
+        unpaired=tuple(p.image for p in known.values() if isinstance(p.image, DataError)),
+        notes=(*roots, *(note for each in lists.values() for note in _notes(each))),
     )
+
+
+def _looks_like(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(65536)
+    whole = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    foreign = b'"segments_info"' in head or (b'"items"' in head and _KEYS[0] not in head)
+    return whole and any(key in head for key in _KEYS) and not foreign
 
 
 def _lists(root: Path) -> list[Path]:
     folder = root / "annotations"
-    others = sorted(path for path in folder.glob("*.json") if path.name[0] != ".")
+    others = _json_files(folder)
     instances = [path for path in others if path.name.startswith("instances_")]
-    single = root / "annotations.json"
-    return instances or ([single] if single.is_file() else others)
+    single = [path for path in (root / "annotations.json", root / ROBOFLOW) if path.is_file()]
+    roboflow = sorted(root.glob(f"*/{ROBOFLOW}"))
+    if instances or single[:1] or others or roboflow:
+        return instances or single[:1] or others or roboflow
+    top = _json_files(root)
+    return [path for path in top if _looks_like(path)] if len(top) <= _MOST_LISTS else []
+
+
+def _json_files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.glob("*.json") if path.name[0] != ".")
+    return [path for path in files if not path.name.startswith("panoptic_")]
 
 
 def _parts(root: Path) -> dict[str, Path]:
@@ -148,150 +202,262 @@ def _parts(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     lists = _lists(root)
     for path in lists:
-        part = _part_in(path)
+        part = part_in(path)
         if part in found:
             raise DataError(
-                f"{path}: {found[part].name} is the list of the {part} part too: keep one of them"
+                f"{path}: {found[part]} is the list of the {part} part too: keep one of them"
             )
         found[part] = path
     if "train" not in found:
-        there = ", ".join(path.name for path in lists) or "nothing"
+        there = ", ".join(path.relative_to(root).as_posix() for path in lists) or "nothing"
+        panoptic = next(root.glob("**/panoptic_*.json"), None)
+        if panoptic is not None and not lists:
+            there = f"{panoptic.name}, which --data.format coco_panoptic reads"
         raise DataError(
             f"{root}: no list to learn from (found: {there}): expected "
-            "annotations/instances_train*.json or annotations.json"
+            f"annotations/instances_train*.json, annotations.json or train/{ROBOFLOW}"
         )
-    if "val" in found and "test" not in found:
+    if "val" in found and "test" not in found and found["val"].name != ROBOFLOW:
         found["test"] = found.pop("val")
     return {part: found[part] for part in PARTS if part in found}
 
 
-def _part_in(path: Path) -> str:
+def part_in(path: Path) -> str:
+    """Returns the part that a list's name states; `train` where it states none."""
+    if path.name == ROBOFLOW:
+        return part_named(path.parent.name) or "train"
     words = re.findall(r"[^\W\d_]+", path.stem.lower())
-    return next((_WORDS[word] for word in words if word in _WORDS), "train")
+    return next(
+        (part_named(word) for word in words if part_named(word) in ("val", "test")), "train"
+    )
 
 
-def _folders(root: Path, path: Path) -> tuple[str, list[Path]]:
-    """Returns the name of a list's own folder, and the folders where its pictures may be."""
-    own = "" if path.parent == root else path.stem.removeprefix("instances_")
-    part = _part_in(path)
-    names = dict.fromkeys((own, f"images/{own}", part, f"images/{part}", "images", ""))
-    return own, [root / name for name in names if (root / name).is_dir()]
+class _Places(NamedTuple):
+    """Where the pictures of a list are: its own folder's name, folders, and those of others."""
+
+    own: str
+    folders: list[Path]
+    others: list[Path]
 
 
-def _categories(tree: Record, path: Path) -> dict[int, str]:
-    """Returns category id -> name."""
-    names: dict[int, str] = {}
-    for number, category in enumerate(records(tree, "categories", str(path))):
-        where = f"{path}: 'categories'[{number}]"
-        key, name = whole(category, "id", where), text(category, "name", where)
-        if key in names or name in names.values():
-            raise DataError(f"{where}: id {key}, {shown(name)}: id or name is there already")
-        names[key] = name
-    return names
+def _places(root: Path, path: Path, paths: list[Path]) -> _Places:
+    own = _own_folders(root, path)
+    folders = [root / name for name in (*own, "images", "") if (root / name).is_dir()]
+    if path.name == ROBOFLOW:
+        folders.insert(0, path.parent)
+    others = [
+        root / name
+        for other in paths
+        if other != path
+        for name in _own_folders(root, other)
+        if name not in own
+    ]
+    return _Places(own[0] if own and path.parent != root else "", folders, others)
 
 
-def _taxonomy(categories: Mapping[int, str], path: Path) -> Taxonomy:
-    names = [categories[key] for key in sorted(categories)]
-    mend = f"; add a category '{BACKGROUND}' for all that has no outline"
-    return taxonomy_of(names, f"{path}: categories", mend)
+def _own_folders(root: Path, path: Path) -> list[str]:
+    """Returns the names of the folders that only one list's pictures are in."""
+    part = part_in(path)
+    if path.name == ROBOFLOW:
+        own = "" if path.parent == root else path.parent.name
+    else:
+        own = "" if path.parent == root else path.stem.removeprefix("instances_")
+    names = (own, f"images/{own}" if own else "", part, f"images/{part}")
+    return [name for name in dict.fromkeys(names) if name]
 
 
-def _pictures(
-    tree: Record, path: Path, place: tuple[str, list[Path]], ids: Mapping[int, int]
-) -> list[_Picture]:
-    """Returns the pictures that a list names, with their outlines.
-
-    Args:
-        tree: The list.
-        path: Its file.
-        place: What `_folders` returned.
-        ids: Category id -> class id.
-    """
-    own, folders = place
-    found: dict[int, _Picture] = {}
-    names: set[str] = set()
-    for number, entry in enumerate(records(tree, "images", str(path))):
-        where = f"{path}: 'images'[{number}]"
-        key, file_name = whole(entry, "id", where), _relative(entry, where)
-        name = file_name.with_suffix("").as_posix()
-        name = f"{own}/{name}" if own and file_name.parts[0] != own else name
-        if key in found or name in names:
-            raise DataError(f"{where}: id {key}, {shown(name)}: id or name is there already")
-        names.add(name)
-        size = picture_size(entry, "height", "width", where)
-        image = _find(folders, file_name)
-        label = f"{path}: image {key} ({shown(str(file_name))})"
-        found[key] = _Picture(name, size, image, label)
+def _read_list(path: Path, places: _Places, found: FoundPictures) -> _List:
+    """Reads a list; what its tree held beyond that is not kept."""
+    tree = read_json(path)
+    read = _List(path, read_categories(tree, path))
+    pictures = _pictures(tree, path, places, found)
+    read.pictures = list(pictures.values())
     for number, entry in enumerate(records(tree, "annotations", str(path))):
         where = f"{path}: 'annotations'[{number}]"
         key, category = whole(entry, "image_id", where), whole(entry, "category_id", where)
-        if key not in found:
-            raise DataError(f"{where}: image_id {key}: there is no such image")
-        if category not in ids:
+        if category not in read.categories:
             raise DataError(f"{where}: category_id {category}: there is no such category")
-        outlines = _packed(entry.pop("segmentation", None))
-        found[key].outlines.append(_Outline(number, ids[category], outlines))
-    return list(found.values())
+        if key not in pictures:
+            read.strays.append(number)
+            continue
+        segmentation = _packed(entry.pop("segmentation", None))
+        if segmentation is None:
+            read.without_area.append(number)
+            pictures[key].boxes += _box(entry.get("bbox"))
+            continue
+        read.drawn.add(category)
+        pictures[key].outlines.append(_Outline(number, category, segmentation))
+    return read
+
+
+def read_categories(tree: Record, path: Path) -> dict[int, tuple[str, str]]:
+    """Returns category id -> name and supercategory.
+
+    Raises:
+        DataError: No list of categories, one without id or name, or an id twice.
+    """
+    found: dict[int, tuple[str, str]] = {}
+    for number, category in enumerate(records(tree, "categories", str(path))):
+        where = f"{path}: 'categories'[{number}]"
+        key, name = whole(category, "id", where), text(category, "name", where)
+        if key in found:
+            raise DataError(f"{where}: id {key}, {shown(name)}: the id is there already")
+        above = category.get("supercategory")
+        found[key] = name, above if isinstance(above, str) else ""
+    return found
+
+
+def _class_names(lists: Mapping[str, _List], path: Path) -> tuple[dict[int, str], list[str]]:
+    """Returns category id -> name of those that are classes, and notes of those that are not."""
+    left = dict(sorted(lists["train"].categories.items()))
+    used = set().union(*(each.drawn for each in lists.values()))
+    notes = []
+    for key, (name, above) in list(left.items()):
+        others = [other for other in left.items() if other[0] != key]
+        twin = any(other == name for _, (other, _) in others)
+        is_root = above in ("", "none", name) and any(top == name for _, (_, top) in others)
+        if key not in used and (twin or is_root):
+            del left[key]
+            notes.append(f"{path}: category '{name}' (id {key}) holds others and is left out")
+        elif twin and any(other == name for k, (other, _) in others if k in used):
+            raise DataError(
+                f"{path}: 'categories': id {key}, {shown(name)}: the name is there twice"
+            )
+    return {key: name for key, (name, _) in left.items()}, notes
+
+
+def _refuse_without_outlines(lists: Mapping[str, _List]) -> None:
+    """Refuses a set that has annotations, none of which can be drawn."""
+    without = [each for each in lists.values() if each.without_area]
+    if without and not any(each.drawn for each in lists.values()):
+        count = sum(len(each.without_area) for each in without)
+        raise DataError(
+            f"{without[0].path}: none of the {count} annotations has an outline with an area; "
+            "boxes alone label no pixels: export polygons or masks"
+        )
+
+
+def _notes(read: _List) -> Iterator[str]:
+    """Yields what was left out of a list."""
+    for numbers, what in (
+        (read.without_area, "without an area (no outline, or fewer than 3 points): not drawn"),
+        (read.strays, "of images that are not in the list: left out"),
+    ):
+        if numbers:
+            named = ", ".join(f"'annotations'[{number}]" for number in numbers[:3])
+            more = ", ..." if len(numbers) > 3 else ""
+            plural = "annotation" if len(numbers) == 1 else "annotations"
+            yield f"{read.path}: {len(numbers)} {plural} {what} ({named}{more})"
+
+
+def _pictures(
+    tree: Record, path: Path, places: _Places, found: FoundPictures
+) -> dict[int, _Picture]:
+    """Returns the pictures that a list names, by their id."""
+    pictures: dict[int, _Picture] = {}
+    names: set[str] = set()
+    taken: dict[str, str] = {}
+    for number, entry in enumerate(records(tree, "images", str(path))):
+        where = f"{path}: 'images'[{number}]"
+        key, named = whole(entry, "id", where), path_text(entry, "file_name", where)
+        parts = path_parts(named)
+        if not parts:
+            raise DataError(f"{where}: file_name {shown(named)}: expected the path of a picture")
+        relative = PurePosixPath(*parts)
+        name = relative.with_suffix("").as_posix()
+        name = f"{places.own}/{name}" if places.own and parts[0] != places.own else name
+        if key in pictures or name in names:
+            raise DataError(f"{where}: id {key}, {shown(name)}: id or name is there already")
+        names.add(name)
+        label = f"{path}: image {key} ({shown(named)})"
+        image = _find(places, relative, named, label, found)
+        if isinstance(image, str) and image in taken:
+            image = DataError(f"{label}: {image} is the picture of {taken[image]} too: keep one")
+        elif isinstance(image, str):
+            taken[image] = f"image {key}"
+        pictures[key] = _Picture(name, _size(entry, where), image, label)
+    return pictures
+
+
+def _size(entry: Record, where: str) -> tuple[int, int] | None:
+    """Returns (H, W); Label Studio states none for pictures that it could not open."""
+    if entry.get("height") is None and entry.get("width") is None:
+        return None
+    return picture_size(entry, "height", "width", where)
+
+
+def _find(
+    places: _Places, relative: PurePosixPath, named: str, label: str, found: FoundPictures
+) -> str | DataError:
+    """Returns the file; the folder that has it comes first from then on."""
+    for index, folder in enumerate(places.folders):
+        if is_there(folder / relative):
+            places.folders.insert(0, places.folders.pop(index))
+            return str(folder / relative)
+    try:
+        return str(found.find(named, label, places.others))
+    except DataError as missing:
+        return missing
 
 
 def _packed(segmentation: Any) -> Any:
     """Returns polygons as arrays of x, y, x, y, ..., which take a quarter of the memory.
 
-    What is no polygon stays as JSON held it: whoever reads the label is told what is wrong.
+    Those without an area are left out; `None` where nothing is left. What is no polygon stays as
+    JSON held it: whatever reads the label says what is wrong.
     """
-    return list(map(_pack, segmentation)) if isinstance(segmentation, list) else segmentation
+    if isinstance(segmentation, dict) and not segmentation.get("counts", segmentation):
+        return None
+    if not isinstance(segmentation, list):
+        return segmentation
+    flat = len(segmentation) > 1 and all(type(value) in (int, float) for value in segmentation)
+    packed = list(map(_pack, [segmentation] if flat else segmentation))
+    return [values for values in packed if values is not None] or None
 
 
 def _pack(values: Any) -> Any:
+    """Returns a polygon as an array; `None` where it has no area."""
     try:
-        outline(values, "")
+        corners = points(values, "", least=0)
     except DataError:
         return values
-    return array("d", values)
+    return array("d", values) if len(corners) > 2 and area(corners) > 0 else None
+
+
+def _box(bbox: Any) -> list[np.ndarray]:
+    """Returns the outline of a box [x, y, width, height]; nothing where there is none."""
+    try:
+        (left, top), (width, height) = points(bbox, "", least=2)[:2]
+    except DataError:
+        return []
+    right, low = left + width, top + height
+    return [np.array([[left, top], [right, top], [right, low], [left, low]])]
 
 
 def _unpacked(values: Any, where: str) -> np.ndarray:
     return np.array(values).reshape(-1, 2) if isinstance(values, array) else outline(values, where)
 
 
-def _relative(entry: Record, where: str) -> PurePosixPath:
-    named = path_text(entry, "file_name", where)
-    path = PurePosixPath(named)
-    if path.is_absolute() or ".." in path.parts or not path.name:
-        raise DataError(
-            f"{where}: file_name {shown(named)}: expected a path inside the folder of pictures"
-        )
-    return path
+def _load_label(
+    pictures: Mapping[str, _Picture], ids: Mapping[int, int], background: int, sample: Sample
+) -> np.ndarray:
+    picture = pictures[sample.name]
+    size = picture.size or image_size(sample.image)
+    regions = [
+        _region(told, ids, size, f"{picture.label}: 'annotations'[{told.number}]")
+        for told in picture.outlines
+    ]
+    regions.sort(key=lambda region: -region.pixels)
+    # What is in a box without an outline is known not to be all background.
+    unknown = ((VOID, box) for box in picture.boxes)
+    return draw(size, chain(unknown, _shapes(regions, size)), background)
 
 
-def _find(folders: list[Path], file_name: PurePosixPath) -> str | None:
-    """Returns the file; the folder that has it comes first from then on."""
-    for index, folder in enumerate(folders):
-        if is_there(folder / file_name):
-            folders.insert(0, folders.pop(index))
-            return str(folder / file_name)
-    return None
-
-
-def _loader(pictures: Mapping[str, _Picture], background: int) -> LoadLabel:
-    def load_label(sample: Sample) -> np.ndarray:
-        picture = pictures[sample.name]
-        size = picture.size
-        regions = [
-            _region(told, size, f"{picture.label}: 'annotations'[{told.number}]")
-            for told in picture.outlines
-        ]
-        regions.sort(key=lambda region: -region.pixels)
-        return draw(size, _shapes(regions, size), background)
-
-    return load_label
-
-
-def _region(told: _Outline, size: tuple[int, int], where: str) -> _Region:
-    segmentation = told.segmentation
+def _region(told: _Outline, ids: Mapping[int, int], size: tuple[int, int], where: str) -> _Region:
+    segmentation, class_id = told.segmentation, ids[told.category]
     if isinstance(segmentation, list) and segmentation:
         polygons = [_unpacked(values, where) for values in segmentation]
-        return _Region(sum(map(area, polygons)), told.class_id, polygons, [])
+        return _Region(sum(map(area, polygons)), class_id, polygons, [])
     if not isinstance(segmentation, dict):
         raise DataError(
             f"{where}: 'segmentation' is {shown(segmentation)}: expected polygons or RLE; boxes "
@@ -308,7 +474,7 @@ def _region(told: _Outline, size: tuple[int, int], where: str) -> _Region:
             kind="size",
         )
     runs = read_runs(segmentation.get("counts"), size, where)
-    return _Region(sum(runs[1::2]), told.class_id, [], runs)
+    return _Region(sum(runs[1::2]), class_id, [], runs)
 
 
 def _shapes(regions: list[_Region], size: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:

@@ -17,6 +17,7 @@ from ccfnet_tf.datasets.check import in_threads
 from ccfnet_tf.datasets.inspect import fingerprint
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.parts import KIN, agreeing, parts_of, refuse_unpaired
+from ccfnet_tf.datasets.sequences import near_copies, thumbnail
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.new_folder import new_folder, refuse_existing
@@ -37,6 +38,7 @@ class Split:
         folders: The K folders written, in the order of the folds.
         census: Counts over the test part of each fold.
         kept: Groups of two or more pictures that stay on one side.
+        frames: Pictures that look like another frame of their sequence.
         absent: (fold, class id): the fold has no picture of the class although there are K groups
             or more that show it; empty but for rare cases, where classes get in each other's way.
     """
@@ -44,6 +46,7 @@ class Split:
     folders: tuple[Path, ...]
     census: tuple[Census, ...]
     kept: int
+    frames: int
     absent: tuple[tuple[int, int], ...]
 
 
@@ -53,20 +56,22 @@ def split(
     *,
     folds: int,
     seed: int,
+    group_of: Callable[[Sequence[Sample]], list[str]] | None = None,
     workers: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Split:
     """Deals all samples of a set, of whatever part, to folds and writes the lists.
 
     `out/fold_k/test.txt` has the names of fold k, `train.txt` those of the others, as `data.lists`
-    and `data.fold` take them. Stay on one side: what the layout knows to be kin, and pictures
-    whose pixels are the same.
+    and `data.fold` take them. Stay on one side: what the layout knows to be kin, pictures whose
+    pixels are the same, frames of a sequence (by name) that look alike, and groups of `group_of`.
 
     Args:
         listing: The set; its own division into parts is not kept.
         out: Folder to make for the lists; whole or not there.
         folds: Number of folds K.
         seed: Another seed gives another deal.
+        group_of: Returns the group of each sample; a group stays on one side.
         workers: Threads; 0 takes one a core, 8 at most.
         advance: Called after each sample, in the caller's thread.
 
@@ -79,22 +84,31 @@ def split(
     refuse_existing(out)
     refuse_unpaired(listing)
     _refuse_names(samples)
+    named = [group_of(samples)] if group_of else []
     load, classes = agreeing(listing.load), len(listing.taxonomy.names)
 
-    def look(sample: Sample) -> tuple[bytes, Census]:
+    def look(sample: Sample) -> tuple[bytes, np.ndarray, Census]:
         image, label = load(sample)
-        return fingerprint(image), Census.of(label, classes)
+        return fingerprint(image), thumbnail(image), Census.of(label, classes)
 
     prints: list[bytes] = []
+    thumbnails: list[np.ndarray] = []
     counted: list[Census] = []
-    for mark, census in in_threads(look, samples, workers):
+    for mark, small, census in in_threads(look, samples, workers):
         prints.append(mark)
+        thumbnails.append(small)
         counted.append(census)
         advance()
+    frames = near_copies(samples, np.array(thumbnails))
     pixels = np.array([census.pixels for census in counted])
     kin = [listing.kin.get(sample.name, sample.name) for sample in samples]
-    groups = joined(kin, prints)
+    groups = joined(kin, prints, frames, *named)
     units = max(groups) + 1
+    if units < 2:
+        raise ConfigError(
+            f"{out}: all {len(samples)} pictures belong together (by --group-by, or as frames that "
+            "look alike): one group cannot be dealt to folds"
+        )
     if not 2 <= folds <= min(units, 100):
         raise ConfigError(
             f"--folds is {folds}: from 2 to {min(units, 100)} are possible: the set has "
@@ -111,6 +125,7 @@ def split(
         tuple(out / f"fold_{k}" for k in range(folds)),
         tuple(_sum(counted, where == k, classes) for k in range(folds)),
         int((np.bincount(groups) > 1).sum()),
+        int((np.bincount(frames)[frames] > 1).sum()),
         tuple(gaps(pixels, groups, where, folds)),
     )
 

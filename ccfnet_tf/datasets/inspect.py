@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ccfnet_tf.datasets.absent import explain
 from ccfnet_tf.datasets.census import Census
 from ccfnet_tf.datasets.check import in_threads
-from ccfnet_tf.datasets.listing import Listing
+from ccfnet_tf.datasets.listing import Listing, bands_note
+from ccfnet_tf.datasets.mask_values import as_option
 from ccfnet_tf.datasets.parts import agreeing, parts_of
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
@@ -24,7 +26,8 @@ class Finding:
     Attributes:
         kind: `missing`, `unreadable`, `size` or `value` as in `DataError`; `duplicate`: the pixels
             of another picture; `absent`: a class that is not where it is needed; `void`: a label
-            without a class.
+            without a class; `set`: something about the whole set; `band`: a band beside the
+            colours is left out.
         part: `train`, `val` or `test`; empty where it belongs to none.
         file: The file's address; empty where it is about no file.
         text: What is wrong with it, one line.
@@ -47,10 +50,10 @@ class Report:
         counts: Part -> number of its pictures, sound or not.
         classes: Names of the classes.
         findings: What must be mended: files that are missing, cannot be read, differ in size or
-            hold a value outside the classes; pictures that are in two parts; classes of val or
-            test that train does not show.
-        notes: What is worth knowing: labels without a class, pictures that one part has twice,
-            classes that occur nowhere.
+            hold a value outside the classes; pictures that are in two parts; classes that train
+            does not show.
+        notes: What is worth knowing: what the listing notes, labels without a class, pictures that
+            one part has twice.
     """
 
     counts: Mapping[str, int]
@@ -82,12 +85,17 @@ def fingerprint(image: np.ndarray) -> bytes:
 
 
 def inspect(
-    listing: Listing, *, workers: int = 0, advance: Callable[[], None] = lambda: None
+    listing: Listing,
+    *,
+    allow_absent: bool = False,
+    workers: int = 0,
+    advance: Callable[[], None] = lambda: None,
 ) -> Report:
     """Reads every picture and label of every part once, in threads.
 
     Args:
         listing: The set.
+        allow_absent: Classes that train does not show are noted, not found wrong.
         workers: Threads; 0 takes one a core, 8 at most.
         advance: Called after each sample, in the caller's thread.
     """
@@ -100,9 +108,11 @@ def inspect(
 
     findings = [_finding(error, "", ()) for error in (*listing.unpaired, *listing.verify())]
     missing = {finding.file for finding in findings}
-    notes: list[Finding] = []
+    notes = [_note(note) for note in listing.notes]
+    if band := bands_note(sample for samples in parts.values() for sample in samples):
+        notes.append(_note(band, "band"))
     copies = _Copies()
-    occurrence = _Occurrence(listing.taxonomy.names)
+    occurrence = _Occurrence(listing)
     places = [(part, sample) for part, samples in parts.items() for sample in samples]
     for seen in in_threads(look, places, workers):
         part, sample = seen.part, seen.sample
@@ -117,11 +127,17 @@ def inspect(
                 text = "no pixel has a class: nothing is learned from it or measured on it"
                 notes.append(Finding("void", part, sample.label, text))
         advance()
+    absent = (*occurrence.not_in_train(), *occurrence.nowhere())
     return Report(
         counts={part: len(samples) for part, samples in parts.items()},
         classes=listing.taxonomy.names,
-        findings=(*findings, *copies.across, *occurrence.not_in_train()),
-        notes=(*notes, *copies.within, *occurrence.nowhere()),
+        findings=(*findings, *copies.across, *(() if allow_absent else absent)),
+        notes=(
+            *notes,
+            *copies.within,
+            *occurrence.in_two_codings(),
+            *(absent if allow_absent else ()),
+        ),
     )
 
 
@@ -160,6 +176,11 @@ def _finding(error: DataError, part: str, addresses: tuple[str, ...]) -> Finding
     return Finding(error.kind, part, file, text) if text else Finding(error.kind, part, "", line)
 
 
+def _note(line: str, kind: str = "set") -> Finding:
+    file, _, text = line.partition(": ")
+    return Finding(kind, "", file, text)
+
+
 class _Copies:
     """Pictures of the same pixels: those in two parts, and those that one part has twice."""
 
@@ -186,15 +207,23 @@ class _Copies:
 class _Occurrence:
     """Which classes occur where."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._names = listing.taxonomy.names
         self._pictures: dict[str, np.ndarray] = {}  # part -> int64 [C]
         self._first: dict[tuple[str, int], Sample] = {}
+        self._void = 0
+        self._voided = 0  # pictures with pixels without a label
+        self._beside = np.zeros(len(self._names), np.int64)  # of these, those that show the class
 
     def add(self, census: Census, part: str, sample: Sample) -> None:
         for index in np.flatnonzero(census.pictures):
             self._first.setdefault((part, int(index)), sample)
         self._pictures[part] = self._pictures.get(part, 0) + census.pictures
+        self._void += census.void
+        if census.void:
+            self._voided += 1
+            self._beside += census.pictures
 
     def not_in_train(self) -> list[Finding]:
         findings = []
@@ -209,10 +238,34 @@ class _Occurrence:
                 findings.append(Finding("absent", part, sample.label, text))
         return findings
 
+    def in_two_codings(self) -> list[Finding]:
+        """Returns a note where void and a class of two are in no label together.
+
+        So it is where some masks of a set hold 0 and 1, and others 0 and 255.
+        """
+        masks = self._listing.mask_values
+        shown = np.sum([*self._pictures.values()], axis=0)
+        if masks is None or len(masks.void) != 1 or len(self._names) != 2 or not self._voided:
+            return []
+        apart = [i for i in (0, 1) if shown[i] and not self._beside[i] and self._beside[1 - i]]
+        if not apart:
+            return []
+        name, void = self._names[apart[0]], masks.void[0]
+        own = [value for value, index in masks.ids.items() if index == apart[0]]
+        option = as_option(dict.fromkeys([*own, void], name))
+        text = (
+            f"{self._voided} labels hold {void}, the value for no label, and {shown[apart[0]]} "
+            f"hold '{name}', but none both: if {void} means '{name}' in some masks, say so with "
+            f"{option}"
+        )
+        return [Finding("void", "", "", text)]
+
     def nowhere(self) -> list[Finding]:
+        if not self._first:  # nothing could be read, or all is void: which is said elsewhere
+            return []
         found = {index for _, index in self._first}
-        return [
-            Finding("absent", "", "", f"class '{name}' occurs nowhere")
-            for index, name in enumerate(self._names)
-            if index not in found
-        ]
+        missing = [name for index, name in enumerate(self._names) if index not in found]
+        if not missing:
+            return []
+        text = explain(missing, "nowhere", self._void, self._listing.mask_values)
+        return [Finding("absent", "", "", text)]

@@ -21,8 +21,20 @@ def read_json(path: str | Path) -> Record:
     Raises:
         DataError: Missing, not JSON, or another value than an object.
     """
+    tree = read_any_json(path)
+    if not isinstance(tree, dict):
+        raise DataError(f"{path}: {shown(tree)}: expected an object, {{...}}")
+    return tree
+
+
+def read_any_json(path: str | Path) -> Any:
+    """Reads a file that holds one JSON value.
+
+    Raises:
+        DataError: Missing, or not JSON.
+    """
     try:
-        tree = json.loads(Path(path).read_bytes())
+        return json.loads(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
@@ -30,9 +42,6 @@ def read_json(path: str | Path) -> Record:
     except (ValueError, RecursionError) as error:  # bytes that are no text are a ValueError too
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: damaged or not JSON ({reason}); write it anew") from error
-    if not isinstance(tree, dict):
-        raise DataError(f"{path}: {shown(tree)}: expected an object, {{...}}")
-    return tree
 
 
 def records(owner: Record, key: str, where: str) -> list[Record]:

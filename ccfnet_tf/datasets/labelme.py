@@ -1,18 +1,24 @@
 """Pictures labelled with the labelme tool: a JSON file of outlines a picture.
 
     ROOT/**/<name>.json              names its picture in `imagePath`, relative to itself
-    ROOT/{val,test}/...              these are the val and test parts; everything else is train
+    ROOT/{val,test}/...              these are the val and test parts (valid, validation, dev and
+                                     testing as well); everything else is train
     ROOT/classes.txt                 a class name a line; may be missing
     ROOT/{train,val,test}.txt        lists that split the set otherwise; may be missing
 
-Without classes.txt, the classes are all labels of the set in alphabetical order. A pixel is void
-where no shape covers it, or where one labelled `_background_` or `__ignore__` does. A classes.txt
-that names `_background_` makes it a class: the one of every pixel that no shape covers.
+Without classes.txt, the classes are all labels of the set in alphabetical order. `__ignore__` is
+never a class: its pixels are void. `_background_` is the class of every pixel that no shape covers;
+there is one where classes.txt names it, where there is no classes.txt and a shape has that label,
+or where there is one other class alone. Else pixels that no shape covers are void.
 
 Shapes are drawn in the order of the file, later ones over earlier ones: polygon, rectangle,
 oriented_rectangle, rotation, circle and mask. Points and lines have no area and label nothing;
-`group_id` and `holes` change nothing. `imageData`, the picture inside the JSON file, is never
-used. JSON files with neither `shapes` nor `imagePath` are not labelme's and left out.
+`group_id` and `holes` change nothing. Shapes with too few points are not drawn, but noted. JSON
+files with neither `shapes` nor `imagePath` are not labelme's and left out.
+
+The picture is the file that `imagePath` names, if it has the size that the JSON file states. Else
+it is a file of that name beside the JSON file, `imageData` (the picture inside the JSON file), a
+file of the JSON file's own name, or the only file of that name below ROOT.
 
 A line of train.txt, val.txt or test.txt is a picture or its JSON file, relative to ROOT, with or
 without suffix; pictures in no list are left out.
@@ -23,6 +29,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +38,7 @@ import numpy as np
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.check import in_threads
-from ccfnet_tf.datasets.folder import SUFFIXES
+from ccfnet_tf.datasets.found_pictures import FoundPictures, path_parts
 from ccfnet_tf.datasets.json_files import (
     Record,
     is_there,
@@ -42,15 +49,19 @@ from ccfnet_tf.datasets.json_files import (
     shown,
     text,
 )
-from ccfnet_tf.datasets.listing import Listing, LoadLabel, with_pictures
-from ccfnet_tf.datasets.name_lists import PARTS, read_classes, read_part_lists, taxonomy_of
+from ccfnet_tf.datasets.listing import (
+    Listing,
+    LoadLabel,
+    bytes_fingerprint,
+    fingerprint,
+    stored_bytes,
+)
+from ccfnet_tf.datasets.name_lists import read_classes, read_part_lists, taxonomy_of
+from ccfnet_tf.datasets.pairing import PHOTOS, part_named
 from ccfnet_tf.datasets.pictures import image_size, read_image
 from ccfnet_tf.datasets.polygons import circle, draw, points
 from ccfnet_tf.errors import DataError, nearest
-from ccfnet_tf.labels import VOID, Sample, Taxonomy
-
-BACKGROUND = "_background_"
-VOID_LABELS = (BACKGROUND, "__ignore__")
+from ccfnet_tf.labels import BACKGROUND, IGNORED, VOID, Sample, Taxonomy
 
 # Shape type -> numbers of points that it may have; `None` is any from 3 on.
 _AREAS: Mapping[str, tuple[int, ...] | None] = {
@@ -78,11 +89,16 @@ class _Shape(NamedTuple):
 
 
 class _File(NamedTuple):
-    """What is kept of a JSON file; `size` is (H, W), or `None` where it states none."""
+    """What is kept of a JSON file.
+
+    `image` is the JSON file itself where the picture is in it. `size` is (H, W), or `None` where it
+    states none. `without_area` has the numbers of shapes that have too few points.
+    """
 
     image: str
     size: tuple[int, int] | None
     shapes: tuple[_Shape, ...]
+    without_area: tuple[int, ...]
 
 
 def signs(root: Path) -> str:
@@ -115,7 +131,10 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             f"{root}: no JSON files of labelme in it: expected <picture>.json beside each picture"
         )
     labels = {shape.label for file in files.values() for shape in file.shapes}
-    taxonomy = _taxonomy(root, labels - set(VOID_LABELS), faults)
+    notes = _notes(root, files)
+    if notes and not labels:
+        raise DataError(f"{notes[0]}: nothing is left to learn from")
+    taxonomy = _taxonomy(root, labels - {IGNORED}, faults)
     known = _ways_to_write(root, samples, faults)
     lists = {} if data.lists else read_part_lists(root, known, "labelled picture of the set")
     if lists:
@@ -134,10 +153,57 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         parts["train"],
         parts.get("val"),
         parts.get("test", ()),
-        with_pictures(load_label),
+        lambda sample: (_load_image(sample), load_label(sample)),
         load_label,
+        _bytes_of,
+        lambda sample: (
+            bytes_fingerprint(_bytes_of(sample)) if _inside(sample) else fingerprint(sample)
+        ),
         unpaired=tuple(faults[name] for name in sorted(faults)),
+        notes=notes,
     )
+
+
+def _inside(sample: Sample) -> bool:
+    """Returns whether the picture is in the JSON file."""
+    return sample.image == sample.label
+
+
+def _bytes_of(sample: Sample) -> bytes:
+    if _inside(sample):
+        return _embedded(read_json(sample.label), sample.label)
+    return stored_bytes(sample)
+
+
+def _fingerprint(sample: Sample) -> str:
+    return bytes_fingerprint(_bytes_of(sample)) if _inside(sample) else fingerprint(sample)
+
+
+def _load_image(sample: Sample) -> np.ndarray:
+    return read_image(sample.image, _bytes_of(sample) if _inside(sample) else None)
+
+
+def _embedded(tree: Record, path: str | Path) -> bytes:
+    """Returns the picture file that a JSON file holds.
+
+    Raises:
+        DataError: It is not base64.
+    """
+    try:
+        return base64.b64decode(text(tree, "imageData", str(path)), validate=True)
+    except ValueError as error:
+        raise DataError(f"{path}: 'imageData' is damaged ({error}): expected base64") from error
+
+
+def _notes(root: Path, files: Mapping[str, _File]) -> tuple[str, ...]:
+    """Returns a note of the shapes that are not drawn."""
+    places = [f"{name}.json: shape {n}" for name, file in files.items() for n in file.without_area]
+    if not places:
+        return ()
+    shapes = "shape" if len(places) == 1 else "shapes"
+    more = ", ..." if len(places) > 3 else ""
+    named = f"({', '.join(places[:3])}{more})"
+    return (f"{root}: {len(places)} {shapes} without an area (too few points) not drawn {named}",)
 
 
 def _find(root: Path) -> tuple[dict[str, Sample], dict[str, _File], dict[str, DataError]]:
@@ -151,7 +217,9 @@ def _find(root: Path) -> tuple[dict[str, Sample], dict[str, _File], dict[str, Da
         for path in sorted(root.rglob("*.json"))
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts)
     ]
-    for path, found in zip(paths, in_threads(_read, paths), strict=True):
+    pictures = FoundPictures(root)
+    reads = in_threads(partial(_read, pictures=pictures), paths)
+    for path, found in zip(paths, reads, strict=True):
         name = path.relative_to(root).with_suffix("").as_posix()
         if isinstance(found, DataError):
             faults[name] = found
@@ -165,13 +233,16 @@ def _find(root: Path) -> tuple[dict[str, Sample], dict[str, _File], dict[str, Da
     return samples, files, faults
 
 
-def _read(path: Path) -> _File | DataError | None:
+def _read(path: Path, pictures: FoundPictures) -> _File | DataError | None:
     """Returns a JSON file, or what is wrong with it; `None` where it is not labelme's."""
     try:
         tree = read_json(path)
         if "shapes" not in tree and "imagePath" not in tree:
             return None
-        return _File(_picture_of(tree, path), _size(tree, path), tuple(_shapes(tree, path)))
+        size = _size(tree, path)
+        without_area: list[int] = []
+        shapes = tuple(_shapes(tree, path, without_area))
+        return _File(_picture_of(tree, path, size, pictures), size, shapes, tuple(without_area))
     except DataError as fault:
         return fault
 
@@ -182,28 +253,42 @@ def _size(tree: Record, path: Path) -> tuple[int, int] | None:
     return picture_size(tree, "imageHeight", "imageWidth", str(path))
 
 
-def _picture_of(tree: Record, path: Path) -> str:
+def _picture_of(
+    tree: Record, path: Path, size: tuple[int, int] | None, pictures: FoundPictures
+) -> str:
+    """Returns the picture of a JSON file, which may be in it."""
+    embedded = bool(tree.get("imageData"))
+    named = path_text(tree, "imagePath", str(path)) if tree.get("imagePath") is not None else ""
+    for image in (path.parent / named, path.parent / "/".join(path_parts(named)[-1:])):
+        if named and is_there(image) and not (embedded and size and _differs(image, size)):
+            plain = Path(os.path.normpath(image))
+            return str(plain if is_there(plain) else image)  # `..` behind a link is not plain
+    if embedded:
+        return str(path)
+    for suffix in sorted(PHOTOS):
+        for image in (path.with_suffix(suffix), path.with_suffix(suffix.upper())):
+            if is_there(image):
+                return str(image)
     named = path_text(tree, "imagePath", str(path))
-    image = path.parent / named
-    if not is_there(image):
-        raise DataError(
-            f"{path}: no picture {shown(named)} there: imagePath is relative to the JSON file",
-            kind="missing",
-        )
-    plain = Path(os.path.normpath(image))
-    return str(plain if is_there(plain) else image)  # `..` behind a link is not plain
+    return str(pictures.find(named, f"{path}: imagePath {shown(named)}"))
+
+
+def _differs(image: Path, size: tuple[int, int]) -> bool:
+    try:
+        return image_size(image) != size
+    except DataError:
+        return False  # said when the picture is read
 
 
 def _taxonomy(root: Path, labels: set[str], faults: Mapping[str, DataError]) -> Taxonomy:
     if (root / "classes.txt").is_file():
-        return read_classes(root / "classes.txt")
+        return read_classes(root / "classes.txt", background=BACKGROUND)
     if faults and len(labels) < 2:
         raise next(iter(faults.values()))  # says more than that there are too few classes
-    return taxonomy_of(
-        sorted(labels),
-        f"{root}: labels of its JSON files",
-        f"; add classes.txt, where a class {BACKGROUND} stands for all that no shape covers",
-    )
+    others = sorted(labels - {BACKGROUND})
+    if len(others) == 1 or BACKGROUND in labels:
+        others = [BACKGROUND, *others]
+    return taxonomy_of(others, f"{root}: labels of its JSON files", "; label something else too")
 
 
 def _ways_to_write(
@@ -223,7 +308,7 @@ def _by_folder(samples: Mapping[str, Sample]) -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {"train": []}
     for name in samples:
         top = name.split("/")[0] if "/" in name else ""
-        parts.setdefault(top if top in PARTS else "train", []).append(name)
+        parts.setdefault(part_named(top) or "train", []).append(name)
     return parts
 
 
@@ -234,7 +319,7 @@ def _unlabelled(root: Path, samples: Mapping[str, Sample]) -> dict[str, DataErro
     for folder in sorted({Path(image).parent for image in labelled}):
         for path in sorted(folder.iterdir()):
             used = str(path) in labelled or path.with_suffix(".json").exists()
-            if path.suffix.lower() in SUFFIXES and path.name[0] != "." and not used:
+            if path.suffix.lower() in PHOTOS and path.name[0] != "." and not used:
                 faults[str(path)] = DataError(
                     f"{path}: no JSON file of labelme names it: label it, remove it, or list the "
                     f"labelled ones in {root / 'train.txt'}",
@@ -244,7 +329,9 @@ def _unlabelled(root: Path, samples: Mapping[str, Sample]) -> dict[str, DataErro
 
 
 def _loader(names: tuple[str, ...], files: Mapping[str, _File]) -> LoadLabel:
-    ids = dict.fromkeys(VOID_LABELS, VOID) | {name: index for index, name in enumerate(names)}
+    ids = dict.fromkeys((BACKGROUND, IGNORED), VOID) | {
+        name: index for index, name in enumerate(names)
+    }
 
     def load_label(sample: Sample) -> np.ndarray:
         file, path = files[sample.name], sample.label
@@ -255,15 +342,19 @@ def _loader(names: tuple[str, ...], files: Mapping[str, _File]) -> LoadLabel:
     return load_label
 
 
-def _shapes(tree: Record, path: Path) -> Iterator[_Shape]:
-    """Yields the shapes that have an area."""
+def _shapes(tree: Record, path: Path, without_area: list[int]) -> Iterator[_Shape]:
+    """Yields the shapes that have an area; adds the numbers of those with too few points."""
     for number, shape in enumerate(records(tree, "shapes", str(path)), start=1):
         where = f"{path}: shape {number}"
         kind = _kind(shape)
         if isinstance(kind, str) and kind in _AREAS:
             label = text(shape, "label", where)
             mask = text(shape, "mask", where) if kind == "mask" else ""
-            yield _Shape(number, kind, label, _corners(shape, where, _AREAS[kind]), mask)
+            corners = _corners(shape, where, _AREAS[kind])
+            if len(corners) < (3 if _AREAS[kind] is None else 2):
+                without_area.append(number)
+                continue
+            yield _Shape(number, kind, label, corners, mask)
         elif kind not in _NO_AREA:
             known = (*_AREAS, *_NO_AREA)
             hint = nearest(kind, known) if isinstance(kind, str) else ""
@@ -308,8 +399,8 @@ def _corners(shape: Record, where: str, counts: tuple[int, ...] | None) -> np.nd
         not isinstance(pair, list) or len(pair) != 2 for pair in pairs
     ):
         raise DataError(f"{where}: 'points' is {shown(pairs)}: expected a list of [x, y]")
-    corners = points([number for pair in pairs for number in pair], where, least=2 if counts else 3)
-    if counts and len(corners) not in counts:
+    corners = points([number for pair in pairs for number in pair], where, least=0)
+    if counts and len(corners) > 1 and len(corners) not in counts:
         allowed = " or ".join(map(str, counts))
         raise DataError(f"{where}: {len(corners)} points: a {_kind(shape)} has {allowed}")
     return corners

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from ccfnet_tf.config import DataConfig, DataFormat
 from ccfnet_tf.datasets import (
     ade20k,
+    ade20k_full,
     camvid,
     cityscapes,
     coco,
+    coco_panoptic,
+    cvat_images,
     folder,
+    hugging_face,
+    kitti,
+    label_studio,
     labelme,
+    mapillary,
+    roboflow_masks,
     scenes,
     shards,
     sift_flow,
@@ -21,7 +30,7 @@ from ccfnet_tf.datasets import (
     voc,
 )
 from ccfnet_tf.datasets.listing import Listing
-from ccfnet_tf.datasets.pairing import contents
+from ccfnet_tf.datasets.nearest_layout import nearest_layout
 from ccfnet_tf.errors import DataError
 
 
@@ -44,7 +53,18 @@ READERS: dict[DataFormat, Reader] = {
     "ade20k": Reader(ade20k.signs, ade20k.read),
     "labelme": Reader(labelme.signs, labelme.read),
     "coco": Reader(coco.signs, coco.read),
+    "coco_panoptic": Reader(coco_panoptic.signs, coco_panoptic.read),
+    "cvat_images": Reader(cvat_images.signs, cvat_images.read),
+    "label_studio": Reader(label_studio.signs, label_studio.read),
+    "roboflow_masks": Reader(roboflow_masks.signs, roboflow_masks.read),
+    "hugging_face": Reader(hugging_face.signs, hugging_face.read),
+    "kitti": Reader(kitti.signs, kitti.read),
+    "mapillary": Reader(mapillary.signs, mapillary.read),
+    "ade20k_full": Reader(ade20k_full.signs, ade20k_full.read),
 }
+
+
+_NEARBY = 50  # folders looked at for a hint
 
 
 def detect(root: Path) -> DataFormat:
@@ -62,8 +82,19 @@ def detect(root: Path) -> DataFormat:
         raise DataError(
             f"{root}: looks like more than one layout: {seen}: say which with --data.format"
         )
-    raise DataError(
-        f"{root}: no known layout (found: {contents(root)}): expected images/ and masks/ with "
-        f"classes.txt, or one of {', '.join(name for name in READERS if name != 'scenes')}; "
-        "see data/README.md, or say which with --data.format"
-    )
+    below = _below(root)
+    if below:
+        raise DataError(f"{root}: no known layout here, but {below}: give that folder")
+    raise DataError(f"{root}: no known layout: {nearest_layout(root)}")
+
+
+def _below(root: Path) -> str:
+    """Returns the first folder in `root` that has a layout, and which; empty where none has."""
+    below = (path for pattern in ("*/", "*/*/") for path in sorted(root.glob(pattern)))
+    for near in islice(below, _NEARBY):
+        if near.name.startswith("."):
+            continue
+        for name, reader in READERS.items():
+            if signs := reader.signs(near):
+                return f"{near} is {name} ({signs})"
+    return ""

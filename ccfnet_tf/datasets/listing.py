@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ccfnet_tf.datasets.pictures import read_image
+from ccfnet_tf.datasets.mask_values import MaskValues
+from ccfnet_tf.datasets.pictures import extra_band, read_image
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample, Taxonomy
 
@@ -53,11 +54,32 @@ def fingerprint(sample: Sample) -> str:
     return digest.hexdigest()
 
 
+def bytes_fingerprint(stored: bytes) -> str:
+    """Returns a digest of a picture that is no file of its own."""
+    return hashlib.blake2b(stored, digest_size=_DIGEST).hexdigest()
+
+
 def label_fingerprint(label: np.ndarray) -> str:
     """Returns a digest of a label, int32 [H, W]."""
     digest = hashlib.blake2b(str(label.shape).encode(), digest_size=_DIGEST)
     digest.update(np.ascontiguousarray(label, np.int32).data)
     return digest.hexdigest()
+
+
+_COMMON = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"))
+
+
+def bands_note(samples: Iterable[Sample]) -> str:
+    """Returns a line on pictures of which a band beside the colours is left out; else empty."""
+    odd = [s.image for s in samples if Path(s.image).suffix.lower() not in _COMMON]
+    found = [image for image in odd if extra_band(image)]
+    if not found:
+        return ""
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return (
+        f"{found[0]}{more}: a band beside the colours, such as near infrared, is left out; the "
+        "colours are taken as they are stored"
+    )
 
 
 @dataclass(frozen=True)
@@ -79,6 +101,9 @@ class Listing:
         unpaired: Pictures without a label and labels without a picture, of kind `missing`, and
             label files that cannot be used at all. They are in no part; training refuses a set
             that has any.
+        mask_values: What the values of its index masks mean; `None` where its labels are of
+            another kind.
+        notes: What is worth knowing of the set, each `file: what` on one line.
     """
 
     taxonomy: Taxonomy
@@ -93,6 +118,8 @@ class Listing:
     kin: Mapping[str, str] = field(default_factory=dict)
     folds: int = 0
     unpaired: tuple[DataError, ...] = ()
+    mask_values: MaskValues | None = None
+    notes: tuple[str, ...] = ()
 
 
 def with_pictures(load_label: LoadLabel) -> Load:

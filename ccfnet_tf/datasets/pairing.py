@@ -11,6 +11,9 @@ from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
 PICTURES = (".jpg", ".jpeg", ".png")
+PHOTOS = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif", ".avif")
+)
 MASKS = (".png",)
 
 # Patterns of files in a folder.
@@ -19,6 +22,12 @@ DEEP = ("*.*", "*/*.*")  # and in the folders in it, which may be links
 ANYWHERE = ("**/*",)
 
 _NEARBY = 200  # folders looked at for a hint
+
+_PART_WORDS = {
+    "train": ("train", "training", "default"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 
 
 def folders_seen(root: Path, *names: str) -> str:
@@ -47,6 +56,12 @@ def require(root: Path, signs: Callable[[Path], str], expected: str) -> None:
     near = next((p for p in (*root.parents[:2], *islice(below, _NEARBY)) if signs(p)), None)
     hint = f"; did you mean {near}?" if near else ""
     raise DataError(f"{root}: not the folder of {expected}{hint}")
+
+
+def part_named(word: str) -> str:
+    """Returns `train`, `val` or `test` for what tools call it; an empty string for other words."""
+    lowered = word.casefold()
+    return next((part for part, words in _PART_WORDS.items() if lowered in words), "")
 
 
 def contents(folder: Path) -> str:

@@ -13,7 +13,9 @@ from ccfnet_tf.config import DataConfig, DataFormat
 from ccfnet_tf.datasets.label_map import read_label_map
 from ccfnet_tf.datasets.layouts import READERS, detect
 from ccfnet_tf.datasets.listing import Listing, Load, fingerprint
+from ccfnet_tf.datasets.mask_values import MaskValues
 from ccfnet_tf.datasets.name_lists import read_names, read_part_lists
+from ccfnet_tf.datasets.part_names import misleading_folders
 from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
 
@@ -35,6 +37,8 @@ class Parts:
             Raises DataError where a file cannot be used or sizes differ.
         fingerprint: As that of a `Listing`.
         own_val: The validation part is the set's own, not a share of its training part.
+        mask_values: As that of a `Listing`.
+        notes: As those of a `Listing`.
     """
 
     format: DataFormat
@@ -45,6 +49,8 @@ class Parts:
     load: Load
     fingerprint: Callable[[Sample], str] = fingerprint
     own_val: bool = False
+    mask_values: MaskValues | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -82,6 +88,14 @@ def list_set(data: DataConfig, seed: int) -> Listing:
     data = with_format(data)
     root = _root(data)
     listing = READERS[data.format].read(data, root, seed)
+    if data.mask_values and listing.mask_values is None:
+        raise ConfigError(
+            f"data.mask_values is {data.mask_values}: format '{data.format}' has no index masks: "
+            "leave it out"
+        )
+    if not data.lists and data.format not in ("scenes", "shards", "cityscapes"):
+        lines = misleading_folders(root, parts_of(listing))
+        listing = replace(listing, notes=(*listing.notes, *lines))
     if data.lists:
         listing = _by_lists(listing, Path(data.lists).expanduser(), data.fold)
     elif "://" not in str(data.root):
@@ -122,6 +136,8 @@ def read_parts(data: DataConfig, seed: int) -> Parts:
         agreeing(listing.load),
         listing.fingerprint,
         own_val=listing.val is not None,
+        mask_values=listing.mask_values,
+        notes=listing.notes,
     )
 
 
@@ -248,6 +264,8 @@ def _take(
         group = groups[keys[index]]
         if len(held) + len(group) <= wanted:
             held.update(group)
+    if wanted and not held:  # groups, such as films, are all larger than the share
+        held.update(groups[min(keys, key=lambda key: len(groups[key]))])
     return (
         tuple(sample for sample in train if sample.name not in held),
         tuple(sample for sample in train if sample.name in held),

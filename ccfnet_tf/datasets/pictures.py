@@ -12,10 +12,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
@@ -47,18 +47,34 @@ _TURNS = {  # EXIF orientation: what brings the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 
+VALUES = 1 << 16
+"""Values that a mask can have: those of a grey PNG of 16 bits."""
+
+_TRANSPARENT = ("PNG", "WEBP", "GIF", "AVIF")
+"""Formats whose alpha is what makes a picture transparent."""
+
 NO_CLASS = -2
 """In a table from values to class ids: the value is refused."""
 
+_SAMPLES_PER_PIXEL = 277  # tag of TIFF
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_COLOURS = {2: "RGB colours", 4: "grey with alpha", 6: "RGB colours with alpha"}
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6  # colour types of PNG
+_WITH_ALPHA = (_GREY_ALPHA, _RGBA)
+_PNG_COLOURS = {
+    _RGB: "RGB colours",
+    _GREY_ALPHA: "grey with alpha",
+    _RGBA: "RGB colours with alpha",
+}
 
 
 def read_image(path: str | Path, data: bytes | None = None) -> np.ndarray:
     """Reads a photograph.
 
-    Grey, CMYK and palette pictures become RGB, 16 bits are scaled to 8, transparent parts show
-    white (as most viewers do), EXIF orientation is applied.
+    Grey, CMYK and palette pictures become RGB, 16 bits are scaled to 8, EXIF orientation is
+    applied. Transparent parts of PNG, WebP, GIF and AVIF show white (as most viewers do). In other
+    formats a band that is tagged as alpha is often something else, such as near infrared in TIFF:
+    there the colour bands are taken as they are stored; `extra_band` says where.
 
     Args:
         path: File in any format that Pillow reads; of several frames the first counts.
@@ -71,10 +87,26 @@ def read_image(path: str | Path, data: bytes | None = None) -> np.ndarray:
         DataError: Missing, not a picture, damaged or truncated, more than `MAX_PIXELS`.
     """
     with _opened(path, data) as image:
+        _keep_stored_colours(image)
         image.load()
         turn = _TURNS.get(_orientation(image))
         upright = image if turn is None else image.transpose(turn)
-        return np.array(_to_rgb(upright, path))
+        return np.array(_to_rgb(upright, path, transparent=image.format in _TRANSPARENT))
+
+
+def extra_band(path: str | Path, data: bytes | None = None) -> bool:
+    """Returns whether a picture has a band beside its colours that `read_image` leaves out.
+
+    Only the header is looked at; a file that is no picture has none.
+    """
+    try:
+        with _opened(path, data) as image:
+            if image.format == "TIFF":
+                bands = cast(Any, image).tag_v2.get(_SAMPLES_PER_PIXEL, 1)
+                return bands > len(image.getbands()) or image.mode in ("RGBA", "LA")
+            return image.mode in ("RGBA", "LA") and image.format not in _TRANSPARENT
+    except DataError:
+        return False
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -88,57 +120,57 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
-def read_index_mask(path: str | Path, *, classes: int, void_value: int) -> np.ndarray:
-    """Reads a mask of class ids.
-
-    Args:
-        path: PNG, grey or palette, at most 8 bits; a palette's indices count, not its colours.
-        classes: Number of classes C.
-        void_value: Value of pixels without a label; wins over a class of the same id.
-
-    Returns:
-        int32 [H, W], 0..C-1 or `VOID`.
-
-    Raises:
-        DataError: Missing, damaged, another kind of picture, or a value outside the rule.
-    """
-    return to_ids(read_index_values(path), path, classes=classes, void_value=void_value)
-
-
-def to_ids(values: np.ndarray, path: str | Path, *, classes: int, void_value: int) -> np.ndarray:
-    """Takes the values of a mask, int32 [H, W], for class ids; the rest as in `read_index_mask`."""
-    table = np.full(256, NO_CLASS, np.int32)
-    table[:classes] = np.arange(classes)
-    table[void_value] = VOID
-    rule = (
-        f"a mask holds 0..{classes - 1} (the {classes} classes) or {void_value} "
-        "(data.void_value); mend the mask, set data.void_value, or name the class in classes.txt"
-    )
-    return to_classes(values, table, path, rule)
-
-
 def read_index_values(path: str | Path) -> np.ndarray:
     """Reads the values of a mask as they are in the file.
 
     Args:
-        path: PNG, grey or palette, at most 8 bits; a palette's indices count, not its colours.
+        path: PNG, grey (at most 16 bits) or palette; a palette's indices count, not its colours.
+            Grey that is stored as opaque RGB or with an opaque alpha band is grey too.
 
     Returns:
-        int32 [H, W], 0..255.
+        int32 [H, W], 0..65535.
 
     Raises:
         DataError: Missing, damaged, or another kind of picture.
     """
-    return _index_values(path, _mask_kind(path, {0, 3})[0])
+    return _values(path, *_mask_kind(path))
+
+
+def _values(path: str | Path, depth: int, colour: int) -> np.ndarray:
+    if colour in (_GREY, _PALETTE):
+        return _index_values(path, depth)
+    colours = _opaque(path, colour)
+    if not np.array_equal(colours, np.repeat(colours[..., :1], 3, axis=-1)):
+        raise DataError(
+            f"{path}: {_PNG_COLOURS[colour]}: a mask holds one class id a pixel; save it as a grey "
+            "or palette PNG, or name the colours in colours.txt"
+        )
+    return colours[..., 0].astype(np.int32)
 
 
 def _index_values(path: str | Path, depth: int) -> np.ndarray:
     with _opened(path) as image:
-        values = np.array(image).astype(np.int32)
-        if image.mode in ("1", "L"):
-            # Pillow stretches grey of 1, 2 and 4 bits to 0..255 (booleans: to 0..1).
-            values //= 1 if image.mode == "1" else 255 // (2**depth - 1)
+        return _values_of(image, depth)
+
+
+def _values_of(image: Image.Image, depth: int) -> np.ndarray:
+    values = np.array(image).astype(np.int32)
+    if image.mode in ("1", "L"):
+        # Pillow stretches grey of 1, 2 and 4 bits to 0..255 (booleans: to 0..1).
+        values //= 1 if image.mode == "1" else 255 // (2**depth - 1)
     return values
+
+
+def _opaque(path: str | Path, colour: int) -> np.ndarray:
+    """Returns the colours uint8 [H, W, 3] of a PNG with colours or alpha."""
+    with _opened(path) as image:
+        pixels = np.array(image.convert("RGBA" if colour in _WITH_ALPHA else "RGB"))
+    if colour in _WITH_ALPHA and pixels[..., 3].min(initial=255) < 255:
+        raise DataError(
+            f"{path}: {_PNG_COLOURS[colour]}, and some pixels are transparent: a mask has no "
+            "transparent pixels; save it without alpha"
+        )
+    return pixels[..., :3]
 
 
 def read_grey_values(path: str | Path, data: bytes) -> np.ndarray:
@@ -164,27 +196,47 @@ def read_mask(path: str | Path) -> np.ndarray:
     """Reads a mask that is of class ids or of colours, whichever the file says.
 
     Args:
-        path: PNG without alpha, 8 bits a channel or fewer.
+        path: PNG; an alpha band must be opaque.
 
     Returns:
-        RGB: its colours, uint8 [H, W, 3]. Grey or palette: its values, int32 [H, W], 0..255.
+        RGB: its colours, uint8 [H, W, 3]. Else: its values, int32 [H, W], 0..65535.
 
     Raises:
         DataError: Missing, damaged, or another kind of picture.
     """
-    depth, colour = _mask_kind(path, {0, 2, 3})
-    if colour != 2:
-        return _index_values(path, depth)
+    depth, colour = _mask_kind(path)
+    return _opaque(path, colour) if colour in (_RGB, _RGBA) else _values(path, depth, colour)
+
+
+def read_coloured_mask(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads a mask as `read_mask` does, with its palette.
+
+    Returns:
+        The mask, and the palette's colours, uint8 [256, 3]; `None` where it has no palette.
+
+    Raises:
+        DataError: As `read_mask`.
+    """
+    depth, colour = _mask_kind(path)
+    if colour in (_RGB, _RGBA):
+        return _opaque(path, colour), None
+    if colour != _PALETTE:
+        return _values(path, depth, colour), None
     with _opened(path) as image:
-        return np.array(image.convert("RGB"))
+        values = _values_of(image, depth)
+        stored = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(stored)] = stored
+    return values, palette
 
 
 def to_classes(values: np.ndarray, table: np.ndarray, path: str | Path, rule: str) -> np.ndarray:
     """Translates the values of a file to class ids.
 
     Args:
-        values: int [H, W], 0..N-1.
-        table: int32 [N]: value -> class id, `VOID`, or `NO_CLASS`.
+        values: int [H, W], 0..65535.
+        table: int32 [N]: value -> class id, `VOID`, or `NO_CLASS`; values from N on
+            are refused too.
         path: The file, for the message.
         rule: What values are allowed and the mend, for the message.
 
@@ -194,6 +246,8 @@ def to_classes(values: np.ndarray, table: np.ndarray, path: str | Path, rule: st
     Raises:
         DataError: A value that the table has as `NO_CLASS`; of kind `value`.
     """
+    if values.max(initial=0) >= len(table):
+        table = np.pad(table, (0, VALUES - len(table)), constant_values=NO_CLASS)
     mask = table[values]
     if mask.min(initial=VOID) == NO_CLASS:
         strange, counts = np.unique(values[mask == NO_CLASS], return_counts=True)
@@ -252,23 +306,34 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
+def _keep_stored_colours(image: Image.Image) -> None:
+    """Keeps Pillow from dividing the colours of a TIFF by a band that is tagged as their alpha."""
+    if isinstance(image, ImageFile.ImageFile) and image.format == "TIFF":
+        image.tile = [_without_division(tile) for tile in image.tile]
+
+
+def _without_division(tile: Any) -> Any:
+    mode, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    return tile._replace(args=(mode.replace("RGBa", "RGBA"), *rest))
+
+
+def _to_rgb(image: Image.Image, path: str | Path, *, transparent: bool) -> Image.Image:
     if image.mode == "F" or (image.mode == "I" and image.getextrema()[1] > 0xFFFF):  # type: ignore[operator]
         raise DataError(f"{path}: 32 bits a pixel: save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255
         values = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
+    if image.has_transparency_data and transparent:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
 
 
-def _mask_kind(path: str | Path, allowed: set[int]) -> tuple[int, int]:
-    """Returns bits a channel and colour type (0 grey, 2 RGB, 3 palette), from the PNG header.
+def _mask_kind(path: str | Path) -> tuple[int, int]:
+    """Returns bits a channel and colour type, from the PNG header.
 
     Raises:
-        DataError: Missing, not PNG, 16 bits, or a colour type that is not `allowed`.
+        DataError: Missing, not PNG, or colours of 16 bits.
     """
     try:
         with Path(path).open("rb") as file:
@@ -280,14 +345,11 @@ def _mask_kind(path: str | Path, allowed: set[int]) -> tuple[int, int]:
     if len(header) < 26 or not header.startswith(_PNG_SIGNATURE):
         raise DataError(f"{path}: not a PNG file: a mask is a PNG of class ids, grey or palette")
     depth, colour = header[24], header[25]
-    if colour not in allowed:
-        found = _PNG_COLOURS.get(colour, f"PNG colour type {colour}")
-    elif depth > 8:
-        found = f"{depth} bits a pixel"
-    else:
-        return depth, colour
-    if 2 in allowed:
-        rule = "a coloured mask has 8 bits a channel and no alpha; save it so"
-    else:
-        rule = "a mask holds one class id a pixel; save it as an 8-bit grey or palette PNG"
-    raise DataError(f"{path}: {found}: {rule}")
+    if depth > 8 and colour != _GREY:
+        raise DataError(
+            f"{path}: {_PNG_COLOURS.get(colour, 'colours')} of {depth} bits: a coloured mask has 8 "
+            "bits a channel, a mask of class ids is grey or palette; save it so"
+        )
+    if colour not in (_GREY, _PALETTE, *_PNG_COLOURS):
+        raise DataError(f"{path}: damaged picture (PNG colour type {colour}); replace it")
+    return depth, colour

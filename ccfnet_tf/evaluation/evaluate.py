@@ -85,12 +85,32 @@ class Evaluation:
             self.split,
         )
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Names of the classes that labels contain."""
+        pixels = self.refine.counts.sum(axis=1)
+        return tuple(n for n, count in zip(self.taxonomy.names, pixels, strict=True) if count)
+
+    @property
+    def warning(self) -> str | None:
+        """Why the figures say little: the labels contain one class alone; else None."""
+        if len(self.shown) != 1:
+            return None
+        others = len(self.taxonomy.names) - 1
+        return (
+            f"The labels contain '{self.shown[0]}' alone. All figures are over that one class: a "
+            f"network that answers nothing else gets 100 %. "
+            f"The other {others} {'class is' if others == 1 else 'classes are'} not measured."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Returns the content of `evaluation.json`: fractions 0..1, None where there is none."""
         return {
             "split": self.split,
             "pictures": self.pictures,
             "pixels": self.refine.pixels,
+            "classes_in_labels": list(self.shown),
+            **({"warning": self.warning} if self.warning else {}),
             **{head: self._head(getattr(self, head)) for head in HEADS},
             "difficulty": {
                 "auroc": self.difficulty.auroc,

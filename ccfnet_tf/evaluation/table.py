@@ -29,6 +29,8 @@ def report(evaluation: Evaluation) -> RenderableType:
     ]
     if evaluation.refine.present < len(evaluation.taxonomy.names):
         parts.insert(1, means_table(evaluation))
+    if (warning := evaluation.warning) is not None:
+        parts.insert(0, Text(warning, style="bold yellow"))
     if _has_dash(evaluation):
         parts.append(Text(f"{DASH}: {ABSENT_RULE}", style="dim"))
     return Group(*parts)

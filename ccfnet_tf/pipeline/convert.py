@@ -24,7 +24,7 @@ from ccfnet_tf.datasets.check import in_threads
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.parts import KIN, agreeing, parts_of, refuse_unpaired
 from ccfnet_tf.errors import DataError, ResourceError
-from ccfnet_tf.labels import VOID, Sample, Taxonomy
+from ccfnet_tf.labels import VOID, Sample, Taxonomy, is_void_name
 from ccfnet_tf.new_folder import new_folder
 
 Advance = Callable[[], None]
@@ -90,20 +90,18 @@ def write_folder(
     """Writes pictures (their encoded bytes), index masks and classes as the folder layout.
 
     Args:
-        listing: What to convert; at most 255 classes.
+        listing: What to convert; masks have 16 bits where there are more than 255 classes.
         out: Folder to make; whole or not there.
         workers: Threads; 0 takes one a core, 8 at most.
         advance: Called after each sample.
 
     Raises:
-        DataError: A sample that cannot be used, or too many classes for index masks.
+        DataError: A sample that cannot be used.
         ConfigError: `out` is not empty.
         ResourceError: The disk is full.
     """
     refuse_unpaired(listing)
     names = listing.taxonomy.names
-    if len(names) > 255:
-        raise DataError(f"{len(names)} classes: masks of 8 bits hold 255 and void; use --shards")
     load = agreeing(listing.load)
 
     with _made(out) as folder:
@@ -173,7 +171,7 @@ def _write_classes(folder: Path, taxonomy: Taxonomy) -> None:
     """Writes classes.txt, and colours.txt where each class has a colour of its own."""
     names, palette = taxonomy.names, taxonomy.palette
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    plain = not any(name.casefold() == "void" for name in names)  # there it is no class
+    plain = not any(is_void_name(name) for name in names)  # there it is no class
     if plain and len(set(palette)) == len(palette):
         rows = [f"{r} {g} {b} {name}\n" for (r, g, b), name in zip(palette, names, strict=True)]
         (folder / "colours.txt").write_text("".join(rows), encoding="utf-8")

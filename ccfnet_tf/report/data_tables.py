@@ -79,7 +79,8 @@ def split_table(split: Split, taxonomy: Taxonomy) -> RenderableType:
     table.add_section()
     shown = pictures if few else np.array([pictures.min(), pictures.max()])
     table.add_row("pictures", *map(str, shown.tolist()))
-    lines = [Text(f"{split.kept} groups of copies or near-copies stay on one side")]
+    frames = f"; {split.frames} pictures look like another frame" if split.frames else ""
+    lines = [Text(f"{split.kept} groups of copies or near-copies stay on one side{frames}")]
     lines += [
         Text(f"fold {fold} has no '{taxonomy.names[index]}': try another --seed or fewer --folds")
         for fold, index in split.absent

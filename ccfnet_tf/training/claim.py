@@ -31,7 +31,7 @@ from ccfnet_tf.training.devices import Precision, resolve_precision
 from ccfnet_tf.training.journal import epochs_written, write_text
 
 FREE_ON_RESUME = {
-    "data": ("root", "workers", "cache"),
+    "data": ("root", "workers", "cache", "absent_classes"),
     "train": ("strategy", "virtual_cpus", "checkpoint_every"),
 }
 """Keys of a resumed run that may change."""

@@ -19,11 +19,17 @@ from rich.console import Console
 from rich.table import Table
 
 from ccfnet_tf.config import RunConfig, to_yaml
-from ccfnet_tf.datasets.parts import list_set
+from ccfnet_tf.datasets.absent import allowed
+from ccfnet_tf.datasets.census import Census
+from ccfnet_tf.datasets.check import in_threads
+from ccfnet_tf.datasets.listing import LoadLabel
+from ccfnet_tf.datasets.parts import list_set, read_parts
 from ccfnet_tf.errors import (
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
     ConfigError,
+    DamagedRecordError,
+    DataError,
     RunError,
     TerminatedError,
 )
@@ -31,10 +37,12 @@ from ccfnet_tf.evaluation.groups import HEADS
 from ccfnet_tf.evaluation.table import percent
 from ccfnet_tf.inference.atomic import refuse_links
 from ccfnet_tf.inference.runs import CHECKPOINTS
+from ccfnet_tf.labels import Sample
 from ccfnet_tf.training.claim import resolved_paths
 from ccfnet_tf.training.data_digest import Row, read_samples
 from ccfnet_tf.training.devices import cluster_of
 from ccfnet_tf.training.journal import epochs_written, write_text
+from ccfnet_tf.training.run_data import refuse_absent
 
 CONFIG = "crossval.yaml"
 RESULT = "crossval.json"
@@ -55,6 +63,7 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
 
     Raises:
         ConfigError: The set has no folds, or several workers were started.
+        DataError: The training part of a fold lacks a class.
         RunError: `out` holds other runs, or a fold ended with an error (which it has shown).
     """
     if cluster_of(config.train) is not None:
@@ -70,6 +79,8 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
             f"{config.data.root or config.data.format}: has no folds: make some with ccfnet-tf "
             "data split, and give their folder with --data.lists"
         )
+    if not (resume and (out / CONFIG).is_file()):  # else each fold that is left looks for itself
+        _refuse_absent(config, folds)
     _claim(config, out, resume)
     rows, samples = [], dict[str, Row]()
     for fold in range(folds):
@@ -84,8 +95,46 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
     result = {"folds": rows, "mean": _over(rows, statistics.mean), "deviation": _deviation(rows)}
     write_text(out / RESULT, json.dumps(result, indent=1) + "\n")
     console.print(_table(result))
+    for fold in range(folds):
+        if warning := _evaluation(out / f"fold_{fold}").get("warning"):
+            console.print(f"fold {fold}: {warning}", markup=False)
     console.print(f"written to {out / RESULT}")
     return result
+
+
+def _refuse_absent(config: RunConfig, folds: int) -> None:
+    """Refuses a fold whose training part lacks a class before any fold is trained.
+
+    Raises:
+        DataError: A class is absent, or a label cannot be used.
+    """
+    if allowed(config.data):
+        return
+    counted: dict[str, Census] = {}
+    for fold in range(folds):
+        data = replace(config.data, fold=fold)
+        parts, load_label = read_parts(data, config.seed), list_set(data, config.seed).load_label
+        classes = len(parts.taxonomy.names)
+
+        def look(sample: Sample, load_label: LoadLabel = load_label, c: int = classes) -> Census:
+            try:
+                return Census.of(load_label(sample), c)
+            except DamagedRecordError:
+                if config.data.damaged_records == "stop":
+                    raise
+                return Census.empty(c)
+
+        fresh = [s for s in (*parts.train, *parts.val) if s.name not in counted]
+        found = in_threads(look, fresh, data.workers)
+        counted |= {sample.name: census for sample, census in zip(fresh, found, strict=True)}
+        train, val = (
+            sum((counted[sample.name] for sample in part), Census.empty(classes))
+            for part in (parts.train, parts.val)
+        )
+        try:
+            refuse_absent(data, parts, train, val)
+        except DataError as error:
+            raise DataError(f"fold {fold}: {error}", kind=error.kind) from error
 
 
 def _claim(config: RunConfig, out: Path, resume: bool) -> None:
@@ -169,7 +218,7 @@ def _call(arguments: list[str], fold: int) -> None:
 
 def _figures(run: Path) -> dict[str, float | None]:
     """Returns the figures of a fold, keys such as `refine.mean_iou`, fractions 0..1."""
-    tree = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    tree = _evaluation(run)
     figures: dict[str, float | None] = {}
     for head in HEADS:
         found = tree[head]
@@ -177,6 +226,11 @@ def _figures(run: Path) -> dict[str, float | None]:
         found["mean_iou"] = found.get("mean_iou_present", found["mean_iou"])
         figures |= {f"{head}.{name}": found[name] for name in FIGURES}
     return figures | {"difficulty.auroc": tree["difficulty"]["auroc"]}
+
+
+def _evaluation(run: Path) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    return tree
 
 
 def _over(rows: Sequence[dict[str, float | None]], how: Any) -> dict[str, float | None]:

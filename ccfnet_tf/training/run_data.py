@@ -10,13 +10,14 @@ import numpy as np
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, RunConfig
+from ccfnet_tf.datasets.absent import absent, allowed, explain
 from ccfnet_tf.datasets.cache import Cache, in_gigabytes
 from ccfnet_tf.datasets.census import Census
 from ccfnet_tf.datasets.check import Checked, check
-from ccfnet_tf.datasets.listing import Load
+from ccfnet_tf.datasets.listing import Load, bands_note
 from ccfnet_tf.datasets.parts import Parts, read_parts, without_damage
 from ccfnet_tf.datasets.shards import files_of, of_worker
-from ccfnet_tf.errors import ConfigError, DamagedRecordError
+from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.share import Share, by_example, by_file
 from ccfnet_tf.progress import new_progress
@@ -45,6 +46,8 @@ def check_data(config: RunConfig, console: Console) -> RunData:
         CCFNetError: A file, a part or a key does not allow training.
     """
     parts = read_parts(config.data, config.seed)
+    for note in parts.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     classes = len(parts.taxonomy.names)
     by_example(parts.train, config.train.batch)  # refuses a part smaller than a batch
 
@@ -67,14 +70,18 @@ def check_data(config: RunConfig, console: Console) -> RunData:
         parts = replace(parts, load=without_damage(parts.load))
         data = replace(data, parts=parts)
         say_left_out(left_out, console)
+    _refuse_void(data)
+    refuse_absent(config.data, parts, data.train.census, data.val.census)
     pictures = "picture" if len(parts.train) == 1 else "pictures"
     console.print(
         f"{parts.format}: {len(parts.train)} {pictures} to train on, {len(parts.val)} to validate, "
         f"{len(parts.test)} to test, {classes} classes; every "
         f"{'other ' if left_out else ''}label is fit to use"
     )
+    if band := bands_note((*parts.train, *parts.val)):
+        console.print(band, markup=False)
     _say_unused(config.data, parts, console)
-    _refuse_void(data)
+    _say_one_sided(parts, data, console)
     _refuse_padding(config.data, data.train.sizes)
     return data
 
@@ -177,6 +184,46 @@ def rarity(config: DataConfig, census: Census) -> np.ndarray | None:
 def _refuse_void(data: RunData) -> None:
     if not data.train.census.pixels.any():
         raise ConfigError("the training part: every pixel is void: check data.void_value")
+
+
+def refuse_absent(config: DataConfig, parts: Parts, train: Census, val: Census) -> None:
+    """Refuses data whose training part lacks a class, unless the user allows it.
+
+    A class that only the validation share shows, which was taken at random from the training part,
+    is no fault of the labels and passes.
+
+    Args:
+        config: Says whether a class may lack.
+        parts: The parts.
+        train: Counts over the training part.
+        val: Counts over the validation part.
+
+    Raises:
+        DataError: A class is absent.
+    """
+    names = parts.taxonomy.names
+    seen = train.pixels if parts.own_val else train.pixels + val.pixels
+    missing = absent(names, seen)
+    if missing and not allowed(config):
+        where = "nowhere in the training part"
+        line = explain(missing, where, train.void, parts.mask_values)
+        raise DataError(f"{config.root}: {line}", kind="value")
+
+
+def _say_one_sided(parts: Parts, data: RunData, console: Console) -> None:
+    """Names classes that are not learned, and a validation part that cannot choose."""
+    missing = absent(parts.taxonomy.names, data.train.census.pixels)
+    if missing:
+        named = ", ".join(missing)
+        console.print(f"no picture to train on shows: {named}: not learned", markup=False)
+    shown = int((data.val.census.pixels > 0).sum())
+    if parts.val and shown == 1:
+        index = int(data.val.census.pixels.argmax())
+        console.print(
+            f"the labels to validate show '{parts.taxonomy.names[index]}' alone: figures over one "
+            "class say nothing about the others",
+            markup=False,
+        )
 
 
 def _refuse_padding(config: DataConfig, sizes: Sequence[tuple[int, int]]) -> None:

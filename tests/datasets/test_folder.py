@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,17 +119,148 @@ def test_a_mask_of_another_format_is_named(tmp_path: Path) -> None:
     fails(tmp_path, "no mask", f"{tmp_path}/masks/x/b.jpg lies there, but masks are PNG")
 
 
-@pytest.mark.parametrize("name", ["valid", "validation"])
-def test_a_part_of_another_name_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_folder_that_is_no_part_is_refused(tmp_path: Path) -> None:
     classes(tmp_path)
-    for part in ("train", name):
+    for part in ("train", "extra"):
         put(tmp_path / part, "a")
-    fails(
-        tmp_path, f"{tmp_path / name}: ", "parts are train, val and test; rename it or move it away"
-    )
-    (tmp_path / name).rename(tmp_path / ".away")
+    fails(tmp_path, f"{tmp_path / 'extra'}: ", "parts are train, val and test; rename it or move")
+    (tmp_path / "extra").rename(tmp_path / ".away")
     (tmp_path / "notes").mkdir()
     assert len(parts(tmp_path).train) == 1
+
+
+ALIASES = [("train", "valid", "test"), ("Training", "validation", "testing"), ("train", "dev", "x")]
+
+
+@pytest.mark.parametrize("sides", folder.SIDES)
+@pytest.mark.parametrize("names", ALIASES)
+@pytest.mark.parametrize("inside", [False, True])
+def test_parts_by_their_usual_names(
+    tmp_path: Path, sides: tuple[str, str], names: tuple[str, str, str], inside: bool
+) -> None:
+    classes(tmp_path)
+    for name in names[: 2 if "x" in names else 3]:
+        for side, own in zip(("images", "masks"), sides, strict=True):
+            at = tmp_path / own / name if inside else tmp_path / name / own
+            at.parent.mkdir(parents=True, exist_ok=True)
+            put(tmp_path / "made", "a")
+            (tmp_path / "made" / side).rename(at)
+        shutil.rmtree(tmp_path / "made")
+    assert folder.signs(tmp_path)
+    data = DataConfig(root=str(tmp_path), val_share=0.5)
+    found = read_parts(data, seed=0)
+    assert found.format == "folder"
+    assert found.own_val
+    assert found.notes == ()
+    listed = [[s.name for s in part] for part in (found.train, found.val, found.test)]
+    test = [] if "x" in names else [f"{names[2]}/a"]
+    assert listed == [[f"{names[0]}/a"], [f"{names[1]}/a"], test]
+
+
+def test_pictures_beside_the_folders_of_parts(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for stem in ("a", "more/b", "val/c"):
+        put(tmp_path, stem)
+    found = parts(tmp_path)  # without train/ they are what is learned from
+    assert [s.name for s in found.train] == ["a", "more/b"]
+    assert [s.name for s in found.val] == ["val/c"]
+    put(tmp_path, "train/d")
+    fails(tmp_path, "images/a.jpg: one of 2 pictures beside train/ that are in no part")
+
+
+def test_parts_inside_images_that_cannot_be(tmp_path: Path) -> None:
+    classes(tmp_path)
+    put(tmp_path, "val/a")
+    fails(tmp_path, "pictures for val alone: add train/")
+    put(tmp_path, "train/a")
+    put(tmp_path, "valid/a")
+    fails(tmp_path, "val/ and valid/ are both the part val")
+
+
+def test_lists_win_over_folders_inside_images(tmp_path: Path) -> None:
+    listed(tmp_path, {"train.txt": "val/v\na\n"})
+    put(tmp_path, "val/v")
+    assert [s.name for s in parts(tmp_path).train] == ["val/v", "a"]
+
+
+def test_two_folders_of_one_part(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for part in ("train", "val", "valid"):
+        put(tmp_path / part, "a")
+    fails(tmp_path, "val/ and valid/ are both the part val: put them together")
+
+
+def test_a_part_deep_inside_is_named(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for stem in ("rome/train/a", "rome/val/b"):
+        put(tmp_path, stem)
+    found = parts(tmp_path)
+    assert len(found.train) == 2
+    assert "images/rome/val: looks like the part val, but its pictures are trained on" in str(
+        found.notes
+    )
+
+
+def test_a_folder_called_labels_needs_a_class_list(tmp_path: Path) -> None:
+    put(tmp_path, "a")
+    (tmp_path / "masks").rename(tmp_path / "labels")
+    assert folder.signs(tmp_path) == ""
+    classes(tmp_path)
+    assert folder.signs(tmp_path) == "images/ and labels/"
+
+
+def test_labels_that_are_no_pictures_are_another_layout(tmp_path: Path) -> None:
+    for side in ("images", "labels"):
+        (tmp_path / side).mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.1 0.1 0.2 0.2 0.3 0.1")
+    assert folder.signs(tmp_path) == ""
+
+
+def read_row(root: Path, names: str, values: list[int], **keys: Any) -> tuple[Listing, list[int]]:
+    """Returns the listing of one picture with a mask of these values, and its label."""
+    put(root, "a")
+    classes(root, names)
+    kind = np.uint8 if max(values) < 256 else np.uint16
+    Image.fromarray(np.array([values] * 4, kind)).save(root / "masks" / "a.png")
+    listing = folder.read(DataConfig(root=str(root), **keys), root, 0)
+    return listing, listing.load_label(listing.train[0])[0].tolist()
+
+
+def test_one_name_is_a_class_against_background(tmp_path: Path) -> None:
+    listing, label = read_row(tmp_path, "crack\n", [0, 1, 255])
+    assert listing.taxonomy.names == ("background", "crack")
+    assert label == [0, 1, VOID]
+    assert read_row(tmp_path, "crack\n", [0, 255], mask_values={255: "crack"})[1] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "label"),
+    [
+        ("__ignore__\n_background_\ncat\n", [255, 0, 1], [VOID, 0, 1]),
+        ("_background_\n__ignore__\ncat\n", [0, 1, 2, 255], [0, VOID, 1, VOID]),
+        ("_background_\ncat\n__ignore__\n", [0, 1, 2], [0, 1, VOID]),
+        ("__ignore__\ncat\n", [0, 1, 255], [0, 1, VOID]),
+    ],
+)
+def test_labelmes_ignore_is_no_class(
+    tmp_path: Path, names: str, values: list[int], label: list[int]
+) -> None:
+    listing, found = read_row(tmp_path, names, values)
+    assert listing.taxonomy.names[1:] == ("cat",)
+    assert found == label
+
+
+def test_more_classes_than_eight_bits_hold(tmp_path: Path) -> None:
+    names = "".join(f"c{i}\n" for i in range(300))
+    assert read_row(tmp_path, names, [0, 255, 299, 65535])[1] == [0, 255, 299, VOID]
+    assert read_row(tmp_path, names, [0, 255, 299], void_value=0)[1] == [VOID, 255, 299]
+    with pytest.raises(DataError, match=r"value 300 on 4 pixels: a mask holds 0..299"):
+        read_row(tmp_path, names, [0, 300])
+
+
+def test_a_full_palette_has_no_room_for_void(tmp_path: Path) -> None:
+    names = "".join(f"c{i}\n" for i in range(256))
+    assert read_row(tmp_path, names, [0, 255])[1] == [0, 255]
 
 
 def test_mask_without_picture(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from ccfnet_tf.datasets.census import Census
 from ccfnet_tf.datasets.folds import deal, gaps, joined, split
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.name_lists import read_names
-from ccfnet_tf.datasets.parts import _by_lists, parts_of
+from ccfnet_tf.datasets.parts import _by_lists, _take, parts_of
+from ccfnet_tf.datasets.sequences import groups_of
 from ccfnet_tf.datasets.stanford_background import TWINS, fold_of, read_regions
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError
 from ccfnet_tf.labels import Sample, Taxonomy, distinct_colours
@@ -178,6 +180,68 @@ def test_split_writes_lists_that_training_takes(tmp_path: Path) -> None:
     assert len(set(tested)) == 12
     head = (out / "fold_1" / "test.txt").read_text().splitlines()[0]
     assert head.startswith("# Fold 1 of 0..2: data split --folds 3 --seed 4; 4 of 12 pictures")
+
+
+def films(root: Path) -> Listing:
+    """Twelve frames of four films, whose parts the names do not follow."""
+    listing = made(root)
+    samples = tuple(
+        Sample(f"{'ab'[i % 2]}{'cd'[i // 2 % 2]}_{i}", f"{i}.jpg", f"{i}.png") for i in range(12)
+    )
+    pictures = np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), np.uint8)
+
+    def load(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        index = int(sample.name.split("_")[1])
+        return pictures[index], np.full((16, 16), index % 3, np.int32)
+
+    return replace(listing, train=samples[:8], val=samples[8:], test=(), load=load, kin={})
+
+
+def test_groups_stay_on_one_side(tmp_path: Path) -> None:
+    def group_of(samples: Sequence[Sample]) -> list[str]:
+        return groups_of("^(..)_", [replace(s, image=f"{s.name}.jpg") for s in samples], tmp_path)
+
+    done = split(films(tmp_path), tmp_path / "out", folds=2, seed=0, group_of=group_of)
+    assert (done.kept, done.frames) == (4, 0)
+    for folder in done.folders:
+        sides = [
+            {name[:2] for _, name in read_names(folder / f"{p}.txt")} for p in ("train", "test")
+        ]
+        assert not sides[0] & sides[1]
+    with pytest.raises(ConfigError, match=r"--folds is 5: from 2 to 4 are possible"):
+        split(films(tmp_path), tmp_path / "o", folds=5, seed=0, group_of=group_of)
+    with pytest.raises(ConfigError, match="all 12 pictures belong together"):
+        split(films(tmp_path), tmp_path / "o", folds=2, seed=0, group_of=lambda s: ["x"] * len(s))
+
+
+def test_frames_that_look_alike_stay_on_one_side(tmp_path: Path) -> None:
+    listing = films(tmp_path)
+
+    def load(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """Frames of the films ac and bc differ in a pixel alone."""
+        image, label = listing.load(sample)
+        if sample.name[1] == "c":
+            image = np.full_like(image, 200 if sample.name[0] == "a" else 50)
+            image[0, 0, 0] = label[0, 0]
+        return image, label
+
+    done = split(replace(listing, load=load), tmp_path / "out", folds=3, seed=0)
+    assert (done.kept, done.frames) == (2, 6)
+    for folder in done.folders:
+        tested = {name for _, name in read_names(folder / "test.txt")}
+        for film in ("ac", "bc"):
+            assert sum(name.startswith(film) for name in tested) in (0, 3)
+
+
+def test_a_validation_share_of_films_is_never_empty(tmp_path: Path) -> None:
+    def group_of(samples: Sequence[Sample]) -> list[str]:
+        return [s.name[:2] for s in samples]
+
+    split(films(tmp_path), tmp_path / "out", folds=2, seed=0, group_of=group_of)
+    listing = _by_lists(films(tmp_path), tmp_path / "out", 0)
+    train, val = _take(listing, 0.1, 0)
+    assert {s.name[:2] for s in train}.isdisjoint({s.name[:2] for s in val})
+    assert (len(train), len(val)) == (3, 3)
 
 
 def test_split_twice_is_the_same_and_another_seed_is_not(tmp_path: Path) -> None:

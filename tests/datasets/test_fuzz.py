@@ -12,7 +12,8 @@ import pytest
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets import ade20k, camvid, cityscapes, sift_flow, stanford_background, voc
-from ccfnet_tf.datasets.pictures import read_image, read_index_mask
+from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
+from ccfnet_tf.datasets.pictures import read_image
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
 from tests.datasets import small_copies
@@ -124,7 +125,12 @@ def test_images(tmp_path: Path, suffix: str) -> None:
 def test_index_masks(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     small_copies.mask(path, small_copies.values([0, 1, 2, 3, 255]))
-    survives(path, lambda: read_index_mask(path, classes=4, void_value=255), is_label(4), 200)
+    survives(
+        path,
+        lambda: read_index_mask(path, index_values("abcd", None, void=[255])),
+        is_label(4),
+        200,
+    )
 
 
 def test_regions(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets import coco, labelme
+from ccfnet_tf.datasets import coco, label_studio, labelme
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.polygons import draw
 from ccfnet_tf.errors import DataError
@@ -83,9 +83,42 @@ def write_coco(root: Path, content: bytes) -> Path:
     return root / "annotations.json"
 
 
+LABEL_STUDIO = [
+    {
+        "id": number,
+        "data": {"image": f"/data/upload/1/{name}.png"},
+        "annotations": [
+            {
+                "was_cancelled": False,
+                "result": [
+                    {
+                        "type": f"{kind}labels",
+                        "original_width": W,
+                        "original_height": H,
+                        "value": value | {f"{kind}labels": [label]},
+                    }
+                    for kind, label, value in (
+                        ("polygon", "cat", {"points": [[0, 0], [90, 5], [50.5, 80]]}),
+                        ("rectangle", "dog", {"x": 1, "y": 2, "width": 30, "height": 40}),
+                        ("ellipse", "dog", {"x": 50, "y": 50, "radiusX": 9, "radiusY": 8}),
+                    )
+                ],
+            }
+        ],
+    }
+    for number, name in enumerate("ab")
+]
+
+
+def write_label_studio(root: Path, content: bytes) -> Path:
+    (root / "export.json").write_bytes(content)
+    return root / "export.json"
+
+
 LAYOUTS: dict[str, tuple[Any, Any, Callable[[Path, bytes], Path]]] = {
     "labelme": (labelme, LABELME, write_labelme),
     "coco": (coco, COCO, write_coco),
+    "label_studio": (label_studio, LABEL_STUDIO, write_label_studio),
 }
 
 

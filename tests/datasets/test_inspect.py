@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets import stanford_background
 from ccfnet_tf.datasets.inspect import Finding, Report, fingerprint, inspect
 from ccfnet_tf.datasets.listing import Listing
+from ccfnet_tf.datasets.mask_values import index_values
 from ccfnet_tf.datasets.parts import parts_of
 from ccfnet_tf.datasets.stanford_background import TWINS
 from ccfnet_tf.errors import DataError
@@ -154,9 +156,62 @@ def test_classes_that_train_does_not_show() -> None:
             test={"c": pair(2, 0), "d": pair(3, 1), "e": pair(4, 1, 0)},
         )
     )
-    assert [(f.kind, f.part, f.file) for f in report.findings] == [("absent", "test", "d.png")]
+    found = [("absent", "test", "d.png"), ("absent", "", "")]
+    assert [(f.kind, f.part, f.file) for f in report.findings] == found
     assert "class 'sea', as do 1 more of test" in report.findings[0].text
-    assert report.notes == (Finding("absent", "", "", "class 'sand' occurs nowhere"),)
+    assert "class 'sand' occurs nowhere: fix the masks" in report.findings[1].text
+    assert report.notes == ()
+
+
+def test_absent_classes_that_are_allowed_are_noted() -> None:
+    listing = make(train={"a": pair(0, 0)}, test={"b": pair(1, 1)})
+    report = inspect(listing, allow_absent=True)
+    assert report.ok
+    assert [(n.kind, n.part) for n in report.notes] == [("absent", "test"), ("absent", "")]
+
+
+def test_void_in_place_of_a_class_is_named() -> None:
+    listing = make(train={"a": pair(0, 0, 1, VOID)})
+    masks = index_values(NAMES, None, void=[255])
+    text = inspect(replace(listing, mask_values=masks)).findings[-1].text
+    assert "if 255 is 'sand', say so with --data.mask_values '{255: sand}'" in text
+    assert "mask_values" not in inspect(listing).findings[-1].text
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_two_codings_in_one_set_are_noted(together: bool) -> None:
+    """Most masks hold 0 and 255, one holds 0 and 1."""
+    labels = {"a": pair(0, 0, VOID), "b": pair(1, 0, VOID), "c": pair(2, 0, 1)}
+    listing = make(train=labels | ({"d": pair(3, 0, 1, VOID)} if together else {}))
+    names = NAMES[:2]
+    masks = index_values(names, None, void=[255])
+    listing = replace(listing, taxonomy=Taxonomy(names, distinct_colours(2)), mask_values=masks)
+    found = [note.text for note in inspect(listing).notes]
+    if together:
+        assert found == []
+    else:
+        (text,) = found
+        assert "2 labels hold 255, the value for no label, and 1 hold 'sea', but none both" in text
+        assert "--data.mask_values '{1: sea, 255: sea}'" in text
+    assert inspect(replace(listing, mask_values=None)).notes == ()
+
+
+def test_notes_of_the_layout_are_passed_on() -> None:
+    report = inspect(replace(make(train={"a": pair(0, 0, 1, 2)}), notes=("x: looks like a part",)))
+    assert report.ok
+    assert report.notes == (Finding("set", "", "x", "looks like a part"),)
+
+
+def test_a_fourth_band_is_noted(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.tif" for i in range(3)]
+    for path in paths:
+        Image.new("RGBA", (4, 4), (60, 80, 40, 25)).save(path)
+    listing = make(train={"a": pair(0, 0, 1, 2)})
+    samples = tuple(replace(listing.train[0], image=str(path)) for path in paths)
+    notes = inspect(replace(listing, train=samples)).notes
+    assert [(n.kind, n.file) for n in notes if n.kind == "band"] == [
+        ("band", f"{paths[0]} and 2 more")
+    ]
 
 
 def test_a_label_without_any_class_is_noted() -> None:
@@ -172,11 +227,11 @@ def test_json_has_everything() -> None:
     assert tree["ok"] is False
     assert tree["counts"] == {"train": 2, "test": 1}
     assert tree["classes"] == list(NAMES)
-    assert [f["file"] for f in tree["findings"]] == ["c.jpg"]
-    assert [(n["kind"], n["file"]) for n in tree["notes"]] == [
-        ("duplicate", "b.jpg"),
+    assert [(f["kind"], f["file"]) for f in tree["findings"]] == [
+        ("duplicate", "c.jpg"),
         ("absent", ""),
     ]
+    assert [(n["kind"], n["file"]) for n in tree["notes"]] == [("duplicate", "b.jpg")]
     assert set(tree["notes"][0]) == {"kind", "part", "file", "text"}
 
 

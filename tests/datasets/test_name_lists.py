@@ -5,7 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ccfnet_tf.datasets.name_lists import read_classes, read_colour_table, read_names
+from ccfnet_tf.datasets.name_lists import (
+    read_class_list,
+    read_classes,
+    read_colour_table,
+    read_names,
+)
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
 
@@ -35,8 +40,9 @@ def test_names_that_are_missing_or_not_text(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("", "0 class names"),
-        ("one\n", "1 class names"),
-        ("\n".join(map(str, range(257))), "257 class names"),
+        ("__ignore__\n", "0 class names"),
+        ("_background_\n", "'_background_' alone: name what is to be told"),
+        ("\n".join(map(str, range(65_001))), "65001 class names"),
         ("a\nb\na\n", "'a' is on line 1 and 3"),
         ("a\n\nb\n", "line 2 is blank"),
     ],
@@ -44,6 +50,29 @@ def test_names_that_are_missing_or_not_text(tmp_path: Path) -> None:
 def test_class_list_that_does_not_fit(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         read_classes(written(tmp_path, text))
+
+
+def test_one_class_against_background(tmp_path: Path) -> None:
+    found = read_class_list(written(tmp_path, "crack\n"))
+    assert found.taxonomy.names == ("background", "crack")
+    assert (found.values, found.void) == ((0, 1), ())
+    names = read_classes(written(tmp_path, "crack\n"), background="_background_").names
+    assert names == ("_background_", "crack")
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "void"),
+    [
+        ("__ignore__\n_background_\ncat\n", (0, 1), ()),
+        ("_background_\n__ignore__\ncat\n", (0, 2), (1,)),
+    ],
+)
+def test_labelmes_ignore_is_never_a_class(
+    tmp_path: Path, text: str, values: tuple[int, ...], void: tuple[int, ...]
+) -> None:
+    found = read_class_list(written(tmp_path, text))
+    assert found.taxonomy.names == ("_background_", "cat")
+    assert (found.values, found.void) == (values, void)
 
 
 def test_class_list_that_is_not_text(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ccfnet_tf.datasets.pictures import MAX_PIXELS, image_size, read_image, read_index_mask
+from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
+from ccfnet_tf.datasets.pictures import MAX_PIXELS, extra_band, image_size, read_image
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
 
@@ -74,6 +75,62 @@ def test_transparent_parts_are_white(tmp_path: Path, mode: str) -> None:
     alpha = np.array([[0, 128, 255]], np.uint8)
     Image.merge(mode, [Image.fromarray(b) for b in (*bands, alpha)]).save(tmp_path / "a.png")
     np.testing.assert_allclose(read_image(tmp_path / "a.png")[0, :, 0], [255, 177, 100], atol=1)
+
+
+NEAR_INFRARED = np.dstack([np.full((6, 5), v, np.uint8) for v in (60, 80, 40, 25)])
+
+
+def four_bands(path: Path, extra: int, compression: str | None = None) -> Path:
+    """Writes a TIFF whose fourth band is tagged as nothing (0), premultiplied (1) or alpha (2)."""
+    buffer = io.BytesIO()
+    Image.fromarray(NEAR_INFRARED).save(buffer, "TIFF", compression=compression)
+    content = bytearray(buffer.getvalue())
+    at = content.index(struct.pack("<HHI", 338, 3, 1)) + 8
+    content[at : at + 2] = struct.pack("<H", extra)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_fourth_band_of_tiff_leaves_the_colours_alone(
+    tmp_path: Path, extra: int, compression: str | None
+) -> None:
+    path = four_bands(tmp_path / "a.tif", extra, compression)
+    np.testing.assert_array_equal(read_image(path), NEAR_INFRARED[..., :3])
+    assert extra_band(path)
+
+
+def test_a_second_band_of_tiff_leaves_the_grey_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.merge("LA", [Image.new("L", (3, 2), 60), Image.new("L", (3, 2), 25)]).save(path)
+    assert (read_image(path) == 60).all()
+    assert extra_band(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tga"])
+def test_alpha_is_transparency_in_some_formats_alone(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    keys = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    Image.fromarray(NEAR_INFRARED).save(path, **keys)
+    flat = suffix != "tga"
+    expected = [236, 238, 234] if flat else [60, 80, 40]
+    np.testing.assert_allclose(read_image(path)[0, 0], expected, atol=1)
+    assert extra_band(path) is not flat
+
+
+def test_extra_band_of_plain_pictures(tmp_path: Path) -> None:
+    Image.fromarray(photo()).save(tmp_path / "a.tif")
+    assert not extra_band(tmp_path / "a.tif")
+    assert not extra_band(tmp_path / "missing.tif")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_turned_picture_is_flattened_too(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(NEAR_INFRARED).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_allclose(read_image(tmp_path / "a.png")[0, 0], [236, 238, 234], atol=1)
 
 
 def test_cmyk_jpeg(tmp_path: Path) -> None:
@@ -169,12 +226,12 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
             with pytest.raises(DataError, match="80 million"):
                 image_size(path)
             with pytest.raises(DataError, match="80 million"):
-                read_index_mask(write_grey_bomb(path.with_name("m.png"), side), **RULE)
+                read_index_mask(write_grey_bomb(path.with_name("m.png"), side), RULE)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
     assert side**2 > MAX_PIXELS
 
 
-RULE = {"classes": 5, "void_value": 255}
+RULE = index_values("abcde", None, void=[255])
 
 
 def write_grey_bomb(path: Path, side: int) -> Path:
@@ -208,7 +265,7 @@ def test_damage_is_a_picture_or_a_data_error(tmp_path: Path, data: st.DataObject
     path.write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # decoders warn of odd metadata
-        for read in (read_image, image_size, lambda p: read_index_mask(p, **RULE)):
+        for read in (read_image, image_size, lambda p: read_index_mask(p, RULE)):
             try:
                 read(path)
             except DataError as error:
@@ -226,7 +283,7 @@ def test_mask_of_grey_and_of_palette_indices(tmp_path: Path) -> None:
     coloured.putpalette(np.random.default_rng(0).integers(0, 255, 768, np.uint8).tobytes())
     coloured.save(tmp_path / "palette.png")
     for name in ("grey", "palette"):
-        mask = read_index_mask(tmp_path / f"{name}.png", **RULE)
+        mask = read_index_mask(tmp_path / f"{name}.png", RULE)
         np.testing.assert_array_equal(mask, [[0, 1, 4], [VOID, 2, 3]])
         assert mask.dtype == np.int32
 
@@ -242,18 +299,18 @@ def test_mask_of_few_bits_keeps_its_ids(tmp_path: Path, depth: int, colour: int)
         palette = chunk(b"PLTE", bytes(range(3 * 2**depth)))
         content = content[:33] + palette + content[33:]
     (tmp_path / "a.png").write_bytes(content)
-    np.testing.assert_array_equal(read_index_mask(tmp_path / "a.png", **RULE), [ids])
+    np.testing.assert_array_equal(read_index_mask(tmp_path / "a.png", RULE), [ids])
 
 
 def test_void_wins_over_a_class(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / "a.png")
-    mask = read_index_mask(tmp_path / "a.png", classes=5, void_value=0)
+    mask = read_index_mask(tmp_path / "a.png", index_values("abcde", None, void=[0]))
     np.testing.assert_array_equal(mask, [[VOID, 1]])
 
 
 def mask_fails(path: Path, *words: str) -> None:
     with pytest.raises(DataError) as caught:
-        read_index_mask(path, **RULE)
+        read_index_mask(path, RULE)
     for word in (str(path), *words):
         assert word in str(caught.value)
 
@@ -268,18 +325,40 @@ def test_mask_value_outside(tmp_path: Path) -> None:
     )
 
 
+IDS = np.array([[0, 1, 4, 255], [2, 3, 3, 0]], np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA", "I;16"])
+def test_grey_in_another_mode_is_a_mask(tmp_path: Path, mode: str) -> None:
+    opaque = [np.full_like(IDS, 255)] if mode.endswith("A") else []
+    bands = [*[IDS] * len(mode.removesuffix("A")), *opaque]
+    picture = Image.fromarray(IDS.astype(np.uint16))
+    if mode != "I;16":
+        picture = Image.merge(mode, [Image.fromarray(band) for band in bands])
+    picture.save(tmp_path / "a.png")
+    mask = read_index_mask(tmp_path / "a.png", RULE)
+    np.testing.assert_array_equal(mask, [[0, 1, 4, VOID], [2, 3, 3, 0]])
+
+
 @pytest.mark.parametrize(
-    ("mode", "found"),
+    ("mode", "colour", "found"),
     [
-        ("I;16", "16 bits"),
-        ("RGB", "RGB colours"),
-        ("RGBA", "RGB colours with alpha"),
-        ("LA", "grey with alpha"),
+        ("RGB", (1, 1, 2), "RGB colours: a mask holds one class id a pixel"),
+        ("RGBA", (1, 2, 1, 255), "RGB colours with alpha: a mask holds one class id a pixel"),
+        ("RGBA", (1, 1, 1, 254), "RGB colours with alpha, and some pixels are transparent"),
+        ("LA", (1, 0), "grey with alpha, and some pixels are transparent"),
     ],
 )
-def test_mask_of_another_kind(tmp_path: Path, mode: str, found: str) -> None:
-    Image.new(mode, (4, 4)).save(tmp_path / "a.png")
-    mask_fails(tmp_path / "a.png", found, "8-bit grey or palette")
+def test_mask_of_another_kind(
+    tmp_path: Path, mode: str, colour: tuple[int, ...], found: str
+) -> None:
+    Image.new(mode, (4, 4), colour).save(tmp_path / "a.png")
+    mask_fails(tmp_path / "a.png", found)
+
+
+def test_colours_of_sixteen_bits_are_no_mask(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(raw_png(1, 1, 16, 2, b"\0" + bytes(6)))
+    mask_fails(tmp_path / "a.png", "RGB colours of 16 bits")
 
 
 def test_mask_that_is_no_png(tmp_path: Path) -> None:

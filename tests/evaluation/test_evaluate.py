@@ -250,6 +250,21 @@ def test_tables_fit_and_keep_odd_names(model: keras.Model) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_one_class_alone_is_said_beside_its_figures(model: keras.Model) -> None:
+    image, label = random_part(2, seed=6)
+    some = evaluate(model, batches(image, label, 2), TAXONOMY)
+    assert some.warning is None
+    assert "warning" not in some.to_json()
+    alone = evaluate(model, batches(image, np.where(label == VOID, VOID, 1), 2), TAXONOMY)
+    name = TAXONOMY.names[1]
+    tree = alone.to_json()
+    assert tree["classes_in_labels"] == [name]
+    assert f"The labels contain '{name}' alone" in tree["warning"]
+    text = " ".join(shown(alone).split())
+    assert f"The labels contain '{name}' alone" in text
+    assert text.index("alone") < text.index("IoU by class")
+
+
 class Broken(keras.layers.Layer):
     def call(self, images: tf.Tensor) -> tf.Tensor:
         return tf.fill(tf.shape(images), np.float32("nan"))

@@ -100,6 +100,26 @@ def test_labels_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
     assert dict(back.kin) == {"a": "family"}
 
 
+@pytest.mark.parametrize("to", ["shards", "folder"])
+def test_sixteen_bits_go_there_and_back(tmp_path: Path, to: str) -> None:
+    names = "".join(f"c{i}\n" for i in range(300))
+    ids = np.random.default_rng(0).choice([*range(300), 65535], (30, 40)).astype(np.uint16)
+    for side in ("images", "masks"):
+        (tmp_path / "set" / side).mkdir(parents=True)
+    Image.new("RGB", (40, 30)).save(tmp_path / "set" / "images" / "a.png")
+    Image.fromarray(ids).save(tmp_path / "set" / "masks" / "a.png")
+    (tmp_path / "set" / "classes.txt").write_text(names)
+    source, out = list_set(config(tmp_path / "set"), 0), tmp_path / "out"
+    if to == "shards":
+        write_shards(source, out, 1)
+    else:
+        write_folder(source, out)
+    back = list_set(config(out), 0)
+    label = back.load_label(back.train[0])
+    np.testing.assert_array_equal(label, np.where(ids == 65535, VOID, ids.astype(np.int32)))
+    assert back.taxonomy.names == source.taxonomy.names
+
+
 def test_encoded_labels_are_plain_pngs() -> None:
     assert encode_label(np.zeros((2, 2), np.int32), 3).startswith(b"\x89PNG")
 

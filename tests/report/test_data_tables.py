@@ -85,7 +85,7 @@ def test_stats() -> None:
 
 def dealt(folds: int, absent: tuple[tuple[int, int], ...] = ()) -> Split:
     counted = tuple(census(100 - k, k, samples=10 + k % 2) for k in range(folds))
-    return Split(tuple(Path(f"fold_{k}") for k in range(folds)), counted, 3, absent)
+    return Split(tuple(Path(f"fold_{k}") for k in range(folds)), counted, 3, 0, absent)
 
 
 def test_folds_side_by_side() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_yaml
-from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.errors import ConfigError, DataError, RunError
 from ccfnet_tf.training.claim import resolved_paths
 from ccfnet_tf.training.crossval import _finished, crossval
 from ccfnet_tf.training.data_digest import Row, write_digest
@@ -138,6 +138,32 @@ def test_a_damaged_evaluation_is_measured_again(tmp_path: Path, text: str) -> No
 def _resumed(out: Path, settings: RunConfig, console: Console) -> dict:  # type: ignore[type-arg]
     (out / "crossval.yaml").write_text(to_yaml(resolved_paths(settings)))
     return crossval(settings, out, resume=True, console=console)
+
+
+def test_a_fold_that_shows_one_class_alone_is_named(plain: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "out", config(plain, lists=str(tmp_path / "lists"))
+    for fold in range(3):
+        run = finished(out, fold, 1.0)
+        rows = [Row(str(i), "1", "2") for i in range(9) if i // 3 != fold]
+        write_digest(run, {"train": rows, "val": []})
+    tree = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps(tree | {"warning": "The labels contain 'a'"}))
+    console = Console(file=io.StringIO(), width=80)
+    _resumed(out, settings, console)
+    assert "fold 2: The labels contain 'a'" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_fold_without_a_class_is_refused_before_any_is_trained(
+    plain: Path, tmp_path: Path
+) -> None:
+    for i in range(3, 9):  # class b is in the test part of fold 0 alone
+        mask = np.zeros((40, 44), np.uint8)
+        Image.fromarray(mask).save(plain / "masks" / f"{i}.png")
+    settings = config(plain, lists=str(tmp_path / "lists"))
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match=r"fold 0: .*: class 'b' occurs nowhere in the training"):
+        crossval(settings, out, resume=False, console=Console(quiet=True))
+    assert not out.exists()
 
 
 def test_a_set_without_folds(plain: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, RunConfig, TrainConfig
 from ccfnet_tf.datasets.census import Census
-from ccfnet_tf.datasets.parts import list_set
+from ccfnet_tf.datasets.parts import list_set, read_parts
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import VOID
 from ccfnet_tf.pipeline.convert import write_shards
@@ -67,6 +67,58 @@ def test_a_training_part_without_a_label_is_refused(
         check_data(RunConfig(data=SCENES, train=TrainConfig(batch=4)), console)
 
 
+def binary(root: Path, values: list[int], *, count: int = 6) -> DataConfig:
+    """Writes pictures whose masks hold these values."""
+    for side in ("images", "masks"):
+        (root / side).mkdir(parents=True)
+    for i in range(count):
+        Image.new("RGB", (40, 40), (i, 9, 9)).save(root / "images" / f"{i}.png")
+        mask = np.resize(np.array(values, np.uint8), (40, 40))
+        Image.fromarray(mask).save(root / "masks" / f"{i}.png")
+    (root / "classes.txt").write_text("ground\ncrack\n")
+    return DataConfig(root=str(root), crop=33, val_share=0.2)
+
+
+def said_of(data: DataConfig, console: Console) -> str:
+    check_data(RunConfig(data=data, train=TrainConfig(batch=2)), console)
+    return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+
+
+def test_masks_of_0_and_255_are_refused_with_the_way_out(tmp_path: Path, console: Console) -> None:
+    data = binary(tmp_path, [0, 255])
+    with pytest.raises(DataError, match="class 'crack' occurs nowhere in the training part") as got:
+        said_of(data, console)
+    assert str(tmp_path) in str(got.value)
+    assert "--data.mask_values '{255: crack}'" in str(got.value)
+    said = said_of(replace(data, mask_values={255: "crack"}), console)
+    assert "2 classes; every label is fit to use" in said
+    assert "not learned" not in said
+
+
+def test_a_class_may_be_absent_when_that_is_said(tmp_path: Path, console: Console) -> None:
+    data = binary(tmp_path, [0])
+    with pytest.raises(DataError, match=r"--data.absent_classes allow"):
+        said_of(data, console)
+    said = said_of(replace(data, absent_classes="allow"), console)
+    assert "no picture to train on shows: crack: not learned" in said
+    assert "the labels to validate show 'ground' alone" in said
+
+
+def test_a_class_that_the_random_share_took_is_named_and_passes(
+    tmp_path: Path, console: Console
+) -> None:
+    data = binary(tmp_path, [0])
+    (held,) = read_parts(data, 0).val
+    Image.fromarray(np.ones((40, 40), np.uint8)).save(held.label)
+    assert "no picture to train on shows: crack: not learned" in said_of(data, console)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train.txt").write_text("".join(f"{s.name}\n" for s in read_parts(data, 0).train))
+    (lists / "val.txt").write_text(f"{held.name}\n")
+    with pytest.raises(DataError, match="'crack' occurs nowhere in the training part"):
+        said_of(replace(data, lists=str(lists)), console)
+
+
 def test_a_crop_of_padding_is_refused(console: Console) -> None:
     def look(crop: int) -> None:
         data = replace(SCENES, crop=crop, scale=(0.5, 1.5))
@@ -82,12 +134,7 @@ def test_a_crop_of_padding_is_refused(console: Console) -> None:
 
 
 def test_one_picture_is_one(tmp_path: Path, console: Console) -> None:
-    for side, colour in (("images", (9, 9, 9)), ("masks", 1)):
-        (tmp_path / side).mkdir()
-        mode = "RGB" if side == "images" else "L"
-        Image.new(mode, (40, 32), colour).save(tmp_path / side / "a.png")  # type: ignore[arg-type]
-    (tmp_path / "classes.txt").write_text("a\nb\n")
-    data = DataConfig(root=str(tmp_path), crop=33, val_share=0.0)
+    data = replace(binary(tmp_path, [0, 1], count=1), val_share=0.0)
     check_data(RunConfig(data=data, train=TrainConfig(batch=1)), console)
     assert "folder: 1 picture to train on, 0 to validate" in console.file.getvalue()  # type: ignore[attr-defined]
 

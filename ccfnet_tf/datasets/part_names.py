@@ -1,0 +1,71 @@
+"""Names that people give to the folders of training, validation and test pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+from ccfnet_tf.datasets.name_lists import PARTS
+from ccfnet_tf.datasets.pairing import part_named
+from ccfnet_tf.labels import Sample
+
+
+def part_of(folder: str) -> str | None:
+    """Returns the part that a folder's name stands for, `train`, `val` or `test`, or None."""
+    # `default` is what CVAT calls a part; in other layouts it is a name like any.
+    return part_named(folder) or None if folder.casefold() != "default" else None
+
+
+def part_folders(root: Path) -> dict[str, list[Path]]:
+    """Returns part -> the folders in `root` that are named after it."""
+    found: dict[str, list[Path]] = {}
+    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+        part = part_of(folder.name)
+        if part and folder.is_dir():
+            found.setdefault(part, []).append(folder)
+    return {part: found[part] for part in PARTS if part in found}
+
+
+_DEPTH = 3
+_LOOKED_AT = 1000
+_PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+
+
+def misleading_folders(root: Path, parts: Mapping[str, Sequence[Sample]]) -> tuple[str, ...]:
+    """Returns a line for each folder that is named as a part which its pictures are not in.
+
+    That a layout reports on the validation folder, as its publishers do, is no such case: only
+    folders named after validation or test whose pictures are trained on, and folders of pictures
+    that are in no part.
+
+    Args:
+        root: Folder of the set.
+        parts: Part -> its samples.
+    """
+    used: dict[str, str] = {}  # folder -> a part of the samples below it; train where any is
+    for part in ("test", "val", "train"):
+        samples = parts.get(part, ())
+        parents = {Path(file).parent for s in samples for file in (s.image, s.label)}
+        used |= dict.fromkeys((str(p) for each in parents for p in (each, *each.parents)), part)
+    lines = []
+    for folder in _named_as_parts(root):
+        named, taken = part_of(folder.name), used.get(str(folder))
+        if taken is None and _holds_pictures(folder):
+            lines.append(f"{folder}: looks like the part {named}, but its pictures are in no part")
+        elif taken == "train" and named != "train":
+            lines.append(f"{folder}: looks like the part {named}, but its pictures are trained on")
+    return tuple(lines)
+
+
+def _named_as_parts(root: Path) -> Iterator[Path]:
+    for folder, below, _ in os.walk(root):
+        depth = len(Path(folder).relative_to(root).parts)
+        below[:] = sorted(n for n in below if n[0] != ".") if depth < _DEPTH else []
+        yield from (Path(folder, name) for name in below if part_of(name))
+
+
+def _holds_pictures(folder: Path) -> bool:
+    files = islice(folder.rglob("*"), _LOOKED_AT)
+    return any(path.suffix.lower() in _PICTURES for path in files)
