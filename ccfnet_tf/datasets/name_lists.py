@@ -30,7 +30,8 @@ from ccfnet_tf.labels import (
 )
 
 PARTS = ("train", "val", "test")
-BACKGROUND_NAMES = ("background", "_background_")
+BACKGROUND = "background"
+BACKGROUND_NAMES = (BACKGROUND, "_background_")
 IGNORED_NAMES = ("void", "ignore", "ignored", "__ignore__")
 
 MAX_CLASSES = 65_000
@@ -232,7 +233,7 @@ def with_background(
     classes = [name for name in names if name.casefold() not in IGNORED_NAMES]
     backgrounds = [name for name in classes if name.casefold() in BACKGROUND_NAMES]
     if len(classes) == 1 and not backgrounds:
-        backgrounds = ["background"]
+        backgrounds = [BACKGROUND]
         classes = [*backgrounds, *classes]
     taxonomy = taxonomy_of(classes, source, "; label something")
     ids = {name: index for index, name in enumerate(classes)}
