@@ -71,10 +71,30 @@ def read_image(path: str | Path, data: bytes | None = None) -> np.ndarray:
         DataError: Missing, not a picture, damaged or truncated, more than `MAX_PIXELS`.
     """
     with _opened(path, data) as image:
-        image.load()
-        turn = _TURNS.get(_orientation(image))
-        upright = image if turn is None else image.transpose(turn)
-        return np.array(_to_rgb(upright, path))
+        return _upright_rgb(image, path)
+
+
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """Returns a picture of Pillow as `read_image` gives its file: uint8 [H, W, 3] RGB.
+
+    Raises:
+        DataError: It is damaged, without pixels, or of more than `MAX_PIXELS`.
+    """
+    name = getattr(image, "filename", "") or "the picture"
+    _refuse_huge(name, image.size)
+    if not all(image.size):
+        raise DataError(f"{name}: {image.size[0]}x{image.size[1]} pixels: nothing to look at")
+    try:
+        return _upright_rgb(image, name)
+    except _DAMAGE as error:
+        raise _damaged(name, error) from error
+
+
+def _upright_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    upright = image if turn is None else image.transpose(turn)
+    return np.array(_to_rgb(upright, path))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -86,6 +106,23 @@ def image_size(path: str | Path) -> tuple[int, int]:
     with _opened(path) as image:
         width, height = image.size
         return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def count_frames(path: str | Path) -> int:
+    """Returns how many frames or pages a picture has, of which `read_image` gives the first.
+
+    Smaller copies of the first page, as in pyramids, and what phones add to a JPEG do not count.
+
+    Raises:
+        DataError: Missing, not a picture, damaged.
+    """
+    with _opened(path) as image:
+        frames = int(getattr(image, "n_frames", 1))
+        if frames < 2 or image.format in ("MPO", "JPEG"):
+            return 1
+        first = image.size
+        image.seek(1)
+        return frames if image.size == first else 1
 
 
 def read_index_mask(path: str | Path, *, classes: int, void_value: int) -> np.ndarray:
@@ -221,8 +258,12 @@ def _opened(path: str | Path, data: bytes | None = None) -> Iterator[Image.Image
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not a picture in a format that can be read") from error
     except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: damaged or truncated picture ({reason}); replace it") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{path}: damaged or truncated picture ({reason}); replace it")
 
 
 def _refuse_huge(path: str | Path, size: tuple[int, int]) -> None:

@@ -13,7 +13,7 @@ from ccfnet_tf.datasets.parts import Parts, read_parts
 from ccfnet_tf.errors import CCFNetError, ConfigError
 
 if TYPE_CHECKING:
-    from ccfnet_tf.inference.predictor import Predictor
+    from ccfnet_tf.inference.keras_network import KerasNetwork
     from ccfnet_tf.inference.runs import RunInfo
 
 PICTURES = 6
@@ -44,7 +44,7 @@ def reference_pictures(parts: Parts, count: int = PICTURES) -> list[np.ndarray]:
     return [parts.load(sample)[0] for sample in samples[::step][:count]]
 
 
-def write_reference(path: Path, predictor: Predictor, pictures: Sequence[np.ndarray]) -> None:
+def write_reference(path: Path, predictor: KerasNetwork, pictures: Sequence[np.ndarray]) -> None:
     """Writes pictures and Keras's answers as named arrays.
 
     Keys: `image/N` uint8 [H, W, 3], `probabilities/N` float32 [H, W, C], `difficulty/N` float32

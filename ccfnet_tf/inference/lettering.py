@@ -33,13 +33,13 @@ def draw_text(
         colour: RGB.
     """
     with _DRAWING:
-        cv2.putText(picture, _plain(text), (place[0], place[1] + size), colour, _font(), size)  # type: ignore[call-overload]
+        cv2.putText(picture, _plain(text), (place[0], place[1] + size), colour, _font(), size)
 
 
 def text_width(text: str, size: int) -> int:
     """Returns how wide a line is in pixels."""
     with _DRAWING:
-        box = cv2.getTextSize(_ROOM, _plain(text), (0, 0), _font(), size)  # type: ignore[call-overload]
+        box = cv2.getTextSize(_ROOM, _plain(text), (0, 0), _font(), size)
     return int(box[2])
 
 
@@ -64,4 +64,4 @@ def _plain(text: str) -> str:
 
 @cache
 def _font() -> Any:
-    return cv2.FontFace("uni")  # type: ignore[attr-defined]
+    return cv2.FontFace("uni")

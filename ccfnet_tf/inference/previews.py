@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ccfnet_tf.inference.keras_network import Heads
 from ccfnet_tf.inference.lettering import draw_text
-from ccfnet_tf.inference.predictor import Heads
 from ccfnet_tf.inference.sheet import (
     CELL_WIDTH,
     GAP,

@@ -48,6 +48,7 @@ from ccfnet_tf.training.journal import (
     keep_sound_rows,
     write_classes,
     write_environment,
+    write_sizes,
     write_text,
 )
 from ccfnet_tf.training.optimizer import scaled_rate
@@ -238,6 +239,7 @@ def _write_start(
     if place.workers.chief:
         write_text(place.run / CONFIG, to_yaml(config))
         write_classes(place.run, data.parts.taxonomy)
+        write_sizes(place.run, data.train.sizes)
         write_digest(place.run, place.digest)
         say = place.console.print
         write_environment(

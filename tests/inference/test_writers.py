@@ -8,8 +8,8 @@ import pytest
 
 from ccfnet_tf.errors import ResourceError
 from ccfnet_tf.inference import writers
+from ccfnet_tf.inference.keras_network import Heads
 from ccfnet_tf.inference.prediction import Prediction
-from ccfnet_tf.inference.predictor import Heads
 from ccfnet_tf.inference.previews import preview_sheet
 from ccfnet_tf.inference.writers import (
     KINDS,
