@@ -43,6 +43,9 @@ _SOUND = {  # what a container of that suffix holds where it has sound
     (".mkv", ".webm"): rb"\x86[\x80-\xff]A_[A-Z]",
     (".wmv",): rb"\x40\x9e\x69\xf8\x4d\x5b\xcf\x11\xa8\xfd\x00\x80\x5f\x5c\x44\x2b",
     (".mpg", ".mpeg"): rb"\x00\x00\x01[\xc0-\xdf\xbd]",
+    (".flv",): rb"FLV\x01[\x04\x05]",
+    (".ogv",): rb"\x01vorbis|OpusHead|Speex   |\x7fFLAC",
+    (".mts", ".m2ts"): rb"",  # of camcorders, which record it: taken to have sound
 }
 
 

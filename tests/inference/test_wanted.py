@@ -54,7 +54,7 @@ def test_save_chooses_what_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", " , ", "labels", "label,mask", "label overlay"])
 def test_save_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="--save .*expected some of label, color"):
+    with pytest.raises(ConfigError, match=r"--save .*expected some of label, color"):
         parse_save(text)
 
 
