@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccfnet_tf.completion import SHELLS, script
 from ccfnet_tf.errors import (
     EXIT_DONE,
     EXIT_FINDINGS,
@@ -32,11 +33,13 @@ from ccfnet_tf.errors import (
     WorkerLostError,
     nearest,
 )
+from ccfnet_tf.quiet import QUIET
 from ccfnet_tf.start import start_tensorflow
 
 if TYPE_CHECKING:
     from ccfnet_tf.inference.predict import Outcome
     from ccfnet_tf.inference.prediction import Network
+    from ccfnet_tf.options import Parser
 
 HELP = """\
 usage: ccfnet-tf VERB ...
@@ -52,9 +55,11 @@ CCFNet: semantic segmentation that knows where it may be wrong.
   serve      answer over REST and gRPC, for development
   benchmark  how fast a run's network, or what was exported of it, is on this machine
   presets    list the shipped configurations
+  completion a script that completes verbs and options in bash, zsh or fish
 
   ccfnet-tf VERB --help      options of a verb
   ccfnet-tf --version        versions of this package and of what it runs on
+  --quiet                    with any verb: no progress, but results, warnings and errors
   --debug                    with any verb: show the traceback of an error
 
 Exit codes: 0 done, 1 finished with failures, 2 an error of input or use, 3 unexpected,
@@ -88,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
-    args = [arg for arg in args if arg != "--debug"]
+    quiet = QUIET.set("--quiet" in args)
+    args = [arg for arg in args if arg not in ("--debug", "--quiet")]
     # Pillow warns of odd EXIF and of large pictures; what matters of it our readers refuse.
     warnings.filterwarnings("ignore", module="PIL")
     try:
@@ -97,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _report(error, args)
+    finally:
+        QUIET.reset(quiet)
 
 
 def _report(error: BaseException, args: list[str]) -> int:
@@ -129,28 +137,17 @@ def _explain(error: BaseException, args: list[str]) -> tuple[str, int]:
 
 
 def _dispatch(args: list[str]) -> int:
-    verbs: dict[str, Callable[[list[str]], int]] = {
-        "fit": _fit,
-        "evaluate": _evaluate,
-        "predict": _predict,
-        "crossval": _crossval,
-        "data": _data,
-        "export": _export,
-        "serve": _serve,
-        "benchmark": _benchmark,
-        "presets": _presets,
-    }
     if not args or args[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return EXIT_DONE if args else EXIT_USER_ERROR
     if args[0] == "--version":
         _print_versions()
         return EXIT_DONE
-    if args[0] not in verbs:
+    if args[0] not in VERBS:
         raise ConfigError(
-            f"'{args[0]}' is no verb: expected {', '.join(verbs)}" + nearest(args[0], verbs)
+            f"'{args[0]}' is no verb: expected {', '.join(VERBS)}" + nearest(args[0], VERBS)
         )
-    return verbs[args[0]](args[1:])
+    return VERBS[args[0]](args[1:])
 
 
 def _print_versions() -> None:
@@ -161,9 +158,9 @@ def _print_versions() -> None:
 
 def _fit(args: list[str]) -> int:
     from ccfnet_tf.options import parse_fit
+    from ccfnet_tf.progress import new_console
 
     options = parse_fit(args)
-    from ccfnet_tf.progress import new_console
 
     start_tensorflow()
     from ccfnet_tf.training.fit import fit
@@ -179,7 +176,7 @@ def _fit(args: list[str]) -> int:
     return EXIT_DONE
 
 
-def _evaluate(args: list[str]) -> int:
+def _evaluate_parser() -> Parser:
     from ccfnet_tf.options import Parser
 
     parser = Parser(
@@ -190,9 +187,15 @@ def _evaluate(args: list[str]) -> int:
     parser.add_argument("--split", choices=["test", "val", "train"], default="test")
     parser.add_argument("--batch", type=int, default=None, help="pictures at once (default: 1)")
     parser.add_argument("--data.root", dest="root", help="where the data lie now")
+    return parser
+
+
+def _evaluate(args: list[str]) -> int:
+    parser = _evaluate_parser()
     options = parser.parse_args(args)
     if options.batch is not None and options.batch < 1:
         raise ConfigError(f"--batch is {options.batch}: it must be 1 or more")
+
     from ccfnet_tf.progress import new_console
 
     start_tensorflow()
@@ -208,7 +211,7 @@ def _evaluate(args: list[str]) -> int:
     return EXIT_DONE
 
 
-def _predict(args: list[str]) -> int:
+def _predict_parser() -> Parser:
     from ccfnet_tf.options import Parser
 
     parser = Parser(
@@ -240,10 +243,16 @@ def _predict(args: list[str]) -> int:
     there.add_argument("--overwrite", action="store_true", help="replace results already there")
     bare = "no legends: every file has the picture's size"
     parser.add_argument("--no-legends", action="store_true", help=bare)
+    return parser
+
+
+def _predict(args: list[str]) -> int:
+    parser = _predict_parser()
     options = parser.parse_args(args)
     from ccfnet_tf.artifacts.open import look_at
-    from ccfnet_tf.inference.predict import Wanted, parse_save, predict_all, refuse_unwritable
+    from ccfnet_tf.inference.predict import Wanted, parse_save, predict_all
     from ccfnet_tf.inference.smaller import parse_box
+    from ccfnet_tf.new_folder import refuse_unwritable
     from ccfnet_tf.progress import new_console
 
     wanted = Wanted(
@@ -257,9 +266,9 @@ def _predict(args: list[str]) -> int:
         wanted = replace(wanted, kinds=kinds, film=film)
     out_folder = Path(options.out).expanduser()
     refuse_unwritable(out_folder)
-    source = look_at(options.network)
+    source, console = look_at(options.network), new_console()
     if source.size:
-        print(f"{source.place} takes {source.size}: larger pictures are made smaller for it")
+        console.print(f"{source.place} takes {source.size}: larger pictures are made smaller")
 
     def opened() -> Network:
         if source.needs_tensorflow:
@@ -272,10 +281,10 @@ def _predict(args: list[str]) -> int:
         out_folder,
         wanted=wanted,
         trained=source.trained,
-        console=new_console(),
+        console=console,
     )
     for line in _predicted(outcome, options.out):
-        print(line)
+        console.print(line)
     return EXIT_FINDINGS if outcome.failures else EXIT_DONE
 
 
@@ -308,6 +317,7 @@ def _counted(count: int, noun: str) -> str:
 
 def _crossval(args: list[str]) -> int:
     from ccfnet_tf.options import parse_fit
+    from ccfnet_tf.progress import new_console
 
     options = parse_fit(args, verb="crossval")
     if options.accept_changed_data:
@@ -315,7 +325,6 @@ def _crossval(args: list[str]) -> int:
             "--accept-changed-data is for fit: folds of different data have no common mean; begin "
             "anew in another --out"
         )
-    from ccfnet_tf.progress import new_console
 
     start_tensorflow()
     from ccfnet_tf.training.crossval import crossval
@@ -331,7 +340,7 @@ def _data(args: list[str]) -> int:
     return data_main(args)
 
 
-def _export(args: list[str]) -> int:
+def _export_parser() -> Parser:
     from ccfnet_tf.options import Parser
 
     parser = Parser(
@@ -345,7 +354,8 @@ def _export(args: list[str]) -> int:
     )
     parser.add_argument("--format", help=format_help)
     parser.add_argument("--out", help="folder of artifacts (default: ./export/models/<run>)")
-    parser.add_argument("--data-root", help="where the run's data lie now, if they were moved")
+    moved = "where the run's data lie now, if they were moved"
+    parser.add_argument("--data.root", dest="data_root", metavar="ROOT", help=moved)
     parser.add_argument(
         "--verify-only", metavar="ARTIFACT", help="repeat the check of an exported artifact"
     )
@@ -361,12 +371,19 @@ def _export(args: list[str]) -> int:
     litert.add_argument("--batch", type=int, help="pictures at once (default: 1)")
     loss = "points of pixel accuracy that int8 may lose (default: 1)"
     litert.add_argument("--max-loss", type=float, help=loss)
-    options = parser.parse_args(args)
+    return parser
+
+
+def _export(args: list[str]) -> int:
+    parser = _export_parser()
+    from ccfnet_tf.options import renamed
+
+    options = parser.parse_args(renamed(args, {"--data-root": "--data.root"}))
     if (options.run is None) == (options.verify_only is None):
         raise ConfigError("give either a run folder to export, or --verify-only ARTIFACT")
     of_exports = [name for name in vars(options) if name not in ("run", "verify_only")]
     if options.verify_only is not None and (given := _given(options, *of_exports)):
-        name = next(iter(given)).replace("_", "-")
+        name = {"data_root": "data.root"}.get(first := next(iter(given)), first.replace("_", "-"))
         raise ConfigError(f"--{name} is of exporting: --verify-only takes it from the artifact")
     from ccfnet_tf.artifacts.contract import find_format
     from ccfnet_tf.progress import new_console
@@ -382,12 +399,14 @@ def _export(args: list[str]) -> int:
     from ccfnet_tf.export.artifact import export_run
     from ccfnet_tf.export.order import new_order
     from ccfnet_tf.export.proof import verify
+    from ccfnet_tf.new_folder import refuse_unwritable
 
     if options.verify_only is not None:
         verify(Path(options.verify_only).expanduser(), console=new_console())
         return EXIT_DONE
     run = Path(options.run).expanduser()
-    out = Path(options.out or Path("export", "models", run.resolve().name))
+    out = Path(options.out or Path("export", "models", run.resolve().name)).expanduser()
+    refuse_unwritable(out)
     order = new_order(format_, run, given, data_root=options.data_root)
     export_run(run, out, order, data_root=options.data_root, console=new_console())
     return EXIT_DONE
@@ -398,7 +417,7 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
-def _serve(args: list[str]) -> int:
+def _serve_parser() -> Parser:
     from ccfnet_tf.options import Parser
 
     parser = Parser(
@@ -411,7 +430,13 @@ def _serve(args: list[str]) -> int:
     parser.add_argument("--grpc-port", type=_port, default=8500, help="default: %(default)s")
     host = "address to listen on (default: %(default)s, this machine alone)"
     parser.add_argument("--host", default="127.0.0.1", help=host)
+    return parser
+
+
+def _serve(args: list[str]) -> int:
+    parser = _serve_parser()
     options = parser.parse_args(args)
+
     from ccfnet_tf.progress import new_console
 
     start_tensorflow()
@@ -439,10 +464,48 @@ def _benchmark(args: list[str]) -> int:
     return benchmark_main(args)
 
 
-def _presets(args: list[str]) -> int:
+def _completion_parser() -> Parser:
     from ccfnet_tf.options import Parser
 
-    parser = Parser(prog="ccfnet-tf presets", description="List the shipped configurations.")
+    parser = Parser(
+        prog="ccfnet-tf completion",
+        description="Print a script that completes verbs and options with the Tab key. For this "
+        'shell alone: eval "$(ccfnet-tf completion bash)".',
+    )
+    parser.add_argument("shell", choices=SHELLS)
+    return parser
+
+
+def _completion(args: list[str]) -> int:
+    shell = _completion_parser().parse_args(args).shell
+    from ccfnet_tf.benchmark.verb import benchmark_parser
+    from ccfnet_tf.data_verbs import PARSERS
+    from ccfnet_tf.options import fit_options, option_names
+
+    parsers = {
+        "evaluate": _evaluate_parser(),
+        "predict": _predict_parser(),
+        "export": _export_parser(),
+        "serve": _serve_parser(),
+        "benchmark": benchmark_parser(),
+        "presets": _presets_parser(),
+        **{f"data {verb}": parser() for verb, parser in PARSERS.items()},
+    }
+    words = {verb: [*option_names(parser), *ALWAYS] for verb, parser in parsers.items()}
+    words |= {verb: [*fit_options(), *ALWAYS] for verb in ("fit", "crossval")}
+    words |= {"": list(VERBS), "data": list(PARSERS), "completion": list(SHELLS)}
+    print(script(shell, words), end="")
+    return EXIT_DONE
+
+
+def _presets_parser() -> Parser:
+    from ccfnet_tf.options import Parser
+
+    return Parser(prog="ccfnet-tf presets", description="List the shipped configurations.")
+
+
+def _presets(args: list[str]) -> int:
+    parser = _presets_parser()
     parser.parse_args(args)
     from ccfnet_tf.config import find_config, preset_names
 
@@ -451,3 +514,20 @@ def _presets(args: list[str]) -> int:
         comment = " ".join(line[1:].strip() for line in lines if line.startswith("#"))
         print(f"{name}\n    {comment}")
     return EXIT_DONE
+
+
+ALWAYS = ("--quiet", "--debug")
+"""Options of every verb."""
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "fit": _fit,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "crossval": _crossval,
+    "data": _data,
+    "export": _export,
+    "serve": _serve,
+    "benchmark": _benchmark,
+    "presets": _presets,
+    "completion": _completion,
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,15 +24,31 @@ OF_ONE_FORMAT = {
     "shards": ("damaged_records",),
 }
 STORED = {"fit": "config.yaml", "crossval": "crossval.yaml"}
-USAGE = "ccfnet-tf fit [--config PRESET|FILE.yaml] [--out RUN] [--resume] [--KEY VALUE ...]"
+USAGE = "ccfnet-tf {verb} [--config PRESET|FILE.yaml] [--out RUN] [--resume] [--KEY VALUE ...]"
+DESCRIPTION = {
+    "fit": "Train a network",
+    "crossval": "Train and evaluate a network for every fold of a data set, fold after fold",
+}
+OUT = {
+    "fit": "--out RUN              run folder to write (default: runs/NAME-OF-THE-CONFIG)",
+    "crossval": "--out DIR              folder of the folds' runs and of crossval.json (default:\n"
+    "                       runs/NAME-OF-THE-CONFIG_crossval)",
+}
+RESUME = {
+    "fit": "--resume               go on with the run in --out from its last sound checkpoint\n"
+    "--accept-changed-data  with --resume: go on though pictures, labels or class names have changed",
+    "crossval": "--resume               go on with the folds in --out; finished ones stay",
+}
 EPILOG = """\
 --config PRESET|FILE   where the keys below start from (see ccfnet-tf presets; default: folder
                        where data.root or another key of real data is given, else demo)
---out RUN              run folder to write (default: runs/NAME-OF-THE-CONFIG)
---resume               go on with the run in --out from its last sound checkpoint
---accept-changed-data  with --resume: go on though pictures, labels or class names have changed
+{out}
+{resume}
+--quiet                no progress; warnings and errors alone
 --debug                show the traceback of an error
 """
+_NOT_COMPLETED = frozenset(("--data", "--model", "--train", "--print_shtab"))
+"""jsonargparse's own: whole sections at once, and what it no longer has."""
 KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -68,6 +85,39 @@ class FitOptions:
     accept_changed_data: bool = False
 
 
+def renamed(args: list[str], names: Mapping[str, str]) -> list[str]:
+    """Returns the arguments with old spellings of options replaced, which a line says.
+
+    Args:
+        args: The arguments.
+        names: Old spelling -> new one. The old ones go with the next version.
+    """
+    new = []
+    for position, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        if option in names:
+            now = names[option]
+            sys.stderr.write(f"note: {option} is {now} now, and goes with the next version\n")
+            new.append(f"{now}{equals}{value}")
+        elif arg == "--":
+            return [*new, *args[position:]]
+        else:
+            new.append(arg)
+    return new
+
+
+def option_names(parser: Any) -> list[str]:
+    """Returns the long options of a parser, for shell completion."""
+    names = [name for action in parser._actions for name in action.option_strings]
+    return sorted({name for name in names if name.startswith("--")} - _NOT_COMPLETED)
+
+
+def fit_options() -> list[str]:
+    """Returns the options of `fit` and `crossval`."""
+    keys = option_names(_config_parser(find_config(DEFAULT_WITH_DATA)))
+    return sorted({*keys, *option_names(_known_options())})
+
+
 def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
     """Reads the arguments of `fit`, or of `crossval`, whose are the same.
 
@@ -87,7 +137,8 @@ def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
     out = Path(known.out or f"runs/{Path(name).stem}{ending}").expanduser()
     begun = out / STORED[verb]
     stored = known.resume and known.config is None and begun.is_file()
-    config = parse_config(begun if stored else find_config(name), rest, stored=stored)
+    base = begun if stored else find_config(name)
+    config = parse_config(base, rest, stored=stored, verb=verb)
     given = known.config is not None
     return FitOptions(config, out, known.resume, given, known.accept_changed_data)
 
@@ -102,7 +153,9 @@ def _default_config(keys: list[str]) -> str:
     return DEFAULT_WITH_DATA
 
 
-def parse_config(base: Path, keys: list[str], *, stored: bool = False) -> RunConfig:
+def parse_config(
+    base: Path, keys: list[str], *, stored: bool = False, verb: str = "fit"
+) -> RunConfig:
     """Reads a configuration file and then keys such as `--train.epochs 3`.
 
     Args:
@@ -110,6 +163,7 @@ def parse_config(base: Path, keys: list[str], *, stored: bool = False) -> RunCon
         keys: Arguments.
         stored: The file is a run's own. Such a file may name a root beside scenes, since earlier
             versions let that pass.
+        verb: Whose help is shown.
 
     Raises:
         ConfigError: An unknown key (the nearest is named), a value outside its range, or a key
@@ -117,7 +171,9 @@ def parse_config(base: Path, keys: list[str], *, stored: bool = False) -> RunCon
         SystemExit: After `--help` or `--print_config`.
     """
     _refuse_other_than_yaml(base)
-    parser = _config_parser(base)
+    if any(key.startswith("--print_shtab") for key in keys):  # of jsonargparse, which dropped it
+        raise ConfigError("--print_shtab is none of ours: see ccfnet-tf completion --help")
+    parser = _config_parser(base, verb)
     with _explained(parser):
         if not {"-h", "--help"}.isdisjoint(keys):  # which shows defaults: those of the file
             parser.set_defaults(_flat(parser.parse_args(["--config", str(base)]).as_dict()))
@@ -200,7 +256,7 @@ def _known_options() -> argparse.ArgumentParser:
     return parser
 
 
-def _config_parser(base: Path) -> Any:
+def _config_parser(base: Path, verb: str = "fit") -> Any:
     # Imported here: it takes a quarter of a second, which `ccfnet-tf --help` need not wait for.
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -208,11 +264,11 @@ def _config_parser(base: Path) -> Any:
         """Shows the default of every key, and leaves the lines of the epilog alone."""
 
     parser = ArgumentParser(
-        prog="ccfnet-tf fit",
-        usage=USAGE,
-        description="Train a network; every key of the configuration is an option.\n"
+        prog=f"ccfnet-tf {verb}",
+        usage=USAGE.format(verb=verb),
+        description=f"{DESCRIPTION[verb]}; every key of the configuration is an option.\n"
         f"The defaults shown are those of {base.name}.",
-        epilog=EPILOG,
+        epilog=EPILOG.format(out=OUT[verb], resume=RESUME[verb]),
         formatter_class=Help,
         exit_on_error=False,
         allow_abbrev=False,
@@ -236,7 +292,22 @@ def _explain(message: str, parser: Any) -> str:
     wrong = re.search(r'key "([\w.]+)": Expected a (.+)\. Got value: (.*)', line)
     if wrong:
         return _wrong(*wrong.groups())
+    of_several = re.search(r'key "([\w.]+)": Does not validate .*Given value: (.*)', line)
+    if of_several:
+        return _wrong_of_several(of_several[1], line, of_several[2])
     return line
+
+
+def _wrong_of_several(key: str, rules: str, value: str) -> str:
+    """Words the refusal of a value that may be of several types."""
+    subtypes = re.search(r"Subtypes: \[(.*)\] Errors", rules)
+    text = subtypes[1] if subtypes else ""
+    plain = re.findall(r"\b(int|float|bool|str|tuple)\b", re.sub(r"Literal\[[^]]*\]", "", text))
+    choices = re.findall(r"'([\w]+)'", text)
+    kinds = [KINDS["tuple"]] if "tuple" in plain else [KINDS[name] for name in plain]
+    return f"{key} is '{value}': it must be {' or '.join([*choices, *kinds])}" + nearest(
+        value, choices
+    )
 
 
 def _unknown(key: str, known: list[str]) -> str:

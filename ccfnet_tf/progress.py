@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ccfnet_tf.quiet import QUIET
+
+_KEPT = ("warning", "left out")  # how lines begin that are shown all the same
+
+
+class _QuietConsole(Console):
+    """Shows what was asked for (tables) and what needs attention (warnings), and no notices."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints as rich does, but for plain lines that are no warnings."""
+        if all(isinstance(each, str) and not each.startswith(_KEPT) for each in objects):
+            return
+        super().print(*objects, **options)
 
 
 def new_console(*, stderr: bool = False) -> Console:
     """Returns a console that prints a path as it is: no markup, no emoji, no breaking of lines."""
-    return Console(soft_wrap=True, markup=False, emoji=False, highlight=False, stderr=stderr)
+    kind = _QuietConsole if QUIET.get() else Console
+    return kind(soft_wrap=True, markup=False, emoji=False, highlight=False, stderr=stderr)
 
 
 def new_progress(console: Console, *, figures: bool = False) -> Progress:
@@ -24,5 +41,6 @@ def new_progress(console: Console, *, figures: bool = False) -> Progress:
     ]
     if figures:
         columns.append(TextColumn("{task.fields[figures]}"))
+    quiet = QUIET.get() or not console.is_terminal
     # transient: the lines that a verb prints stay, the bar does not
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=quiet)

@@ -331,4 +331,8 @@ def _mask_kind(path: str | Path, allowed: set[int]) -> tuple[int, int]:
         rule = "a coloured mask has 8 bits a channel and no alpha; save it so"
     else:
         rule = "a mask holds one class id a pixel; save it as an 8-bit grey or palette PNG"
+        if colour == 2:
+            rule += ", or name its colours in colours.txt beside classes.txt (`R G B NAME` a line)"
+        elif colour == 6:
+            rule += "; or save it as RGB and name its colours in colours.txt (`R G B NAME` a line)"
     raise DataError(f"{path}: {found}: {rule}")

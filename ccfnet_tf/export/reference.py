@@ -33,7 +33,7 @@ def run_parts(run: RunInfo) -> Parts:
     except CCFNetError as error:
         raise ConfigError(
             f"{run.path}: an export is checked on pictures of the run's data, which cannot be "
-            f"read ({error}); say where they are now with --data-root"
+            f"read ({error}); say where they are now with --data.root"
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from ccfnet_tf.datasets.pictures import count_frames, read_image
-from ccfnet_tf.errors import ConfigError, DataError, ResourceError, nearest
+from ccfnet_tf.errors import ConfigError, DataError, nearest
 from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
 from ccfnet_tf.inference.prediction import Network, PictureTooLargeError
 from ccfnet_tf.inference.smaller import Box, SmallerPictures, shrunk
@@ -30,6 +29,7 @@ from ccfnet_tf.inference.video import (
     video_outputs,
 )
 from ccfnet_tf.inference.writers import ENDINGS, KINDS, Kind, output_paths, write_prediction
+from ccfnet_tf.new_folder import refuse_unwritable
 from ccfnet_tf.progress import new_progress
 
 FILM = "film"
@@ -157,19 +157,6 @@ def predict_all(
         session.skipped,
         found.others,
     )
-
-
-def refuse_unwritable(out: Path) -> None:
-    """Refuses a folder for results that cannot be made or written, before anything is computed.
-
-    Raises:
-        ResourceError: It is a file, or the system does not allow it.
-    """
-    place = next(each for each in (out, *out.absolute().parents) if each.exists())
-    if not place.is_dir():
-        raise ResourceError(f"{place}: is a file, and results need a folder: give another --out")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ResourceError(f"{place}: cannot be written: give another --out, or change its rights")
 
 
 class _Session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -121,7 +122,8 @@ def fit(
         place = _Place(run, strategy, workers, console, digest)
         trained = _train(config, place, data, resume=resume, resuming=resuming, held=held)
     done = "trained; " if trained else ""
-    console.print(f"{run}: {done}next: ccfnet-tf evaluate {run}", highlight=False, soft_wrap=True)
+    evaluate = f"ccfnet-tf evaluate {shlex.quote(str(run))}"
+    console.print(f"{run}: {done}next: {evaluate}", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
