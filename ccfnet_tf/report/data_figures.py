@@ -83,9 +83,9 @@ def _draw_shares(axes: Any, stats: Stats, taxonomy: Taxonomy) -> None:
     drawn = [_has_letters(name) for name in names]
     ticks = [name if plain else "" for name, plain in zip(names, drawn, strict=True)]
     axes.set_yticks(places, ticks, parse_math=False, fontsize=9)
-    for place, name in zip(places, names, strict=True):
-        if not drawn[place]:
-            _draw_name(axes, name, place)
+    for row, name in enumerate(names):
+        if not drawn[row]:
+            _draw_name(axes, name, row)
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlabel(kind)
     void = f"void: {share_percent(stats.void_share)} % of all pixels"
