@@ -36,7 +36,8 @@ OUT = {
 }
 RESUME = {
     "fit": "--resume               go on with the run in --out from its last sound checkpoint\n"
-    "--accept-changed-data  with --resume: go on though pictures, labels or class names have changed",
+    "--accept-changed-data  with --resume: go on though pictures, labels or class names have "
+    "changed",
     "crossval": "--resume               go on with the folds in --out; finished ones stay",
 }
 EPILOG = """\
