@@ -172,8 +172,6 @@ def parse_config(
         SystemExit: After `--help` or `--print_config`.
     """
     _refuse_other_than_yaml(base)
-    if any(key.startswith("--print_shtab") for key in keys):  # of jsonargparse, which dropped it
-        raise ConfigError("--print_shtab is none of ours: see ccfnet-tf completion --help")
     parser = _config_parser(base, verb)
     with _explained(parser):
         if not {"-h", "--help"}.isdisjoint(keys):  # which shows defaults: those of the file
@@ -282,6 +280,8 @@ def _config_parser(base: Path, verb: str = "fit") -> Any:
 def _explain(message: str, parser: Any) -> str:
     """Makes one line of jsonargparse's several, in the words of our own errors."""
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
+    if "--print_shtab" in line:  # jsonargparse's, which has dropped it
+        return "unknown option --print_shtab: see ccfnet-tf completion --help"
     known = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
     unknown = re.search(r"[Uu]nrecognized arguments: -*([\w.]+)", line)
     unknown = unknown or re.search(r'Key "([\w.]+)" is not expected', line)
