@@ -14,8 +14,8 @@ import wrapt
 from ccfnet_tf.keras_names import register
 
 if TYPE_CHECKING:
+    from ccfnet_tf.artifacts.predictor import Predictor
     from ccfnet_tf.errors import CCFNetError
-    from ccfnet_tf.inference.predictor import Predictor
     from ccfnet_tf.inference.runs import load_run
     from ccfnet_tf.network.ccfnet import build_ccfnet
     from ccfnet_tf.network.model import CCFNet
@@ -25,7 +25,7 @@ __all__ = ["CCFNet", "CCFNetError", "Predictor", "build_ccfnet", "load_run"]
 _HOMES = {
     "CCFNet": "ccfnet_tf.network.model",
     "CCFNetError": "ccfnet_tf.errors",
-    "Predictor": "ccfnet_tf.inference.predictor",
+    "Predictor": "ccfnet_tf.artifacts.predictor",
     "build_ccfnet": "ccfnet_tf.network.ccfnet",
     "load_run": "ccfnet_tf.inference.runs",
 }

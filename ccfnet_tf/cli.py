@@ -10,11 +10,14 @@ import os
 import sys
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccfnet_tf.completion import SHELLS, script
 from ccfnet_tf.errors import (
     EXIT_DONE,
     EXIT_FINDINGS,
@@ -31,11 +34,13 @@ from ccfnet_tf.errors import (
     nearest,
     printable,
 )
+from ccfnet_tf.quiet import QUIET
 from ccfnet_tf.start import start_tensorflow
 
 if TYPE_CHECKING:
     from ccfnet_tf.inference.predict import Outcome
     from ccfnet_tf.inference.prediction import Network
+    from ccfnet_tf.options import Parser
 
 HELP = """\
 usage: ccfnet-tf VERB ...
@@ -51,9 +56,11 @@ CCFNet: semantic segmentation that knows where it may be wrong.
   serve      answer over REST and gRPC, for development
   benchmark  how fast a run's network, or what was exported of it, is on this machine
   presets    list the shipped configurations
+  completion a script that completes verbs and options in bash, zsh or fish
 
   ccfnet-tf VERB --help      options of a verb
   ccfnet-tf --version        versions of this package and of what it runs on
+  --quiet                    with any verb: no progress, but results, warnings and errors
   --debug                    with any verb: show the traceback of an error
 
 Exit codes: 0 done, 1 finished with failures, 2 an error of input or use, 3 unexpected,
@@ -62,17 +69,24 @@ Exit codes: 0 done, 1 finished with failures, 2 an error of input or use, 3 unex
 """
 
 RESULTS = """\
-results of a picture:
-  STEM.label.png        class ids
-  STEM.color.png        the classes' colours
-  STEM.overlay.png      the picture, tinted by class
-  STEM.difficulty.png   how likely the first answer is wrong: dark = easy, bright = hard
-results of a video:
-  STEM.frames/          the four of every frame
-  STEM.overlay.mp4      the video, tinted by class
+what --save names, and what is written of a picture:
+  label            STEM.label.png            class ids *
+  color            STEM.color.png            the classes' colours *
+  overlay          STEM.overlay.png          the picture, tinted by class, with a legend *
+  difficulty       STEM.difficulty.png       how likely the first answer is wrong: dark = easy,
+                                             bright = hard *
+  difficulty_grey  STEM.difficulty_grey.png  the same as 8-bit grey, 255 = surely wrong
+  difficulty_npy   STEM.difficulty.npy       the same as float32 for NumPy
+  difficulty_tiff  STEM.difficulty.tiff      the same as float32 TIFF
+of a video or a stream:
+  those above      STEM.frames/              of every frame *
+  film             STEM.overlay.mp4          the video, tinted by class; H.264 where OpenCV or
+                                             ffmpeg writes it, and without sound *
+(* without --save)
 
 A folder is searched to the bottom and its paths are kept. masks/ that lies beside images/ holds
-labels and is skipped; given itself, it is read like any folder.
+labels and is skipped; given itself, it is read like any folder. camera:0 is the first camera, and
+Ctrl-C ends a stream. Exit code 1: an input was left out, which a line says.
 """
 
 
@@ -80,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
-    args = [arg for arg in args if arg != "--debug"]
+    quiet = QUIET.set("--quiet" in args)
+    args = [arg for arg in args if arg not in ("--debug", "--quiet")]
     # Pillow warns of odd EXIF and of large pictures; what matters of it our readers refuse.
     warnings.filterwarnings("ignore", module="PIL")
     try:
@@ -89,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _report(error, args)
+    finally:
+        QUIET.reset(quiet)
 
 
 def _report(error: BaseException, args: list[str]) -> int:
@@ -121,28 +138,17 @@ def _explain(error: BaseException, args: list[str]) -> tuple[str, int]:
 
 
 def _dispatch(args: list[str]) -> int:
-    verbs: dict[str, Callable[[list[str]], int]] = {
-        "fit": _fit,
-        "evaluate": _evaluate,
-        "predict": _predict,
-        "crossval": _crossval,
-        "data": _data,
-        "export": _export,
-        "serve": _serve,
-        "benchmark": _benchmark,
-        "presets": _presets,
-    }
     if not args or args[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return EXIT_DONE if args else EXIT_USER_ERROR
     if args[0] == "--version":
         _print_versions()
         return EXIT_DONE
-    if args[0] not in verbs:
+    if args[0] not in VERBS:
         raise ConfigError(
-            f"'{args[0]}' is no verb: expected {', '.join(verbs)}" + nearest(args[0], verbs)
+            f"'{args[0]}' is no verb: expected {', '.join(VERBS)}" + nearest(args[0], VERBS)
         )
-    return verbs[args[0]](args[1:])
+    return VERBS[args[0]](args[1:])
 
 
 def _print_versions() -> None:
@@ -153,9 +159,9 @@ def _print_versions() -> None:
 
 def _fit(args: list[str]) -> int:
     from ccfnet_tf.options import parse_fit
+    from ccfnet_tf.progress import new_console
 
     options = parse_fit(args)
-    from ccfnet_tf.progress import new_console
 
     start_tensorflow()
     from ccfnet_tf.training.fit import fit
@@ -171,7 +177,7 @@ def _fit(args: list[str]) -> int:
     return EXIT_DONE
 
 
-def _evaluate(args: list[str]) -> int:
+def _evaluate_parser() -> Parser:
     from ccfnet_tf.options import Parser
 
     parser = Parser(
@@ -182,9 +188,15 @@ def _evaluate(args: list[str]) -> int:
     parser.add_argument("--split", choices=["test", "val", "train"], default="test")
     parser.add_argument("--batch", type=int, default=None, help="pictures at once (default: 1)")
     parser.add_argument("--data.root", dest="root", help="where the data lie now")
+    return parser
+
+
+def _evaluate(args: list[str]) -> int:
+    parser = _evaluate_parser()
     options = parser.parse_args(args)
     if options.batch is not None and options.batch < 1:
         raise ConfigError(f"--batch is {options.batch}: it must be 1 or more")
+
     from ccfnet_tf.progress import new_console
 
     start_tensorflow()
@@ -200,7 +212,7 @@ def _evaluate(args: list[str]) -> int:
     return EXIT_DONE
 
 
-def _predict(args: list[str]) -> int:
+def _predict_parser() -> Parser:
     from ccfnet_tf.options import Parser
 
     parser = Parser(
@@ -215,22 +227,49 @@ def _predict(args: list[str]) -> int:
         "(http://HOST:8501/v1/models/ccfnet, grpc://HOST:8500/ccfnet)"
     )
     parser.add_argument("network", metavar="NETWORK", help=network)
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="picture, folder, glob, video")
+    inputs = "picture, folder, glob, video, camera:0, or a stream's address (rtsp://...)"
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs)
     out = "folder for the results (default: %(default)s)"
     parser.add_argument("--out", default="predictions", help=out)
-    parser.add_argument("--overwrite", action="store_true", help="replace results already there")
+    save = "what is written, with commas between; see below"
+    parser.add_argument("--save", metavar="NAMES", help=save)
+    size = (
+        "show the network pictures of at most this longest side, or HEIGHTxWIDTH; results keep "
+        "the picture's size"
+    )
+    parser.add_argument("--size", metavar="N", help=size)
+    there = parser.add_mutually_exclusive_group()
+    skip = "leave out inputs whose results are already there"
+    there.add_argument("--skip-existing", action="store_true", help=skip)
+    there.add_argument("--overwrite", action="store_true", help="replace results already there")
+    bare = "no legends: every file has the picture's size"
+    parser.add_argument("--no-legends", action="store_true", help=bare)
+    return parser
+
+
+def _predict(args: list[str]) -> int:
+    parser = _predict_parser()
     options = parser.parse_args(args)
     from ccfnet_tf.artifacts.open import look_at
-    from ccfnet_tf.inference.predict import predict_all
+    from ccfnet_tf.inference.predict import Wanted, parse_save, predict_all
+    from ccfnet_tf.inference.smaller import parse_box
+    from ccfnet_tf.new_folder import refuse_unwritable
     from ccfnet_tf.progress import new_console
 
-    source = look_at(options.network)
+    wanted = Wanted(
+        legends=not options.no_legends,
+        overwrite=options.overwrite,
+        skip_existing=options.skip_existing,
+        box=parse_box(options.size) if options.size is not None else None,
+    )
+    if options.save is not None:
+        kinds, film = parse_save(options.save)
+        wanted = replace(wanted, kinds=kinds, film=film)
+    out_folder = Path(options.out).expanduser()
+    refuse_unwritable(out_folder)
+    source, console = look_at(options.network), new_console()
     if source.size:
-        print(
-            printable(
-                f"{source.place} takes {source.size}: larger pictures are made smaller for it"
-            )
-        )
+        console.print(f"{source.place} takes {source.size}: larger pictures are made smaller")
 
     def opened() -> Network:
         if source.needs_tensorflow:
@@ -240,12 +279,13 @@ def _predict(args: list[str]) -> int:
     outcome = predict_all(
         opened,
         options.inputs,
-        Path(options.out).expanduser(),
-        overwrite=options.overwrite,
-        console=new_console(),
+        out_folder,
+        wanted=wanted,
+        trained=source.trained,
+        console=console,
     )
     for line in _predicted(outcome, options.out):
-        print(printable(line))
+        console.print(line)
     return EXIT_FINDINGS if outcome.failures else EXIT_DONE
 
 
@@ -257,9 +297,19 @@ def _predicted(outcome: Outcome, out: str) -> list[str]:
     if done:
         failed = f"; {len(outcome.failures)} failed, see above" if outcome.failures else ""
         lines.append(f"{out}: {' and '.join(done)}{failed}")
+    if outcome.skipped:
+        lines.append(f"skipped {_counted(outcome.skipped, 'input')} whose results are there")
+    if outcome.others:
+        kinds = ", ".join(sorted(outcome.others))
+        count = _counted(sum(outcome.others.values()), "file")
+        lines.append(f"left out {count} that {_are(outcome.others)} no picture or video ({kinds})")
     if outcome.labels:
         lines.append(f"skipped {_counted(outcome.labels, 'file')} in masks/ beside images/")
     return lines
+
+
+def _are(counts: Counter[str]) -> str:
+    return "is" if sum(counts.values()) == 1 else "are"
 
 
 def _counted(count: int, noun: str) -> str:
@@ -268,6 +318,7 @@ def _counted(count: int, noun: str) -> str:
 
 def _crossval(args: list[str]) -> int:
     from ccfnet_tf.options import parse_fit
+    from ccfnet_tf.progress import new_console
 
     options = parse_fit(args, verb="crossval")
     if options.accept_changed_data:
@@ -275,7 +326,6 @@ def _crossval(args: list[str]) -> int:
             "--accept-changed-data is for fit: folds of different data have no common mean; begin "
             "anew in another --out"
         )
-    from ccfnet_tf.progress import new_console
 
     start_tensorflow()
     from ccfnet_tf.training.crossval import crossval
@@ -291,7 +341,7 @@ def _data(args: list[str]) -> int:
     return data_main(args)
 
 
-def _export(args: list[str]) -> int:
+def _export_parser() -> Parser:
     from ccfnet_tf.options import Parser
 
     parser = Parser(
@@ -305,7 +355,8 @@ def _export(args: list[str]) -> int:
     )
     parser.add_argument("--format", help=format_help)
     parser.add_argument("--out", help="folder of artifacts (default: ./export/models/<run>)")
-    parser.add_argument("--data-root", help="where the run's data lie now, if they were moved")
+    moved = "where the run's data lie now, if they were moved"
+    parser.add_argument("--data.root", dest="data_root", metavar="ROOT", help=moved)
     parser.add_argument(
         "--verify-only", metavar="ARTIFACT", help="repeat the check of an exported artifact"
     )
@@ -321,12 +372,19 @@ def _export(args: list[str]) -> int:
     litert.add_argument("--batch", type=int, help="pictures at once (default: 1)")
     loss = "points of pixel accuracy that int8 may lose (default: 1)"
     litert.add_argument("--max-loss", type=float, help=loss)
-    options = parser.parse_args(args)
+    return parser
+
+
+def _export(args: list[str]) -> int:
+    parser = _export_parser()
+    from ccfnet_tf.options import renamed
+
+    options = parser.parse_args(renamed(args, {"--data-root": "--data.root"}))
     if (options.run is None) == (options.verify_only is None):
         raise ConfigError("give either a run folder to export, or --verify-only ARTIFACT")
     of_exports = [name for name in vars(options) if name not in ("run", "verify_only")]
     if options.verify_only is not None and (given := _given(options, *of_exports)):
-        name = next(iter(given)).replace("_", "-")
+        name = {"data_root": "data.root"}.get(first := next(iter(given)), first.replace("_", "-"))
         raise ConfigError(f"--{name} is of exporting: --verify-only takes it from the artifact")
     from ccfnet_tf.artifacts.contract import find_format
     from ccfnet_tf.progress import new_console
@@ -342,12 +400,14 @@ def _export(args: list[str]) -> int:
     from ccfnet_tf.export.artifact import export_run
     from ccfnet_tf.export.order import new_order
     from ccfnet_tf.export.proof import verify
+    from ccfnet_tf.new_folder import refuse_unwritable
 
     if options.verify_only is not None:
         verify(Path(options.verify_only).expanduser(), console=new_console())
         return EXIT_DONE
     run = Path(options.run).expanduser()
-    out = Path(options.out or Path("export", "models", run.resolve().name))
+    out = Path(options.out or Path("export", "models", run.resolve().name)).expanduser()
+    refuse_unwritable(out)
     order = new_order(format_, run, given, data_root=options.data_root)
     export_run(run, out, order, data_root=options.data_root, console=new_console())
     return EXIT_DONE
@@ -358,7 +418,7 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
-def _serve(args: list[str]) -> int:
+def _serve_parser() -> Parser:
     from ccfnet_tf.options import Parser
     from ccfnet_tf.serving.room import MAX_PIXELS
 
@@ -375,7 +435,13 @@ def _serve(args: list[str]) -> int:
     pixels = "most pixels of a request, and of all requests computed at a time; each takes "
     pixels += "about 650 bytes with ResNet-50 (default: %(default)s, 2048x2048)"
     parser.add_argument("--max-pixels", type=_pixels, default=MAX_PIXELS, metavar="N", help=pixels)
+    return parser
+
+
+def _serve(args: list[str]) -> int:
+    parser = _serve_parser()
     options = parser.parse_args(args)
+
     from ccfnet_tf.progress import new_console
 
     start_tensorflow()
@@ -410,10 +476,48 @@ def _benchmark(args: list[str]) -> int:
     return benchmark_main(args)
 
 
-def _presets(args: list[str]) -> int:
+def _completion_parser() -> Parser:
     from ccfnet_tf.options import Parser
 
-    parser = Parser(prog="ccfnet-tf presets", description="List the shipped configurations.")
+    parser = Parser(
+        prog="ccfnet-tf completion",
+        description="Print a script that completes verbs and options with the Tab key. For this "
+        'shell alone: eval "$(ccfnet-tf completion bash)".',
+    )
+    parser.add_argument("shell", choices=SHELLS)
+    return parser
+
+
+def _completion(args: list[str]) -> int:
+    shell = _completion_parser().parse_args(args).shell
+    from ccfnet_tf.benchmark.verb import benchmark_parser
+    from ccfnet_tf.data_verbs import PARSERS
+    from ccfnet_tf.options import fit_options, option_names
+
+    parsers = {
+        "evaluate": _evaluate_parser(),
+        "predict": _predict_parser(),
+        "export": _export_parser(),
+        "serve": _serve_parser(),
+        "benchmark": benchmark_parser(),
+        "presets": _presets_parser(),
+        **{f"data {verb}": parser() for verb, parser in PARSERS.items()},
+    }
+    words = {verb: [*option_names(parser), *ALWAYS] for verb, parser in parsers.items()}
+    words |= {verb: [*fit_options(), *ALWAYS] for verb in ("fit", "crossval")}
+    words |= {"": list(VERBS), "data": list(PARSERS), "completion": list(SHELLS)}
+    print(script(shell, words), end="")
+    return EXIT_DONE
+
+
+def _presets_parser() -> Parser:
+    from ccfnet_tf.options import Parser
+
+    return Parser(prog="ccfnet-tf presets", description="List the shipped configurations.")
+
+
+def _presets(args: list[str]) -> int:
+    parser = _presets_parser()
     parser.parse_args(args)
     from ccfnet_tf.config import find_config, preset_names
 
@@ -422,3 +526,20 @@ def _presets(args: list[str]) -> int:
         comment = " ".join(line[1:].strip() for line in lines if line.startswith("#"))
         print(f"{name}\n    {comment}")
     return EXIT_DONE
+
+
+ALWAYS = ("--quiet", "--debug")
+"""Options of every verb."""
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "fit": _fit,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "crossval": _crossval,
+    "data": _data,
+    "export": _export,
+    "serve": _serve,
+    "benchmark": _benchmark,
+    "presets": _presets,
+    "completion": _completion,
+}

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR, ConfigError, nearest
-from ccfnet_tf.options import DEFAULT_WITH_DATA, Parser, parse_config
+from ccfnet_tf.new_folder import refuse_unwritable
+from ccfnet_tf.options import DEFAULT_WITH_DATA, Parser, parse_config, renamed
 from ccfnet_tf.progress import new_console, new_progress
 from ccfnet_tf.start import start_tensorflow
 
@@ -30,10 +31,11 @@ usage: ccfnet-tf data VERB ...
   show SRC                         a sheet of pictures, labels and what augmentation does
   split SRC --folds 5 --out DIR    lists of balanced folds, for --data.lists; --group-by keeps the
                                    frames of a film together
-  convert SRC --to DIR             a plain folder of pictures and masks; --shards N: TFRecord
+  convert SRC --out DIR            a plain folder of pictures and masks; --shards N: TFRecord
   scenes --count N --out DIR       the built-in scenes as a folder
 
-SRC is the folder of a data set. Its layout is told from what is in it; --data.format says it.
+SRC, or --data.root SRC, is the folder of a data set. Its layout is told from what is in it;
+--data.format says it.
 Every key of the configuration's data section can be given: --data.fold 1, --data.label_map FILE,
 --data.lists DIR; and --config PRESET|FILE.yaml to start from.
 """
@@ -55,9 +57,14 @@ def main(args: list[str]) -> int:
     return VERBS[args[0]](args[1:])
 
 
-def _check(args: list[str]) -> int:
+def _check_parser() -> Parser:
     parser = _parser("check", "Read every picture and label; exit 1 when something must be mended.")
     parser.add_argument("--json", metavar="FILE", help="write all findings there (- prints them)")
+    return parser
+
+
+def _check(args: list[str]) -> int:
+    parser = _check_parser()
     known, config = _parse(parser, args)
     from ccfnet_tf.datasets.absent import allowed
     from ccfnet_tf.datasets.inspect import inspect
@@ -70,12 +77,17 @@ def _check(args: list[str]) -> int:
     return EXIT_DONE if report.ok else EXIT_FINDINGS
 
 
-def _stats(args: list[str]) -> int:
+def _stats_parser() -> Parser:
     parser = _parser("stats", "Count classes, sizes and colours; suggest class weights.")
     parser.add_argument("--json", metavar="FILE", help="write all figures there (- prints them)")
     parser.add_argument("--plot", metavar="FILE.png", help="draw them")
+    return parser
+
+
+def _stats(args: list[str]) -> int:
+    parser = _stats_parser()
     known, config = _parse(parser, args)
-    _refuse_existing(known.plot)
+    _refuse_picture_name("--plot", known.plot)
     from ccfnet_tf.datasets.parts import agreeing, parts_of, refuse_unpaired
     from ccfnet_tf.datasets.stats import survey
     from ccfnet_tf.report.data_figures import stats_figure
@@ -93,13 +105,18 @@ def _stats(args: list[str]) -> int:
     return EXIT_DONE
 
 
-def _show_sheet(args: list[str]) -> int:
+def _show_sheet_parser() -> Parser:
     parser = _parser("show", "Draw pictures, labels, and four augmented versions of each.")
     parser.add_argument("--out", metavar="FILE.png", default="sheet.png", help="default: sheet.png")
     parser.add_argument("--count", type=int, default=6, help="pictures (default: 6)")
+    return parser
+
+
+def _show_sheet(args: list[str]) -> int:
+    parser = _show_sheet_parser()
     known, config = _parse(parser, args)
     _at_least("--count", known.count, 1)
-    _refuse_existing(known.out)
+    _refuse_picture_name("--out", known.out)
     start_tensorflow()
     from ccfnet_tf.datasets.check import check
     from ccfnet_tf.datasets.parts import read_parts
@@ -121,7 +138,7 @@ def _show_sheet(args: list[str]) -> int:
     return EXIT_DONE
 
 
-def _split(args: list[str]) -> int:
+def _split_parser() -> Parser:
     parser = _parser("split", "Deal all pictures to folds of like content; write list files.")
     parser.add_argument("--folds", type=int, default=5, help="default: 5")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the lists")
@@ -130,7 +147,13 @@ def _split(args: list[str]) -> int:
         "the path below SRC, whose (groups) name the film, or a CSV file of picture,film"
     )
     parser.add_argument("--group-by", metavar="REGEX|FILE.csv", help=group_by)
+    return parser
+
+
+def _split(args: list[str]) -> int:
+    parser = _split_parser()
     known, config = _parse(parser, args)
+    refuse_unwritable(Path(known.out).expanduser())
     from ccfnet_tf.datasets.folds import split
     from ccfnet_tf.datasets.parts import parts_of
     from ccfnet_tf.datasets.sequences import groups_of, hint
@@ -174,22 +197,31 @@ def _keys_of(known: argparse.Namespace, config: RunConfig, lists: Path) -> list[
     return [*keys, "--data.lists", str(lists)]
 
 
-def _convert(args: list[str]) -> int:
+def _convert_parser() -> Parser:
     parser = _parser("convert", "Write a data set as a plain folder, or as TFRecord shards.")
-    parser.add_argument("--to", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--shards", type=int, metavar="N", help="TFRecord files a part")
-    known, config = _parse(parser, args)
+    return parser
+
+
+def _convert(args: list[str]) -> int:
+    known, config = _parse(_convert_parser(), renamed(args, {"--to": "--out"}))
     if known.shards is not None:
         _at_least("--shards", known.shards, 1)
-    _convert_to(Path(known.to).expanduser(), config, known.shards)
+    _convert_to(Path(known.out).expanduser(), config, known.shards)
     return EXIT_DONE
 
 
-def _scenes(args: list[str]) -> int:
+def _scenes_parser() -> Parser:
     what = "Draw scenes; write them as a folder."
     parser = Parser(prog="ccfnet-tf data scenes", description=what)
     parser.add_argument("--count", type=int, default=100, help="to train on (default: 100)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    return parser
+
+
+def _scenes(args: list[str]) -> int:
+    parser = _scenes_parser()
     known, keys = parser.parse_known_args(args)
     keys = ["--data.format", "scenes", "--data.scenes", str(known.count), *keys]
     _convert_to(Path(known.out).expanduser(), _config("demo", keys), None)
@@ -197,6 +229,7 @@ def _scenes(args: list[str]) -> int:
 
 
 def _convert_to(out: Path, config: RunConfig, shards: int | None) -> None:
+    refuse_unwritable(out)
     start_tensorflow()
     from ccfnet_tf.datasets.parts import parts_of
     from ccfnet_tf.pipeline.convert import write_folder, write_shards
@@ -215,6 +248,16 @@ def _convert_to(out: Path, config: RunConfig, shards: int | None) -> None:
     )
 
 
+PARSERS: dict[str, Callable[[], Parser]] = {
+    "check": _check_parser,
+    "stats": _stats_parser,
+    "show": _show_sheet_parser,
+    "split": _split_parser,
+    "convert": _convert_parser,
+    "scenes": _scenes_parser,
+}
+"""Verb -> what makes the parser of its own options."""
+
 VERBS = {
     "check": _check,
     "stats": _stats,
@@ -225,7 +268,7 @@ VERBS = {
 }
 
 
-def _parser(verb: str, description: str) -> argparse.ArgumentParser:
+def _parser(verb: str, description: str) -> Parser:
     parser = Parser(
         prog=f"ccfnet-tf data {verb}",
         description=f"{description} Keys such as --data.fold 1 or --seed 3 as with fit.",
@@ -241,10 +284,21 @@ def _parse(
     parser: argparse.ArgumentParser, args: list[str]
 ) -> tuple[argparse.Namespace, RunConfig]:
     """Returns the verb's own options, and the configuration that the other keys give."""
+    args = _source_first(args)
     if args[:1] not in (["-h"], ["--help"]) and args and args[0].startswith("-"):
         raise ConfigError(f"{args[0]}: SRC comes first: {parser.prog} SRC {args[0]} ...")
     known, keys = parser.parse_known_args(args)
     return known, _config(known.config, ["--data.root", known.source, *keys])
+
+
+def _source_first(args: list[str]) -> list[str]:
+    """Returns the arguments with `--data.root ROOT`, as `fit` takes it, in place of SRC."""
+    for position, arg in enumerate(args if args and args[0].startswith("-") else []):
+        if arg == "--data.root" and position + 1 < len(args):
+            return [args[position + 1], *args[:position], *args[position + 2 :]]
+        if arg.startswith("--data.root="):
+            return [arg.partition("=")[2], *args[:position], *args[position + 1 :]]
+    return args
 
 
 def _config(name: str, keys: list[str]) -> RunConfig:
@@ -288,9 +342,16 @@ def _show(file: str | None, tree: object, table: object, console: Console) -> No
         console.print(f"written to {path}")
 
 
-def _refuse_existing(file: str | None) -> None:
-    if file and Path(file).expanduser().exists():
+def _refuse_picture_name(option: str, file: str | None) -> None:
+    """Refuses a name under which no picture can be written, before anything is read."""
+    if not file:
+        return
+    path = Path(file).expanduser()
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"{option} is {file}: a PNG is written: give a name that ends in .png")
+    if path.exists():
         raise ConfigError(f"{file}: already there; remove it or name another file")
+    refuse_unwritable(path.parent, option)
 
 
 def _at_least(option: str, value: int, low: int) -> None:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 VOID = -1
 """Class id of pixels that count in no loss and in no metric."""
 
+VOID_COLOUR = (0, 0, 0)
+"""RGB of void in pictures made for people."""
+
 IGNORED = "__ignore__"
 """How labelme names, in class lists and outlines, what counts nowhere."""
 

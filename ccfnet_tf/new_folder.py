@@ -129,3 +129,22 @@ def _lock(folder: Path) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def refuse_unwritable(out: Path, option: str = "--out") -> None:
+    """Refuses a folder for results that cannot be made or written, before anything is computed.
+
+    Args:
+        out: The folder; it need not be there.
+        option: What named it, for the message.
+
+    Raises:
+        ResourceError: A file is in its place, or the system does not allow it.
+    """
+    place = next(each for each in (out, *out.absolute().parents) if each.exists())
+    if not place.is_dir():
+        raise ResourceError(f"{place}: is a file, and results need a folder: give another {option}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ResourceError(
+            f"{place}: cannot be written: give another {option}, or change its rights"
+        )

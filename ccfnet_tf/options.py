@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,15 +34,32 @@ OF_ONE_FORMAT = {
     "shards": ("damaged_records",),
 }
 STORED = {"fit": "config.yaml", "crossval": "crossval.yaml"}
-USAGE = "ccfnet-tf fit [--config PRESET|FILE.yaml] [--out RUN] [--resume] [--KEY VALUE ...]"
+USAGE = "ccfnet-tf {verb} [--config PRESET|FILE.yaml] [--out RUN] [--resume] [--KEY VALUE ...]"
+DESCRIPTION = {
+    "fit": "Train a network",
+    "crossval": "Train and evaluate a network for every fold of a data set, fold after fold",
+}
+OUT = {
+    "fit": "--out RUN              run folder to write (default: runs/NAME-OF-THE-CONFIG)",
+    "crossval": "--out DIR              folder of the folds' runs and of crossval.json (default:\n"
+    "                       runs/NAME-OF-THE-CONFIG_crossval)",
+}
+RESUME = {
+    "fit": "--resume               go on with the run in --out from its last sound checkpoint\n"
+    "--accept-changed-data  with --resume: go on though pictures, labels or class names have "
+    "changed",
+    "crossval": "--resume               go on with the folds in --out; finished ones stay",
+}
 EPILOG = """\
 --config PRESET|FILE   where the keys below start from (see ccfnet-tf presets; default: folder
                        where data.root or another key of real data is given, else demo)
---out RUN              run folder to write (default: runs/NAME-OF-THE-CONFIG)
---resume               go on with the run in --out from its last sound checkpoint
---accept-changed-data  with --resume: go on though pictures, labels or class names have changed
+{out}
+{resume}
+--quiet                no progress; warnings and errors alone
 --debug                show the traceback of an error
 """
+_NOT_COMPLETED = frozenset(("--data", "--model", "--train", "--print_shtab"))
+"""jsonargparse's own: whole sections at once, and what it no longer has."""
 KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -79,6 +97,39 @@ class FitOptions:
     accept_changed_data: bool = False
 
 
+def renamed(args: list[str], names: Mapping[str, str]) -> list[str]:
+    """Returns the arguments with old spellings of options replaced, which a line says.
+
+    Args:
+        args: The arguments.
+        names: Old spelling -> new one. The old ones go with the next version.
+    """
+    new = []
+    for position, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        if option in names:
+            now = names[option]
+            sys.stderr.write(f"note: {option} is {now} now, and goes with the next version\n")
+            new.append(f"{now}{equals}{value}")
+        elif arg == "--":
+            return [*new, *args[position:]]
+        else:
+            new.append(arg)
+    return new
+
+
+def option_names(parser: Any) -> list[str]:
+    """Returns the long options of a parser, for shell completion."""
+    names = [name for action in parser._actions for name in action.option_strings]
+    return sorted({name for name in names if name.startswith("--")} - _NOT_COMPLETED)
+
+
+def fit_options() -> list[str]:
+    """Returns the options of `fit` and `crossval`."""
+    keys = option_names(_config_parser(find_config(DEFAULT_WITH_DATA)))
+    return sorted({*keys, *option_names(_known_options())})
+
+
 def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
     """Reads the arguments of `fit`, or of `crossval`, whose are the same.
 
@@ -98,7 +149,8 @@ def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
     out = Path(known.out or f"runs/{Path(name).stem}{ending}").expanduser()
     begun = out / STORED[verb]
     stored = known.resume and known.config is None and begun.is_file()
-    config = parse_config(begun if stored else find_config(name), rest, stored=stored)
+    base = begun if stored else find_config(name)
+    config = parse_config(base, rest, stored=stored, verb=verb)
     given = known.config is not None
     return FitOptions(config, out, known.resume, given, known.accept_changed_data)
 
@@ -113,7 +165,9 @@ def _default_config(keys: list[str]) -> str:
     return DEFAULT_WITH_DATA
 
 
-def parse_config(base: Path, keys: list[str], *, stored: bool = False) -> RunConfig:
+def parse_config(
+    base: Path, keys: list[str], *, stored: bool = False, verb: str = "fit"
+) -> RunConfig:
     """Reads a configuration file and then keys such as `--train.epochs 3`.
 
     Args:
@@ -121,13 +175,14 @@ def parse_config(base: Path, keys: list[str], *, stored: bool = False) -> RunCon
         keys: Arguments.
         stored: The file is a run's own. Such a file may name a root beside scenes, since earlier
             versions let that pass.
+        verb: Whose help is shown.
 
     Raises:
         ConfigError: An unknown key (the nearest is named), a value outside its range, or a key
             that the format of the data has no use for.
         SystemExit: After `--help` or `--print_config`.
     """
-    parser = _config_parser(base)
+    parser = _config_parser(base, verb)
     # jsonargparse never sees a file: it would import what a file calls a `class_path`.
     parser.set_defaults(_flat(read_tree(base)))
     keys = _single_keys(keys, parser)
@@ -217,7 +272,7 @@ def _known_options() -> argparse.ArgumentParser:
     return parser
 
 
-def _config_parser(base: Path) -> Any:
+def _config_parser(base: Path, verb: str = "fit") -> Any:
     # Imported here: it takes a quarter of a second, which `ccfnet-tf --help` need not wait for.
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -225,11 +280,11 @@ def _config_parser(base: Path) -> Any:
         """Shows the default of every key, and leaves the lines of the epilog alone."""
 
     parser = ArgumentParser(
-        prog="ccfnet-tf fit",
-        usage=USAGE,
-        description="Train a network; every key of the configuration is an option.\n"
+        prog=f"ccfnet-tf {verb}",
+        usage=USAGE.format(verb=verb),
+        description=f"{DESCRIPTION[verb]}; every key of the configuration is an option.\n"
         f"The defaults shown are those of {base.name}.",
-        epilog=EPILOG,
+        epilog=EPILOG.format(out=OUT[verb], resume=RESUME[verb]),
         formatter_class=Help,
         exit_on_error=False,
         allow_abbrev=False,
@@ -242,17 +297,20 @@ def _config_parser(base: Path) -> Any:
 def _explain(message: str, parser: Any) -> str:
     """Makes one line of jsonargparse's several, in the words of our own errors."""
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
+    if "--print_shtab" in line:  # jsonargparse's, which has dropped it
+        return "unknown option --print_shtab: see ccfnet-tf completion --help"
     known = _known_keys(parser)
     unknown = re.search(r"[Uu]nrecognized arguments: -*([\w.]+)", line)
     unknown = unknown or re.search(r'Key "([\w.]+)" is not expected', line)
+    unknown = unknown or re.search(r"Group '(\w+)' does not accept option '([\w.]+)'", line)
     if unknown:
-        return _unknown(unknown[1], known)
-    group = re.search(r"Group '(\w+)' does not accept option '([\w.]+)'", line)
-    if group:
-        return _unknown(f"{group[1]}.{group[2]}", known)
+        return _unknown(".".join(unknown.groups()), known)
     wrong = re.search(r'key "([\w.]+)": Expected a (.+)\. Got value: (.*)', line)
     if wrong:
         return _wrong(*wrong.groups())
+    of_several = re.search(r'key "([\w.]+)": Does not validate .*Given value: (.*)', line)
+    if of_several:
+        return _wrong_of_several(of_several[1], line, of_several[2])
     no_number = re.search(r'key "([\w.]+)": invalid literal for int\(\) .*: (.*)', line)
     if no_number:
         return f"{no_number[1]}: {no_number[2]} is no number: it must be {KINDS['dict']}"
@@ -261,6 +319,18 @@ def _explain(message: str, parser: Any) -> str:
 
 def _known_keys(parser: Any) -> list[str]:
     return [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+
+
+def _wrong_of_several(key: str, rules: str, value: str) -> str:
+    """Words the refusal of a value that may be of several types."""
+    subtypes = re.search(r"Subtypes: \[(.*)\] Errors", rules)
+    text = subtypes[1] if subtypes else ""
+    plain = re.findall(r"\b(int|float|bool|str|tuple)\b", re.sub(r"Literal\[[^]]*\]", "", text))
+    choices = re.findall(r"'([\w]+)'", text)
+    kinds = [KINDS["tuple"]] if "tuple" in plain else [KINDS[name] for name in plain]
+    return f"{key} is '{value}': it must be {' or '.join([*choices, *kinds])}" + nearest(
+        value, choices
+    )
 
 
 def _unknown(key: str, known: list[str]) -> str:

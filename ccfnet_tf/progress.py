@@ -11,6 +11,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from ccfnet_tf.errors import printable
+from ccfnet_tf.quiet import QUIET
 
 
 class _Console(Console):
@@ -36,12 +37,26 @@ class _Console(Console):
                 yield Segment("\n".join(map(printable, lines)), segment.style)
 
 
+_KEPT = ("warning", "left out")  # how lines begin that are shown all the same
+
+
+class _QuietConsole(_Console):
+    """Shows what was asked for (tables) and what needs attention (warnings), and no notices."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints as rich does, but for plain lines that are no warnings."""
+        if all(isinstance(each, str) and not each.startswith(_KEPT) for each in objects):
+            return
+        super().print(*objects, **options)
+
+
 def new_console(*, stderr: bool = False) -> Console:
     """Returns a console that prints a path as it is: no markup, no emoji, no breaking of lines.
 
     What a terminal would obey in it is shown as an escape.
     """
-    return _Console(soft_wrap=True, markup=False, emoji=False, highlight=False, stderr=stderr)
+    kind = _QuietConsole if QUIET.get() else _Console
+    return kind(soft_wrap=True, markup=False, emoji=False, highlight=False, stderr=stderr)
 
 
 def new_progress(console: Console, *, figures: bool = False) -> Progress:
@@ -57,5 +72,6 @@ def new_progress(console: Console, *, figures: bool = False) -> Progress:
     ]
     if figures:
         columns.append(TextColumn("{task.fields[figures]}"))
+    quiet = QUIET.get() or not console.is_terminal
     # transient: the lines that a verb prints stay, the bar does not
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=quiet)

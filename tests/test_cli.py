@@ -73,6 +73,24 @@ def test_presets_lists_all_with_what_departs_from_the_paper(
         (["evaluate", "x", "--batch", "0"], "--batch is 0"),
         (["predict", "no/such/run", "photo.jpg"], "no/such/run: no such folder"),
         (["predict", "run"], "required: INPUT"),
+        (
+            ["predict", "run", "a.jpg", "--size", "big"],
+            "--size is 'big': expected the longest side",
+        ),
+        (
+            ["predict", "run", "a.jpg", "--save", "labels"],
+            "--save has 'labels'.*did you mean 'label'",
+        ),
+        (["predict", "r", "a.jpg", "--overwrite", "--skip-existing"], "not allowed with argument"),
+        (["predict", "run", "a.jpg", "--out", "/dev/null/x"], "/dev/null: is a file, and results"),
+        (["fit", "--train.class_weights", "1,2"], r"is '1,2': it must be none or auto or a list"),
+        (["fit", "--train.class_weights", "autp"], "it must be none or auto.*did you mean 'auto'"),
+        (["fit", "--print_shtab", "bash"], "see ccfnet-tf completion --help"),
+        (["fit", "--out", "/dev/null/run"], "/dev/null: is a file"),
+        (["data", "show", "x", "--out", "sheet.txt"], "--out is sheet.txt.*ends in .png"),
+        (["data", "stats", "x", "--plot", "a.jpg"], "--plot is a.jpg.*ends in .png"),
+        (["data", "convert", "x", "--out", "/dev/null/y"], "/dev/null: is a file"),
+        (["completion", "tcsh"], "invalid choice: 'tcsh'"),
     ],
 )
 def test_a_user_s_error_is_one_line_and_exit_code_2(
@@ -100,7 +118,7 @@ def test_an_unexpected_error_is_exit_code_3(
     def fail(args: list[str]) -> int:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(cli, "_presets", fail)
+    monkeypatch.setitem(cli.VERBS, "presets", fail)
     assert cli.main(["presets"]) == EXIT_UNEXPECTED
     assert "ZeroDivisionError: a fault of ours" in capsys.readouterr().err
 
@@ -133,10 +151,112 @@ def test_predict_help_says_what_it_writes(capsys: pytest.CaptureFixture[str]) ->
         "(default: predictions)",
         "STEM.frames/",
         "STEM.overlay.mp4",
-        "dark = easy, bright = hard",
+        "dark = easy",
+        "STEM.difficulty.npy",
         "masks/ that lies beside images/",
     ):
         assert words in printed
+
+
+@pytest.mark.parametrize("verb", ["fit", "crossval"])
+def test_help_is_the_verb_s_own(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: ccfnet-tf {verb} ")
+    assert "--data.root" in printed
+    assert ("every fold" in printed) is (verb == "crossval")
+    assert ("--accept-changed-data" in printed) is (verb == "fit")
+
+
+OLD_SPELLINGS = {
+    ("data", "convert", "no/such", "--to", "out"): ("--to is --out now", "no/such"),
+    ("data", "convert", "no/such", "--to=out"): ("--to is --out now", "no/such"),
+    ("export", "no/run", "--data-root", "x"): ("--data-root is --data.root now", "no/run"),
+}
+
+
+@pytest.mark.parametrize("args", OLD_SPELLINGS)
+def test_an_old_spelling_is_taken_with_a_line(
+    args: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    note, error = OLD_SPELLINGS[args]
+    assert cli.main(list(args)) == EXIT_USER_ERROR
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert note in said[0]
+    assert error in said[1]
+
+
+@pytest.mark.parametrize("verb", ["check", "stats", "show", "split", "convert"])
+def test_data_verbs_take_data_root(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"split": ["--out", str(tmp_path / "o")], "convert": ["--out", str(tmp_path / "o")]}
+    for root in (["--data.root", "no/such"], ["--data.root=no/such"]):
+        assert cli.main(["data", verb, *root, *more.get(verb, [])]) == EXIT_USER_ERROR
+        assert "no/such" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_verb_and_option(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["completion", shell]) == 0
+    printed = capsys.readouterr().out
+    words = [
+        *cli.VERBS,
+        "skip-existing",
+        "data.root",
+        "train.epochs",
+        "shards",
+        "quiet",
+        "verify-only",
+    ]
+    assert all(word in printed for word in words)
+    assert "print_shtab" not in printed
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("ccfnet-tf pre", {"predict", "presets"}),
+        ("ccfnet-tf predict --si", {"--size"}),
+        ("ccfnet-tf data st", {"stats"}),
+        ("ccfnet-tf data convert --sh", {"--shards"}),
+        ("ccfnet-tf fit --train.ep", {"--train.epochs"}),
+    ],
+)
+def test_bash_completes(
+    line: str, answer: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["completion", "bash"])
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    words = line.split(" ")
+    ask = (
+        f"source {tmp_path}/script; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; "
+        '_ccfnet_tf; echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == answer
+
+
+def test_quiet_shows_what_was_asked_for_and_no_notices(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from ccfnet_tf.quiet import QUIET
+
+    assert cli.main(["data", "check", str(SAMPLE)]) == 0
+    loud = capsys.readouterr()
+    assert cli.main(["data", "check", str(SAMPLE), "--quiet"]) == 0
+    quiet = capsys.readouterr()
+    assert "8 classes" in loud.out
+    assert "8 classes" in quiet.out
+    assert "folder, " in loud.err
+    assert quiet.err == ""
+    assert QUIET.get() is False
+    assert cli.main(["predict", "no/such", "a.jpg", "--quiet"]) == EXIT_USER_ERROR
+    assert "no/such" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -164,7 +284,7 @@ def test_predict_ends_with_what_was_written_and_left_out(
         ([], "give either a run folder to export, or --verify-only ARTIFACT"),
         (["x", "--verify-only", "y"], "give either"),
         (["--verify-only", "y", "--quantize", "int8"], "--quantize is of exporting"),
-        (["--verify-only", "y", "--data-root", "z"], "--data-root is of exporting"),
+        (["--verify-only", "y", "--data-root", "z"], "--data.root is of exporting"),
         (["--verify-only", "y", "--format", "onnx"], "--format is of exporting"),
         (["x", "--format", "onnx", "--quantize", "int8"], "--quantize is for --format tflite"),
         (["x", "--format", "tflite", "--precision", "bfloat16"], "for --format saved_model"),

@@ -171,7 +171,7 @@ def test_what_split_prints_reads_shards(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards, lists = tmp_path / "shards", tmp_path / "lists"
-    assert data("convert", plain, "--to", shards, "--shards", "2") == EXIT_DONE
+    assert data("convert", plain, "--out", shards, "--shards", "2") == EXIT_DONE
     assert data("split", shards, "--folds", "2", "--out", lists) == EXIT_DONE
     assert_folds(shards, lists, capsys.readouterr().out, 2)
 
@@ -208,7 +208,7 @@ def test_keys_of_the_configuration_work(
         (("check",), "required: SRC"),
         (("check", "nowhere"), "nowhere: no such folder"),
         (("split", "."), "required: --out"),
-        (("convert", ".", "--to", "x", "--shards", "0"), "--shards is 0"),
+        (("convert", ".", "--out", "x", "--shards", "0"), "--shards is 0"),
         (("show", ".", "--count", "0"), "--count is 0"),
     ],
 )
@@ -237,7 +237,7 @@ def test_scenes_convert_and_show(tmp_path: Path) -> None:
 
     size = ("--data.scene_size", "[40,48]", "--data.crop", "33")
     assert "drawn: 110 pictures" in run("scenes", "--count", "10", "--out", "drawn", *size)
-    assert "read back and equal" in run("convert", "drawn", "--to", "shards", "--shards", "2")
+    assert "read back and equal" in run("convert", "drawn", "--out", "shards", "--shards", "2")
     assert "3 of 9 pictures" in run("show", "shards", "--count", "3", "--out", "s.png", *size[2:])
     sheet = cv2.imread(str(tmp_path / "s.png"))
     assert sheet is not None

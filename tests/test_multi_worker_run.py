@@ -108,7 +108,7 @@ def test_a_worker_told_to_end_ends_both_and_one_alone_may_go_on(tmp_path: Path) 
 
 def test_shards_are_divided_by_file(tmp_path: Path) -> None:
     shards = tmp_path / "shards"
-    convert = ["data", "convert", str(SAMPLE), "--to", str(shards), "--shards", "3"]
+    convert = ["data", "convert", str(SAMPLE), "--out", str(shards), "--shards", "3"]
     subprocess.run([sys.executable, "-m", "ccfnet_tf", *convert], check=True, capture_output=True)
     chief_said, _ = ends(
         start_two(tmp_path / "run", "--data.root", shards, "--train.epochs", "1"), 0

@@ -32,6 +32,9 @@ MODEL: dict[Format, str] = {"tflite": "ccfnet.tflite", "onnx": "ccfnet.onnx"}
 MAX_PIXELS = 4096 * 4096
 """Pixels of a picture that is taken: the signature `encoded` refuses a larger one by its header."""
 
+TRAINED = "trained_on_at_most"
+"""Key of `inputs`: HEIGHTxWIDTH of the largest picture that the network was trained on."""
+
 _CHUNK = 1 << 20
 _SEAL = "sha256"
 """Key of the contract's own checksum: names, colours or tolerance changed by hand are not ours."""
@@ -114,6 +117,13 @@ class Contract:
     def kind(self) -> str:
         """Which tolerance holds: the format, with a quantization or precision of its own."""
         return kind_of(self.format, self.options)
+
+    @property
+    def trained(self) -> tuple[int, int] | None:
+        """Height and width of the largest picture of training; None where it is not known."""
+        height, _, width = self.inputs.get(TRAINED, "").partition("x")
+        both = all(side.isascii() and side.isdecimal() for side in (height, width))
+        return (int(height), int(width)) if both else None
 
     @property
     def taxonomy(self) -> Taxonomy:

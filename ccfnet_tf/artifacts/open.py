@@ -11,6 +11,7 @@ from ccfnet_tf.artifacts.contract import CONTRACT, MODEL, Contract, Format, read
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.inference.prediction import Network
 from ccfnet_tf.inference.runs import CLASSES, CONFIG, read_run
+from ccfnet_tf.inference.smaller import Box
 from ccfnet_tf.labels import Taxonomy
 
 Kind = Literal["run", "server", "saved_model", "tflite", "onnx"]
@@ -33,11 +34,14 @@ class Source:
         place: The server's address, else the path of what is opened: a run's or a SavedModel's
             folder, or a file.
         contract: Of an exported file; None for runs and servers.
+        trained: Height and width of the largest picture that the network was trained on; None
+            where that is not known.
     """
 
     kind: Kind
     place: str
     contract: Contract | None = None
+    trained: Box | None = None
 
     @property
     def size(self) -> str | None:
@@ -63,9 +67,9 @@ class Source:
 
             return ServedNetwork(self.place)
         if self.contract is None:
-            from ccfnet_tf.inference.predictor import Predictor
+            from ccfnet_tf.inference.keras_network import KerasNetwork
 
-            return Predictor(self.place)
+            return KerasNetwork(self.place)
         return _OPENERS[self.contract.format](Path(self.place), self.contract.taxonomy, threads)
 
 
@@ -87,14 +91,15 @@ def look_at(source: str) -> Source:
     if path.is_file():
         return _file(path)
     if any((path / name).is_file() for name in (CONFIG, CLASSES)):
-        read_run(path).checkpoint()
-        return Source("run", str(path))
+        run = read_run(path)
+        run.checkpoint()
+        return Source("run", str(path), trained=run.trained)
     folder = path if _is_artifact(path) else _highest_version(path)
     if folder is None:
         raise RunError(f"{path}: {_what_is_there(path)}")
     contract = read_contract(folder)
     name = MODEL.get(contract.format, "")
-    return Source(contract.format, str(folder / name), contract)
+    return _artifact(contract, folder / name)
 
 
 def open_network(source: str) -> Network:
@@ -116,7 +121,13 @@ def _file(path: Path) -> Source:
             f"{path}: {CONTRACT} beside it is of format {contract.format}: give each artifact a "
             "folder of its own, as `ccfnet-tf export` does"
         )
-    return Source(contract.format, str(path), contract)
+    return _artifact(contract, path)
+
+
+def _artifact(contract: Contract, place: Path) -> Source:
+    # A file of one size sees no larger pictures anyway.
+    trained = None if contract.options.get("size") else contract.trained
+    return Source(contract.format, str(place), contract, trained)
 
 
 def _is_artifact(folder: Path) -> bool:

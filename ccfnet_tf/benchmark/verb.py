@@ -62,7 +62,7 @@ _SIZE = (241, 241)
 
 def main(args: list[str]) -> int:
     """Runs the verb; returns the exit code."""
-    options = _parser().parse_args(args)
+    options = benchmark_parser().parse_args(args)
     for key in ("batch", "rounds", "warm-up", "count", "threads"):
         value = getattr(options, key.replace("-", "_"))
         if value is not None and value < 1:
@@ -76,7 +76,8 @@ def main(args: list[str]) -> int:
     return _measure(options)
 
 
-def _parser() -> Parser:
+def benchmark_parser() -> Parser:
+    """Returns the parser of the verb's options."""
     parser = Parser(
         prog="ccfnet-tf benchmark",
         description="With one RUN alone: the speed of its network in training and inference, on "

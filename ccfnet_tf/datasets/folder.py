@@ -13,13 +13,15 @@ One set may be split by ROOT/train.txt, val.txt and test.txt: a picture a line, 
 with or without suffix; val and test may be missing. Pictures in no list are then left out, and so
 are their masks.
 
-Where colours are the labels, ROOT/colours.txt with `R G B name` a line takes the place of
-classes.txt, or stands beside it with the same names. Each mask is then read by what it is: RGB by
+Where colours are the labels, ROOT/colours.txt (or colors.txt) with `R G B name` a line takes the
+place of classes.txt, or stands beside it with the same names. Beside index masks it says in which
+colours the classes are shown. Each mask is then read by what it is: RGB by
 its colours, grey and palette by its ids.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,6 +50,12 @@ SUFFIXES = frozenset(
 
 SIDES = (("images", "masks"), ("img_dir", "ann_dir"), ("images", "labels"))
 """Folders of pictures and of masks, by the names that people give them."""
+
+COLOURS = ("colours.txt", "colors.txt")
+"""Names that the table of colours may have."""
+
+_BESIDE = re.compile(r"[\s._-]*(mask|masks|label|labels|labelids|gt|seg|segmentation|l)[\s._-]*")
+"""What tools put before or behind a picture's name to name its mask."""
 
 
 def signs(root: Path) -> str:
@@ -146,9 +154,12 @@ def _refuse_strange_parts(root: Path) -> None:
 
 
 def _classes(root: Path) -> tuple[ClassList, ColourTable | None]:
-    if not (root / "colours.txt").is_file():
+    colours = [root / name for name in COLOURS if (root / name).is_file()]
+    if not colours:
         return read_class_list(root / "classes.txt"), None
-    table = read_colour_table(root / "colours.txt")
+    if len(colours) > 1:
+        raise DataError(f"{colours[1]}: {colours[0].name} is there too: keep one of them")
+    table = read_colour_table(colours[0])
     names = table.taxonomy.names
     classes = ClassList(table.taxonomy, tuple(range(len(names))), ())
     if (root / "classes.txt").is_file():
@@ -258,7 +269,9 @@ def _paired(
     others = _other_files(labels) if lonely else {}
     for stem in lonely:
         text = f"{images[stem]}: no mask {labels / stem}.png"
-        if stem in others:
+        if relabelled := _masks_of(stem, masks):
+            text += f"; {relabelled} lies there: a mask has its picture's name: rename it"
+        elif stem in others:
             text += f"; {others[stem]} lies there, but masks are PNG: export it anew as PNG"
         unpaired.append(DataError(text, kind="missing"))
     for stem in sorted(masks.keys() - images.keys()):
@@ -268,6 +281,19 @@ def _paired(
         Sample(f"{prefix}/{stem}" if prefix else stem, str(images[stem]), str(masks[stem]))
         for stem in sorted(images.keys() & masks.keys())
     )
+
+
+def _masks_of(stem: str, masks: dict[str, Path]) -> Path | None:
+    """Returns the mask whose name is a picture's with `_mask` or the like around it."""
+    folder, _, name = stem.rpartition("/")
+    for key, path in masks.items():
+        beside, _, other = key.lower().rpartition("/")
+        if beside != folder.lower() or other == name.lower():
+            continue
+        behind, before = other.removeprefix(name.lower()), other.removesuffix(name.lower())
+        if any(part != other and _BESIDE.fullmatch(part) for part in (behind, before)):
+            return path
+    return None
 
 
 def _sides_of(folder: Path) -> tuple[str, str] | None:

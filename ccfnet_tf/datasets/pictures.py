@@ -87,11 +87,32 @@ def read_image(path: str | Path, data: bytes | None = None) -> np.ndarray:
         DataError: Missing, not a picture, damaged or truncated, more than `MAX_PIXELS`.
     """
     with _opened(path, data) as image:
-        _keep_stored_colours(image)
-        image.load()
-        turn = _TURNS.get(_orientation(image))
-        upright = image if turn is None else image.transpose(turn)
-        return np.array(_to_rgb(upright, path, transparent=image.format in _TRANSPARENT))
+        return _upright_rgb(image, path)
+
+
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """Returns a picture of Pillow as `read_image` gives its file: uint8 [H, W, 3] RGB.
+
+    Raises:
+        DataError: It is damaged, without pixels, or of more than `MAX_PIXELS`.
+    """
+    name = getattr(image, "filename", "") or "the picture"
+    _refuse_huge(name, image.size)
+    if not all(image.size):
+        raise DataError(f"{name}: {image.size[0]}x{image.size[1]} pixels: nothing to look at")
+    try:
+        return _upright_rgb(image, name)
+    except _DAMAGE as error:
+        raise _damaged(name, error) from error
+
+
+def _upright_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
+    _keep_stored_colours(image)
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    upright = image if turn is None else image.transpose(turn)
+    transparent = image.format is None or image.format in _TRANSPARENT  # None: made in memory
+    return np.array(_to_rgb(upright, path, transparent=transparent))
 
 
 def extra_band(path: str | Path, data: bytes | None = None) -> bool:
@@ -120,6 +141,23 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
+def count_frames(path: str | Path) -> int:
+    """Returns how many frames or pages a picture has, of which `read_image` gives the first.
+
+    Smaller copies of the first page, as in pyramids, and what phones add to a JPEG do not count.
+
+    Raises:
+        DataError: Missing, not a picture, damaged.
+    """
+    with _opened(path) as image:
+        frames = int(getattr(image, "n_frames", 1))
+        if frames < 2 or image.format in ("MPO", "JPEG"):
+            return 1
+        first = image.size
+        image.seek(1)
+        return frames if image.size == first else 1
+
+
 def read_index_values(path: str | Path) -> np.ndarray:
     """Reads the values of a mask as they are in the file.
 
@@ -143,7 +181,8 @@ def _values(path: str | Path, depth: int, colour: int) -> np.ndarray:
     if not np.array_equal(colours, np.repeat(colours[..., :1], 3, axis=-1)):
         raise DataError(
             f"{path}: {_PNG_COLOURS[colour]}: a mask holds one class id a pixel; save it as a grey "
-            "or palette PNG, or name the colours in colours.txt"
+            "or palette PNG, or name its colours in colours.txt beside classes.txt (`R G B NAME` a "
+            "line)"
         )
     return colours[..., 0].astype(np.int32)
 
@@ -275,8 +314,12 @@ def _opened(path: str | Path, data: bytes | None = None) -> Iterator[Image.Image
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not a picture in a format that can be read") from error
     except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: damaged or truncated picture ({reason}); replace it") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{path}: damaged or truncated picture ({reason}); replace it")
 
 
 def _refuse_huge(path: str | Path, size: tuple[int, int]) -> None:

@@ -289,7 +289,7 @@ class Evaluator:
         )
 
     def _outputs(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the outputs [B, H, W, ...]; a small picture is mirrored, as by `Predictor`."""
+        """Returns the outputs [B, H, W, ...]; a small picture is mirrored, as by `KerasNetwork`."""
         size = tf.shape(image)
         found = self._model(at_least_minimum(image), training=False)
         return {name: value[:, : size[1], : size[2]] for name, value in found.items()}

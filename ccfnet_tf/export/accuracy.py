@@ -9,8 +9,8 @@ import numpy as np
 
 from ccfnet_tf.artifacts.fit import Size, fit, unfit, unfit_labels
 from ccfnet_tf.datasets.parts import Parts
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.prediction import Network, Prediction
-from ccfnet_tf.inference.predictor import Predictor
 
 MOST = 200
 """Pictures that are measured; of a larger part, evenly spread ones."""
@@ -45,7 +45,7 @@ class Accuracy:
 
 
 def measure_accuracy(
-    keras: Predictor,
+    keras: KerasNetwork,
     network: Network,
     parts: Parts,
     size: Size,

@@ -19,6 +19,7 @@ from rich.console import Console
 from ccfnet_tf.artifacts.contract import (
     MODEL,
     REFERENCE,
+    TRAINED,
     Contract,
     Difference,
     Format,
@@ -37,7 +38,7 @@ from ccfnet_tf.export.proof import import_extras, new_table, prove, prove_on_gpu
 from ccfnet_tf.export.reference import reference_pictures, run_parts, write_reference
 from ccfnet_tf.export.saved_model import write_saved_model
 from ccfnet_tf.export.warmup import write_warmup
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.runs import RunInfo, load_run
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.new_folder import new_folder, refuse_existing
@@ -93,7 +94,7 @@ def export_run(
                 console.print(description)
 
         model = load_run(run)
-        predictor = Predictor(model, taxonomy=info.taxonomy)
+        predictor = KerasNetwork(model, taxonomy=info.taxonomy)
         step("what Keras answers")
         with new_folder(place) as folder:
             write_reference(
@@ -167,7 +168,7 @@ def _write(model: Any, order: Order, folder: Path, parts: Parts) -> dict[str, st
 def _measure(
     folder: Path,
     order: Order,
-    predictor: Predictor,
+    predictor: KerasNetwork,
     parts: Parts,
     advance: Callable[[float], None],
 ) -> dict[str, str]:
@@ -197,6 +198,8 @@ def _contract(
 ) -> Contract:
     taxonomy: Taxonomy = info.taxonomy
     inputs, outputs = _described(order)
+    if info.trained:
+        inputs = {**inputs, TRAINED: "x".join(map(str, info.trained))}
     return Contract(
         format=order.format,
         run={"folder": str(info.path.resolve()), "checkpoint": checkpoint.name},

@@ -17,7 +17,7 @@ from ccfnet_tf.inference.checkpoint_file import DAMAGE, parse_array
 from ccfnet_tf.inference.prediction import refuse_no_picture
 
 if TYPE_CHECKING:
-    from ccfnet_tf.inference.predictor import Predictor
+    from ccfnet_tf.inference.keras_network import KerasNetwork
     from ccfnet_tf.inference.runs import RunInfo
 
 PICTURES = 6
@@ -40,7 +40,7 @@ def run_parts(run: RunInfo) -> Parts:
     except CCFNetError as error:
         raise ConfigError(
             f"{run.path}: an export is checked on pictures of the run's data, which cannot be "
-            f"read ({error}); say where they are now with --data-root"
+            f"read ({error}); say where they are now with --data.root"
         ) from error
 
 
@@ -51,7 +51,7 @@ def reference_pictures(parts: Parts, count: int = PICTURES) -> list[np.ndarray]:
     return [parts.load(sample)[0] for sample in samples[::step][:count]]
 
 
-def write_reference(path: Path, predictor: Predictor, pictures: Sequence[np.ndarray]) -> None:
+def write_reference(path: Path, predictor: KerasNetwork, pictures: Sequence[np.ndarray]) -> None:
     """Writes pictures and Keras's answers as named arrays, the first of at most `MOST_BYTES`.
 
     Keys: `image/N` uint8 [H, W, 3], `probabilities/N` float32 [H, W, C], `difficulty/N` float32

@@ -3,38 +3,97 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Semaphore, Thread
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from ccfnet_tf.datasets.pictures import read_image
-from ccfnet_tf.errors import DataError, ResourceError, printable
+from ccfnet_tf.datasets.pictures import count_frames, read_image
+from ccfnet_tf.errors import ConfigError, DataError, nearest, printable
 from ccfnet_tf.inference.atomic import refuse_links, remove_leftovers
 from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
 from ccfnet_tf.inference.prediction import Network, PictureTooLargeError
-from ccfnet_tf.inference.video import predict_video, promised_frames, video_outputs
-from ccfnet_tf.inference.writers import output_paths, write_prediction
+from ccfnet_tf.inference.smaller import Box, SmallerPictures, shrunk
+from ccfnet_tf.inference.video import (
+    VideoWanted,
+    frame_name,
+    has_sound,
+    open_video,
+    predict_video,
+    video_outputs,
+)
+from ccfnet_tf.inference.writers import ENDINGS, KINDS, Kind, output_paths, write_prediction
+from ccfnet_tf.new_folder import refuse_unwritable
 from ccfnet_tf.progress import new_progress
+
+FILM = "film"
+"""The overlays of a video as a video, among what `--save` takes."""
+
+FAR_LARGER = 2
+"""Pictures whose longer side is so many times that of training get a warning."""
 
 _GRACE = 0.5  # seconds for answers that are waited for when it is stopped
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of it.
+class Wanted:
+    """How pictures are predicted, and what is written of them.
 
     Attributes:
-        pictures: Pictures whose four results are written.
+        kinds: Files of a picture, or of a video's frame.
+        film: The overlays of a video are written as a video too.
+        legends: Overlays and difficulty maps have a legend below the picture.
+        overwrite: Replace results that are there.
+        skip_existing: Leave out inputs whose results are all there, and write the others.
+        box: Height and width that pictures are shrunk to for the network, results are not.
+    """
+
+    kinds: tuple[Kind, ...] = KINDS
+    film: bool = True
+    legends: bool = True
+    overwrite: bool = False
+    skip_existing: bool = False
+    box: Box | None = None
+
+
+def parse_save(text: str) -> tuple[tuple[Kind, ...], bool]:
+    """Reads `--save label,overlay`: the files of a picture, and whether videos get a film.
+
+    Raises:
+        ConfigError: A name that is none of them, or no name.
+    """
+    known = (*ENDINGS, FILM)
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"--save has '{name}': expected some of {', '.join(known)}, with commas between"
+                + nearest(name, known)
+            )
+    if not names:
+        raise ConfigError(f"--save is empty: expected some of {', '.join(known)}")
+    return tuple(kind for kind in ENDINGS if kind in names), FILM in names
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done.
+
+    Attributes:
+        pictures: Pictures whose results are written.
         videos: Videos written to their end.
         frames: Frames of videos written, those of damaged videos too.
         failures: What was not done, in the order it was noticed.
         labels: Files left out because they lie in `masks/` beside `images/`.
+        skipped: Inputs left out because their results are there.
+        others: Files of searched folders that are neither picture nor video, by suffix.
     """
 
     pictures: int
@@ -42,6 +101,8 @@ class Outcome:
     frames: int
     failures: tuple[Failure, ...]
     labels: int = 0
+    skipped: int = 0
+    others: Counter[str] = field(default_factory=Counter)
 
 
 def predict_all(
@@ -49,18 +110,21 @@ def predict_all(
     inputs: Sequence[str],
     out: Path,
     *,
-    overwrite: bool = False,
+    wanted: Wanted | None = None,
+    trained: Box | None = None,
     console: Console | None = None,
 ) -> Outcome:
-    """Predicts all inputs and writes `<name>.{label,color,overlay,difficulty}.png` for each.
+    """Predicts all inputs and writes `<name>.label.png` and so on for each.
 
     Pictures come first, as many at a time as the network answers; then videos, one by one.
 
     Args:
         network: The network, or what opens it; that is called when there is an input.
-        inputs: Pictures, videos, folders and globs; see `inference.inputs`.
+        inputs: Pictures, videos, folders, globs and streams; see `inference.inputs`.
         out: Where results go; made when missing.
-        overwrite: Replace results that are there; otherwise each is a failure.
+        wanted: What is written, and what becomes of results that are there: each is a failure
+            where nothing else is wanted.
+        trained: Height and width of the largest picture that the network was trained on.
         console: Where progress and failures are shown; nowhere if None.
 
     Returns:
@@ -71,19 +135,29 @@ def predict_all(
         CCFNetError: The network cannot be opened.
     """
     console = console or Console(quiet=True)
-    if out.exists() and not out.is_dir():
-        raise ResourceError(f"{out}: is a file, and results need a folder: give another --out")
+    wanted = wanted or Wanted()
+    refuse_unwritable(out)
     found = find_jobs(inputs, out)
     for failure in found.failures:
         _show(console, failure)
     if not found.jobs:
-        return Outcome(0, 0, 0, tuple(found.failures), found.labels)
+        return Outcome(0, 0, 0, tuple(found.failures), found.labels, others=found.others)
     opened = network() if callable(network) else network
+    if wanted.box:
+        opened = SmallerPictures(opened, wanted.box)
     with new_progress(console) as bar:
-        session = _Session(opened, out, overwrite, bar, found.failures)
+        failures = found.failures
+        session = _Session(opened, out, wanted, trained=trained, bar=bar, failures=failures)
         session.do_all(found.jobs)
-    failures = tuple(found.failures)
-    return Outcome(session.pictures, session.videos, session.frames, failures, found.labels)
+    return Outcome(
+        session.pictures,
+        session.videos,
+        session.frames,
+        tuple(found.failures),
+        found.labels,
+        session.skipped,
+        found.others,
+    )
 
 
 class _Session:
@@ -93,18 +167,22 @@ class _Session:
         self,
         network: Network,
         out: Path,
-        overwrite: bool,
+        wanted: Wanted,
+        *,
+        trained: Box | None,
         bar: Progress,
         failures: list[Failure],
     ) -> None:
         self.network = network
         self.out = out
-        self.overwrite = overwrite
+        self.wanted = wanted
+        self.trained = trained
         self.bar = bar
         self.failures = failures
-        self.pictures = self.videos = self.frames = 0
+        self.pictures = self.videos = self.frames = self.skipped = 0
         self.pens = Semaphore()  # one for each thread, until it is stopped
         self._counting = Lock()
+        self._said: set[str] = set()
 
     def do_all(self, jobs: Sequence[Job]) -> None:
         """Does every job, or notes why not; an error that concerns all of them ends it."""
@@ -140,50 +218,139 @@ class _Session:
     def do(self, job: Job) -> None:
         """Does one job, or notes why not."""
         try:
-            self._refuse_existing(job)
-            if job.is_video:
+            self._refuse_links(job)
+            if self._is_done(job):
+                with self._counting:
+                    self.skipped += 1
+            elif job.is_video:
                 self._video(job)
             else:
-                self._picture(job)
+                self._picture(job, Path(job.source))
         except (DataError, PictureTooLargeError) as error:
-            # Readers begin with the path, which the line shows anyway.
-            failure = Failure(str(job.source), str(error).removeprefix(f"{job.source}: "))
-            with self._counting:
-                self.failures.append(failure)
-                _show(self.bar.console, failure)
+            self._fail(job, str(error))
 
-    def _refuse_existing(self, job: Job) -> None:
-        outputs = video_outputs if job.is_video else output_paths
-        for path in outputs(self.out, job.name):
+    def _refuse_links(self, job: Job) -> None:
+        """Refuses results that would land elsewhere."""
+        outputs: Sequence[Path] = output_paths(self.out, job.name, self.wanted.kinds)
+        if job.is_video:
+            outputs = video_outputs(self.out, job.name)
+        for path in outputs:
             refuse_links(self.out, path)
-        there = [path for path in outputs(self.out, job.name) if path.exists()]
-        if there and not self.overwrite:
-            raise DataError(f"{there[0]} is there already: add --overwrite, or change --out")
 
-    def _picture(self, job: Job) -> None:
-        image = read_image(job.source)
+    def _fail(self, job: Job, reason: str) -> None:
+        # Readers begin with the path, which the line shows anyway.
+        failure = Failure(str(job.source), reason.removeprefix(f"{job.source}: "))
+        with self._counting:
+            self.failures.append(failure)
+            _show(self.bar.console, failure)
+
+    def _say(self, line: str, *, once: str = "") -> None:
+        """Shows a line; of those with the same `once`, the first alone."""
+        with self._counting:
+            if once in self._said:
+                return
+            self._said |= {once} if once else set()
+            self.bar.console.print(Text(line), soft_wrap=True)
+
+    def _is_done(self, job: Job) -> bool:
+        """Whether results are there that shall be left as they are.
+
+        Raises:
+            DataError: Results are there, and nobody said what to do with them.
+        """
+        wanted = self.wanted
+        if wanted.overwrite or isinstance(job.source, str):
+            return False
+        outputs = self._outputs(job)
+        there = [path for path in outputs if path.exists()]
+        if wanted.skip_existing:
+            return bool(outputs) and len(there) == len(outputs)
+        if there:
+            raise DataError(
+                f"{there[0]} is there already: add --skip-existing or --overwrite, or change --out"
+            )
+        return False
+
+    def _outputs(self, job: Job) -> list[Path]:
+        """Returns files that are there when a job is done; of a video, the last to appear."""
+        if not job.is_video:
+            return output_paths(self.out, job.name, self.wanted.kinds)
+        frames, film = video_outputs(self.out, job.name)
+        if self.wanted.film:
+            return [film]
+        with open_video(job.source) as video:
+            last = max(0, (video.promised or 1) - 1)
+        return output_paths(frames, frame_name(last), self.wanted.kinds)
+
+    def _picture(self, job: Job, source: Path) -> None:
+        if not self.wanted.kinds:
+            raise DataError(f"a picture has no {FILM}: name other files in --save")
+        image = read_image(source)
+        self._warn_large(source.name, image)
         prediction = self.network.predict(image)
         if not self.pens.acquire(blocking=False):
             return  # it was stopped, and nobody waits for this answer any more
         try:
-            write_prediction(prediction, image, self.out, job.name, self.network.taxonomy)
+            write_prediction(
+                prediction,
+                image,
+                self.out,
+                job.name,
+                self.network.taxonomy,
+                kinds=self.wanted.kinds,
+                legends=self.wanted.legends,
+            )
         finally:
             self.pens.release()
         with self._counting:
             self.pictures += 1
+        if (frames := count_frames(source)) > 1:
+            self._fail(
+                job,
+                f"has {frames} frames or pages, and the first alone was labelled: save the others "
+                "as pictures or as a video",
+            )
+
+    def _warn_large(self, name: str, image: np.ndarray) -> None:
+        """Says once that pictures are far larger than those of training."""
+        if self.trained is None:
+            return
+        seen = shrunk(image, self.wanted.box) if self.wanted.box else image
+        (height, width), (high, wide) = seen.shape[:2], self.trained
+        if max(height, width) > FAR_LARGER * max(high, wide):
+            self._say(
+                f"warning: {name}: {width}x{height} pixels, and the network was trained on "
+                f"pictures of at most {wide}x{high}: it takes long, and labels may come in "
+                f"blotches; --size {max(high, wide)} shows it such pictures smaller, and results "
+                "keep their size",
+                once="large",
+            )
 
     def _video(self, job: Job) -> None:
-        task = self.bar.add_task(printable(job.source.name), total=promised_frames(job.source))
+        wanted = self.wanted
+        with open_video(job.source) as video:
+            title = printable(job.name.rsplit("/", 1)[-1])
+            task = self.bar.add_task(title, total=video.promised)
 
-        def advance() -> None:
-            self.frames += 1
-            self.bar.advance(task)
+            def advance() -> None:
+                self.frames += 1
+                self.bar.advance(task)
 
-        try:
-            predict_video(self.network, job.source, self.out, job.name, advance=advance)
-            self.videos += 1
-        finally:
-            self.bar.remove_task(task)
+            if wanted.film and isinstance(job.source, Path) and has_sound(job.source):
+                self._say(f"{job.source}: its sound is left out of the overlay's video")
+            try:
+                predict_video(
+                    self.network,
+                    video,
+                    self.out,
+                    job.name,
+                    wanted=VideoWanted(wanted.kinds, wanted.film, wanted.legends),
+                    advance=advance,
+                    say=lambda line: self._say(line, once="H.264"),
+                )
+                self.videos += 1
+            finally:
+                self.bar.remove_task(task)
 
 
 def _in_threads(work: Callable[[], None], count: int, stop: Event, pens: Semaphore) -> None:

@@ -115,6 +115,6 @@ def too_large(image: np.ndarray) -> PictureTooLargeError:
     """Returns the error of a picture [H, W, 3] on which memory ran out."""
     height, width = image.shape[:2]
     return PictureTooLargeError(
-        f"memory ran out on a picture of {width}x{height} pixels: make it smaller, cut it into "
-        "parts, or use a machine with more memory"
+        f"memory ran out on a picture of {width}x{height} pixels: make it smaller (predict "
+        "--size 1024), cut it into parts, or use a machine with more memory"
     )

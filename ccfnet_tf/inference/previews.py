@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from ccfnet_tf.inference.predictor import Heads
+from ccfnet_tf.inference.keras_network import Heads
+from ccfnet_tf.inference.lettering import draw_text
 from ccfnet_tf.inference.sheet import (
     CELL_WIDTH,
     GAP,
-    INK,
     LINE,
     MARGIN,
-    WHITE,
-    draw_legend,
-    font,
-    legend_places,
+    TITLE,
+    blank,
+    legend,
+    paste,
+    shown_ids,
     to_width,
 )
 from ccfnet_tf.inference.writers import colour_picture, difficulty_picture
-from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.labels import Taxonomy
 
 TITLES = ("image", "label", "coarse", "difficulty", "refine")
 
@@ -43,23 +43,21 @@ def preview_sheet(rows: Sequence[PreviewRow], taxonomy: Taxonomy) -> np.ndarray:
     """
     cells = [[to_width(cell) for cell in _cells(*row, taxonomy)] for row in rows]
     width = 2 * MARGIN + len(TITLES) * CELL_WIDTH + (len(TITLES) - 1) * GAP
-    legend = legend_places(_shown(rows), taxonomy, width)
-    legend_height = LINE * (1 + legend[-1][1] // LINE) if legend else 0
+    shown = [part for _, label, h in rows for part in (label, h.coarse, h.refine)]
+    names = legend(shown_ids(shown), taxonomy, width)
     pictures_height = sum(row[0].shape[0] + GAP for row in cells)
-    height = MARGIN + LINE + pictures_height + GAP + legend_height + MARGIN
+    sheet = blank(MARGIN + LINE + pictures_height + GAP + len(names) + MARGIN, width)
 
-    sheet = Image.new("RGB", (width, height), WHITE)
-    draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(TITLES):
-        draw.text((_left(column), MARGIN - 4), title, fill=INK, font=font(16))
-    _draw_scale(sheet, draw, TITLES.index("difficulty"))
+        draw_text(sheet, title, (_left(column), MARGIN - 4), TITLE)
+    _draw_scale(sheet, TITLES.index("difficulty"))
     top = MARGIN + LINE
     for row in cells:
         for column, cell in enumerate(row):
-            sheet.paste(Image.fromarray(cell), (_left(column), top))
+            paste(sheet, cell, _left(column), top)
         top += row[0].shape[0] + GAP
-    draw_legend(draw, legend, taxonomy, top + GAP)
-    return np.asarray(sheet)
+    paste(sheet, names, 0, top + GAP)
+    return sheet
 
 
 def _cells(
@@ -75,24 +73,13 @@ def _cells(
     ]
 
 
-def _shown(rows: Sequence[PreviewRow]) -> list[int]:
-    """Returns the ids that occur in any label or answer, `VOID` last: long lists stay readable."""
-    ids = {
-        int(i)
-        for _, label, h in rows
-        for part in (label, h.coarse, h.refine)
-        for i in np.unique(part)
-    }
-    return sorted(ids - {VOID}) + ([VOID] if VOID in ids else [])
-
-
-def _draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, column: int) -> None:
+def _draw_scale(sheet: np.ndarray, column: int) -> None:
     """Draws `easy ... hard` with the colours between, at the right end of a column's title."""
     right = _left(column) + CELL_WIDTH
     ramp = np.tile(np.linspace(0.0, 1.0, _SCALE, dtype=np.float32), (8, 1))
-    for text, left in (("easy", right - _SCALE - 66), ("hard", right - 28)):
-        draw.text((left, MARGIN - 1), text, fill=INK, font=font(13))
-    sheet.paste(Image.fromarray(difficulty_picture(ramp)), (right - _SCALE - 34, MARGIN + 3))
+    for text, left in (("easy", right - _SCALE - 68), ("hard", right - 31)):
+        draw_text(sheet, text, (left, MARGIN - 2), 14)
+    paste(sheet, difficulty_picture(ramp), right - _SCALE - 36, MARGIN + 3)
 
 
 def _left(column: int) -> int:

@@ -2,6 +2,7 @@
 
 RUN/config.yaml                 the resolved configuration
 RUN/classes.json                {"names": [...], "palette": [[r, g, b], ...]}
+RUN/picture_sizes.json          {"largest": [height, width], "pictures": N} of the training part
 RUN/checkpoints/{best,last,previous}.npz
 RUN/lists/, RUN/label_map.yaml  copies of data.lists and data.label_map, where they were given
 """
@@ -27,6 +28,7 @@ Checkpoint = Literal["best", "last"]
 
 CONFIG = "config.yaml"
 CLASSES = "classes.json"
+SIZES = "picture_sizes.json"
 CHECKPOINTS = "checkpoints"
 LISTS = "lists"
 LABEL_MAP = "label_map.yaml"
@@ -41,12 +43,15 @@ class RunInfo:
         config: What the run was made from.
         taxonomy: Its classes.
         checkpoints: Those that are there, `best` first; may be empty.
+        trained: Height and width of the largest picture that it was trained on; None where an
+            older version wrote the run.
     """
 
     path: Path
     config: RunConfig
     taxonomy: Taxonomy
     checkpoints: tuple[Checkpoint, ...]
+    trained: tuple[int, int] | None = None
 
     def checkpoint(self, which: Checkpoint | None = None) -> Path:
         """Returns the file of a checkpoint; of `best`, else `last`, where `which` is None.
@@ -84,7 +89,8 @@ def read_run(path: str | Path) -> RunInfo:
         )
     kinds: tuple[Checkpoint, ...] = ("best", "last")
     found = tuple(kind for kind in kinds if (folder / CHECKPOINTS / f"{kind}.npz").is_file())
-    return RunInfo(folder, read_config(folder / CONFIG), _read_classes(folder / CLASSES), found)
+    config, taxonomy = read_config(folder / CONFIG), _read_classes(folder / CLASSES)
+    return RunInfo(folder, config, taxonomy, found, _read_largest(folder / SIZES))
 
 
 def changed_class(taxonomy: Taxonomy, run: RunInfo) -> str | None:
@@ -190,6 +196,18 @@ def _read_classes(file: Path) -> Taxonomy:
     if not names:
         raise RunError(f"{file}: holds no class; a run has at least one")
     return taxonomy
+
+
+def _read_largest(file: Path) -> tuple[int, int] | None:
+    if not file.is_file():
+        return None
+    try:
+        height, width = (int(side) for side in parse_json(_text(file))["largest"])
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise RunError(
+            f"{file}: damaged ({error}): remove it; predict then warns of no size"
+        ) from error
+    return height, width
 
 
 def _text(file: Path) -> str:

@@ -1,30 +1,67 @@
-"""Videos, a frame at a time: memory does not grow with their length.
+"""Videos and streams, a frame at a time: memory does not grow with their length.
 
-Results of `clip.mp4`: a folder `clip.frames/` with `frame_00000.{label,color,overlay,
-difficulty}.png` and so on, and `clip.overlay.mp4` (MPEG-4 part 2, the source's frame rate).
+Results of `clip.mp4`: a folder `clip.frames/` with `frame_00000.label.png` and so on, the files of
+a picture for each frame, and `clip.overlay.mp4`, of the source's frame rate and without its sound.
+A stream is a camera (`camera:0`) or an address that OpenCV opens (`rtsp://...`).
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import mmap
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from ccfnet_tf.errors import DataError, ResourceError
-from ccfnet_tf.inference.atomic import private_folder
+from ccfnet_tf.errors import DataError
 from ccfnet_tf.inference.prediction import Network
-from ccfnet_tf.inference.writers import output_paths, overlay_picture, write_prediction
+from ccfnet_tf.inference.video_file import quiet_video, video_writer
+from ccfnet_tf.inference.writers import (
+    ENDINGS,
+    KINDS,
+    Kind,
+    output_paths,
+    overlay_picture,
+    with_legend,
+    write_prediction,
+)
 
 FRAMES = ".frames"
 OVERLAY = ".overlay.mp4"
+CAMERA = "camera:"
 
 _USUAL_RATE = 25.0
+_SOUND = {  # what a container of that suffix holds where it has sound
+    (".mp4", ".mov", ".m4v", ".3gp"): rb"hdlr.{8}soun",
+    (".avi",): rb"strh.{4}auds",
+    (".mkv", ".webm"): rb"\x86[\x80-\xff]A_[A-Z]",
+    (".wmv",): rb"\x40\x9e\x69\xf8\x4d\x5b\xcf\x11\xa8\xfd\x00\x80\x5f\x5c\x44\x2b",
+    (".mpg", ".mpeg"): rb"\x00\x00\x01[\xc0-\xdf\xbd]",
+    (".flv",): rb"FLV\x01[\x04\x05]",
+    (".ogv",): rb"\x01vorbis|OpusHead|Speex   |\x7fFLAC",
+    (".mts", ".m2ts"): rb"",  # of camcorders, which record it: taken to have sound
+}
+
+
+@dataclass(frozen=True)
+class VideoWanted:
+    """What is written of a video.
+
+    Attributes:
+        kinds: Files of each frame.
+        film: The overlays as a video too.
+        legends: Overlays and difficulty have a legend.
+    """
+
+    kinds: Sequence[Kind] = KINDS
+    film: bool = True
+    legends: bool = True
 
 
 def video_outputs(folder: Path, name: str) -> tuple[Path, Path]:
@@ -32,51 +69,106 @@ def video_outputs(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}{FRAMES}", folder / f"{name}{OVERLAY}"
 
 
-def promised_frames(path: Path) -> int | None:
-    """Returns how many frames the header promises; None where it does not say.
+def frame_name(number: int) -> str:
+    """Returns the name of a frame's files in the folder of frames; the first is 0."""
+    return f"frame_{number:05d}"
 
-    Raises:
-        DataError: It is no video that OpenCV can open.
+
+class Video:
+    """A video or a stream that OpenCV has opened.
+
+    Attributes:
+        source: A file, or the text that named a stream.
+        promised: How many frames the header promises; None where it does not say.
+        rate: Frames a second.
     """
-    with _opened(path) as capture:
-        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    return int(count) if math.isfinite(count) and count > 0 else None
 
+    def __init__(self, source: Path | str, capture: Any) -> None:
+        self.source = source
+        self._capture = capture
+        count, rate = (capture.get(each) for each in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
+        self.promised = int(count) if math.isfinite(count) and count > 0 else None
+        self.rate = float(rate) if math.isfinite(rate) and 0 < rate <= 1000 else _USUAL_RATE
 
-def read_frames(path: Path) -> Iterator[np.ndarray]:
-    """Yields the frames, uint8 [H, W, 3] RGB, upright, all of one size.
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a camera or an address."""
+        return isinstance(self.source, str)
 
-    Raises:
-        DataError: It cannot be opened, or a frame has another size than the first.
-    """
-    with _opened(path) as capture:
+    def frames(self) -> Iterator[np.ndarray]:
+        """Yields the frames that are left, uint8 [H, W, 3] RGB, upright, all of one size.
+
+        Raises:
+            DataError: A frame has another size than the first.
+        """
         first: tuple[int, ...] | None = None
         while True:
-            there, frame = capture.read()
+            there, frame = self._capture.read()
             if not there:
                 return
             first = first or frame.shape
             if frame.shape != first:
-                raise DataError(f"{path}: a frame changes its size from {first} to {frame.shape}")
+                raise DataError(
+                    f"{self.source}: a frame changes its size from {first} to {frame.shape}"
+                )
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
+@contextmanager
+def open_video(source: Path | str) -> Iterator[Video]:
+    """Opens a video file, or a stream where `source` is a text.
+
+    Raises:
+        DataError: OpenCV cannot open it.
+    """
+    if isinstance(source, Path) and not source.is_file():
+        raise DataError(f"{source}: no such file")
+    quiet_video()
+    camera = isinstance(source, str) and source.startswith(CAMERA)
+    address: Any = int(str(source).removeprefix(CAMERA)) if camera else str(source)
+    capture = cv2.VideoCapture(address)
+    try:
+        if not capture.isOpened():
+            raise DataError(
+                f"{source}: not a video that OpenCV can open: damaged or another format"
+                if isinstance(source, Path)
+                else f"{source}: OpenCV cannot open that {'camera' if camera else 'stream'}: see "
+                "that it is there and that no other program holds it"
+            )
+        yield Video(source, capture)
+    finally:
+        capture.release()
+
+
+def has_sound(path: Path) -> bool:
+    """Returns whether a video file has sound, as far as its container's marks show."""
+    marks = [mark for suffixes, mark in _SOUND.items() if path.suffix.lower() in suffixes]
+    if not marks or not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return re.search(marks[0], content, re.DOTALL) is not None
+
+
 def predict_video(
-    predictor: Network,
-    path: Path,
+    network: Network,
+    video: Video,
     out: Path,
     name: str,
     *,
+    wanted: VideoWanted | None = None,
     advance: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Predicts every frame and writes frames and overlay.
 
     Args:
-        predictor: The network.
-        path: The video.
+        network: The network.
+        video: The video. Ctrl-C ends a stream as its end would, and is raised again after.
         out: Where results go.
         name: Relative path of its results, without suffix.
+        wanted: What is written.
         advance: Called after each frame.
+        say: Called with a line on how the overlay was written.
 
     Returns:
         How many frames were written.
@@ -86,110 +178,71 @@ def predict_video(
             written, and the text says how many.
         ResourceError: Memory or disk runs out.
     """
-    promised = promised_frames(path)
+    wanted = wanted or VideoWanted()
     frames, overlay = video_outputs(out, name)
-    done = 0
-    with _overlay_writer(overlay, _frame_rate(path)) as add:
-        for image in read_frames(path):
-            prediction = predictor.predict(image)
-            write_prediction(prediction, image, frames, f"frame_{done:05d}", predictor.taxonomy)
-            add(overlay_picture(prediction.labels, image, predictor.taxonomy))
-            done += 1
-            advance()
-        if not done:
-            raise DataError(f"{path}: no frame can be read: damaged, or a codec OpenCV lacks")
+    done, stopped = 0, None
+    film = video_writer(overlay, video.rate, say) if wanted.film else nullcontext(_nothing)
+    with film as add:
+        try:
+            for image in video.frames():
+                prediction = network.predict(image)
+                write_prediction(
+                    prediction,
+                    image,
+                    frames,
+                    frame_name(done),
+                    network.taxonomy,
+                    kinds=wanted.kinds,
+                    legends=wanted.legends,
+                )
+                if wanted.film:
+                    add(_film_frame(prediction.labels, image, network, wanted.legends))
+                done += 1
+                advance()
+        except KeyboardInterrupt as error:
+            if not video.is_stream:
+                raise
+            stopped = error
+        if not done and not stopped:
+            raise DataError(
+                f"{video.source}: no frame can be read: damaged, or a codec OpenCV lacks"
+            )
     _remove_older_frames(frames, done)
+    if stopped:
+        raise stopped
     # Some headers round the count; a hundredth less is no damage.
-    if promised is not None and done < promised - max(1, promised // 100):
+    if video.promised is not None and done < video.promised - max(1, video.promised // 100):
         raise DataError(
-            f"{path}: ends after {done} of {promised} frames: truncated or damaged; those {done} "
-            "were written"
+            f"{video.source}: ends after {done} of {video.promised} frames: truncated or damaged; "
+            f"those {done} were written"
         )
     return done
+
+
+def _nothing(_: np.ndarray) -> None:
+    pass
+
+
+def _film_frame(
+    labels: np.ndarray, image: np.ndarray, network: Network, legends: bool
+) -> np.ndarray:
+    """Returns a frame of the overlay's video; all classes are named, as all frames have one size.
+
+    Many classes, which would take more room than the picture, are not named.
+    """
+    drawn = overlay_picture(labels, image, network.taxonomy)
+    if not legends:
+        return drawn
+    ids = range(len(network.taxonomy.names))
+    named = with_legend(drawn, ids, network.taxonomy)
+    return named if len(named) <= 1.5 * len(drawn) else drawn
 
 
 def _remove_older_frames(folder: Path, done: int) -> None:
     """Removes frames that an earlier, longer video left under the same name."""
     number = done
-    while any(path.exists() for path in output_paths(folder, f"frame_{number:05d}")):
-        for path in output_paths(folder, f"frame_{number:05d}"):
+    every = tuple(ENDINGS)
+    while any(path.exists() for path in output_paths(folder, frame_name(number), every)):
+        for path in output_paths(folder, frame_name(number), every):
             path.unlink(missing_ok=True)
         number += 1
-
-
-def _frame_rate(path: Path) -> float:
-    with _opened(path) as capture:
-        rate = capture.get(cv2.CAP_PROP_FPS)
-    return float(rate) if math.isfinite(rate) and 0 < rate <= 1000 else _USUAL_RATE
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    # FFmpeg writes hundreds of lines on a damaged file; ours is the one that counts.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    capture = cv2.VideoCapture(str(path))
-    try:
-        if not capture.isOpened():
-            raise DataError(f"{path}: not a video that OpenCV can open: damaged or another format")
-        yield capture
-    finally:
-        capture.release()
-
-
-@contextmanager
-def _overlay_writer(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Gives a function that adds a frame, uint8 [H, W, 3] RGB; the file appears when all is done.
-
-    Raises:
-        ResourceError: The video cannot be written.
-    """
-    with _writable_folder(path) as folder:
-        temporary = folder / "overlay.mp4"  # OpenCV chooses the container by suffix
-        writer: Any = None
-
-        def add(picture: np.ndarray) -> None:
-            nonlocal writer
-            # The codec takes even sides only and would cut an odd one.
-            even = np.pad(picture, [*((0, side % 2) for side in picture.shape[:2]), (0, 0)], "edge")
-            if writer is None:
-                size = (even.shape[1], even.shape[0])
-                codec = cv2.VideoWriter.fourcc(*"mp4v")
-                writer = cv2.VideoWriter(str(temporary), codec, rate, size)
-            writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
-
-        try:
-            yield add
-            if writer is not None:
-                writer.release()
-                # OpenCV tells nobody when a disk is full; a file without its end cannot be opened.
-                if not _can_be_opened(temporary):
-                    began = temporary.is_file()
-                    cure = "free space" if began else "give a folder that can be written"
-                    raise ResourceError(f"{path}: cannot be written: {cure}")
-                temporary.replace(path)
-        finally:
-            if writer is not None:
-                writer.release()
-
-
-@contextmanager
-def _writable_folder(path: Path) -> Iterator[Path]:
-    """Yields a new folder beside `path`, which OpenCV may write into: it follows any link."""
-    try:
-        with private_folder(path.parent) as folder:
-            yield folder
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ResourceError(
-            f"{path}: cannot be written ({reason}): give a folder that can be written"
-        ) from error
-
-
-def _can_be_opened(path: Path) -> bool:
-    capture = cv2.VideoCapture(str(path))
-    try:
-        return bool(capture.isOpened())
-    finally:
-        capture.release()

@@ -1,42 +1,82 @@
-"""What a prediction looks like as files: `<name>.{label,color,overlay,difficulty}.png`.
+"""What a prediction looks like as files, `<name>.<kind>`; which are written is chosen.
 
-label       grey PNG whose values are the class ids, 8 bits up to 256 classes, else 16
-color       the palette's colours, RGB
-overlay     60 % picture, 40 % palette, thin light lines where classes meet
-difficulty  P(coarse is wrong): the map magma of OpenCV, black = 0 (easy), pale yellow = 1
-(hard), always on this fixed scale so that pictures can be compared
+label            grey PNG whose values are the class ids, 8 bits up to 256 classes, else 16
+color            the palette's colours, RGB
+overlay          60 % picture, 40 % palette, light lines where classes meet, a legend below
+difficulty       P(coarse is wrong): the map magma of OpenCV, black = 0 (easy), pale yellow = 1
+                 (hard), always on this fixed scale so that pictures can be compared; scale below
+difficulty_grey  the same as 8-bit grey, round(255 p)
+difficulty_npy   the same as float32, NumPy's .npy
+difficulty_tiff  the same as float32, TIFF of one channel
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from ccfnet_tf.inference.atomic import write_atomic
+from ccfnet_tf.inference.lettering import draw_text, text_width
 from ccfnet_tf.inference.prediction import Maps, Prediction
-from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.inference.sheet import blank, legend, shown_ids
+from ccfnet_tf.labels import VOID, VOID_COLOUR, Taxonomy
 
-KINDS = ("label", "color", "overlay", "difficulty")
+Kind = Literal[
+    "label",
+    "color",
+    "overlay",
+    "difficulty",
+    "difficulty_grey",
+    "difficulty_npy",
+    "difficulty_tiff",
+]
 
-VOID_COLOUR = (0, 0, 0)
+ENDINGS: dict[Kind, str] = {
+    "label": ".label.png",
+    "color": ".color.png",
+    "overlay": ".overlay.png",
+    "difficulty": ".difficulty.png",
+    "difficulty_grey": ".difficulty_grey.png",
+    "difficulty_npy": ".difficulty.npy",
+    "difficulty_tiff": ".difficulty.tiff",
+}
+"""How the files of each kind end."""
+
+KINDS: tuple[Kind, ...] = ("label", "color", "overlay", "difficulty")
+"""What is written where nothing else is asked for."""
+
 _PICTURE_SHARE = 0.6
 _BORDER_COLOUR = (255, 255, 255)
+_PIXELS_A_LINE = 500  # of a picture's longer side, for one pixel of the lines between classes
+_WIDTH_A_LETTER = 45  # of a picture, for one pixel of the letters below it
+_LETTERS = (13, 72)  # smallest and largest height
+_NARROWEST = 240  # a legend needs room, however small the picture
 
 
-def output_paths(folder: Path, name: str) -> list[Path]:
+def output_paths(folder: Path, name: str, kinds: Sequence[Kind] = KINDS) -> list[Path]:
     """Returns the files that `write_prediction` writes for `name`."""
     # Not with_suffix: a name may hold dots of its own.
-    return [folder / f"{name}.{kind}.png" for kind in KINDS]
+    return [folder / f"{name}{ENDINGS[kind]}" for kind in kinds]
 
 
 def write_prediction(
-    prediction: Prediction | Maps, image: np.ndarray, folder: Path, name: str, taxonomy: Taxonomy
-) -> None:
-    """Writes the four pictures of a prediction.
+    prediction: Prediction | Maps,
+    image: np.ndarray,
+    folder: Path,
+    name: str,
+    taxonomy: Taxonomy,
+    *,
+    kinds: Sequence[Kind] = KINDS,
+    legends: bool = True,
+) -> list[Path]:
+    """Writes a prediction as files.
 
     Args:
         prediction: For `image`.
@@ -44,26 +84,46 @@ def write_prediction(
         folder: Where to; made when missing.
         name: Relative path without suffix; its folders are made.
         taxonomy: Colours of the classes.
+        kinds: Which files.
+        legends: Overlay and difficulty have a legend below the picture; without it, all files
+            have the picture's size.
+
+    Returns:
+        The files, in the order of `kinds`.
 
     Raises:
-        ResourceError: The disk is full or cannot be written; none of the four stays.
+        ResourceError: The disk is full or cannot be written; none of the files stays.
     """
-    pictures = (
-        label_picture(prediction.labels, classes=len(taxonomy.names)),
-        colour_picture(prediction.labels, taxonomy),
-        overlay_picture(prediction.labels, image, taxonomy),
-        difficulty_picture(prediction.difficulty),
-    )
+    labels, difficulty = prediction.labels, prediction.difficulty
+
+    def overlay() -> np.ndarray:
+        drawn = overlay_picture(labels, image, taxonomy)
+        return with_legend(drawn, shown_ids([labels]), taxonomy) if legends else drawn
+
+    def hard() -> np.ndarray:
+        drawn = difficulty_picture(difficulty)
+        return with_scale(drawn) if legends else drawn
+
+    contents: dict[Kind, Callable[[], bytes]] = {
+        "label": lambda: _png(label_picture(labels, classes=len(taxonomy.names))),
+        "color": lambda: _png(colour_picture(labels, taxonomy)),
+        "overlay": lambda: _png(overlay()),
+        "difficulty": lambda: _png(hard()),
+        "difficulty_grey": lambda: _png(grey_picture(difficulty)),
+        "difficulty_npy": lambda: _npy(difficulty),
+        "difficulty_tiff": lambda: _tiff(difficulty),
+    }
     written: list[Path] = []
     try:
-        for path, picture in zip(output_paths(folder, name), pictures, strict=True):
-            write_png(path, picture)
+        for kind, path in zip(kinds, output_paths(folder, name, kinds), strict=True):
+            _write(path, contents[kind]())
             written.append(path)
-    except BaseException:  # Ctrl-C too: all four of a picture, or none
+    except BaseException:  # Ctrl-C too: all files of a picture, or none
         for path in written:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
         raise
+    return written
 
 
 def label_picture(labels: np.ndarray, *, classes: int) -> np.ndarray:
@@ -81,18 +141,63 @@ def overlay_picture(labels: np.ndarray, image: np.ndarray, taxonomy: Taxonomy) -
     """Returns the picture uint8 [H, W, 3] RGB tinted by class, with lines between classes."""
     colours = colour_picture(labels, taxonomy)
     blend = cv2.addWeighted(image, _PICTURE_SHARE, colours, 1 - _PICTURE_SHARE, 0)
-    border = np.zeros(labels.shape, bool)
-    border[:-1] |= labels[:-1] != labels[1:]
-    border[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    border = _borders(labels)
     blend[border] = blend[border] // 2 + np.array(_BORDER_COLOUR, np.uint8) // 2
     return np.asarray(blend)
 
 
+def _borders(labels: np.ndarray) -> np.ndarray:
+    """Returns bool [H, W], where classes meet; lines as wide as the picture's size needs."""
+    border = np.zeros(labels.shape, np.uint8)
+    border[:-1] |= labels[:-1] != labels[1:]
+    border[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    wide = max(1, round(max(labels.shape) / _PIXELS_A_LINE))
+    return cv2.dilate(border, np.ones((wide, wide), np.uint8)) > 0
+
+
+def with_legend(picture: np.ndarray, ids: Sequence[int], taxonomy: Taxonomy) -> np.ndarray:
+    """Returns a picture, uint8 [H, W, 3], above the names and colours of these classes."""
+    width = max(picture.shape[1], _NARROWEST)
+    size = _letters(width)
+    names = legend(ids, taxonomy, width, size=size, margin=size // 2)
+    return _above(picture, np.vstack([blank(size // 2, width), names]))
+
+
+def with_scale(picture: np.ndarray) -> np.ndarray:
+    """Returns a difficulty map, uint8 [H, W, 3], above the scale of its colours."""
+    width = max(picture.shape[1], _NARROWEST)
+    size = _letters(width)
+    strip = blank(2 * size + size // 4, width)
+    left, right = "easy 0", "1 hard"
+    begin, end = size + text_width(left, size), width - size - text_width(right, size)
+    draw_text(strip, left, (size // 2, size // 2), size)
+    draw_text(strip, right, (end + size // 2, size // 2), size)
+    ramp = np.tile(np.linspace(0.0, 1.0, end - begin, dtype=np.float32), (size, 1))
+    strip[size // 2 : size // 2 + size, begin:end] = difficulty_picture(ramp)
+    return _above(picture, strip)
+
+
+def _letters(width: int) -> int:
+    low, high = _LETTERS
+    return min(max(width // _WIDTH_A_LETTER, low), high)
+
+
+def _above(picture: np.ndarray, strip: np.ndarray) -> np.ndarray:
+    """Returns one picture below another, white beside the narrower."""
+    beside = blank(picture.shape[0], strip.shape[1] - picture.shape[1])
+    return np.vstack([np.hstack([picture, beside]), strip])
+
+
 def difficulty_picture(difficulty: np.ndarray) -> np.ndarray:
     """Returns P(coarse is wrong) [H, W] 0..1 as uint8 [H, W, 3] RGB; dark = easy."""
-    grey = np.rint(np.clip(difficulty, 0.0, 1.0) * 255).astype(np.uint8)
-    coloured = cv2.applyColorMap(grey, cv2.COLORMAP_MAGMA)  # perceptually uniform
+    # The map is perceptually uniform.
+    coloured = cv2.applyColorMap(grey_picture(difficulty), cv2.COLORMAP_MAGMA)
     return np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB))
+
+
+def grey_picture(difficulty: np.ndarray) -> np.ndarray:
+    """Returns P(coarse is wrong) [H, W] 0..1 as uint8 [H, W], round(255 p)."""
+    return np.rint(np.clip(difficulty, 0.0, 1.0) * 255).astype(np.uint8)
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
@@ -101,13 +206,31 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     Raises:
         ResourceError: The disk is full or cannot be written.
     """
+    _write(path, _png(picture))
+
+
+def _png(picture: np.ndarray) -> bytes:
+    # Encoded here and written by us: cv2.imwrite answers False to a full disk and leaves a stump.
     if picture.ndim == 3:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    # Encoded here and written by us: cv2.imwrite answers False to a full disk and leaves a stump.
-    encoded = cv2.imencode(".png", picture)[1].tobytes()
+    return cv2.imencode(".png", picture)[1].tobytes()
 
+
+def _npy(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values.astype(np.float32), allow_pickle=False)
+    return file.getvalue()
+
+
+def _tiff(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(values.astype(np.float32)).save(file, format="TIFF")
+    return file.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
     def write(file: BinaryIO) -> None:
-        file.write(encoded)
+        file.write(content)
 
     cure = "give a folder that can be written"
     write_atomic(path, write, mend="free space", otherwise=cure, durable=False)

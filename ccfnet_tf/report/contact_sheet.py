@@ -6,29 +6,33 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageDraw
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.listing import Load
+from ccfnet_tf.inference.lettering import draw_text, shortened
 from ccfnet_tf.inference.sheet import (
     CELL_WIDTH,
     GAP,
-    INK,
     LINE,
     MARGIN,
-    WHITE,
-    draw_legend,
-    font,
-    legend_places,
+    SMALL,
+    TITLE,
+    blank,
+    legend,
+    paste,
+    shown_ids,
     to_width,
 )
 from ccfnet_tf.inference.writers import colour_picture, overlay_picture
-from ccfnet_tf.labels import VOID, Sample, Taxonomy
+from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.pipeline.augment import augment
 
 TITLES = ("image", "label", "label over image")
 
-_PAIR_GAP = 2
+_PAIR_GAP = 2  # between the image and the label of a version
+
+Line = tuple[tuple[str, ...], list[np.ndarray]]
+"""Titles above a line of cells, if it has any, and the cells, uint8 [H, W, 3] each."""
 
 
 def contact_sheet(
@@ -44,8 +48,9 @@ def contact_sheet(
 ) -> np.ndarray:
     """Draws some samples below each other, and the classes they show at the bottom.
 
-    A row is a sample, its name on top: image, label in colours, label over image, then image and
-    label of each version. Where `samples` is the training part of a run with this seed and this
+    A sample takes three lines below its name: image, label in colours and label over image; the
+    images of its versions; their labels. Four columns are as wide as a page or a screen shows
+    without making it smaller. Where `samples` is the training part of a run with this seed and this
     `data`, version n is what epoch n shows the network.
 
     Args:
@@ -66,19 +71,18 @@ def contact_sheet(
         DataError: A sample that cannot be used.
     """
     places = np.random.default_rng(seed).permutation(len(samples))[:count]
-    rows: list[list[np.ndarray]] = []
-    names: list[str] = []
-    ids: set[int] = set()
+    blocks: list[tuple[str, list[Line]]] = []
+    labels: list[np.ndarray] = []
     for place in sorted(places.tolist()):
         image, label = load(samples[place])
         varied = [
             version(image, label, data, seed=seed, epoch=n, place=place, rarity=rarity)
             for n in range(versions)
         ]
-        names.append(f"{samples[place].name}   {image.shape[1]} x {image.shape[0]}")
-        rows.append(_cells([(image, label), *varied], taxonomy))
-        ids.update(*(np.unique(each).tolist() for _, each in ((image, label), *varied)))
-    return _draw(rows, names, sorted(ids - {VOID}) + ([VOID] if VOID in ids else []), taxonomy)
+        name = f"{samples[place].name}   {image.shape[1]} x {image.shape[0]}"
+        blocks.append((name, _lines(image, label, varied, taxonomy)))
+        labels += [label, *(each for _, each in varied)]
+    return _draw(blocks, shown_ids(labels), taxonomy)
 
 
 def version(
@@ -111,49 +115,54 @@ def version(
     return varied[0].numpy(), varied[1].numpy()
 
 
-def _cells(pairs: Sequence[tuple[np.ndarray, np.ndarray]], taxonomy: Taxonomy) -> list[np.ndarray]:
-    """Returns the columns, uint8 [H, W, 3] each: the sample in three, then two a version."""
-    columns: list[np.ndarray] = []
-    for number, (image, label) in enumerate(pairs):
-        columns += [image, colour_picture(label, taxonomy)]
-        if number == 0:
-            columns.append(overlay_picture(label, image, taxonomy))
-    return [to_width(column) for column in columns]
+def _lines(
+    image: np.ndarray,
+    label: np.ndarray,
+    varied: Sequence[tuple[np.ndarray, np.ndarray]],
+    taxonomy: Taxonomy,
+) -> list[Line]:
+    """Returns the lines of a sample."""
+    sample = [image, colour_picture(label, taxonomy), overlay_picture(label, image, taxonomy)]
+    lines: list[Line] = [(TITLES, [to_width(cell) for cell in sample])]
+    if varied:
+        titles = tuple(f"version {number + 1}" for number in range(len(varied)))
+        lines.append((titles, [to_width(picture) for picture, _ in varied]))
+        lines.append(((), [to_width(colour_picture(each, taxonomy)) for _, each in varied]))
+    return lines
 
 
 def _draw(
-    rows: Sequence[Sequence[np.ndarray]],
-    names: Sequence[str],
-    ids: Sequence[int],
-    taxonomy: Taxonomy,
+    blocks: Sequence[tuple[str, list[Line]]], ids: Sequence[int], taxonomy: Taxonomy
 ) -> np.ndarray:
-    columns = len(rows[0])
+    columns = max(len(cells) for _, cells in blocks[0][1])
     width = _left(columns - 1) + CELL_WIDTH + MARGIN
-    legend = legend_places(ids, taxonomy, width)
-    legend_height = LINE * (1 + legend[-1][1] // LINE) if legend else 0
-    pictures_height = sum(LINE + max(map(len, row)) + GAP for row in rows)
-    height = MARGIN + LINE + pictures_height + GAP + legend_height + MARGIN
-
-    sheet = Image.new("RGB", (width, height), WHITE)
-    draw = ImageDraw.Draw(sheet)
-    titles = [*TITLES, *(f"version {n + 1}" for n in range((columns - len(TITLES)) // 2))]
-    for number, title in enumerate(titles):
-        column = number if number < len(TITLES) else 2 * number - len(TITLES)
-        draw.text((_left(column), MARGIN - 4), title, fill=INK, font=font(16))
-    top = MARGIN + LINE
-    for name, row in zip(names, rows, strict=True):
-        draw.text((MARGIN, top), name, fill=INK, font=font(14))
+    names = legend(ids, taxonomy, width)
+    heights = [LINE + sum(map(_height, lines)) + 2 * GAP for _, lines in blocks]
+    sheet = blank(MARGIN + sum(heights) + len(names) + MARGIN, width)
+    top = MARGIN
+    for name, lines in blocks:
+        draw_text(sheet, shortened(name, TITLE, width - 2 * MARGIN), (MARGIN, top), TITLE)
         top += LINE
-        for column, cell in enumerate(row):
-            sheet.paste(Image.fromarray(cell), (_left(column), top))
-        top += max(map(len, row)) + GAP
-    draw_legend(draw, legend, taxonomy, top + GAP)
-    return np.asarray(sheet)
+        for line in lines:
+            _draw_line(sheet, line, top)
+            top += _height(line)
+        top += 2 * GAP
+    paste(sheet, names, 0, top)
+    return sheet
+
+
+def _height(line: Line) -> int:
+    titles, cells = line
+    return (LINE if titles else 0) + max(map(len, cells)) + (GAP if titles == TITLES else _PAIR_GAP)
+
+
+def _draw_line(sheet: np.ndarray, line: Line, top: int) -> None:
+    titles, cells = line
+    for column, title in enumerate(titles):
+        draw_text(sheet, title, (_left(column), top), SMALL)
+    for column, cell in enumerate(cells):
+        paste(sheet, cell, _left(column), top + (LINE if titles else 0))
 
 
 def _left(column: int) -> int:
-    """Returns where a column begins; image and label of a version lie close together."""
-    gaps = column * GAP
-    if column > len(TITLES):
-        gaps -= ((column - len(TITLES) + 1) // 2) * (GAP - _PAIR_GAP)
-    return MARGIN + column * CELL_WIDTH + gaps
+    return MARGIN + column * (CELL_WIDTH + GAP)

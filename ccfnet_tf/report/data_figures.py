@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ import numpy as np
 
 from ccfnet_tf.datasets.stats import Stats
 from ccfnet_tf.inference.atomic import write_atomic
+from ccfnet_tf.inference.lettering import draw_text, text_width
+from ccfnet_tf.inference.sheet import blank
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.report.data_tables import share_percent
 
@@ -48,10 +49,7 @@ def stats_figure(stats: Stats, taxonomy: Taxonomy, path: Path) -> None:
     _draw_sizes(figure.add_subplot(grid[0, 1]), stats)
     _draw_colours(figure.add_subplot(grid[1, 1]), stats)
     buffer = BytesIO()
-    with warnings.catch_warnings():
-        # A name in letters that the font lacks shows boxes; the table beside it has the name.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png")
     mend = "free space, or give a folder that can be written"
     write_atomic(path, lambda f: f.write(buffer.getvalue()), mend=mend, durable=False)
 
@@ -82,7 +80,12 @@ def _draw_shares(axes: Any, stats: Stats, taxonomy: Taxonomy) -> None:
                       va="center", fontsize=8)  # fmt: skip
     names = [_short(taxonomy.names[index]) for index in order]
     # A name may hold $: it is no formula.
-    axes.set_yticks(places, names, parse_math=False, fontsize=9)
+    drawn = [_has_letters(name) for name in names]
+    ticks = [name if plain else "" for name, plain in zip(names, drawn, strict=True)]
+    axes.set_yticks(places, ticks, parse_math=False, fontsize=9)
+    for row, name in enumerate(names):
+        if not drawn[row]:
+            _draw_name(axes, name, row)
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlabel(kind)
     void = f"void: {share_percent(stats.void_share)} % of all pixels"
@@ -125,6 +128,38 @@ def _draw_colours(axes: Any, stats: Stats) -> None:
     axes.set_xticks([0, 64, 128, 192, 255])
     axes.set_title("mean and standard deviation of all pixels", fontsize=10, loc="left")
     _strip(axes)
+
+
+def _has_letters(text: str) -> bool:
+    """Whether matplotlib's font has all letters of a text."""
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
+    font = FT2Font(font_manager.findfont("DejaVu Sans"))
+    return all(font.get_char_index(ord(letter)) for letter in text)
+
+
+def _draw_name(axes: Any, name: str, place: int) -> None:
+    """Puts a name beside its bar as a picture, in the font that has the letters."""
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    # Twice the size, shown at half of it; 72 points are an inch.
+    size = round(2 * 9 * DOTS / 72)
+    picture = blank(round(1.4 * size), text_width(name, size) + 4)
+    draw_text(picture, name, (2, size // 8), size)
+    box = OffsetImage(picture, zoom=0.5 * 72 / DOTS, interpolation="lanczos")
+    beside = AnnotationBbox(
+        box,
+        (0, place),
+        xybox=(-4, 0),
+        xycoords=("axes fraction", "data"),
+        boxcoords="offset points",
+        box_alignment=(1, 0.5),
+        frameon=False,
+        pad=0,
+        annotation_clip=False,
+    )
+    axes.add_artist(beside)
 
 
 def _short(name: str) -> str:

@@ -61,7 +61,11 @@ def stats_table(stats: Stats, taxonomy: Taxonomy) -> RenderableType:
         Text(f"sizes (width x height): {_sizes(stats)}"),
         Text(f"mean of red, green, blue: {_three(stats.mean)}"),
         Text(f"standard deviation: {_three(stats.deviation)}"),
-        Text("median freq. is what train.class_weights auto takes", style="dim"),
+        Text(
+            "train.class_weights auto takes the median frequency over the training part alone; "
+            "here all parts are counted",
+            style="dim",
+        ),
     )
 
 
@@ -111,6 +115,8 @@ def _lines(findings: Sequence[Finding]) -> list[Text]:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
+    if not any(counts.values()):
+        return "no pictures"
     return ", ".join(f"{part} {count}" for part, count in counts.items()) + " pictures"
 
 

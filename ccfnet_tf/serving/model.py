@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -80,7 +81,7 @@ class Model:
         found = look_at(str(folder))
         place = Path(found.place)
         if found.kind != "saved_model":
-            raise ConfigError(f"{place}: a server needs a SavedModel, and this is {found.kind}")
+            raise ConfigError(f"{place}: {_not_served(found.kind, place)}")
         refuse_harmful_graph(place)
         self.name = name
         self.version = int(place.name) if _VERSION.fullmatch(place.name) else 1
@@ -181,3 +182,16 @@ def _reason(error: Exception) -> str:
     said = error.message if isinstance(error, tf.errors.OpError) else str(error)
     lines = said.removeprefix("Graph execution error:").strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _not_served(kind: str, place: Path) -> str:
+    """Returns what a folder is that cannot be served, and what to do."""
+    if kind == "run":
+        name = place.resolve().name
+        export = f"ccfnet-tf export {shlex.quote(str(place))}"
+        served = shlex.quote(f"export/models/{name}/ccfnet")
+        return f"is a run, and what is served is exported: {export}, then ccfnet-tf serve {served}"
+    return (
+        f"is a file of format {kind}, and a server needs a SavedModel: export the run without "
+        "--format"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +27,7 @@ from ccfnet_tf.inference.runs import (
     with_own_files,
 )
 from ccfnet_tf.network.weights import IMAGENET, NO_WEIGHTS
+from ccfnet_tf.new_folder import refuse_unwritable
 from ccfnet_tf.training.checkpoint import BEST, PREVIOUS, read_epoch
 from ccfnet_tf.training.devices import Precision, resolve_precision
 from ccfnet_tf.training.journal import epochs_written, write_text
@@ -61,7 +63,9 @@ def claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> Run
         if _occupied(run):
             go_on = "go on with --resume, or " if stored.is_file() else ""
             raise RunError(f"{run}: already there and not empty; {go_on}choose another --out")
+        refuse_unwritable(run)
         return _resolved(config)
+    refuse_unwritable(run)
     if not stored.is_file():
         if config_given and not _occupied(run):  # one command, first and after every preemption
             return _resolved(config)
@@ -210,7 +214,7 @@ def _refuse_changes(now: RunConfig, earlier: RunConfig, run: Path) -> None:
                 raise ConfigError(
                     f"{section}.{key} is {value} but {run} was begun with {theirs[key]}: a resumed "
                     "run keeps its configuration; for another, use a new --out with "
-                    f"--model.init_from {run}"
+                    f"--model.init_from {shlex.quote(str(run))}"
                 )
 
 

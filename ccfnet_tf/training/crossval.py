@@ -38,6 +38,7 @@ from ccfnet_tf.evaluation.table import percent
 from ccfnet_tf.inference.atomic import refuse_links
 from ccfnet_tf.inference.runs import CHECKPOINTS
 from ccfnet_tf.labels import Sample
+from ccfnet_tf.quiet import QUIET
 from ccfnet_tf.training.claim import resolved_paths
 from ccfnet_tf.training.data_digest import Row, read_samples
 from ccfnet_tf.training.devices import cluster_of
@@ -203,7 +204,8 @@ def _fit(config: Path, fold: int, run: Path) -> None:
 
 
 def _call(arguments: list[str], fold: int) -> None:
-    command = [sys.executable, "-P", "-m", "ccfnet_tf", *arguments]
+    quiet = ["--quiet"] if QUIET.get() else []
+    command = [sys.executable, "-P", "-m", "ccfnet_tf", *arguments, *quiet]
     code = subprocess.run(command, check=False).returncode
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt

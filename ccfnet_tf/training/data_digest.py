@@ -11,6 +11,7 @@ moved.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,7 +117,7 @@ def compare_with_start(
         raise DataError(
             f"{fault}: an epoch has another number of steps now, so the run cannot go on with "
             "them: bring back what they were, or begin anew in another --out with "
-            f"--model.init_from {run}"
+            f"--model.init_from {shlex.quote(str(run))}"
         )
     if not accept:
         raise DataError(

@@ -18,7 +18,7 @@ from ccfnet_tf.datasets.parts import Parts
 from ccfnet_tf.errors import TerminatedError
 from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
 from ccfnet_tf.evaluation.groups import HEADS
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.previews import preview_sheet
 from ccfnet_tf.inference.runs import CHECKPOINTS
 from ccfnet_tf.inference.writers import write_png
@@ -118,7 +118,7 @@ class EpochEnd(keras.callbacks.Callback):
         self.told = told
         self.console = console
         self.saved_step = progress.step
-        self.predictor: Predictor | None = None
+        self.predictor: KerasNetwork | None = None
         self.began = time.monotonic()
         if self.workers.chief:
             self.table = MetricsTable(run / "metrics.csv", epochs_done=progress.epoch)
@@ -203,7 +203,7 @@ class EpochEnd(keras.callbacks.Callback):
     def _sheet(self) -> np.ndarray:
         """Returns the preview samples, a row each, as the network sees them now."""
         taxonomy = self.validation.taxonomy
-        self.predictor = self.predictor or Predictor(self.model, taxonomy=taxonomy)
+        self.predictor = self.predictor or KerasNetwork(self.model, taxonomy=taxonomy)
         rows = []
         for sample in self.preview_samples:
             image, label = self.validation.load(sample)

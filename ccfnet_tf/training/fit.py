@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -48,6 +49,7 @@ from ccfnet_tf.training.journal import (
     keep_sound_rows,
     write_classes,
     write_environment,
+    write_sizes,
     write_text,
 )
 from ccfnet_tf.training.optimizer import scaled_rate
@@ -120,7 +122,8 @@ def fit(
         place = _Place(run, strategy, workers, console, digest)
         trained = _train(config, place, data, resume=resume, resuming=resuming, held=held)
     done = "trained; " if trained else ""
-    console.print(f"{run}: {done}next: ccfnet-tf evaluate {run}", highlight=False, soft_wrap=True)
+    evaluate = f"ccfnet-tf evaluate {shlex.quote(str(run))}"
+    console.print(f"{run}: {done}next: {evaluate}", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,7 @@ def _write_start(
     if place.workers.chief:
         write_text(place.run / CONFIG, to_yaml(config))
         write_classes(place.run, data.parts.taxonomy)
+        write_sizes(place.run, data.train.sizes)
         write_digest(place.run, place.digest)
         say = place.console.print
         write_environment(

@@ -3,6 +3,7 @@
 config.yaml        the run's resolved configuration
 classes.json       names and colours, so that predict needs no data
 environment.json   versions, machine, command
+picture_sizes.json the largest picture of the training part, for warnings of `predict`
 data_digest.json   what the data were when the run began (`data_digest`)
 metrics.csv        a row an epoch
 previews/          a picture an epoch
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ccfnet_tf.inference.atomic import set_aside, write_atomic
+from ccfnet_tf.inference.runs import SIZES
 from ccfnet_tf.labels import Taxonomy
 
 LIBRARIES = ("ccfnet-tf", "tensorflow", "keras", "numpy", "opencv-python", "pillow")
@@ -48,6 +50,17 @@ def write_classes(run: Path, taxonomy: Taxonomy) -> None:
     """Writes `classes.json`."""
     tree = {"names": list(taxonomy.names), "palette": [list(c) for c in taxonomy.palette]}
     write_text(run / "classes.json", json.dumps(tree, indent=1) + "\n")
+
+
+def write_sizes(run: Path, sizes: Sequence[tuple[int, int]]) -> None:
+    """Writes `picture_sizes.json`.
+
+    Args:
+        run: The run folder.
+        sizes: Height and width of each picture of the training part.
+    """
+    largest = max(sizes, key=max)
+    write_text(run / SIZES, json.dumps({"largest": list(largest), "pictures": len(sizes)}) + "\n")
 
 
 def write_environment(

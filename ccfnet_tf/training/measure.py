@@ -16,6 +16,7 @@ from ccfnet_tf.evaluation.evaluate import Evaluation, evaluate
 from ccfnet_tf.evaluation.table import report
 from ccfnet_tf.inference.atomic import remove_leftovers
 from ccfnet_tf.inference.runs import load_run, read_run, refuse_other_classes
+from ccfnet_tf.new_folder import refuse_unwritable
 from ccfnet_tf.pipeline.batch import evaluation_batches
 from ccfnet_tf.progress import new_progress
 from ccfnet_tf.training.epoch_end import EVALUATION_BATCH
@@ -45,6 +46,7 @@ def measure(
         CCFNetError: The run or its data cannot be used, or memory ran out.
     """
     info = read_run(run)
+    refuse_unwritable(run, "copy of the run")  # before anything is loaded
     config = info.config
     data = config.data if root is None else replace(config.data, root=root)
     parts = read_parts(data, config.seed)

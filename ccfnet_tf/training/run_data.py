@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.share import Share, by_example, by_file
 from ccfnet_tf.progress import new_progress
 from ccfnet_tf.training.workers import Workers
+
+_MUCH_PADDING = 0.5
+"""Share of a crop of the middle zoom that may be padding without a word."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,10 @@ def check_data(config: RunConfig, console: Console) -> RunData:
                 advance=lambda: bar.advance(task),
             )
 
-        data = RunData(parts, look(parts.train), look(parts.val))
+        try:
+            data = RunData(parts, look(parts.train), look(parts.val))
+        except DataError as error:
+            raise DataError(f"{error}{_all_of_them(config.data)}", kind=error.kind) from error
     left_out = [*data.train.damaged, *data.val.damaged]
     if left_out:
         parts = replace(parts, load=without_damage(parts.load))
@@ -83,7 +90,15 @@ def check_data(config: RunConfig, console: Console) -> RunData:
     _say_unused(config.data, parts, console)
     _say_one_sided(parts, data, console)
     _refuse_padding(config.data, data.train.sizes)
+    _warn_padding(config.data, data.train.sizes, console)
     return data
+
+
+def _all_of_them(config: DataConfig) -> str:
+    """Returns the command that lists every fault of a set."""
+    if not config.root:
+        return ""
+    return f"; all that is wrong: ccfnet-tf data check {shlex.quote(config.root)}"
 
 
 def _say_unused(config: DataConfig, parts: Parts, console: Console) -> None:
@@ -235,4 +250,19 @@ def _refuse_padding(config: DataConfig, sizes: Sequence[tuple[int, int]]) -> Non
             f"data.crop is {config.crop}: the largest picture is {width}x{height}, at most "
             f"{round(zoom * width)}x{round(zoom * height)} after data.scale: more than three "
             "quarters of every crop would be padding; lower data.crop"
+        )
+
+
+def _warn_padding(config: DataConfig, sizes: Sequence[tuple[int, int]], console: Console) -> None:
+    """Warns where more than half of a usual crop is padding."""
+    height, width = (int(side) for side in np.median(np.array(sizes), axis=0))
+    middle = (config.scale[0] + config.scale[1]) / 2
+    shown = [min(1.0, middle * side / config.crop) for side in (height, width)]
+    padding = 1 - shown[0] * shown[1]
+    if padding > _MUCH_PADDING:
+        fitting = max(33, 8 * round(middle * max(height, width) / 8) + 1)
+        console.print(
+            f"warning: data.crop is {config.crop} and pictures are {width}x{height} (the median), "
+            f"{middle:g} times that after data.scale: {padding:.0%} of a crop is padding, which "
+            f"costs time and teaches nothing; --data.crop {fitting} fits"
         )

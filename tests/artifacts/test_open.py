@@ -28,8 +28,8 @@ from ccfnet_tf.cli import main
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, RunError
 from ccfnet_tf.export.onnx import write_onnx
 from ccfnet_tf.export.saved_model import write_saved_model
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.predict import predict_all
-from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.labels import Taxonomy
 
 TAXONOMY = Taxonomy(("sky", "sea", "sand"), ((90, 160, 250), (20, 60, 160), (230, 200, 120)))
@@ -119,7 +119,7 @@ def test_files_and_servers_are_opened_by_their_own(
 @pytest.mark.parametrize("size", [(1, 1), (20, 50), (48, 33)])
 def test_all_answer_alike(model: Any, models: Path, size: tuple[int, int]) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    expected = Predictor(model, taxonomy=TAXONOMY).predict(picture)
+    expected = KerasNetwork(model, taxonomy=TAXONOMY).predict(picture)
     for name, step in (("ccfnet", 0.5 / 255), ("onnx", 0.0)):
         network = open_network(str(models / name))
         assert network.taxonomy == TAXONOMY
@@ -133,7 +133,7 @@ def test_predict_writes_the_same_files(model: Any, models: Path, tmp_path: Path)
     picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     given = tmp_path / "a.png"
     cv2.imwrite(str(given), picture)
-    predict_all(Predictor(model, taxonomy=TAXONOMY), [str(given)], tmp_path / "run")
+    predict_all(KerasNetwork(model, taxonomy=TAXONOMY), [str(given)], tmp_path / "run")
     expected = {path.name: cv2.imread(str(path)) for path in (tmp_path / "run").iterdir()}
     for name in ("ccfnet", "onnx"):
         out = tmp_path / name

@@ -402,6 +402,55 @@ def test_classes_and_colours_must_agree(tmp_path: Path) -> None:
     fails(tmp_path, "classes.txt: 'bird'", "'nothing'")
 
 
+def test_colors_txt_is_read_too_and_two_tables_are_refused(tmp_path: Path) -> None:
+    coloured(tmp_path)
+    (tmp_path / "colours.txt").rename(tmp_path / "colors.txt")
+    assert parts(tmp_path).taxonomy.names == ("cat", "tall dog")
+    (tmp_path / "colours.txt").write_text(COLOURS)
+    fails(tmp_path, "colors.txt: colours.txt is there too", "keep one")
+
+
+def test_a_table_gives_the_classes_of_index_masks_their_colours(tmp_path: Path) -> None:
+    put(tmp_path, "a")
+    classes(tmp_path)
+    (tmp_path / "colors.txt").write_text("1 2 3 cat\n4 5 6 dog\n")
+    found = parts(tmp_path)
+    assert found.taxonomy.palette == ((1, 2, 3), (4, 5, 6))
+    np.testing.assert_array_equal(found.load(found.train[0])[1][0], [0, 1, VOID, 1, 0, 0])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_coloured_masks_without_a_table_hint_at_it(tmp_path: Path, mode: str) -> None:
+    classes(tmp_path)
+    put(tmp_path, "a")
+    Image.new(mode, (6, 4)).save(tmp_path / "masks" / "a.png")
+    found = parts(tmp_path)
+    with pytest.raises(DataError, match=r"colours.txt.*`R G B NAME` a line"):
+        found.load(found.train[0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a_mask", "a-mask", "a.mask", "a_label", "a_gt", "mask_a", "A_seg", "a_L", "a_labelIds"],
+)
+def test_a_mask_with_a_name_of_its_own_is_hinted_at(tmp_path: Path, name: str) -> None:
+    classes(tmp_path)
+    put(tmp_path, "x/b")
+    stem = name[0] if name[0] == "A" else "a"
+    put(tmp_path, f"x/{stem}", mask=False)
+    Image.new("L", (6, 4)).save(tmp_path / "masks" / "x" / f"{name}.png")
+    (first, *_) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
+    assert f"{name}.png lies there: a mask has its picture's name: rename it" in str(first)
+
+
+def test_another_picture_s_mask_is_no_hint(tmp_path: Path) -> None:
+    classes(tmp_path)
+    put(tmp_path, "ab")
+    put(tmp_path, "a", mask=False)
+    (error,) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
+    assert "lies there" not in str(error)
+
+
 def test_signs(tmp_path: Path) -> None:
     assert folder.signs(tmp_path) == folder.signs(tmp_path / "no") == ""
     put(tmp_path / "train", "a")

@@ -20,7 +20,7 @@ from ccfnet_tf.evaluation.difficulty import ScoreHistogram
 from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator, evaluate
 from ccfnet_tf.evaluation.groups import GroupAccuracy
 from ccfnet_tf.evaluation.table import report
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.labels import VOID, Taxonomy
 from ccfnet_tf.network.weights import named_variables
 from tests.inference.conftest import build
@@ -317,7 +317,7 @@ def test_the_real_network_is_counted_as_it_answers() -> None:
         if key.endswith("gamma"):  # gains at which answers differ from pixel to pixel
             variable.assign(np.full(variable.shape, 3, np.float32))
     rng = np.random.default_rng(8)
-    evaluator, predictor = Evaluator(network, TAXONOMY), Predictor(network)
+    evaluator, predictor = Evaluator(network, TAXONOMY), KerasNetwork(network)
     for size in ((40, 48), (31, 45), (70, 20), (7, 9), (1, 1)):
         image = rng.integers(0, 256, size=(2, *size, 3)).astype(np.uint8)
         label = rng.integers(VOID, CLASSES, size=(2, *size)).astype(np.int32)

@@ -17,7 +17,7 @@ from ccfnet_tf.export import artifact
 from ccfnet_tf.export.litert import LiteRTOptions
 from ccfnet_tf.export.order import Order
 from ccfnet_tf.export.reference import reference_pictures, run_parts, write_reference
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.runs import load_run, read_run
 from ccfnet_tf.network import ccfnet
 from ccfnet_tf.training.checkpoint import Progress, save_best
@@ -86,7 +86,7 @@ def unchecked(
     info = read_run(run)
     with in_place_of_the_network(toy):
         model = load_run(run)
-    parts, predictor = run_parts(info), Predictor(model, taxonomy=info.taxonomy)
+    parts, predictor = run_parts(info), KerasNetwork(model, taxonomy=info.taxonomy)
     places = {}
     for name, order in ORDERS.items():
         place = places[name] = order.place(out)

@@ -13,8 +13,8 @@ from ccfnet_tf.artifacts.fit import Size, fit, unfit, unfit_labels
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.parts import Parts, read_parts
 from ccfnet_tf.export.accuracy import measure_accuracy
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.prediction import Maps, Prediction
-from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.labels import Taxonomy
 
 SMALLER: Size = (33, 40)
@@ -26,9 +26,9 @@ def parts() -> Parts:
 
 
 @pytest.fixture(scope="module")
-def predictor(parts: Parts, toy: Callable[..., Any]) -> Predictor:
+def predictor(parts: Parts, toy: Callable[..., Any]) -> KerasNetwork:
     keras.utils.set_random_seed(0)
-    return Predictor(toy(len(parts.taxonomy.names)), taxonomy=parts.taxonomy)
+    return KerasNetwork(toy(len(parts.taxonomy.names)), taxonomy=parts.taxonomy)
 
 
 class OfOneSize:
@@ -36,7 +36,7 @@ class OfOneSize:
 
     at_once = 1
 
-    def __init__(self, predictor: Predictor, *, labels: bool) -> None:
+    def __init__(self, predictor: KerasNetwork, *, labels: bool) -> None:
         self.taxonomy: Taxonomy = predictor.taxonomy
         self.predictor, self.labels = predictor, labels
 
@@ -63,7 +63,7 @@ class Knowing:
 
 
 @pytest.mark.parametrize("labels", [False, True])
-def test_a_size_is_no_loss(parts: Parts, predictor: Predictor, labels: bool) -> None:
+def test_a_size_is_no_loss(parts: Parts, predictor: KerasNetwork, labels: bool) -> None:
     network, told = OfOneSize(predictor, labels=labels), list[float]()
     found = measure_accuracy(predictor, network, parts, SMALLER, told.append)
     assert found.loss == 0.0
@@ -72,7 +72,7 @@ def test_a_size_is_no_loss(parts: Parts, predictor: Predictor, labels: bool) -> 
     assert (found.part, found.pictures) == ("val", len(parts.val))
 
 
-def test_labelled_pixels_are_counted(parts: Parts, predictor: Predictor) -> None:
+def test_labelled_pixels_are_counted(parts: Parts, predictor: KerasNetwork) -> None:
     truths = [parts.load(sample)[1] for sample in parts.val]
     half = [truth.copy() for truth in truths]
     for labels in half:

@@ -22,7 +22,7 @@ from ccfnet_tf.errors import VerificationError
 from ccfnet_tf.export import artifact as module
 from ccfnet_tf.export.litert import LiteRTOptions
 from ccfnet_tf.export.order import Order
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.runs import load_run
 
 QUIET = Console(quiet=True)
@@ -75,7 +75,7 @@ def test_files_are_proven_and_opened_again(
     moved = (out / place).rename(tmp_path / "elsewhere")
     assert main(["export", "--verify-only", str(moved)]) == 0
     picture = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
-    expected = Predictor(load_run(run)).predict(picture)
+    expected = KerasNetwork(load_run(run)).predict(picture)
     found = open_network(str(moved)).predict(picture)
     assert (found.labels == expected.labels).mean() > 0.99
     np.testing.assert_allclose(found.difficulty, expected.difficulty, atol=0.01)

@@ -14,7 +14,7 @@ from ccfnet_tf.artifacts.contract import REFERENCE
 from ccfnet_tf.artifacts.open import look_at, open_network
 from ccfnet_tf.cli import main
 from ccfnet_tf.errors import EXIT_DONE, RunError
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.runs import load_run
 
 PATIENCE = 300.0
@@ -49,7 +49,7 @@ def test_a_killed_export_leaves_nothing_that_looks_whole(whole: Path, tmp_path: 
     assert main(given) == EXIT_DONE
     assert list(out.iterdir()) == [out / place]
     picture = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
-    expected = Predictor(load_run(whole)).predict(picture)
+    expected = KerasNetwork(load_run(whole)).predict(picture)
     found = open_network(str(out / place)).predict(picture)
     np.testing.assert_allclose(found.difficulty, expected.difficulty, atol=1e-4)
     assert (found.labels == expected.labels).mean() > 0.99

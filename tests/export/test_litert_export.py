@@ -24,7 +24,7 @@ from ccfnet_tf.export.check import compare
 from ccfnet_tf.export.gpu import GPUVerdict, judge, try_on_gpu
 from ccfnet_tf.export.litert import LiteRTOptions, write_litert
 from ccfnet_tf.export.reference import write_reference
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network import heads
 from ccfnet_tf.network.ccfnet import build_ccfnet
@@ -53,7 +53,7 @@ def model(toy: Callable[..., Any]) -> Any:
 @pytest.fixture(scope="module")
 def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("litert")
-    write_reference(place / REFERENCE, Predictor(model, taxonomy=TAXONOMY), pictures())
+    write_reference(place / REFERENCE, KerasNetwork(model, taxonomy=TAXONOMY), pictures())
     return place
 
 
@@ -267,7 +267,7 @@ def test_wide_convolutions_run_rightly_on_a_gpu_in_slices_alone(
 ) -> None:
     model = wide_network()
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
-    write_reference(tmp_path / REFERENCE, Predictor(model, taxonomy=TAXONOMY), [picture])
+    write_reference(tmp_path / REFERENCE, KerasNetwork(model, taxonomy=TAXONOMY), [picture])
     write(model, tmp_path, size=(32, 32))
     verdict = gpu_or_skip(tmp_path)
     assert verdict.runs, verdict.said
@@ -285,7 +285,7 @@ def test_resnet_in_8_bits_runs_rightly_on_a_gpu(
     keras.utils.set_random_seed(0)
     model = build_ccfnet(3, backbone="resnet50", backbone_weights=None, head_channels=8)
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    write_reference(tmp_path / REFERENCE, Predictor(model, taxonomy=TAXONOMY), [picture])
+    write_reference(tmp_path / REFERENCE, KerasNetwork(model, taxonomy=TAXONOMY), [picture])
     write(model, tmp_path, size=(64, 64), quantize="dynamic")
     gpu_or_skip(tmp_path)
     verdict = try_on_gpu(tmp_path, in_8_bits=True)

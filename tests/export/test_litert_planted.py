@@ -22,7 +22,7 @@ from ccfnet_tf.export.gpu import GPUVerdict, try_on_gpu
 from ccfnet_tf.export.litert import LiteRTOptions, write_litert
 from ccfnet_tf.export.order import Order
 from ccfnet_tf.export.reference import write_reference
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.labels import Sample, Taxonomy
 
 SIZE = (40, 56)
@@ -46,7 +46,7 @@ def model(toy: Callable[..., Any]) -> Any:
 @pytest.fixture(scope="module")
 def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("litert")
-    write_reference(place / REFERENCE, Predictor(model, taxonomy=TAXONOMY), pictures())
+    write_reference(place / REFERENCE, KerasNetwork(model, taxonomy=TAXONOMY), pictures())
     return place
 
 
@@ -95,7 +95,7 @@ def test_int8_softmaxes_are_refused_by_what_they_lose(
     model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything in 8 bits, as the converter does it: other labels, and not a word of it."""
-    predictor = Predictor(model, taxonomy=TAXONOMY)
+    predictor = KerasNetwork(model, taxonomy=TAXONOMY)
     labelled = {str(n): (each, predictor.predict(each).labels) for n, each in enumerate(pictures())}
     samples = tuple(Sample(name, name, name) for name in labelled)
     parts = Parts("folder", TAXONOMY, samples, samples, (), lambda sample: labelled[sample.name])

@@ -18,14 +18,14 @@ from ccfnet_tf.artifacts.onnx import OnnxNetwork
 from ccfnet_tf.errors import ConfigError, VerificationError
 from ccfnet_tf.export import onnx as module
 from ccfnet_tf.export.onnx import OUTPUTS, write_onnx
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.network.ccfnet import build_ccfnet
 
 Model = Callable[..., dict[str, tf.Tensor]]
 
 
 def hold_against_keras(model: Any, path: Path, sizes: list[tuple[int, int]]) -> None:
-    ours = Predictor(model)
+    ours = KerasNetwork(model)
     theirs = OnnxNetwork(path, ours.taxonomy)
     rng = np.random.default_rng(0)
     for size in sizes:

@@ -21,7 +21,7 @@ from ccfnet_tf.export import saved_model as module
 from ccfnet_tf.export.check_saved_model import check_saved_model
 from ccfnet_tf.export.reference import write_reference
 from ccfnet_tf.export.saved_model import write_saved_model
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.labels import Taxonomy
 
 NAMES = ("sky", "sea", "grüße")
@@ -52,7 +52,7 @@ def artifact(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved_model") / "1"
     write_saved_model(model, TAXONOMY, folder)
     pictures = [picture(33, 41), picture(50, 36, 1)]
-    write_reference(folder / REFERENCE, Predictor(model, taxonomy=TAXONOMY), pictures)
+    write_reference(folder / REFERENCE, KerasNetwork(model, taxonomy=TAXONOMY), pictures)
     return folder
 
 
@@ -90,7 +90,7 @@ def test_names_and_colours_travel_along(artifact: Path) -> None:
 def test_any_size_is_answered_as_locally(artifact: Path, model: Any, size: tuple[int, int]) -> None:
     loaded = tf.saved_model.load(str(artifact))
     image = picture(*size)
-    local = Predictor(model, taxonomy=TAXONOMY).predict(image)
+    local = KerasNetwork(model, taxonomy=TAXONOMY).predict(image)
     served = loaded.signatures["serving_default"](images=tf.constant(image[np.newaxis]))
     assert {key: value.dtype for key, value in served.items()} == dict.fromkeys(
         ("labels", "difficulty", "risk"), tf.uint8
@@ -245,7 +245,7 @@ def test_other_pixels_than_pillows_are_refused(
     decode = tf.io.decode_jpeg
     monkeypatch.setattr(tf.io, "decode_jpeg", lambda content, *_, **__: decode(content, 3))
     write_saved_model(model, TAXONOMY, tmp_path)
-    predictor = Predictor(model, taxonomy=TAXONOMY)
+    predictor = KerasNetwork(model, taxonomy=TAXONOMY)
     write_reference(tmp_path / REFERENCE, predictor, [picture(64, 80)])
     with pytest.raises(ValueError, match=r"encoded answers other .* to a JPEG than"):
         check_saved_model(tmp_path)

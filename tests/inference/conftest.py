@@ -14,7 +14,7 @@ import pytest
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
 from ccfnet_tf.inference.checkpoint_file import write_arrays
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.weights import named_variables
@@ -51,8 +51,8 @@ def other_model() -> Any:
 
 
 @pytest.fixture(scope="session")
-def predictor(model: Any) -> Predictor:
-    return Predictor(model, taxonomy=TAXONOMY)
+def predictor(model: Any) -> KerasNetwork:
+    return KerasNetwork(model, taxonomy=TAXONOMY)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from threading import Barrier
@@ -18,9 +19,9 @@ from rich.console import Console
 from ccfnet_tf.cli import main
 from ccfnet_tf.errors import EXIT_USER_ERROR, DataError, ResourceError
 from ccfnet_tf.inference.inputs import Failure
-from ccfnet_tf.inference.predict import Outcome, predict_all
+from ccfnet_tf.inference.keras_network import KerasNetwork
+from ccfnet_tf.inference.predict import Outcome, Wanted, predict_all
 from ccfnet_tf.inference.prediction import Maps, Network, PictureTooLargeError, Prediction
-from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.inference.writers import KINDS
 from tests.inference.conftest import TAXONOMY, write_picture
 
@@ -50,7 +51,7 @@ def write_video(path: Path, frames: int, *, size: tuple[int, int] = (40, 32)) ->
     return path
 
 
-def test_files_folders_and_globs_keep_their_paths(predictor: Predictor, tmp_path: Path) -> None:
+def test_files_folders_and_globs_keep_their_paths(predictor: KerasNetwork, tmp_path: Path) -> None:
     given, out = tmp_path / "in", tmp_path / "out"
     for name in ("deep/one.png", "folder/two.v2.jpg", "folder/sub/three.PNG", "many/x/four.bmp"):
         write_picture(given / name, SMALL)
@@ -61,12 +62,13 @@ def test_files_folders_and_globs_keep_their_paths(predictor: Predictor, tmp_path
     inputs = [given / "deep/one.png", given / "folder", given / "many/*/*"]
     outcome = predict_all(predictor, [str(path) for path in inputs], out)
 
-    assert outcome == Outcome(pictures=5, videos=0, frames=0, failures=())
+    others = Counter({".txt": 1})
+    assert outcome == Outcome(pictures=5, videos=0, frames=0, failures=(), others=others)
     assert files(out) == results("one", "two.v2", "sub/three", "x/four", "y/five")
 
 
 def test_written_labels_are_the_predicted_ones(
-    predictor: Predictor, picture: np.ndarray, tmp_path: Path
+    predictor: KerasNetwork, picture: np.ndarray, tmp_path: Path
 ) -> None:
     path = write_picture(tmp_path / "a.png", picture)
     predict_all(predictor, [str(path)], tmp_path / "out")
@@ -76,7 +78,7 @@ def test_written_labels_are_the_predicted_ones(
     np.testing.assert_array_equal(written, expected)
 
 
-def test_bad_files_are_reported_and_the_rest_go_on(predictor: Predictor, tmp_path: Path) -> None:
+def test_bad_files_are_reported_and_the_rest_go_on(predictor: KerasNetwork, tmp_path: Path) -> None:
     given, out = tmp_path / "in", tmp_path / "out"
     for name in ("a.jpg", "c.png", "z.png"):
         write_picture(given / name, SMALL)
@@ -105,13 +107,13 @@ def test_bad_files_are_reported_and_the_rest_go_on(predictor: Predictor, tmp_pat
         assert f"{failure.source}: {failure.reason}" in lines  # whole, in one line
 
 
-def test_an_empty_folder_is_a_failure(predictor: Predictor, tmp_path: Path) -> None:
+def test_an_empty_folder_is_a_failure(predictor: KerasNetwork, tmp_path: Path) -> None:
     outcome = predict_all(predictor, [str(tmp_path)], tmp_path / "out")
     assert "holds no picture or video" in outcome.failures[0].reason
     assert not (tmp_path / "out").exists()
 
 
-def test_one_name_for_two_pictures_is_a_failure(predictor: Predictor, tmp_path: Path) -> None:
+def test_one_name_for_two_pictures_is_a_failure(predictor: KerasNetwork, tmp_path: Path) -> None:
     given = tmp_path / "in"
     bright = write_picture(given / "a.png", np.full((32, 32, 3), 255, np.uint8))
     write_picture(given / "b" / "a.jpg", SMALL)
@@ -119,7 +121,7 @@ def test_one_name_for_two_pictures_is_a_failure(predictor: Predictor, tmp_path: 
         predictor,
         [str(bright), str(given / "b" / "a.jpg"), str(bright)],
         tmp_path / "out",
-        overwrite=True,
+        wanted=Wanted(overwrite=True),
     )
     assert outcome.pictures == 1
     (failure,) = outcome.failures
@@ -129,25 +131,28 @@ def test_one_name_for_two_pictures_is_a_failure(predictor: Predictor, tmp_path: 
     assert written.shape == (32, 32)  # the first one's
 
 
-def test_results_that_exist_stay_unless_asked(predictor: Predictor, tmp_path: Path) -> None:
+def test_results_that_exist_stay_unless_asked(predictor: KerasNetwork, tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.png", SMALL)
     out = tmp_path / "out"
     out.mkdir()
     (out / "a.overlay.png").write_text("older")
     outcome = predict_all(predictor, [str(path)], out)
-    assert "a.overlay.png is there already: add --overwrite" in reasons(outcome)["a.png"]
+    assert (
+        "a.overlay.png is there already: add --skip-existing or --overwrite"
+        in reasons(outcome)["a.png"]
+    )
     assert files(out) == ["a.overlay.png"]
     assert (out / "a.overlay.png").read_text() == "older"
 
-    assert predict_all(predictor, [str(path)], out, overwrite=True).failures == ()
+    assert predict_all(predictor, [str(path)], out, wanted=Wanted(overwrite=True)).failures == ()
     assert files(out) == results("a")
 
 
-def test_results_among_the_inputs_are_no_inputs(predictor: Predictor, tmp_path: Path) -> None:
+def test_results_among_the_inputs_are_no_inputs(predictor: KerasNetwork, tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png", SMALL)
     write_video(tmp_path / "b.mp4", 2)
     for _ in range(2):
-        outcome = predict_all(predictor, [str(tmp_path)], tmp_path, overwrite=True)
+        outcome = predict_all(predictor, [str(tmp_path)], tmp_path, wanted=Wanted(overwrite=True))
         assert (outcome.pictures, outcome.videos, outcome.failures) == (1, 1, ())
     # Somewhere else the same names are pictures like any other.
     outcome = predict_all(predictor, [str(tmp_path / "a.label.png")], tmp_path / "elsewhere")
@@ -156,7 +161,7 @@ def test_results_among_the_inputs_are_no_inputs(predictor: Predictor, tmp_path: 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
 @pytest.mark.parametrize("size", [(40, 32), (42, 34)])
-def test_video(predictor: Predictor, tmp_path: Path, name: str, size: tuple[int, int]) -> None:
+def test_video(predictor: KerasNetwork, tmp_path: Path, name: str, size: tuple[int, int]) -> None:
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in" / name, 5, size=size)
     out = tmp_path / "out"
@@ -174,15 +179,17 @@ def test_video(predictor: Predictor, tmp_path: Path, name: str, size: tuple[int,
     capture.release()
 
 
-def test_a_shorter_video_leaves_no_older_frames(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_shorter_video_leaves_no_older_frames(predictor: KerasNetwork, tmp_path: Path) -> None:
     for frames in (4, 2):
         path = write_video(tmp_path / "clip.mp4", frames)
-        outcome = predict_all(predictor, [str(path)], tmp_path / "out", overwrite=True)
+        outcome = predict_all(
+            predictor, [str(path)], tmp_path / "out", wanted=Wanted(overwrite=True)
+        )
         assert outcome.failures == ()
     assert len(files(tmp_path / "out" / "clip.frames")) == 2 * len(KINDS)
 
 
-def test_a_truncated_video_says_how_far_it_came(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_truncated_video_says_how_far_it_came(predictor: KerasNetwork, tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.avi", 40, size=(64, 64))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 6 // 10])
@@ -194,8 +201,8 @@ def test_a_truncated_video_says_how_far_it_came(predictor: Predictor, tmp_path: 
     assert f"ends after {outcome.frames} of 40 frames" in failure.reason
 
 
-class TooLarge(Predictor):
-    def __init__(self, error: Exception, other: Predictor) -> None:
+class TooLarge(KerasNetwork):
+    def __init__(self, error: Exception, other: KerasNetwork) -> None:
         self.taxonomy = other.taxonomy
         self.error = error
         self.other = other
@@ -207,7 +214,7 @@ class TooLarge(Predictor):
 
 
 def test_memory_stops_one_picture_and_a_full_disk_stops_all(
-    predictor: Predictor, tmp_path: Path
+    predictor: KerasNetwork, tmp_path: Path
 ) -> None:
     write_picture(tmp_path / "in" / "a.png", np.zeros((64, 64, 3), np.uint8))
     write_picture(tmp_path / "in" / "b.png", SMALL)
@@ -221,7 +228,7 @@ def test_memory_stops_one_picture_and_a_full_disk_stops_all(
         predict_all(disk, source, tmp_path / "other")
 
 
-def test_out_that_cannot_be_written(predictor: Predictor, tmp_path: Path) -> None:
+def test_out_that_cannot_be_written(predictor: KerasNetwork, tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.png", SMALL)
     (tmp_path / "out").write_text("a file")
     with pytest.raises(ResourceError, match="out: is a file, and results need a folder"):
@@ -373,7 +380,7 @@ def test_ctrl_c_waits_for_files_and_not_for_answers(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == results("00")
 
 
-def test_masks_beside_images_are_counted(predictor: Predictor, tmp_path: Path) -> None:
+def test_masks_beside_images_are_counted(predictor: KerasNetwork, tmp_path: Path) -> None:
     for side in ("images", "masks"):
         write_picture(tmp_path / "in" / side / "a.png", SMALL)
     outcome = predict_all(predictor, [str(tmp_path / "in")], tmp_path / "out")
@@ -382,7 +389,7 @@ def test_masks_beside_images_are_counted(predictor: Predictor, tmp_path: Path) -
 
 
 def test_an_overlay_that_cannot_be_made_names_the_folder(
-    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predictor: KerasNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "clip.mp4", 1)
     real = cv2.VideoWriter
@@ -393,7 +400,7 @@ def test_an_overlay_that_cannot_be_made_names_the_folder(
 
 
 def test_relative_inputs(
-    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predictor: KerasNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_picture(tmp_path / "in" / "x" / "a.png", SMALL)
     monkeypatch.chdir(tmp_path)

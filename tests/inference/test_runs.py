@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.errors import RunError
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.runs import load_run, read_run
 from tests.inference.conftest import CONFIG, TAXONOMY, arrays_of
 
@@ -25,13 +25,13 @@ def test_reads_config_and_classes(make_run: MakeRun) -> None:
 
 
 def test_a_loaded_run_answers_as_the_model_it_was_saved_from(
-    make_run: MakeRun, model: Any, predictor: Predictor, picture: np.ndarray
+    make_run: MakeRun, model: Any, predictor: KerasNetwork, picture: np.ndarray
 ) -> None:
     folder = make_run("last")
     weights = arrays_of(load_run(folder))
     for key, value in arrays_of(model).items():
         np.testing.assert_array_equal(weights[key], value)
-    ours, theirs = Predictor(str(folder)), predictor
+    ours, theirs = KerasNetwork(str(folder)), predictor
     assert ours.taxonomy == TAXONOMY
     for mine, expected in zip(ours.predict(picture), theirs.predict(picture), strict=True):
         np.testing.assert_array_equal(mine, expected)

@@ -8,15 +8,19 @@ import pytest
 
 from ccfnet_tf.errors import ResourceError
 from ccfnet_tf.inference import writers
+from ccfnet_tf.inference.keras_network import Heads
 from ccfnet_tf.inference.prediction import Prediction
-from ccfnet_tf.inference.predictor import Heads
 from ccfnet_tf.inference.previews import preview_sheet
 from ccfnet_tf.inference.writers import (
+    KINDS,
+    Kind,
     colour_picture,
     difficulty_picture,
     label_picture,
     output_paths,
     overlay_picture,
+    with_legend,
+    with_scale,
     write_prediction,
 )
 from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
@@ -45,19 +49,70 @@ def test_writes_four_files_that_say_the_same(tmp_path: Path) -> None:
     assert label.dtype == np.uint8
     np.testing.assert_array_equal(label, LABELS)
     np.testing.assert_array_equal(color, np.array(TAXONOMY.palette)[LABELS])
-    assert overlay.shape == IMAGE.shape
-    np.testing.assert_array_equal(hard, difficulty_picture(difficulty))
+    np.testing.assert_array_equal(overlay[:2, :3], overlay_picture(LABELS, IMAGE, TAXONOMY))
+    np.testing.assert_array_equal(hard[:2, :3], difficulty_picture(difficulty))
+
+
+def test_a_legend_names_the_classes_that_are_there_below_the_picture() -> None:
+    image = np.full((50, 300, 3), 100, np.uint8)
+    seen = np.zeros((50, 300), np.int32)
+    seen[:, 100:] = 2
+    bare = overlay_picture(seen, image, TAXONOMY)
+    named = with_legend(bare, [0, 2], TAXONOMY)
+    np.testing.assert_array_equal(named[:50], bare)
+    below = {tuple(row) for row in named[50:].reshape(-1, 3).tolist()}
+    assert {TAXONOMY.palette[0], TAXONOMY.palette[2]} <= below
+    assert TAXONOMY.palette[1] not in below
+
+    scaled = with_scale(difficulty_picture(np.zeros((50, 300), np.float32)))
+    below = {tuple(row) for row in scaled[50:].reshape(-1, 3).tolist()}
+    assert {tuple(difficulty_picture(np.full((1, 1), p))[0, 0]) for p in (0.0, 1.0)} <= below
+
+
+@pytest.mark.parametrize("legends", [True, False])
+def test_without_legends_every_file_has_the_picture_s_size(tmp_path: Path, legends: bool) -> None:
+    prediction = Prediction(LABELS, np.zeros((2, 3)), np.zeros((2, 3, 3), np.float32))
+    kinds = (*KINDS, "difficulty_grey")
+    paths = write_prediction(
+        prediction, IMAGE, tmp_path, "a", TAXONOMY, kinds=kinds, legends=legends
+    )
+    sizes = {read(path).shape[:2] for path in paths}
+    assert (sizes == {(2, 3)}) is not legends
+
+
+def test_difficulty_as_grey_and_as_float(tmp_path: Path) -> None:
+    difficulty = np.array([[0, 0.5, 1], [0.123456, 0, 0.25]], np.float32)
+    prediction = Prediction(LABELS, difficulty, np.zeros((2, 3, 3), np.float32))
+    kinds: tuple[Kind, ...] = ("difficulty_grey", "difficulty_npy", "difficulty_tiff")
+    grey, array, tiff = write_prediction(prediction, IMAGE, tmp_path, "a", TAXONOMY, kinds=kinds)
+    assert sorted(tmp_path.iterdir()) == sorted((grey, array, tiff))  # and nothing else
+    assert read(grey).dtype == np.uint8
+    np.testing.assert_array_equal(read(grey), np.rint(difficulty * 255))
+    for values in (np.load(array), read(tiff)):
+        assert values.dtype == np.float32
+        np.testing.assert_array_equal(values, difficulty)
+
+
+@pytest.mark.parametrize(("side", "wide"), [(300, 1), (1000, 2), (4000, 8)])
+def test_lines_between_classes_grow_with_the_picture(side: int, wide: int) -> None:
+    labels = np.zeros((4, side), np.int32)
+    labels[:, side // 2 :] = 1
+    image = np.zeros((4, side, 3), np.uint8)
+    flat = overlay_picture(np.zeros_like(labels), image, TAXONOMY)[0, 0]
+    other = overlay_picture(np.ones_like(labels), image, TAXONOMY)[0, 0]
+    row = overlay_picture(labels, image, TAXONOMY)[2]
+    assert sum(tuple(p) not in (tuple(flat), tuple(other)) for p in row) == wide
 
 
 def test_a_failure_leaves_none_of_the_four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = writers.write_png
+    real = writers._write
 
-    def write(path: Path, picture: np.ndarray) -> None:
+    def write(path: Path, content: bytes) -> None:
         if path.name.endswith(".overlay.png"):
             raise ResourceError("disk full")
-        real(path, picture)
+        real(path, content)
 
-    monkeypatch.setattr(writers, "write_png", write)
+    monkeypatch.setattr(writers, "_write", write)
     prediction = Prediction(LABELS, np.zeros((2, 3)), np.zeros((2, 3, 3), np.float32))
     (tmp_path / "b.label.png").touch()  # another picture's
     with pytest.raises(ResourceError):

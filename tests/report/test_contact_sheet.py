@@ -5,6 +5,7 @@ import pytest
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.errors import DataError
+from ccfnet_tf.inference.writers import colour_picture
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
 from ccfnet_tf.pipeline.batch import training_batches
 from ccfnet_tf.report.contact_sheet import contact_sheet, version
@@ -31,8 +32,8 @@ def colours(sheet: np.ndarray) -> set[tuple[int, ...]]:
 def test_a_sheet() -> None:
     sheet = contact_sheet(SAMPLES, load, TAXONOMY, DATA, 0, count=3, versions=2)
     assert sheet.dtype == np.uint8
-    assert 7 * 240 < sheet.shape[1] < 8 * 240
-    assert 3 * 240 < sheet.shape[0] < 4 * 240
+    assert 3 * 240 < sheet.shape[1] < 4 * 240
+    assert 3 * (160 + 2 * 240) < sheet.shape[0] < 3 * (160 + 2 * 240) + 450
     seen = colours(sheet)
     assert {(10, 200, 30), (250, 0, 130), (0, 0, 0)} <= seen  # sky, sea, void
     assert (90, 90, 250) not in seen  # no picture shows the moon, nor does the legend
@@ -43,13 +44,24 @@ def test_a_sheet() -> None:
 def test_columns_are_image_label_and_overlay() -> None:
     sheet = contact_sheet(SAMPLES[:1], load, TAXONOMY, DATA, 0, versions=0)
     image, _ = load(SAMPLES[0])
-    top, left = 14 + 24 + 24, 14
+    top, left = 14 + 24 + 24, 14  # below name and titles
     cells = [sheet[top : top + 160, left + n * 248 : left + n * 248 + 240] for n in range(3)]
     np.testing.assert_array_equal(cells[0][2::4, 2::4], image)
     np.testing.assert_array_equal(cells[1][90, 100], TAXONOMY.palette[1])
     np.testing.assert_array_equal(cells[1][2, 2], 0)
     expected = 0.6 * image[30, 30] + 0.4 * np.array(TAXONOMY.palette[1])
     np.testing.assert_allclose(cells[2][122, 122], expected, atol=1)
+
+
+def test_versions_stand_in_columns_with_their_label_below() -> None:
+    data = DataConfig(crop=240, scale=(1.0, 1.0), colour=0.0, flip=False)
+    sheet = contact_sheet(SAMPLES[:1], load, TAXONOMY, data, 0, versions=4)
+    assert sheet.shape[1] == 2 * 14 + 4 * 240 + 3 * 8  # as wide as a page shows it
+    image, label = version(*load(SAMPLES[0]), data, seed=0, epoch=3, place=0)
+    top, left = 14 + 24 + 24 + 160 + 8 + 24, 14 + 3 * 248
+    np.testing.assert_array_equal(sheet[top : top + 240, left : left + 240], image)
+    below = sheet[top + 242 : top + 482, left : left + 240]
+    np.testing.assert_array_equal(below, colour_picture(label, TAXONOMY))
 
 
 def test_seeds_choose_other_samples_and_fewer_are_no_error() -> None:

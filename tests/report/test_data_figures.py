@@ -74,3 +74,12 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError, match="give a folder that can be written"):
         draw(tmp_path / "file" / "a.png", stats(1, 1), ("sky", "sea"))
+
+
+@pytest.mark.parametrize("name", ["天空と海", "하늘", "Ελλάς", "Жук", "$a^b$"])
+def test_names_are_drawn_in_every_script(name: str, tmp_path: Path) -> None:
+    picture = draw(tmp_path / "a.png", stats(10, 20), (name, "sea"))
+    boxes = draw(tmp_path / "b.png", stats(10, 20), ("\ue000" * len(name), "sea"))
+    left = picture[:, : picture.shape[1] // 5]
+    assert (left < 100).any()  # something stands there
+    assert picture.shape != boxes.shape or (picture != boxes).any()

@@ -15,7 +15,7 @@ import pytest
 
 from ccfnet_tf.artifacts.contract import Contract, checksums, write_contract
 from ccfnet_tf.export.saved_model import write_saved_model
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.serving.server import DevelopmentServer
 from tests.serving.served import NAMES, TAXONOMY, Exported, Process
 
@@ -33,7 +33,7 @@ def exported(toy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) 
     write_saved_model(model, TAXONOMY, version)
     write_contract(version, contract(version))
     (folder / "1").mkdir()  # never looked at
-    return Exported(folder, Predictor(model, taxonomy=TAXONOMY))
+    return Exported(folder, KerasNetwork(model, taxonomy=TAXONOMY))
 
 
 def contract(folder: Path) -> Contract:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.prediction import Maps
-from ccfnet_tf.inference.predictor import Predictor
 from ccfnet_tf.labels import Taxonomy
 
 NAMES = ("sky", "sea", "grüße")
@@ -19,7 +19,7 @@ TAXONOMY = Taxonomy(NAMES, ((0, 0, 255), (0, 255, 0), (255, 0, 10)))
 
 class Exported(NamedTuple):
     folder: Path  # of versions
-    local: Predictor
+    local: KerasNetwork
 
 
 class Process(NamedTuple):

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
+from ccfnet_tf.errors import RunError
+from ccfnet_tf.inference.runs import read_run
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.training import journal
+
+SCENES = RunConfig(data=DataConfig(format="scenes"))
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -140,3 +145,20 @@ def test_classes_round_trip(tmp_path: Path) -> None:
     journal.write_classes(tmp_path, Taxonomy(("sky",), ((1, 2, 3),)))
     tree = json.loads((tmp_path / "classes.json").read_text())
     assert tree == {"names": ["sky"], "palette": [[1, 2, 3]]}
+
+
+def test_a_run_knows_its_largest_picture(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(SCENES), encoding="utf-8")
+    journal.write_classes(tmp_path, Taxonomy(("sky",), ((1, 2, 3),)))
+    assert read_run(tmp_path).trained is None  # an older version's
+    journal.write_sizes(tmp_path, [(240, 320), (640, 480), (500, 500)])
+    assert read_run(tmp_path).trained == (640, 480)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"largest": 3}', "[" * 9999])
+def test_damaged_sizes_are_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(SCENES), encoding="utf-8")
+    journal.write_classes(tmp_path, Taxonomy(("sky",), ((1, 2, 3),)))
+    (tmp_path / "picture_sizes.json").write_text(text)
+    with pytest.raises(RunError, match=r"picture_sizes.json: damaged .*: remove it"):
+        read_run(tmp_path)

@@ -159,3 +159,33 @@ def test_damaged_records_are_named_and_count_nowhere(tmp_path: Path, console: Co
     strict = replace(settings, data=replace(data, damaged_records="stop"))
     with pytest.raises(DataError, match=r"record 3 \(train/00003\): damaged"):
         check_data(strict, console)
+
+
+@pytest.mark.parametrize(("crop", "warned"), [(33, False), (57, False), (81, True)])
+def test_a_crop_far_larger_than_the_pictures_is_said(
+    console: Console, crop: int, warned: bool
+) -> None:
+    data = replace(SCENES, crop=crop, scale=(0.8, 1.2))  # scenes of 48x40
+    check_data(RunConfig(data=data, train=TrainConfig(batch=4)), console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("warning: data.crop is" in said) is warned
+    if warned:
+        assert "pictures are 48x40" in said
+        assert "71% of a crop is padding" in said
+        assert "--data.crop 49 fits" in said
+
+
+def test_a_broken_set_names_the_command_that_lists_its_faults(
+    console: Console, tmp_path: Path
+) -> None:
+    root = tmp_path / "my set"
+    for side in ("images", "masks"):
+        (root / side).mkdir(parents=True)
+        for index in range(4):
+            Image.new("L", (40, 40), 7).save(root / side / f"{index}.png")
+    (root / "classes.txt").write_text("cat\ndog\n")
+    data = DataConfig(format="folder", root=str(root), crop=33, val_share=0.0)
+    with pytest.raises(DataError) as caught:
+        check_data(RunConfig(data=data, train=TrainConfig(batch=2)), console)
+    assert str(caught.value).endswith(f"ccfnet-tf data check '{root}'")
+    assert "and 3 more files" in str(caught.value)

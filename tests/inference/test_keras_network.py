@@ -10,11 +10,11 @@ import tensorflow as tf
 from PIL import Image
 
 from ccfnet_tf.errors import DataError, ResourceError
-from ccfnet_tf.inference.predictor import Predictor
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from tests.inference.conftest import write_picture
 
 
-def test_equals_the_model_itself(model: Any, predictor: Predictor, picture: np.ndarray) -> None:
+def test_equals_the_model_itself(model: Any, predictor: KerasNetwork, picture: np.ndarray) -> None:
     forward = tf.function(lambda images: model(images, training=False), autograph=False)
     outputs = {name: part[0].numpy() for name, part in forward(picture[None] * 1.0).items()}
     refine = np.exp(outputs["refine"])
@@ -34,7 +34,7 @@ def test_equals_the_model_itself(model: Any, predictor: Predictor, picture: np.n
     assert heads.fine.shape == picture.shape[:2]
 
 
-def test_shapes_types_and_ranges(predictor: Predictor, picture: np.ndarray) -> None:
+def test_shapes_types_and_ranges(predictor: KerasNetwork, picture: np.ndarray) -> None:
     for image in (picture, picture[:33, :47]):
         labels, difficulty, probabilities = predictor.predict(image)
         assert (labels.shape, labels.dtype) == (image.shape[:2], np.int32)
@@ -46,7 +46,7 @@ def test_shapes_types_and_ranges(predictor: Predictor, picture: np.ndarray) -> N
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 40), (31, 32), (200, 3)])
-def test_tiny_pictures_keep_their_size(predictor: Predictor, size: tuple[int, int]) -> None:
+def test_tiny_pictures_keep_their_size(predictor: KerasNetwork, size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, size=(*size, 3)).astype(np.uint8)
     answer = predictor.predict(image)
     assert answer.labels.shape == size
@@ -54,28 +54,30 @@ def test_tiny_pictures_keep_their_size(predictor: Predictor, size: tuple[int, in
     assert np.isfinite(answer.probabilities).all()
 
 
-def test_tiny_pictures_are_mirrored(predictor: Predictor, picture: np.ndarray) -> None:
+def test_tiny_pictures_are_mirrored(predictor: KerasNetwork, picture: np.ndarray) -> None:
     small = picture[:20, :40]
     mirrored = np.concatenate([small, small[:-13:-1]])
     expected = predictor.predict(mirrored).probabilities[:20]
     np.testing.assert_array_equal(predictor.predict(small).probabilities, expected)
 
 
-def test_a_path_equals_its_array(predictor: Predictor, picture: np.ndarray, tmp_path: Path) -> None:
+def test_a_path_equals_its_array(
+    predictor: KerasNetwork, picture: np.ndarray, tmp_path: Path
+) -> None:
     path = write_picture(tmp_path / "a.png", picture)
     for form in (path, str(path)):
         answer = predictor.predict(form)
         np.testing.assert_array_equal(answer.labels, predictor.predict(picture).labels)
 
 
-def test_a_view_equals_its_copy(predictor: Predictor, picture: np.ndarray) -> None:
+def test_a_view_equals_its_copy(predictor: KerasNetwork, picture: np.ndarray) -> None:
     view = picture[:, ::-1]
     np.testing.assert_array_equal(
         predictor.predict(view).labels, predictor.predict(view.copy()).labels
     )
 
 
-def test_grey_and_alpha_files(predictor: Predictor, picture: np.ndarray, tmp_path: Path) -> None:
+def test_grey_and_alpha_files(predictor: KerasNetwork, picture: np.ndarray, tmp_path: Path) -> None:
     grey = picture[..., 0]
     as_rgb = predictor.predict(np.repeat(grey[..., None], 3, axis=2)).labels
     np.testing.assert_array_equal(
@@ -99,12 +101,12 @@ def test_grey_and_alpha_files(predictor: Predictor, picture: np.ndarray, tmp_pat
         np.zeros((0, 40, 3), np.uint8),
     ],
 )
-def test_arrays_that_are_no_picture(predictor: Predictor, array: np.ndarray) -> None:
+def test_arrays_that_are_no_picture(predictor: KerasNetwork, array: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"expected uint8 \[H, W, 3\]"):
         predictor.predict(array)
 
 
-def test_a_file_that_is_no_picture(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_file_that_is_no_picture(predictor: KerasNetwork, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_text("hello")
     with pytest.raises(DataError, match=r"a\.png"):
@@ -115,7 +117,7 @@ def test_a_file_that_is_no_picture(predictor: Predictor, tmp_path: Path) -> None
     "error", [tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), MemoryError()]
 )
 def test_memory_that_runs_out_names_the_picture(
-    predictor: Predictor, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch, error: Exception
+    predictor: KerasNetwork, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def full(_: object) -> None:
         raise error
@@ -126,4 +128,4 @@ def test_memory_that_runs_out_names_the_picture(
 
 
 def test_a_bare_network_has_numbered_classes(model: Any) -> None:
-    assert Predictor(model).taxonomy.names == ("class 0", "class 1", "class 2")
+    assert KerasNetwork(model).taxonomy.names == ("class 0", "class 1", "class 2")

@@ -43,8 +43,8 @@ class Heads(NamedTuple):
     difficulty: np.ndarray
 
 
-class Predictor:
-    """Answers for one picture at a time; one graph serves all sizes.
+class KerasNetwork:
+    """A network of Keras that answers one picture at a time; one graph serves all sizes.
 
     Args:
         source: A run folder, or a `CCFNet`.

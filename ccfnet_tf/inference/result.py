@@ -1,0 +1,98 @@
+"""What `Predictor` gives back: the maps of one picture, and what can be made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ccfnet_tf.inference.prediction import Maps, Prediction
+from ccfnet_tf.inference.sheet import shown_ids
+from ccfnet_tf.inference.writers import (
+    KINDS,
+    Kind,
+    overlay_picture,
+    with_legend,
+    write_prediction,
+)
+from ccfnet_tf.labels import Taxonomy
+
+
+class _Parts(NamedTuple):
+    labels: np.ndarray
+    difficulty: np.ndarray
+    probabilities: np.ndarray | None
+
+
+class Result(_Parts):
+    """What a network says about one picture; unpacks to its first three attributes.
+
+    Attributes:
+        labels: int32 [H, W]; class ids 0..C-1.
+        difficulty: float32 [H, W]; P(coarse is wrong), 0..1.
+        probabilities: float32 [H, W, C], sums to 1 over the classes; None where the network
+            keeps them: servers, SavedModels, and files that were exported to answer labels.
+        image: uint8 [H, W, 3]; the picture, RGB.
+        taxonomy: Names and colours of the classes.
+        name: The picture's file name without suffix; `picture` where it came as an array.
+    """
+
+    image: np.ndarray
+    taxonomy: Taxonomy
+    name: str
+
+    def __new__(
+        cls, answer: Prediction | Maps, image: np.ndarray, taxonomy: Taxonomy, name: str
+    ) -> Result:
+        """Joins an answer and its picture."""
+        probabilities = answer.probabilities if isinstance(answer, Prediction) else None
+        self = super().__new__(cls, answer.labels, answer.difficulty, probabilities)
+        self.image, self.taxonomy, self.name = image, taxonomy, name
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Lets copies and other processes have it whole."""
+        answer: Prediction | Maps = Maps(self.labels, self.difficulty)
+        if self.probabilities is not None:
+            answer = Prediction(self.labels, self.difficulty, self.probabilities)
+        return Result, (answer, self.image, self.taxonomy, self.name)
+
+    def overlay(self, *, legend: bool = False) -> np.ndarray:
+        """Returns the picture tinted by class, uint8 RGB: [H, W, 3], higher with a legend."""
+        drawn = overlay_picture(self.labels, self.image, self.taxonomy)
+        return with_legend(drawn, shown_ids([self.labels]), self.taxonomy) if legend else drawn
+
+    def save(
+        self,
+        folder: str | Path,
+        name: str | None = None,
+        *,
+        kinds: Sequence[Kind] = KINDS,
+        legends: bool = True,
+    ) -> list[Path]:
+        """Writes the files that `ccfnet-tf predict` writes; older ones are replaced.
+
+        Args:
+            folder: Where to; made when missing.
+            name: What the files' names begin with; the picture's name if None.
+            kinds: Which files, of `label`, `color`, `overlay`, `difficulty`, `difficulty_grey`,
+                `difficulty_npy` and `difficulty_tiff`.
+            legends: Overlay and difficulty have a legend below the picture.
+
+        Returns:
+            The files, in the order of `kinds`.
+
+        Raises:
+            ResourceError: The disk is full or cannot be written; none of the files stays.
+        """
+        return write_prediction(
+            Maps(self.labels, self.difficulty),
+            self.image,
+            Path(folder).expanduser(),
+            name or self.name,
+            self.taxonomy,
+            kinds=kinds,
+            legends=legends,
+        )
