@@ -269,7 +269,9 @@ def _predict(args: list[str]) -> int:
     refuse_unwritable(out_folder)
     source, console = look_at(options.network), new_console()
     if source.size:
-        console.print(f"{source.place} takes {source.size}: larger pictures are made smaller")
+        console.print(
+            f"{source.place} takes {source.size}: larger pictures are made smaller for it"
+        )
 
     def opened() -> Network:
         if source.needs_tensorflow:

@@ -297,8 +297,6 @@ def _config_parser(base: Path, verb: str = "fit") -> Any:
 def _explain(message: str, parser: Any) -> str:
     """Makes one line of jsonargparse's several, in the words of our own errors."""
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
-    if "--print_shtab" in line:  # jsonargparse's, which has dropped it
-        return "unknown option --print_shtab: see ccfnet-tf completion --help"
     known = _known_keys(parser)
     unknown = re.search(r"[Uu]nrecognized arguments: -*([\w.]+)", line)
     unknown = unknown or re.search(r'Key "([\w.]+)" is not expected', line)
@@ -334,6 +332,8 @@ def _wrong_of_several(key: str, rules: str, value: str) -> str:
 
 
 def _unknown(key: str, known: list[str]) -> str:
+    if key == "print_shtab":  # jsonargparse's own
+        return "unknown option --print_shtab: see ccfnet-tf completion --help"
     return f"unknown key '{key}'" + (nearest(key, known) or "; see ccfnet-tf fit --help")
 
 

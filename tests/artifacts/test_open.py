@@ -44,7 +44,7 @@ def seal(folder: Path, format_: Format) -> Path:
         versions={},
         classes=list(TAXONOMY.names),
         palette=palette,
-        options={},
+        options={"quantize": "none"} if format_ == "tflite" else {},
         inputs={},
         outputs={},
         files=checksums(folder),
@@ -229,7 +229,7 @@ def test_what_cannot_be_opened_is_one_line(
 def test_a_saved_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"no graph")
     seal(tmp_path, "saved_model")
-    with pytest.raises(RunError, match=r": TensorFlow [0-9.]+: ") as caught:
+    with pytest.raises(RunError, match=r": not a SavedModel \(") as caught:
         open_network(str(tmp_path))
     assert len(str(caught.value).splitlines()) == 1
 

@@ -32,6 +32,8 @@ FLOAT, BYTE = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
 
 def seal(folder: Path, format_: Format, **options: str) -> Path:
     """Writes `export.json` as an export does."""
+    if format_ == "tflite":
+        options = {"quantize": "none", **options}
     contract = Contract(
         format=format_,
         run={},

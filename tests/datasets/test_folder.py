@@ -423,7 +423,7 @@ def test_a_table_gives_the_classes_of_index_masks_their_colours(tmp_path: Path) 
 def test_coloured_masks_without_a_table_hint_at_it(tmp_path: Path, mode: str) -> None:
     classes(tmp_path)
     put(tmp_path, "a")
-    Image.new(mode, (6, 4)).save(tmp_path / "masks" / "a.png")
+    Image.new("RGB", (6, 4), (1, 2, 3)).convert(mode).save(tmp_path / "masks" / "a.png")
     found = parts(tmp_path)
     with pytest.raises(DataError, match=r"colours.txt.*`R G B NAME` a line"):
         found.load(found.train[0])

@@ -255,7 +255,9 @@ def test_one_class_alone_is_said_beside_its_figures(model: keras.Model) -> None:
     some = evaluate(model, batches(image, label, 2), TAXONOMY)
     assert some.warning is None
     assert "warning" not in some.to_json()
-    alone = evaluate(model, batches(image, np.where(label == VOID, VOID, 1), 2), TAXONOMY)
+    alone = evaluate(
+        model, batches(image, np.where(label == VOID, VOID, 1).astype(np.int32), 2), TAXONOMY
+    )
     name = TAXONOMY.names[1]
     tree = alone.to_json()
     assert tree["classes_in_labels"] == [name]

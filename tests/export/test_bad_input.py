@@ -202,7 +202,7 @@ def test_no_contract_is_no_artifact(
         (["RUN", "--verify-only", "x"], "give either a run folder to export, or --verify-only"),
         ([], "give either a run folder to export, or --verify-only"),
         (["/nowhere"], "/nowhere: no such folder"),
-        (["RUN", "--data-root", "/nowhere"], "--data-root"),
+        (["RUN", "--data.root", "/nowhere"], "--data.root"),
     ],
 )
 def test_bad_options_are_one_line(

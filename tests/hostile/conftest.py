@@ -39,7 +39,7 @@ def write_set(root: Path) -> Path:
     return root
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def toy_network(toy: Callable[..., Any]) -> Iterator[None]:
     """A graph of five layers in place of the network."""
     with pytest.MonkeyPatch.context() as patched:
@@ -48,7 +48,7 @@ def toy_network(toy: Callable[..., Any]) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(toy_network: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     place = tmp_path_factory.mktemp("hostile")
     root, run = write_set(place / "set"), place / "run"

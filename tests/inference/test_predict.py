@@ -349,14 +349,14 @@ class Hanging:
             threading.Event().wait()
         return Maps(np.zeros(image.shape[:2], np.int32), np.zeros(image.shape[:2], np.float32))
 
-real = writers.write_png
+real = writers._write
 
-def slowly(path, picture):
+def slowly(path, content):
     print("writes", flush=True)
     time.sleep(0.5)
-    real(path, picture)
+    real(path, content)
 
-writers.write_png = slowly
+writers._write = slowly
 # A shell lets what it starts in the background ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:

@@ -143,6 +143,7 @@ def test_another_number_of_classes_is_never_accepted(
     root, run = begun
     (root / "classes.txt").write_text("sky\ntree\nroad\nlake\n")
     args = ("--out", run, "--data.root", root, "--resume", "--accept-changed-data")
+    args = (*args, "--data.absent_classes", "allow")
     code, _, err = fit(capsys, *args)
     assert (code, err.count("\n")) == (2, 1)
     assert "class 3 is missing in the run and 'lake' in the data" in err
