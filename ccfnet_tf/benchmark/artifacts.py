@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ccfnet_tf.artifacts.contract import CONTRACT, REFERENCE
 from ccfnet_tf.artifacts.fit import Size
 from ccfnet_tf.artifacts.open import Source, look_at
 from ccfnet_tf.benchmark.figures import machine, new_table, others_line
 from ccfnet_tf.benchmark.one_artifact import Answered, Engine, Request
-from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.errors import ConfigError, printable
 from ccfnet_tf.inference.runs import read_run
 from ccfnet_tf.progress import new_progress
 
@@ -43,8 +44,8 @@ def _short(key: str) -> Callable[[dict[str, Any]], str]:
     return show
 
 
-_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "": "{name}\n{engine}, {precision}".format_map,
+_COLUMNS: dict[str, Callable[[dict[str, Any]], str | Text]] = {
+    "": lambda row: Text(printable(row["name"]) + "\n{engine}, {precision}".format_map(row)),
     **{f"p{each}\nms": _short(f"p{each}_ms") for each in PERCENTILES},
     "images\n/ s": _short("images_per_s"),
     "peak\nMB": _short("peak_memory_mb"),

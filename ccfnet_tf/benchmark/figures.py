@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from ccfnet_tf.errors import ConfigError
 
@@ -86,7 +87,8 @@ def new_table(title: str, caption: str, headings: Sequence[str]) -> Table:
         caption_style="none",
     )
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+        # As Text, since a line break in a plain string is shown as an escape.
+        table.add_column(Text(heading), justify="right" if number else "left", no_wrap=True)
     return table
 
 
