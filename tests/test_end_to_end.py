@@ -272,6 +272,7 @@ def test_fine_tuning_with_other_classes_lists_what_starts_anew(
     with (root / "classes.txt").open("a") as file:
         file.write("one more\n")
     options = [*SMALL, "--data.root", root, "--out", tmp_path / "tuned", "--train.epochs", "1"]
+    options += ["--data.absent_classes", "allow"]  # no mask shows the new one
     done = run("fit", *options, "--model.init_from", trained, "--model.backbone", "resnet50")
     assert done.returncode == 2
     assert "its backbone is mobilenet_v2" in done.stderr
