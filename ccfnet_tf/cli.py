@@ -146,7 +146,7 @@ def _dispatch(args: list[str]) -> int:
         return EXIT_DONE
     if args[0] not in VERBS:
         raise ConfigError(
-            f"'{args[0]}' is no verb: expected {', '.join(VERBS)}" + nearest(args[0], VERBS)
+            f"'{args[0]}' is not a command: expected {', '.join(VERBS)}" + nearest(args[0], VERBS)
         )
     return VERBS[args[0]](args[1:])
 

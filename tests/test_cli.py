@@ -64,7 +64,7 @@ def test_presets_lists_all_with_what_departs_from_the_paper(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["fitt"], "'fitt' is no verb.*did you mean 'fit'"),
+        (["fitt"], "'fitt' is not a command.*did you mean 'fit'"),
         (["fit", "--train.epoch", "3"], "did you mean 'train.epochs'"),
         (["fit", "--config", "folder"], "data.root is not set"),
         (["evaluate"], "required: run"),

@@ -63,7 +63,7 @@ def signs(root: Path) -> str:
     folders = [root]
     try:
         folders += part_folders(root).get("train", [])
-    except OSError:  # not ours to read; whoever opens it will say so
+    except OSError:  # it is reported where it is opened
         return ""
     listed = (root / "classes.txt").is_file() or (root / "colours.txt").is_file()
     for folder in folders:

@@ -63,8 +63,8 @@ def split(
     """Deals all samples of a set, of whatever part, to folds and writes the lists.
 
     `out/fold_k/test.txt` has the names of fold k, `train.txt` those of the others, as `data.lists`
-    and `data.fold` take them. Stay on one side: what the layout knows to be kin, pictures whose
-    pixels are the same, frames of a sequence (by name) that look alike, and groups of `group_of`.
+    and `data.fold` take them. Stay on one side: near-duplicates that the layout knows, pictures of
+    the same pixels, frames of a sequence (by name) that look alike, and groups of `group_of`.
 
     Args:
         listing: The set; its own division into parts is not kept.

@@ -41,7 +41,7 @@ RATE = 1 << 16
 """Bytes a second that a client must send in the mean."""
 
 GRACE = 5.0
-"""Seconds that clients have to send and to receive when the server is told to end."""
+"""Seconds that clients have to send and to receive after SIGTERM."""
 
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d{1,18}))?(?P<rest>.*)")

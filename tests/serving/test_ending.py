@@ -1,4 +1,4 @@
-"""A server that is told to end answers what it has read, on both faces."""
+"""After SIGTERM a server answers what it has read, on both faces."""
 
 from __future__ import annotations
 
