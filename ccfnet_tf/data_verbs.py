@@ -52,7 +52,8 @@ def main(args: list[str]) -> int:
         return EXIT_DONE if args else EXIT_USER_ERROR
     if args[0] not in VERBS:
         raise ConfigError(
-            f"'data {args[0]}' is not a command: expected {', '.join(VERBS)}" + nearest(args[0], VERBS)
+            f"'data {args[0]}' is not a command: expected {', '.join(VERBS)}"
+            + nearest(args[0], VERBS)
         )
     return VERBS[args[0]](args[1:])
 
