@@ -221,6 +221,7 @@ def test_wrong_use_is_one_line(
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_scenes_convert_and_show(tmp_path: Path) -> None:
     """In a process of its own, where TensorFlow starts as it does for a user: without a word."""
 

@@ -82,6 +82,7 @@ def test_anything_else_is_not_what_was_asked_for(
     assert find_artifact(run, kind, tmp_path, size) is None
 
 
+@pytest.mark.slow
 def test_what_the_export_refuses_is_said(run: RunInfo, tmp_path: Path) -> None:
     row = exported(run, "tflite fp16", tmp_path / "models", None)
     assert row.place is None

@@ -218,6 +218,7 @@ print("split evenly")
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_share_a_batch() -> None:
     answer = subprocess.run(
         [sys.executable, "-c", REPLICAS],

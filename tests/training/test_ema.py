@@ -233,7 +233,9 @@ def blocks(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images.astype(np.float32), labels.astype(np.int32)
 
 
-@pytest.mark.parametrize("steps", [100, 500, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "steps", [100, *(pytest.param(n, marks=pytest.mark.slow) for n in (500, 2000))]
+)
 def test_the_average_answers_as_well_as_the_weights(
     steps: int, toy: Callable[..., Any], record_property: Callable[[str, object], None]
 ) -> None:
