@@ -71,7 +71,9 @@ def compare(run: Path, part: str, console: Console) -> dict[str, Evaluation]:
     steps = len(parts.train) // config.train.batch
     model = build_model(config, tf.distribute.get_strategy(), data, steps, console, fresh=False)
     restore(last_checkpoint(run), model, console.print, epochs=config.train.epochs)
-    seen = check(samples, parts.load, len(parts.taxonomy.names))
+    seen = data.val  # read already
+    if part == "test":
+        seen = check(samples, parts.load, len(parts.taxonomy.names))
     batches, _ = evaluation_batches(samples, seen.sizes, parts.load, config.data, batch=1)
     evaluator = Evaluator(model, parts.taxonomy)
     found = {"weights": evaluator.run(batches, split=part, pictures=len(samples))}

@@ -72,9 +72,9 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     table = np.full(_MOST, VOID, np.int32)
     for class_id, number in enumerate(chosen):
         table[number] = class_id
-    mend = f": list those to learn in {root / 'classes.txt'}, a name a line"
+    fix = f": list those to learn in {root / 'classes.txt'}, a name a line"
     most = MAX_CLASSES if (root / "classes.txt").is_file() else _MOST_UNCHOSEN
-    taxonomy = taxonomy_of([names[n] for n in chosen], f"{root}", mend, most=most)
+    taxonomy = taxonomy_of([names[n] for n in chosen], f"{root}", fix, most=most)
     load = partial(_load_label, table)
     unpaired = train[1] + test[1]
     return Listing(taxonomy, train[0], None, test[0], with_pictures(load), load, unpaired=unpaired)

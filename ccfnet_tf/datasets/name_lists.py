@@ -203,7 +203,7 @@ def _against_background(name: str, background: str, path: Path) -> dict[str, int
 
 
 def taxonomy_of(
-    names: list[str], source: str | Path, mend: str, *, most: int = MAX_CLASSES
+    names: list[str], source: str | Path, fix: str, *, most: int = MAX_CLASSES
 ) -> Taxonomy:
     """Returns the classes of these names, with colours that are far apart.
 
@@ -211,7 +211,7 @@ def taxonomy_of(
         DataError: Fewer than 2 or more than `most` names.
     """
     if not 2 <= len(names) <= most:
-        raise DataError(f"{source}: {len(names)} class names: expected 2 to {most}{mend}")
+        raise DataError(f"{source}: {len(names)} class names: expected 2 to {most}{fix}")
     return Taxonomy(tuple(names), distinct_colours(len(names)))
 
 
