@@ -63,6 +63,7 @@ def process(exported: Exported) -> Iterator[Process]:
     """The server as a user starts it."""
     command = [sys.executable, "-m", "ccfnet_tf", "serve", str(exported.folder)]
     command += ["--rest-port", "0", "--grpc-port", "0"]
+    command += ["--max-pixels", str(4000 * 4000)]  # large enough to be killed while it answers
     # One heap for all threads: what is resident then says what is kept.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
     with subprocess.Popen(
