@@ -23,7 +23,7 @@ $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
 	  f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@$(MAKE) --no-print-directory check-cv2
 	@touch $@
 
@@ -79,7 +79,7 @@ bench-peers: env $(PEERS)/.ready
 
 $(PEERS)/.ready: ccfnet_tf/benchmark/peers.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check $(PEERS_PIP) -r $<
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS_PIP) -r $<
 	@touch $@
 
 lint: env

@@ -22,7 +22,7 @@ fi
 if [ ! "$environment/.ready" -nt "$here/requirements.txt" ]; then
   rm -rf "$environment"
   "$found" -m venv "$environment"
-  "$environment/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check \
+  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check \
     -r "$here/requirements.txt"
   touch "$environment/.ready"
 fi
