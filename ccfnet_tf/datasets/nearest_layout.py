@@ -8,11 +8,13 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ccfnet_tf.datasets.pairing import PHOTOS, contents
+from ccfnet_tf.datasets.part_names import part_in
 
 _PICTURE_WORDS = ("image", "img", "picture", "photo", "frame", "rgb", "input", "jpeg", "raw")
 _MASK_WORDS = ("mask", "label", "annot", "ann_dir", "seg", "gt", "ground", "target", "truth")
 _MASK_ENDS = ("_mask", "-mask", "_label", "_seg", "_gt", "_segmentation", "_labels", "_annotation")
 _FILES = 2000  # looked at for a hint
+_PAIRS = 3  # of folders that a hint names
 
 # A file or folder, and what a set that has it is.
 _SIGNS = (
@@ -48,7 +50,7 @@ def nearest_layout(root: Path) -> str:
     seen = f"found: {contents(root)}"
     pictures = [path for path in files if path.suffix.lower() in PHOTOS]
     known = next((what for pattern, what in _SIGNS if next(root.glob(pattern), None)), None)
-    if not pictures or (known and not _by_name(pictures, root)):
+    if not pictures or (known and not _pairs(pictures, root)):
         return f"{seen}: {known or _nothing(root)}; data/README.md shows the layouts"
     advice = _folders(root, pictures) or _beside(pictures) or _loose()
     return f"{seen}: {advice}; or say which layout it is with --data.format (data/README.md)"
@@ -64,36 +66,49 @@ def _nothing(root: Path) -> str:
     return f"no pictures within four folders of {root}: give the folder that holds them"
 
 
-def _by_name(pictures: list[Path], root: Path) -> dict[str, str]:
-    """Returns which of two folders of pictures is `images` and which is `masks`."""
+def _pairs(pictures: list[Path], root: Path) -> list[dict[str, str]]:
+    """Returns folders that belong together: each `images` and `masks`, by what they are called.
+
+    They lie beside each other and are of the same part: train_images/ goes with train_masks/.
+    """
     folders = Counter(path.parent.relative_to(root).as_posix() for path in pictures)
-    found: dict[str, str] = {}
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for folder, _ in folders.most_common():
-        lowered = folder.lower()
-        if any(word in lowered.rsplit("/", 1)[-1] for word in _MASK_WORDS):
-            found.setdefault("masks", folder)
-        elif any(word in lowered.rsplit("/", 1)[-1] for word in _PICTURE_WORDS):
-            found.setdefault("images", folder)
-    return found if len(found) == 2 else {}
+        names = folder.split("/")
+        last = next((i for i in reversed(range(len(names))) if _role(names[i])), None)
+        if last is not None:
+            key = "/".join(names[:last]), part_in(names[last]) or ""
+            whole = "/".join(names[: last + 1])
+            found.setdefault(key, {}).setdefault(_role(names[last]), whole)
+    return [{"part": part} | pair for (_, part), pair in sorted(found.items()) if len(pair) == 2]
+
+
+def _role(name: str) -> str:
+    """Returns what a folder is likely to hold, `images` or `masks`, or an empty string."""
+    lowered = name.lower()
+    if any(word in lowered for word in _MASK_WORDS):
+        return "masks"
+    return "images" if any(word in lowered for word in _PICTURE_WORDS) else ""
 
 
 def _folders(root: Path, pictures: list[Path]) -> str:
-    found = _by_name(pictures, root)
-    if not found:
+    pairs = _pairs(pictures, root)[:_PAIRS]
+    if not pairs:
         return ""
     renames = [
-        f"rename {folder}/ to {_renamed(folder, name)}/"
-        for name, folder in sorted(found.items())
-        if folder != _renamed(folder, name)
+        f"rename {pair[side]}/ to {new}/"
+        for pair in pairs
+        for side in ("images", "masks")
+        if pair[side] != (new := _renamed(pair[side], pair["part"], side))
     ]
     steps = [*renames] or ["keep both folders where they are"]
-    if not any((root / name).is_file() for name in ("classes.txt", "colours.txt")):
+    if not any((root / name).is_file() for name in ("classes.txt", "colours.txt", "colors.txt")):
         steps.append("add classes.txt (a class name a line, the first is value 0)")
     return f"nearest is the layout 'folder' (images/, masks/, classes.txt): {', '.join(steps)}"
 
 
-def _renamed(folder: str, name: str) -> str:
-    return "/".join((*folder.split("/")[:-1], name))
+def _renamed(folder: str, part: str, side: str) -> str:
+    return "/".join((*folder.split("/")[:-1], *([part] if part else []), side))
 
 
 def _beside(pictures: list[Path]) -> str:

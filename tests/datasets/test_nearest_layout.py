@@ -39,6 +39,18 @@ def fill(root: Path, *files: str) -> Path:
             ("train/imgs/a.jpg", "train/annotation/a.png", "classes.txt"),
             "rename train/imgs/ to train/images/, rename train/annotation/ to train/masks/",
         ),
+        (
+            ("val_images/a.jpg", "train_images/a.jpg", "train_masks/a.png", "val_masks/a.png"),
+            "rename train_masks/ to train/masks/, rename val_images/ to val/images/, rename val_m",
+        ),
+        (
+            ("imagesTs/a.png", "imagesTr/a.png", "imagesTr/b.png", "labelsTr/a.png"),
+            "rename imagesTr/ to train/images/, rename labelsTr/ to train/masks/, add",
+        ),
+        (
+            ("imgs/train/a.jpg", "imgs/val/a.jpg", "gt/train/a.png", "gt/val/a.png"),
+            "rename imgs/ to images/, rename gt/ to masks/, add",
+        ),
         (("a.jpg", "a_mask.png"), "masks lie beside their pictures ('a_mask')"),
         (("b/a.jpg", "b/a_seg.png"), "without '_seg'"),
         (("a.jpg", "b.jpg"), "pictures in images/, a PNG of class ids for each in masks/"),

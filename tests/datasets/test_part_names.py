@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.part_names import misleading_folders, part_folders, part_of
+from ccfnet_tf.datasets.part_names import misleading_folders, part_folders, part_in, part_of
 from ccfnet_tf.datasets.parts import list_set
 from ccfnet_tf.labels import Sample
 from tests.datasets import small_copies
@@ -28,6 +28,28 @@ from tests.datasets import small_copies
 )
 def test_part_of(name: str, part: str | None) -> None:
     assert part_of(name) == part
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("train_set", "train"),
+        ("val_images", "val"),
+        ("images-valid", "val"),
+        ("val2017", "val"),
+        ("testset", "test"),
+        ("TestImages", "test"),
+        ("imagesTr", "train"),
+        ("labelsTs", "test"),
+        ("trainannot", None),
+        ("latest", None),
+        ("valley", None),
+        ("dataset", None),
+        ("images", None),
+    ],
+)
+def test_part_in(name: str, part: str | None) -> None:
+    assert part_in(name) == part
 
 
 def test_part_folders(tmp_path: Path) -> None:
@@ -57,6 +79,25 @@ def test_folders_that_are_not_what_they_are_called(tmp_path: Path) -> None:
         f"{tmp_path}/images/testing: looks like the part test, but its pictures are in no part",
         f"{tmp_path}/images/a/valid: looks like the part val, but its pictures are trained on",
     )
+
+
+def test_folders_with_a_part_in_their_names(tmp_path: Path) -> None:
+    train = [sample(tmp_path, f"images/{name}/1") for name in ("train_set", "val_set", "valid2")]
+    sample(tmp_path, "test_images/1")
+    unused, trained = misleading_folders(tmp_path, {"train": train})
+    assert unused == (
+        f"{tmp_path}/test_images: looks like the part test, but its pictures are in no part"
+    )
+    assert trained == (
+        f"{tmp_path}/images/val_set (and 1 more): looks like the part val, but its pictures are "
+        "trained on"
+    )
+
+
+def test_what_is_in_a_folder_of_a_part_is_said_once(tmp_path: Path) -> None:
+    sample(tmp_path, "test_set/test_images/1")
+    (line,) = misleading_folders(tmp_path, {"train": [sample(tmp_path, "images/1")]})
+    assert line.startswith(f"{tmp_path}/test_set: looks like the part test")
 
 
 def test_a_layout_says_which_folders_it_leaves_out(tmp_path: Path) -> None:
