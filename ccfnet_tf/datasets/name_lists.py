@@ -3,7 +3,8 @@
     classes.txt                   a class name a line; the line is the class id. One name alone
                                   means that class against background, which is then class 0.
                                   labelme's `__ignore__` is void, and `_background_` background
-    colours.txt                   `R G B name` a line, in id order; rows named void have no id
+    colours.txt                   `R G B name` a line, in id order; rows named void have no id. One
+                                  class alone is told from background, which is then black
     train.txt, val.txt, test.txt  the name of a picture a line
 
 UTF-8 with or without a byte order mark, any line ends.
@@ -248,8 +249,8 @@ def read_colour_table(path: Path) -> ColourTable:
     may be several, give colours of pixels without a label.
 
     Raises:
-        DataError: Missing, not text, another kind of line, a colour or a class twice, fewer than
-            2 or too many classes.
+        DataError: Missing, not text, another kind of line, a colour or a class twice, no class or
+            too many.
     """
     names: dict[Colour, str] = {}
     seen: dict[Colour | str, int] = {}
@@ -263,6 +264,10 @@ def read_colour_table(path: Path) -> ColourTable:
             seen[key] = number
         names[colour] = name
     classes = [name for name in names.values() if not is_void_name(name)]
+    if len(classes) == 1 and (0, 0, 0) not in names:
+        background, _ = _against_background(classes[0], BACKGROUND, path)
+        names[0, 0, 0] = background
+        classes = [background, *classes]
     checked = taxonomy_of(classes, path, ", one `R G B name` a line")
     return colour_table(path, checked.names, names)
 

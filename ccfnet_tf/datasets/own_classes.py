@@ -9,7 +9,8 @@
 A row is the value of a class in index masks. In labelmap.txt and label_colors.txt, a class of the
 colour black is value 0 wherever its row stands, as CVAT and Datumaro count it. Rows named void,
 ignore, ignored or `__ignore__` are void. Where a list states no colours, those of PASCAL VOC's map
-apply, as in labelme and Datumaro.
+apply, as in labelme and Datumaro. One name alone in a text file is a class against background,
+which is then value 0 and black.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 from ccfnet_tf.datasets.json_files import read_json, shown
 from ccfnet_tf.datasets.mask_values import MaskValues, with_given
 from ccfnet_tf.datasets.name_lists import (
+    BACKGROUND,
     BACKGROUND_NAMES,
     IGNORED_NAMES,
     Colour,
@@ -35,7 +37,7 @@ from ccfnet_tf.datasets.name_lists import (
 )
 from ccfnet_tf.datasets.pictures import NO_CLASS, read_coloured_mask, to_classes
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.labels import IGNORED, VOID, Taxonomy
 
 BOUNDARY = (224, 224, 192)
 """The colour of VOC's borders between objects, which have the value 255."""
@@ -184,7 +186,7 @@ def _classes(rows: list[Row], path: Path, *, black_first: bool) -> OwnClasses:
     stated = any(row.colour for row in rows)
     if black_first:
         rows = _black_first(rows, stated)
-    elif rows[0].name == "__ignore__" and not stated:
+    elif rows[0].name == IGNORED and not stated:
         rows = rows[1:]  # labelme gives it the value -1
     map_of_voc = voc_colours(len(rows))
     names = [row.name for row in rows if not row.void]
@@ -212,7 +214,7 @@ def _black_first(rows: list[Row], stated: bool) -> list[Row]:
     first = [row for row in rows if row.colour == _BLACK and not row.void]
     if not stated:
         first = [row for row in rows if row.name.casefold() in BACKGROUND_NAMES][:1]
-        first = first or [Row("background", None)]
+        first = first or [Row(BACKGROUND, None)]
     return [*first, *(row for row in rows if row not in first)]
 
 
@@ -248,7 +250,7 @@ def _compare(one: OwnClasses, other: OwnClasses) -> None:
 
 
 def _plain(name: str) -> str:
-    return "background" if name.casefold() in BACKGROUND_NAMES else name
+    return BACKGROUND if name.casefold() in BACKGROUND_NAMES else name
 
 
 def _refuse_twice(rows: Sequence[Row], path: Path) -> list[Row]:
@@ -273,8 +275,19 @@ def _refuse_twice(rows: Sequence[Row], path: Path) -> list[Row]:
     return list(rows)
 
 
+def _against_background(rows: list[Row]) -> list[Row]:
+    """Returns the rows of a text file; background is added where they name one class alone."""
+    classes = [row for row in rows if row.name != IGNORED]
+    if len(classes) != 1 or classes[0].void or classes[0].name.casefold() in BACKGROUND_NAMES:
+        return rows
+    (only,) = classes
+    black = any(row.colour == _BLACK for row in rows)  # then nothing says what background is
+    return rows if black else [Row(BACKGROUND, only.colour and _BLACK), only]
+
+
 def _read_names(path: Path) -> list[Row]:
-    return _refuse_twice([Row(name, None) for _, name in read_names(path)], path)
+    rows = [Row(name, None) for _, name in read_names(path)]
+    return _against_background(_refuse_twice(rows, path))
 
 
 def _read_labelmap(path: Path) -> list[Row]:
@@ -287,7 +300,7 @@ def _read_labelmap(path: Path) -> list[Row]:
                 "`leaf:128,0,0::`"
             )
         rows.append(Row(name.strip(), _colour(rest[0].split(","), f"{path}: line {number}")))
-    return _refuse_twice(rows, path)
+    return _against_background(_refuse_twice(rows, path))
 
 
 def _read_label_colors(path: Path) -> list[Row]:
@@ -304,7 +317,7 @@ def _read_label_colors(path: Path) -> list[Row]:
         raise DataError(
             f"{path}: '{bare[:60]}' has no colour while other rows have one: expected `R G B name`"
         )
-    return _refuse_twice(rows, path)
+    return _against_background(_refuse_twice(rows, path))
 
 
 def _read_meta(path: Path) -> list[Row]:

@@ -196,8 +196,9 @@ def test_a_part_deep_inside_is_named(tmp_path: Path) -> None:
         put(tmp_path, stem)
     found = parts(tmp_path)
     assert len(found.train) == 2
-    assert "images/rome/val: looks like the part val, but its pictures are trained on" in str(
-        found.notes
+    assert (
+        "images/rome/val (and 1 more): looks like the part val, but its pictures are trained"
+        in str(found.notes)
     )
 
 

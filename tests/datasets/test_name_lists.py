@@ -90,6 +90,20 @@ def test_colour_table_of_camvid(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.classes_of(colours, "a.png"), [[1, VOID, 0]])
 
 
+def test_one_colour_is_told_from_background(tmp_path: Path) -> None:
+    table = read_colour_table(written(tmp_path, "255 0 0 crack\n9 9 9 void\n"))
+    assert table.taxonomy.names == ("background", "crack")
+    assert table.taxonomy.palette == ((0, 0, 0), (255, 0, 0))
+    colours = np.array([[[255, 0, 0], [0, 0, 0], [9, 9, 9]]], np.uint8)
+    np.testing.assert_array_equal(table.classes_of(colours, "a.png"), [[1, 0, VOID]])
+
+
+@pytest.mark.parametrize("text", ["0 0 0 crack", "255 0 0 crack\n0 0 0 void", "9 9 9 void"])
+def test_one_colour_where_black_is_taken(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match=r"[01] class names: expected 2"):
+        read_colour_table(written(tmp_path, text))
+
+
 def test_every_colour_is_told_apart(tmp_path: Path) -> None:
     names = [f"{i} {255 - i} {i * 7 % 256} c{i}" for i in range(256)]
     table = read_colour_table(written(tmp_path, "\n".join(names)))
@@ -115,7 +129,7 @@ def test_every_colour_is_told_apart(tmp_path: Path) -> None:
         ("1 2 3\n", "line 1"),
         ("\n1 2 3,\n", "line 2"),
         ("cat 1 2 3\n", "line 1"),
-        ("1 2 3 a\n4 5 6 void\n", "1 class names"),
+        ("1 2 3 a\n0 0 0 void\n", "1 class names"),
     ],
 )
 def test_colour_table_that_does_not_fit(tmp_path: Path, text: str, words: str) -> None:

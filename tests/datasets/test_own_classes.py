@@ -193,6 +193,45 @@ def test_a_labelmap_without_colours(tmp_path: Path) -> None:
             np.testing.assert_array_equal(labels(listing)[0], IDS)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("classes.txt", "crack\n"),
+        ("class_names.txt", "__ignore__\ncrack\n"),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\ncrack:250,0,0::\n"),
+        ("labelmap.txt", "crack:::\n"),
+        ("label_colors.txt", "250 0 0 crack\n"),
+        ("colours.txt", "250 0 0 crack\n"),
+    ],
+)
+def test_one_class_is_told_from_background(tmp_path: Path, file: str, content: str) -> None:
+    (tmp_path / file).write_text(content)
+    found = find_own_classes(tmp_path)
+    assert found is not None
+    assert found.taxonomy.names == ("background", "crack")
+    assert found.values[:2].tolist() == [0, 1]
+    if found.stated:
+        Image.fromarray(np.array([[[0, 0, 0], [250, 0, 0]]], np.uint8)).save(tmp_path / "a.png")
+        np.testing.assert_array_equal(found.read_label(tmp_path / "a.png"), [[0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("classes.txt", "background\n"),
+        ("label_colors.txt", "0 0 0 crack\n"),
+        ("label_colors.txt", "0 0 0 void\n250 0 0 crack\n"),
+        ("id2label.json", '{"1": "crack"}'),
+    ],
+)
+def test_one_class_without_anything_that_is_background(
+    tmp_path: Path, file: str, content: str
+) -> None:
+    (tmp_path / file).write_text(content)
+    with pytest.raises(DataError, match="1 class names: expected 2"):
+        find_own_classes(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["void", "Void", "ignored", "__ignore__"])
 def test_void_rows(tmp_path: Path, name: str) -> None:
     (path,) = plants_voc(tmp_path, lists=("default",))
@@ -369,7 +408,7 @@ def test_masks_that_contradict(tmp_path: Path) -> None:
         ("labelmap.txt", "# nothing\n", "no class is named in it"),
         ("label_colors.txt", "1 2 3 a\nb\n", "'b' has no colour"),
         ("label_colors.txt", "\xff\xfe", "no class"),
-        ("class_names.txt", "a\n", "1 class names"),
+        ("class_names.txt", "background\n", "1 class names"),
         ("class_names.txt", "\n".join(f"c{i}" for i in range(300)), "300 rows: at most 256"),
         ("dataset_meta.json", "{", "damaged or not JSON"),
         ("dataset_meta.json", '{"labels": [1, 2]}', "'labels' is a list of 2"),
