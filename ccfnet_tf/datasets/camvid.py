@@ -24,7 +24,7 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.listing import Listing, LoadLabel, with_pictures
 from ccfnet_tf.datasets.mask_values import MaskValues, index_values
-from ccfnet_tf.datasets.name_lists import PARTS
+from ccfnet_tf.datasets.name_lists import PARTS, plain_name
 from ccfnet_tf.datasets.own_classes import find_own_classes
 from ccfnet_tf.datasets.pairing import (
     MASKS,
@@ -156,8 +156,8 @@ def _listed(path: Path, part: str, images: dict[str, Path], labels: dict[str, Pa
     """Returns the pairs that a list names, in its order."""
     samples: list[Sample] = []
     absent: list[DataError] = []
-    there = {f"{part}/{file.name}": file for file in images.values()}
-    there |= {f"{part}{_ANNOT}/{file.name}": file for file in labels.values()}
+    there = {plain_name(f"{part}/{file.name}"): file for file in images.values()}
+    there |= {plain_name(f"{part}{_ANNOT}/{file.name}"): file for file in labels.values()}
     seen: set[str] = set()
     for image, label in _pairs(path, part):
         files = (f"{part}/{image}", f"{part}{_ANNOT}/{label}")
@@ -181,7 +181,7 @@ def _pairs(path: Path, part: str) -> list[tuple[str, str]]:
     """
     pairs: list[tuple[str, str]] = []
     for number, text in read_list(path, "a frame's path and its mask's"):
-        files = [PurePosixPath(word) for word in _paths(text.replace("\\", "/"))]
+        files = [PurePosixPath(word) for word in _paths(plain_name(text))]
         images, labels = files[::2], files[1::2]
         good = all(file.parent.name == part for file in images) and all(
             file.parent.name == part + _ANNOT and file.suffix.lower() in MASKS for file in labels

@@ -9,9 +9,9 @@ In place of images/ and masks/ there may be img_dir/ and ann_dir/, or images/ an
 also be called training; valid, validation and dev; testing. A mask is a PNG of class ids and lies
 where its picture lies: `images/a/b.jpg`, `masks/a/b.png`.
 
-One set may be split by ROOT/train.txt, val.txt and test.txt: a picture a line, relative to images/,
-with or without suffix; val and test may be missing. Pictures in no list are then left out, and so
-are their masks.
+One set may be split by ROOT/train.txt, val.txt and test.txt: a picture a line, relative to images/
+or to ROOT, with or without suffix; val and test may be missing. Pictures in no list are then left
+out, and so are their masks.
 
 Where colours are the labels, ROOT/colours.txt (or colors.txt) with `R G B name` a line takes the
 place of classes.txt, or stands beside it with the same names. Beside index masks it says in which
@@ -33,6 +33,7 @@ from ccfnet_tf.datasets.mask_values import MaskValues, index_values, read_index_
 from ccfnet_tf.datasets.name_lists import (
     ClassList,
     ColourTable,
+    plain_name,
     read_class_list,
     read_colour_table,
     read_part_lists,
@@ -54,8 +55,11 @@ SIDES = (("images", "masks"), ("img_dir", "ann_dir"), ("images", "labels"))
 COLOURS = ("colours.txt", "colors.txt")
 """Names that the table of colours may have."""
 
-_BESIDE = re.compile(r"[\s._-]*(mask|masks|label|labels|labelids|gt|seg|segmentation|l)[\s._-]*")
-"""What tools put before or behind a picture's name to name its mask."""
+_BESIDE = re.compile(
+    r"[\s._-]*(mask|masks|label|labels|labelids|gt|seg|segmentation|l)[\s._-]*"
+    r"|\.(jpe?g|png|tiff?|bmp|webp)"
+)
+"""What tools put before or behind a picture's name to name its mask; `a.jpg.png` too."""
 
 
 def signs(root: Path) -> str:
@@ -197,6 +201,7 @@ def _flat(root: Path, unpaired: list[DataError], *, split: bool) -> dict[str, tu
     within = root / folders[0]
     known = {stem: stem for stem in images}
     known |= {path.relative_to(within).as_posix(): stem for stem, path in images.items()}
+    known = {f"{folders[0]}/{name}": stem for name, stem in known.items()} | known
     lists = read_part_lists(root, known, f"picture in {within}") if split else {}
     if split and not lists:
         lists = _by_folder(within, images)
@@ -330,7 +335,7 @@ def _sides(folder: Path, names: tuple[str, str]) -> tuple[dict[str, Path], dict[
 def _other_files(masks: Path) -> dict[str, Path]:
     """Returns relative path without suffix -> file of whatever is no PNG."""
     return {
-        path.relative_to(masks).with_suffix("").as_posix(): path
+        plain_name(path.relative_to(masks).with_suffix("").as_posix()): path
         for path in sorted(masks.rglob("*"))
         if path.is_file() and path.suffix.lower() != ".png"
     }

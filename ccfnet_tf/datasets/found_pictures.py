@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ccfnet_tf.datasets.json_files import shown
+from ccfnet_tf.datasets.name_lists import plain_name
 from ccfnet_tf.datasets.pairing import PHOTOS
 from ccfnet_tf.errors import DataError
 
@@ -49,7 +50,7 @@ class FoundPictures:
             relative = path.relative_to(self._root)
             hidden = any(part.startswith(".") for part in relative.parts)
             if path.suffix.lower() in PHOTOS and not hidden and path.is_file():
-                found.setdefault(path.name, []).append(path)
+                found.setdefault(plain_name(path.name), []).append(path)
         return found
 
     def find(self, named: str, where: str, outside: Collection[Path] = ()) -> Path:
@@ -65,7 +66,8 @@ class FoundPictures:
         """
         *folders, name = path_parts(named) or ("",)
         for spelling in (name, unquote(name), _UPLOADED.sub("", name, count=1)):
-            found = [path for path in self._by_name.get(spelling, ()) if _is_outside(path, outside)]
+            there = self._by_name.get(plain_name(spelling), ())
+            found = [path for path in there if _is_outside(path, outside)]
             if len(found) > 1:
                 found = _longest_match(found, folders)
             if len(found) == 1:

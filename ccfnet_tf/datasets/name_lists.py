@@ -13,6 +13,7 @@ UTF-8 with or without a byte order mark, any line ends.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,14 @@ def read_names(path: Path) -> list[tuple[int, str]]:
     return [(number, name) for number, name in names if name and not name.startswith("#")]
 
 
+def plain_name(name: str) -> str:
+    """Returns a path as all spell it: with forward slashes, and é as one character.
+
+    macOS and archives made there write é as e and an accent; Windows writes backslashes.
+    """
+    return unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
+
+
 def read_part_lists(root: Path, known: Mapping[str, str], what: str) -> dict[str, list[str]]:
     """Reads those of train.txt, val.txt and test.txt that `root` has.
 
@@ -127,6 +136,7 @@ def read_part_lists(root: Path, known: Mapping[str, str], what: str) -> dict[str
     Raises:
         DataError: A name that is not known, or is listed twice; no train.txt beside another.
     """
+    spelled = {plain_name(name): sample for name, sample in known.items()}
     paths = [root / f"{part}.txt" for part in PARTS]
     paths = [path for path in paths if path.is_file()]
     if paths and paths[0].stem != "train":
@@ -136,7 +146,7 @@ def read_part_lists(root: Path, known: Mapping[str, str], what: str) -> dict[str
     for path in paths:
         parts[path.stem] = []
         for line, name in read_names(path):
-            sample = known.get(name.removeprefix("./"))
+            sample = known.get(name, spelled.get(plain_name(name)))
             if sample is None:
                 raise DataError(f"{path}: line {line}: '{name}' is no {what}{nearest(name, known)}")
             if sample in taken:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
-from ccfnet_tf.datasets.name_lists import read_names
+from ccfnet_tf.datasets.name_lists import plain_name, read_names
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
@@ -81,7 +81,7 @@ def files_in(
         patterns: Where in it, as `Path.glob` takes them; no file may fit two.
 
     Returns:
-        Path below `folder` without suffix, with slashes -> file, sorted.
+        Path below `folder` without suffix, as `plain_name` spells it -> file, sorted.
 
     Raises:
         DataError: Two files of one name.
@@ -92,7 +92,7 @@ def files_in(
         hidden = any(piece.startswith(".") for piece in relative.parts)
         if hidden or path.suffix.lower() not in suffixes or not path.is_file():
             continue
-        key = relative.with_suffix("").as_posix()
+        key = plain_name(relative.with_suffix("").as_posix())
         if key in found:
             raise DataError(
                 f"{path}: {found[key].name} has the same name without suffix: they would share "

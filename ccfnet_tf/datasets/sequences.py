@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ccfnet_tf.datasets.name_lists import plain_name
 from ccfnet_tf.datasets.part_names import part_of
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.labels import Sample
@@ -142,7 +143,7 @@ def _by_table(path: Path, samples: Sequence[Sample], root: Path) -> list[str]:
     for line, row in enumerate(_rows(path), start=1):
         if len(row) < 2 or not row[1].strip():
             raise ConfigError(f"{path}: line {line}: expected a picture and its group, as in `a,1`")
-        name = row[0].strip().removeprefix("./")
+        name = plain_name(row[0].strip())
         if name not in known:
             if line == 1 and name.casefold() in _HEADS:
                 continue
@@ -179,9 +180,9 @@ def _ways_to_write(samples: Sequence[Sample], root: Path) -> Mapping[str, int]:
         path = _below(sample, root)
         names = {sample.name, sample.name + Path(path).suffix, path, path.rpartition(".")[0]}
         names |= {name.rpartition("/")[2] for name in names}
-        for name in names:
+        for name in map(plain_name, names):
             ways.setdefault(name, []).append(index)
-    exact = {sample.name: index for index, sample in enumerate(samples)}
+    exact = {plain_name(sample.name): index for index, sample in enumerate(samples)}
     return {name: found[0] for name, found in ways.items() if len(found) == 1} | exact
 
 

@@ -28,7 +28,7 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.listing import Listing, LoadLabel, with_pictures
 from ccfnet_tf.datasets.mask_values import MaskValues, index_values
-from ccfnet_tf.datasets.name_lists import PARTS, ColourTable, colour_table
+from ccfnet_tf.datasets.name_lists import PARTS, ColourTable, colour_table, plain_name
 from ccfnet_tf.datasets.own_classes import BOUNDARY, NAMES, find_own_classes
 from ccfnet_tf.datasets.pairing import (
     ANYWHERE,
@@ -169,7 +169,8 @@ def _part(
     """Returns the samples that a list names, in its order; notes them in `taken`."""
     samples: list[Sample] = []
     absent: list[DataError] = []
-    for line, name in read_list(path, "a picture's name"):
+    for line, text in read_list(path, "a picture's name"):
+        name = plain_name(text)
         if name in taken:
             raise DataError(f"{path}: line {line}: '{name[:60]}' is in {taken[name]} already")
         taken[name] = path.name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,31 @@ def test_list_files_that_do_not_fit(
     fails(tmp_path, *words)
 
 
+@pytest.mark.parametrize(
+    "line", ["a/b", "./a/b", "a/b.jpg", "a\\b.jpg", "images/a/b.jpg", "images\\a\\b", "images/a/b"]
+)
+def test_ways_to_write_a_picture_in_a_list(tmp_path: Path, line: str) -> None:
+    listed(tmp_path, {"train.txt": f"{line}\r\n"})
+    put(tmp_path, "a/b")
+    assert [sample.name for sample in parts(tmp_path).train] == ["a/b"]
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")])
+def test_letters_with_accents_are_spelled_in_two_ways(
+    tmp_path: Path, forms: tuple[str, str]
+) -> None:
+    picture, other = (unicodedata.normalize(form, "caf\u00e9/\u00fc") for form in forms)
+    put(tmp_path, picture, mask=False)
+    put(tmp_path, other)
+    if other != picture:
+        (tmp_path / "images" / f"{other}.jpg").unlink()
+    listed(tmp_path, {"train.txt": f"{other}.jpg\n"})
+    (sample,) = parts(tmp_path).train
+    assert sample.name == "caf\u00e9/\u00fc"
+    assert Path(sample.image).is_file()
+    assert Path(sample.label).is_file()
+
+
 def test_listed_picture_without_a_mask(tmp_path: Path) -> None:
     listed(tmp_path, LISTS)
     (tmp_path / "masks" / "a.png").unlink()
@@ -432,7 +458,7 @@ def test_coloured_masks_without_a_table_hint_at_it(tmp_path: Path, mode: str) ->
 
 @pytest.mark.parametrize(
     "name",
-    ["a_mask", "a-mask", "a.mask", "a_label", "a_gt", "mask_a", "A_seg", "a_L", "a_labelIds"],
+    ["a_mask", "a-mask", "a.mask", "a_label", "a_gt", "mask_a", "A_seg", "a_L", "a.jpg", "a.TIF"],
 )
 def test_a_mask_with_a_name_of_its_own_is_hinted_at(tmp_path: Path, name: str) -> None:
     classes(tmp_path)
