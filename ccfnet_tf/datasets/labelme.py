@@ -3,13 +3,14 @@
     ROOT/**/<name>.json              names its picture in `imagePath`, relative to itself
     ROOT/{val,test}/...              these are the val and test parts (valid, validation, dev and
                                      testing as well); everything else is train
-    ROOT/classes.txt                 a class name a line; may be missing
+    ROOT/classes.txt                 a class name a line; may be missing. labels.txt and
+                                     class_names.txt, as labelme calls it, are read as well
     ROOT/{train,val,test}.txt        lists that split the set otherwise; may be missing
 
-Without classes.txt, the classes are all labels of the set in alphabetical order. `__ignore__` is
+Without such a list, the classes are all labels of the set in alphabetical order. `__ignore__` is
 never a class: its pixels are void. `_background_` is the class of every pixel that no shape covers;
-there is one where classes.txt names it, where there is no classes.txt and a shape has that label,
-or where there is one other class alone. Else pixels that no shape covers are void.
+there is one where the list names it, where there is no list and a shape has that label, or where
+there is one other class alone. Else pixels that no shape covers are void.
 
 Shapes are drawn in the order of the file, later ones over earlier ones: polygon, rectangle,
 oriented_rectangle, rotation, circle and mask. Points and lines have no area and label nothing;
@@ -72,6 +73,7 @@ _AREAS: Mapping[str, tuple[int, ...] | None] = {
     "circle": (2,),
     "mask": (2,),
 }
+CLASS_LISTS = ("classes.txt", "labels.txt", "class_names.txt")
 _NO_AREA = ("point", "points", "line", "linestrip")
 
 
@@ -134,7 +136,8 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     notes = _notes(root, files)
     if notes and not labels:
         raise DataError(f"{notes[0]}: nothing is left to learn from")
-    taxonomy = _taxonomy(root, labels - {IGNORED}, faults)
+    classes = _class_list(root)
+    taxonomy = _taxonomy(root, classes, labels - {IGNORED}, faults)
     known = _ways_to_write(root, samples, faults)
     lists = {} if data.lists else read_part_lists(root, known, "labelled picture of the set")
     if lists:
@@ -147,7 +150,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         part: tuple(samples[name] for name in names if name in samples)
         for part, names in lists.items()
     }
-    load_label = _loader(taxonomy.names, files)
+    load_label = _loader(taxonomy.names, files, classes.name if classes else "")
     return Listing(
         taxonomy,
         parts["train"],
@@ -156,9 +159,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         lambda sample: (_load_image(sample), load_label(sample)),
         load_label,
         _bytes_of,
-        lambda sample: (
-            bytes_fingerprint(_bytes_of(sample)) if _inside(sample) else fingerprint(sample)
-        ),
+        _fingerprint,
         unpaired=tuple(faults[name] for name in sorted(faults)),
         notes=notes,
     )
@@ -280,9 +281,26 @@ def _differs(image: Path, size: tuple[int, int]) -> bool:
         return False  # said when the picture is read
 
 
-def _taxonomy(root: Path, labels: set[str], faults: Mapping[str, DataError]) -> Taxonomy:
-    if (root / "classes.txt").is_file():
-        return read_classes(root / "classes.txt", background=BACKGROUND)
+def _class_list(root: Path) -> Path | None:
+    """Returns the set's class list, if it has one.
+
+    Raises:
+        DataError: It has two that differ.
+    """
+    found = [path for name in CLASS_LISTS if (path := root / name).is_file()]
+    for other in found[1:]:
+        if read_classes(other).names != read_classes(found[0]).names:
+            raise DataError(
+                f"{other}: names other classes than {found[0].name}: remove the one that is wrong"
+            )
+    return found[0] if found else None
+
+
+def _taxonomy(
+    root: Path, classes: Path | None, labels: set[str], faults: Mapping[str, DataError]
+) -> Taxonomy:
+    if classes is not None:
+        return read_classes(classes, background=BACKGROUND)
     if faults and len(labels) < 2:
         raise next(iter(faults.values()))  # says more than that there are too few classes
     others = sorted(labels - {BACKGROUND})
@@ -328,7 +346,7 @@ def _unlabelled(root: Path, samples: Mapping[str, Sample]) -> dict[str, DataErro
     return faults
 
 
-def _loader(names: tuple[str, ...], files: Mapping[str, _File]) -> LoadLabel:
+def _loader(names: tuple[str, ...], files: Mapping[str, _File], listed: str) -> LoadLabel:
     ids = dict.fromkeys((BACKGROUND, IGNORED), VOID) | {
         name: index for index, name in enumerate(names)
     }
@@ -336,7 +354,7 @@ def _loader(names: tuple[str, ...], files: Mapping[str, _File]) -> LoadLabel:
     def load_label(sample: Sample) -> np.ndarray:
         file, path = files[sample.name], sample.label
         size = file.size or image_size(sample.image)
-        drawn = ((_class_of(s, ids, path), _region(s, size, path)) for s in file.shapes)
+        drawn = ((_class_of(s, ids, path, listed), _region(s, size, path)) for s in file.shapes)
         return draw(size, drawn, ids[BACKGROUND])
 
     return load_label
@@ -370,10 +388,10 @@ def _kind(shape: Record) -> object:
     return "polygon" if kind is None else kind
 
 
-def _class_of(shape: _Shape, ids: Mapping[str, int], path: str) -> int:
+def _class_of(shape: _Shape, ids: Mapping[str, int], path: str, listed: str) -> int:
     if shape.label not in ids:
         raise DataError(
-            f"{path}: shape {shape.number}: label '{shape.label[:60]}' is not in classes.txt"
+            f"{path}: shape {shape.number}: label '{shape.label[:60]}' is not in {listed}"
             f"{nearest(shape.label, ids)}",
             kind="value",
         )

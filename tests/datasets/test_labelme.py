@@ -136,6 +136,29 @@ def test_class_list(tmp_path: Path) -> None:
     fails(tmp_path, [SKY, shape("see", SEA["points"])], "shape 2", "did you mean 'sea'")
 
 
+@pytest.mark.parametrize("file", ["labels.txt", "class_names.txt"])
+def test_class_lists_as_labelme_names_them(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).write_text("__ignore__\n_background_\nsky\nsea\n")
+    put(tmp_path, "a", [SKY])
+    listing = read(tmp_path)
+    assert listing.taxonomy.names == ("_background_", "sky", "sea")
+    assert set(np.unique(listing.load_label(listing.train[0]))) == {0, 1}
+    put(tmp_path, "a", [shape("lake", SEA["points"])])
+    listing = read(tmp_path)
+    with pytest.raises(DataError, match=f"'lake' is not in {file}"):
+        listing.load_label(listing.train[0])
+
+
+def test_class_lists_that_differ(tmp_path: Path) -> None:
+    put(tmp_path, "a", [SKY])
+    (tmp_path / "classes.txt").write_text("sea\nsky\n")
+    (tmp_path / "labels.txt").write_text("__ignore__\nsea\nsky\n")
+    assert read(tmp_path).taxonomy.names == ("sea", "sky")
+    (tmp_path / "labels.txt").write_text("sky\nsea\n")
+    with pytest.raises(DataError, match=r"labels.txt: names other classes than classes.txt"):
+        read(tmp_path)
+
+
 def test_no_classes(tmp_path: Path) -> None:
     put(tmp_path, "a", [shape("__ignore__", SEA["points"]), shape("x", [[1, 1]], "point")])
     with pytest.raises(DataError, match=r"0 class names: expected 2 to"):
