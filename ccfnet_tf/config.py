@@ -417,6 +417,8 @@ def _section(cls: Any, section: str, values: Any, source: str) -> dict[str, Any]
 def _typed(value: Any, hint: Any, key: str, source: str) -> Any:
     """Returns a value of the YAML as its key's type, which it must be of."""
     value = tuple(value) if isinstance(value, list) else value
+    if isinstance(value, dict) and get_origin(hint) is dict:
+        value = {_whole(name): each for name, each in value.items()}
     if isinstance(value, str) and not _fits(value, hint):
         # YAML 1.1 takes 1e-4, which lacks a point, for a text.
         with contextlib.suppress(ValueError):
@@ -425,9 +427,16 @@ def _typed(value: Any, hint: Any, key: str, source: str) -> Any:
     return value
 
 
+def _whole(key: Any) -> Any:
+    """Returns a key as a whole number where it is the text of one: JSON has no other keys."""
+    return int(key) if isinstance(key, str) and re.fullmatch("[0-9]{1,9}", key) else key
+
+
 def _refuse_other_type(value: Any, hint: Any, key: str, source: str) -> None:
     if not _fits(value, hint):
         wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        if get_origin(hint) is dict:
+            wanted = "values and class names such as {0: background, 255: crack}"
         raise ConfigError(f"{source}: {key} is {repr(value)[:60]}: it must be {wanted}")
 
 

@@ -58,6 +58,7 @@ EPILOG = """\
 --quiet                no progress; warnings and errors alone
 --debug                show the traceback of an error
 """
+MASK_VALUES = "data.mask_values"
 _NOT_COMPLETED = frozenset(("--data", "--model", "--train", "--print_shtab"))
 """jsonargparse's own: whole sections at once, and what it no longer has."""
 KINDS = {
@@ -66,7 +67,6 @@ KINDS = {
     "bool": "true or false",
     "str": "a text",
     "tuple": "a list such as [0.75, 1.5]",
-    "dict": "values and class names such as {0: background, 255: crack}",
 }
 
 
@@ -245,6 +245,11 @@ def _single_keys(args: list[str], parser: Any) -> list[str]:
             text = value if given else next(rest, "")
             for key, each in read_section(name, text, source=f"--{name}").items():
                 keys.append(f"--{name}.{key}={each if isinstance(each, str) else json.dumps(each)}")
+        elif arg.startswith("--") and name == MASK_VALUES:
+            # By our own parser, whose rules are those of files.
+            text = value if given else next(rest, "")
+            section = read_section("data", f"mask_values:\n  {text}", source="arguments")
+            keys.append(f"{arg.partition('=')[0]}={json.dumps(section['mask_values'])}")
         elif arg.startswith("--") and name not in known:
             raise ConfigError(_unknown(name, known))
         else:
@@ -309,9 +314,6 @@ def _explain(message: str, parser: Any) -> str:
     of_several = re.search(r'key "([\w.]+)": Does not validate .*Given value: (.*)', line)
     if of_several:
         return _wrong_of_several(of_several[1], line, of_several[2])
-    no_number = re.search(r'key "([\w.]+)": invalid literal for int\(\) .*: (.*)', line)
-    if no_number:
-        return f"{no_number[1]}: {no_number[2]} is no number: it must be {KINDS['dict']}"
     return line
 
 

@@ -19,8 +19,8 @@ def parse_yaml(text: str) -> Any:
     """Returns the plain values of a YAML text; no tag makes another object.
 
     Raises:
-        ValueError: It is no YAML, too long, or its aliases stand for too much. The message is one
-            line and names the line of the text where that is known.
+        ValueError: It is no YAML, too long, has a key twice, or its aliases stand for too much. The
+            message is one line and names the line of the text where that is known.
     """
     import yaml
 
@@ -32,12 +32,12 @@ def parse_yaml(text: str) -> Any:
             node = loader.get_single_node()
             if node is None:
                 return None
-            _refuse_many_nodes(node)
+            _refuse_odd_nodes(node)
             value = loader.construct_document(node)
         finally:
             loader.dispose()
         _refuse_odd_values(value)
-    except _TooMuchError:
+    except _RefusedError:
         raise
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
@@ -63,21 +63,22 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(f"not JSON ({_first_line(error)})") from error
 
 
-class _TooMuchError(ValueError):
+class _RefusedError(ValueError):
     """What a text stands for is refused, though it is YAML."""
 
 
-def _refuse_many_nodes(root: Any) -> None:
-    """Counts values with aliases replaced, without replacing them."""
+def _refuse_odd_nodes(root: Any) -> None:
+    """Counts values with aliases replaced, without replacing them; refuses keys twice."""
     sizes: dict[int, int | None] = {}  # None: being counted, so an alias to it has no end
 
     def size(node: Any) -> int:
         known = sizes.get(id(node), 0)
         if known is None:
-            raise _TooMuchError("not YAML of ours (an alias that holds itself)")
+            raise _RefusedError("not YAML of ours (an alias that holds itself)")
         if known:
             return known
         sizes[id(node)] = None
+        _refuse_key_twice(node)
         children = node.value if isinstance(node.value, list) else []
         total = 1
         for child in children:
@@ -86,7 +87,20 @@ def _refuse_many_nodes(root: Any) -> None:
         return total
 
     if size(root) > MOST_NODES:
-        raise _TooMuchError(f"its aliases stand for more than {MOST_NODES} values: write it plain")
+        raise _RefusedError(f"its aliases stand for more than {MOST_NODES} values: write it plain")
+
+
+def _refuse_key_twice(node: Any) -> None:
+    """Refuses a mapping of which YAML would keep the last value of a key in silence."""
+    seen: set[tuple[str, str]] = set()
+    for key in (pair[0] for pair in node.value if isinstance(pair, tuple)):
+        if isinstance(key.value, str):
+            if (key.tag, key.value) in seen:
+                line = key.start_mark.line + 1
+                raise _RefusedError(
+                    f"line {line}: key '{key.value[:60]}' is there twice: once each"
+                )
+            seen.add((key.tag, key.value))
 
 
 def _refuse_odd_values(value: Any) -> None:
@@ -100,10 +114,10 @@ def _refuse_odd_values(value: Any) -> None:
             _refuse_odd_values(each)
     elif isinstance(value, str):
         if "\0" in value:
-            raise _TooMuchError("a text holds a character of code 0")
+            raise _RefusedError("a text holds a character of code 0")
         value.encode()  # refuses halves of characters
     elif isinstance(value, int) and abs(value) >= 2**64:
-        raise _TooMuchError("holds a number of more than 64 bits")
+        raise _RefusedError("holds a number of more than 64 bits")
 
 
 def _first_line(error: BaseException) -> str:

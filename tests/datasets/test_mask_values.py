@@ -97,11 +97,25 @@ def test_mappings_of_another_kind_in_a_file(text: str) -> None:
         from_yaml(f"data: {{root: r, mask_values: {text}}}", source="x")
 
 
-@pytest.mark.parametrize("text", ["{255:crack}", "crack", "{a: b}", "[1]"])
+@pytest.mark.parametrize(
+    "text", ["{255:crack}", "crack", "{a: b}", "[1]", "", "{null: a}", "{1.5: a}", "{yes: a}"]
+)
 def test_mappings_of_another_kind_on_the_command_line(text: str) -> None:
     with pytest.raises(ConfigError, match="must be values and class names such as") as caught:
         parse_fit(["--data.root", "r", "--data.mask_values", text])
     assert "\n" not in str(caught.value)
+
+
+def test_values_that_are_texts_as_in_json() -> None:
+    config = parse_fit(["--data.root", "r", "--data.mask_values", '{"255": "leaf"}']).config
+    assert config.data.mask_values == {255: "leaf"}
+    text = 'data: {root: r, mask_values: {"255": leaf}}'
+    assert from_yaml(text, source="x").data.mask_values == {255: "leaf"}
+
+
+def test_a_value_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="key '255' is there twice"):
+        parse_fit(["--data.root", "r", "--data.mask_values", "{255: leaf, 255: stem}"])
 
 
 @pytest.mark.parametrize("layout", ["ade20k", "cityscapes", "voc", "camvid"])
