@@ -21,7 +21,15 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets import coco
 from ccfnet_tf.datasets.found_pictures import FoundPictures, path_parts
-from ccfnet_tf.datasets.json_files import Record, is_there, path_text, read_json, records, whole
+from ccfnet_tf.datasets.json_files import (
+    Record,
+    is_there,
+    path_text,
+    read_json,
+    records,
+    shown,
+    whole,
+)
 from ccfnet_tf.datasets.listing import Listing, with_pictures
 from ccfnet_tf.datasets.name_lists import PARTS, taxonomy_of
 from ccfnet_tf.datasets.pictures import read_mask
@@ -165,7 +173,9 @@ def _classes(entry: Record, where: str, ids: Mapping[int, int]) -> dict[int, int
 def _picture(into: _Set, own: str, named: str, where: str) -> Path:
     root, relative = into.root, Path(*path_parts(named))
     folders = (root / own, root / "images" / own, root / "images", root)
-    return _first([folder / relative for folder in folders]) or into.found.find(named, where)
+    return _first([folder / relative for folder in folders]) or into.found.find(
+        named, f"{where}: picture {shown(named)}"
+    )
 
 
 def _first(paths: list[Path]) -> Path | None:

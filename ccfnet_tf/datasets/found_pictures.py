@@ -65,7 +65,12 @@ class FoundPictures:
             DataError: None, or several; of kind `missing`.
         """
         *folders, name = path_parts(named) or ("",)
-        for spelling in (name, unquote(name), _UPLOADED.sub("", name, count=1)):
+        plain = unquote(name)
+        for spelling in (
+            name,
+            plain,
+            *(_UPLOADED.sub("", each, count=1) for each in (name, plain)),
+        ):
             there = self._by_name.get(plain_name(spelling), ())
             found = [path for path in there if _is_outside(path, outside)]
             if len(found) > 1:

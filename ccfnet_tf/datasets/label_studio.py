@@ -83,7 +83,8 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
                 left_out["tasks without an annotation"] += 1
                 continue
             try:
-                image = found.find(_address(task, where), where)
+                address = _address(task, where)
+                image = found.find(address, f"{where}: picture {shown(address)}")
             except DataError as missing:
                 faults.append(missing)
                 continue
@@ -173,6 +174,11 @@ def _task(results: list[Record], where: str, left_out: dict[str, int]) -> _Task:
             if result.get("type") not in ("polygon", "rectangle", "ellipse", "brush", "relation"):
                 left_out["regions without an area or a label"] += 1
             continue  # `polygon` and the like: the same region comes again, with its label
+        if result.get("image_rotation"):
+            raise DataError(
+                f"{place}: image_rotation is {shown(result['image_rotation'])}: the picture was "
+                "turned in Label Studio: turn it back there, and export the project anew"
+            )
         own = picture_size(result, "original_height", "original_width", place)
         size = size or own
         if own != size:

@@ -90,8 +90,8 @@ def list_set(data: DataConfig, seed: int) -> Listing:
     listing = READERS[data.format].read(data, root, seed)
     if data.mask_values and listing.mask_values is None:
         raise ConfigError(
-            f"data.mask_values is {data.mask_values}: format '{data.format}' has no index masks: "
-            "leave it out"
+            f"data.mask_values is {data.mask_values}: format '{data.format}' says itself what "
+            "its labels hold: leave it out"
         )
     if not data.lists and data.format not in ("scenes", "shards", "cityscapes"):
         lines = misleading_folders(root, parts_of(listing))

@@ -4,22 +4,22 @@
     ROOT/{train,valid,test}/<name>_mask.png
     ROOT/{train,valid,test}/_classes.csv       "Pixel Value, Class", a class a line
 
-One table may lie in ROOT for all, and one folder alone may be ROOT itself. Values that the table
-does not list are refused, but for 255, which is void; so is a class named void, ignore, ignored or
-`__ignore__`.
+One table may lie in ROOT for all, and one folder alone may be ROOT itself. Values that neither the
+table nor `data.mask_values` lists are refused, but for 255, which is void; so is a class named
+void, ignore, ignored or `__ignore__`.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.listing import Listing, with_pictures
+from ccfnet_tf.datasets.mask_values import MaskValues, index_values, read_index_mask
 from ccfnet_tf.datasets.name_lists import IGNORED_NAMES, read_names, taxonomy_of
 from ccfnet_tf.datasets.pairing import (
     MASKS,
@@ -30,9 +30,8 @@ from ccfnet_tf.datasets.pairing import (
     require,
     require_pictures,
 )
-from ccfnet_tf.datasets.pictures import NO_CLASS, read_index_values, to_classes
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.labels import VOID, Sample
+from ccfnet_tf.labels import Sample
 
 FILE = "_classes.csv"
 _MASK = "_mask"
@@ -70,11 +69,14 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     for part, table in values.items():
         if table != values["train"]:
             raise DataError(f"{paths[part]}: not the classes of {paths['train']}")
-    names = [n for _, n in sorted(values["train"].items()) if n.casefold() not in IGNORED_NAMES]
-    taxonomy = taxonomy_of(names, paths["train"], ", a line each")
+    meaning = _meaning(values["train"], paths["train"], data)
+    taxonomy = taxonomy_of(list(meaning.names), paths["train"], ", a line each")
     parts = {part: _part(root, folder) for part, folder in folders.items()}
     require_pictures(parts["train"], folders["train"] / "<name>.jpg")
-    load_label = partial(_load_label, _table(values["train"], names), paths["train"])
+
+    def load_label(sample: Sample) -> np.ndarray:
+        return read_index_mask(sample.label, meaning)
+
     return Listing(
         taxonomy,
         parts["train"][0],
@@ -83,6 +85,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         with_pictures(load_label),
         load_label,
         unpaired=tuple(error for part in parts.values() for error in part[1]),
+        mask_values=meaning,
     )
 
 
@@ -111,12 +114,16 @@ def _read_table(path: Path) -> _Values:
     return values
 
 
-def _table(values: _Values, names: list[str]) -> np.ndarray:
-    table = np.full(256, NO_CLASS, np.int32)
-    table[255] = VOID
-    for value, name in values.items():
-        table[value] = names.index(name) if name in names else VOID
-    return table
+def _meaning(table: _Values, path: Path, data: DataConfig) -> MaskValues:
+    void = {value for value, name in table.items() if name.casefold() in IGNORED_NAMES}
+    classes = {value: name for value, name in sorted(table.items()) if value not in void}
+    return index_values(
+        list(classes.values()),
+        data.mask_values,
+        values=list(classes),
+        void=void | ({255} - classes.keys()),
+        rule=f"{path} lists no such value: add the row, or export the masks anew",
+    )
 
 
 def _part(root: Path, folder: Path) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:
@@ -129,9 +136,3 @@ def _part(root: Path, folder: Path) -> tuple[tuple[Sample, ...], tuple[DataError
     }
     prefix = "" if folder == root else f"{folder.name}/"
     return pair(images, labels, within=f"{folder} (a mask is <name>{_MASK}.png)", prefix=prefix)
-
-
-def _load_label(table: np.ndarray, classes: Path, sample: Sample) -> np.ndarray:
-    """Reads a label, int32 [H, W], class ids or `VOID`."""
-    rule = f"{classes} lists no such value: add the row, or export the masks anew"
-    return to_classes(read_index_values(sample.label), table, sample.label, rule)

@@ -154,13 +154,29 @@ def test_pictures(tmp_path: Path) -> None:
     put(tmp_path, [task([POLYGON]), task([POLYGON], "s3://b/c/x.png"), task([POLYGON])])
     listing = read(tmp_path)
     told = [str(fault) for fault in listing.unpaired]
-    assert "task 1: no such picture" in told[0]
+    assert "task 1: picture 's3://b/c/x.png': no such picture" in told[0]
     assert "is the picture of another task" in told[1]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/data/upload/1/0a1b2c3d-caf%C3%A9%201.png",
+        "/data/upload/1/0a1b2c3d-caf\u00e9 1.png",
+        "/data/local-files/?d=set/caf%C3%A9%201.png",
+        "https://host/caf%C3%A9%201.png?token=x",
+    ],
+)
+def test_addresses_that_are_encoded(tmp_path: Path, address: str) -> None:
+    put(tmp_path, [task([POLYGON], address)])
+    (tmp_path / "a.png").rename(tmp_path / "caf\u00e9 1.png")
+    assert [sample.name for sample in read(tmp_path).train] == ["caf\u00e9 1"]
 
 
 @pytest.mark.parametrize(
     ("tasks", "words"),
     [
+        ([task([POLYGON | {"image_rotation": 90}])], "region 0: image_rotation is 90"),
         ([5, task([])], "expected a list of tasks"),
         ([task([], annotations=5)], "'annotations' is 5"),
         ([task([], annotations=[{"result": 5}])], "'result' is 5"),

@@ -145,10 +145,10 @@ def test_a_folders_own_class_list_takes_them_too(tmp_path: Path, layout: str) ->
         listing.load_label(sample)
 
 
-def test_layouts_without_index_masks_refuse_them(tmp_path: Path) -> None:
+def test_layouts_that_say_it_themselves_refuse_them(tmp_path: Path) -> None:
     root = small_copies.sift_flow(tmp_path)
     data = DataConfig(root=str(root), mask_values={255: "sky"})
-    with pytest.raises(ConfigError, match="format 'sift_flow' has no index masks"):
+    with pytest.raises(ConfigError, match="format 'sift_flow' says itself"):
         parts.list_set(data, 0)
 
 

@@ -78,6 +78,23 @@ def test_a_table_of_whole_pictures_is_no_sign(tmp_path: Path) -> None:
     assert roboflow_masks.signs(tmp_path) == ""
 
 
+def test_values_of_the_masks_are_others_than_the_tables(tmp_path: Path) -> None:
+    put(tmp_path, "train", table="Pixel Value, Class\n0, background\n1, leaf\n")
+    data = DataConfig(root=str(tmp_path), mask_values={255: "leaf", 3: "void"})
+    listing = roboflow_masks.read(data, tmp_path, 0)
+    mask(Path(listing.train[0].label), np.resize([0, 255, 3], SIZE).astype(np.uint8))
+    label = listing.load_label(listing.train[0])
+    np.testing.assert_array_equal(label, np.resize([0, 1, VOID], SIZE))
+    assert listing.mask_values is not None
+
+
+def test_a_class_of_255_is_no_void(tmp_path: Path) -> None:
+    table = "Pixel Value, Class\n0, background\n1, leaf\n3, stem\n255, crack\n"
+    listing = read(put(tmp_path, "train", table=table))
+    label = listing.load_label(listing.train[0])
+    np.testing.assert_array_equal(label, np.resize([0, 1, 2, 3], SIZE))
+
+
 def test_values_outside(tmp_path: Path) -> None:
     listing = read(put(tmp_path, "train"))
     mask(Path(listing.train[0].label), np.full(SIZE, 2, np.uint8))
