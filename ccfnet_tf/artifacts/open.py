@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,8 @@ def look_at(source: str) -> Source:
     Raises:
         RunError: It is none of these, or not as it was exported (its checksums differ).
     """
-    if source.startswith(SERVERS):
-        return Source("server", source)
+    if address := _address(source):
+        return Source("server", address)
     path = Path(source).expanduser()
     if not path.exists():
         raise RunError(f"{path}: no such folder or file; give {_ACCEPTED}")
@@ -100,6 +101,23 @@ def look_at(source: str) -> Source:
     contract = read_contract(folder)
     name = MODEL.get(contract.format, "")
     return _artifact(contract, folder / name)
+
+
+def _address(source: str) -> str:
+    """Returns a server's address, or an empty string for what is a path.
+
+    The scheme may be in capitals; `pathlib` makes one slash of two.
+
+    Raises:
+        RunError: An address of another scheme.
+    """
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}", source)
+    address = f"{found[1].lower()}://{source[found.end() :]}" if found else ""
+    if address.startswith(SERVERS):
+        return address
+    if "://" in source:
+        raise RunError(f"{source}: no address of a server: expected {', '.join(SERVERS)}")
+    return ""
 
 
 def open_network(source: str) -> Network:

@@ -107,6 +107,24 @@ def test_what_a_source_names(models: Path, tflite: Path, tmp_path: Path) -> None
         assert look_at(address) == Source("server", address)
 
 
+@pytest.mark.parametrize(
+    ("written", "address"),
+    [
+        ("HTTP://h:1/v1/models/m", "http://h:1/v1/models/m"),
+        ("gRPC://h:8500/m", "grpc://h:8500/m"),
+        (str(Path("http://h:1/v1/models/m")), "http://h:1/v1/models/m"),
+    ],
+)
+def test_addresses_in_capitals_and_of_pathlib(written: str, address: str) -> None:
+    assert look_at(written) == Source("server", address)
+
+
+@pytest.mark.parametrize("address", ["htp://h:1/v1/models/m", "s3://bucket/run", "ws://h"])
+def test_addresses_of_another_scheme(address: str) -> None:
+    with pytest.raises(RunError, match=f"^{address}: no address of a server: expected http://"):
+        look_at(address)
+
+
 def test_files_and_servers_are_opened_by_their_own(
     tflite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
