@@ -31,7 +31,7 @@ from ccfnet_tf.datasets.listing import Listing, with_pictures
 from ccfnet_tf.datasets.name_lists import with_background
 from ccfnet_tf.datasets.pairing import PHOTOS
 from ccfnet_tf.datasets.pictures import image_size
-from ccfnet_tf.datasets.polygons import circle, draw, points
+from ccfnet_tf.datasets.polygons import FARTHEST, circle, draw, points
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
@@ -213,20 +213,31 @@ def _area(value: Record, size: tuple[int, int], where: str) -> np.ndarray | byte
         ):
             raise DataError(f"{where}: 'points' is {shown(pairs)}: expected a list of [x, y]")
         corners = points([number for pair in pairs for number in pair], where, least=0)
-        return corners * scale if len(corners) > 2 else None
+        return _pixels(corners, scale, where) if len(corners) > 2 else None
     if "radiusX" in value:
         centre, radii = _pair(value, "x", "y", where), _pair(value, "radiusX", "radiusY", where)
-        radii = radii * scale
+        centre, radii = _pixels(centre, scale, where), _pixels(radii, scale, where)
         longest = float(radii.max())
         if longest <= 0:
             return None
         rim = circle(np.zeros(2), np.array([longest, 0.0])) * radii / longest
-        return centre * scale + _turned(rim, value, where)
+        return centre + _turned(rim, value, where)
     if "width" in value and "height" in value:
         corner, sides = _pair(value, "x", "y", where), _pair(value, "width", "height", where)
-        box = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * sides * scale
-        return corner * scale + _turned(box, value, where)  # turned about its first corner
+        corner, sides = _pixels(corner, scale, where), _pixels(sides, scale, where)
+        box = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * sides
+        return corner + _turned(box, value, where)  # turned about its first corner
     return None
+
+
+def _pixels(percent: np.ndarray, scale: np.ndarray, where: str) -> np.ndarray:
+    """Returns coordinates or lengths in pixels; raises DataError beyond `FARTHEST`."""
+    pixels = percent * scale
+    if (farthest := float(np.abs(pixels).max())) > FARTHEST:
+        raise DataError(
+            f"{where}: {farthest:.0f} pixels from the corner or wide: expected at most {FARTHEST}"
+        )
+    return pixels
 
 
 def _pair(value: Record, first: str, second: str, where: str) -> np.ndarray:

@@ -26,6 +26,7 @@ FARTHEST = 1_000_000
 
 
 _BAND_PIXELS = 1 << 21
+_COUNTED = 1 << 16  # rows whose crossings are counted at once
 _BAND_CROSSINGS = 1 << 20  # of outlines with rows, drawn at once: some 100 MB
 
 
@@ -131,8 +132,10 @@ def _fill(label: np.ndarray, corners: np.ndarray, class_id: int) -> None:
         # From each crossing on, all pixels to the right change side.
         shape = (rows.stop - rows.start, int(right - left) + 1)
         places = (row - rows.start) * shape[1] + np.clip(column, left, right) - left
-        changes = np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape) & 1
-        inside = np.cumsum(changes[:, :-1], axis=1) & 1
+        # Odd or even is all that counts, which bytes keep though they overflow: a row may be long.
+        changes = np.zeros(shape[0] * shape[1], np.uint8)
+        np.add.at(changes, places, 1)
+        inside = np.cumsum(changes.reshape(shape)[:, :-1], axis=1, dtype=np.uint8) & 1
         label[rows, left:right][inside == 1] = class_id
 
 
@@ -144,6 +147,14 @@ def _bands(first: np.ndarray, last: np.ndarray, width: int) -> Iterator[slice]:
         last: int64 [N], the row after its last.
         width: Columns of the outline.
     """
+    top, bottom = int(first.min()), int(last.max())
+    for begin in range(top, bottom, _COUNTED):
+        end = min(begin + _COUNTED, bottom)
+        yield from _bands_between(np.clip(first, begin, end), np.clip(last, begin, end), width)
+
+
+def _bands_between(first: np.ndarray, last: np.ndarray, width: int) -> Iterator[slice]:
+    """Yields bands as `_bands` does; takes memory for each row."""
     top, bottom = int(first.min()), int(last.max())
     crossings = np.zeros(bottom - top + 1, np.int64)
     np.add.at(crossings, first - top, 1)

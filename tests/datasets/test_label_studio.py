@@ -46,6 +46,7 @@ def region(kind: str, label: str = "leaf", **value: Any) -> Tree:
     }
 
 
+WIDE = {"original_width": 80_000_000, "original_height": 1}
 POLYGON = region("polygon", points=[[12.5, 25], [50, 25], [50, 75], [12.5, 75]])
 SHAPES = {
     "polygon": POLYGON,
@@ -188,6 +189,14 @@ def test_addresses_that_are_encoded(tmp_path: Path, address: str) -> None:
         ([task([region("polygon", points=5)])], "'points' is 5"),
         ([task([region("rectangle", x=1, y=1, width=1, height=None)])], "coordinate missing"),
         ([task([region("brush", rle=[1, 300])])], "expected bytes 0..255"),
+        (
+            [task([region("ellipse", x=5, y=5, radiusX=1e6, radiusY=1) | WIDE])],
+            "4000000 pixels from the corner or wide: expected at most 1000000",
+        ),
+        (
+            [task([region("polygon", points=[[1, 1], [1e6, 1], [1, 9]]) | WIDE])],
+            "expected at most 1000000",
+        ),
         ([task([])], "0 class names"),
     ],
 )

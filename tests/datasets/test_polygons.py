@@ -137,6 +137,18 @@ def test_values_that_are_no_outline(values: object, words: str) -> None:
     assert str(caught.value).startswith("a.json: shape 3: ")
 
 
+@pytest.mark.parametrize("size", [(1, 5_000_000), (5_000_000, 1), (2, 2_500_000)])
+def test_a_picture_that_is_one_long_line_takes_little_more_than_its_label(
+    size: tuple[int, int],
+) -> None:
+    tracemalloc.start()
+    label = draw(size, [(0, box(-1, -1, size[1] + 1, size[0] + 1))])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (label == 0).all()
+    assert peak < label.nbytes + 60e6
+
+
 def test_an_outline_that_crosses_every_row_a_thousand_times_takes_little_memory() -> None:
     """A file of 100 kB, which would take gigabytes at once."""
     rows, edges = 4000, 10_000
@@ -160,6 +172,7 @@ def test_bands_change_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> Non
     rng = np.random.default_rng(seed)
     corners = rng.uniform(-20, 80, (40, 2))
     whole = draw((60, 50), [(1, corners)])
+    monkeypatch.setattr(polygons, "_COUNTED", 13)
     monkeypatch.setattr(polygons, "_BAND_PIXELS", 100)
     monkeypatch.setattr(polygons, "_BAND_CROSSINGS", 7)
     np.testing.assert_array_equal(draw((60, 50), [(1, corners)]), whole)
