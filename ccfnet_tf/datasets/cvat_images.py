@@ -12,7 +12,6 @@ class. A single label is learned against background. "CVAT for video" (tracks) i
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -28,7 +27,7 @@ from ccfnet_tf.datasets.json_files import is_there, picture_size, shown
 from ccfnet_tf.datasets.listing import Listing, with_pictures
 from ccfnet_tf.datasets.name_lists import with_background
 from ccfnet_tf.datasets.pairing import part_named
-from ccfnet_tf.datasets.polygons import circle, draw, points
+from ccfnet_tf.datasets.polygons import Ellipse, draw, points, turned
 from ccfnet_tf.datasets.rle import to_mask
 from ccfnet_tf.datasets.xml_files import read_xml
 from ccfnet_tf.errors import DataError
@@ -51,11 +50,11 @@ class _Mask(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """What is drawn: an outline float64 [N, 2], or a mask."""
+    """What is drawn: an outline float64 [N, 2], an ellipse, or a mask."""
 
     label: str
     where: str
-    area: np.ndarray | _Mask
+    area: np.ndarray | Ellipse | _Mask
 
 
 class _Picture(NamedTuple):
@@ -184,7 +183,7 @@ def _picture(entry: Element, where: str, not_drawn: dict[str, int]) -> _Picture:
     return _Picture(size, tuple(shape for _, shape in ordered))
 
 
-def _area(element: Element, where: str) -> np.ndarray | _Mask | None:
+def _area(element: Element, where: str) -> np.ndarray | Ellipse | _Mask | None:
     """Returns what a shape covers; `None` for polygons of fewer than 3 points."""
     if element.tag == "polygon":
         texts = [text for pair in element.get("points", "").split(";") for text in pair.split(",")]
@@ -205,23 +204,17 @@ def _area(element: Element, where: str) -> np.ndarray | _Mask | None:
     if element.tag == "ellipse":
         centre = _numbers(element, ("cx", "cy"), where)
         radii = _numbers(element, ("rx", "ry"), where)
-        longest = float(radii.max())
-        if longest <= 0:
-            return None
-        rim = circle(np.zeros(2), np.array([longest, 0.0])) * radii / longest
-        return _turned(centre + rim, centre, element, where)
+        return Ellipse(centre, radii, _degrees(element, where)) if radii.max() > 0 else None
     left, top, right, bottom = _numbers(element, ("xtl", "ytl", "xbr", "ybr"), where)
     box = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-    return _turned(box, box.mean(axis=0), element, where)
+    centre = box.mean(axis=0)
+    return centre + turned(box - centre, _degrees(element, where))
 
 
-def _turned(corners: np.ndarray, centre: np.ndarray, element: Element, where: str) -> np.ndarray:
-    """Returns an outline turned by `rotation`, in degrees clockwise."""
-    if not element.get("rotation"):
-        return corners
-    turn = math.radians(_number(element, "rotation", where))
-    cos, sin = math.cos(turn), math.sin(turn)
-    return centre + (corners - centre) @ np.array([[cos, sin], [-sin, cos]])
+def _degrees(element: Element, where: str) -> float:
+    """Returns by how much a shape is turned, clockwise."""
+    degrees = _number(element, "rotation", where) if element.get("rotation") else 0.0
+    return float(points([degrees, 0.0], f"{where}: rotation", least=1)[0][0])
 
 
 def _numbers(element: Element, keys: tuple[str, ...], where: str) -> np.ndarray:
@@ -260,10 +253,11 @@ def _load_label(
 def _shapes(picture: _Picture, ids: Mapping[str, int]) -> Iterator[tuple[int, np.ndarray]]:
     for shape in picture.shapes:
         area = shape.area
-        yield (
-            ids.get(shape.label, VOID),
-            (area if isinstance(area, np.ndarray) else _placed(area, picture.size, shape.where)),
-        )
+        if isinstance(area, _Mask):
+            area = _placed(area, picture.size, shape.where)
+        elif isinstance(area, Ellipse):
+            area = area.outline()
+        yield ids.get(shape.label, VOID), area
 
 
 def _placed(mask: _Mask, size: tuple[int, int], where: str) -> np.ndarray:

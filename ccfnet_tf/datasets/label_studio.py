@@ -15,7 +15,6 @@ Its COCO export (result.json) is read by `coco`; brush strokes are in the JSON e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,7 @@ from ccfnet_tf.datasets.listing import Listing, with_pictures
 from ccfnet_tf.datasets.name_lists import with_background
 from ccfnet_tf.datasets.pairing import PHOTOS
 from ccfnet_tf.datasets.pictures import image_size
-from ccfnet_tf.datasets.polygons import FARTHEST, circle, draw, points
+from ccfnet_tf.datasets.polygons import FARTHEST, Ellipse, draw, points, turned
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
@@ -39,11 +38,11 @@ _MOST_FILES = 20  # JSON files beside each other that are looked at
 
 
 class _Region(NamedTuple):
-    """What is drawn: an outline float64 [N, 2] of pixels, or the packed runs of a brush."""
+    """What is drawn: an outline float64 [N, 2] of pixels, an ellipse, or a brush's packed runs."""
 
     label: str
     where: str
-    area: np.ndarray | bytes
+    area: np.ndarray | Ellipse | bytes
 
 
 class _Task(NamedTuple):
@@ -201,7 +200,7 @@ def _label(value: Record) -> str:
     return ""
 
 
-def _area(value: Record, size: tuple[int, int], where: str) -> np.ndarray | bytes | None:
+def _area(value: Record, size: tuple[int, int], where: str) -> np.ndarray | Ellipse | bytes | None:
     """Returns what a region covers; `None` where it has no area."""
     scale = np.array([size[1], size[0]]) / 100  # coordinates are percent of the sides
     if "rle" in value:
@@ -217,16 +216,12 @@ def _area(value: Record, size: tuple[int, int], where: str) -> np.ndarray | byte
     if "radiusX" in value:
         centre, radii = _pair(value, "x", "y", where), _pair(value, "radiusX", "radiusY", where)
         centre, radii = _pixels(centre, scale, where), _pixels(radii, scale, where)
-        longest = float(radii.max())
-        if longest <= 0:
-            return None
-        rim = circle(np.zeros(2), np.array([longest, 0.0])) * radii / longest
-        return centre + _turned(rim, value, where)
+        return Ellipse(centre, radii, _degrees(value, where)) if radii.max() > 0 else None
     if "width" in value and "height" in value:
         corner, sides = _pair(value, "x", "y", where), _pair(value, "width", "height", where)
         corner, sides = _pixels(corner, scale, where), _pixels(sides, scale, where)
         box = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * sides
-        return corner + _turned(box, value, where)  # turned about its first corner
+        return corner + turned(box, _degrees(value, where))  # about its first corner
     return None
 
 
@@ -244,11 +239,9 @@ def _pair(value: Record, first: str, second: str, where: str) -> np.ndarray:
     return points([value.get(first), value.get(second)], where, least=1)[0]
 
 
-def _turned(corners: np.ndarray, value: Record, where: str) -> np.ndarray:
-    """Returns an outline turned about (0, 0) by `rotation`, in degrees clockwise."""
-    degrees = points([value.get("rotation") or 0, 0], where, least=1)[0][0]
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return corners @ np.array([[cos, sin], [-sin, cos]])
+def _degrees(value: Record, where: str) -> float:
+    """Returns by how much a region is turned, clockwise."""
+    return float(points([value.get("rotation") or 0, 0], where, least=1)[0][0])
 
 
 def _packed(rle: Any, where: str) -> bytes:
@@ -273,4 +266,6 @@ def _shapes(
         area = region.area
         if isinstance(area, bytes):
             area = to_brush(area, size, region.where)
+        elif isinstance(area, Ellipse):
+            area = area.outline()
         yield ids[region.label], area

@@ -12,8 +12,9 @@ within a third of a pixel of the line.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -103,6 +104,32 @@ def circle(centre: np.ndarray, rim: np.ndarray) -> np.ndarray:
     corners = max(8, int(np.ceil(np.pi * np.sqrt(radius / 0.02))))
     turns = np.linspace(0.0, 2.0 * np.pi, corners, endpoint=False)
     return centre + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+
+
+class Ellipse(NamedTuple):
+    """An ellipse; its outline, of thousands of corners where it is large, is made to be drawn.
+
+    Attributes:
+        centre: float64 [2] (x, y).
+        radii: float64 [2], along x and y before it is turned; the larger is above 0.
+        degrees: By how much it is turned, clockwise.
+    """
+
+    centre: np.ndarray
+    radii: np.ndarray
+    degrees: float
+
+    def outline(self) -> np.ndarray:
+        """Returns float64 [N, 2] of (x, y)."""
+        longest = float(self.radii.max())
+        rim = circle(np.zeros(2), np.array([longest, 0.0])) * self.radii / longest
+        return self.centre + turned(rim, self.degrees)
+
+
+def turned(corners: np.ndarray, degrees: float) -> np.ndarray:
+    """Returns points float64 [N, 2] turned clockwise about (0, 0)."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return corners @ np.array([[cos, sin], [-sin, cos]])
 
 
 def area(corners: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,17 @@ def test_shapes(tmp_path: Path, shape: str, pixels: list[tuple[int, int]] | None
         assert (label == 1).sum() == 4  # 1x4 upright is 4x1 lying
 
 
+def test_many_large_ellipses_take_memory_one_by_one(tmp_path: Path) -> None:
+    """A file of 60 kB, whose outlines would take 350 MB at once."""
+    put(tmp_path, document('<ellipse label="leaf" cx="1" cy="1" rx="1e6" ry="1e6"/>' * 1000))
+    tracemalloc.start()
+    listing = read(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
+    assert (listing.load_label(listing.train[0]) == 1).all()
+
+
 def test_higher_z_order_lies_above(tmp_path: Path) -> None:
     above = '<box label="stem" xtl="0" ytl="0" xbr="6" ybr="4" z_order="2"/>'
     below = BOX.replace('z_order="0"', 'z_order="-1"')
@@ -155,6 +167,13 @@ LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'
         (document(BOX.replace("1.0,1.0", "nan,1.0")), "coordinate nan"),
         (document().replace('name="a.png"', 'name=".."'), "expected the path of a picture"),
         (document().replace('name="a.png"', ""), "expected the path of a picture"),
+        *(
+            (
+                document(f'<box label="leaf" xtl="1" ytl="1" xbr="2" ybr="2" rotation="{turn}"/>'),
+                f"rotation: coordinate {turn}",
+            )
+            for turn in ("nan", "inf")
+        ),
         (document("<blob/>"), "shape 0 (blob): expected one of polygon"),
         (document('<box label="leaf" xtl="1"/>'), "ytl: '': expected a number"),
         (
