@@ -17,7 +17,7 @@ from ccfnet_tf.datasets.check import in_threads
 from ccfnet_tf.datasets.inspect import fingerprint
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.parts import KIN, agreeing, parts_of, refuse_unpaired
-from ccfnet_tf.datasets.sequences import near_copies, thumbnail
+from ccfnet_tf.datasets.sequences import first_of, join, near_copies, thumbnail
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.new_folder import new_folder, refuse_existing
@@ -138,20 +138,13 @@ def joined(*keys: Sequence[Hashable]) -> list[int]:
             are those that such groups connect.
     """
     group = list(range(len(keys[0])))
-
-    def root(index: int) -> int:
-        while group[index] != index:
-            group[index] = group[group[index]]
-            index = group[index]
-        return index
-
     for column in keys:
         first: dict[Hashable, int] = {}
         for index, key in enumerate(column):
-            one, other = sorted((root(index), root(first.setdefault(key, index))))
-            group[other] = one
+            join(group, index, first.setdefault(key, index))
     number: dict[int, int] = {}
-    return [number.setdefault(root(index), len(number)) for index in range(len(group))]
+    firsts = (first_of(group, index) for index in range(len(group)))
+    return [number.setdefault(each, len(number)) for each in firsts]
 
 
 def deal(features: np.ndarray, groups: Sequence[int], folds: int, seed: int) -> np.ndarray:

@@ -86,8 +86,8 @@ def near_copies(samples: Sequence[Sample], thumbnails: np.ndarray) -> list[int]:
             ones, others = np.array(frames[:-ahead]), np.array(frames[ahead:])
             alike = _alike(thumbnails[ones], thumbnails[others])
             for one, other in zip(ones[alike].tolist(), others[alike].tolist(), strict=True):
-                _join(group, one, other)
-    return [_root(group, index) for index in range(len(group))]
+                join(group, one, other)
+    return [first_of(group, index) for index in range(len(group))]
 
 
 def hint(samples: Sequence[Sample]) -> str:
@@ -203,13 +203,15 @@ def _alike(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.asarray(near | (difference <= _EQUAL))
 
 
-def _root(group: list[int], index: int) -> int:
+def first_of(group: list[int], index: int) -> int:
+    """Returns the first member of a group; `group` has, for each index, an earlier member."""
     while group[index] != index:
         group[index] = group[group[index]]
         index = group[index]
     return index
 
 
-def _join(group: list[int], one: int, other: int) -> None:
-    low, high = sorted((_root(group, one), _root(group, other)))
+def join(group: list[int], one: int, other: int) -> None:
+    """Makes one group of two."""
+    low, high = sorted((first_of(group, one), first_of(group, other)))
     group[high] = low

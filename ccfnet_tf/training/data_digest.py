@@ -149,8 +149,8 @@ def compare_classes(
     if before != now:
         raise DataError(
             f"{run.path}: {change}: the network answers {before} classes and the data have {now}: "
-            f"bring back their class list, or begin anew in another --out with --model.init_from "
-            f"{run.path}"
+            "bring back their class list, or begin anew in another --out with --model.init_from "
+            f"{shlex.quote(str(run.path))}"
         )
     if not accept:
         raise DataError(
