@@ -38,6 +38,7 @@ from ccfnet_tf.datasets.name_lists import (
     read_colour_table,
     read_part_lists,
 )
+from ccfnet_tf.datasets.own_classes import NAMES
 from ccfnet_tf.datasets.pairing import ANYWHERE, MASKS, contents, files_in
 from ccfnet_tf.datasets.part_names import part_folders, part_of
 from ccfnet_tf.datasets.pictures import read_mask
@@ -160,6 +161,7 @@ def _refuse_strange_parts(root: Path) -> None:
 def _classes(root: Path) -> tuple[ClassList, ColourTable | None]:
     colours = [root / name for name in COLOURS if (root / name).is_file()]
     if not colours:
+        _hint_at_other_lists(root)
         return read_class_list(root / "classes.txt"), None
     if len(colours) > 1:
         raise DataError(f"{colours[1]}: {colours[0].name} is there too: keep one of them")
@@ -177,6 +179,19 @@ def _classes(root: Path) -> tuple[ClassList, ColourTable | None]:
             )
         classes = listed._replace(taxonomy=table.taxonomy)
     return classes, table
+
+
+def _hint_at_other_lists(root: Path) -> None:
+    """Refuses a folder whose class list has a name that it has in other layouts.
+
+    Tools count the rows of some of these lists otherwise, so none is taken for classes.txt unasked.
+    """
+    others = [name for name in NAMES if (root / name).is_file()]
+    if others and not (root / "classes.txt").is_file():
+        raise DataError(
+            f"{root / 'classes.txt'}: no such file: it names the classes, one a line; {others[0]} "
+            "is there: make it classes.txt, with the class of value 0 on the first line"
+        )
 
 
 def _loader(meaning: MaskValues, table: ColourTable | None) -> LoadLabel:
