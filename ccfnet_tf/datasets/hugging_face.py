@@ -11,6 +11,7 @@ of masks is the one whose name ends in file_name, or holds mask, label, annotati
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -110,7 +111,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Row]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a UTF-8 text file ({error})") from error
-    lines = text.splitlines()
+    lines = io.StringIO(text, newline="")  # not splitlines: a text may hold U+2028
     rows = csv.DictReader(lines) if path.suffix == ".csv" else map(_json_row, lines)
     try:
         for number, row in enumerate(rows, start=1):

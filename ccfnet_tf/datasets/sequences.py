@@ -7,6 +7,7 @@ the test measures memory. Their names show it, a prefix and a counter, as in `00
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -168,7 +169,7 @@ def _rows(path: Path) -> list[list[str]]:
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     try:
-        return [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if row]
+        return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
     except csv.Error as error:
         raise ConfigError(f"--group-by {path}: not a CSV file ({error})") from error
 
