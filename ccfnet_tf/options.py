@@ -303,6 +303,9 @@ def _explain(message: str, parser: Any) -> str:
     """Makes one line of jsonargparse's several, in the words of our own errors."""
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
     known = _known_keys(parser)
+    stray = re.search(r"[Uu]nrecognized arguments: ([^-\s]\S*)", line)
+    if stray:
+        return f"unexpected argument '{stray[1]}': the folder of pictures is given with --data.root"
     unknown = re.search(r"[Uu]nrecognized arguments: -*([\w.]+)", line)
     unknown = unknown or re.search(r'Key "([\w.]+)" is not expected', line)
     unknown = unknown or re.search(r"Group '(\w+)' does not accept option '([\w.]+)'", line)
@@ -336,7 +339,20 @@ def _wrong_of_several(key: str, rules: str, value: str) -> str:
 def _unknown(key: str, known: list[str]) -> str:
     if key == "print_shtab":  # jsonargparse's own
         return "unknown option --print_shtab: see ccfnet-tf completion --help"
-    return f"unknown key '{key}'" + (nearest(key, known) or "; see ccfnet-tf fit --help")
+    return f"unknown key '{key}'" + (_nearest_key(key, known) or "; see ccfnet-tf fit --help")
+
+
+def _nearest_key(key: str, known: list[str]) -> str:
+    """Returns the hint at the key that was meant; initials count, as in `train.lr`.
+
+    The section makes any two of its keys alike, so it counts only where it is itself misspelled.
+    """
+    section, _, name = key.rpartition(".")
+    names = [other.rpartition(".")[2] for other in known if other.startswith(f"{section}.")]
+    for other in names:
+        if "_" in other and name == "".join(word[:1] for word in other.split("_")):
+            return f"; did you mean '{section}.{other}'?"
+    return "" if names and not nearest(name, names) else nearest(key, known)
 
 
 def _wrong(key: str, rule: str, value: str) -> str:

@@ -63,7 +63,7 @@ def test_an_unknown_verb_is_told_the_nearest(capsys: pytest.CaptureFixture[str])
 
 def test_check_of_a_sound_set(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert data("check", plain) == EXIT_DONE
-    assert "nothing to mend" in capsys.readouterr().out
+    assert "nothing to fix" in capsys.readouterr().out
 
 
 def test_check_names_everything_and_ends_with_1(

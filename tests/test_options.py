@@ -162,6 +162,11 @@ def test_print_config_can_be_given_back(tmp_path: Path, capsys: pytest.CaptureFi
     ("args", "message"),
     [
         (["--train.epoch", "3"], "unknown key 'train.epoch'; did you mean 'train.epochs'"),
+        (["--train.lr", "3"], "unknown key 'train.lr'; did you mean 'train.learning_rate'"),
+        (["--train.wd", "3"], "unknown key 'train.wd'; did you mean 'train.weight_decay'"),
+        (["--train.gpus", "3"], "unknown key 'train.gpus'; see ccfnet-tf fit --help"),
+        (["--traim.epochs", "3"], "unknown key 'traim.epochs'; did you mean 'train.epochs'"),
+        (["my-data/set"], "unexpected argument 'my-data/set': .* with --data.root"),
         (["--train.epochs", "x"], "train.epochs is 'x': it must be a whole number"),
         (["--train.epochs", "0"], "train.epochs is 0"),
         (["--model.backbone", "resnet5"], "one of resnet50, .*did you mean 'resnet50'"),

@@ -70,12 +70,17 @@ class Network(Protocol):
         """
 
 
-def refuse_no_picture(image: np.ndarray) -> None:
+def refuse_no_picture(image: object) -> None:
     """Refuses what is not uint8 [H, W, 3] with at least one pixel.
 
     Raises:
-        DataError: The array is of another kind.
+        DataError: It is no NumPy array, or one of another kind.
     """
+    if not isinstance(image, np.ndarray):
+        raise DataError(
+            f"an object of type {type(image).__name__} is no picture: expected a NumPy array, "
+            "uint8 [H, W, 3], RGB 0..255"
+        )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise DataError(
             f"an array of {image.dtype} {list(image.shape)} is no picture: expected uint8 "

@@ -110,6 +110,28 @@ def refuse_class_weight(class_weight: Any) -> None:
         )
 
 
+def refuse_no_label_map(labels: Any, images: Any) -> None:
+    """Refuses labels that are no class id a pixel, where their shape is known.
+
+    Args:
+        labels: [B, H, W] or [B, H, W, 1], a tensor or, eagerly, an array.
+        images: [B, H, W, 3], as labels.
+
+    Raises:
+        DataError: They have another shape, as labels of one class a picture and one-hot masks do.
+    """
+    shape, picture = tf.TensorShape(labels.shape), tf.TensorShape(images.shape)
+    if shape.rank is None or picture.rank is None:
+        return
+    fits = shape.rank == 3 or (shape.rank == 4 and shape[3] in (None, 1))
+    if not fits or not shape[:3].is_compatible_with(picture[:3]):
+        raise DataError(
+            f"labels have the shape {tuple(shape)} for images {tuple(picture)}: "
+            "expected a class id a pixel, [B, H, W] or [B, H, W, 1]; of one-hot masks take "
+            "argmax over the last axis"
+        )
+
+
 def sample_weight_map(weight: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Returns weights of pixels, float32 [B, H, W] or [B, 1, 1], of Keras's `sample_weight`.
 

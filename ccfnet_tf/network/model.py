@@ -26,6 +26,7 @@ from ccfnet_tf.network.compile_options import (
     one_line_errors,
     refuse_class_weight,
     refuse_keras_arguments,
+    refuse_no_label_map,
     sample_weight_map,
 )
 from ccfnet_tf.network.metrics import MeanIoU, PixelAccuracy, SkippedSteps
@@ -297,6 +298,7 @@ class CCFNet(MultiWorkerFit):
         images, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
         if labels is None:
             raise ConfigError("labels are missing: give batches of (images, labels)")
+        refuse_no_label_map(labels, images)
         target = losses.split_void(labels, self.classes)
         largest = tf.reduce_max(target.labels)
         inside = checked(

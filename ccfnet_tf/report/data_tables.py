@@ -38,7 +38,7 @@ def check_report(report: Report) -> RenderableType:
         for kind, findings in _rows(report):
             blocks += [Text(f"{kind}: {len(findings)}", style="bold"), *_lines(findings)]
     classes = f"{len(report.classes)} classes"
-    ok = "nothing to mend" if report.ok else f"{len(report.findings)} to mend, see above"
+    ok = "nothing to fix" if report.ok else f"{len(report.findings)} to fix, see above"
     return Group(*blocks, Text(f"{_counts(report.counts)}, {classes}: {ok}", style="bold"))
 
 

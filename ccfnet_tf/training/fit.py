@@ -122,8 +122,15 @@ def fit(
         place = _Place(run, strategy, workers, console, digest)
         trained = _train(config, place, data, resume=resume, resuming=resuming, held=held)
     done = "trained; " if trained else ""
-    evaluate = f"ccfnet-tf evaluate {shlex.quote(str(run))}"
+    evaluate = f"ccfnet-tf evaluate {shlex.quote(str(run))}{_split_option(data)}"
     console.print(f"{run}: {done}next: {evaluate}", highlight=False, soft_wrap=True)
+
+
+def _split_option(data: RunData) -> str:
+    """Returns what `evaluate` needs to be told where the set has no test part."""
+    if data.parts.test:
+        return ""
+    return f" --split {'val' if data.parts.val else 'train'}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from ccfnet_tf import Predictor
@@ -65,6 +66,15 @@ def test_a_path_an_array_and_a_picture_of_pillow_are_the_same(
     for each in given:
         np.testing.assert_array_equal(predictor.predict(each).probabilities, whole.probabilities)
         assert isinstance(predictor.predict_all_heads(each).fine, np.ndarray)
+
+
+@pytest.mark.parametrize("given", [["a.png"], b"a", None, {"a": 1}, tf.zeros((8, 8, 3), tf.uint8)])
+def test_what_is_neither_array_nor_path_nor_pillow_is_refused(
+    given: Any, predictor: Predictor
+) -> None:
+    for answer in (predictor.predict, predictor.predict_all_heads):
+        with pytest.raises(DataError, match=f"{type(given).__name__} is no picture: expected a"):
+            answer(given)
 
 
 def test_a_picture_of_pillow_is_turned_as_its_file(predictor: Predictor, tmp_path: Path) -> None:

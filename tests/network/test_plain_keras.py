@@ -186,6 +186,20 @@ def test_a_label_that_is_no_class_is_named(eager: bool, toy: Toy, arrays: Arrays
         assert "\n" not in str(why.value)
 
 
+@pytest.mark.parametrize("eager", [False, True])
+def test_labels_of_another_shape_are_named(eager: bool, toy: Toy, arrays: Arrays) -> None:
+    images, labels = arrays
+    wrong = [np.eye(CLASSES)[labels], labels[:, 1:], labels[..., None][:, :, 1:], labels[:, 0, 0]]
+    for given in wrong:
+        model = toy(CLASSES)
+        model.compile("sgd", run_eagerly=eager)
+        for call in (model.fit, model.evaluate, model.train_on_batch):
+            with pytest.raises(DataError, match="expected a class id a pixel") as why:
+                call(images, given)
+            assert f"{given.shape[1:]}"[1:-1].rstrip(",") in str(why.value)
+            assert "\n" not in str(why.value)
+
+
 def test_an_uneven_last_batch_of_parts_is_refused(toy: Toy, arrays: Arrays) -> None:
     images, labels = (np.concatenate([array, array[:1]]) for array in arrays)
     model = toy(CLASSES)

@@ -33,7 +33,7 @@ def census(*pixels: int, void: int = 0, samples: int = 2) -> Census:
 
 def test_a_sound_set_is_one_line() -> None:
     report = Report({"train": 4, "test": 2}, TAXONOMY.names, (), ())
-    assert lines(check_report(report)) == ["train 4, test 2 pictures, 2 classes: nothing to mend"]
+    assert lines(check_report(report)) == ["train 4, test 2 pictures, 2 classes: nothing to fix"]
 
 
 def test_findings_are_counted_and_listed_up_to_20_a_kind() -> None:
@@ -52,7 +52,7 @@ def test_findings_are_counted_and_listed_up_to_20_a_kind() -> None:
     assert "  and 3 more (JSON has all)" in found
     assert "  val: x.png: value 9 on 3 pixels" in found
     assert "  class '[red] sky' occurs nowhere" in found
-    assert found[-1] == "train 30, val 2 pictures, 2 classes: 24 to mend, see above"
+    assert found[-1] == "train 30, val 2 pictures, 2 classes: 24 to fix, see above"
 
 
 def test_long_addresses_are_not_cut() -> None:

@@ -149,3 +149,18 @@ def test_a_run_is_trained_by_one_process(tmp_path: Path) -> None:
     said = train(run, resume=True)
     assert "nothing to resume" in said
     assert said.endswith(f"{run}: next: ccfnet-tf evaluate {run}\n")
+
+
+def test_a_run_without_a_test_part_names_the_part_to_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = fit.check_data
+
+    def without(*args: Any) -> Any:
+        data = checked(*args)
+        return replace(data, parts=replace(data.parts, test=()))
+
+    monkeypatch.setattr(fit, "check_data", without)
+    run = tmp_path / "run"
+    said = train(run, replace(CONFIG, train=replace(CONFIG.train, epochs=1)))
+    assert said.endswith(f"next: ccfnet-tf evaluate {run} --split val\n")
