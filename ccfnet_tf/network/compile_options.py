@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 import numbers
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, nearest
@@ -22,6 +25,8 @@ LABEL_RULE = "labels must be class ids, or void (negative, or 255 where it is no
 PARTS_RULE = "accumulate must divide the pictures of every batch on each replica; give \
 batches of one size (drop_remainder=True)"
 """What the graph's own checks say."""
+
+_LOOKED_AT = 8  # pictures
 
 _REFUSED = {
     "loss": "CCFNet brings its own losses: leave it out; weigh them with loss_weights",
@@ -129,6 +134,23 @@ def refuse_no_label_map(labels: Any, images: Any) -> None:
             f"labels have the shape {tuple(shape)} for images {tuple(picture)}: "
             "expected a class id a pixel, [B, H, W] or [B, H, W, 1]; of one-hot masks take "
             "argmax over the last axis"
+        )
+
+
+def warn_of_scaled_images(images: Any) -> None:
+    """Warns of images that look divided by 255: they would be learned as nearly black.
+
+    Args:
+        images: Keras's `x`; only arrays and eager tensors are looked at, by their first pictures.
+    """
+    if not isinstance(images, np.ndarray) and not keras.ops.is_tensor(images):
+        return
+    first = np.asarray(images[:_LOOKED_AT])
+    if first.dtype.kind == "f" and 0.0 < first.max(initial=0.0) <= 1.0:
+        warnings.warn(
+            f"the first images reach from {first.min():g} to {first.max():g}: CCFNet takes RGB "
+            "from 0 to 255, so do not divide by 255",
+            stacklevel=3,
         )
 
 

@@ -28,6 +28,7 @@ from ccfnet_tf.network.compile_options import (
     refuse_keras_arguments,
     refuse_no_label_map,
     sample_weight_map,
+    warn_of_scaled_images,
 )
 from ccfnet_tf.network.metrics import MeanIoU, PixelAccuracy, SkippedSteps
 from ccfnet_tf.network.multi_worker import MultiWorkerFit
@@ -202,7 +203,7 @@ class CCFNet(MultiWorkerFit):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, *args: Any, class_weight: None = None, **kwargs: Any) -> Any:
+    def fit(self, x: Any = None, *args: Any, class_weight: None = None, **kwargs: Any) -> Any:
         """Trains as Keras's `fit` does.
 
         `sample_weight` weighs the losses of a picture [B] or of a pixel [B, H, W]; losses are
@@ -210,16 +211,26 @@ class CCFNet(MultiWorkerFit):
 
         Raises:
             ConfigError: `class_weight` was given, or a batch does not divide by `accumulate`.
-            DataError: A label is no class.
+            DataError: A label is no class, or no whole number.
+
+        Warns:
+            UserWarning: `x` is an array of images from 0 to 1 in place of 0 to 255.
         """
         refuse_class_weight(class_weight)
+        warn_of_scaled_images(x)
         with one_line_errors():
-            return super().fit(*args, **kwargs)
+            return super().fit(x, *args, **kwargs)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as Keras's `evaluate` does; see `fit`."""
+        warn_of_scaled_images(x)
         with one_line_errors():
-            return super().evaluate(*args, **kwargs)
+            return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Predicts as Keras's `predict` does."""
+        warn_of_scaled_images(x)
+        return super().predict(x, *args, **kwargs)
 
     def train_on_batch(
         self,
@@ -231,6 +242,7 @@ class CCFNet(MultiWorkerFit):
     ) -> Any:
         """Learns from one batch as Keras's `train_on_batch` does; see `fit`."""
         refuse_class_weight(class_weight)
+        warn_of_scaled_images(x)
         with one_line_errors():
             return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
@@ -299,6 +311,7 @@ class CCFNet(MultiWorkerFit):
         if labels is None:
             raise ConfigError("labels are missing: give batches of (images, labels)")
         refuse_no_label_map(labels, images)
+        labels = self._class_ids(labels, images)
         target = losses.split_void(labels, self.classes)
         largest = tf.reduce_max(target.labels)
         inside = checked(
@@ -314,6 +327,22 @@ class CCFNet(MultiWorkerFit):
         if weight is None:
             return _Batch(images, target)
         return _Batch(images, target, sample=sample_weight_map(weight, target.labels))
+
+    def _class_ids(self, labels: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """Returns the labels, a whole number a pixel, also where their rank is not known."""
+        labels = tf.convert_to_tensor(labels)
+        if labels.shape.rank is None:  # Keras drops it where `fit` is called with other ranks
+            labels = tf.reshape(labels, tf.shape(images)[:3])
+        if not labels.dtype.is_floating:
+            return labels
+        broken = losses.count(tf.not_equal(labels, tf.round(labels)))
+        return checked(
+            labels,
+            tf.equal(broken, 0.0),
+            LABEL_RULE,
+            "pixels whose label is no whole number:",
+            tf.cast(broken, tf.int32),
+        )
 
     def _learn(self, whole: _Batch, divisor: tf.Tensor) -> tuple[list[tf.Tensor | None], _Seen]:
         """Returns this replica's gradients, scaled as the optimizer wants, and what was seen."""

@@ -200,6 +200,43 @@ def test_labels_of_another_shape_are_named(eager: bool, toy: Toy, arrays: Arrays
             assert "\n" not in str(why.value)
 
 
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("label", [0.5, 1 / 255, float("nan")])
+def test_labels_that_are_no_whole_numbers_are_named(
+    label: float, eager: bool, toy: Toy, arrays: Arrays
+) -> None:
+    images, labels = arrays
+    broken = labels.astype(np.float32)
+    broken[1, 2, 3:5] = label
+    model = toy(CLASSES)
+    model.compile("sgd", run_eagerly=eager)
+    with pytest.raises(DataError, match="pixels whose label is no whole number: 2: labels must be"):
+        model.fit(images, broken, verbose=0)
+    model.fit(images, labels.astype(np.float32), verbose=0)  # whole numbers may be floats
+
+
+def test_labels_of_either_rank_are_learned_one_after_the_other(toy: Toy, arrays: Arrays) -> None:
+    images, labels = arrays
+    model = toy(CLASSES)
+    model.compile("sgd")
+    for given in (labels, labels[..., None], labels):
+        model.fit(images, given, verbose=0)
+        model.evaluate(images, given, verbose=0)
+
+
+def test_images_that_were_divided_by_255_are_warned_of(toy: Toy, arrays: Arrays) -> None:
+    images, labels = arrays
+    model = toy(CLASSES)
+    model.compile("sgd")
+    calls: list[Callable[..., Any]] = [model.fit, model.evaluate, model.train_on_batch]
+    for call in calls:
+        with pytest.warns(UserWarning, match="reach from 0 to 1: CCFNet takes RGB from 0 to 255"):
+            call(images / 255, labels)
+    with pytest.warns(UserWarning, match="do not divide by 255"):
+        model.predict(x=tf.constant(images / 255), verbose=0)
+    model.fit(np.zeros_like(images), labels, verbose=0)  # black pictures are pictures
+
+
 def test_an_uneven_last_batch_of_parts_is_refused(toy: Toy, arrays: Arrays) -> None:
     images, labels = (np.concatenate([array, array[:1]]) for array in arrays)
     model = toy(CLASSES)
