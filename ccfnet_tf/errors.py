@@ -32,17 +32,23 @@ EXIT_WORKER_LOST = 138
 """128 and above: schedulers such as Kubeflow's start such a worker again."""
 EXIT_TERMINATED = 143
 
+LONGEST = 2000
+"""Characters of a message: a name in a damaged file may have a million."""
+
 _COMPARED = 500  # names that `nearest` compares letter by letter, which is slow
 
 
 class CCFNetError(Exception):
     """A user's error; its text is one line that names the place and the mend.
 
-    What a terminal would obey in a file's name or content is shown as an escape.
+    What a terminal would obey in a file's name or content is shown as an escape, and the middle of
+    more than `LONGEST` characters is left out.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        text = printable(message)
+        half = LONGEST // 2
+        super().__init__(text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}")
 
 
 class ConfigError(CCFNetError):

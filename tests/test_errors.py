@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 
-from ccfnet_tf.errors import nearest
+from ccfnet_tf.errors import LONGEST, DataError, nearest
 
 
 def test_nearest() -> None:
@@ -20,3 +20,11 @@ def test_the_nearest_of_very_many_is_found_soon() -> None:
     for typo in (name.replace("left", "lfet"), name.removeprefix("train/"), f"./{name}.png"):
         assert nearest(typo, names) == f"; did you mean '{name}'?"
     assert time.process_time() - start < 3.0
+
+
+def test_a_long_name_leaves_the_place_and_the_way_out() -> None:
+    said = str(DataError(f"a.txt: line 1: '{'x' * 1_000_000}': take it out"))
+    assert len(said) < LONGEST + 10
+    assert said.startswith("a.txt: line 1: 'xx")
+    assert said.endswith("xx': take it out")
+    assert str(DataError("short")) == "short"

@@ -16,6 +16,8 @@ from ccfnet_tf.errors import ConfigError
 Size = tuple[int, int]
 """Height and width in pixels."""
 
+_CHANNELS = 64  # at once: OpenCV 5 takes no more than 128
+
 
 def parse_size(text: str) -> Size:
     """Reads HxW.
@@ -72,9 +74,13 @@ def unfit(values: np.ndarray, fitted: Fitted) -> np.ndarray:
     values = values[: fitted.used[0], : fitted.used[1]]
     if fitted.used == fitted.original:
         return values
-    return cv2.resize(values, fitted.original[::-1], interpolation=cv2.INTER_LINEAR).reshape(
-        *fitted.original, *values.shape[2:]
-    )
+    planes = np.atleast_3d(values)
+    whole = np.empty((*fitted.original, planes.shape[2]), np.float32)
+    for first in range(0, planes.shape[2], _CHANNELS):
+        some = planes[..., first : first + _CHANNELS]
+        part = cv2.resize(some, fitted.original[::-1], interpolation=cv2.INTER_LINEAR)
+        whole[..., first : first + _CHANNELS] = np.atleast_3d(part)
+    return whole.reshape(*fitted.original, *values.shape[2:])
 
 
 def unfit_labels(labels: np.ndarray, fitted: Fitted) -> np.ndarray:

@@ -51,8 +51,12 @@ def new_session(path: Path, threads: int | None = None) -> Any:
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
+        # What fails is tried once more on the CPU, and printed; it was on the CPU already.
         return runtime.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+            str(path),
+            sess_options=options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,
         )
     except Exception as error:  # its errors have no other base
         reason = (str(error).splitlines() or [""])[0]

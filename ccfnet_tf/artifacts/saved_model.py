@@ -43,7 +43,7 @@ class SavedModelNetwork:
             # Kept: signatures alone do not hold the variables.
             self._loaded = tf.saved_model.load(str(folder))
             self._answer = self._loaded.signatures["serving_default"]
-        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        except Exception as error:  # of a damaged graph, TensorFlow raises errors of any kind
             reason = (str(error).splitlines() or [""])[0]
             raise RunError(f"{folder}: TensorFlow {tf.__version__}: {reason}") from error
 

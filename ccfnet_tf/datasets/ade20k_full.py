@@ -20,8 +20,9 @@ import pickletools
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -99,8 +100,9 @@ def _index_names(path: Path) -> dict[int, str]:
     The file's opcodes are looked through; nothing is built or called.
     """
     try:
-        with path.open("rb") as file:
-            found = list(islice(_texts_after(file, "objectnames"), _MOST - 1))
+        # Mapped: a damaged length asks a file, but no map, for more memory than there is to read.
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            found = list(islice(_texts_after(content, "objectnames"), _MOST - 1))
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror})") from error
     except (ValueError, KeyError, IndexError, OverflowError) as error:
@@ -110,7 +112,7 @@ def _index_names(path: Path) -> dict[int, str]:
     return dict(enumerate(found, start=1))
 
 
-def _texts_after(file: IO[bytes], key: str) -> Iterator[str]:
+def _texts_after(file: mmap, key: str) -> Iterator[str]:
     """Yields the texts of the list that follows a text in a pickle.
 
     A list is written empty, then filled in batches: MARK, its texts, APPENDS. A text that was
@@ -118,7 +120,7 @@ def _texts_after(file: IO[bytes], key: str) -> Iterator[str]:
     """
     memo: dict[int, str] = {}
     place, state, last = 0, "before", ""
-    for opcode, value, _ in pickletools.genops(file):
+    for opcode, value, _ in pickletools.genops(cast(IO[bytes], file)):  # it reads as a file does
         name = opcode.name
         if name in _MEMOIZING:
             memo[place if value is None else int(value)] = last

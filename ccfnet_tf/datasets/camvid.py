@@ -200,5 +200,4 @@ def _paths(text: str) -> list[str]:
     if '"' in text:
         return re.findall(r'"([^"]+)"', text)
     # A blank inside a foreign folder's name only cuts off what does not count.
-    words = re.findall(r"\S+\.\w+(?!\S)", text)
-    return [word for word in words if PurePosixPath(word).suffix.lower() in PHOTOS]
+    return [word for word in text.split() if PurePosixPath(word).suffix.lower() in PHOTOS]

@@ -54,7 +54,7 @@ from ccfnet_tf.datasets.listing import Listing, with_pictures
 from ccfnet_tf.datasets.name_lists import PARTS, with_background
 from ccfnet_tf.datasets.pairing import part_named
 from ccfnet_tf.datasets.pictures import image_size
-from ccfnet_tf.datasets.polygons import area, draw, outline, points
+from ccfnet_tf.datasets.polygons import area, draw, is_flat, outline, points
 from ccfnet_tf.datasets.rle import read_runs, to_mask
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID, Sample
@@ -403,7 +403,7 @@ def _find(
 def _packed(segmentation: Any) -> Any:
     """Returns polygons as arrays of x, y, x, y, ..., which take a quarter of the memory.
 
-    Those without an area are left out; `None` where nothing is left. What is no polygon stays as
+    Those that cover nothing are left out; `None` where nothing is left. What is no polygon stays as
     JSON held it: whatever reads the label says what is wrong.
     """
     if isinstance(segmentation, dict) and not segmentation.get("counts", segmentation):
@@ -416,12 +416,12 @@ def _packed(segmentation: Any) -> Any:
 
 
 def _pack(values: Any) -> Any:
-    """Returns a polygon as an array; `None` where it has no area."""
+    """Returns a polygon as an array; `None` where it covers nothing."""
     try:
         corners = points(values, "", least=0)
     except DataError:
         return values
-    return array("d", values) if len(corners) > 2 and area(corners) > 0 else None
+    return array("d", values) if len(corners) > 2 and not is_flat(corners) else None
 
 
 def _box(bbox: Any) -> list[np.ndarray]:
@@ -450,7 +450,7 @@ def _load_label(
     regions.sort(key=lambda region: -region.pixels)
     # What is in a box without an outline is known not to be all background.
     unknown = ((VOID, box) for box in picture.boxes)
-    return draw(size, chain(unknown, _shapes(regions, size)), background)
+    return draw(size, chain(unknown, _shapes(regions, size)), background, where=sample.label)
 
 
 def _region(told: _Outline, ids: Mapping[int, int], size: tuple[int, int], where: str) -> _Region:

@@ -247,7 +247,7 @@ def _load_label(
     pictures: Mapping[str, _Picture], ids: Mapping[str, int], background: int, sample: Sample
 ) -> np.ndarray:
     picture = pictures[sample.name]
-    return draw(picture.size, _shapes(picture, ids), background)
+    return draw(picture.size, _shapes(picture, ids), background, where=sample.label)
 
 
 def _shapes(picture: _Picture, ids: Mapping[str, int]) -> Iterator[tuple[int, np.ndarray]]:

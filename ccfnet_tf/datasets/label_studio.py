@@ -256,7 +256,7 @@ def _load_label(
 ) -> np.ndarray:
     task = tasks[sample.name]
     size = task.size or image_size(sample.image)
-    return draw(size, _shapes(task, size, ids), background)
+    return draw(size, _shapes(task, size, ids), background, where=sample.label)
 
 
 def _shapes(

@@ -355,7 +355,7 @@ def _loader(names: tuple[str, ...], files: Mapping[str, _File], listed: str) -> 
         file, path = files[sample.name], sample.label
         size = file.size or image_size(sample.image)
         drawn = ((_class_of(s, ids, path, listed), _region(s, size, path)) for s in file.shapes)
-        return draw(size, drawn, ids[BACKGROUND])
+        return draw(size, drawn, ids[BACKGROUND], where=path)
 
     return load_label
 

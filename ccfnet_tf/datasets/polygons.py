@@ -26,13 +26,24 @@ FARTHEST = 1_000_000
 """Coordinates beyond this are taken for damage; others outside the picture are cut off."""
 
 
+MOST_CROSSINGS = 20_000_000
+"""How often the outlines of a picture may cross its rows, all together.
+
+A thousand round objects, each as high as a picture of 4000 rows, cross 8 million. Lines that run to
+and fro cross more: a file of 1 MB can ask for 400 million.
+"""
+
 _BAND_PIXELS = 1 << 21
 _COUNTED = 1 << 16  # rows whose crossings are counted at once
 _BAND_CROSSINGS = 1 << 20  # of outlines with rows, drawn at once: some 100 MB
 
 
 def draw(
-    size: tuple[int, int], shapes: Iterable[tuple[int, np.ndarray]], background: int = VOID
+    size: tuple[int, int],
+    shapes: Iterable[tuple[int, np.ndarray]],
+    background: int = VOID,
+    *,
+    where: str = "",
 ) -> np.ndarray:
     """Draws shapes in order, later ones over earlier ones.
 
@@ -40,16 +51,28 @@ def draw(
         size: (H, W).
         shapes: Class id with an outline, float64 [N, 2] of (x, y), or with a mask, bool [H, W].
         background: What pixels outside every shape are.
+        where: Place that messages begin with.
 
     Returns:
         int32 [H, W], the class ids of the shapes or `background`.
+
+    Raises:
+        DataError: The outlines cross rows more than `MOST_CROSSINGS` times.
     """
     label = np.full(size, background, np.int32)
+    crossings = 0
     for class_id, shape in shapes:
         if shape.dtype == bool:
             label[shape] = class_id
-        else:
-            _fill(label, shape, class_id)
+            continue
+        edges = _edges(shape, size[0])
+        crossings += int((edges.last - edges.first).sum())
+        if crossings > MOST_CROSSINGS:
+            raise DataError(
+                f"{where}: outlines cross rows of pixels {crossings} times: at most "
+                f"{MOST_CROSSINGS} in a picture are drawn: make them of fewer points"
+            )
+        _fill(label, edges, class_id)
     return label
 
 
@@ -138,20 +161,51 @@ def area(corners: np.ndarray) -> float:
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2.0
 
 
-def _fill(label: np.ndarray, corners: np.ndarray, class_id: int) -> None:
-    """Sets the pixels of `label` whose centre lies inside the outline."""
-    height, width = label.shape
+def is_flat(corners: np.ndarray) -> bool:
+    """Returns whether all points of float64 [N, 2], N at least 1, lie on one line.
+
+    `area` cannot tell: that of an outline that crosses itself may be 0 where much lies inside.
+    """
+    ways = corners - corners[0]
+    x, y = ways[np.argmax((ways**2).sum(axis=1))]
+    return not (ways[:, 0] * y - ways[:, 1] * x).any()
+
+
+class _Edges(NamedTuple):
+    """The edges of an outline, each from top to bottom.
+
+    Attributes:
+        top: float64 [N, 2] of (x, y).
+        bottom: Likewise.
+        first: int64 [N], the first row whose centre the edge crosses.
+        last: int64 [N], the row after the last.
+    """
+
+    top: np.ndarray
+    bottom: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+
+def _edges(corners: np.ndarray, height: int) -> _Edges:
     start, end = corners, np.roll(corners, -1, axis=0)
     # Every edge is taken downwards, so that two outlines round the edge they share alike.
     down = (start[:, 1] <= end[:, 1])[:, None]
     top, bottom = np.where(down, start, end), np.where(down, end, start)
-    # Rows whose centre the edge crosses.
     first, last = _nearest_centre(top[:, 1], height), _nearest_centre(bottom[:, 1], height)
-    left, right = _nearest_centre(np.array([corners[:, 0].min(), corners[:, 0].max()]), width)
+    return _Edges(top, bottom, first, last)
+
+
+def _fill(label: np.ndarray, edges: _Edges, class_id: int) -> None:
+    """Sets the pixels of `label` whose centre lies inside the outline."""
+    width = label.shape[1]
+    top, bottom, first, last = edges
+    columns = np.concatenate([top[:, 0], bottom[:, 0]])
+    left, right = _nearest_centre(np.array([columns.min(), columns.max()]), width)
     for rows in _bands(first, last, int(right - left) + 1):
         begin = np.clip(first, rows.start, rows.stop)
         count = np.clip(last, rows.start, rows.stop) - begin
-        edge = np.repeat(np.arange(len(corners)), count)
+        edge = np.repeat(np.arange(len(top)), count)
         row = begin[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
         high, low = top[edge], bottom[edge]
         share = (row + 0.5 - high[:, 1]) / (low[:, 1] - high[:, 1])

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from ccfnet_tf.artifacts.graph_ops import refuse_harmful_graph
 from ccfnet_tf.artifacts.open import look_at
-from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.serving.room import MAX_PIXELS, Room, pixels_of
 
 Arrays = Mapping[str, np.ndarray]
@@ -166,13 +166,15 @@ def _refuse_other_kind(name: str, value: np.ndarray, info: Any) -> None:
 
 
 def _load(session: Any, folder: Path) -> Any:
-    """Returns the `MetaGraphDef`."""
+    """Returns the `MetaGraphDef`; raises RunError."""
     log = tf.get_logger()
     level = log.level
     log.setLevel("ERROR")  # it would say that sessions are of yesterday
     try:
         with session.graph.as_default():
             return tf.compat.v1.saved_model.load(session, ["serve"], str(folder))
+    except Exception as error:  # of a damaged graph, TensorFlow raises errors of any kind
+        raise RunError(f"{folder}: TensorFlow {tf.__version__}: {_reason(error)}") from error
     finally:
         log.setLevel(level)
 

@@ -45,3 +45,13 @@ def test_a_large_picture_keeps_its_place() -> None:
     fitted = fit(ramp(80, 120), SIZE)
     back = unfit(fitted.image[..., :2].astype(np.float32), fitted)
     np.testing.assert_allclose(back, ramp(80, 120)[..., :2], atol=1.5)
+
+
+@pytest.mark.parametrize("classes", [64, 65, 150, 600])
+def test_many_classes_are_enlarged_one_as_the_other(classes: int) -> None:
+    fitted = fit(np.zeros((90, 130, 3), np.uint8), SIZE)
+    values = np.random.default_rng(0).random((*SIZE, classes)).astype(np.float32)
+    whole = unfit(values, fitted)
+    assert (whole.shape, whole.dtype) == ((90, 130, classes), np.float32)
+    for index in (0, 63, classes - 1):
+        np.testing.assert_allclose(whole[..., index], unfit(values[..., index], fitted), atol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets import coco
+from ccfnet_tf.datasets import coco, polygons
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
@@ -355,6 +355,23 @@ def test_what_has_an_area_in_an_annotation_is_drawn(tmp_path: Path) -> None:
     assert (label == 0).sum() == 6
     assert read(tmp_path).notes == ()
     np.testing.assert_array_equal(label_of(tmp_path, [annotation(3, BOX)]), label)  # flat
+
+
+def test_an_outline_that_crosses_itself_is_drawn_though_its_area_adds_up_to_nothing(
+    tmp_path: Path,
+) -> None:
+    label = label_of(tmp_path, [annotation(3, [[0, 0, 4, 4, 4, 0, 0, 4]])])
+    assert (label == 0).sum() > 4
+    assert read(tmp_path).notes == ()
+
+
+def test_outlines_of_too_many_crossings_name_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polygons, "MOST_CROSSINGS", 5)
+    with pytest.raises(DataError, match="outlines cross rows of pixels 6 times: at most 5") as said:
+        label_of(tmp_path, [annotation(3, [[0, 0, 4, 0, 4, 3, 0, 3]])])
+    assert str(said.value).startswith(f"{tmp_path / 'annotations.json'}: ")
 
 
 def test_a_box_without_an_outline_is_not_background(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+import re
 import tracemalloc
 
 import numpy as np
 import pytest
 
 from ccfnet_tf.datasets import polygons
-from ccfnet_tf.datasets.polygons import area, circle, draw, outline, points
+from ccfnet_tf.datasets.polygons import area, circle, draw, is_flat, outline, points
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
 
@@ -98,6 +99,19 @@ def test_area() -> None:
     assert area(np.zeros((3, 2))) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("corners", "flat"),
+    [
+        ([[0, 0], [8, 8], [8, 0], [0, 8]], False),  # crosses itself: an area of 0, as sums go
+        ([[0, 0], [4, 4], [9, 9], [2, 2]], True),
+        ([[3, 3], [3, 3], [3, 3]], True),
+        ([[0, 0], [9, 0], [9, 1e-3]], False),
+    ],
+)
+def test_is_flat(corners: list[list[float]], flat: bool) -> None:
+    assert is_flat(np.array(corners)) == flat
+
+
 def test_circle() -> None:
     for radius in (0.3, 4.0, 300.0):
         corners = circle(np.array([5.0, 6.0]), np.array([5.0 + radius, 6.0]))
@@ -151,9 +165,9 @@ def test_a_picture_that_is_one_long_line_takes_little_more_than_its_label(
 
 def test_an_outline_that_crosses_every_row_a_thousand_times_takes_little_memory() -> None:
     """A file of 100 kB, which would take gigabytes at once."""
-    rows, edges = 4000, 10_000
+    rows, edges = 4000, 4000
     x = np.linspace(0, 500, edges)
-    corners = np.stack([x, np.where(np.arange(edges) % 2, rows, 0)], axis=1)
+    corners = zigzag(edges, rows)
     tracemalloc.start()
     label = draw((rows, 500), [(1, corners)])
     peak = tracemalloc.get_traced_memory()[1]
@@ -165,6 +179,24 @@ def test_an_outline_that_crosses_every_row_a_thousand_times_takes_little_memory(
     for column in (0, 17, 100, 499):
         inside = sum(at <= column + 0.5 for at in crossed) + (column + 0.5 >= 250)
         assert (middle[column] == 1) == bool(inside % 2)
+
+
+def zigzag(edges: int, rows: int) -> np.ndarray:
+    x = np.linspace(0, 500, edges)
+    return np.stack([x, np.where(np.arange(edges) % 2, rows, 0)], axis=1)
+
+
+@pytest.mark.parametrize("pieces", [1, 50])
+def test_outlines_that_run_to_and_fro_are_refused_before_they_are_drawn(pieces: int) -> None:
+    """A file of 1 MB, which would take half a minute, as one outline or as many."""
+    shapes = [(1, corners) for corners in np.split(zigzag(100_000, 4000), pieces)]
+    with pytest.raises(DataError) as caught:
+        draw((4000, 500), shapes, where="a.json: b.jpg")
+    assert re.fullmatch(
+        r"a\.json: b\.jpg: outlines cross rows of pixels \d+ times: at most 20000000 in a picture "
+        "are drawn: make them of fewer points",
+        str(caught.value),
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))

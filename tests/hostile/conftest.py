@@ -56,6 +56,12 @@ def trained(toy_network: None, tmp_path_factory: pytest.TempPathFactory) -> Trai
     return Trained(root, run)
 
 
+@pytest.fixture(params=[24, pytest.param(300, marks=pytest.mark.slow)])
+def count(request: pytest.FixtureRequest) -> int:
+    """How often a file is damaged."""
+    return int(request.param)
+
+
 @pytest.fixture
 def begun(trained: Trained, tmp_path: Path) -> Trained:
     """Copies of both, the run as it was after its first epoch."""
