@@ -54,7 +54,7 @@ from ccfnet_tf.datasets.listing import Listing, with_pictures
 from ccfnet_tf.datasets.name_lists import PARTS, with_background
 from ccfnet_tf.datasets.pairing import part_named
 from ccfnet_tf.datasets.pictures import image_size
-from ccfnet_tf.datasets.polygons import area, draw, is_flat, outline, points
+from ccfnet_tf.datasets.polygons import area, draw, is_flat, is_outside, outline, points
 from ccfnet_tf.datasets.rle import read_runs, to_mask
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID, Sample
@@ -138,7 +138,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     Raises:
         DataError: No list to learn from, two for one part, a list that is damaged or refers to
             categories that it does not hold, categories that differ between lists, no outline at
-            all, no category or more than 256 of them.
+            all, or no category.
     """
     paths = _parts(root)
     found = FoundPictures(root)
@@ -280,7 +280,7 @@ def _read_list(path: Path, places: _Places, found: FoundPictures) -> _List:
         if key not in pictures:
             read.strays.append(number)
             continue
-        segmentation = _packed(entry.pop("segmentation", None))
+        segmentation = _packed(entry.pop("segmentation", None), pictures[key].size)
         if segmentation is None:
             read.without_area.append(number)
             pictures[key].boxes += _box(entry.get("bbox"))
@@ -340,7 +340,10 @@ def _refuse_without_outlines(lists: Mapping[str, _List]) -> None:
 def _notes(read: _List) -> Iterator[str]:
     """Yields what was left out of a list."""
     for numbers, what in (
-        (read.without_area, "without an area (no outline, or fewer than 3 points): not drawn"),
+        (
+            read.without_area,
+            "without an area (no outline, fewer than 3 points, or outside the picture): not drawn",
+        ),
         (read.strays, "of images that are not in the list: left out"),
     ):
         if numbers:
@@ -400,28 +403,30 @@ def _find(
         return missing
 
 
-def _packed(segmentation: Any) -> Any:
+def _packed(segmentation: Any, size: tuple[int, int] | None) -> Any:
     """Returns polygons as arrays of x, y, x, y, ..., which take a quarter of the memory.
 
-    Those that cover nothing are left out; `None` where nothing is left. What is no polygon stays as
-    JSON held it: whatever reads the label says what is wrong.
+    Those that cover nothing of the picture, of (H, W), are left out; `None` where nothing is left.
+    What is no polygon stays as JSON held it: whatever reads the label says what is wrong.
     """
     if isinstance(segmentation, dict) and not segmentation.get("counts", segmentation):
         return None
     if not isinstance(segmentation, list):
         return segmentation
     flat = len(segmentation) > 1 and all(type(value) in (int, float) for value in segmentation)
-    packed = list(map(_pack, [segmentation] if flat else segmentation))
+    packed = [_pack(values, size) for values in ([segmentation] if flat else segmentation)]
     return [values for values in packed if values is not None] or None
 
 
-def _pack(values: Any) -> Any:
-    """Returns a polygon as an array; `None` where it covers nothing."""
+def _pack(values: Any, size: tuple[int, int] | None) -> Any:
+    """Returns a polygon as an array; `None` where it covers nothing of a picture of (H, W)."""
     try:
         corners = points(values, "", least=0)
     except DataError:
         return values
-    return array("d", values) if len(corners) > 2 and not is_flat(corners) else None
+    if len(corners) < 3 or is_flat(corners) or is_outside(corners, size):
+        return None
+    return array("d", values)
 
 
 def _box(bbox: Any) -> list[np.ndarray]:

@@ -70,14 +70,18 @@ def signs(root: Path) -> str:
         folders += part_folders(root).get("train", [])
     except OSError:  # it is reported where it is opened
         return ""
-    listed = (root / "classes.txt").is_file() or (root / "colours.txt").is_file()
     for folder in folders:
         sides = _sides_of(folder)
         # Folders called labels/ are of several layouts; a class list tells this one.
-        if sides and (listed or "labels" not in sides):
+        if sides and (has_classes(root) or "labels" not in sides):
             below = "" if folder == root else f"{folder.name}/"
             return f"{below}{sides[0]}/ and {below}{sides[1]}/"
     return ""
+
+
+def has_classes(root: Path) -> bool:
+    """Returns whether `root` has a file that names its classes."""
+    return any((root / name).is_file() for name in ("classes.txt", *COLOURS))
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:

@@ -64,7 +64,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     """Reads the exports; no picture is opened, and no region is drawn yet.
 
     Raises:
-        DataError: No export, one that is damaged, no label, or more than 256 of them.
+        DataError: No export, one that is damaged, or no label.
     """
     files = _files(root)
     if not files:

@@ -60,7 +60,7 @@ from ccfnet_tf.datasets.listing import (
 from ccfnet_tf.datasets.name_lists import read_classes, read_part_lists, taxonomy_of
 from ccfnet_tf.datasets.pairing import PHOTOS, part_named
 from ccfnet_tf.datasets.pictures import image_size, read_image
-from ccfnet_tf.datasets.polygons import circle, draw, points
+from ccfnet_tf.datasets.polygons import circle, draw, is_outside, points
 from ccfnet_tf.errors import DataError, nearest
 from ccfnet_tf.labels import BACKGROUND, IGNORED, VOID, Sample, Taxonomy
 
@@ -74,6 +74,7 @@ _AREAS: Mapping[str, tuple[int, ...] | None] = {
     "mask": (2,),
 }
 CLASS_LISTS = ("classes.txt", "labels.txt", "class_names.txt")
+_OUTLINED = ("polygon", "rectangle", "oriented_rectangle", "rotation")
 _NO_AREA = ("point", "points", "line", "linestrip")
 
 
@@ -125,7 +126,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
 
     Raises:
         DataError: No JSON file of labelme's, a list or a class list that does not fit, fewer than
-            2 or more than 256 labels.
+            2 labels.
     """
     samples, files, faults = _find(root)
     if not samples and not faults:
@@ -204,7 +205,8 @@ def _notes(root: Path, files: Mapping[str, _File]) -> tuple[str, ...]:
     shapes = "shape" if len(places) == 1 else "shapes"
     more = ", ..." if len(places) > 3 else ""
     named = f"({', '.join(places[:3])}{more})"
-    return (f"{root}: {len(places)} {shapes} without an area (too few points) not drawn {named}",)
+    why = "without an area (too few points, or outside the picture)"
+    return (f"{root}: {len(places)} {shapes} {why} not drawn {named}",)
 
 
 def _find(root: Path) -> tuple[dict[str, Sample], dict[str, _File], dict[str, DataError]]:
@@ -242,7 +244,7 @@ def _read(path: Path, pictures: FoundPictures) -> _File | DataError | None:
             return None
         size = _size(tree, path)
         without_area: list[int] = []
-        shapes = tuple(_shapes(tree, path, without_area))
+        shapes = tuple(_shapes(tree, path, size, without_area))
         return _File(_picture_of(tree, path, size, pictures), size, shapes, tuple(without_area))
     except DataError as fault:
         return fault
@@ -360,8 +362,10 @@ def _loader(names: tuple[str, ...], files: Mapping[str, _File], listed: str) -> 
     return load_label
 
 
-def _shapes(tree: Record, path: Path, without_area: list[int]) -> Iterator[_Shape]:
-    """Yields the shapes that have an area; adds the numbers of those with too few points."""
+def _shapes(
+    tree: Record, path: Path, size: tuple[int, int] | None, without_area: list[int]
+) -> Iterator[_Shape]:
+    """Yields the shapes that have an area in a picture of (H, W); adds the others' numbers."""
     for number, shape in enumerate(records(tree, "shapes", str(path)), start=1):
         where = f"{path}: shape {number}"
         kind = _kind(shape)
@@ -369,7 +373,8 @@ def _shapes(tree: Record, path: Path, without_area: list[int]) -> Iterator[_Shap
             label = text(shape, "label", where)
             mask = text(shape, "mask", where) if kind == "mask" else ""
             corners = _corners(shape, where, _AREAS[kind])
-            if len(corners) < (3 if _AREAS[kind] is None else 2):
+            least = 3 if _AREAS[kind] is None else 2
+            if len(corners) < least or (kind in _OUTLINED and is_outside(corners, size)):
                 without_area.append(number)
                 continue
             yield _Shape(number, kind, label, corners, mask)

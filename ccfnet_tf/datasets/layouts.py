@@ -75,6 +75,8 @@ def detect(root: Path) -> DataFormat:
     """
     found = {name: reader.signs(root) for name, reader in READERS.items()}
     found = {name: signs for name, signs in found.items() if signs}
+    if len(found) > 1 and not folder.has_classes(root):  # what cannot be read is not meant
+        found.pop("folder", None)
     if len(found) == 1:
         return next(iter(found))
     if found:

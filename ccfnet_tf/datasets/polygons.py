@@ -171,6 +171,14 @@ def is_flat(corners: np.ndarray) -> bool:
     return not (ways[:, 0] * y - ways[:, 1] * x).any()
 
 
+def is_outside(corners: np.ndarray, size: tuple[int, int] | None) -> bool:
+    """Returns whether float64 [N, 2] lies beside a picture of (H, W), where that is known."""
+    if size is None or not len(corners):
+        return False
+    beyond = np.array(size[::-1])
+    return bool((corners.max(axis=0) <= 0).any() or (corners.min(axis=0) >= beyond).any())
+
+
 class _Edges(NamedTuple):
     """The edges of an outline, each from top to bottom.
 

@@ -323,6 +323,8 @@ NO_AREA: list[Any] = [
     BOX[:4],
     [BOX[:4], []],
     [[1, 1, 2, 2, 3, 3]],
+    [[900, 1, 950, 1, 950, 3]],
+    [[1, -9, 3, -9, 3, 0]],
     {"size": [4, 6], "counts": []},
     {"size": [4, 6], "counts": ""},
 ]
@@ -336,8 +338,8 @@ def test_annotations_without_an_area_are_noted(tmp_path: Path, segmentation: Any
     assert (label == VOID).sum() == 18
     (note,) = read(tmp_path).notes
     assert note == (
-        f"{tmp_path / 'annotations.json'}: 1 annotation without an area (no outline, or fewer than "
-        "3 points): not drawn ('annotations'[1])"
+        f"{tmp_path / 'annotations.json'}: 1 annotation without an area (no outline, fewer than "
+        "3 points, or outside the picture): not drawn ('annotations'[1])"
     )
 
 

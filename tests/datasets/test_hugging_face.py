@@ -54,6 +54,21 @@ def test_one_file_for_all_parts(tmp_path: Path, name: str, column: str) -> None:
     np.testing.assert_array_equal(listing.load(listing.train[0])[1], IDS)
 
 
+@pytest.mark.parametrize("text", ["a, b", "a\u2028b", "a\x85b"])
+def test_images_beside_masks_are_no_second_layout(tmp_path: Path, text: str) -> None:
+    pictures(tmp_path, "a")
+    for folder, file in (("images", "a.jpg"), ("masks", "a_m.png")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / file).rename(tmp_path / folder / file)
+    row = {"file_name": "images/a.jpg", "mask_file_name": "masks/a_m.png", "text": text}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row, ensure_ascii=False))
+    assert detect(tmp_path) == "hugging_face"
+    assert len(read(tmp_path).train) == 1
+    (tmp_path / "classes.txt").write_text("background\nleaf\n")  # now it could be either
+    with pytest.raises(DataError, match=r"more than one layout: folder .*; hugging_face"):
+        detect(tmp_path)
+
+
 @pytest.mark.parametrize("folder", ["", "data/"])
 def test_a_file_a_part(tmp_path: Path, folder: str) -> None:
     for part in ("train", "test"):

@@ -334,9 +334,11 @@ def test_a_picture_that_moved(tmp_path: Path, named: str, picture: str) -> None:
         (None, [[1, 1], [4, 4]]),
         ("rectangle", [[1, 1]]),
         ("circle", [[1, 1]]),
+        ("polygon", [[900, 1], [950, 1], [950, 3]]),
+        ("rectangle", [[1, -9], [4, 0]]),
     ],
 )
-def test_shapes_with_too_few_points(
+def test_shapes_without_an_area(
     tmp_path: Path, kind: str | None, points: list[list[float]]
 ) -> None:
     put(tmp_path, "a", [SKY, shape("x", points, kind), SEA])
@@ -344,7 +346,8 @@ def test_shapes_with_too_few_points(
     assert listing.taxonomy.names == ("sea", "sky")
     np.testing.assert_array_equal(listing.load_label(listing.train[0]), EXPECTED)
     (note,) = listing.notes
-    assert "1 shape without an area (too few points) not drawn (a.json: shape 2)" in note
+    assert "1 shape without an area (too few points, or outside the picture) not drawn" in note
+    assert "(a.json: shape 2)" in note
     put(tmp_path, "a", [shape("x", points, kind)])
     with pytest.raises(DataError, match="nothing is left to learn from"):
         read(tmp_path)
