@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -121,6 +122,24 @@ def test_an_unexpected_error_is_exit_code_3(
     monkeypatch.setitem(cli.VERBS, "presets", fail)
     assert cli.main(["presets"]) == EXIT_UNEXPECTED
     assert "ZeroDivisionError: a fault of ours" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "verb", [["presets"], ["completion", "fish"], ["data", "stats", str(SAMPLE)]]
+)
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_into_a_full_disk_is_one_line(verb: list[str], buffered: bool) -> None:
+    command = [sys.executable, "-m", "ccfnet_tf", *verb]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment
+        )
+    assert done.returncode == EXIT_USER_ERROR
+    *before, said = done.stderr.splitlines()
+    assert "disk" in said or "space" in said
+    assert "free space" in said
+    assert all("Error" not in line and "Traceback" not in line for line in before)
 
 
 def test_a_run_folder_is_not_overwritten(
