@@ -217,49 +217,6 @@ def test_data_verbs_take_data_root(
         assert "no/such" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_knows_every_verb_and_option(
-    shell: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["completion", shell]) == 0
-    printed = capsys.readouterr().out
-    words = [
-        *cli.VERBS,
-        "skip-existing",
-        "data.root",
-        "train.epochs",
-        "shards",
-        "quiet",
-        "verify-only",
-    ]
-    assert all(word in printed for word in words)
-    assert "print_shtab" not in printed
-
-
-@pytest.mark.parametrize(
-    ("line", "answer"),
-    [
-        ("ccfnet-tf pre", {"predict", "presets"}),
-        ("ccfnet-tf predict --si", {"--size"}),
-        ("ccfnet-tf data st", {"stats"}),
-        ("ccfnet-tf data convert --sh", {"--shards"}),
-        ("ccfnet-tf fit --train.ep", {"--train.epochs"}),
-    ],
-)
-def test_bash_completes(
-    line: str, answer: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cli.main(["completion", "bash"])
-    (tmp_path / "script").write_text(capsys.readouterr().out)
-    words = line.split(" ")
-    ask = (
-        f"source {tmp_path}/script; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; "
-        '_ccfnet_tf; echo "${COMPREPLY[@]}"'
-    )
-    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == answer
-
-
 def test_quiet_shows_what_was_asked_for_and_no_notices(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

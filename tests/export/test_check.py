@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_a_full_disk_of_temporary_files_is_no_wrong_answer(
         said = "OSError: 129600 requested and 3968 written"
         return subprocess.CompletedProcess(command, 1, "", said)
 
-    monkeypatch.setattr(check_saved_model.subprocess, "run", run)
+    monkeypatch.setattr(check_saved_model, "subprocess", SimpleNamespace(run=run))
     call = check_saved_model._by_cli(Path("model"), "probabilities")
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         call(np.zeros((1, side, side, 3), np.uint8))
@@ -150,6 +151,6 @@ def test_the_check_says_of_a_full_disk_what_it_is(
     assert list(printed) == ["full"]
 
     answer = subprocess.CompletedProcess("check", 0, json.dumps(printed), "")
-    monkeypatch.setattr(proof.subprocess, "run", lambda *_, **__: answer)
+    monkeypatch.setattr(proof, "subprocess", SimpleNamespace(run=lambda *_, **__: answer))
     with pytest.raises(ResourceError, match=r"model: cannot be checked.* TMPDIR"):
         proof.prove(Path("x"), "saved_model", Difference(1.0, 1.0, 1.0, 1.0), Path("model"))
