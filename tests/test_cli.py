@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ccfnet_tf import cli
+from ccfnet_tf import cli, data_verbs
 from ccfnet_tf.errors import EXIT_UNEXPECTED, EXIT_USER_ERROR
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
@@ -302,3 +302,14 @@ def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
         assert cli.main(args) == EXIT_USER_ERROR
         assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("verb", ["check", "stats"])
+def test_a_json_that_cannot_be_written_is_noticed_before_reading(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    given = ["data", verb, str(SAMPLE), "--json", str(tmp_path / "file" / "found.json")]
+    monkeypatch.setattr(data_verbs, "_listed", None)  # nothing is read
+    assert cli.main(given) == EXIT_USER_ERROR
+    assert f"{tmp_path / 'file'}: is a file" in capsys.readouterr().err
