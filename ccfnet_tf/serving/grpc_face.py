@@ -93,7 +93,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
 
-class _Arrivals(grpc.ServerInterceptor):  # type: ignore[misc]
+class _Arrivals(grpc.ServerInterceptor):
     """Ends calls whose message does not arrive: gRPC gives each of them a thread to wait in."""
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
