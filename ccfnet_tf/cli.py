@@ -31,6 +31,7 @@ from ccfnet_tf.errors import (
     TerminatedError,
     VerificationError,
     WorkerLostError,
+    is_disk_full,
     nearest,
     printable,
 )
@@ -99,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Pillow warns of odd EXIF and of large pictures; what matters of it our readers refuse.
     warnings.filterwarnings("ignore", module="PIL")
     try:
-        return _dispatch(args)
+        code = _dispatch(args)
+        sys.stdout.flush()  # here, where a full disk behind it gets its line
+        return code
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
@@ -115,6 +118,10 @@ def _report(error: BaseException, args: list[str]) -> int:
         return EXIT_DONE
     line, code = _explain(error, args)
     print(f"ccfnet-tf: {printable(line)}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # full: at its end Python would try again, and say so in its own way
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 
@@ -131,8 +138,10 @@ def _explain(error: BaseException, args: list[str]) -> tuple[str, int]:
     if isinstance(error, ImportError) and ".so" in first_line:
         mend = "for OpenCV on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
         return f"a system library is missing ({first_line}); {mend}", EXIT_USER_ERROR
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}", EXIT_USER_ERROR
+    if isinstance(error, OSError) and (error.filename or is_disk_full(error)):
+        place = error.filename or "what this command prints to"
+        cure = ": free space, then run it again" if is_disk_full(error) else ""
+        return f"{place}: {error.strerror}{cure}", EXIT_USER_ERROR
     report = "run again with --debug and report the traceback"
     return f"unexpected {type(error).__name__}: {first_line} ({report})", EXIT_UNEXPECTED
 

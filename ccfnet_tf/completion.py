@@ -10,11 +10,11 @@ _BASH = """\
 # ccfnet-tf: completion for bash. To have it in every shell:
 #   ccfnet-tf completion bash > ~/.local/share/bash-completion/completions/ccfnet-tf
 _ccfnet_tf() {
-    local word="${COMP_WORDS[COMP_CWORD]}" verb="${COMP_WORDS[1]}" words=""
-    if [ "$verb" = data ] && [ "$COMP_CWORD" -gt 1 ]; then
-        [ "$COMP_CWORD" -eq 2 ] && verb="data" || verb="data ${COMP_WORDS[2]}"
-    fi
-    [ "$COMP_CWORD" -eq 1 ] && verb=""
+    local word="${COMP_WORDS[COMP_CWORD]}" at=1 words="" verb
+    while [ "$at" -lt "$COMP_CWORD" ] && [[ "${COMP_WORDS[at]}" == --* ]]; do at=$((at + 1)); done
+    verb="${COMP_WORDS[at]}"
+    [ "$verb" = data ] && [ "$COMP_CWORD" -gt $((at + 1)) ] && verb="data ${COMP_WORDS[at + 1]}"
+    [ "$COMP_CWORD" -eq "$at" ] && verb=""
     case "$verb" in
 CASES
     esac
@@ -26,9 +26,27 @@ complete -o default -F _ccfnet_tf ccfnet-tf
 _ZSH = """\
 # ccfnet-tf: completion for zsh. To have it in every shell, put this into ~/.zshrc:
 #   source <(ccfnet-tf completion zsh)
-autoload -U +X compinit && compinit
+(( $+functions[compdef] )) || { autoload -U +X compinit && compinit; }
 autoload -U +X bashcompinit && bashcompinit
 """
+
+_FISH = """\
+# ccfnet-tf: completion for fish. To have it in every shell:
+#   ccfnet-tf completion fish > ~/.config/fish/completions/ccfnet-tf.fish
+function __ccfnet_tf_words
+    set -l words (commandline -opc)
+    set words[1] ccfnet-tf
+    string match -v -- '--*' $words
+end
+function __ccfnet_tf_at
+    set -l words (__ccfnet_tf_words)
+    test "$words" = (string join ' ' ccfnet-tf $argv)
+end
+function __ccfnet_tf_after
+    set -l words (__ccfnet_tf_words)
+    set -l last (math 1 + (count $argv))
+    test "$words[1..$last]" = (string join ' ' ccfnet-tf $argv)
+end"""
 
 
 def script(shell: str, words: Mapping[str, Sequence[str]]) -> str:
@@ -47,19 +65,12 @@ def script(shell: str, words: Mapping[str, Sequence[str]]) -> str:
 
 
 def _fish(words: Mapping[str, Sequence[str]]) -> str:
-    lines = [
-        "# ccfnet-tf: completion for fish. To have it in every shell:",
-        "#   ccfnet-tf completion fish > ~/.config/fish/completions/ccfnet-tf.fish",
-        f"complete -c ccfnet-tf -n __fish_use_subcommand -f -a '{' '.join(words[''])}'",
-    ]
+    lines = [_FISH]
     for verb, each in words.items():
-        first, _, second = verb.partition(" ")
-        when = f"__fish_seen_subcommand_from {first}"
-        if second:
-            when += f"; and __fish_seen_subcommand_from {second}"
-        options = [word for word in each if word.startswith("--")]
-        plain = [word for word in each if not word.startswith("-")]
-        if verb and plain:
-            lines.append(f"complete -c ccfnet-tf -n '{when}' -f -a '{' '.join(plain)}'")
-        lines += [f"complete -c ccfnet-tf -n '{when}' -l {word[2:]}" for word in options]
+        options = [word[2:] for word in each if word.startswith("--")]
+        plain = " ".join(word for word in each if not word.startswith("-"))
+        if plain:  # verbs, or what follows one; no files there
+            lines.append(f"complete -c ccfnet-tf -n '__ccfnet_tf_at {verb}' -f -a '{plain}'")
+        after = f"complete -c ccfnet-tf -n '__ccfnet_tf_after {verb}'"
+        lines += [f"{after} -l {option}" for option in options]
     return "\n".join(lines) + "\n"

@@ -67,6 +67,7 @@ def _check_parser() -> Parser:
 def _check(args: list[str]) -> int:
     parser = _check_parser()
     known, config = _parse(parser, args)
+    _refuse_lost_json(known.json)
     from ccfnet_tf.datasets.absent import allowed
     from ccfnet_tf.datasets.inspect import inspect
     from ccfnet_tf.report.data_tables import check_report
@@ -88,6 +89,7 @@ def _stats_parser() -> Parser:
 def _stats(args: list[str]) -> int:
     parser = _stats_parser()
     known, config = _parse(parser, args)
+    _refuse_lost_json(known.json)
     _refuse_picture_name("--plot", known.plot)
     from ccfnet_tf.datasets.parts import agreeing, parts_of, refuse_unpaired
     from ccfnet_tf.datasets.stats import survey
@@ -341,6 +343,12 @@ def _show(file: str | None, tree: object, table: object, console: Console) -> No
         path = Path(file).expanduser()
         write_atomic(path, lambda f: f.write(text.encode()), mend="free space or name another file")
         console.print(f"written to {path}")
+
+
+def _refuse_lost_json(file: str | None) -> None:
+    """Refuses a place where nothing can be written, before anything is read."""
+    if file and file != "-":
+        refuse_unwritable(Path(file).expanduser().parent, "--json")
 
 
 def _refuse_picture_name(option: str, file: str | None) -> None:

@@ -15,6 +15,7 @@ Everything else is a fault of ours and ends with `EXIT_UNEXPECTED`.
 
 from __future__ import annotations
 
+import errno
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -102,6 +103,11 @@ class NotFiniteError(CCFNetError):
 
 class TerminatedError(Exception):
     """The process was told to end (SIGTERM) and has saved what it was doing; not a fault."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Returns whether an error says that a disk, or a user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def printable(text: str) -> str:

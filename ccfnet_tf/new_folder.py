@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ccfnet_tf.errors import ConfigError, ResourceError
+from ccfnet_tf.errors import ConfigError, ResourceError, is_disk_full
 
 
 def refuse_existing(out: Path) -> None:
@@ -75,7 +75,10 @@ def _writable(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ResourceError(f"{reason} while writing {out}: nothing was kept") from error
+        cure = "free space" if is_disk_full(error) else "see that its folder can be written"
+        raise ResourceError(
+            f"{reason} while writing {out}: nothing was kept: {cure}, or choose another folder"
+        ) from error
 
 
 @contextmanager

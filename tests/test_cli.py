@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ccfnet_tf import cli
+from ccfnet_tf import cli, data_verbs
 from ccfnet_tf.errors import EXIT_UNEXPECTED, EXIT_USER_ERROR
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
@@ -123,6 +124,24 @@ def test_an_unexpected_error_is_exit_code_3(
     assert "ZeroDivisionError: a fault of ours" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "verb", [["presets"], ["completion", "fish"], ["data", "stats", str(SAMPLE)]]
+)
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_into_a_full_disk_is_one_line(verb: list[str], buffered: bool) -> None:
+    command = [sys.executable, "-m", "ccfnet_tf", *verb]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment
+        )
+    assert done.returncode == EXIT_USER_ERROR
+    *before, said = done.stderr.splitlines()
+    assert "disk" in said or "space" in said
+    assert "free space" in said
+    assert all("Error" not in line and "Traceback" not in line for line in before)
+
+
 def test_a_run_folder_is_not_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,49 +215,6 @@ def test_data_verbs_take_data_root(
     for root in (["--data.root", "no/such"], ["--data.root=no/such"]):
         assert cli.main(["data", verb, *root, *more.get(verb, [])]) == EXIT_USER_ERROR
         assert "no/such" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_knows_every_verb_and_option(
-    shell: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["completion", shell]) == 0
-    printed = capsys.readouterr().out
-    words = [
-        *cli.VERBS,
-        "skip-existing",
-        "data.root",
-        "train.epochs",
-        "shards",
-        "quiet",
-        "verify-only",
-    ]
-    assert all(word in printed for word in words)
-    assert "print_shtab" not in printed
-
-
-@pytest.mark.parametrize(
-    ("line", "answer"),
-    [
-        ("ccfnet-tf pre", {"predict", "presets"}),
-        ("ccfnet-tf predict --si", {"--size"}),
-        ("ccfnet-tf data st", {"stats"}),
-        ("ccfnet-tf data convert --sh", {"--shards"}),
-        ("ccfnet-tf fit --train.ep", {"--train.epochs"}),
-    ],
-)
-def test_bash_completes(
-    line: str, answer: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cli.main(["completion", "bash"])
-    (tmp_path / "script").write_text(capsys.readouterr().out)
-    words = line.split(" ")
-    ask = (
-        f"source {tmp_path}/script; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; "
-        '_ccfnet_tf; echo "${COMPREPLY[@]}"'
-    )
-    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == answer
 
 
 def test_quiet_shows_what_was_asked_for_and_no_notices(
@@ -326,3 +302,14 @@ def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
         assert cli.main(args) == EXIT_USER_ERROR
         assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("verb", ["check", "stats"])
+def test_a_json_that_cannot_be_written_is_noticed_before_reading(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    given = ["data", verb, str(SAMPLE), "--json", str(tmp_path / "file" / "found.json")]
+    monkeypatch.setattr(data_verbs, "_listed", None)  # nothing is read
+    assert cli.main(given) == EXIT_USER_ERROR
+    assert f"{tmp_path / 'file'}: is a file" in capsys.readouterr().err

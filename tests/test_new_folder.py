@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.errors import ConfigError, ResourceError
 from ccfnet_tf.new_folder import being_written, new_folder
 
 
@@ -77,3 +79,22 @@ def test_what_a_killed_process_left_is_not_in_the_way(tmp_path: Path) -> None:
     with new_folder(tmp_path / "out") as folder:
         (folder / "x").write_text("whole")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "x"]
+
+
+@pytest.mark.parametrize(
+    ("code", "cure"),
+    [
+        (errno.ENOSPC, "free space, or choose another folder"),
+        (errno.EDQUOT, "free space, or choose another folder"),
+        (errno.EROFS, "see that its folder can be written, or choose another folder"),
+    ],
+)
+def test_what_to_do_is_said_where_nothing_could_be_kept(
+    code: int, cure: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ResourceError) as caught, new_folder(tmp_path / "a"):
+        raise OSError(code, os.strerror(code))
+    assert str(caught.value) == (
+        f"{os.strerror(code)} while writing {tmp_path / 'a'}: nothing was kept: {cure}"
+    )
+    assert list(tmp_path.iterdir()) == []

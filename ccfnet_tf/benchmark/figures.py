@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.inference.atomic import write_atomic
+from ccfnet_tf.new_folder import refuse_unwritable
 
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_TIMES = Path("/proc/stat")
@@ -66,14 +68,23 @@ def refuse_lost_json(file: Path | None) -> None:
 
     Raises:
         ConfigError: Its folder is missing, or it is a folder itself.
+        ResourceError: Its folder cannot be written.
     """
     if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
         raise ConfigError(f"--json {file}: it must be a file in a folder that is there")
+    if file is not None:
+        refuse_unwritable(file.parent, "--json")
 
 
 def write_json(file: Path, tree: dict[str, Any]) -> None:
-    """Writes figures for programs to read."""
-    file.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    """Writes figures for programs to read.
+
+    Raises:
+        ResourceError: The disk is full or the folder cannot be written.
+    """
+    text = json.dumps(tree, indent=1) + "\n"
+    cure = "free space, or give another --json"
+    write_atomic(file, lambda to: to.write(text.encode()), mend=cure, otherwise=cure)
 
 
 def new_table(title: str, caption: str, headings: Sequence[str]) -> Table:

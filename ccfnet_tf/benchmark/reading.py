@@ -9,7 +9,6 @@ is busy with something else makes all of them smaller.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ccfnet_tf.benchmark import memory
+from ccfnet_tf.benchmark.figures import write_json
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.listing import Listing
 from ccfnet_tf.datasets.parts import list_set, read_parts, with_format
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
         console.print(line)
     if options.json:
         tree = {"speeds": [asdict(speed) for speed in speeds], "step": step, "memory": memory}
-        Path(options.json).write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+        write_json(Path(options.json), tree)
 
 
 def training_appetite(crop: int) -> float:

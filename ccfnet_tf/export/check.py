@@ -2,9 +2,9 @@
 
     python -m ccfnet_tf.export.check FOLDER FORMAT
 
-FOLDER holds the artifact, `reference.npz` beside it. The last line is JSON: the figures, or an
-`error`. This process must not know the network's code, as a server does not; it refuses to judge
-if it does.
+FOLDER holds the artifact, `reference.npz` beside it. The last line is JSON: the figures, an
+`error`, or that a disk is `full`. This process must not know the network's code, as a server does
+not; it refuses to judge if it does.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from ccfnet_tf.artifacts.contract import MODEL, Difference
 from ccfnet_tf.artifacts.litert import LiteRTNetwork
+from ccfnet_tf.errors import is_disk_full
 from ccfnet_tf.export.reference import Gaps, beyond_rounding, read_references, same_shape
 from ccfnet_tf.inference.prediction import Maps, Network, Prediction
 from ccfnet_tf.labels import Taxonomy
@@ -29,12 +30,19 @@ def main() -> None:
     folder, format_ = Path(sys.argv[1]), sys.argv[2]
     try:
         result: dict[str, Any] = asdict(_check(folder, format_))
+    except OSError as error:
+        kind = "full" if is_disk_full(error) else "error"
+        result = {kind: _line(error)}
     except Exception as error:  # whatever it is, the artifact is not fit to be handed over
-        result = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+        result = {"error": _line(error)}
     known = sorted(name for name in sys.modules if name.startswith("ccfnet_tf.network"))
     if known:
         result = {"error": f"the check itself imported {known[0]}"}
     print(json.dumps(result))  # noqa: T201
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def compare(folder: Path, network: Network) -> Difference:

@@ -30,6 +30,9 @@ OUTPUTS_OF = {
 }
 """Arrays that `saved_model_cli run` writes as files; those of `encoded` are texts."""
 
+_MORE = 1 << 20
+"""Bytes that fit on a disk that is not full."""
+
 Answer = Mapping[str, np.ndarray]
 Call = Callable[[np.ndarray], Answer]
 """An image uint8 [1, H, W, 3] -> named arrays."""
@@ -91,17 +94,27 @@ def _by_cli(folder: Path, name: str) -> Call:
         argument = "image_bytes" if name == "encoded" else "images"
         with tempfile.TemporaryDirectory() as place:
             given = Path(place, "given.npy")
-            np.save(given, value, allow_pickle=True)  # to be read by that tool: texts are ours
+            with given.open("wb") as file:
+                content = io.BytesIO()  # NumPy itself does not say why a file cannot be written
+                np.save(content, value, allow_pickle=True)  # for that tool: texts are ours
+                file.write(content.getbuffer())
             command = [sys.executable, "-P", "-m", "tensorflow.python.tools.saved_model_cli", "run"]
             command += ["--dir", str(folder), "--tag_set", "serve", "--signature_def", name]
             command += ["--inputs", f"{argument}={given}", "--outdir", place]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
+                _refuse_full(Path(place))
                 said = (done.stderr.strip().splitlines() or [""])[-1]
                 raise ValueError(f"saved_model_cli run --signature_def {name}: {said}")
             return {key: _read_answer(Path(place, f"{key}.npy")) for key in OUTPUTS_OF[name]}
 
     return call
+
+
+def _refuse_full(folder: Path) -> None:
+    """Raises OSError where the disk is full, which that tool says in words of its own."""
+    with (folder / "more").open("wb") as file:
+        file.write(bytes(_MORE))
 
 
 def _read_answer(path: Path) -> np.ndarray:

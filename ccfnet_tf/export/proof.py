@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ccfnet_tf.artifacts.contract import CONTRACT, Contract, Difference, Format,
 from ccfnet_tf.artifacts.litert import import_interpreter
 from ccfnet_tf.artifacts.onnx import import_extra
 from ccfnet_tf.artifacts.open import look_at
-from ccfnet_tf.errors import RunError, VerificationError
+from ccfnet_tf.errors import ResourceError, RunError, VerificationError
 from ccfnet_tf.export.gpu import try_on_gpu
 from ccfnet_tf.progress import new_progress
 
@@ -69,6 +70,7 @@ def prove(folder: Path, format_: Format, allowed: Difference, place: Path) -> Di
 
     Raises:
         VerificationError: It is further, or cannot be used.
+        ResourceError: The disk of temporary files is full.
     """
     command = [sys.executable, "-P", "-m", "ccfnet_tf.export.check", str(folder), format_]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -77,6 +79,11 @@ def prove(folder: Path, format_: Format, allowed: Difference, place: Path) -> Di
         said = (done.stderr.strip().splitlines() or [""])[-1]
         raise VerificationError(f"{place}: the check ended with {done.returncode} ({said})")
     result = json.loads(lines[-1])
+    if "full" in result:
+        raise ResourceError(
+            f"{place}: cannot be checked: the disk of temporary files is full "
+            f"({tempfile.gettempdir()}): free space there, or name another folder in TMPDIR"
+        )
     if "error" in result:
         raise VerificationError(f"{place}: cannot be used: {result['error']}")
     difference = Difference(**result)

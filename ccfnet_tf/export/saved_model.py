@@ -80,18 +80,24 @@ def write_saved_model(model: Any, taxonomy: Taxonomy, folder: Path) -> None:
     image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
     label_type = tf.uint8 if len(taxonomy.names) <= BYTE_LABELS else tf.uint16
     module.serve = tf.function(
-        lambda images: _as_bytes(answer(images), label_type), input_signature=[images]
+        lambda images: _as_bytes(answer(images), label_type),
+        input_signature=[images],
+        autograph=False,
     )
     module.encoded = tf.function(
         lambda image_bytes: _encoded(answer, image_bytes, label_type),
         input_signature=[image_bytes],
+        autograph=False,
     )
     module.probabilities = tf.function(
-        lambda images: {"probabilities": answer(images)["probabilities"]}, input_signature=[images]
+        lambda images: {"probabilities": answer(images)["probabilities"]},
+        input_signature=[images],
+        autograph=False,
     )
     module.classes = tf.function(
         lambda ask: _classes(taxonomy, ask),
         input_signature=[tf.TensorSpec([None], tf.int32, name="ask")],
+        autograph=False,
     )
     folder.mkdir(parents=True, exist_ok=True)
     module.assets = [tf.saved_model.Asset(str(path)) for path in _write_assets(taxonomy, folder)]

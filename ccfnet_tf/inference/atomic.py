@@ -7,7 +7,6 @@ is followed to write, empty or delete what it points to.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -18,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
-from ccfnet_tf.errors import ResourceError
+from ccfnet_tf.errors import ResourceError, is_disk_full
 
 _LEFTOVER = re.compile(r"\.(ccfnet-[0-9a-f]{16}|.+\.(npz|png|json|yaml|csv))\.tmp")
 """Names of temporaries; the second kind is of earlier versions."""
@@ -62,7 +61,7 @@ def write_atomic(
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = is_disk_full(error)
             reason = "disk full" if full else (error.strerror or str(error))
             cure = mend if full or otherwise is None else otherwise
             raise ResourceError(f"{reason} while saving {path}: {cure}") from error

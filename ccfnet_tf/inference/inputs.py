@@ -71,6 +71,9 @@ _NOT_READ = {
 }
 """Pictures by their suffix that cannot be read, and what to do."""
 
+_DEVICE = re.compile(r"(/dev/video)?(?P<number>[0-9]{1,3})")
+"""How other programs name a camera."""
+
 _SIGNATURES = {  # what files begin with
     rb"\xff\xd8\xff": "a JPEG picture",
     rb"\x89PNG\r\n": "a PNG picture",
@@ -166,6 +169,10 @@ def _expand(text: str, found: Found) -> list[Job]:
     if "://" in text or text.startswith(CAMERA):
         return _stream(text, found)
     path = Path(text).expanduser()
+    if (device := _DEVICE.fullmatch(text)) and not path.is_file() and not path.is_dir():
+        reason = f"a camera is given by its number: {CAMERA}{device['number']}"
+        found.failures.append(Failure(text, reason))
+        return []
     if path.is_dir():
         return list(_below(path, path, found))
     if path.exists():
@@ -194,7 +201,8 @@ def _stream(text: str, found: Found) -> list[Job]:
         found.failures.append(Failure(text, f"no stream: expected {' '.join(STREAMS)}"))
     else:
         place = re.split(r"[?#]", text.partition("://")[2] or text)[0].rstrip("/")
-        last = PurePosixPath(place.rsplit("@", 1)[-1].rsplit("/", 1)[-1]).stem
+        host, _, path = place.rsplit("@", 1)[-1].partition("/")
+        last = PurePosixPath(path).stem or host  # a host has no suffix: 10.0.0.7 is not 10.0.0
         return [Job(text, re.sub(r"[^\w.-]+", "_", last) or "stream")]
     return []
 

@@ -52,6 +52,7 @@ ENDINGS: dict[Kind, str] = {
 KINDS: tuple[Kind, ...] = ("label", "color", "overlay", "difficulty")
 """What is written where nothing else is asked for."""
 
+_FREE_SPACE = "free space, then go on (predict --skip-existing)"
 _PICTURE_SHARE = 0.6
 _BORDER_COLOUR = (255, 255, 255)
 _PIXELS_A_LINE = 500  # of a picture's longer side, for one pixel of the lines between classes
@@ -116,7 +117,7 @@ def write_prediction(
     written: list[Path] = []
     try:
         for kind, path in zip(kinds, output_paths(folder, name, kinds), strict=True):
-            _write(path, contents[kind]())
+            _write(path, contents[kind](), _FREE_SPACE)
             written.append(path)
     except BaseException:  # Ctrl-C too: all files of a picture, or none
         for path in written:
@@ -200,13 +201,18 @@ def grey_picture(difficulty: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(difficulty, 0.0, 1.0) * 255).astype(np.uint8)
 
 
-def write_png(path: Path, picture: np.ndarray) -> None:
+def write_png(path: Path, picture: np.ndarray, *, mend: str = "free space") -> None:
     """Writes uint8 or uint16 [H, W] or uint8 [H, W, 3] RGB as PNG.
+
+    Args:
+        path: The file; an older one is replaced.
+        picture: What is written.
+        mend: What to do when the disk is full, the end of the error's line.
 
     Raises:
         ResourceError: The disk is full or cannot be written.
     """
-    _write(path, _png(picture))
+    _write(path, _png(picture), mend)
 
 
 def _png(picture: np.ndarray) -> bytes:
@@ -228,9 +234,9 @@ def _tiff(values: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, mend: str) -> None:
     def write(file: BinaryIO) -> None:
         file.write(content)
 
     cure = "give a folder that can be written"
-    write_atomic(path, write, mend="free space", otherwise=cure, durable=False)
+    write_atomic(path, write, mend=mend, otherwise=cure, durable=False)

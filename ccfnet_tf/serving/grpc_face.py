@@ -18,6 +18,13 @@ from ccfnet_tf.serving.metadata import FIELD, metadata
 from ccfnet_tf.serving.model import DEFAULT, Model, RequestError, as_refusal
 from ccfnet_tf.serving.rest import GRACE, MAX_BODY, THREADS
 
+ARRIVAL = 30.0
+"""Seconds for a call's message to arrive whole. gRPC does not show how much of it has come, so it
+cannot be a rate as for REST."""
+
+HANDSHAKE = 10.0
+"""Seconds for a connection to begin as HTTP/2 does."""
+
 _LONG = 1e6  # seconds: what is answered is answered, however long it takes
 
 
@@ -86,6 +93,32 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
 
+class _Arrivals(grpc.ServerInterceptor):
+    """Ends calls whose message does not arrive: gRPC gives each of them a thread to wait in."""
+
+    def intercept_service(self, continuation: Any, details: Any) -> Any:
+        """Returns the method as one that reads its message itself, in time."""
+        handler = continuation(details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        def answer(messages: Iterator[Any], context: Any) -> Any:
+            timer = threading.Timer(ARRIVAL, context.cancel)
+            timer.daemon = True
+            timer.start()
+            try:
+                message = next(messages, None)
+            finally:
+                timer.cancel()
+            if message is None:
+                context.abort(grpc.StatusCode.UNIMPLEMENTED, "expected a message")
+            return handler.unary_unary(message, context)
+
+        return grpc.stream_unary_rpc_method_handler(
+            answer, handler.request_deserializer, handler.response_serializer
+        )
+
+
 class GrpcServer:
     """A server that answers what it has read before it ends.
 
@@ -129,8 +162,14 @@ def new_grpc_server(model: Model, host: str, port: int) -> GrpcServer:
         ("grpc.max_receive_message_length", MAX_BODY),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # else a second server takes half of the requests
+        ("grpc.max_concurrent_streams", THREADS),  # of a connection; its other calls wait
+        ("grpc.server_handshake_timeout_ms", round(1000 * HANDSHAKE)),
+        # A client that is gone without a word is noticed, and its calls end.
+        ("grpc.keepalive_time_ms", round(1000 * ARRIVAL)),
+        ("grpc.keepalive_timeout_ms", round(1000 * HANDSHAKE)),
     ]
-    server = grpc.server(ThreadPoolExecutor(THREADS, "grpc"), options=options)
+    pool = ThreadPoolExecutor(THREADS, "grpc")
+    server = grpc.server(pool, interceptors=[_Arrivals()], options=options)
     service = PredictionService(model)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
     try:

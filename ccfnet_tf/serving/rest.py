@@ -37,6 +37,9 @@ SECONDS = 300.0
 STALL = 10.0
 """Seconds that a client may be behind `RATE`: so long do slow senders keep a thread."""
 
+CROWDED = 2.0
+"""Seconds that a client may be silent while others wait for a thread."""
+
 RATE = 1 << 16
 """Bytes a second that a client must send in the mean."""
 
@@ -105,9 +108,11 @@ class RestServer(HTTPServer):
 
     def service_actions(self) -> None:
         """Ends connections on which a request takes too long to arrive; called twice a second."""
-        now = time.monotonic()
-        for connection, stage in list(self._open.items()):
-            if stage.name == "arrives" and now > stage.until:
+        now, stages = time.monotonic(), list(self._open.items())
+        crowded = any(stage.name == "waits" for _, stage in stages)
+        for connection, stage in stages:
+            silent = crowded and now > stage.since + CROWDED
+            if stage.name == "arrives" and (silent or now > stage.until):
                 # The other direction stays, for an answer.
                 _shut(connection, socket.SHUT_RD)
 

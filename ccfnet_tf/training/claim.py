@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ccfnet_tf.config import CACHES, DataConfig, RunConfig, from_yaml, parse_every
 from ccfnet_tf.datasets.parts import with_format
-from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.errors import ConfigError, ResourceError, RunError
 from ccfnet_tf.inference.atomic import refuse_links, remove_leftovers
 from ccfnet_tf.inference.runs import (
     CHECKPOINTS,
@@ -72,7 +72,9 @@ def claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> Run
         raise RunError(f"{run}: no config.yaml, so there is no run to resume; leave --resume out")
     for name in WRITTEN:  # the folder may be a stranger's
         refuse_links(run, run / name)
+        refuse_unwritable(run / name)
         remove_leftovers(run / name)
+    _refuse_unwritable_lock(run / LOCK)
     remove_leftovers(run)
     if not goes_on(run):
         _refuse_lost_checkpoint(run)
@@ -88,6 +90,14 @@ def claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> Run
         hint = "leave --config out: a resumed run has its own configuration"
         raise ConfigError(f"{error} ({hint})") from error
     return _with_free_keys(earlier, now)
+
+
+def _refuse_unwritable_lock(lock: Path) -> None:
+    """Refuses another user's run before a network is built; a link is replaced later."""
+    if lock.exists() and not lock.is_symlink() and not os.access(lock, os.W_OK):
+        raise ResourceError(
+            f"{lock}: cannot be written: change its rights, or copy the run and resume the copy"
+        )
 
 
 def _occupied(run: Path) -> bool:

@@ -53,7 +53,8 @@ def make_strategy(config: TrainConfig, cluster: Cluster | None, console: Console
     if config.batch % (replicas * config.accumulate):
         raise ConfigError(
             f"train.batch is {config.batch}: it must divide by {_parts(replicas, config)}; "
-            f"try {_next_multiple(config.batch, replicas * config.accumulate)}"
+            f"try {_next_multiple(config.batch, replicas * config.accumulate)}, or, where a run goes "
+            "on with its batch, another number of replicas"
         )
     if config.jit_compile and replicas > 1:
         raise ConfigError(

@@ -10,7 +10,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, TrainConfig, parse_every
@@ -18,6 +17,7 @@ from ccfnet_tf.datasets.parts import Parts
 from ccfnet_tf.errors import TerminatedError
 from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
 from ccfnet_tf.evaluation.groups import HEADS
+from ccfnet_tf.inference.checkpoint_file import FREE_SPACE
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.previews import preview_sheet
 from ccfnet_tf.inference.runs import CHECKPOINTS
@@ -26,6 +26,7 @@ from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.batch import evaluation_batches
 from ccfnet_tf.progress import new_progress
 from ccfnet_tf.training import checkpoint
+from ccfnet_tf.training.board import Board
 from ccfnet_tf.training.ema import averaged
 from ccfnet_tf.training.journal import MetricsTable
 from ccfnet_tf.training.told_to_end import ToldToEnd, terminated
@@ -122,7 +123,7 @@ class EpochEnd(keras.callbacks.Callback):
         self.began = time.monotonic()
         if self.workers.chief:
             self.table = MetricsTable(run / "metrics.csv", epochs_done=progress.epoch)
-            self.board = tf.summary.create_file_writer(str(run / "tensorboard"))
+            self.board = Board(run / "tensorboard")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Starts the clock."""
@@ -192,13 +193,9 @@ class EpochEnd(keras.callbacks.Callback):
 
     def _draw(self, number: int, row: dict[str, Any]) -> None:
         sheet = self._sheet()
-        write_png(self.run / "previews" / f"epoch_{number:02d}.png", sheet)
-        with self.board.as_default(step=number):
-            for key, value in row.items():
-                if isinstance(value, float):
-                    tf.summary.scalar(key, value)
-            tf.summary.image("preview", sheet[np.newaxis])
-        self.board.flush()
+        place = self.run / "previews" / f"epoch_{number:02d}.png"
+        write_png(place, sheet, mend=FREE_SPACE)
+        self.board.write(number, row, sheet)
 
     def _sheet(self) -> np.ndarray:
         """Returns the preview samples, a row each, as the network sees them now."""

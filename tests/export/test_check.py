@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ccfnet_tf.artifacts.contract import REFERENCE, Difference
-from ccfnet_tf.export import check
+from ccfnet_tf.errors import ResourceError
+from ccfnet_tf.export import check, check_saved_model, proof
 from ccfnet_tf.inference.prediction import Maps, Prediction
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network import ccfnet
@@ -97,3 +105,52 @@ def test_a_process_that_knows_the_network_does_not_judge(
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     package = ccfnet.__name__.rpartition(".")[0]
     assert said["error"].startswith(f"the check itself imported {package}")
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Temporary files go to a real disk of 32 KiB, of which a file fits."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False).returncode:
+        pytest.skip("needs the right to mount a 32 KiB tmpfs")
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("side", [8, 200])
+def test_a_full_disk_of_temporary_files_is_no_wrong_answer(
+    side: int, full_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        """Fails as `saved_model_cli` does where its answers do not fit."""
+        said = "OSError: 129600 requested and 3968 written"
+        return subprocess.CompletedProcess(command, 1, "", said)
+
+    monkeypatch.setattr(check_saved_model, "subprocess", SimpleNamespace(run=run))
+    call = check_saved_model._by_cli(Path("model"), "probabilities")
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        call(np.zeros((1, side, side, 3), np.uint8))
+    assert list(full_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_the_check_says_of_a_full_disk_what_it_is(
+    code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(folder: Path, format_: str) -> Difference:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(check, "_check", full)
+    monkeypatch.setattr(sys, "argv", ["check", "model", "saved_model"])
+    monkeypatch.setattr(sys, "modules", {})
+    check.main()
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed) == ["full"]
+
+    answer = subprocess.CompletedProcess("check", 0, json.dumps(printed), "")
+    monkeypatch.setattr(proof, "subprocess", SimpleNamespace(run=lambda *_, **__: answer))
+    with pytest.raises(ResourceError, match=r"model: cannot be checked.* TMPDIR"):
+        proof.prove(Path("x"), "saved_model", Difference(1.0, 1.0, 1.0, 1.0), Path("model"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ def clip(path: Path, frames: int = 4, size: tuple[int, int] = (320, 240)) -> Pat
     return path
 
 
-def predict(source: Path, out: Path, wanted: Wanted | None = None) -> tuple[Outcome, str]:
+def predict(source: Path | str, out: Path, wanted: Wanted | None = None) -> tuple[Outcome, str]:
     console = Console(file=io.StringIO(), width=400)
     outcome = predict_all(ByBrightness(), [str(source)], out, wanted=wanted, console=console)
     return outcome, console.file.getvalue()  # type: ignore[attr-defined]
@@ -217,3 +219,51 @@ def test_many_classes_are_not_named_below_a_film(tmp_path: Path) -> None:
     with open_video(narrow) as video:
         predict_video(ByBrightness(), video, tmp_path, "a", wanted=wanted)
     assert read(tmp_path / "a.overlay.mp4")[0].shape == (32, 64, 3)
+
+
+class CameraOfTheNet(BaseHTTPRequestHandler):
+    """Five pictures as network cameras send them, and pages that are no stream."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+    def do_GET(self) -> None:
+        if self.path != "/live.mjpg":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for index in range(5):
+            picture = np.full((96, 160, 3), 50 * index, np.uint8)
+            content = cv2.imencode(".jpg", picture)[1].tobytes()
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
+            self.wfile.write(head.encode() + content + b"\r\n")
+
+
+@pytest.fixture
+def camera() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), CameraOfTheNet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_stream_of_the_net_is_labelled_and_its_end_is_said(camera: str, tmp_path: Path) -> None:
+    address = f"{camera}/live.mjpg"
+    outcome, said = predict(address, tmp_path)
+    assert (outcome.videos, outcome.frames, outcome.failures) == (1, 5, ())
+    assert f"{address}: the stream ended after 5 frames" in said
+    assert len(read(tmp_path / "live.overlay.mp4")) == 5
+    assert len(list((tmp_path / "live.frames").glob("*.label.png"))) == 5
+
+
+def test_an_address_without_a_stream_is_one_line(camera: str, tmp_path: Path) -> None:
+    outcome, said = predict(f"{camera}/gone.mjpg", tmp_path)
+    (failure,) = outcome.failures
+    assert failure.source == f"{camera}/gone.mjpg"
+    assert "OpenCV cannot open that stream" in failure.reason
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -216,13 +216,31 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_network(tmp_path: Pa
         ("camera:0", "camera_0"),
         ("rtsp://user:secret@10.0.0.7:554/live/front?x=1", "front"),
         ("http://cam.local/video.mjpg", "video"),
-        ("rtsp://10.0.0.7:554", "10.0.0"),
+        ("rtsp://10.0.0.7:554", "10.0.0.7_554"),
     ],
 )
 def test_streams_are_videos_with_a_name(text: str, name: str) -> None:
     (job,) = find_jobs([text], Path("nowhere")).jobs
     assert (job.source, job.is_video) == (text, True)
     assert job.name.startswith(name)
+
+
+@pytest.mark.parametrize("text", ["0", "2", "/dev/video2"])
+def test_a_camera_as_others_name_it_is_told_how_it_is_named_here(text: str, tmp_path: Path) -> None:
+    found = find_jobs([text], tmp_path)
+    assert found.jobs == []
+    (failure,) = found.failures
+    assert failure.source == text
+    assert failure.reason == f"a camera is given by its number: camera:{text[-1]}"
+
+
+def test_a_folder_whose_name_is_a_number_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "a.png").touch()
+    monkeypatch.chdir(tmp_path)
+    assert [job.name for job in find_jobs(["0"], tmp_path / "out").jobs] == ["a"]
 
 
 @pytest.mark.parametrize("text", ["camera:", "camera:x", "ftp://a/b", "foo://a"])

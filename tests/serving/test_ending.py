@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -17,7 +19,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from ccfnet_tf.serving import rest
+from ccfnet_tf.serving import grpc_face, rest
 from ccfnet_tf.serving.server import DevelopmentServer
 from tests.serving.served import Exported, picture
 from tests.serving.test_server import BEGUN, trickling
@@ -93,3 +95,56 @@ def test_slow_senders_keep_no_thread(exported: Exported, monkeypatch: pytest.Mon
         with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(b"GET /v1/models/ccfnet HTTP/1.1\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_silent_clients_give_way_while_others_wait(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "STALL", 1e6)
+    monkeypatch.setattr(rest, "CROWDED", 0.1)
+    with (
+        DevelopmentServer(exported.folder, host="127.0.0.1", rest_port=0, grpc_port=0) as server,
+        contextlib.ExitStack() as held,
+    ):
+        host, port = server.rest.split("/")[2].split(":")
+        for begun in (b"", BEGUN):
+            for _ in range(rest.THREADS):
+                silent = held.enter_context(socket.create_connection((host, int(port))))
+                silent.sendall(begun)
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(b"GET /v1/models/ccfnet HTTP/1.1\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_calls_whose_message_does_not_come_keep_no_thread(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_face, "ARRIVAL", 1.0)
+    ended = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        ended.wait()
+        yield from ()
+
+    with (
+        DevelopmentServer(exported.folder, host="127.0.0.1", rest_port=0, grpc_port=0) as server,
+        contextlib.ExitStack() as held,
+    ):
+        held.callback(ended.set)
+        calls = []
+        for _ in range(2):  # of the streams of one connection not all may be taken
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            channel = grpc.insecure_channel(server.grpc.split("/")[2], options)
+            held.enter_context(channel)
+            predict = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
+            calls += [predict.future(nothing()) for _ in range(rest.THREADS)]
+        assert _direct(server.grpc, picture(33, 40)) == (33, 40)
+        assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
+
+
+def test_a_call_without_a_message_is_refused(server: DevelopmentServer) -> None:
+    with grpc.insecure_channel(server.grpc.split("/")[2]) as channel:
+        predict = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
+        with pytest.raises(grpc.RpcError) as caught:
+            predict(iter([]), timeout=60)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
