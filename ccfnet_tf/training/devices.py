@@ -53,8 +53,8 @@ def make_strategy(config: TrainConfig, cluster: Cluster | None, console: Console
     if config.batch % (replicas * config.accumulate):
         raise ConfigError(
             f"train.batch is {config.batch}: it must divide by {_parts(replicas, config)}; "
-            f"try {_next_multiple(config.batch, replicas * config.accumulate)}, or, where a run goes "
-            "on with its batch, another number of replicas"
+            f"try {_next_multiple(config.batch, replicas * config.accumulate)}, or another number "
+            "of replicas where a run goes on with its batch"
         )
     if config.jit_compile and replicas > 1:
         raise ConfigError(
