@@ -351,10 +351,10 @@ class Hanging:
 
 real = writers._write
 
-def slowly(path, content):
+def slowly(*args):
     print("writes", flush=True)
     time.sleep(0.5)
-    real(path, content)
+    real(*args)
 
 writers._write = slowly
 # A shell lets what it starts in the background ignore Ctrl-C.
@@ -392,6 +392,7 @@ def test_an_overlay_that_cannot_be_made_names_the_folder(
     predictor: KerasNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "clip.mp4", 1)
+    monkeypatch.setenv("PATH", "")  # no ffmpeg, which would write it
     real = cv2.VideoWriter
     monkeypatch.setattr(cv2, "VideoWriter", lambda _, *more: real("/no/such/folder.mp4", *more))
     monkeypatch.setattr(cv2.VideoWriter, "fourcc", real.fourcc, raising=False)

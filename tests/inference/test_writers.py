@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -107,10 +108,10 @@ def test_lines_between_classes_grow_with_the_picture(side: int, wide: int) -> No
 def test_a_failure_leaves_none_of_the_four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = writers._write
 
-    def write(path: Path, content: bytes) -> None:
+    def write(path: Path, *args: Any) -> None:
         if path.name.endswith(".overlay.png"):
             raise ResourceError("disk full")
-        real(path, content)
+        real(path, *args)
 
     monkeypatch.setattr(writers, "_write", write)
     prediction = Prediction(LABELS, np.zeros((2, 3)), np.zeros((2, 3, 3), np.float32))

@@ -71,7 +71,9 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[int, int]]]] = {
 }
 
 
-@pytest.mark.parametrize("case", [pytest.param("plain", marks=pytest.mark.slow), "all", "scaled"])
+@pytest.mark.parametrize(
+    "case", ["all", *(pytest.param(c, marks=pytest.mark.slow) for c in ("plain", "scaled"))]
+)
 def test_parts_equal_the_whole(case: str, toy: Toy, two_replicas: Any) -> None:
     options, trials = CASES[case]
     one = tf.distribute.get_strategy()

@@ -74,11 +74,12 @@ CASES: dict[str, tuple[TrainConfig, dict[str, Any], float]] = {
     "case",
     # "scaled" clips too.
     [
-        "sgd",
         "adamw",
-        "balanced",
         "scaled",
-        *(pytest.param(c, marks=pytest.mark.slow) for c in ("clipped", "weighted")),
+        *(
+            pytest.param(c, marks=pytest.mark.slow)
+            for c in ("sgd", "balanced", "clipped", "weighted")
+        ),
     ],
 )
 def test_two_replicas_equal_one(
