@@ -174,8 +174,9 @@ def _open_saved_model(folder: Path, taxonomy: Taxonomy, _: int | None) -> Networ
 
 
 def _open_litert(file: Path, taxonomy: Taxonomy, threads: int | None) -> Network:
-    from ccfnet_tf.artifacts.litert import LiteRTNetwork
+    from ccfnet_tf.artifacts.litert import LiteRTNetwork, refuse_what_ends_the_process
 
+    refuse_what_ends_the_process(file)
     return LiteRTNetwork(file, taxonomy, threads)
 
 

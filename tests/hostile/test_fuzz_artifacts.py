@@ -1,12 +1,12 @@
 """Files of exported networks, damaged 300 times: one line each, and little memory.
 
 They are opened as `predict` opens them, once their checksums were found right: who writes a file
-for others to open writes its checksum too. Not LiteRT's: a damaged file may end the process in
-native code, as docs/security.md says.
+for others to open writes its checksum too.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ccfnet_tf.artifacts import litert
 from ccfnet_tf.artifacts.graph_ops import refuse_harmful_graph
 from ccfnet_tf.artifacts.onnx import OnnxNetwork
+from ccfnet_tf.artifacts.open import _open_litert
 from ccfnet_tf.artifacts.saved_model import SavedModelNetwork
+from ccfnet_tf.errors import RunError
+from ccfnet_tf.export.litert import LiteRTOptions, write_litert
 from ccfnet_tf.export.onnx import write_onnx
 from ccfnet_tf.export.saved_model import write_saved_model
 from ccfnet_tf.serving import model as serving
 from tests.hostile.test_fuzz_runs import CLASSES, fuzz
+from tests.memory import grows_at_most
 
 PICTURE = np.zeros((32, 32, 3), np.uint8)
 
@@ -39,6 +44,44 @@ def test_onnx(model: Any, tmp_path: Path, count: int, capfd: pytest.CaptureFixtu
     capfd.readouterr()
     fuzz(file, lambda: OnnxNetwork(file, CLASSES, threads=1).predict(PICTURE), count)
     assert capfd.readouterr() == ("", "")  # onnxruntime has lines of its own for some
+
+
+def written_litert(model: Any, file: Path) -> Path:
+    options = LiteRTOptions(size=(32, 32))
+    write_litert(model, CLASSES, file, options, [PICTURE])
+    return file
+
+
+def test_litert(model: Any, tmp_path: Path, count: int) -> None:
+    file = written_litert(model, tmp_path / "ccfnet.tflite")
+    fuzz(file, lambda: _open_litert(file, CLASSES, 1).predict(PICTURE), count)
+
+
+def test_a_tensor_of_gigabytes_in_a_litert_file(model: Any, tmp_path: Path) -> None:
+    file = written_litert(model, tmp_path / "ccfnet.tflite")
+    shape, large = (struct.pack("<4i", 1, side, 32, 6) for side in (32, 1 << 23))
+    assert shape in file.read_bytes()
+    file.write_bytes(file.read_bytes().replace(shape, large))
+    with grows_at_most(1 << 30), pytest.raises(RunError, match="too large for one tensor"):
+        _open_litert(file, CLASSES, 1)
+
+
+@pytest.mark.parametrize(
+    ("trial", "words"),
+    # LiteRT does so on few of thousands of damaged files, and not on each machine.
+    [
+        ("import os; os.kill(os.getpid(), 11)", "LiteRT ends with SIGSEGV as it opens it"),
+        ("import time; time.sleep(60)", "LiteRT has not opened it after 3 s"),
+    ],
+)
+def test_a_litert_file_that_ends_or_holds_its_process(
+    trial: str, words: str, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written_litert(model, tmp_path / "ccfnet.tflite")
+    monkeypatch.setattr(litert, "_TRIAL", trial)
+    monkeypatch.setattr(litert, "_TRIAL_SECONDS", 3.0)
+    with pytest.raises(RunError, match=rf"ccfnet\.tflite: damaged: {words}; export it again"):
+        _open_litert(file, CLASSES, 1)
 
 
 def test_the_graph_of_a_saved_model(model: Any, tmp_path: Path, count: int) -> None:
