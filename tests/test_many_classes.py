@@ -122,6 +122,7 @@ def picture() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
 
 
+@pytest.mark.slow
 def test_what_is_exported_answers_the_same_labels(
     model: Any, picture: np.ndarray, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def train(
     return run
 
 
+@pytest.mark.slow
 def test_the_average_is_measured_as_validation_measured_it(train: Callable[..., Path]) -> None:
     run = train("--train.ema", "0.9")
     found = compare(run, "val", new_console())

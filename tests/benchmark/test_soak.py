@@ -49,6 +49,7 @@ def batch() -> tuple[tf.Tensor, tf.Tensor]:
     return tf.constant(images, tf.float32), tf.constant(rng.integers(0, CLASSES, (2, 33, 33)))
 
 
+@pytest.mark.slow
 def test_a_fault_is_counted_under_its_variable(
     toy: Callable[..., Any], batch: tuple[tf.Tensor, tf.Tensor]
 ) -> None:

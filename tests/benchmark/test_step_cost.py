@@ -26,6 +26,7 @@ def looks(model: Any) -> int:
     return [op.type for op in graph.get_operations()].count("All")
 
 
+@pytest.mark.slow
 def test_a_step_can_be_traced_without_its_look_at_gradients(toy: Callable[..., Any]) -> None:
     model = toy(CLASSES)
     assert looks(model) > len(model.trainable_variables)

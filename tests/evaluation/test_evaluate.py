@@ -312,6 +312,7 @@ def test_data_of_other_classes_are_refused(model: keras.Model) -> None:
         Evaluator(model, Taxonomy(("a", "b"), ((0, 0, 0), (1, 1, 1))))
 
 
+@pytest.mark.slow
 def test_the_real_network_is_counted_as_it_answers() -> None:
     """At any size: below 32 pixels both see the picture mirrored."""
     network = build()

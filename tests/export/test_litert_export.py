@@ -262,6 +262,7 @@ def wide_network() -> Any:
     return CCFNet(inputs=images, outputs=outputs)
 
 
+@pytest.mark.slow
 def test_wide_convolutions_run_rightly_on_a_gpu_in_slices_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

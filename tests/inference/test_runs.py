@@ -24,6 +24,7 @@ def test_reads_config_and_classes(make_run: MakeRun) -> None:
     assert run.checkpoint("last").name == "last.npz"
 
 
+@pytest.mark.slow
 def test_a_loaded_run_answers_as_the_model_it_was_saved_from(
     make_run: MakeRun, model: Any, predictor: KerasNetwork, picture: np.ndarray
 ) -> None:

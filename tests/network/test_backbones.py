@@ -44,7 +44,11 @@ def plain_mobilenet_v2() -> tuple[keras.Model, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "make"), [("resnet50", plain_resnet50), ("mobilenet_v2", plain_mobilenet_v2)]
+    ("name", "make"),
+    [
+        pytest.param("resnet50", plain_resnet50, marks=pytest.mark.slow),
+        ("mobilenet_v2", plain_mobilenet_v2),
+    ],
 )
 def test_atrous_consistency(name: str, make: Callable[[], tuple[keras.Model, str]]) -> None:
     keras.utils.set_random_seed(0)

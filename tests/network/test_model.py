@@ -208,6 +208,7 @@ def test_compiled_with_xla_it_learns_the_same() -> None:
             assert other[name] == pytest.approx(value, rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_xla_compiles_every_way_to_learn(toy: Toy, batch: tuple[np.ndarray, np.ndarray]) -> None:
     found = []
     for jit_compile in (False, True):

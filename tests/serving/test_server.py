@@ -443,7 +443,9 @@ def test_bad_input_is_one_line(
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("signals", "code"), [(1, 0), (2, 130)])
+@pytest.mark.parametrize(
+    ("signals", "code"), [(1, 0), pytest.param(2, 130, marks=pytest.mark.slow)]
+)
 def test_a_client_that_trickles_does_not_keep_it(process: Process, signals: int, code: int) -> None:
     with trickling(process.rest, BEGUN):
         for _ in range(signals):

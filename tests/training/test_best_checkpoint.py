@@ -79,10 +79,11 @@ def trained(
 @pytest.mark.parametrize(
     ("epochs", "best"),
     [
-        ((WORSE, BETTER_BUT_ONE_STRAY, WORSE), 2),
+        pytest.param((WORSE, BETTER_BUT_ONE_STRAY, WORSE), 2, marks=pytest.mark.slow),
         ((BETTER_BUT_ONE_STRAY, WORSE_BUT_NO_STRAY), 1),
         ((BETTER_BUT_ONE_STRAY, BETTER, WORSE), 2),
-        ((WORSE, BETTER, BETTER), 2),  # of equals the first
+        # Of equals the first.
+        pytest.param((WORSE, BETTER, BETTER), 2, marks=pytest.mark.slow),
         ((NOTHING_LABELLED, NOTHING_LABELLED), 2),  # nothing to choose by: the newest
     ],
 )

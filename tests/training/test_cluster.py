@@ -106,6 +106,7 @@ def test_slurms_nonsense_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         find_cluster()
 
 
+@pytest.mark.slow
 def test_a_worker_does_not_wait_for_ever() -> None:
     script = (
         "from rich.console import Console\n"

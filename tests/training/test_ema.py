@@ -104,6 +104,7 @@ def test_equals_a_recursion_over_weights_and_statistics(name: str) -> None:
     assert_close(found, by_hand(recorder.after))
 
 
+@pytest.mark.slow
 def test_equals_it_in_the_cascade_on_two_replicas(
     toy: Callable[..., Any], two_replicas: Any
 ) -> None:
@@ -176,7 +177,7 @@ def test_fit_leaves_the_weights_alone(precision: str) -> None:
     assert_equal(state(model), state(plain))
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_weights_come_back_after_an_exception_too(replicas: int, two_replicas: Any) -> None:
     model = compiled(two_replicas if replicas == 2 else None)
     learn(model, batches())

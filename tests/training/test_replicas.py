@@ -75,10 +75,9 @@ CASES: dict[str, tuple[TrainConfig, dict[str, Any], float]] = {
     # "scaled" clips too.
     [
         "adamw",
-        "scaled",
         *(
             pytest.param(c, marks=pytest.mark.slow)
-            for c in ("sgd", "balanced", "clipped", "weighted")
+            for c in ("sgd", "balanced", "scaled", "clipped", "weighted")
         ),
     ],
 )

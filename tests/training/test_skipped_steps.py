@@ -59,7 +59,7 @@ def state_of(model: Any) -> dict[str, np.ndarray]:
     [
         (math.nan, 0, {}),  # a strategy of one replica
         (math.nan, 1, {}),
-        (-math.inf, 2, {"clip_norm": 0.1}),
+        pytest.param((-math.inf, 2, {"clip_norm": 0.1}), marks=pytest.mark.slow),
         pytest.param((math.nan, 2, {"accumulate": 2}), marks=pytest.mark.slow),
         # Finite on each replica, but not their sum.
         pytest.param((3e38, 2, {}), marks=pytest.mark.slow),

@@ -70,7 +70,8 @@ def large_loss_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_sigterm_in_a_validation_loses_nothing(
     precision: str, large_loss_scale: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

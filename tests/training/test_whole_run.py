@@ -162,6 +162,7 @@ def lopsided(classes: int) -> Confusion:
     return Confusion(counts)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one whose blended answer has the best mean IoU on the validation part, as validated."""
     validated: list[Weights] = []
