@@ -89,6 +89,7 @@ def tflite_folder(tmp_path: Path) -> Path:
     return seal(folder, "tflite", quantize="fp16")
 
 
+@pytest.mark.slow
 def test_each_row_is_measured_in_one_table_and_one_file(
     onnx_folder: Path,
     tflite_folder: Path,

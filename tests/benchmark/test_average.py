@@ -68,6 +68,7 @@ def test_the_average_is_measured_as_validation_measured_it(train: Callable[..., 
     assert rows[3].endswith(f" | {average.refine.mean_iou_present * 100:.2f} |")
 
 
+@pytest.mark.slow
 def test_a_run_without_an_average_is_refused(train: Callable[..., Path]) -> None:
     with pytest.raises(RunError, match=r"trained without train\.ema"):
         compare(train(), "val", new_console())

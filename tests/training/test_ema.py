@@ -124,6 +124,7 @@ def test_equals_it_in_the_cascade_on_two_replicas(
     assert_close(average(model), by_hand(recorder.after))
 
 
+@pytest.mark.slow
 def test_two_replicas_keep_the_average_of_one(toy: Callable[..., Any], two_replicas: Any) -> None:
     rng = np.random.default_rng(0)
     images = rng.normal(size=(STEPS, BATCH, 16, 16, 3)).astype(np.float32)
