@@ -35,7 +35,7 @@ shapes = [map(int, tensor["shape"]) for tensor in interpreter.get_tensor_details
 if max(map(math.prod, shapes), default=0) < {LARGEST_TENSOR}:
     interpreter.allocate_tensors()
 """
-"""What it refuses, whoever opens the file refuses too, and says why."""
+"""What it refuses is refused again where the file is opened, and there with the reason."""
 
 _TRIAL_SECONDS = 60.0
 
