@@ -136,8 +136,8 @@ def _explain(error: BaseException, args: list[str]) -> tuple[str, int]:
         goes_on = "; the run goes on with --resume" if args[:1] == ["fit"] else ""
         return f"stopped{goes_on}", EXIT_INTERRUPTED
     if isinstance(error, ImportError) and ".so" in first_line:
-        mend = "for OpenCV on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
-        return f"a system library is missing ({first_line}); {mend}", EXIT_USER_ERROR
+        fix = "for OpenCV on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
+        return f"a system library is missing ({first_line}); {fix}", EXIT_USER_ERROR
     if isinstance(error, OSError) and (error.filename or is_disk_full(error)):
         place = error.filename or "what this command prints to"
         cure = ": free space, then run it again" if is_disk_full(error) else ""

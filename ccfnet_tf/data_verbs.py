@@ -341,7 +341,7 @@ def _show(file: str | None, tree: object, table: object, console: Console) -> No
 
         text = json.dumps(tree, indent=1) + "\n"
         path = Path(file).expanduser()
-        write_atomic(path, lambda f: f.write(text.encode()), mend="free space or name another file")
+        write_atomic(path, lambda f: f.write(text.encode()), fix="free space or name another file")
         console.print(f"written to {path}")
 
 

@@ -1,6 +1,6 @@
 """The errors a user can meet, and the exit codes of the command line.
 
-    CCFNetError                one line: file or key, value found, the rule, the mend
+    CCFNetError                one line: file or key, value found, the rule, the fix
     +-- ConfigError            a key or a value of the configuration
     +-- DataError              a file or a folder of the user's data
     |   +-- DamagedRecordError a record of a shard, which a run may leave out
@@ -40,7 +40,7 @@ _COMPARED = 500  # names that `nearest` compares letter by letter, which is slow
 
 
 class CCFNetError(Exception):
-    """A user's error; its text is one line that names the place and the mend.
+    """A user's error; its text is one line that names the place and the fix.
 
     What a terminal would obey in a file's name or content is shown as an escape, and the middle of
     more than `LONGEST` characters is left out.

@@ -84,7 +84,7 @@ def write_json(file: Path, tree: dict[str, Any]) -> None:
     """
     text = json.dumps(tree, indent=1) + "\n"
     cure = "free space, or give another --json"
-    write_atomic(file, lambda to: to.write(text.encode()), mend=cure, otherwise=cure)
+    write_atomic(file, lambda to: to.write(text.encode()), fix=cure, otherwise=cure)
 
 
 def new_table(title: str, caption: str, headings: Sequence[str]) -> Table:

@@ -265,7 +265,7 @@ def _measure(network: Network, speed: Speed, pictures: Batch, stream: Any) -> No
 
 @contextmanager
 def _our_errors(config: RunConfig) -> Iterator[None]:
-    """Turns what a user can mend into one line."""
+    """Turns what a user can fix into one line."""
     try:
         yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:

@@ -126,11 +126,11 @@ class Cache:
         # Last: another thread must not read a slot that is half written.
         self._filled.add(sample.name)
 
-    def _refuse_more_than(self, free: int | None, where: str, mend: str) -> None:
+    def _refuse_more_than(self, free: int | None, where: str, fix: str) -> None:
         if free is not None and self.size > free:
             raise ConfigError(
                 f"data.cache: {in_gigabytes(self.size)} are needed, {in_gigabytes(free)} are free "
-                f"in {where}: {mend}"
+                f"in {where}: {fix}"
             )
 
 

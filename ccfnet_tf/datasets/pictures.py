@@ -277,7 +277,7 @@ def to_classes(values: np.ndarray, table: np.ndarray, path: str | Path, rule: st
         table: int32 [N]: value -> class id, `VOID`, or `NO_CLASS`; values from N on
             are refused too.
         path: The file, for the message.
-        rule: What values are allowed and the mend, for the message.
+        rule: What values are allowed and the fix, for the message.
 
     Returns:
         int32 [H, W], class ids or `VOID`.

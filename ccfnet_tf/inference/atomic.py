@@ -29,7 +29,7 @@ def write_atomic(
     path: Path,
     write: Callable[[BinaryIO], object],
     *,
-    mend: str,
+    fix: str,
     otherwise: str | None = None,
     durable: bool = True,
 ) -> None:
@@ -38,8 +38,8 @@ def write_atomic(
     Args:
         path: Where the file shall be; its folder is made.
         write: Puts the content into an open file.
-        mend: What to do when the disk is full, the end of the error's line.
-        otherwise: What to do when it fails for another reason; `mend` if None.
+        fix: What to do when the disk is full, the end of the error's line.
+        otherwise: What to do when it fails for another reason; `fix` if None.
         durable: Wait until file and name are on the disk, so that a power cut after this call
             loses nothing.
 
@@ -63,7 +63,7 @@ def write_atomic(
         if isinstance(error, OSError):
             full = is_disk_full(error)
             reason = "disk full" if full else (error.strerror or str(error))
-            cure = mend if full or otherwise is None else otherwise
+            cure = fix if full or otherwise is None else otherwise
             raise ResourceError(f"{reason} while saving {path}: {cure}") from error
         raise
     if durable:

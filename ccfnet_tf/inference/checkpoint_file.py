@@ -87,7 +87,7 @@ def write_arrays(
     write_atomic(
         path,
         write,
-        mend=FREE_SPACE,
+        fix=FREE_SPACE,
         otherwise="no checkpoint was damaged: see that its folder can be written and go on with "
         "--resume",
     )

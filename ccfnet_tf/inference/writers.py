@@ -201,18 +201,18 @@ def grey_picture(difficulty: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(difficulty, 0.0, 1.0) * 255).astype(np.uint8)
 
 
-def write_png(path: Path, picture: np.ndarray, *, mend: str = "free space") -> None:
+def write_png(path: Path, picture: np.ndarray, *, fix: str = "free space") -> None:
     """Writes uint8 or uint16 [H, W] or uint8 [H, W, 3] RGB as PNG.
 
     Args:
         path: The file; an older one is replaced.
         picture: What is written.
-        mend: What to do when the disk is full, the end of the error's line.
+        fix: What to do when the disk is full, the end of the error's line.
 
     Raises:
         ResourceError: The disk is full or cannot be written.
     """
-    _write(path, _png(picture), mend)
+    _write(path, _png(picture), fix)
 
 
 def _png(picture: np.ndarray) -> bytes:
@@ -234,9 +234,9 @@ def _tiff(values: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _write(path: Path, content: bytes, mend: str) -> None:
+def _write(path: Path, content: bytes, fix: str) -> None:
     def write(file: BinaryIO) -> None:
         file.write(content)
 
     cure = "give a folder that can be written"
-    write_atomic(path, write, mend=mend, otherwise=cure, durable=False)
+    write_atomic(path, write, fix=fix, otherwise=cure, durable=False)

@@ -50,8 +50,8 @@ def stats_figure(stats: Stats, taxonomy: Taxonomy, path: Path) -> None:
     _draw_colours(figure.add_subplot(grid[1, 1]), stats)
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
-    mend = "free space, or give a folder that can be written"
-    write_atomic(path, lambda f: f.write(buffer.getvalue()), mend=mend, durable=False)
+    fix = "free space, or give a folder that can be written"
+    write_atomic(path, lambda f: f.write(buffer.getvalue()), fix=fix, durable=False)
 
 
 def _draw_shares(axes: Any, stats: Stats, taxonomy: Taxonomy) -> None:

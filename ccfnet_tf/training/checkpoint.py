@@ -341,7 +341,7 @@ def _keep(path: Path) -> None:
         os.link(path, temporary)
         temporary.replace(path.with_name(PREVIOUS))
     except OSError:  # a file system without hard links
-        write_atomic(path.with_name(PREVIOUS), partial(_copy, path), mend=FREE_SPACE)
+        write_atomic(path.with_name(PREVIOUS), partial(_copy, path), fix=FREE_SPACE)
 
 
 def _copy(path: Path, to: BinaryIO) -> None:

@@ -213,7 +213,7 @@ def _call(arguments: list[str], fold: int) -> None:
         raise TerminatedError(f"fold {fold}: told to end (SIGTERM): saved; go on with --resume")
     if code:
         raise RunError(
-            f"fold {fold}: ccfnet-tf {arguments[0]} ended with exit code {code}, see above; mend "
+            f"fold {fold}: ccfnet-tf {arguments[0]} ended with exit code {code}, see above; fix "
             "that, then go on with --resume"
         )
 

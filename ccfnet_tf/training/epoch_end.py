@@ -194,7 +194,7 @@ class EpochEnd(keras.callbacks.Callback):
     def _draw(self, number: int, row: dict[str, Any]) -> None:
         sheet = self._sheet()
         place = self.run / "previews" / f"epoch_{number:02d}.png"
-        write_png(place, sheet, mend=FREE_SPACE)
+        write_png(place, sheet, fix=FREE_SPACE)
         self.board.write(number, row, sheet)
 
     def _sheet(self) -> np.ndarray:

@@ -344,7 +344,7 @@ def _kinds(devices: Sequence[str]) -> str:
 
 @contextmanager
 def _resource_errors(config: RunConfig, run: Path, workers: int = 1) -> Iterator[None]:
-    """Turns TensorFlow's errors that a user can mend into one line."""
+    """Turns TensorFlow's errors that a user can fix into one line."""
     try:
         yield
     except CCFNetError:

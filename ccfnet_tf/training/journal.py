@@ -40,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
     write_atomic(
         path,
         lambda file: file.write(text.encode()),
-        mend="free space, then run it again (a training run with --resume)",
+        fix="free space, then run it again (a training run with --resume)",
         otherwise="see that its folder can be written, then run it again (a training run with "
         "--resume)",
     )

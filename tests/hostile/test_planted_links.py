@@ -192,7 +192,7 @@ def test_leftovers_go_and_what_is_in_use_stays(victim: Path, tmp_path: Path) -> 
             seen.append(sorted(path.name for path in place.iterdir()))
             assert (private / "x").exists()
 
-    write_atomic(place / "a", write, mend="")
+    write_atomic(place / "a", write, fix="")
     (names,) = seen
     assert len(names) == 3
     assert [bool(re.fullmatch(r"\.ccfnet-\w{16}\.tmp", name)) for name in names] == [
@@ -205,7 +205,7 @@ def test_leftovers_go_and_what_is_in_use_stays(victim: Path, tmp_path: Path) -> 
 
 
 def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
-    write_atomic(tmp_path / ("n" * 255), lambda file: file.write(b"1"), mend="")
+    write_atomic(tmp_path / ("n" * 255), lambda file: file.write(b"1"), fix="")
     assert (tmp_path / ("n" * 255)).read_bytes() == b"1"
 
 
@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_nothing_hidden(tmp_path: Path) -> None:
         pytest.skip("needs the right to mount a 1 MiB tmpfs")
     try:
         with pytest.raises(ResourceError, match="disk full"):
-            write_atomic(disk / "a", lambda file: file.write(bytes(1 << 21)), mend="free space")
+            write_atomic(disk / "a", lambda file: file.write(bytes(1 << 21)), fix="free space")
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)), private_folder(disk) as own:
             (own / "x").write_bytes(bytes(1 << 21))
         assert list(disk.iterdir()) == []

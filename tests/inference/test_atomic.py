@@ -26,7 +26,7 @@ def put(content: bytes) -> object:
 def test_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.bin"
     for content in (b"first", b"second"):
-        write_atomic(path, put(content), mend="none")
+        write_atomic(path, put(content), fix="none")
     assert path.read_bytes() == b"second"
     assert list(path.parent.iterdir()) == [path]
 
@@ -41,7 +41,7 @@ def test_whatever_stops_it_the_older_file_stays(tmp_path: Path, error: BaseExcep
         raise error
 
     with pytest.raises(type(error)):
-        write_atomic(path, write, mend="none")
+        write_atomic(path, write, fix="none")
     assert path.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -49,7 +49,7 @@ def test_whatever_stops_it_the_older_file_stays(tmp_path: Path, error: BaseExcep
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ResourceError, match=r"File exists while saving .*: pick another"):
-        write_atomic(tmp_path / "file" / "a.bin", put(b""), mend="pick another")
+        write_atomic(tmp_path / "file" / "a.bin", put(b""), fix="pick another")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_the_mend_follows_the_reason(tmp_path: Path, number: int, text: str) -> 
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(ResourceError) as caught:
-        write_atomic(path, write, mend="free space", otherwise="pick another")
+        write_atomic(path, write, fix="free space", otherwise="pick another")
     assert str(caught.value) == text.format(path)
 
 
