@@ -28,11 +28,15 @@ LARGEST_TENSOR = 1 << 31
 
 _TRIAL = f"""
 import math, resource, sys
+import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 interpreter = Interpreter(model_path=sys.argv[1])
-shapes = [map(int, tensor["shape"]) for tensor in interpreter.get_tensor_details()]
-if max(map(math.prod, shapes), default=0) < {LARGEST_TENSOR}:
+sizes = [
+    math.prod(map(int, tensor["shape"])) * np.dtype(tensor["dtype"]).itemsize
+    for tensor in interpreter.get_tensor_details()
+]
+if max(sizes, default=0) <= {LARGEST_TENSOR}:
     interpreter.allocate_tensors()
 """
 """What it refuses is refused again where the file is opened, and there with the reason."""

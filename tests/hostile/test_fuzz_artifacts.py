@@ -7,6 +7,8 @@ for others to open writes its checksum too.
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,11 @@ def test_a_tensor_of_gigabytes_in_a_litert_file(model: Any, tmp_path: Path) -> N
     file.write_bytes(file.read_bytes().replace(shape, large))
     with grows_at_most(1 << 30), pytest.raises(RunError, match="too large for one tensor"):
         _open_litert(file, CLASSES, 1)
+    # Nor where it is tried first.
+    code = f"{litert._TRIAL}\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    command = [sys.executable, "-P", "-c", code, str(file)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(said.split()[-1]) << 10 < 1 << 30
 
 
 @pytest.mark.parametrize(

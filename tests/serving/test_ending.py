@@ -83,6 +83,12 @@ def _direct(address: str, image: np.ndarray) -> tuple[int, ...]:
     return np.asarray(tf.make_ndarray(found.outputs["labels"]))[0].shape
 
 
+def assert_answers(host: str, port: str) -> None:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(b"GET /v1/models/ccfnet HTTP/1.1\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
 def test_slow_senders_keep_no_thread(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "STALL", 1.0)
     with (
@@ -92,9 +98,7 @@ def test_slow_senders_keep_no_thread(exported: Exported, monkeypatch: pytest.Mon
         for _ in range(rest.THREADS):
             held.enter_context(trickling(server.rest, BEGUN))
         host, port = server.rest.split("/")[2].split(":")
-        with socket.create_connection((host, int(port)), timeout=60) as connection:
-            connection.sendall(b"GET /v1/models/ccfnet HTTP/1.1\r\n\r\n")
-            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        assert_answers(host, port)
 
 
 def test_silent_clients_give_way_while_others_wait(
@@ -111,9 +115,7 @@ def test_silent_clients_give_way_while_others_wait(
             for _ in range(rest.THREADS):
                 silent = held.enter_context(socket.create_connection((host, int(port))))
                 silent.sendall(begun)
-        with socket.create_connection((host, int(port)), timeout=60) as connection:
-            connection.sendall(b"GET /v1/models/ccfnet HTTP/1.1\r\n\r\n")
-            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        assert_answers(host, port)
 
 
 def test_calls_whose_message_does_not_come_keep_no_thread(
