@@ -23,7 +23,19 @@ def grows_at_most(limit: int) -> Iterator[None]:
     assert grown <= limit, f"{grown >> 20} MiB more"
 
 
+def peak_of(status: str) -> int:
+    """Returns the most that was resident, in bytes, from the text of a `/proc/PID/status`.
+
+    `ru_maxrss` of a child cannot tell: it begins at the peak of the process that started it.
+    """
+    return _read(status, "VmHWM")
+
+
 def _bytes(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", STATUS.read_text())
+    return _read(STATUS.read_text(), name)
+
+
+def _read(status: str, name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", status)
     assert found is not None
     return int(found[1]) << 10
