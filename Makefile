@@ -68,16 +68,16 @@ test-addons: env check-cv2
 # Give your own data sets with make bench DATA="folder folder"
 bench: env
 	$(BIN)/ccfnet-tf benchmark
-	$(BIN)/python -m ccfnet_tf.benchmark.reading $(DATA)
+	$(BIN)/python -m benchmarks.input_pipeline $(DATA)
 
 # Exports go to export/models; what is there already is not made again.
 matrix: env
-	$(BIN)/python -m ccfnet_tf.benchmark.matrix $(RUNS)
+	$(BIN)/python -m benchmarks.export_matrix $(RUNS)
 
 bench-peers: env $(PEERS)/.ready
-	$(BIN)/python -m ccfnet_tf.benchmark.peers --python $(PEERS)/bin/python
+	$(BIN)/python -m benchmarks.pytorch_peers --python $(PEERS)/bin/python
 
-$(PEERS)/.ready: ccfnet_tf/benchmark/peers.txt
+$(PEERS)/.ready: benchmarks/pytorch_peers.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS_PIP) -r $<
 	@touch $@

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from ccfnet_tf.keras_names import register
+from ccfnet_tf.network.keras_registration import register
 
 if TYPE_CHECKING:
-    from ccfnet_tf.artifacts.predictor import Predictor
     from ccfnet_tf.errors import CCFNetError
-    from ccfnet_tf.inference.runs import load_run
     from ccfnet_tf.network.ccfnet import build_ccfnet
     from ccfnet_tf.network.model import CCFNet
+    from ccfnet_tf.runs.run_folder import load_run
+    from ccfnet_tf.runtimes.predictor import Predictor
 
 __all__ = ["CCFNet", "CCFNetError", "Predictor", "build_ccfnet", "load_run"]
 
 _HOMES = {
     "CCFNet": "ccfnet_tf.network.model",
     "CCFNetError": "ccfnet_tf.errors",
-    "Predictor": "ccfnet_tf.artifacts.predictor",
+    "Predictor": "ccfnet_tf.runtimes.predictor",
     "build_ccfnet": "ccfnet_tf.network.ccfnet",
-    "load_run": "ccfnet_tf.inference.runs",
+    "load_run": "ccfnet_tf.runs.run_folder",
 }
 
 

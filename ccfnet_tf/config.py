@@ -15,7 +15,7 @@ from types import UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from ccfnet_tf.errors import ConfigError, nearest
-from ccfnet_tf.parsing import parse_yaml
+from ccfnet_tf.io.yaml_json import parse_yaml
 
 CACHES = ("none", "memory")
 """Values of `data.cache` that are no path."""

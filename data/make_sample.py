@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ccfnet_tf.datasets.scenes import TAXONOMY, draw
+from ccfnet_tf.datasets.scenes.scene import TAXONOMY, draw
 from ccfnet_tf.labels import VOID
 
 ROOT = Path(__file__).parent / "sample"

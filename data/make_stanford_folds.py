@@ -1,7 +1,8 @@
 """Makes ccfnet_tf/datasets/stanford_background_folds.txt: python data/make_stanford_folds.py ROOT.
 
-Five folds of 143 pictures, dealt by `ccfnet_tf.datasets.folds.deal`: near-duplicates in one fold,
-and the folds alike in two shares of each class: of labelled pixels, and of pictures that show it.
+Five folds of 143 pictures, dealt by `ccfnet_tf.datasets.audit.folds.deal`: near-duplicates in one
+fold, and the folds alike in two shares of each class: of labelled pixels, and of pictures that
+show it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ccfnet_tf.datasets.census import Census
-from ccfnet_tf.datasets.folds import deal, joined
-from ccfnet_tf.datasets.stanford_background import TAXONOMY, TWINS, read_regions
+from ccfnet_tf.datasets.audit.class_counts import Census
+from ccfnet_tf.datasets.audit.folds import deal, joined
+from ccfnet_tf.datasets.layouts.stanford_background import TAXONOMY, TWINS, read_regions
 
 FOLDS, SEED = 5, 2009
 LIST = Path(__file__).parents[1] / "ccfnet_tf" / "datasets" / "stanford_background_folds.txt"

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ccfnet_tf.cli.fit_options import parse_fit
 from ccfnet_tf.config import (
     DataConfig,
     ModelConfig,
@@ -15,7 +16,6 @@ from ccfnet_tf.config import (
     to_yaml,
 )
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.options import parse_fit
 
 SCENES = DataConfig(format="scenes")
 

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ccfnet_tf.benchmark import matrix
-from ccfnet_tf.inference.checkpoint_file import read_arrays
+from benchmarks import export_matrix
+from ccfnet_tf.runs.checkpoint_file import read_arrays
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 SMALL = [
@@ -252,9 +252,11 @@ def test_a_run_s_formats_are_compared_in_a_table(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(matrix, "KINDS", ("tflite fp16",))
+    monkeypatch.setattr(export_matrix, "KINDS", ("tflite fp16",))
     file = tmp_path / "matrix.json"
-    matrix.main([str(trained), "--out", str(tmp_path), "--size", "48x64", "--json", str(file)])
+    export_matrix.main(
+        [str(trained), "--out", str(tmp_path), "--size", "48x64", "--json", str(file)]
+    )
     row = next(line for line in capsys.readouterr().out.splitlines() if "tflite fp16" in line)
     assert float(row.split("|")[2]) > 1
     (tree,) = json.loads(file.read_text())["runs"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ccfnet_tf.options import parse_fit
+from ccfnet_tf.cli.fit_options import parse_fit
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "export" / "training"

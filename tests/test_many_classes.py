@@ -13,27 +13,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccfnet_tf import cli
-from ccfnet_tf.artifacts.contract import write_contract
-from ccfnet_tf.artifacts.litert import LiteRTNetwork
-from ccfnet_tf.artifacts.onnx import OnnxNetwork
-from ccfnet_tf.artifacts.predictor import Predictor
-from ccfnet_tf.artifacts.saved_model import SavedModelNetwork
+from ccfnet_tf.cli import main as cli
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.cache import Cache
-from ccfnet_tf.datasets.parts import list_set
-from ccfnet_tf.datasets.pictures import read_index_values
+from ccfnet_tf.datasets.splits import list_set
 from ccfnet_tf.evaluation.confusion import Confusion
-from ccfnet_tf.export.litert import LiteRTOptions, write_litert
-from ccfnet_tf.export.onnx import write_onnx
-from ccfnet_tf.export.saved_model import write_saved_model
+from ccfnet_tf.exporters.litert.writer import LiteRTOptions, write_litert
+from ccfnet_tf.exporters.onnx.writer import write_onnx
+from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.prediction import Maps
+from ccfnet_tf.inference.segmenter import Maps
 from ccfnet_tf.inference.writers import write_prediction
+from ccfnet_tf.io.images import read_index_values
 from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
 from ccfnet_tf.network import ccfnet, losses
 from ccfnet_tf.pipeline.batch import training_batches
 from ccfnet_tf.pipeline.convert import write_folder, write_shards
+from ccfnet_tf.runtimes.litert import LiteRTNetwork
+from ccfnet_tf.runtimes.manifest import write_contract
+from ccfnet_tf.runtimes.onnx import OnnxNetwork
+from ccfnet_tf.runtimes.predictor import Predictor
+from ccfnet_tf.runtimes.saved_model import SavedModelNetwork
 from ccfnet_tf.serving.server import DevelopmentServer
 from ccfnet_tf.training import build
 from tests.serving.conftest import contract

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ccfnet_tf.inference.checkpoint_file import read_arrays
+from ccfnet_tf.runs.checkpoint_file import read_arrays
 from tests.network.test_multi_worker import two_free_ports
 from tests.test_end_to_end import SAMPLE, SMALL
 

@@ -18,15 +18,15 @@ import tensorflow as tf
 from rich.console import Console
 
 from ccfnet_tf.benchmark import memory
-from ccfnet_tf.benchmark.cost import Cost, cost
+from ccfnet_tf.benchmark.flops import Cost, cost
 from ccfnet_tf.config import RunConfig
-from ccfnet_tf.datasets.check import check
-from ccfnet_tf.datasets.parts import read_parts, without_damage
+from ccfnet_tf.datasets.audit.scan import check
+from ccfnet_tf.datasets.splits import read_parts, without_damage
 from ccfnet_tf.errors import ResourceError
+from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.pipeline.batch import original_error, training_batches
-from ccfnet_tf.progress import new_progress
 from ccfnet_tf.training.build import build_model
-from ccfnet_tf.training.run_data import RunData, rarity, training_load
+from ccfnet_tf.training.data import RunData, rarity, training_load
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Phase = Literal["training", "inference"]

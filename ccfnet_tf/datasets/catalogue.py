@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ccfnet_tf.datasets.pictures import NO_CLASS
+from ccfnet_tf.io.images import NO_CLASS
 from ccfnet_tf.labels import VOID, Taxonomy
 
 

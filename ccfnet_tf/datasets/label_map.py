@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError, nearest
+from ccfnet_tf.io.yaml_json import parse_yaml
 from ccfnet_tf.labels import VOID, Taxonomy
-from ccfnet_tf.parsing import parse_yaml
 
 DROPPED = "void"
 

@@ -21,15 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ccfnet_tf.datasets.pictures import NO_CLASS
 from ccfnet_tf.errors import DataError, nearest
-from ccfnet_tf.labels import (
-    IGNORED,
-    VOID,
-    Taxonomy,
-    distinct_colours,
-    is_void_name,
-)
+from ccfnet_tf.io.images import NO_CLASS
+from ccfnet_tf.labels import IGNORED, VOID, Taxonomy, distinct_colours, is_void_name
 
 PARTS = ("train", "val", "test")
 BACKGROUND = "background"

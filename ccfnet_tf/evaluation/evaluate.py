@@ -20,7 +20,7 @@ import tensorflow as tf
 from ccfnet_tf.errors import DataError, NotFiniteError, ResourceError
 from ccfnet_tf.evaluation.confusion import ABSENT_RULE, MEANS, Confusion
 from ccfnet_tf.evaluation.difficulty import BINS, LIMIT, ONE, SHIFT, ScoreHistogram
-from ccfnet_tf.evaluation.groups import HEADS, GroupAccuracy
+from ccfnet_tf.evaluation.easy_hard import HEADS, GroupAccuracy
 from ccfnet_tf.labels import VOID, Taxonomy
 from ccfnet_tf.network.geometry import MINIMUM_SIZE, at_least_minimum
 from ccfnet_tf.pipeline.batch import original_error

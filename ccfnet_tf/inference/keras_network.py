@@ -12,15 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ccfnet_tf.datasets.pictures import read_image
-from ccfnet_tf.inference.prediction import (
-    Prediction,
-    at_least,
-    refuse_no_picture,
-    too_large,
-)
-from ccfnet_tf.inference.runs import Checkpoint, load_run, read_run
+from ccfnet_tf.inference.segmenter import Prediction, at_least, refuse_no_picture, too_large
+from ccfnet_tf.io.images import read_image
 from ccfnet_tf.labels import Taxonomy, distinct_colours
+from ccfnet_tf.runs.run_folder import Checkpoint, load_run, read_run
 
 if TYPE_CHECKING:
     from ccfnet_tf.network.ccfnet import ComputeType

@@ -15,12 +15,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from ccfnet_tf.datasets.pictures import count_frames, read_image
 from ccfnet_tf.errors import ConfigError, DataError, nearest, printable
-from ccfnet_tf.inference.atomic import refuse_links, remove_leftovers
+from ccfnet_tf.inference.downscale import Box, SmallerPictures, shrunk
 from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
-from ccfnet_tf.inference.prediction import Network, PictureTooLargeError
-from ccfnet_tf.inference.smaller import Box, SmallerPictures, shrunk
+from ccfnet_tf.inference.segmenter import Network, PictureTooLargeError
 from ccfnet_tf.inference.video import (
     VideoWanted,
     frame_name,
@@ -30,8 +28,10 @@ from ccfnet_tf.inference.video import (
     video_outputs,
 )
 from ccfnet_tf.inference.writers import ENDINGS, KINDS, Kind, output_paths, write_prediction
-from ccfnet_tf.new_folder import refuse_unwritable
-from ccfnet_tf.progress import new_progress
+from ccfnet_tf.io.atomic_file import refuse_links, remove_leftovers
+from ccfnet_tf.io.console import new_progress
+from ccfnet_tf.io.images import count_frames, read_image
+from ccfnet_tf.io.new_folder import refuse_unwritable
 
 FILM = "film"
 """The overlays of a video as a video, among what `--save` takes."""

@@ -20,8 +20,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.inference.prediction import Network
-from ccfnet_tf.inference.video_file import quiet_video, video_writer
+from ccfnet_tf.inference.segmenter import Network
 from ccfnet_tf.inference.writers import (
     ENDINGS,
     KINDS,
@@ -31,6 +30,7 @@ from ccfnet_tf.inference.writers import (
     with_legend,
     write_prediction,
 )
+from ccfnet_tf.io.video_writer import quiet_video, video_writer
 
 FRAMES = ".frames"
 OVERLAY = ".overlay.mp4"

@@ -22,10 +22,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ccfnet_tf.inference.atomic import write_atomic
-from ccfnet_tf.inference.lettering import draw_text, text_width
-from ccfnet_tf.inference.prediction import Maps, Prediction
-from ccfnet_tf.inference.sheet import blank, legend, shown_ids
+from ccfnet_tf.inference.segmenter import Maps, Prediction
+from ccfnet_tf.io.atomic_file import write_atomic
+from ccfnet_tf.io.draw_sheet import blank, legend, shown_ids
+from ccfnet_tf.io.draw_text import draw_text, text_width
 from ccfnet_tf.labels import VOID, VOID_COLOUR, Taxonomy
 
 Kind = Literal[

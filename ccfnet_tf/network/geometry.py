@@ -50,7 +50,7 @@ def resize_aligned(x: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
 def at_least_minimum(images: tf.Tensor) -> tf.Tensor:
     """Mirrors pictures [B, H, W, 3] of any size at the bottom and right up to the smallest side.
 
-    The graph form of `inference.prediction.at_least`. The caller crops the answers to H x W.
+    The graph form of `inference.segmenter.at_least`. The caller crops the answers to H x W.
     """
     height, width = tf.unstack(tf.shape(images)[1:3])
     small = tf.logical_or(height < MINIMUM_SIZE, width < MINIMUM_SIZE)

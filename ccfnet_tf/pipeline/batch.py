@@ -15,11 +15,11 @@ import tensorflow as tf
 
 from ccfnet_tf import errors
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.listing import Load
+from ccfnet_tf.datasets.base import Load
 from ccfnet_tf.errors import CCFNetError
 from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.pipeline.augment import PADDING, augment
-from ccfnet_tf.pipeline.share import Share, by_example, epoch_order
+from ccfnet_tf.pipeline.worker_sharding import Share, by_example, epoch_order
 
 
 def training_batches(
@@ -100,7 +100,7 @@ def evaluation_batches(
 
     Args:
         samples: The part.
-        sizes: (H, W) of each, as `datasets.check.check` returns them.
+        sizes: (H, W) of each, as `datasets.audit.scan.check` returns them.
         load: Reads one of them, `Parts.load`.
         data: Readers in parallel.
         batch: Samples in a batch B, over all replicas.

@@ -18,14 +18,14 @@ import tensorflow as tf
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets import shards
-from ccfnet_tf.datasets.census import Census
-from ccfnet_tf.datasets.check import in_threads
-from ccfnet_tf.datasets.listing import Listing
-from ccfnet_tf.datasets.parts import KIN, agreeing, parts_of, refuse_unpaired
+from ccfnet_tf.datasets.audit.class_counts import Census
+from ccfnet_tf.datasets.audit.scan import in_threads
+from ccfnet_tf.datasets.base import Listing
+from ccfnet_tf.datasets.layouts import shards
+from ccfnet_tf.datasets.splits import KIN, agreeing, parts_of, refuse_unpaired
 from ccfnet_tf.errors import DataError, ResourceError
+from ccfnet_tf.io.new_folder import new_folder
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, is_void_name
-from ccfnet_tf.new_folder import new_folder
 
 Advance = Callable[[], None]
 

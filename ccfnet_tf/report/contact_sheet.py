@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.listing import Load
-from ccfnet_tf.inference.lettering import draw_text, shortened
-from ccfnet_tf.inference.sheet import (
+from ccfnet_tf.datasets.base import Load
+from ccfnet_tf.inference.writers import colour_picture, overlay_picture
+from ccfnet_tf.io.draw_sheet import (
     CELL_WIDTH,
     GAP,
     LINE,
@@ -23,7 +23,7 @@ from ccfnet_tf.inference.sheet import (
     shown_ids,
     to_width,
 )
-from ccfnet_tf.inference.writers import colour_picture, overlay_picture
+from ccfnet_tf.io.draw_text import draw_text, shortened
 from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.pipeline.augment import augment
 

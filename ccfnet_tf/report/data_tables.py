@@ -12,9 +12,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ccfnet_tf.datasets.folds import Split
-from ccfnet_tf.datasets.inspect import Finding, Report
-from ccfnet_tf.datasets.stats import Stats
+from ccfnet_tf.datasets.audit.folds import Split
+from ccfnet_tf.datasets.audit.problems import Finding, Report
+from ccfnet_tf.datasets.audit.stats import Stats
 from ccfnet_tf.errors import printable
 from ccfnet_tf.labels import Taxonomy
 

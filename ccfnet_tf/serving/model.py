@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from ccfnet_tf.artifacts.graph_ops import refuse_harmful_graph
-from ccfnet_tf.artifacts.open import look_at
 from ccfnet_tf.errors import ConfigError, RunError
-from ccfnet_tf.serving.room import MAX_PIXELS, Room, pixels_of
+from ccfnet_tf.runtimes.graph_ops import refuse_harmful_graph
+from ccfnet_tf.runtimes.sources import look_at
+from ccfnet_tf.serving.admission import MAX_PIXELS, Room, pixels_of
 
 Arrays = Mapping[str, np.ndarray]
 Status = Literal[

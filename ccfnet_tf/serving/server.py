@@ -15,9 +15,9 @@ from typing import Any
 from rich.console import Console
 
 from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.serving.admission import MAX_PIXELS
 from ccfnet_tf.serving.model import Model
-from ccfnet_tf.serving.rest import RestServer
-from ccfnet_tf.serving.room import MAX_PIXELS
+from ccfnet_tf.serving.rest_server import RestServer
 
 NAME = "ccfnet"
 """What clients call the model."""
@@ -137,7 +137,7 @@ def serve(
 
 def _grpc_face() -> Any:
     try:
-        from ccfnet_tf.serving.grpc_face import new_grpc_server
+        from ccfnet_tf.serving.grpc_server import new_grpc_server
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in ("tensorflow_serving", "grpc"):
             raise

@@ -10,15 +10,15 @@ from rich.console import Console
 
 from ccfnet_tf.config import ModelConfig, RunConfig
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.inference.checkpoint_file import MODEL, load_matching, read_arrays
-from ccfnet_tf.inference.runs import read_run
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.compile_options import LossWeights
 from ccfnet_tf.network.model import CCFNet
 from ccfnet_tf.network.weights import IMAGENET, NO_WEIGHTS, check_weights_file
-from ccfnet_tf.training.devices import resolve_precision
+from ccfnet_tf.runs.checkpoint_file import MODEL, load_matching, read_arrays
+from ccfnet_tf.runs.run_folder import read_run
+from ccfnet_tf.training.data import RunData, class_weights
+from ccfnet_tf.training.distribution.devices import resolve_precision
 from ccfnet_tf.training.optimizer import make_optimizer
-from ccfnet_tf.training.run_data import RunData, class_weights
 
 
 def check_start(config: RunConfig, console: Console) -> None:

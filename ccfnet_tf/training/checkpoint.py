@@ -21,8 +21,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ccfnet_tf.errors import RunError
-from ccfnet_tf.inference.atomic import set_aside, write_atomic
-from ccfnet_tf.inference.checkpoint_file import (
+from ccfnet_tf.io.atomic_file import set_aside, write_atomic
+from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.runs.checkpoint_file import (
     FREE_SPACE,
     OTHERS,
     assign_model,
@@ -32,9 +33,8 @@ from ccfnet_tf.inference.checkpoint_file import (
     refuse_to_write,
     write_arrays,
 )
-from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.training.distribution.collectives import Workers
 from ccfnet_tf.training.optimizer import PolyDecay
-from ccfnet_tf.training.workers import Workers
 
 STATE = "state"
 PREVIOUS = "previous.npz"

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ccfnet_tf.config import RunConfig, to_yaml
-from ccfnet_tf.datasets.absent import allowed
-from ccfnet_tf.datasets.census import Census
-from ccfnet_tf.datasets.check import in_threads
-from ccfnet_tf.datasets.listing import LoadLabel
-from ccfnet_tf.datasets.parts import list_set, read_parts
+from ccfnet_tf.datasets.absent_classes import allowed
+from ccfnet_tf.datasets.audit.class_counts import Census
+from ccfnet_tf.datasets.audit.scan import in_threads
+from ccfnet_tf.datasets.base import LoadLabel
+from ccfnet_tf.datasets.splits import list_set, read_parts
 from ccfnet_tf.errors import (
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
@@ -33,17 +33,17 @@ from ccfnet_tf.errors import (
     RunError,
     TerminatedError,
 )
-from ccfnet_tf.evaluation.groups import HEADS
-from ccfnet_tf.evaluation.table import percent
-from ccfnet_tf.inference.atomic import refuse_links
-from ccfnet_tf.inference.runs import CHECKPOINTS
+from ccfnet_tf.evaluation.easy_hard import HEADS
+from ccfnet_tf.io.atomic_file import refuse_links
+from ccfnet_tf.io.verbosity import QUIET
 from ccfnet_tf.labels import Sample
-from ccfnet_tf.quiet import QUIET
-from ccfnet_tf.training.claim import resolved_paths
+from ccfnet_tf.report.evaluation_tables import percent
+from ccfnet_tf.runs.run_files import epochs_written, write_text
+from ccfnet_tf.runs.run_folder import CHECKPOINTS
+from ccfnet_tf.training.data import refuse_absent
 from ccfnet_tf.training.data_digest import Row, read_samples
-from ccfnet_tf.training.devices import cluster_of
-from ccfnet_tf.training.journal import epochs_written, write_text
-from ccfnet_tf.training.run_data import refuse_absent
+from ccfnet_tf.training.distribution.devices import cluster_of
+from ccfnet_tf.training.resume import resolved_paths
 
 CONFIG = "crossval.yaml"
 RESULT = "crossval.json"

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ccfnet_tf.config import RunConfig
-from ccfnet_tf.datasets.check import Checked, in_threads
+from ccfnet_tf.datasets.audit.scan import Checked, in_threads
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.inference.atomic import set_aside
-from ccfnet_tf.inference.runs import RunInfo, changed_class
+from ccfnet_tf.io.atomic_file import set_aside
 from ccfnet_tf.labels import Sample, Taxonomy
-from ccfnet_tf.training.journal import write_text
-from ccfnet_tf.training.run_data import RunData
+from ccfnet_tf.runs.run_files import write_text
+from ccfnet_tf.runs.run_folder import RunInfo, changed_class
+from ccfnet_tf.training.data import RunData
 
 FILE = "data_digest.json"
 VERSION = 1

@@ -19,13 +19,36 @@ from rich.console import Console
 
 from ccfnet_tf.config import RunConfig, from_yaml, to_yaml
 from ccfnet_tf.errors import CCFNetError, DataError, ResourceError, RunError, WorkerLostError
-from ccfnet_tf.inference.runs import CONFIG, read_run
 from ccfnet_tf.network.model import CCFNet
 from ccfnet_tf.pipeline.batch import original_error, training_batches
-from ccfnet_tf.pipeline.share import Share
+from ccfnet_tf.pipeline.worker_sharding import Share
+from ccfnet_tf.runs.run_files import (
+    keep_sound_rows,
+    write_classes,
+    write_environment,
+    write_sizes,
+    write_text,
+)
+from ccfnet_tf.runs.run_folder import CONFIG, read_run
 from ccfnet_tf.training import checkpoint
 from ccfnet_tf.training.build import build_model, check_start
-from ccfnet_tf.training.claim import (
+from ccfnet_tf.training.callbacks.epoch_end import EpochEnd, Validation
+from ccfnet_tf.training.callbacks.nan_guard import StopWhenNotFinite
+from ccfnet_tf.training.callbacks.preemption import ToldToEnd
+from ccfnet_tf.training.callbacks.progress_bar import EpochBar
+from ccfnet_tf.training.callbacks.step_checkpoint import SaveWithin
+from ccfnet_tf.training.data import RunData, check_data, rarity, share_of, training_load
+from ccfnet_tf.training.data_digest import (
+    Digest,
+    compare_classes,
+    compare_with_start,
+    digest_of,
+    write_digest,
+)
+from ccfnet_tf.training.distribution.collectives import Workers
+from ccfnet_tf.training.distribution.devices import cluster_of, make_strategy
+from ccfnet_tf.training.optimizer import scaled_rate
+from ccfnet_tf.training.resume import (
     FREE_ON_RESUME,
     claim,
     goes_on,
@@ -34,29 +57,6 @@ from ccfnet_tf.training.claim import (
     locked,
     open_run,
 )
-from ccfnet_tf.training.data_digest import (
-    Digest,
-    compare_classes,
-    compare_with_start,
-    digest_of,
-    write_digest,
-)
-from ccfnet_tf.training.devices import cluster_of, make_strategy
-from ccfnet_tf.training.epoch_bar import EpochBar
-from ccfnet_tf.training.epoch_end import EpochEnd, Validation
-from ccfnet_tf.training.guard import StopWhenNotFinite
-from ccfnet_tf.training.journal import (
-    keep_sound_rows,
-    write_classes,
-    write_environment,
-    write_sizes,
-    write_text,
-)
-from ccfnet_tf.training.optimizer import scaled_rate
-from ccfnet_tf.training.run_data import RunData, check_data, rarity, share_of, training_load
-from ccfnet_tf.training.save_within import SaveWithin
-from ccfnet_tf.training.told_to_end import ToldToEnd
-from ccfnet_tf.training.workers import Workers
 
 NO_SPACE = os.strerror(errno.ENOSPC)
 

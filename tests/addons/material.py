@@ -20,15 +20,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ccfnet_tf.artifacts.litert import LiteRTNetwork
 from ccfnet_tf.evaluation.confusion import Confusion
-from ccfnet_tf.export.litert import LiteRTOptions, write_litert
-from ccfnet_tf.export.saved_model import write_saved_model
+from ccfnet_tf.exporters.litert.writer import LiteRTOptions, write_litert
+from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.losses import attention_cross_entropy, balance, cross_entropy, split_void
 from ccfnet_tf.pipeline.appearance import blur, hidden, tint
 from ccfnet_tf.pipeline.augment import resample, turn_by
+from ccfnet_tf.runtimes.litert import LiteRTNetwork
 
 SIZE = (64, 96)
 CROP = 48

@@ -5,9 +5,9 @@ import pytest
 
 from ccfnet_tf.datasets.catalogue import CODINGS, class_file, taxonomy
 from ccfnet_tf.datasets.name_lists import read_colour_table
-from ccfnet_tf.datasets.pictures import NO_CLASS
+from ccfnet_tf.io.images import NO_CLASS
 from ccfnet_tf.labels import VOID
-from tests.datasets.small_copies import voc_palette
+from tests.datasets.layouts.small_copies import voc_palette
 
 SETS = {"sift_flow": 33, "camvid": 11, "voc": 21, "cityscapes": 19, "ade20k": 150}
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ccfnet_tf.cli.fit_options import parse_fit
 from ccfnet_tf.config import DataConfig, RunConfig, from_yaml, to_yaml
-from ccfnet_tf.datasets import parts
+from ccfnet_tf.datasets import splits
 from ccfnet_tf.datasets.mask_values import as_option, index_values, read_index_mask
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import VOID
-from ccfnet_tf.options import parse_fit
-from tests.datasets import small_copies
+from tests.datasets.layouts import small_copies
 
 NAMES = ("ground", "leaf", "stem")
 
@@ -124,7 +124,7 @@ def test_published_layouts_take_them_too(tmp_path: Path, layout: str) -> None:
     names = {"ade20k": "flag", "cityscapes": "bicycle", "voc": "tvmonitor", "camvid": "bicyclist"}
     name = names[layout]
     data = DataConfig(root=str(root), mask_values={200: name})
-    listing = parts.list_set(data, 0)
+    listing = splits.list_set(data, 0)
     sample = listing.train[0]
     values = np.array(Image.open(sample.label))
     Image.fromarray(np.full_like(values, 200)).save(sample.label)
@@ -135,7 +135,7 @@ def test_published_layouts_take_them_too(tmp_path: Path, layout: str) -> None:
 def test_a_folders_own_class_list_takes_them_too(tmp_path: Path, layout: str) -> None:
     root = getattr(small_copies, layout)(tmp_path)
     (root / "class_names.txt").write_text("__ignore__\n_background_\nleaf\n")
-    listing = parts.list_set(DataConfig(root=str(root), mask_values={200: "leaf"}), 0)
+    listing = splits.list_set(DataConfig(root=str(root), mask_values={200: "leaf"}), 0)
     sample = listing.train[0]
     values = np.resize(np.array([0, 200, 255], np.uint8), (12, 16))
     Image.fromarray(values).save(sample.label)
@@ -149,7 +149,7 @@ def test_layouts_that_say_it_themselves_refuse_them(tmp_path: Path) -> None:
     root = small_copies.sift_flow(tmp_path)
     data = DataConfig(root=str(root), mask_values={255: "sky"})
     with pytest.raises(ConfigError, match="format 'sift_flow' says itself"):
-        parts.list_set(data, 0)
+        splits.list_set(data, 0)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "I;16"])

@@ -17,12 +17,12 @@ from rich.console import Console
 from ccfnet_tf.errors import DataError, NotFiniteError, ResourceError
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.difficulty import ScoreHistogram
+from ccfnet_tf.evaluation.easy_hard import GroupAccuracy
 from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator, evaluate
-from ccfnet_tf.evaluation.groups import GroupAccuracy
-from ccfnet_tf.evaluation.table import report
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.labels import VOID, Taxonomy
 from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.report.evaluation_tables import report
 from tests.inference.conftest import build
 
 CLASSES = 3

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccfnet_tf import cli
+from ccfnet_tf.cli import main as cli
 from ccfnet_tf.network import ccfnet
 from ccfnet_tf.training import build
 

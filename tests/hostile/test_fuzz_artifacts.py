@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ccfnet_tf.artifacts import litert
-from ccfnet_tf.artifacts.graph_ops import refuse_harmful_graph
-from ccfnet_tf.artifacts.onnx import OnnxNetwork
-from ccfnet_tf.artifacts.open import _open_litert
-from ccfnet_tf.artifacts.saved_model import SavedModelNetwork
 from ccfnet_tf.errors import RunError
-from ccfnet_tf.export.litert import LiteRTOptions, write_litert
-from ccfnet_tf.export.onnx import write_onnx
-from ccfnet_tf.export.saved_model import write_saved_model
+from ccfnet_tf.exporters.litert.writer import LiteRTOptions, write_litert
+from ccfnet_tf.exporters.onnx.writer import write_onnx
+from ccfnet_tf.exporters.saved_model.writer import write_saved_model
+from ccfnet_tf.runtimes import litert
+from ccfnet_tf.runtimes.graph_ops import refuse_harmful_graph
+from ccfnet_tf.runtimes.onnx import OnnxNetwork
+from ccfnet_tf.runtimes.saved_model import SavedModelNetwork
+from ccfnet_tf.runtimes.sources import _open_litert
 from ccfnet_tf.serving import model as serving
 from tests.hostile.test_fuzz_runs import CLASSES, fuzz
 from tests.memory import grows_at_most, peak_of

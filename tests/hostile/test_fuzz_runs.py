@@ -19,19 +19,19 @@ import numpy as np
 import pytest
 import yaml
 
-from ccfnet_tf import cli
-from ccfnet_tf.artifacts.contract import CONTRACT, _seal
-from ccfnet_tf.artifacts.open import look_at
+from ccfnet_tf.cli import main as cli
+from ccfnet_tf.cli.fit_options import parse_fit
 from ccfnet_tf.config import find_config
 from ccfnet_tf.datasets.label_map import read_label_map
 from ccfnet_tf.errors import LONGEST, CCFNetError
-from ccfnet_tf.inference.checkpoint_file import assign_model, read_arrays
-from ccfnet_tf.inference.runs import read_run
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.options import parse_fit
+from ccfnet_tf.runs.checkpoint_file import assign_model, read_arrays
+from ccfnet_tf.runs.run_files import epochs_written, keep_sound_rows, write_environment
+from ccfnet_tf.runs.run_folder import read_run
+from ccfnet_tf.runtimes.manifest import CONTRACT, _seal
+from ccfnet_tf.runtimes.sources import look_at
 from ccfnet_tf.training.data_digest import read_samples
-from ccfnet_tf.training.journal import epochs_written, keep_sound_rows, write_environment
-from tests.datasets.test_fuzz import mutants
+from tests.datasets.layouts.test_fuzz import mutants
 from tests.hostile.conftest import Trained
 from tests.memory import grows_at_most
 
@@ -197,7 +197,7 @@ def contract(tmp_path: Path) -> Path:
     folder = tmp_path / "artifact"
     folder.mkdir()
     (folder / "ccfnet.onnx").write_bytes(b"onnx")
-    from ccfnet_tf.artifacts.contract import Contract, checksums, write_contract
+    from ccfnet_tf.runtimes.manifest import Contract, checksums, write_contract
 
     write_contract(
         folder,

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ccfnet_tf import cli
+from ccfnet_tf.cli import main as cli
 from ccfnet_tf.errors import ConfigError, ResourceError
-from ccfnet_tf.inference.atomic import private_folder, remove_leftovers, write_atomic
-from ccfnet_tf.new_folder import being_written, new_folder
+from ccfnet_tf.io.atomic_file import private_folder, remove_leftovers, write_atomic
+from ccfnet_tf.io.new_folder import being_written, new_folder
 from tests.hostile.conftest import Trained
 
 

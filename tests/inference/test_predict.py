@@ -21,7 +21,7 @@ from ccfnet_tf.errors import EXIT_USER_ERROR, DataError, ResourceError
 from ccfnet_tf.inference.inputs import Failure
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.predict import Outcome, Wanted, predict_all
-from ccfnet_tf.inference.prediction import Maps, Network, PictureTooLargeError, Prediction
+from ccfnet_tf.inference.segmenter import Maps, Network, PictureTooLargeError, Prediction
 from ccfnet_tf.inference.writers import KINDS
 from tests.inference.conftest import TAXONOMY, write_picture
 
@@ -337,7 +337,7 @@ ASKS_FOR_EVER = """
 import signal, sys, threading, time
 import numpy as np
 from ccfnet_tf.inference import predict, writers
-from ccfnet_tf.inference.prediction import Maps
+from ccfnet_tf.inference.segmenter import Maps
 from ccfnet_tf.labels import Taxonomy
 
 class Hanging:

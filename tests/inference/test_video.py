@@ -90,7 +90,7 @@ def test_frames_go_to_ffmpeg_where_it_writes_h264(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ffmpeg(encoder)
-    monkeypatch.setattr("ccfnet_tf.inference.video_file._OpenCV.__init__", _no_encoder)
+    monkeypatch.setattr("ccfnet_tf.io.video_writer._OpenCV.__init__", _no_encoder)
     wanted = Wanted(kinds=(), legends=False)
     outcome, said = predict(clip(tmp_path / "a.avi", size=(322, 242)), tmp_path / "out", wanted)
     assert (outcome.videos, outcome.failures, said) == (1, (), "")

@@ -10,8 +10,7 @@ import pytest
 from ccfnet_tf.errors import ResourceError
 from ccfnet_tf.inference import writers
 from ccfnet_tf.inference.keras_network import Heads
-from ccfnet_tf.inference.prediction import Prediction
-from ccfnet_tf.inference.previews import preview_sheet
+from ccfnet_tf.inference.segmenter import Prediction
 from ccfnet_tf.inference.writers import (
     KINDS,
     Kind,
@@ -25,6 +24,7 @@ from ccfnet_tf.inference.writers import (
     write_prediction,
 )
 from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
+from ccfnet_tf.report.previews import preview_sheet
 from tests.inference.conftest import TAXONOMY
 
 LABELS = np.array([[0, 0, 1], [0, 2, 1]], np.int32)

@@ -6,14 +6,8 @@ import pytest
 import tensorflow as tf
 
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.inference.prediction import at_least
-from ccfnet_tf.network.geometry import (
-    Normalise,
-    PadToGrid,
-    ResizeLike,
-    ToImage,
-    at_least_minimum,
-)
+from ccfnet_tf.inference.segmenter import at_least
+from ccfnet_tf.network.geometry import Normalise, PadToGrid, ResizeLike, ToImage, at_least_minimum
 
 
 @pytest.mark.parametrize(

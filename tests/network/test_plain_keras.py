@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ccfnet_tf import keras_names
 from ccfnet_tf.errors import ConfigError, DataError
+from ccfnet_tf.network import keras_registration
 from ccfnet_tf.network.layers import Dropout
 from ccfnet_tf.network.model import CCFNet
 
@@ -318,9 +318,9 @@ def test_a_model_that_was_never_compiled_loads(toy: Toy, arrays: Arrays, tmp_pat
 
 def test_every_class_of_a_saved_model_has_its_name() -> None:
     found = {}
-    for name, module in keras_names.MODULES.items():
+    for name, module in keras_registration.MODULES.items():
         cls = getattr(importlib.import_module(module), name)
-        found[f"{keras_names.PACKAGE}>{name}"] = cls
+        found[f"{keras_registration.PACKAGE}>{name}"] = cls
         assert cls.__module__ == module
     registered = keras.saving.get_custom_objects()
     mine = {name: cls for name, cls in registered.items() if name.startswith("ccfnet>")}

@@ -26,10 +26,10 @@ from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.network import heads
 from ccfnet_tf.network.model import CCFNet, LossWeights
 from ccfnet_tf.pipeline.batch import evaluation_batches, training_batches
-from ccfnet_tf.pipeline.share import by_example
-from ccfnet_tf.training.cluster import Cluster, connect, find_cluster
+from ccfnet_tf.pipeline.worker_sharding import by_example
+from ccfnet_tf.training.distribution.cluster import Cluster, connect, find_cluster
+from ccfnet_tf.training.distribution.collectives import Workers
 from ccfnet_tf.training.optimizer import make_optimizer
-from ccfnet_tf.training.workers import Workers
 
 SIZE, CLASSES, BATCH, PICTURES, EPOCHS = 40, 3, 4, 9, 3
 TAXONOMY = Taxonomy(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 99, 99)))

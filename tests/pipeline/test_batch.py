@@ -13,17 +13,13 @@ import tensorflow as tf
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.check import check
-from ccfnet_tf.datasets.parts import Parts, read_parts
+from ccfnet_tf.datasets.audit.scan import check
+from ccfnet_tf.datasets.splits import Parts, read_parts
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.pipeline import batch as module
-from ccfnet_tf.pipeline.batch import (
-    evaluation_batches,
-    original_error,
-    training_batches,
-)
-from ccfnet_tf.pipeline.share import by_example
+from ccfnet_tf.pipeline.batch import evaluation_batches, original_error, training_batches
+from ccfnet_tf.pipeline.worker_sharding import by_example
 
 SCENES = DataConfig(
     format="scenes", scenes=14, scene_size=(40, 48), crop=33, scale=(0.75, 1.5), colour=0.3
@@ -197,7 +193,7 @@ import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.parts import read_parts
+from ccfnet_tf.datasets.splits import read_parts
 from ccfnet_tf.pipeline.batch import evaluation_batches, training_batches
 data = DataConfig(format="scenes", scenes=10, scene_size=(40, 48), crop=33)
 parts = read_parts(data, 0)

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.listing import Listing
-from ccfnet_tf.datasets.parts import list_set, read_parts
-from ccfnet_tf.datasets.pictures import read_image
+from ccfnet_tf.datasets.base import Listing
+from ccfnet_tf.datasets.splits import list_set, read_parts
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError
+from ccfnet_tf.io.images import read_image
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, distinct_colours
 from ccfnet_tf.pipeline.batch import training_batches
 from ccfnet_tf.pipeline.convert import encode_label, write_folder, write_shards

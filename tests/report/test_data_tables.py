@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console, RenderableType
 
-from ccfnet_tf.datasets.census import Census
-from ccfnet_tf.datasets.folds import Split
-from ccfnet_tf.datasets.inspect import Finding, Report
-from ccfnet_tf.datasets.stats import Stats
+from ccfnet_tf.datasets.audit.class_counts import Census
+from ccfnet_tf.datasets.audit.folds import Split
+from ccfnet_tf.datasets.audit.problems import Finding, Report
+from ccfnet_tf.datasets.audit.stats import Stats
 from ccfnet_tf.labels import Taxonomy, distinct_colours
 from ccfnet_tf.report.data_tables import check_report, share_percent, split_table, stats_table
 

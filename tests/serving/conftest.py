@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import pytest
 
-from ccfnet_tf.artifacts.contract import Contract, checksums, write_contract
-from ccfnet_tf.export.saved_model import write_saved_model
+from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.inference.keras_network import KerasNetwork
+from ccfnet_tf.runtimes.manifest import Contract, checksums, write_contract
 from ccfnet_tf.serving.server import DevelopmentServer
 from tests.serving.served import NAMES, TAXONOMY, Exported, Process
 

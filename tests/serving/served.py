@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.prediction import Maps
+from ccfnet_tf.inference.segmenter import Maps
 from ccfnet_tf.labels import Taxonomy
 
 NAMES = ("sky", "sea", "grüße")

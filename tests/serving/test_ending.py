@@ -19,15 +19,16 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from ccfnet_tf.serving import grpc_face, rest
+from ccfnet_tf.serving import grpc_server, rest_server
 from ccfnet_tf.serving.server import DevelopmentServer
 from tests.serving.served import Exported, picture
 from tests.serving.test_server import BEGUN, trickling
 
 SLOW = """
 import os, sys, time
-from ccfnet_tf import cli
-from ccfnet_tf.serving import grpc_face, rest
+from ccfnet_tf.cli import main as cli
+from ccfnet_tf.serving import grpc_server
+from ccfnet_tf.serving import rest_server
 from ccfnet_tf.serving.model import Model
 
 real = Model.answer
@@ -41,7 +42,7 @@ def slow(self, name, inputs):
 
 
 Model.answer = slow
-rest.GRACE = grpc_face.GRACE = 0.5
+rest_server.GRACE = grpc_server.GRACE = 0.5
 sys.exit(cli.main(sys.argv[1:]))
 """
 """A server whose answers take longer than the grace."""
@@ -90,12 +91,12 @@ def assert_answers(host: str, port: str) -> None:
 
 
 def test_slow_senders_keep_no_thread(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rest, "STALL", 1.0)
+    monkeypatch.setattr(rest_server, "STALL", 1.0)
     with (
         DevelopmentServer(exported.folder, host="127.0.0.1", rest_port=0, grpc_port=0) as server,
         contextlib.ExitStack() as held,
     ):
-        for _ in range(rest.THREADS):
+        for _ in range(rest_server.THREADS):
             held.enter_context(trickling(server.rest, BEGUN))
         host, port = server.rest.split("/")[2].split(":")
         assert_answers(host, port)
@@ -104,15 +105,15 @@ def test_slow_senders_keep_no_thread(exported: Exported, monkeypatch: pytest.Mon
 def test_silent_clients_give_way_while_others_wait(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rest, "STALL", 1e6)
-    monkeypatch.setattr(rest, "CROWDED", 0.1)
+    monkeypatch.setattr(rest_server, "STALL", 1e6)
+    monkeypatch.setattr(rest_server, "CROWDED", 0.1)
     with (
         DevelopmentServer(exported.folder, host="127.0.0.1", rest_port=0, grpc_port=0) as server,
         contextlib.ExitStack() as held,
     ):
         host, port = server.rest.split("/")[2].split(":")
         for begun in (b"", BEGUN):
-            for _ in range(rest.THREADS):
+            for _ in range(rest_server.THREADS):
                 silent = held.enter_context(socket.create_connection((host, int(port))))
                 silent.sendall(begun)
         assert_answers(host, port)
@@ -121,7 +122,7 @@ def test_silent_clients_give_way_while_others_wait(
 def test_calls_whose_message_does_not_come_keep_no_thread(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpc_face, "ARRIVAL", 1.0)
+    monkeypatch.setattr(grpc_server, "ARRIVAL", 1.0)
     ended = threading.Event()
 
     def nothing() -> Iterator[bytes]:
@@ -139,7 +140,7 @@ def test_calls_whose_message_does_not_come_keep_no_thread(
             channel = grpc.insecure_channel(server.grpc.split("/")[2], options)
             held.enter_context(channel)
             predict = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
-            calls += [predict.future(nothing()) for _ in range(rest.THREADS)]
+            calls += [predict.future(nothing()) for _ in range(rest_server.THREADS)]
         assert _direct(server.grpc, picture(33, 40)) == (33, 40)
         assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
 

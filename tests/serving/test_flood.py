@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from ccfnet_tf.artifacts.client import Patience, ServedNetwork
 from ccfnet_tf.errors import ResourceError
+from ccfnet_tf.runtimes.served import Patience, ServedNetwork
 from tests.serving.served import Exported, Process, picture, png, same
 
 CLIENTS = 16

@@ -29,16 +29,16 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from ccfnet_tf.artifacts import client
-from ccfnet_tf.artifacts.client import ServedNetwork
-from ccfnet_tf.artifacts.open import look_at
 from ccfnet_tf.cli import main
 from ccfnet_tf.errors import ConfigError, DataError, RunError
-from ccfnet_tf.export import saved_model
-from ccfnet_tf.inference.prediction import PictureTooLargeError
-from ccfnet_tf.serving import grpc_face, rest, rows
+from ccfnet_tf.exporters.saved_model import writer as saved_model
+from ccfnet_tf.inference.segmenter import PictureTooLargeError
+from ccfnet_tf.runtimes import served
+from ccfnet_tf.runtimes.served import ServedNetwork
+from ccfnet_tf.runtimes.sources import look_at
+from ccfnet_tf.serving import grpc_server, rest_json, rest_server
 from ccfnet_tf.serving.model import Model
-from ccfnet_tf.serving.rest import MAX_BODY
+from ccfnet_tf.serving.rest_server import MAX_BODY
 from ccfnet_tf.serving.server import DevelopmentServer
 from tests.serving.served import NAMES, TAXONOMY, Exported, Process, picture, png, same
 
@@ -229,7 +229,7 @@ BEGUN = POST + b"Content-Length: 1000000\r\n\r\n"
 def test_a_body_that_takes_too_long_is_refused(
     server: DevelopmentServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rest, "SECONDS", 0.5)
+    monkeypatch.setattr(rest_server, "SECONDS", 0.5)
     with trickling(server.rest, BEGUN) as connection:
         response = http.client.HTTPResponse(connection)
         response.begin()
@@ -240,7 +240,7 @@ def test_a_body_that_takes_too_long_is_refused(
 def test_headers_that_take_too_long_end_the_connection(
     server: DevelopmentServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rest, "SECONDS", 0.5)
+    monkeypatch.setattr(rest_server, "SECONDS", 0.5)
     with (
         trickling(server.rest, POST + b"X-Header: 1") as connection,
         contextlib.suppress(ConnectionResetError),
@@ -267,10 +267,10 @@ def test_a_fault_of_ours_is_answered(
     def fault(*_: Any) -> None:
         raise ZeroDivisionError("by\nzero")
 
-    monkeypatch.setattr(rest, "read_request", fault)
+    monkeypatch.setattr(rest_server, "read_request", fault)
     assert predict(server) == (500, {"error": "unexpected ZeroDivisionError: by"})
     monkeypatch.undo()
-    monkeypatch.setattr(grpc_face, "to_array", fault)
+    monkeypatch.setattr(grpc_server, "to_array", fault)
     with pytest.raises(grpc.RpcError, match="unexpected ZeroDivisionError: by") as caught:
         ask_grpc(server, lambda request: None)
     assert caught.value.code().name == "INTERNAL"
@@ -280,7 +280,7 @@ def test_json_is_read_one_request_at_a_time(
     server: DevelopmentServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading, most = [0], [0]
-    real = rows.arrays
+    real = rest_json.arrays
 
     def watched(*given: Any) -> Any:
         reading[0] += 1
@@ -291,7 +291,7 @@ def test_json_is_read_one_request_at_a_time(
         finally:
             reading[0] -= 1
 
-    monkeypatch.setattr(rest, "arrays", watched)
+    monkeypatch.setattr(rest_server, "arrays", watched)
     with ThreadPoolExecutor(8) as pool:
         ends = [
             pool.submit(predict, server, signature_name="classes", instances=[0]) for _ in range(8)
@@ -386,7 +386,7 @@ def test_the_client_tells_a_refused_picture_from_a_wrong_address(
     large = np.zeros((4097, 4096, 3), np.uint8)
     with pytest.raises(PictureTooLargeError, match=r"4096x4097 pixels: a server takes at most"):
         network.predict(large)
-    monkeypatch.setattr(client, "MAX_PIXELS", large.size)
+    monkeypatch.setattr(served, "MAX_PIXELS", large.size)
     with pytest.raises(DataError, match=r"the server refused it: .*at most \d+ are taken"):
         network.predict(large)
     with pytest.raises(ConfigError, match="knows no such model"):
@@ -394,7 +394,7 @@ def test_the_client_tells_a_refused_picture_from_a_wrong_address(
 
 
 def test_the_client_knows_the_limit_of_the_signature() -> None:
-    assert client.MAX_PIXELS == saved_model.MAX_PIXELS
+    assert served.MAX_PIXELS == saved_model.MAX_PIXELS
 
 
 def test_it_serves_the_version_that_predict_would_open(exported: Exported, tmp_path: Path) -> None:

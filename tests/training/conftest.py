@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from ccfnet_tf.training.devices import split_cpu
+from ccfnet_tf.training.distribution.devices import split_cpu
 
 split_cpu(2)
 

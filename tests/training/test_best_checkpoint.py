@@ -17,8 +17,8 @@ from rich.console import Console
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
-from ccfnet_tf.inference.checkpoint_file import read_arrays
 from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.runs.checkpoint_file import read_arrays
 from ccfnet_tf.training import build, fit
 
 CONFIG = RunConfig(

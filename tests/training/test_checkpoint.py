@@ -12,7 +12,7 @@ import pytest
 
 from ccfnet_tf.config import TrainConfig
 from ccfnet_tf.errors import NotFiniteError, RunError
-from ccfnet_tf.inference.checkpoint_file import read_arrays, write_arrays
+from ccfnet_tf.runs.checkpoint_file import read_arrays, write_arrays
 from ccfnet_tf.training import checkpoint
 from ccfnet_tf.training.optimizer import make_optimizer
 

@@ -31,9 +31,10 @@ from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.network import backbones
 from ccfnet_tf.network.model import CCFNet
-from ccfnet_tf.training import build, checkpoint, epoch_end, fit
-from ccfnet_tf.training.journal import write_classes
-from ccfnet_tf.training.run_data import RunData, check_data
+from ccfnet_tf.runs.run_files import write_classes
+from ccfnet_tf.training import build, checkpoint, fit
+from ccfnet_tf.training.callbacks import epoch_end
+from ccfnet_tf.training.data import RunData, check_data
 from tests.network import by_hand
 from tests.network.by_hand import Weights
 from tests.training import run_by_hand

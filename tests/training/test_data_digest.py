@@ -12,14 +12,14 @@ from PIL import Image
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, RunConfig, TrainConfig
-from ccfnet_tf.datasets.listing import fingerprint
-from ccfnet_tf.datasets.parts import list_set
+from ccfnet_tf.datasets.base import fingerprint
+from ccfnet_tf.datasets.splits import list_set
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.convert import write_shards
+from ccfnet_tf.training.data import RunData, check_data
 from ccfnet_tf.training.data_digest import FILE, compare_with_start, digest_of, write_digest
-from ccfnet_tf.training.run_data import RunData, check_data
-from tests.datasets import small_copies
+from tests.datasets.layouts import small_copies
 
 
 def config_of(root: Path | None, **data: object) -> RunConfig:

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_yaml
 from ccfnet_tf.errors import ConfigError, ResourceError, RunError
-from ccfnet_tf.inference.checkpoint_file import write_arrays
-from ccfnet_tf.inference.runs import read_config
+from ccfnet_tf.runs.checkpoint_file import write_arrays
+from ccfnet_tf.runs.run_folder import read_config
 from ccfnet_tf.training import fit as module
 from ccfnet_tf.training.checkpoint import Progress
-from ccfnet_tf.training.claim import keep_files, open_run
+from ccfnet_tf.training.resume import keep_files, open_run
 
 CONFIG = RunConfig(
     data=DataConfig(format="scenes", scenes=10, scene_size=(32, 32), crop=33),

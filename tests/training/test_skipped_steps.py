@@ -18,7 +18,7 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.errors import NotFiniteError
-from ccfnet_tf.inference.checkpoint_file import read_arrays
+from ccfnet_tf.runs.checkpoint_file import read_arrays
 from ccfnet_tf.training import build, fit
 from ccfnet_tf.training.optimizer import make_optimizer
 

@@ -23,12 +23,13 @@ from rich.console import Console
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
-from ccfnet_tf.inference.checkpoint_file import read_arrays
 from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.network.weights import named_variables
 from ccfnet_tf.pipeline.batch import training_batches
-from ccfnet_tf.training import build, epoch_end, fit
-from ccfnet_tf.training.run_data import RunData, check_data
+from ccfnet_tf.runs.checkpoint_file import read_arrays
+from ccfnet_tf.training import build, fit
+from ccfnet_tf.training.callbacks import epoch_end
+from ccfnet_tf.training.data import RunData, check_data
 from tests.network import by_hand
 from tests.network.by_hand import Weights
 from tests.training import run_by_hand

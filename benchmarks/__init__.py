@@ -1,0 +1,6 @@
+"""Benchmarks for developers, outside the wheel: `python -m benchmarks.NAME` in the checkout."""
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+"""Where processes that a benchmark starts find this package."""

@@ -1,0 +1,106 @@
+"""A run's weights beside their running average (`train.ema`), both of its last checkpoint.
+
+    python -m benchmarks.ema_gain RUN [--part val]
+
+`evaluate` takes the best checkpoint, which holds the average alone, of another epoch perhaps.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ccfnet_tf.cli.fit_options import Parser
+from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, RunError
+from ccfnet_tf.io.console import new_console
+from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
+
+if TYPE_CHECKING:  # TensorFlow is started after the arguments are read
+    from rich.console import Console
+
+    from ccfnet_tf.evaluation.evaluate import Evaluation
+
+
+def main(args: Sequence[str]) -> int:
+    """Prints the table; returns the exit code."""
+    parser = Parser(
+        prog="python -m benchmarks.ema_gain",
+        description=__doc__.split("\n")[0],
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, help="a run trained with train.ema")
+    parser.add_argument("--part", choices=("val", "test"), default="val", help="(%(default)s)")
+    given = parser.parse_args(args)
+    start_tensorflow()
+    console = new_console()
+    for line in table(compare(given.run, given.part, console)):
+        console.print(line)
+    return EXIT_DONE
+
+
+def compare(run: Path, part: str, console: Console) -> dict[str, Evaluation]:
+    """Returns the evaluation of the weights and of their average.
+
+    Args:
+        run: The run folder.
+        part: `val` or `test`.
+        console: Where it is said what is read.
+
+    Raises:
+        CCFNetError: The run keeps no average, or it or its data cannot be used.
+    """
+    import tensorflow as tf
+
+    from ccfnet_tf.datasets.audit.scan import check
+    from ccfnet_tf.evaluation.evaluate import Evaluator
+    from ccfnet_tf.pipeline.batch import evaluation_batches
+    from ccfnet_tf.runs.run_folder import read_run
+    from ccfnet_tf.training.build import build_model
+    from ccfnet_tf.training.checkpoint import restore
+    from ccfnet_tf.training.data import check_data
+    from ccfnet_tf.training.ema import averaged
+    from ccfnet_tf.training.resume import last_checkpoint
+
+    config = read_run(run).config
+    if not config.train.ema:
+        raise RunError(f"{run}: trained without train.ema, so it keeps no average of its weights")
+    data = check_data(config, console)
+    parts, samples = data.parts, getattr(data.parts, part)
+    steps = len(parts.train) // config.train.batch
+    model = build_model(config, tf.distribute.get_strategy(), data, steps, console, fresh=False)
+    restore(last_checkpoint(run), model, console.print, epochs=config.train.epochs)
+    seen = data.val  # read already
+    if part == "test":
+        seen = check(samples, parts.load, len(parts.taxonomy.names))
+    batches, _ = evaluation_batches(samples, seen.sizes, parts.load, config.data, batch=1)
+    evaluator = Evaluator(model, parts.taxonomy)
+    found = {"weights": evaluator.run(batches, split=part, pictures=len(samples))}
+    with averaged(model):
+        found["average"] = evaluator.run(batches, split=part, pictures=len(samples))
+    return found
+
+
+def table(found: dict[str, Evaluation]) -> list[str]:
+    """Returns pixel accuracy and mean IoU of every head as a Markdown table."""
+    from ccfnet_tf.evaluation.easy_hard import HEADS
+    from ccfnet_tf.report.evaluation_tables import percent
+
+    first = next(iter(found.values()))
+    names = " | ".join(f"{head} {kind}" for head in HEADS for kind in ("accuracy", "mean IoU"))
+    rows = [f"| {first.split}, % | {names} |", "|---" * (1 + 2 * len(HEADS)) + "|"]
+    for name, evaluation in found.items():
+        states = [getattr(evaluation, head) for head in HEADS]
+        figures = [(state.pixel_accuracy, state.mean_iou_present) for state in states]
+        cells = " | ".join(percent(figure) for pair in figures for figure in pair)
+        rows.append(f"| {name} | {cells} |")
+    return rows
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except CCFNetError as error:
+        sys.stderr.write(f"average: {error}\n")
+        sys.exit(EXIT_USER_ERROR)

@@ -1,0 +1,233 @@
+"""Images a second of reading and augmentation, beside what a training step eats: `make bench`.
+
+    python -m benchmarks.input_pipeline [SRC ...] [--json FILE]
+
+Every SRC is the folder of a data set. Figures of one run compare with each other; a machine that
+is busy with something else makes all of them smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ccfnet_tf.benchmark import memory
+from ccfnet_tf.benchmark.machine import write_json
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.base import Listing
+from ccfnet_tf.datasets.splits import list_set, read_parts, with_format
+from ccfnet_tf.errors import CCFNetError
+from ccfnet_tf.io.console import new_console
+from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
+
+PICTURES = 192
+"""Pictures of a set that are read for a figure."""
+
+BATCH = 8
+STEP_BATCH = 4
+STEPS = 3
+RATIO = 5
+"""The pipeline shall deliver at least so many times what the step eats."""
+
+DECODED = 300
+"""Images a second of 256x256 that shards shall give without augmentation."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Images a second of one set.
+
+    Attributes:
+        name: The set.
+        plain: One after another in Python: decoded.
+        eager: One after another: decoded, and augmented outside of tf.data.
+        files: tf.data from the set's own files: decoded, augmented, in batches.
+        shards: tf.data from shards of the same pictures.
+        shards_decoded: tf.data from shards, decoded and not augmented.
+    """
+
+    name: str
+    plain: float
+    eager: float
+    files: float
+    shards: float
+    shards_decoded: float
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures every layout and every set given, then shows the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.input_pipeline")
+    parser.add_argument("sources", nargs="*", metavar="SRC", help="folders of data sets")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    options = parser.parse_args(argv)
+    start_tensorflow()
+    console = new_console()
+    with tempfile.TemporaryDirectory(prefix="ccfnet-bench-") as place:
+        speeds = [_measure(*row, Path(place), console) for row in _sets(options.sources, place)]
+    step = training_appetite(241)
+    memory = [_epoch(Path(source), console) for source in options.sources]
+    console.print(_table(speeds, step))
+    for line in _verdicts(speeds, step) + memory:
+        console.print(line)
+    if options.json:
+        tree = {"speeds": [asdict(speed) for speed in speeds], "step": step, "memory": memory}
+        write_json(Path(options.json), tree)
+
+
+def training_appetite(crop: int) -> float:
+    """Returns the images a second that a ResNet-50 training step eats on this machine."""
+    import tensorflow as tf
+
+    from ccfnet_tf.network.ccfnet import build_ccfnet
+    from ccfnet_tf.training.distribution.devices import resolve_precision
+
+    model = build_ccfnet(
+        8, backbone_weights=None, head_channels=128, precision=resolve_precision("auto")
+    )
+    model.compile(optimizer="adamw")
+    image = tf.zeros([STEP_BATCH, crop, crop, 3], tf.uint8)
+    label = tf.zeros([STEP_BATCH, crop, crop], tf.int32)
+    batches = tf.data.Dataset.from_tensors((image, label)).repeat()
+    model.fit(batches, steps_per_epoch=1, verbose=0, shuffle=False)  # traces
+    began = time.perf_counter()
+    model.fit(batches, steps_per_epoch=STEPS, verbose=0, shuffle=False)
+    return STEPS * STEP_BATCH / (time.perf_counter() - began)
+
+
+def _sets(sources: Sequence[str], place: str) -> list[tuple[str, Path]]:
+    """Returns (name, folder) of each set: those given, and drawn copies of the layouts."""
+    from benchmarks.layout_copies import COPIES, scenes
+
+    found = [(f"{with_format(DataConfig(root=s)).format}: {s}", Path(s)) for s in sources]
+    pictures = scenes(PICTURES)
+    for name, write in COPIES.items():
+        root = Path(place) / name.replace(", ", "_")
+        root.mkdir()
+        write(root, pictures)
+        found.append((name, root))
+    return found
+
+
+def _measure(name: str, root: Path, place: Path, console: Console) -> Speed:
+    from ccfnet_tf.pipeline.convert import write_shards
+
+    console.print(f"reading {name}")
+    data = DataConfig(root=str(root), crop=241, val_share=0.0)
+    listing = _first(list_set(data, 0))
+    out = place / f"shards{len(list(place.glob('shards*')))}"
+    write_shards(listing, out, 2)
+    mine, theirs = listing, list_set(replace(data, root=str(out)), 0)
+    return Speed(
+        name.split(": ", maxsplit=1)[0],
+        _rate(_decode_each(mine), PICTURES),
+        _rate(_augment_each(mine, data), PICTURES // 4),
+        _rate(_batches(mine, data), PICTURES),
+        _rate(_batches(theirs, data), PICTURES),
+        _rate(_decoded(theirs), PICTURES),
+    )
+
+
+def _first(listing: Listing) -> Listing:
+    return replace(listing, train=listing.train[:PICTURES], val=None, test=())
+
+
+def _rate(pictures: Any, count: int) -> float:
+    """Returns images a second over `count` of them, after the first few."""
+    stream = iter(pictures)
+    for _ in range(BATCH):
+        next(stream)
+    began = time.perf_counter()
+    for _ in range(count):
+        next(stream)
+    return count / (time.perf_counter() - began)
+
+
+def _decode_each(listing: Listing) -> Any:
+    while True:
+        yield from (listing.load(sample) for sample in listing.train)
+
+
+def _augment_each(listing: Listing, data: DataConfig) -> Any:
+    import tensorflow as tf
+
+    from ccfnet_tf.pipeline.augment import augment
+
+    for seed, (image, label) in enumerate(_decode_each(listing)):
+        yield augment(tf.constant(image), tf.constant(label), tf.constant([0, seed]), data=data)
+
+
+def _batches(listing: Listing, data: DataConfig) -> Any:
+    from ccfnet_tf.pipeline.batch import training_batches
+
+    for image, _ in training_batches(listing.train, listing.load, data, batch=BATCH, seed=0):
+        yield from range(len(image))
+
+
+def _decoded(listing: Listing) -> Any:
+    import tensorflow as tf
+
+    from ccfnet_tf.pipeline.batch import reader
+
+    read = reader(listing.train, listing.load)
+    places = tf.data.Dataset.range(len(listing.train)).repeat()
+    yield from places.map(read, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+
+def _epoch(root: Path, console: Console) -> str:
+    """Returns how resident memory changed over an epoch of training batches."""
+    from ccfnet_tf.pipeline.batch import training_batches
+    from ccfnet_tf.pipeline.worker_sharding import by_example
+
+    data = DataConfig(root=str(root), crop=225)
+    parts = read_parts(data, 0)
+    steps = by_example(parts.train, BATCH).steps
+    marks = {1: 0.0, max(1, steps // 10): 0.0, steps: 0.0}
+    console.print(f"memory over an epoch of {parts.format}")
+    batches = training_batches(parts.train, parts.load, data, batch=BATCH, seed=0)
+    for number, _ in enumerate(batches.take(steps), start=1):
+        if number in marks:
+            marks[number] = memory.resident()
+    shown = ", ".join(f"{resident:.0f} MB at step {step}" for step, resident in marks.items())
+    return f"{parts.format}, an epoch of {len(parts.train)} pictures: resident memory {shown}"
+
+
+def _table(speeds: list[Speed], step: float) -> Table:
+    table = Table(title="images a second", title_justify="left", title_style="bold")
+    table.add_column("layout")
+    for name in (
+        "decode, one by one",
+        "decode and augment, one by one",
+        "tf.data from files",
+        "tf.data from shards",
+        "shards, not augmented",
+    ):
+        table.add_column(name, justify="right")
+    for speed in speeds:
+        table.add_row(*[f"{v:.0f}" if isinstance(v, float) else v for v in vars(speed).values()])
+    table.caption = f"a training step of ResNet-50 eats {step:.2f} images of 241x241 a second"
+    return table
+
+
+def _verdicts(speeds: list[Speed], step: float) -> list[str]:
+    slowest = min(min(s.files, s.shards) for s in speeds)
+    decoded = min(s.shards_decoded for s in speeds if s.name == "folder")
+    return [
+        f"slowest pipeline: {slowest / step:.1f} times what the step eats (goal: {RATIO})",
+        f"256x256 JPEG shards, not augmented: {decoded:.0f} a second (goal: {DECODED})",
+    ]
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except CCFNetError as error:
+        sys.exit(f"benchmark: {error}")

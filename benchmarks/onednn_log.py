@@ -1,0 +1,63 @@
+"""Which instructions this processor has, and what oneDNN makes of them by its own log.
+
+A process that runs with `ONEDNN_VERBOSE=1` prints a line for everything that oneDNN computes:
+
+    onednn_verbose,v1,info,cpu,isa:Intel AVX2
+    onednn_verbose,v1,primitive,exec,cpu,convolution,IMPLEMENTATION,backward_weights,...,PROBLEM,MS
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from ccfnet_tf.benchmark.machine import CPU_INFO
+
+SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16")
+"""Sets by the names of /proc/cpuinfo that change what oneDNN takes for a convolution."""
+
+_PREFIX = "onednn_verbose,"
+_FIELDS = 13
+
+
+def instruction_sets() -> list[str]:
+    """Returns those of `SETS` that this processor has; none where the system does not say."""
+    rows = CPU_INFO.read_text().splitlines() if CPU_INFO.is_file() else []
+    flags = next((row.split(":", 1)[1].split() for row in rows if row.startswith("flags")), [])
+    return [name for name in SETS if name in flags]
+
+
+@dataclass
+class Log:
+    """What oneDNN said of itself.
+
+    Attributes:
+        version: Such as `3.7.3`; empty where it said nothing.
+        isa: The largest instruction set that it uses, in its own words.
+        kernels: Problem -> implementation of the kernel gradients of kernels above 1x1; a problem
+            reads `mb8_ic168oc128_ih61oh61kh3...`.
+    """
+
+    version: str = ""
+    isa: str = ""
+    kernels: dict[str, str] = field(default_factory=dict)
+
+    def read(self, line: str) -> bool:
+        """Takes a line that a process printed; returns whether it was oneDNN's."""
+        if not line.startswith(_PREFIX):
+            return False
+        cells = line.strip().split(",")
+        if len(cells) >= _FIELDS and cells[5] == "convolution":
+            implementation, kind, problem = cells[6], cells[7], cells[-2]
+            if kind == "backward_weights" and "kh1" not in re.findall(r"kh\d+", problem):
+                self.kernels[problem] = implementation
+        elif (found := re.search(r"info,oneDNN v([\w.]+)", line)) is not None:
+            self.version = found[1]
+        elif (found := re.search(r"info,cpu,isa:(.+)", line)) is not None:
+            self.isa = found[1].strip()
+        return True
+
+    @property
+    def implementations(self) -> list[str]:
+        """The names of the implementations, without repetition."""
+        return list(dict.fromkeys(self.kernels.values()))

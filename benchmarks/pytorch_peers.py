@@ -1,0 +1,288 @@
+"""CCFNet beside PyTorch networks on the same machine in the same minutes: `make bench-peers`.
+
+    python -m benchmarks.pytorch_peers [--size 240] [--batch 4] [--rounds 3] [--json FILE]
+
+PyTorch lives in an environment of its own. Each side is a process that prints a JSON line with
+what it has, `{"versions": {name: version}, "gmac": {network: GMAC}}`, and then answers each line
+`{"network", "phase", "precision"}` with `{"seconds"}` of one step. The lines alternate between the
+two sides, so one sleeps while the other works, and a machine whose speed varies treats them alike.
+Networks differ in size, so what is compared is milliseconds per GMAC of each network's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from benchmarks import REPOSITORY
+from ccfnet_tf.benchmark.machine import (
+    Others,
+    machine,
+    new_table,
+    others_line,
+    refuse_lost_json,
+    usable_threads,
+    write_json,
+)
+from ccfnet_tf.cli.fit_options import Parser
+from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigError, ResourceError
+from ccfnet_tf.io.console import new_console, new_progress
+
+if TYPE_CHECKING:
+    from ccfnet_tf.benchmark.speed import Phase, Precision
+
+PEER = Path(".venv-peers/bin/python")
+OURS = "CCFNet"
+PHASES: tuple[Phase, ...] = ("training", "inference")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+STRIDE = 8
+CLASSES = 8
+
+REST = 0.3
+"""Seconds between two sides: threads of the last one go on spinning for a while."""
+
+
+@dataclass
+class Timed:
+    """One phase of one network in one precision.
+
+    Attributes:
+        network: Its name.
+        gmac: Multiply-adds of a picture, 10^9.
+        phase: `training` or `inference`.
+        precision: `float32` or `bfloat16`.
+        seconds: Seconds a step, the best of the rounds.
+    """
+
+    network: str
+    gmac: float
+    phase: Phase
+    precision: Precision
+    seconds: float = float("inf")
+
+    def ms_per_gmac(self, batch: int) -> float:
+        """Returns milliseconds a picture and GMAC of one way through the network."""
+        return 1000 * self.seconds / batch / self.gmac
+
+
+class Side:
+    """A process that times its own networks when asked.
+
+    Attributes:
+        versions: Library -> version.
+        gmac: Network -> GMAC of a picture.
+        process: The number that the system knows it by.
+    """
+
+    def __init__(self, command: Sequence[str], log: Any) -> None:
+        self._command, self._log = command, log
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=log,
+            text=True,
+            bufsize=1,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        )
+        try:
+            hello = self._read()
+        except BaseException:  # Ctrl-C too: nobody else knows of the process yet
+            self._process.kill()
+            raise
+        self.process = self._process.pid
+        self.versions: dict[str, str] = hello["versions"]
+        self.gmac: dict[str, float] = hello["gmac"]
+
+    def seconds(self, timed: Timed) -> float:
+        """Returns the seconds of one step.
+
+        Raises:
+            ResourceError: The process ended.
+        """
+        assert self._process.stdin
+        question = {key: getattr(timed, key) for key in ("network", "phase", "precision")}
+        with suppress(BrokenPipeError):  # then it has ended, and has said why
+            self._process.stdin.write(json.dumps(question) + "\n")
+        return float(self._read()["seconds"])
+
+    def close(self) -> None:
+        """Ends the process, if it has not ended."""
+        with self._process:
+            self._process.kill()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if line:
+            return dict(json.loads(line))
+        code = self._process.wait()
+        self.close()
+        self._log.seek(0)
+        said = self._log.read().strip().splitlines() or ["said nothing"]
+        raise ResourceError(f"{self._command[0]}: ended with {code}: {said[-1]}")
+
+
+def main(args: Sequence[str]) -> int:
+    """Measures both sides and shows the table; returns the exit code."""
+    options = _parse(args)
+    refuse_lost_json(options.json)
+    if not options.python.is_file():
+        raise ConfigError(
+            f"{options.python}: no such file: `make bench-peers` makes this environment; or give "
+            "the Python of one that has benchmarks/pytorch_peers.txt installed: --python FILE"
+        )
+    console = new_console()
+    with _sides(options) as sides, new_progress(console) as bar:
+        rows = [
+            (side, Timed(name, gmac, phase, precision))
+            for precision, phase, side in product(PRECISIONS, PHASES, sides)
+            for name, gmac in side.gmac.items()
+        ]
+        others = Others(*[side.process for side in sides])
+        task = bar.add_task("", total=len(rows) * (options.rounds + 1))
+        for number in range(options.rounds + 1):
+            for side, timed in rows:
+                what = f"{timed.network}, {timed.phase} in {timed.precision}"
+                when = f"round {number} of {options.rounds}" if number else "first step"
+                bar.update(task, description=f"{when}: {what}")
+                seconds = side.seconds(timed)
+                if number:  # the first step builds and traces
+                    timed.seconds = min(timed.seconds, seconds)
+                bar.advance(task)
+                time.sleep(REST)
+        share = others.share()
+        versions = {name: value for side in sides for name, value in side.versions.items()}
+    measured = [timed for _, timed in rows]
+    console.print(table(measured, options.size, options.batch))
+    here = machine()
+    console.print(
+        f"{here['threads']} threads of {here['processor']}; best of {options.rounds} rounds; "
+        f"{', '.join(f'{name} {value}' for name, value in versions.items())}"
+    )
+    console.print(others_line(share))
+    if options.json:
+        tree = as_json(measured, versions, options) | {"others_share": share}
+        write_json(options.json, tree)
+        console.print(f"written to {options.json}")
+    return EXIT_DONE
+
+
+def table(measured: Sequence[Timed], size: int, batch: int) -> Table:
+    """Returns what a person looks at."""
+    shown = new_table(
+        f"{size}x{size} pixels, {batch} in a step",
+        "GMAC of a picture's way through the network once, in training too; beside ours: time per "
+        "GMAC over CCFNet's",
+        ["", "network", "GMAC", "ms an\nimage", "ms per\nGMAC", "beside\nours"],
+    )
+    for timed in measured:
+        cells = [
+            f"{timed.phase} {timed.precision}",
+            timed.network,
+            f"{timed.gmac:.1f}",
+            f"{1000 * timed.seconds / batch:.0f}",
+            f"{timed.ms_per_gmac(batch):.2f}",
+            f"{beside_ours(timed, measured):.2f}",
+        ]
+        shown.add_row(*cells)
+    return shown
+
+
+def beside_ours(timed: Timed, measured: Sequence[Timed]) -> float:
+    """Returns the time per GMAC over that of CCFNet in the same phase and precision."""
+    same = (timed.phase, timed.precision)
+    ours = next(t for t in measured if t.network == OURS and (t.phase, t.precision) == same)
+    return timed.ms_per_gmac(1) / ours.ms_per_gmac(1)
+
+
+def as_json(
+    measured: Sequence[Timed], versions: dict[str, str], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Returns all figures; times in milliseconds."""
+    return {
+        "size": options.size,
+        "batch": options.batch,
+        "rounds": options.rounds,
+        "machine": machine(),
+        "versions": versions,
+        "speeds": [
+            {
+                "network": timed.network,
+                "gmac": timed.gmac,
+                "phase": timed.phase,
+                "precision": timed.precision,
+                "ms_an_image": 1000 * timed.seconds / options.batch,
+                "ms_per_gmac": timed.ms_per_gmac(options.batch),
+                "beside_ours": beside_ours(timed, measured),
+            }
+            for timed in measured
+        ],
+    }
+
+
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog="python -m benchmarks.pytorch_peers", description=__doc__.split("\n")[0])
+    parser.add_argument("--python", type=Path, default=PEER, help="PyTorch's (%(default)s)")
+    parser.add_argument("--size", type=int, default=240, help="sides of a picture (240)")
+    parser.add_argument("--batch", type=int, default=4, help="pictures in a step (4)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the best counts (3)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
+    options = parser.parse_args(args)
+    if options.size < 32 or options.size % STRIDE:
+        raise ConfigError(
+            f"--size is {options.size}: the peers take multiples of {STRIDE} from 32 up"
+        )
+    if options.batch < 2:
+        raise ConfigError(f"--batch is {options.batch}: the peers' batch norm needs 2 or more")
+    if options.rounds < 1:
+        raise ConfigError(f"--rounds is {options.rounds}: it must be 1 or more")
+    return options
+
+
+@contextmanager
+def _sides(options: argparse.Namespace) -> Iterator[list[Side]]:
+    """Starts ours and the peer's, one after the other, and ends both."""
+    settings = {
+        "size": options.size,
+        "batch": options.batch,
+        "classes": CLASSES,
+        "threads": usable_threads(),
+    }
+    said = json.dumps(settings)
+    here = Path(__file__).parent
+    commands = [
+        [sys.executable, "-P", "-m", "benchmarks.pytorch_peers_tensorflow", said],
+        # -P: the folder's modules are not the peer's
+        [str(options.python), "-P", str(here / "pytorch_peers_torch.py"), said],
+    ]
+    with ExitStack() as stack:
+        sides = []
+        for command in commands:
+            log = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
+            side = Side(command, log)
+            stack.callback(side.close)
+            sides.append(side)
+        yield sides
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except CCFNetError as error:
+        sys.stderr.write(f"peers: {error}\n")
+        sys.exit(EXIT_USER_ERROR)

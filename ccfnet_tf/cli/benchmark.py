@@ -1,0 +1,277 @@
+"""`ccfnet-tf benchmark`: what a network costs, how fast it is here, and how fast it could be.
+
+One run alone, or nothing, is measured in training and inference (`speed`); anything else is
+compared by its answers (`artifacts`).
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from ccfnet_tf.benchmark.machine import (
+    Others,
+    machine,
+    new_table,
+    others_line,
+    refuse_lost_json,
+    write_json,
+)
+from ccfnet_tf.cli.fit_options import Parser
+from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, ConfigError
+from ccfnet_tf.inference.segmenter import SMALLEST
+from ccfnet_tf.io.console import new_console
+from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
+from ccfnet_tf.runtimes.letterbox import Size, parse_size
+
+if TYPE_CHECKING:
+    from ccfnet_tf.benchmark.speed import Benchmark, Speed
+
+PAPER = RunConfig(
+    data=DataConfig(format="scenes", scenes=24),
+    model=ModelConfig(backbone_weights="none"),
+    train=TrainConfig(batch=2),
+)
+"""What is measured where no run is given: the paper's form with ResNet-50, on drawn scenes."""
+
+_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "": "{phase} {precision}".format_map,
+    "ms an\nimage": "{ms_an_image:.0f}".format_map,
+    "GFLOP/s of\na matmul's": "{gflops:.0f} of {matmul_gflops:.0f}".format_map,
+    "share": "{share_of_matmul:.0%}".format_map,
+    "peak\nMB": "{peak_memory_mb:.0f}".format_map,
+    "reading\nms": "{ms_an_image_while_reading:.0f}".format_map,
+    "waits": "{waiting_share:.1%}".format_map,
+}
+"""Heading -> how a row of the JSON is shown there."""
+_OF_TRAINING = 2
+"""So many columns at the end are of training alone."""
+
+
+_OF_COMPARISONS = {"warm_up": 3, "count": 20, "threads": None, "openvino": False}
+_OF_RUNS = {"batch": None, "rounds": 3, "root": None}
+"""Options of one of the two alone, and what they are where they are not given."""
+_SIZE = (241, 241)
+
+
+def main(args: list[str]) -> int:
+    """Runs the verb; returns the exit code."""
+    options = benchmark_parser().parse_args(args)
+    for key in ("batch", "rounds", "warm-up", "count", "threads"):
+        value = getattr(options, key.replace("-", "_"))
+        if value is not None and value < 1:
+            raise ConfigError(f"--{key} is {value}: it must be 1 or more")
+    refuse_lost_json(options.json)
+    sources = options.sources
+    if options.compare or len(sources) > 1 or (sources and not _may_be_a_run(sources[0])):
+        _refuse(options, _OF_RUNS, "of one run alone, and this is a comparison")
+        return _compare(options)
+    _refuse(options, _OF_COMPARISONS, "of comparisons: give an exported file, or --compare")
+    return _measure(options)
+
+
+def benchmark_parser() -> Parser:
+    """Returns the parser of the verb's options."""
+    parser = Parser(
+        prog="ccfnet-tf benchmark",
+        description="With one RUN alone: the speed of its network in training and inference, on "
+        "one device and with random weights. Without a run: the paper's form with ResNet-50, on "
+        "drawn scenes. With an exported file or folder, a server's address, several of them, or "
+        "--compare: how long each takes to answer a picture, in a process of its own.",
+    )
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="run folder; exported folder, .tflite or .onnx file; address of a server",
+    )
+    size = "a picture's: HEIGHTxWIDTH, or a square's side (default: a run's crop; "
+    parser.add_argument("--size", help=f"{size}in a comparison {_SIZE[0]})")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
+    one = parser.add_argument_group("one run")
+    one.add_argument("--batch", type=int, help="pictures in a step (default: the run's)")
+    one.add_argument("--rounds", type=int, help="of which the best counts (3)")
+    one.add_argument("--data.root", dest="root", help="where the data lie now")
+    many = parser.add_argument_group("a comparison")
+    many.add_argument("--compare", action="store_true", help="compare a run's answers too")
+    many.add_argument("--warm-up", type=int, help="answers that are not counted (3)")
+    many.add_argument("--count", type=int, help="answers that are (20)")
+    many.add_argument("--threads", type=int, help="how many compute (default: all cores)")
+    many.add_argument(
+        "--openvino",
+        action="store_true",
+        help="ONNX files in OpenVINO too, float32 and bfloat16 (extra: openvino)",
+    )
+    parser.set_defaults(openvino=None)
+    return parser
+
+
+def _may_be_a_run(source: str) -> bool:
+    """Whether it is to be measured as a run; what is nothing at all is refused as one."""
+    from ccfnet_tf.runs.run_folder import CONFIG
+    from ccfnet_tf.runtimes.sources import SERVERS
+
+    path = Path(source).expanduser()
+    return not source.startswith(SERVERS) and (not path.exists() or (path / CONFIG).is_file())
+
+
+def _refuse(options: Namespace, known: dict[str, Any], why: str) -> None:
+    """Refuses options that would be without effect, and gives the others their defaults.
+
+    Raises:
+        ConfigError: One was given.
+    """
+    for key in known:
+        if getattr(options, key) is not None:
+            name = "data.root" if key == "root" else key.replace("_", "-")
+            raise ConfigError(f"--{name} is {why}")
+    for key, value in {**_OF_RUNS, **_OF_COMPARISONS}.items():
+        if getattr(options, key) is None:
+            setattr(options, key, value)
+
+
+def _compare(options: Namespace) -> int:
+    from ccfnet_tf.benchmark import compare as artifacts
+
+    size = _size(options.size) or _SIZE
+    if not options.sources:
+        raise ConfigError("--compare needs something to compare: give runs or exported files")
+    rows = artifacts.entries(options.sources, openvino=options.openvino)
+    console = new_console()
+    tree = artifacts.compare(
+        rows,
+        size=size,
+        warm_up=options.warm_up,
+        count=options.count,
+        threads=options.threads,
+        console=console,
+    )
+    console.print(artifacts.table(tree))
+    for line in artifacts.notes(tree):
+        console.print(line)
+    if options.json:
+        write_json(options.json, tree)
+        console.print(f"written to {options.json}")
+    return EXIT_FINDINGS if any(row["failed"] for row in tree["left_out"]) else EXIT_DONE
+
+
+def _size(text: str | None) -> Size | None:
+    """Returns height and width of `--size`; raises ConfigError where it is neither form."""
+    if text is None:
+        return None
+    size = parse_size(f"{text}x{text}" if text.isdecimal() else text)
+    if min(size) < 1:
+        raise ConfigError(f"--size is {text}: both sides must be 1 or more")
+    return size
+
+
+def _side(text: str | None) -> int | None:
+    """Returns the side of a square; raises ConfigError where a run cannot be trained on it."""
+    height, width = _size(text) or (None, None)
+    if height != width:
+        raise ConfigError(f"--size is {text}: a run alone is trained too, on squares: give a side")
+    if height is not None and height < SMALLEST:
+        raise ConfigError(f"--size is {text}: the network needs at least {SMALLEST}")
+    return height
+
+
+def _measure(options: Namespace) -> int:
+    side = _side(options.size)
+    name, config = _config(options.sources[0] if options.sources else None, options.root)
+    config = replace(
+        config,
+        data=replace(config.data, crop=side or config.data.crop),
+        train=replace(config.train, batch=options.batch or config.train.batch),
+    )
+    console = new_console()
+    start_tensorflow()
+    from ccfnet_tf.benchmark.speed import measure
+
+    others = Others()
+    measured = measure(config, rounds=options.rounds, console=console)
+    share = others.share()
+    console.print(table(name, config, measured))
+    for line in [*notes(measured), others_line(share)]:
+        console.print(line)
+    if options.json:
+        write_json(options.json, as_json(name, config, measured) | {"others_share": share})
+        console.print(f"written to {options.json}")
+    return EXIT_DONE
+
+
+def as_json(name: str, config: RunConfig, measured: Benchmark) -> dict[str, Any]:
+    """Returns all figures: times in milliseconds an image, memory in MB, shares in 0..1."""
+    return {
+        "network": name,
+        "backbone": config.model.backbone,
+        "head_channels": config.model.head_channels,
+        "size": measured.size,
+        "batch": measured.batch,
+        "rounds": measured.rounds,
+        "machine": machine("tensorflow", "keras"),
+        "gmac": asdict(measured.cost) | {"sum": measured.cost.total},
+        "matmul_gflops": measured.products,
+        "speeds": [_as_json(measured, speed) for speed in measured.speeds],
+        "left_out": measured.left_out,
+    }
+
+
+def table(name: str, config: RunConfig, measured: Benchmark) -> Table:
+    """Returns what a person looks at."""
+    parts = " + ".join(f"{part} {value:.3g}" for part, value in asdict(measured.cost).items())
+    shown = new_table(
+        f"{name}: {config.model.backbone}, {measured.size}x{measured.size} pixels, "
+        f"{measured.batch} in a step",
+        f"GMAC of an image: {parts} = {measured.cost.total:.3g}",
+        list(_COLUMNS),
+    )
+    for speed in measured.speeds:
+        row = _as_json(measured, speed)
+        columns = list(_COLUMNS.values())
+        if speed.phase == "inference":
+            columns = columns[:-_OF_TRAINING]
+        shown.add_row(*[show(row) for show in columns])
+    return shown
+
+
+def notes(measured: Benchmark) -> list[str]:
+    """Returns what the table does not say of itself."""
+    here = machine()
+    return [
+        f"{here['threads']} threads of {here['processor']}; best of {measured.rounds} rounds",
+        "training counts as three ways through the network; peak: memory of the whole process;",
+        "reading: a step beside the data pipeline; waits: share of time waiting for its batches",
+        *[f"left out: {precision}: {why}" for precision, why in measured.left_out.items()],
+    ]
+
+
+def _config(run: str | None, root: str | None) -> tuple[str, RunConfig]:
+    """Returns the name and the configuration of what is to be measured."""
+    if run is None:
+        return "the paper's form", PAPER
+    from ccfnet_tf.runs.run_folder import read_run
+
+    config = read_run(run).config
+    return run, config if root is None else replace(config, data=replace(config.data, root=root))
+
+
+def _as_json(measured: Benchmark, speed: Speed) -> dict[str, Any]:
+    per_image = 1000 / measured.batch
+    rate, most = measured.gflops(speed), measured.products[speed.precision]
+    return {
+        "phase": speed.phase,
+        "precision": speed.precision,
+        "ms_an_image": speed.seconds * per_image,
+        "gflops": rate,
+        "matmul_gflops": most,
+        "share_of_matmul": rate / most,
+        "peak_memory_mb": speed.memory,
+        "ms_an_image_while_reading": speed.fed * per_image if speed.waiting is not None else None,
+        "waiting_share": speed.waiting,
+    }

@@ -1,0 +1,1 @@
+"""One small reader per layout: files in, samples out. No TensorFlow here."""

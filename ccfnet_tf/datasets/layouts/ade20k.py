@@ -1,0 +1,91 @@
+"""ADE20K, the scene parsing benchmark (ADEChallengeData2016): 20210 + 2000 pictures, 150 classes.
+
+    ROOT/images/{training,validation}/<name>.jpg
+    ROOT/annotations/{training,validation}/<name>.png     masks: 0 without a label, 1..150
+
+The labels of the benchmark's test part are not public: figures are usually reported on validation,
+which is the test part here, and a validation share is taken from training.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.base import Listing, with_pictures
+from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
+from ccfnet_tf.datasets.class_files import find_own_classes
+from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
+from ccfnet_tf.datasets.pairing import (
+    MASKS,
+    PICTURES,
+    files_in,
+    folders_seen,
+    pair,
+    require,
+    require_pictures,
+)
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.labels import Sample
+
+_CODING = CODINGS["ade20k"]
+_RULE = "a mask of ADE20K holds 1..150 (the classes) or 0 (no label); unpack the set anew"
+
+
+def signs(root: Path) -> str:
+    """Returns what of this layout is in `root`, or an empty string."""
+    return folders_seen(root, "images/training", "annotations/training")
+
+
+def read(data: DataConfig, root: Path, seed: int) -> Listing:
+    """Lists training as the training part and validation as the test part; no picture is opened.
+
+    A sample's name is the part and the picture's name: `training/ADE_train_00000001`.
+
+    Raises:
+        DataError: The folder is not the set, or its training part holds no pictures, or it carries
+            a list of other classes: its masks could begin with 0 or with 1.
+    """
+    require(root, signs, "ADE20K scene parsing (images/training/, annotations/training/)")
+    _refuse_own_classes(root)
+    train, test = _part(root, "training"), _part(root, "validation")
+    require_pictures(train, root / "images" / "training" / "<name>.jpg")
+    names = taxonomy("ade20k").names
+    meaning = index_values(
+        names, data.mask_values, values=_CODING.values, void=_CODING.void, rule=_RULE
+    )
+
+    def load_label(sample: Sample) -> np.ndarray:
+        return read_index_mask(sample.label, meaning)
+
+    return Listing(
+        taxonomy("ade20k"),
+        train[0],
+        None,
+        test[0],
+        with_pictures(load_label),
+        load_label,
+        unpaired=train[1] + test[1],
+        mask_values=meaning,
+    )
+
+
+def _refuse_own_classes(root: Path) -> None:
+    own = find_own_classes(root)
+    if own is not None and own.taxonomy.names != taxonomy("ade20k").names:
+        raise DataError(
+            f"{own.path}: names other classes than ADE20K's 150: for a set with its own classes "
+            "rename images/training to train/images, annotations/training to train/masks, "
+            "validation alike to val/, and the list to classes.txt (its first line is value 0)"
+        )
+
+
+def _part(root: Path, part: str) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:
+    return pair(
+        files_in(root / "images" / part, PICTURES),
+        files_in(root / "annotations" / part, MASKS),
+        within=f"images/{part}/ or annotations/{part}/",
+        prefix=f"{part}/",
+    )

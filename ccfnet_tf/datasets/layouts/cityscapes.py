@@ -1,0 +1,112 @@
+"""Cityscapes with fine labels: 2975 and 500 street scenes of 2048x1024, 19 evaluated classes.
+
+    ROOT/leftImg8bit/{train,val}/<city>/<name>_leftImg8bit.png
+    ROOT/gtFine/{train,val}/<city>/<name>_gtFine_labelIds.png          ids 0..33
+    ROOT/gtFine/{train,val}/<city>/<name>_gtFine_labelTrainIds.png     or these: 0..18, 255
+    ROOT/label_colors.txt                                              a set's own classes
+
+Ids that are not evaluated become void. The labels of the set's own test part are not public (the
+files hold nothing but void): figures are usually reported on val, which is the test part here, and
+a validation share is taken from train. Where the folder carries a class list (see `own_classes`),
+labelIds are its rows. CVAT lays the pictures in imgsFine/leftImg8bit/.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.base import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
+from ccfnet_tf.datasets.class_files import find_own_classes
+from ccfnet_tf.datasets.mask_values import MaskValues, index_values, read_index_mask
+from ccfnet_tf.datasets.pairing import (
+    DEEP,
+    MASKS,
+    PICTURES,
+    files_in,
+    folders_seen,
+    pair,
+    require,
+    require_pictures,
+)
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.labels import Sample
+
+_IMAGE, _IDS, _TRAIN_IDS = "_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds"
+_PICTURES = ("leftImg8bit", "imgsFine/leftImg8bit")
+_RULES = {
+    "cityscapes": "labelIds of Cityscapes are 0..33, or 255 (number plate); unpack the set anew",
+    "cityscapes_train_ids": "labelTrainIds are 0..18 (the classes) or 255 (not evaluated); "
+    "make them anew with createTrainIdLabelImgs.py of the set's scripts",
+}
+
+
+def signs(root: Path) -> str:
+    """Returns what of this layout is in `root`, or an empty string."""
+    return folders_seen(root, _PICTURES[0], "gtFine") or folders_seen(root, _PICTURES[1], "gtFine")
+
+
+def read(data: DataConfig, root: Path, seed: int) -> Listing:
+    """Lists train as the training part and val as the test part; no picture is opened.
+
+    A sample's name is its path without the common ending: `train/aachen/aachen_000000_000019`.
+
+    Raises:
+        DataError: The folder is not the set, its training part holds no pictures, or its own class
+            list is damaged or contradicts another.
+    """
+    require(root, signs, "Cityscapes (leftImg8bit/ and gtFine/)")
+    pictures = next(name for name in _PICTURES if (root / name).is_dir())
+    own = find_own_classes(root)
+    train, test = (_part(root, pictures, part, trained=own is None) for part in ("train", "val"))
+    require_pictures(train, root / pictures / "train" / "<city>" / f"<name>{_IMAGE}.png")
+    meanings = {
+        coding: index_values(
+            taxonomy("cityscapes").names,
+            data.mask_values if own is None else None,
+            values=CODINGS[coding].values,
+            void=CODINGS[coding].void,
+            rule=rule,
+        )
+        for coding, rule in _RULES.items()
+    }
+    own = own and own.with_mask_values(data.mask_values)
+    load = _loader(meanings) if own is None else lambda sample: own.read_label(sample.label)
+    return Listing(
+        taxonomy("cityscapes") if own is None else own.taxonomy,
+        train[0],
+        None,
+        test[0],
+        with_pictures(load),
+        load,
+        unpaired=train[1] + test[1],
+        mask_values=meanings["cityscapes"] if own is None else own.meaning,
+    )
+
+
+def _loader(meanings: dict[str, MaskValues]) -> LoadLabel:
+    def load_label(sample: Sample) -> np.ndarray:
+        trained = Path(sample.label).stem.endswith(_TRAIN_IDS)
+        meaning = meanings["cityscapes_train_ids" if trained else "cityscapes"]
+        return read_index_mask(sample.label, meaning)
+
+    return load_label
+
+
+def _part(
+    root: Path, pictures: str, part: str, *, trained: bool
+) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:
+    """Pairs the pictures of a part; `trained`: labelTrainIds are taken where there are no ids."""
+    images = _named(files_in(root / pictures / part, PICTURES, DEEP), _IMAGE)
+    masks = files_in(root / "gtFine" / part, MASKS, DEEP)
+    labels = _named(masks, _IDS)  # the original wins
+    if trained:
+        labels = _named(masks, _TRAIN_IDS) | labels
+    return pair(images, labels, within=f"{pictures}/{part}/ or gtFine/{part}/", prefix=f"{part}/")
+
+
+def _named(files: dict[str, Path], ending: str) -> dict[str, Path]:
+    return {key.removesuffix(ending): path for key, path in files.items() if key.endswith(ending)}

@@ -1,0 +1,75 @@
+"""KITTI's semantic segmentation benchmark (2018): 200 street scenes with the ids of Cityscapes.
+
+    ROOT/training/image_2/<name>.png
+    ROOT/training/semantic/<name>.png      labelIds of Cityscapes: 0..33
+
+The labels of testing/ are not public: there is no test part. Where the folder carries a class list
+(see `own_classes`), the values are its rows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.base import Listing, with_pictures
+from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
+from ccfnet_tf.datasets.class_files import find_own_classes
+from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
+from ccfnet_tf.datasets.pairing import (
+    MASKS,
+    PICTURES,
+    files_in,
+    folders_seen,
+    pair,
+    require,
+    require_pictures,
+)
+from ccfnet_tf.labels import Sample
+
+_RULE = "a mask of KITTI holds Cityscapes' labelIds 0..33, or 255; unpack the set anew"
+
+
+def signs(root: Path) -> str:
+    """Returns what of this layout is in `root`, or an empty string."""
+    return folders_seen(root, "training/image_2", "training/semantic")
+
+
+def read(data: DataConfig, root: Path, seed: int) -> Listing:
+    """Lists training as the training part; no picture is opened.
+
+    Raises:
+        DataError: The folder is not the set, holds no pictures, or its own class list is damaged.
+    """
+    require(root, signs, "KITTI semantics (training/image_2/ and training/semantic/)")
+    own = find_own_classes(root)
+    own = own and own.with_mask_values(data.mask_values)
+    meaning = index_values(
+        taxonomy("cityscapes").names,
+        data.mask_values if own is None else {},
+        values=CODINGS["cityscapes"].values,
+        void=CODINGS["cityscapes"].void,
+        rule=_RULE,
+    )
+    images = files_in(root / "training" / "image_2", PICTURES)
+    labels = files_in(root / "training" / "semantic", MASKS)
+    train = pair(images, labels, within="training/image_2/ or training/semantic/")
+    require_pictures(train, root / "training" / "image_2" / "<name>.png")
+
+    def load_label(sample: Sample) -> np.ndarray:
+        if own is not None:
+            return own.read_label(sample.label)
+        return read_index_mask(sample.label, meaning)
+
+    return Listing(
+        taxonomy("cityscapes") if own is None else own.taxonomy,
+        train[0],
+        None,
+        (),
+        with_pictures(load_label),
+        load_label,
+        unpaired=train[1],
+        mask_values=meaning if own is None else own.meaning,
+    )

@@ -1,0 +1,99 @@
+"""Mapillary Vistas (Neuhold et al., ICCV 2017), versions 1.1 to 2.0.
+
+    ROOT/{training,validation}/images/<name>.jpg
+    ROOT/{training,validation}/labels/<name>.png           1.1: palette indices
+    ROOT/{training,validation}/v2.0/labels/<name>.png      later: v2.0 is read before v1.2
+    ROOT/config.json, config_v2.0.json, config_v1.2.json   names, colours, what is evaluated
+
+A value is the row of the configuration; rows that are not evaluated are void, as is 255. The labels
+of testing/ are not public: validation is the test part here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.base import Listing, with_pictures
+from ccfnet_tf.datasets.name_lists import taxonomy_of
+from ccfnet_tf.datasets.pairing import MASKS, PICTURES, files_in, pair, require, require_pictures
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.io.images import NO_CLASS, read_index_values, to_classes
+from ccfnet_tf.io.json_files import read_json, records, shown, text
+from ccfnet_tf.labels import VOID, Sample, Taxonomy
+
+_VERSIONS = {"v2.0": "config_v2.0.json", "v1.2": "config_v1.2.json", "": "config.json"}
+
+_Part = tuple[tuple[Sample, ...], tuple[DataError, ...]]
+
+
+def signs(root: Path) -> str:
+    """Returns what of this layout is in `root`, or an empty string."""
+    found = _version(root)
+    return "" if found is None else f"{_VERSIONS[found]} and training/images/"
+
+
+def read(data: DataConfig, root: Path, seed: int) -> Listing:
+    """Lists training, and validation as the test part; no picture is opened.
+
+    Raises:
+        DataError: The folder is not the set, holds no pictures, or its configuration is damaged.
+    """
+    require(root, signs, "Mapillary Vistas (training/images/, config_v2.0.json)")
+    version = _version(root) or ""
+    taxonomy, table = _classes(root / _VERSIONS[version])
+    train, test = (_part(root, part, version) for part in ("training", "validation"))
+    require_pictures(train, root / "training" / "images" / "<name>.jpg")
+    load = partial(_load_label, table, root / _VERSIONS[version])
+    unpaired = train[1] + test[1]
+    return Listing(taxonomy, train[0], None, test[0], with_pictures(load), load, unpaired=unpaired)
+
+
+def _version(root: Path) -> str | None:
+    """Returns the newest version of labels in `root` that has its configuration."""
+    try:
+        for version, config in _VERSIONS.items():
+            labels = root / "training" / version / "labels"
+            if (root / config).is_file() and labels.is_dir():
+                return version
+    except OSError:
+        pass  # what cannot be looked at shows no sign
+    return None
+
+
+def _classes(path: Path) -> tuple[Taxonomy, np.ndarray]:
+    """Returns the classes that are evaluated, and int32 [256]: value -> class id or `VOID`."""
+    rows = records(read_json(path), "labels", str(path))
+    table = np.full(256, NO_CLASS, np.int32)
+    table[255] = VOID
+    names: list[str] = []
+    palette: list[tuple[int, int, int]] = []
+    for value, row in enumerate(rows[:255]):
+        where = f"{path}: 'labels'[{value}]"
+        table[value] = VOID
+        if row.get("evaluate") is False:
+            continue
+        colour = row.get("color")
+        channels = colour if isinstance(colour, list) else []
+        if len(channels) != 3 or any(type(c) is not int or not 0 <= c < 256 for c in channels):
+            raise DataError(f"{where}: 'color' is {shown(colour)}: expected three of 0..255")
+        table[value] = len(names)
+        names.append(text(row, "name", where))
+        palette.append((channels[0], channels[1], channels[2]))
+    taxonomy_of(names, path, ", a row each")
+    return Taxonomy(tuple(names), tuple(palette)), table
+
+
+def _part(root: Path, part: str, version: str) -> _Part:
+    folder = Path(part, version, "labels")
+    images, labels = files_in(root / part / "images", PICTURES), files_in(root / folder, MASKS)
+    return pair(images, labels, within=f"{part}/images/ or {folder}/", prefix=f"{part}/")
+
+
+def _load_label(table: np.ndarray, config: Path, sample: Sample) -> np.ndarray:
+    """Reads a label, int32 [H, W], class ids or `VOID`."""
+    rule = f"{config} has no such row: unpack labels and configuration of one version"
+    return to_classes(read_index_values(sample.label), table, sample.label, rule)

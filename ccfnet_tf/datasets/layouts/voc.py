@@ -1,0 +1,190 @@
+"""PASCAL VOC (2007 to 2012), the segmentation task, and sets that tools write in its layout.
+
+    ROOT/JPEGImages/<name>.jpg
+    ROOT/SegmentationClass/<name>.png                masks: 0..20, 255 at borders; as palette
+                                                     indices, or as the colours of VOC's palette
+    ROOT/ImageSets/Segmentation/{train,val}.txt      a name a line
+    ROOT/labelmap.txt, class_names.txt, ...          the set's own classes (see `own_classes`)
+
+ROOT is VOCdevkit/VOC2012 or the like. Where SegmentationClass is missing, or holds no PNG (older
+versions of labelme), SegmentationClassPNG or SegmentationClassAug is read.
+The labels of VOC's test list are not public: figures are usually reported on val.txt, which is
+the test part here, and a validation share is taken from train.txt.
+
+A set with its own classes may have other lists: default.txt (CVAT) is all that there is, val.txt
+may be missing, and where test.txt is there, val.txt is the validation part. Without any list, as
+labelme writes it, every picture is learned from.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.base import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
+from ccfnet_tf.datasets.class_files import BOUNDARY, NAMES, find_own_classes
+from ccfnet_tf.datasets.mask_values import MaskValues, index_values
+from ccfnet_tf.datasets.name_lists import PARTS, ColourTable, colour_table, plain_name
+from ccfnet_tf.datasets.pairing import (
+    ANYWHERE,
+    MASKS,
+    PHOTOS,
+    files_in,
+    folders_seen,
+    pair,
+    part_named,
+    read_list,
+    require,
+    require_pictures,
+)
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.io.images import read_mask
+from ccfnet_tf.labels import Sample, Taxonomy
+
+_OWN = f"for a set with its own classes add {NAMES[0]} or {NAMES[3]}"
+_RULE = f"a mask of VOC holds 0..20 (the classes) or 255 (border): unpack the set anew, or {_OWN}"
+_MASKS = ("SegmentationClass", "SegmentationClassPNG", "SegmentationClassAug")
+_LISTS = Path("ImageSets", "Segmentation")
+
+_Part = tuple[tuple[Sample, ...], tuple[DataError, ...]]
+
+
+def signs(root: Path) -> str:
+    """Returns what of this layout is in `root`, or an empty string."""
+    return next(filter(None, (folders_seen(root, "JPEGImages", name) for name in _MASKS)), "")
+
+
+def read(data: DataConfig, root: Path, seed: int) -> Listing:
+    """Lists train.txt as the training part and val.txt as the test part; no picture is opened.
+
+    Raises:
+        DataError: The folder is not the set, a list is missing or names no pictures, or the set's
+            own class list is damaged or contradicts another.
+    """
+    require(root, signs, "PASCAL VOC (JPEGImages/, SegmentationClass/, ImageSets/Segmentation/)")
+    images = files_in(root / "JPEGImages", PHOTOS, ANYWHERE)
+    folders = [root / name for name in _MASKS if (root / name).is_dir()]
+    found = ((folder, files_in(folder, MASKS, ANYWHERE)) for folder in folders)
+    masks, labels = next((each for each in found if each[1]), (folders[0], {}))
+    own = find_own_classes(root)
+    own = own and own.with_mask_values(data.mask_values)
+    if own is None:
+        parts = _parts({part: root / _LISTS / f"{part}.txt" for part in PARTS[:2]}, images, labels)
+        parts["test"] = parts.pop("val")
+        meaning = index_values(
+            taxonomy("voc").names, data.mask_values, void=CODINGS["voc"].void, rule=_RULE
+        )
+        load = _loader(meaning)
+        return _listing(taxonomy("voc"), parts, load, _foreign_names(root, images), meaning)
+    lists = _own_lists(root / _LISTS)
+    if lists:
+        parts = _parts(lists, images, labels)
+    else:
+        within = f"JPEGImages/ or {masks.name}/"
+        parts = {"train": pair(images, labels, within=within)}
+        require_pictures(parts["train"], root / "JPEGImages" / "<name>.jpg")
+    if "test" not in parts and "val" in parts:
+        parts["test"] = parts.pop("val")
+    return _listing(
+        own.taxonomy, parts, lambda sample: own.read_label(sample.label), (), own.meaning
+    )
+
+
+def _loader(meaning: MaskValues) -> LoadLabel:
+    def load_label(sample: Sample) -> np.ndarray:
+        mask = read_mask(sample.label)
+        if mask.ndim == 3:
+            return _colours().classes_of(mask, sample.label)
+        return meaning.classes_of(mask, sample.label)
+
+    return load_label
+
+
+def _listing(
+    classes: Taxonomy,
+    parts: dict[str, _Part],
+    load: LoadLabel,
+    notes: tuple[str, ...],
+    meaning: MaskValues,
+) -> Listing:
+    return Listing(
+        classes,
+        parts["train"][0],
+        parts["val"][0] if "val" in parts else None,
+        parts["test"][0] if "test" in parts else (),
+        with_pictures(load),
+        load,
+        unpaired=tuple(error for part in parts.values() for error in part[1]),
+        notes=notes,
+        mask_values=meaning,
+    )
+
+
+def _own_lists(folder: Path) -> dict[str, Path]:
+    """Returns part -> its list, of whatever spelling; default.txt is what is learned from.
+
+    Raises:
+        DataError: Two lists of one part, or none to learn from.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.txt")):
+        part = part_named(path.stem)
+        if part in found:
+            raise DataError(f"{path}: {found[part].name} is the list of {part} too: keep one")
+        if part:
+            found[part] = path
+    if "train" not in found and (folder / "trainval.txt").is_file():
+        found = {"train": folder / "trainval.txt"} | found
+        found.pop("val", None)  # which trainval.txt holds too
+    if found and "train" not in found:
+        names = ", ".join(path.name for path in found.values())
+        raise DataError(f"{folder}: no train.txt or default.txt (found: {names}): add one")
+    return {part: found[part] for part in PARTS if part in found}
+
+
+def _parts(
+    lists: dict[str, Path], images: dict[str, Path], labels: dict[str, Path]
+) -> dict[str, _Part]:
+    taken: dict[str, str] = {}
+    return {part: _part(path, images, labels, taken) for part, path in lists.items()}
+
+
+def _foreign_names(root: Path, images: dict[str, Path]) -> tuple[str, ...]:
+    """Returns a note where the pictures are not VOC's, whose names are 2007_000032 or 000032."""
+    strange = next((name for name in images if not re.fullmatch(r"(\d{4}_)?\d{6}", name)), None)
+    if strange is None:
+        return ()
+    what = f"'{strange[:60]}' is not a name of VOC's pictures: {_OWN}"
+    return (f"{root}: no class list in it, so the classes are VOC's 20 and background; {what}",)
+
+
+def _part(
+    path: Path, images: dict[str, Path], labels: dict[str, Path], taken: dict[str, str]
+) -> _Part:
+    """Returns the samples that a list names, in its order; notes them in `taken`."""
+    samples: list[Sample] = []
+    absent: list[DataError] = []
+    for line, text in read_list(path, "a picture's name"):
+        name = plain_name(text)
+        if name in taken:
+            raise DataError(f"{path}: line {line}: '{name[:60]}' is in {taken[name]} already")
+        taken[name] = path.name
+        if name in images and name in labels:
+            samples.append(Sample(name, str(images[name]), str(labels[name])))
+            continue
+        what = "mask" if name in images else "picture"
+        message = f"{path}: line {line}: '{name[:60]}' has no {what}: add it, or take out the line"
+        absent.append(DataError(message, kind="missing"))
+    return tuple(samples), tuple(absent)
+
+
+@cache
+def _colours() -> ColourTable:
+    classes = taxonomy("voc")
+    colours = dict(zip(classes.palette, classes.names, strict=True)) | {BOUNDARY: "void"}
+    return colour_table("the colours of PASCAL VOC", classes.names, colours, _OWN)

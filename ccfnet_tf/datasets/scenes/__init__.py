@@ -1,0 +1,1 @@
+"""Outdoor scenes drawn by the package: data without a download."""

@@ -1,0 +1,1 @@
+"""LiteRT (TFLite), for embedded GPUs and CPUs."""

@@ -1,0 +1,212 @@
+"""A network as a LiteRT (TFLite) file of one picture size.
+
+Signature `serving_default`: `images` float32 [B, H, W, 3], RGB 0..255 ->
+`probabilities` float32 [B, H, W, C] and `difficulty` float32 [B, H, W], or `labels` uint8 [B, H, W]
+and `difficulty` uint8 [B, H, W], round(255 p).
+
+Weights are frozen into the graph first: the converter turns variables that it does not know into
+handles without values, and the file answers NaN.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.python.convert import mlir_quantize
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from ccfnet_tf.errors import ConfigError, nearest
+from ccfnet_tf.exporters.litert.float16 import with_halves
+from ccfnet_tf.exporters.litert.gpu_safe_graph import ANSWERS, Answers, fixed_answers
+from ccfnet_tf.inference.segmenter import SMALLEST
+from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.runtimes.letterbox import Size
+from ccfnet_tf.runtimes.litert import import_interpreter
+from ccfnet_tf.runtimes.manifest import MAX_PIXELS
+
+Quantize = Literal["none", "fp16", "dynamic", "int8"]
+Outputs = Literal["probabilities", "labels"]
+
+BYTE_LABELS = 256
+"""Classes whose ids fit into 8 bits; more take 32."""
+
+_FLOAT_PARTS = (
+    "normalise",  # LiteRT reverses the channels of int8 wrongly
+    "coarse_probabilities",
+    "coarse_entropy",
+    "_join",  # of features, probabilities and entropy, which no common scale fits
+    "_judged",
+    "attention_logits",
+    "coarse_log_probabilities",
+    "refine",
+    ANSWERS,
+    "PartitionedCall",  # what the converter calls the outputs
+)
+"""Layers whose results stay float32 in an int8 file: softmaxes, logarithms and the blend first."""
+
+
+@dataclass(frozen=True)
+class LiteRTOptions:
+    """What the file is to be.
+
+    Attributes:
+        quantize: `none` (float32), `fp16` (weights), `dynamic` (weights int8), `int8` (both).
+        size: Height and width in pixels, at least 32.
+        outputs: `probabilities`, or `labels` where bytes count.
+        batch: Pictures at once.
+
+    Raises:
+        ConfigError: A value is not allowed.
+    """
+
+    size: Size
+    quantize: Quantize = "fp16"
+    outputs: Outputs = "probabilities"
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        check_choice("--quantize", self.quantize, get_args(Quantize))
+        check_choice("--outputs", self.outputs, get_args(Outputs))
+        if min(self.size) < SMALLEST:
+            raise ConfigError(
+                f"--size is {self.size_text}: the network needs at least {SMALLEST} on each side"
+            )
+        if self.size[0] * self.size[1] > MAX_PIXELS:
+            raise ConfigError(
+                f"--size is {self.size_text}: at most {MAX_PIXELS} pixels, such as 4096x4096"
+            )
+        if self.batch < 1:
+            raise ConfigError(f"--batch is {self.batch}: it must be 1 or more")
+
+    @property
+    def size_text(self) -> str:
+        """The size as it is written: HxW."""
+        return f"{self.size[0]}x{self.size[1]}"
+
+    @property
+    def folder(self) -> str:
+        """Name of the artifact's folder, which says what is in it."""
+        name = f"tflite-{self.quantize}-{self.size_text}"
+        name += "-labels" if self.outputs == "labels" else ""
+        return name + (f"-batch{self.batch}" if self.batch > 1 else "")
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What the file takes, in words."""
+        shape = f"[{self.batch}, {self.size[0]}, {self.size[1]}, 3]"
+        return {
+            "images": f"float32 {shape}, RGB 0..255; a larger picture is shrunk with its "
+            "proportions kept, what is missing at the bottom and right is mirrored",
+            "orientation": "EXIF orientation is not applied: the caller does it",
+        }
+
+    @property
+    def described_outputs(self) -> dict[str, str]:
+        """What the file answers, in words."""
+        if self.outputs == "labels":
+            return {
+                "labels": "class ids [B, H, W]",
+                "difficulty": "P(the coarse answer is wrong) as round(255 p), uint8 [B, H, W]",
+            }
+        return {
+            "probabilities": "float32 [B, H, W, C]",
+            "difficulty": "P(the coarse answer is wrong), float32 [B, H, W]",
+        }
+
+
+def write_litert(
+    model: Any,
+    taxonomy: Taxonomy,
+    path: Path,
+    options: LiteRTOptions,
+    calibration: Sequence[np.ndarray] = (),
+) -> None:
+    """Writes the file.
+
+    Args:
+        model: A `CCFNet`.
+        taxonomy: Its classes.
+        path: Where to.
+        options: What it is to be.
+        calibration: Pictures uint8 [H, W, 3] of that size from the training part, for int8.
+    """
+    answers = fixed_answers(model)
+    if options.outputs == "labels":
+        answers = _as_labels(answers, len(taxonomy.names))
+    spec = tf.TensorSpec([options.batch, *options.size, 3], tf.float32, name="images")
+    traced = tf.function(answers, input_signature=[spec], autograph=False)
+    frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
+    names = sorted(traced.get_concrete_function().structured_outputs)
+    module = tf.Module()
+    module.serve = tf.function(
+        lambda images: dict(zip(names, frozen(images), strict=True)), input_signature=[spec]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        # By way of a SavedModel, because only so the file gets names for what it takes and gives.
+        tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
+        with warnings.catch_warnings():
+            # The converter calibrates with its own, older interpreter.
+            warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated")
+            content = _converted(folder, options, calibration)
+    path.write_bytes(content)
+
+
+def _converted(folder: str, options: LiteRTOptions, calibration: Sequence[np.ndarray]) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    if options.quantize == "none":
+        return bytes(converter.convert())
+    if options.quantize == "fp16":
+        return with_halves(bytes(converter.convert()))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if options.quantize == "int8":
+        converter.representative_dataset = _samples(calibration, options.batch)
+        # Calibrated first and quantised then, which lets nodes be left out.
+        converter._experimental_calibrate_only = True
+        calibrated = bytes(converter.convert())
+        return bytes(mlir_quantize(calibrated, denylisted_nodes=_float_nodes(calibrated)))
+    return bytes(converter.convert())
+
+
+def _samples(pictures: Sequence[np.ndarray], batch: int) -> Callable[[], Any]:
+    def samples() -> Any:
+        for picture in pictures:
+            yield {"images": np.repeat(picture[np.newaxis].astype(np.float32), batch, axis=0)}
+
+    return samples
+
+
+def _float_nodes(content: bytes) -> set[str]:
+    """Returns the tensors of the float part of a calibrated file, by name."""
+    interpreter = import_interpreter()(model_content=content)
+    names = {str(each["name"]) for each in interpreter.get_tensor_details()}
+    return {name for name in names if any(part in name for part in _FLOAT_PARTS)}
+
+
+def _as_labels(
+    answers: Callable[[tf.Tensor], Answers], classes: int
+) -> Callable[[tf.Tensor], Answers]:
+    kind = tf.uint8 if classes <= BYTE_LABELS else tf.int32
+
+    def labelled(images: tf.Tensor) -> Answers:
+        found = answers(images)
+        # LiteRT's GPU path keeps channels in fours, and its ARG_MAX finds what fills the last four.
+        filled = tf.pad(found["probabilities"], [[0, 0], [0, 0], [0, 0], [0, -classes % 4]])
+        labels = tf.argmax(filled, -1, output_type=tf.int32)
+        # A cast cuts off; LiteRT's ROUND is not on every GPU.
+        difficulty = tf.cast(255.0 * found["difficulty"] + 0.5, tf.uint8)
+        return {"labels": tf.cast(labels, kind), "difficulty": difficulty}
+
+    return labelled
+
+
+def check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises ConfigError where the value of an option is none of those it may have."""
+    if value not in known:
+        raise ConfigError(f"{key} is '{value}': expected {', '.join(known)}{nearest(value, known)}")

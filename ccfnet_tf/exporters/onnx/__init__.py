@@ -1,0 +1,1 @@
+"""ONNX, for onnxruntime, TensorRT and OpenVINO."""

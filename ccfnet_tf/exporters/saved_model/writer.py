@@ -1,0 +1,241 @@
+"""A network as a SavedModel with the signatures that TF Serving offers.
+
+`serving_default`  images uint8 [B, H, W, 3]  ->  labels, difficulty, risk [B, H, W]
+`encoded`          image_bytes string [B]     ->  the same three as PNG, string [B] each
+`probabilities`    images uint8 [B, H, W, 3]  ->  probabilities float32 [B, H, W, C]
+`classes`          ask int32 [B], any number  ->  names string [B, C], palette uint8 [B, C, 3]
+
+A probability p is stored as round(255 p). `difficulty` is P(coarse is wrong), `risk` is 1 - the
+largest probability of the answer.
+
+`classes` is there because a server hands out no assets; it has a batch like the others, as REST
+wants.
+
+Keras's model is held by a closure alone: as an attribute of the module it would be saved too, and
+that file loads in Python and in no session, hence not in TF Serving. Weights stay variables: as
+constants they were up to twice as fast on small pictures, where ordering them for oneDNN at every
+answer counts, but a ResNet-50 then took five times the memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ccfnet_tf.exporters.fold_batch_norm import folded
+from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.geometry import at_least_minimum
+from ccfnet_tf.runtimes.manifest import MAX_PIXELS
+
+BYTE_LABELS = 256
+"""Classes whose ids fit into 8 bits; more take 16."""
+
+INPUTS = {
+    "images": "uint8 [B, H, W, 3], RGB, any size",
+    "image_bytes": f"string [B], JPEG or PNG of at most {MAX_PIXELS} pixels, mixed sizes",
+    "ask": "int32 [B], any number (signature `classes`)",
+    "orientation": "EXIF orientation is not applied: the client does it before sending",
+    "alpha": "dropped, not blended",
+}
+OUTPUTS = {
+    "labels": "class ids [B, H, W]",
+    "difficulty": "P(the coarse answer is wrong) as round(255 p), uint8 [B, H, W]",
+    "risk": "1 - the largest probability, as round(255 p), uint8 [B, H, W]",
+    "probabilities": "float32 [B, H, W, C]",
+    "*_png_bytes": "the first three as PNG, string [B]",
+    "names": "class names, string [B, C]",
+    "palette": "uint8 [B, C, 3]",
+}
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_PNG_HEADER = 33  # signature, and the IHDR chunk that holds the size
+_JPEG_FRAME = 9  # marker, length, precision, height and width
+_JPEG_FRAMES = [0xC0 + kind for kind in range(16) if kind not in (4, 8, 12)]
+"""Markers of frame headers; the three others are of tables, extensions and conditioning."""
+
+Answers = dict[str, tf.Tensor]
+
+
+def write_saved_model(model: Any, taxonomy: Taxonomy, folder: Path) -> None:
+    """Writes `saved_model.pb`, `variables/` and `assets/` into a folder.
+
+    Args:
+        model: A `CCFNet`.
+        taxonomy: Its classes, which travel as assets.
+        folder: A folder that is empty or not there.
+    """
+    wanted = {name: model.output[name] for name in ("attention", "refine")}
+    network = folded(keras.Model({"images": model.inputs[0]}, wanted))
+    module = tf.Module()
+    # Keras's variables one by one, and not the model: see above.
+    module.weights = [variable.value for variable in network.variables]
+    answer = _answer(network)
+    images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+    image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
+    label_type = tf.uint8 if len(taxonomy.names) <= BYTE_LABELS else tf.uint16
+    module.serve = tf.function(
+        lambda images: _as_bytes(answer(images), label_type),
+        input_signature=[images],
+        autograph=False,
+    )
+    module.encoded = tf.function(
+        lambda image_bytes: _encoded(answer, image_bytes, label_type),
+        input_signature=[image_bytes],
+        autograph=False,
+    )
+    module.probabilities = tf.function(
+        lambda images: {"probabilities": answer(images)["probabilities"]},
+        input_signature=[images],
+        autograph=False,
+    )
+    module.classes = tf.function(
+        lambda ask: _classes(taxonomy, ask),
+        input_signature=[tf.TensorSpec([None], tf.int32, name="ask")],
+        autograph=False,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    module.assets = [tf.saved_model.Asset(str(path)) for path in _write_assets(taxonomy, folder)]
+    signatures = {
+        "serving_default": module.serve,
+        "encoded": module.encoded,
+        "probabilities": module.probabilities,
+        "classes": module.classes,
+    }
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    for asset in module.assets:  # the originals; SavedModel has copied them
+        Path(asset.asset_path.numpy().decode()).unlink()
+
+
+def _write_assets(taxonomy: Taxonomy, folder: Path) -> list[Path]:
+    names, palette = folder / "classes.txt", folder / "palette.json"
+    names.write_text("".join(f"{name}\n" for name in taxonomy.names), encoding="utf-8")
+    palette.write_text(json.dumps([list(colour) for colour in taxonomy.palette]), encoding="utf-8")
+    return [names, palette]
+
+
+def _classes(taxonomy: Taxonomy, ask: tf.Tensor) -> Answers:
+    """Returns names and colours once for every item that was sent."""
+    names = tf.constant([name.encode("utf-8") for name in taxonomy.names])
+    palette = tf.constant(taxonomy.palette, tf.uint8)
+    rows = tf.zeros_like(ask)
+    return {
+        "names": tf.gather(names[tf.newaxis], rows),
+        "palette": tf.gather(palette[tf.newaxis], rows),
+    }
+
+
+def _answer(network: keras.Model) -> Callable[[tf.Tensor], Answers]:
+    """Returns a function from pictures to labels, P(hard) and probabilities of their size."""
+
+    def answer(images: tf.Tensor) -> Answers:
+        shape = tf.shape(images)
+        height, width = shape[1], shape[2]
+        pictures = tf.cast(at_least_minimum(images), tf.float32)
+        outputs = network({"images": pictures}, training=False)
+        refine = tf.cast(outputs["refine"], tf.float32)[:, :height, :width]
+        attention = tf.cast(outputs["attention"], tf.float32)[:, :height, :width]
+        return {
+            "labels": tf.argmax(refine, -1, output_type=tf.int32),
+            "difficulty": tf.nn.softmax(attention)[..., 0],
+            "probabilities": tf.exp(refine),
+        }
+
+    return answer
+
+
+def _as_bytes(answers: Answers, label_type: tf.DType) -> Answers:
+    risk = 1.0 - tf.reduce_max(answers["probabilities"], -1)
+    return {
+        "labels": tf.cast(answers["labels"], label_type),
+        "difficulty": _byte(answers["difficulty"]),
+        "risk": _byte(risk),
+    }
+
+
+def _byte(probability: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.round(255.0 * tf.clip_by_value(probability, 0.0, 1.0)), tf.uint8)
+
+
+def _encoded(
+    answer: Callable[[tf.Tensor], Answers], image_bytes: tf.Tensor, label_type: tf.DType
+) -> Answers:
+    def one(item: tuple[tf.Tensor, tf.Tensor]) -> Answers:
+        image = _decode(*item)
+        found = _as_bytes(answer(image[tf.newaxis]), label_type)
+        return {
+            f"{name}_png_bytes": tf.io.encode_png(value[0, :, :, tf.newaxis])
+            for name, value in found.items()
+        }
+
+    names = ("labels", "difficulty", "risk")
+    kinds = {f"{name}_png_bytes": tf.TensorSpec([], tf.string) for name in names}
+    places = tf.range(tf.size(image_bytes))
+    return tf.map_fn(one, (places, image_bytes), fn_output_signature=kinds)
+
+
+def _decode(place: tf.Tensor, content: tf.Tensor) -> tf.Tensor:
+    """Returns uint8 [H, W, 3]; a wrong format or size is known from the header alone."""
+    is_png = tf.equal(tf.strings.substr(content, 0, len(_PNG)), _PNG)
+    is_png = tf.logical_and(is_png, tf.strings.length(content) >= _PNG_HEADER)
+    is_jpeg = tf.equal(tf.strings.substr(content, 0, len(_JPEG)), _JPEG)
+    what = ["image_bytes, item", place, ":"]
+    known = tf.debugging.Assert(
+        tf.logical_or(is_png, is_jpeg), [*what, "neither JPEG nor PNG, or cut short"]
+    )
+    with tf.control_dependencies([known]):
+        size = tf.cond(is_png, lambda: _png_size(content), lambda: _jpeg_size(content))
+    fits = tf.debugging.Assert(
+        tf.logical_and(tf.reduce_all(size > 0), tf.reduce_prod(size) <= MAX_PIXELS),
+        [*what, "height and width", size, "; most pixels", MAX_PIXELS],
+    )
+    with tf.control_dependencies([fits]):
+        content = tf.identity(content)
+    return tf.cond(
+        is_png,
+        lambda: tf.io.decode_png(content, 3),
+        lambda: tf.io.decode_jpeg(content, 3, dct_method="INTEGER_ACCURATE"),
+    )
+
+
+def _png_size(content: tf.Tensor) -> tf.Tensor:
+    sides = tf.io.decode_raw(tf.strings.substr(content, 16, 8), tf.int32, little_endian=False)
+    return tf.cast(tf.reverse(sides, [0]), tf.int64)
+
+
+def _jpeg_size(content: tf.Tensor) -> tf.Tensor:
+    """Returns what the frame header says, or zeros where there is none.
+
+    TensorFlow's own op for it cannot say which item of a request is damaged.
+    """
+    data = tf.io.decode_raw(content, tf.uint8)
+    last = tf.size(data) - 1
+
+    def byte(at: tf.Tensor) -> tf.Tensor:
+        return tf.cast(data[tf.minimum(at, last)], tf.int32)
+
+    def word(at: tf.Tensor) -> tf.Tensor:
+        return 256 * byte(at) + byte(at + 1)
+
+    def is_marker(at: tf.Tensor) -> tf.Tensor:
+        return tf.logical_and(at + _JPEG_FRAME <= last + 1, tf.equal(byte(at), 0xFF))
+
+    def is_frame(at: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_any(tf.equal(byte(at + 1), _JPEG_FRAMES))
+
+    def go_on(at: tf.Tensor) -> tf.Tensor:
+        return tf.logical_and(is_marker(at), tf.logical_not(is_frame(at)))
+
+    def next_segment(at: tf.Tensor) -> tf.Tensor:
+        # A marker may be filled up with 0xFF; a segment says its own length.
+        return at + tf.where(tf.equal(byte(at + 1), 0xFF), 1, 2 + word(at + 2))
+
+    at = tf.while_loop(go_on, next_segment, [tf.constant(2)])[0]
+    size = tf.stack([word(at + 5), word(at + 7)])
+    found = tf.logical_and(is_marker(at), is_frame(at))
+    return tf.cast(tf.where(found, size, 0), tf.int64)

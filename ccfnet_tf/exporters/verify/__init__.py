@@ -1,0 +1,1 @@
+"""Compares an exported file with Keras, in a process of its own."""

@@ -1,0 +1,86 @@
+"""The picture that shows a network learn: image, label, coarse, difficulty and refine in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ccfnet_tf.inference.keras_network import Heads
+from ccfnet_tf.inference.writers import colour_picture, difficulty_picture
+from ccfnet_tf.io.draw_sheet import (
+    CELL_WIDTH,
+    GAP,
+    LINE,
+    MARGIN,
+    TITLE,
+    blank,
+    legend,
+    paste,
+    shown_ids,
+    to_width,
+)
+from ccfnet_tf.io.draw_text import draw_text
+from ccfnet_tf.labels import Taxonomy
+
+TITLES = ("image", "label", "coarse", "difficulty", "refine")
+
+_SCALE = 64
+
+PreviewRow = tuple[np.ndarray, np.ndarray, Heads]
+"""image uint8 [H, W, 3] RGB, label int32 [H, W], what the heads answer."""
+
+
+def preview_sheet(rows: Sequence[PreviewRow], taxonomy: Taxonomy) -> np.ndarray:
+    """Draws pictures below each other, titles on top, and the classes they show at the bottom.
+
+    Args:
+        rows: One or more pictures with their label and answers; sizes may differ.
+        taxonomy: Names and colours of the classes.
+
+    Returns:
+        uint8 RGB on white; all columns are 240 pixels wide, whatever the pictures' sizes.
+    """
+    cells = [[to_width(cell) for cell in _cells(*row, taxonomy)] for row in rows]
+    width = 2 * MARGIN + len(TITLES) * CELL_WIDTH + (len(TITLES) - 1) * GAP
+    shown = [part for _, label, h in rows for part in (label, h.coarse, h.refine)]
+    names = legend(shown_ids(shown), taxonomy, width)
+    pictures_height = sum(row[0].shape[0] + GAP for row in cells)
+    sheet = blank(MARGIN + LINE + pictures_height + GAP + len(names) + MARGIN, width)
+
+    for column, title in enumerate(TITLES):
+        draw_text(sheet, title, (_left(column), MARGIN - 4), TITLE)
+    _draw_scale(sheet, TITLES.index("difficulty"))
+    top = MARGIN + LINE
+    for row in cells:
+        for column, cell in enumerate(row):
+            paste(sheet, cell, _left(column), top)
+        top += row[0].shape[0] + GAP
+    paste(sheet, names, 0, top + GAP)
+    return sheet
+
+
+def _cells(
+    image: np.ndarray, label: np.ndarray, heads: Heads, taxonomy: Taxonomy
+) -> list[np.ndarray]:
+    """Returns the columns, uint8 [H, W, 3] each, in the order of `TITLES`."""
+    return [
+        image,
+        colour_picture(label, taxonomy),
+        colour_picture(heads.coarse, taxonomy),
+        difficulty_picture(heads.difficulty),
+        colour_picture(heads.refine, taxonomy),
+    ]
+
+
+def _draw_scale(sheet: np.ndarray, column: int) -> None:
+    """Draws `easy ... hard` with the colours between, at the right end of a column's title."""
+    right = _left(column) + CELL_WIDTH
+    ramp = np.tile(np.linspace(0.0, 1.0, _SCALE, dtype=np.float32), (8, 1))
+    for text, left in (("easy", right - _SCALE - 68), ("hard", right - 31)):
+        draw_text(sheet, text, (left, MARGIN - 2), 14)
+    paste(sheet, difficulty_picture(ramp), right - _SCALE - 36, MARGIN + 3)
+
+
+def _left(column: int) -> int:
+    return MARGIN + column * (CELL_WIDTH + GAP)

@@ -1,0 +1,1 @@
+"""The run folder: configuration, checkpoints, and files that people read."""

@@ -1,0 +1,217 @@
+"""The run folder: what `fit` leaves and everything else starts from.
+
+RUN/config.yaml                 the resolved configuration
+RUN/classes.json                {"names": [...], "palette": [[r, g, b], ...]}
+RUN/picture_sizes.json          {"largest": [height, width], "pictures": N} of the training part
+RUN/checkpoints/{best,last,previous}.npz
+RUN/lists/, RUN/label_map.yaml  copies of data.lists and data.label_map, where they were given
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, from_yaml
+from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.io.yaml_json import parse_json
+from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.runs.checkpoint_file import MODEL, assign_model, read_arrays
+
+if TYPE_CHECKING:
+    from ccfnet_tf.network.ccfnet import ComputeType
+    from ccfnet_tf.network.model import CCFNet
+
+Checkpoint = Literal["best", "last"]
+
+CONFIG = "config.yaml"
+CLASSES = "classes.json"
+SIZES = "picture_sizes.json"
+CHECKPOINTS = "checkpoints"
+LISTS = "lists"
+LABEL_MAP = "label_map.yaml"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run folder that was looked at; no weights are read yet.
+
+    Attributes:
+        path: The folder.
+        config: What the run was made from.
+        taxonomy: Its classes.
+        checkpoints: Those that are there, `best` first; may be empty.
+        trained: Height and width of the largest picture that it was trained on; None where an
+            older version wrote the run.
+    """
+
+    path: Path
+    config: RunConfig
+    taxonomy: Taxonomy
+    checkpoints: tuple[Checkpoint, ...]
+    trained: tuple[int, int] | None = None
+
+    def checkpoint(self, which: Checkpoint | None = None) -> Path:
+        """Returns the file of a checkpoint; of `best`, else `last`, where `which` is None.
+
+        Raises:
+            RunError: There is none yet, or not the one asked for.
+        """
+        folder = self.path / CHECKPOINTS
+        if not self.checkpoints:
+            raise RunError(
+                f"{self.path}: no checkpoint yet: expected {CHECKPOINTS}/best.npz or "
+                f"{CHECKPOINTS}/last.npz, which `ccfnet-tf fit` writes after its first epoch"
+            )
+        if which is not None and which not in self.checkpoints:
+            raise RunError(f"{folder}: no {which}.npz; there is {self.checkpoints[0]}.npz")
+        return folder / f"{which or self.checkpoints[0]}.npz"
+
+
+def read_run(path: str | Path) -> RunInfo:
+    """Reads what a run folder says about itself.
+
+    Raises:
+        RunError: The folder is missing, is no run folder, or its files cannot be read.
+    """
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        raise RunError(f"{folder}: no such folder; give a run folder that `ccfnet-tf fit` wrote")
+    if not folder.is_dir():
+        raise RunError(f"{folder}: is a file; give the run folder, not a file in it")
+    missing = [name for name in (CONFIG, CLASSES) if not (folder / name).is_file()]
+    if missing:
+        raise RunError(
+            f"{folder}: not a run folder: {' and '.join(missing)} missing; a run folder holds "
+            f"{CONFIG}, {CLASSES} and {CHECKPOINTS}/, as `ccfnet-tf fit` writes them"
+        )
+    kinds: tuple[Checkpoint, ...] = ("best", "last")
+    found = tuple(kind for kind in kinds if (folder / CHECKPOINTS / f"{kind}.npz").is_file())
+    config, taxonomy = read_config(folder / CONFIG), _read_classes(folder / CLASSES)
+    return RunInfo(folder, config, taxonomy, found, _read_largest(folder / SIZES))
+
+
+def changed_class(taxonomy: Taxonomy, run: RunInfo) -> str | None:
+    """Returns which class the data name otherwise than a run, the first; None where none is."""
+    pairs = zip_longest(taxonomy.names, run.taxonomy.names)
+    for index, (ours, trained) in enumerate(pairs):
+        if ours != trained:
+            there, here = ("missing" if each is None else f"'{each}'" for each in (trained, ours))
+            return f"class {index} is {there} in the run and {here} in the data"
+    return None
+
+
+def refuse_other_classes(taxonomy: Taxonomy, run: RunInfo) -> None:
+    """Refuses data whose class names are not the run's, in their order.
+
+    Raises:
+        RunError: They differ; figures would stand under wrong names.
+    """
+    change = changed_class(taxonomy, run)
+    if change:
+        raise RunError(
+            f"{run.path}: {change}: give the data that the run was trained on (--data.root), or "
+            "bring their class list in its order"
+        )
+
+
+def load_run(
+    path: str | Path, *, checkpoint: Checkpoint | None = None, precision: ComputeType = "float32"
+) -> CCFNet:
+    """Builds the network of a run and gives it the trained weights.
+
+    Args:
+        path: The run folder.
+        checkpoint: Which weights; `best` where there is one, else `last`, if None.
+        precision: What it computes in; weights are float32 in any case.
+
+    Raises:
+        RunError: The folder or its checkpoint cannot be used; the text says why.
+    """
+    run = read_run(path)
+    file = run.checkpoint(checkpoint)
+    arrays = read_arrays(file, prefix=MODEL)
+    model = _build(run.config.model, len(run.taxonomy.names), precision)
+    assign_model(model, arrays, source=file)
+    return model
+
+
+def _build(config: ModelConfig, classes: int, precision: ComputeType) -> CCFNet:
+    from ccfnet_tf.network.ccfnet import build_ccfnet
+
+    return build_ccfnet(
+        classes,
+        backbone=config.backbone,
+        backbone_weights=None,  # the checkpoint holds them; nothing is downloaded
+        head_channels=config.head_channels,
+        dropout=config.dropout,
+        attention_input=config.attention_input,
+        fine_input=config.fine_input,
+        batch_norm_momentum=config.batch_norm_momentum,
+        precision=precision,
+    )
+
+
+def with_own_files(data: DataConfig, run: Path) -> DataConfig:
+    """Returns `data` with the run's copies of lists and label map, wherever the run lies now."""
+    lists, label_map = run / LISTS, run / LABEL_MAP
+    return replace(
+        data,
+        lists=str(lists) if data.lists and lists.is_dir() else data.lists,
+        label_map=str(label_map) if data.label_map and label_map.is_file() else data.label_map,
+    )
+
+
+def read_config(file: Path) -> RunConfig:
+    """Reads the `config.yaml` of a run; its lists and label map are the copies in the run.
+
+    Raises:
+        RunError: It cannot be read, or is none; the text names the line where it is no YAML.
+    """
+    try:
+        config = from_yaml(_text(file), source=str(file))
+        return replace(config, data=with_own_files(config.data, file.parent))
+    except ConfigError as error:
+        fault = str(error).removeprefix(f"{file}: ")
+        raise RunError(f"{file}: not a run's configuration: {fault}") from error
+
+
+def _read_classes(file: Path) -> Taxonomy:
+    try:
+        tree: Any = parse_json(_text(file))
+        names, palette = tree["names"], tree["palette"]
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a name is no text")
+        colours = tuple((red, green, blue) for red, green, blue in palette)
+        if not all(type(value) is int and 0 <= value <= 255 for each in colours for value in each):
+            raise ValueError("a colour is not three whole numbers 0..255")
+        taxonomy = Taxonomy(tuple(names), colours)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{file}: not a list of classes ({error}): expected "
+            '{"names": [...], "palette": [[r, g, b], ...]}'
+        ) from error
+    if not names:
+        raise RunError(f"{file}: holds no class; a run has at least one")
+    return taxonomy
+
+
+def _read_largest(file: Path) -> tuple[int, int] | None:
+    if not file.is_file():
+        return None
+    try:
+        height, width = (int(side) for side in parse_json(_text(file))["largest"])
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise RunError(
+            f"{file}: damaged ({error}): remove it; predict then warns of no size"
+        ) from error
+    return height, width
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{file}: cannot be read ({error})") from error

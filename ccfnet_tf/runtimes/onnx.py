@@ -1,0 +1,124 @@
+"""An ONNX file that answers, in onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.inference.segmenter import (
+    Prediction,
+    at_least,
+    refuse_no_picture,
+    refuse_other_answer,
+    too_large,
+)
+from ccfnet_tf.labels import Taxonomy
+
+EXTRA = "pip install 'ccfnet-tf[onnx]'"
+
+
+def import_extra(name: str) -> Any:
+    """Imports a module of the extra `onnx`.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise ConfigError(f"ONNX files need {package}, which is not installed: {EXTRA}") from error
+
+
+def new_session(path: Path, threads: int | None = None) -> Any:
+    """Opens an ONNX file in onnxruntime, on the CPU.
+
+    Args:
+        path: The file.
+        threads: How many compute; onnxruntime's choice, all cores, if None.
+
+    Raises:
+        ConfigError: onnxruntime is not installed.
+        RunError: It cannot read the file.
+    """
+    runtime = import_extra("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # what fails is an exception; the rest is noise on the screen
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        # What fails is tried once more on the CPU, and printed; it was on the CPU already.
+        return runtime.InferenceSession(
+            str(path),
+            sess_options=options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,
+        )
+    except Exception as error:  # its errors have no other base
+        reason = (str(error).splitlines() or [""])[0]
+        raise RunError(f"{path}: onnxruntime {runtime.__version__}: {reason}") from error
+
+
+class OnnxNetwork:
+    """Answers pictures of any size.
+
+    Args:
+        path: The `.onnx` file.
+        taxonomy: Its classes.
+        threads: How many compute; all cores if None.
+
+    Attributes:
+        taxonomy: The classes.
+        at_once: 1; onnxruntime takes all cores for one picture.
+
+    Raises:
+        ConfigError: onnxruntime is not installed.
+        RunError: It cannot read the file, or the file has other classes.
+    """
+
+    at_once = 1
+
+    def __init__(self, path: Path, taxonomy: Taxonomy, threads: int | None = None) -> None:
+        self.taxonomy = taxonomy
+        self._path = path
+        self._session = new_session(path, threads)
+        shapes = {each.name: each.shape for each in self._session.get_outputs()}
+        classes = (shapes.get("probabilities") or [None])[-1]
+        if classes != len(taxonomy.names):
+            raise RunError(
+                f"{path}: answers {classes} classes where {len(taxonomy.names)} are named: export "
+                "the run again"
+            )
+
+    def predict(self, image: np.ndarray) -> Prediction:
+        """Labels every pixel of a picture.
+
+        Args:
+            image: uint8 [H, W, 3], RGB, upright, any size.
+
+        Raises:
+            DataError: The array is no picture.
+            PictureTooLargeError: Memory runs out; a smaller picture may still fit.
+            RunError: The file answers what is none.
+        """
+        refuse_no_picture(image)
+        height, width = image.shape[:2]
+        given = {"images": at_least(image)[np.newaxis]}
+        try:
+            found = self._session.run(["probabilities", "difficulty"], given)
+            probabilities, difficulty = (part[0, :height, :width] for part in found)
+            labels = probabilities.argmax(-1).astype(np.int32)
+            answer = Prediction(labels, difficulty, probabilities)
+            refuse_other_answer(answer, image, len(self.taxonomy.names))
+        except MemoryError as error:
+            raise too_large(image) from error
+        except Exception as error:  # its errors have no other base
+            if "allocate" in str(error):
+                raise too_large(image) from error
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RunError(f"{self._path}: does not answer a picture ({reason})") from error
+        return answer

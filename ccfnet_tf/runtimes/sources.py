@@ -1,0 +1,193 @@
+"""What a source names - a run, an exported file, a server - and the network behind it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ccfnet_tf.errors import RunError
+from ccfnet_tf.inference.downscale import Box
+from ccfnet_tf.inference.segmenter import Network
+from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.runs.run_folder import CLASSES, CONFIG, read_run
+from ccfnet_tf.runtimes.manifest import CONTRACT, MODEL, Contract, Format, read_contract
+
+Kind = Literal["run", "server", "saved_model", "tflite", "onnx"]
+
+SERVERS = ("http://", "https://", "grpc://")
+
+_ACCEPTED = (
+    "a run folder, a folder that `ccfnet-tf export` wrote, its .tflite or .onnx file, or a "
+    "server's http://, https:// or grpc:// address"
+)
+_SAVED_MODEL = "saved_model.pb"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that answers pictures, looked at and not opened yet.
+
+    Attributes:
+        kind: What it is.
+        place: The server's address, else the path of what is opened: a run's or a SavedModel's
+            folder, or a file.
+        contract: Of an exported file; None for runs and servers.
+        trained: Height and width of the largest picture that the network was trained on; None
+            where that is not known.
+    """
+
+    kind: Kind
+    place: str
+    contract: Contract | None = None
+    trained: Box | None = None
+
+    @property
+    def size(self) -> str | None:
+        """HEIGHTxWIDTH of a file that takes no other; larger pictures are made smaller for it."""
+        return self.contract.options.get("size") if self.contract else None
+
+    @property
+    def needs_tensorflow(self) -> bool:
+        """Whether it is opened by TensorFlow, which takes its seconds to import."""
+        return self.kind in ("run", "saved_model") or self.place.startswith("grpc://")
+
+    def open(self, threads: int | None = None) -> Network:
+        """Loads the network, or connects to it.
+
+        Args:
+            threads: How many compute in onnxruntime or LiteRT; all cores if None.
+
+        Raises:
+            CCFNetError: It cannot be used; the text says why.
+        """
+        if self.kind == "server":
+            from ccfnet_tf.runtimes.served import ServedNetwork
+
+            return ServedNetwork(self.place)
+        if self.contract is None:
+            from ccfnet_tf.inference.keras_network import KerasNetwork
+
+            return KerasNetwork(self.place)
+        return _OPENERS[self.contract.format](Path(self.place), self.contract.taxonomy, threads)
+
+
+def look_at(source: str) -> Source:
+    """Finds out what a source is, and refuses in a moment what could not be opened.
+
+    Args:
+        source: An address, a run folder, an `.onnx` or `.tflite` file or its folder, a folder of
+            a SavedModel, or the folder of its numbered versions, of which the highest counts.
+
+    Raises:
+        RunError: It is none of these, or not as it was exported (its checksums differ).
+    """
+    if address := _address(source):
+        return Source("server", address)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise RunError(f"{path}: no such folder or file; give {_ACCEPTED}")
+    if path.is_file():
+        return _file(path)
+    if any((path / name).is_file() for name in (CONFIG, CLASSES)):
+        run = read_run(path)
+        run.checkpoint()
+        return Source("run", str(path), trained=run.trained)
+    folder = path if _is_artifact(path) else _highest_version(path)
+    if folder is None:
+        raise RunError(f"{path}: {_what_is_there(path)}")
+    contract = read_contract(folder)
+    name = MODEL.get(contract.format, "")
+    return _artifact(contract, folder / name)
+
+
+def _address(source: str) -> str:
+    """Returns a server's address, or an empty string for what is a path.
+
+    The scheme may be in capitals; `pathlib` makes one slash of two.
+
+    Raises:
+        RunError: An address of another scheme.
+    """
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}", source)
+    address = f"{found[1].lower()}://{source[found.end() :]}" if found else ""
+    if address.startswith(SERVERS):
+        return address
+    if "://" in source:
+        raise RunError(f"{source}: no address of a server: expected {', '.join(SERVERS)}")
+    return ""
+
+
+def open_network(source: str) -> Network:
+    """Opens whatever answers pictures; arguments as in `look_at`.
+
+    Raises:
+        CCFNetError: It cannot be used; the text says why.
+    """
+    return look_at(source).open()
+
+
+def _file(path: Path) -> Source:
+    formats = {Path(name).suffix: format_ for format_, name in MODEL.items()}
+    if path.suffix not in formats:
+        raise RunError(f"{path}: is a file that holds no network; give {_ACCEPTED}")
+    contract = read_contract(path.parent)
+    if contract.format != formats[path.suffix]:
+        raise RunError(
+            f"{path}: {CONTRACT} beside it is of format {contract.format}: give each artifact a "
+            "folder of its own, as `ccfnet-tf export` does"
+        )
+    return _artifact(contract, path)
+
+
+def _artifact(contract: Contract, place: Path) -> Source:
+    # A file of one size sees no larger pictures anyway.
+    trained = None if contract.options.get("size") else contract.trained
+    return Source(contract.format, str(place), contract, trained)
+
+
+def _is_artifact(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (CONTRACT, _SAVED_MODEL, *MODEL.values()))
+
+
+def _what_is_there(folder: Path) -> str:
+    """Returns why a folder cannot be opened, and which ones below it can."""
+    folders = sorted(each for each in folder.iterdir() if each.is_dir())
+    inside = [each for each in folders if _is_artifact(each)]
+    inside += [each for each in folders if each not in inside and _highest_version(each)]
+    if not inside:
+        return f"not a run folder and not an exported network; give {_ACCEPTED}"
+    return f"holds exported networks; give one of them: {', '.join(each.name for each in inside)}"
+
+
+def _highest_version(folder: Path) -> Path | None:
+    versions = [each for each in folder.iterdir() if each.name.isdecimal() and _is_artifact(each)]
+    return max(versions, key=lambda each: int(each.name), default=None)
+
+
+def _open_saved_model(folder: Path, taxonomy: Taxonomy, _: int | None) -> Network:
+    from ccfnet_tf.runtimes.saved_model import SavedModelNetwork
+
+    return SavedModelNetwork(folder, taxonomy)
+
+
+def _open_litert(file: Path, taxonomy: Taxonomy, threads: int | None) -> Network:
+    from ccfnet_tf.runtimes.litert import LiteRTNetwork, refuse_what_ends_the_process
+
+    refuse_what_ends_the_process(file)
+    return LiteRTNetwork(file, taxonomy, threads)
+
+
+def _open_onnx(file: Path, taxonomy: Taxonomy, threads: int | None) -> Network:
+    from ccfnet_tf.runtimes.onnx import OnnxNetwork
+
+    return OnnxNetwork(file, taxonomy, threads)
+
+
+_OPENERS: dict[Format, Callable[[Path, Taxonomy, int | None], Network]] = {
+    "saved_model": _open_saved_model,
+    "tflite": _open_litert,
+    "onnx": _open_onnx,
+}

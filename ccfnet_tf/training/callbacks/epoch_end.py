@@ -1,0 +1,243 @@
+"""What happens after each epoch: validate, write, draw, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+
+from ccfnet_tf.config import DataConfig, TrainConfig, parse_every
+from ccfnet_tf.datasets.splits import Parts
+from ccfnet_tf.errors import TerminatedError
+from ccfnet_tf.evaluation.easy_hard import HEADS
+from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
+from ccfnet_tf.inference.keras_network import KerasNetwork
+from ccfnet_tf.inference.writers import write_png
+from ccfnet_tf.io.console import new_progress
+from ccfnet_tf.labels import Sample
+from ccfnet_tf.pipeline.batch import evaluation_batches
+from ccfnet_tf.report.previews import preview_sheet
+from ccfnet_tf.runs.checkpoint_file import FREE_SPACE
+from ccfnet_tf.runs.run_files import MetricsTable
+from ccfnet_tf.runs.run_folder import CHECKPOINTS
+from ccfnet_tf.training import checkpoint
+from ccfnet_tf.training.callbacks.preemption import ToldToEnd, terminated
+from ccfnet_tf.training.callbacks.tensorboard import Board
+from ccfnet_tf.training.distribution.collectives import Workers
+from ccfnet_tf.training.ema import averaged
+
+PREVIEWS = 4
+EVALUATION_BATCH = 1
+"""Pictures at once. They come at their own resolution, so memory is bounded by the largest one,
+and sets of many sizes would fill larger batches with blanks."""
+
+
+class Validation:
+    """The validation part, ready to be run over after each epoch."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        sizes: Sequence[tuple[int, int]],
+        data: DataConfig,
+        workers: Workers,
+        console: Console,
+    ) -> None:
+        """Takes the sizes [(H, W)] of the validation part, which may be empty."""
+        self.samples = parts.val
+        self.taxonomy = parts.taxonomy
+        self.load = parts.load
+        self.workers = workers
+        self.console = console
+        mine = slice(workers.index, None, workers.count)
+        self.batches, self.count = evaluation_batches(
+            parts.val[mine], sizes[mine], parts.load, data, batch=EVALUATION_BATCH
+        )
+        self.evaluator: Evaluator | None = None
+
+    def run(self, model: Any, advance: Callable[[], None]) -> Evaluation | None:
+        """Evaluates the model on the whole part, divided among the workers.
+
+        Args:
+            model: A `CCFNet`.
+            advance: Called after each batch; what it raises ends the validation.
+
+        Returns:
+            The same on every worker; None when there is no part.
+        """
+        if not self.samples:
+            return None
+        self.evaluator = self.evaluator or Evaluator(model, self.taxonomy)  # one trace for a run
+        with new_progress(self.console) as bar:
+            task = bar.add_task("validation", total=self.count)
+
+            def step() -> None:
+                bar.advance(task)
+                advance()
+
+            return self.evaluator.run(
+                self.batches,
+                split="val",
+                pictures=len(self.samples),
+                advance=step,
+                total=self.workers.total,
+            )
+
+
+class EpochEnd(keras.callbacks.Callback):
+    """Validates, then writes metrics, pictures and checkpoints, the resumable one last.
+
+    The order matters: whatever a kill interrupts before `last.npz` is renamed is done again by
+    the resumed run, and everything written before is replaced by the same.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        validation: Validation,
+        preview_samples: Sequence[Sample],
+        progress: checkpoint.Progress,
+        train: TrainConfig,
+        *,
+        told: ToldToEnd,
+        console: Console,
+    ) -> None:
+        super().__init__()
+        self.epochs = train.epochs
+        self.every = parse_every(train.checkpoint_every)
+        self.run = run
+        self.validation = validation
+        self.workers = validation.workers
+        self.preview_samples = preview_samples[:PREVIEWS]
+        self.progress = progress
+        self.told = told
+        self.console = console
+        self.saved_step = progress.step
+        self.predictor: KerasNetwork | None = None
+        self.began = time.monotonic()
+        if self.workers.chief:
+            self.table = MetricsTable(run / "metrics.csv", epochs_done=progress.epoch)
+            self.board = Board(run / "tensorboard")
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Starts the clock."""
+        self.began = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Validates, then writes metrics, pictures and checkpoints."""
+        number = epoch + 1
+        step = number * self.progress.steps
+        trained = time.monotonic() - self.began
+        try:
+            with averaged(self.model):
+                progress, row = self._look(number, step, logs or {})
+        except TerminatedError:
+            self.save_last(replace(self.progress, step=step))
+            raise
+        self.progress = progress
+        if self.every.unit != "epoch" or number % self.every.count == 0 or number == self.epochs:
+            self.save_last(progress)
+        self.console.print(_line(number, self.epochs, row, trained))
+
+    def save_last(self, progress: checkpoint.Progress) -> None:
+        """Writes what the run goes on from; the chief alone does."""
+        self.saved_step = progress.step
+        if self.workers.chief:
+            checkpoint.save_last(self.run / CHECKPOINTS / "last.npz", self.model, progress)
+
+    def _look(
+        self, number: int, step: int, logs: dict[str, Any]
+    ) -> tuple[checkpoint.Progress, dict[str, Any]]:
+        """Validates and writes all but what the run goes on from; returns progress and figures."""
+
+        def end_if_told() -> None:
+            # Workers must agree before one may leave: together they end after the validation.
+            if self.told.now and self.workers.count == 1:
+                raise terminated(step)
+
+        evaluation = self.validation.run(self.model, end_if_told)
+        progress = self._progress(number, step, evaluation)
+        row = self._row(number, step, logs, evaluation)
+        if self.workers.chief:
+            self.table.append(row)
+            self._draw(number, row)
+            if progress.best_epoch == number:
+                checkpoint.save_best(self.run / CHECKPOINTS / "best.npz", self.model, progress)
+        return progress, row
+
+    def _row(
+        self, number: int, step: int, logs: dict[str, Any], evaluation: Evaluation | None
+    ) -> dict[str, Any]:
+        rate = float(self.model.optimizer.learning_rate.numpy())
+        seconds = round(time.monotonic() - self.began, 2)
+        row = {"epoch": number, "step": step, "seconds": seconds, "learning_rate": rate}
+        row |= {key: round(float(value), 6) for key, value in logs.items()}
+        return row | _validation_figures(evaluation)
+
+    def _progress(
+        self, number: int, step: int, evaluation: Evaluation | None
+    ) -> checkpoint.Progress:
+        score = _score(evaluation)
+        progress = replace(self.progress, epoch=number, step=step)
+        if score is None:
+            return replace(progress, best_score=-1.0, best_epoch=number)
+        if score > progress.best_score:
+            return replace(progress, best_score=score, best_epoch=number)
+        return progress
+
+    def _draw(self, number: int, row: dict[str, Any]) -> None:
+        sheet = self._sheet()
+        place = self.run / "previews" / f"epoch_{number:02d}.png"
+        write_png(place, sheet, fix=FREE_SPACE)
+        self.board.write(number, row, sheet)
+
+    def _sheet(self) -> np.ndarray:
+        """Returns the preview samples, a row each, as the network sees them now."""
+        taxonomy = self.validation.taxonomy
+        self.predictor = self.predictor or KerasNetwork(self.model, taxonomy=taxonomy)
+        rows = []
+        for sample in self.preview_samples:
+            image, label = self.validation.load(sample)
+            rows.append((image, label, self.predictor.predict_all_heads(image)))
+        return preview_sheet(rows, taxonomy)
+
+
+def _score(evaluation: Evaluation | None) -> float | None:
+    """Returns what chooses the best checkpoint: refine's mean IoU over the classes of the labels.
+
+    Over the classes of the predictions too, a single pixel of a further class would lower the mean
+    by a whole class. None without a labelled pixel: then the newest epoch counts as the best.
+    """
+    return None if evaluation is None else evaluation.refine.mean_iou_present
+
+
+def _validation_figures(evaluation: Evaluation | None) -> dict[str, float]:
+    if evaluation is None:
+        return {}
+    figures = {}
+    for head in HEADS:
+        confusion = getattr(evaluation, head)
+        figures[f"val_{head}_pixel_accuracy"] = confusion.pixel_accuracy
+        figures[f"val_{head}_mean_iou"] = confusion.mean_iou_present
+    figures["val_difficulty_auroc"] = evaluation.difficulty.auroc
+    return {key: round(value, 6) for key, value in figures.items() if value is not None}
+
+
+def _line(number: int, epochs: int, row: dict[str, Any], seconds: float) -> str:
+    text = f"epoch {number}/{epochs}  {seconds:.0f} s"
+    if "loss" in row:  # not where several replicas were stopped between training and validation
+        text += f"  loss {row['loss']:.3f}  accuracy {100 * row['refine_accuracy']:.1f} %"
+    if row.get("skipped_steps"):
+        text += f"  skipped steps {row['skipped_steps']:.0f}"
+    if "val_refine_pixel_accuracy" not in row:
+        return text
+    return text + (
+        f"  validation: coarse {100 * row['val_coarse_pixel_accuracy']:.1f} %, "
+        f"refine {100 * row['val_refine_pixel_accuracy']:.1f} %"
+    )

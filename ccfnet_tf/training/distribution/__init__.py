@@ -1,0 +1,1 @@
+"""Devices, machines, and the collectives between them."""

@@ -1,0 +1,117 @@
+"""Completion, asked of the shells themselves; zsh and fish where they are installed."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ccfnet_tf.cli import main as cli
+
+LINES = [
+    ("ccfnet-tf ser", "serve"),
+    ("ccfnet-tf --quiet ser", "serve"),
+    ("ccfnet-tf predict --si", "--size"),
+    ("ccfnet-tf data st", "stats"),
+    ("ccfnet-tf data convert --sh", "--shards"),
+    ("ccfnet-tf --quiet data convert --sh", "--shards"),
+    ("ccfnet-tf fit --train.ep", "--train.epochs"),
+    ("ccfnet-tf completion z", "zsh"),
+    # Files: a folder may be called as a verb is.
+    ("ccfnet-tf data check sta", "statues.png"),
+    ("ccfnet-tf predict fit sta", "statues.png"),
+    ("ccfnet-tf predict data --sk", "--skip-existing"),
+]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_verb_and_option(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["completion", shell]) == 0
+    printed = capsys.readouterr().out
+    words = [
+        *cli.VERBS,
+        "skip-existing",
+        "data.root",
+        "train.epochs",
+        "shards",
+        "quiet",
+        "verify-only",
+    ]
+    assert all(word in printed for word in words)
+    assert "print_shtab" not in printed
+
+
+def ask_bash(script: Path, line: str) -> str:
+    words = line.split(" ")
+    ask = (
+        f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _ccfnet_tf; "
+        # What bash does by `-o default` where the function finds nothing.
+        f'echo "${{COMPREPLY[@]:-$(compgen -f -- {words[-1]})}}"'
+    )
+    return _said(["bash", "-c", ask], script.parent)
+
+
+def ask_fish(script: Path, line: str) -> str:
+    return _said(
+        ["fish", "--no-config", "-c", f"source {script}; complete -C '{line}'"], script.parent
+    )
+
+
+def ask_zsh(script: Path, line: str) -> str:
+    """Types a line and Tab into a terminal, and reads the line's last word."""
+    process, screen = pty.fork()
+    if not process:
+        os.chdir(script.parent)
+        os.execvpe("zsh", ["zsh", "-f", "-i"], _environment(script.parent))
+    try:
+        _type(screen, f"source {script}; echo BE''GUN\n", until=b"BEGUN")
+        # Then to the line's begin and end, to print it in place of running it.
+        typed = _type(screen, f"{line}\t\x01echo 'GOT \x05 E''ND'\n", until=b" END")
+    finally:
+        os.close(screen)
+        os.waitpid(process, 0)
+    return typed.decode().rpartition("GOT")[2].split(" END")[0].split()[-1]
+
+
+def _type(screen: int, keys: str, *, until: bytes) -> bytes:
+    os.write(screen, keys.encode())
+    said = b""
+    while until not in said:
+        ready, _, _ = select.select([screen], [], [], 60)
+        assert ready, said
+        said += os.read(screen, 4096)
+    return said
+
+
+def _said(command: list[str], home: Path) -> str:
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=home, env=_environment(home)
+    )
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def _environment(home: Path) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(home), "TERM": "dumb"}
+
+
+ASK: dict[str, Callable[[Path, str], str]] = {"bash": ask_bash, "zsh": ask_zsh, "fish": ask_fish}
+
+
+@pytest.mark.parametrize("shell", ASK)
+def test_a_shell_completes(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed here")
+    cli.main(["completion", shell])
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+    (tmp_path / "statues.png").touch()
+    assert {line: ASK[shell](script, line) for line, _ in LINES} == dict(LINES)

@@ -1,0 +1,245 @@
+"""`ccfnet-tf data ...` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccfnet_tf.cli import main as cli
+from ccfnet_tf.cli.fit_options import parse_fit
+from ccfnet_tf.datasets.splits import list_set
+from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR
+from tests.datasets.layouts import small_copies
+
+VERBS = ("check", "stats", "show", "split", "convert", "scenes")
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    root = tmp_path / "set"
+    rng = np.random.default_rng(0)
+    for side in ("images", "masks"):
+        (root / side).mkdir(parents=True)
+    for i in range(8):
+        mask = rng.integers(0, 3, (36, 40), np.uint8)
+        Image.fromarray(rng.integers(0, 255, (36, 40, 3), np.uint8)).save(root / f"images/{i}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{i}.png")
+    (root / "classes.txt").write_text("sky\ntree\nroad\n")
+    return root
+
+
+def data(*args: str | Path) -> int:
+    return cli.main(["data", *map(str, args)])
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert data("--help") == EXIT_DONE
+    printed = capsys.readouterr().out
+    assert all(f"\n  {verb} " in printed for verb in VERBS)
+    assert data() == EXIT_USER_ERROR
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        data(verb, "--help")
+    assert left.value.code == 0
+    assert f"ccfnet-tf data {verb}" in capsys.readouterr().out
+
+
+def test_an_unknown_verb_is_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert data("chek", ".") == EXIT_USER_ERROR
+    assert "did you mean 'check'?" in capsys.readouterr().err
+
+
+def test_check_of_a_sound_set(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert data("check", plain) == EXIT_DONE
+    assert "nothing to fix" in capsys.readouterr().out
+
+
+def test_check_names_everything_and_ends_with_1(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.full((36, 40), 9, np.uint8)).save(plain / "masks" / "2.png")
+    (plain / "images" / "4.png").write_bytes(b"no picture")
+    (plain / "masks" / "5.png").unlink()
+    found = tmp_path / "found.json"
+    assert data("check", plain, "--json", found) == EXIT_FINDINGS
+    printed = capsys.readouterr().out
+    for words in ("masks/2.png: value 9", "images/4.png: not a picture", "images/5.png: no mask"):
+        assert words in printed
+    tree = json.loads(found.read_text())
+    assert sorted(f["kind"] for f in tree["findings"]) == ["missing", "unreadable", "value"]
+
+
+def test_json_alone_goes_to_the_screen_when_asked(
+    plain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert data("check", plain, "--json", "-") == EXIT_DONE
+    assert json.loads(capsys.readouterr().out)["ok"]
+    assert data("stats", plain, "--json", "-") == EXIT_DONE
+    assert json.loads(capsys.readouterr().out)
+
+
+def test_stats_counts_and_draws(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "stats.png"
+    assert data("stats", plain, "--plot", plot) == EXIT_DONE
+    assert "8 pictures, 11,520 labelled pixels" in capsys.readouterr().out
+    picture = cv2.imread(str(plot))
+    assert picture is not None
+    assert data("stats", plain, "--plot", plot) == EXIT_USER_ERROR
+    assert "already there" in capsys.readouterr().err
+
+
+def test_split_writes_lists_that_the_other_verbs_take(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = tmp_path / "lists"
+    assert data("split", plain, "--folds", "4", "--out", lists, "--seed", "1") == EXIT_DONE
+    assert "4 folds" in capsys.readouterr().out
+    assert data("check", plain, "--data.lists", lists, "--data.fold", "3") == EXIT_DONE
+    assert "train 6, test 2 pictures" in capsys.readouterr().out
+
+
+LAYOUTS = {
+    "sift_flow": small_copies.sift_flow,
+    "camvid": small_copies.camvid,
+    "voc": small_copies.voc,
+    "cityscapes": small_copies.cityscapes,
+    "ade20k": small_copies.ade20k,
+}
+
+
+def printed_commands(out: str) -> dict[str, list[str]]:
+    """Returns verb -> arguments of the commands that `data split` printed, read as by a shell."""
+    lines = [shlex.split(line) for line in out.splitlines() if line.startswith("ccfnet-tf ")]
+    return {line[1]: line[2:] for line in lines}
+
+
+def assert_folds(root: Path, lists: Path, out: str, folds: int) -> None:
+    """Lists the data by each printed command, and sees every picture tested once."""
+    commands = printed_commands(out)
+    assert commands.keys() == {"fit", "crossval"}
+    for verb, args in commands.items():
+        config = parse_fit(args, verb=verb).config
+        assert config.data.root == str(root)
+        assert config.data.lists == str(lists)
+        parts = [list_set(replace(config.data, fold=fold), 0) for fold in range(folds)]
+        assert all(listing.folds == folds for listing in parts)
+        tested = sorted(sample.name for listing in parts for sample in listing.test)
+        assert tested == sorted(s.name for s in (*parts[0].train, *parts[0].test))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_what_split_prints_reads_every_layout(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, lists = LAYOUTS[name](tmp_path / "a set's copy"), tmp_path / "its [lists]"
+    assert data("split", root, "--folds", "2", "--out", lists) == EXIT_DONE
+    assert_folds(root, lists, capsys.readouterr().out, 2)
+
+
+def test_what_split_prints_repeats_the_keys_that_matter(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my map.yaml").write_text("plant: [tree]\n")
+    (plain / "train.txt").write_text("".join(f"{i}\n" for i in range(8)))
+    lists, preset = tmp_path / "lists", tmp_path / "mine.yaml"
+    preset.write_text("data: {void_value: 9, scale: [0.5, 1.5]}\n")
+    keys = ("--data.label_map", tmp_path / "my map.yaml", "--data.format", "folder")
+    keys = (*keys, "--config", preset, "--data.void_value", "7", "--seed", "3")
+    assert data("split", plain, "--folds", "2", "--out", lists, *keys) == EXIT_DONE
+    out = capsys.readouterr().out
+    assert_folds(plain, lists, out, 2)
+    config = parse_fit(printed_commands(out)["fit"]).config
+    assert config.data.label_map == str(tmp_path / "my map.yaml")
+    assert (config.data.void_value, config.data.scale) == (7, (0.5, 1.5))
+
+
+def test_what_split_prints_reads_shards(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards, lists = tmp_path / "shards", tmp_path / "lists"
+    assert data("convert", plain, "--out", shards, "--shards", "2") == EXIT_DONE
+    assert data("split", shards, "--folds", "2", "--out", lists) == EXIT_DONE
+    assert_folds(shards, lists, capsys.readouterr().out, 2)
+
+
+def test_what_split_prints_reads_stanford_background(
+    stanford_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = tmp_path / "lists"
+    assert data("split", stanford_root, "--folds", "3", "--out", lists) == EXIT_DONE
+    assert_folds(stanford_root, lists, capsys.readouterr().out, 3)
+
+
+def test_scenes_are_not_taken_for_a_folder(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for keys in (("--data.format", "scenes"), ("--config", "demo")):
+        assert data("check", plain, *keys) == EXIT_USER_ERROR
+        assert "the format is 'scenes'" in capsys.readouterr().err
+
+
+def test_keys_of_the_configuration_work(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "map.yaml").write_text("plant: [tree]\nvoid: [sky]\n")
+    assert data("stats", plain, "--data.label_map", tmp_path / "map.yaml", "--json", "-") == 0
+    printed = capsys.readouterr().out
+    assert "plant" in printed
+    assert "sky" not in printed
+    assert data("check", plain, "--data.forld", "1") == EXIT_USER_ERROR
+    assert "did you mean 'data.fold'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("check",), "required: SRC"),
+        (("check", "nowhere"), "nowhere: no such folder"),
+        (("split", "."), "required: --out"),
+        (("convert", ".", "--out", "x", "--shards", "0"), "--shards is 0"),
+        (("show", ".", "--count", "0"), "--count is 0"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    args: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert data(*args) == EXIT_USER_ERROR
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_scenes_convert_and_show(tmp_path: Path) -> None:
+    """In a process of its own, where TensorFlow starts as it does for a user: without a word."""
+
+    def run(*args: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "ccfnet_tf", "data", *args],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+        )
+        assert "oneDNN" not in done.stderr
+        return done.stdout
+
+    size = ("--data.scene_size", "[40,48]", "--data.crop", "33")
+    assert "drawn: 110 pictures" in run("scenes", "--count", "10", "--out", "drawn", *size)
+    assert "read back and equal" in run("convert", "drawn", "--out", "shards", "--shards", "2")
+    assert "3 of 9 pictures" in run("show", "shards", "--count", "3", "--out", "s.png", *size[2:])
+    sheet = cv2.imread(str(tmp_path / "s.png"))
+    assert sheet is not None
+    assert sheet.std() > 10

@@ -1,0 +1,316 @@
+"""The command line as a user meets it: exit codes, one-line errors, speed of help."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ccfnet_tf.cli import data as data_verbs
+from ccfnet_tf.cli import main as cli
+from ccfnet_tf.errors import EXIT_UNEXPECTED, EXIT_USER_ERROR
+
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ccfnet_tf", *args], capture_output=True, text=True, check=False
+    )
+
+
+def seconds(*command: str) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *command], capture_output=True, check=True)
+    return time.perf_counter() - began
+
+
+def test_help_is_quick_beside_starting_python() -> None:
+    # A ratio, not seconds: the machine may be busy. TensorFlow alone would be a factor of 50.
+    bare = min(seconds("-c", "import argparse, importlib.metadata") for _ in range(3))
+    helped = min(seconds("-m", "ccfnet_tf", "--help") for _ in range(3))
+    assert helped < 6 * bare
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(verb in printed for verb in ("fit", "evaluate", "predict", "benchmark", "presets"))
+
+
+def test_no_verb_is_an_error_that_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == EXIT_USER_ERROR
+    assert "usage" in capsys.readouterr().out
+
+
+def test_version_names_what_it_runs_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("ccfnet-tf ")
+    assert "tensorflow" in printed
+
+
+def test_presets_lists_all_with_what_departs_from_the_paper(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["presets"]) == 0
+    printed = capsys.readouterr().out
+    assert "stanford_background_paper" in printed
+    assert "Departs from the paper" in printed
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fitt"], "'fitt' is not a command.*did you mean 'fit'"),
+        (["fit", "--train.epoch", "3"], "did you mean 'train.epochs'"),
+        (["fit", "--config", "folder"], "data.root is not set"),
+        (["evaluate"], "required: run"),
+        (["evaluate", "no/such/run"], "no/such/run: no such folder"),
+        (["evaluate", "x", "--split", "all"], "invalid choice: 'all'"),
+        (["evaluate", "x", "--batch", "0"], "--batch is 0"),
+        (["predict", "no/such/run", "photo.jpg"], "no/such/run: no such folder"),
+        (["predict", "run"], "required: INPUT"),
+        (
+            ["predict", "run", "a.jpg", "--size", "big"],
+            "--size is 'big': expected the longest side",
+        ),
+        (
+            ["predict", "run", "a.jpg", "--save", "labels"],
+            "--save has 'labels'.*did you mean 'label'",
+        ),
+        (["predict", "r", "a.jpg", "--overwrite", "--skip-existing"], "not allowed with argument"),
+        (["predict", "run", "a.jpg", "--out", "/dev/null/x"], "/dev/null: is a file, and results"),
+        (["fit", "--train.class_weights", "1,2"], r"is '1,2': it must be none or auto or a list"),
+        (["fit", "--train.class_weights", "autp"], "it must be none or auto.*did you mean 'auto'"),
+        (["fit", "--print_shtab", "bash"], "see ccfnet-tf completion --help"),
+        (["fit", "--out", "/dev/null/run"], "/dev/null: is a file"),
+        (["data", "show", "x", "--out", "sheet.txt"], "--out is sheet.txt.*ends in .png"),
+        (["data", "stats", "x", "--plot", "a.jpg"], "--plot is a.jpg.*ends in .png"),
+        (["data", "convert", "x", "--out", "/dev/null/y"], "/dev/null: is a file"),
+        (["completion", "tcsh"], "invalid choice: 'tcsh'"),
+    ],
+)
+def test_a_user_s_error_is_one_line_and_exit_code_2(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    assert cli.main(args) == EXIT_USER_ERROR
+    captured = capsys.readouterr()
+    assert re.search(message, captured.err), captured.err
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = run("evaluate", "no/such/run", "--debug")
+    assert done.returncode == EXIT_USER_ERROR
+    assert "Traceback" in done.stderr
+    assert "RunError" in done.stderr
+
+
+def test_an_unexpected_error_is_exit_code_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(args: list[str]) -> int:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setitem(cli.VERBS, "presets", fail)
+    assert cli.main(["presets"]) == EXIT_UNEXPECTED
+    assert "ZeroDivisionError: a fault of ours" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "verb", [["presets"], ["completion", "fish"], ["data", "stats", str(SAMPLE)]]
+)
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_into_a_full_disk_is_one_line(verb: list[str], buffered: bool) -> None:
+    command = [sys.executable, "-m", "ccfnet_tf", *verb]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment
+        )
+    assert done.returncode == EXIT_USER_ERROR
+    *before, said = done.stderr.splitlines()
+    assert "disk" in said or "space" in said
+    assert "free space" in said
+    assert all("Error" not in line and "Traceback" not in line for line in before)
+
+
+def test_a_run_folder_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert cli.main(["fit", "--out", str(tmp_path)]) == EXIT_USER_ERROR
+    assert "not empty; choose another --out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_is_not_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    assert cli.main(["fit", "--out", str(tmp_path)]) == EXIT_USER_ERROR
+    assert "go on with --resume, or choose another --out" in capsys.readouterr().err
+
+
+def test_nothing_to_resume_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fit", "--resume", "--out", str(tmp_path)]) == EXIT_USER_ERROR
+    assert "no run to resume" in capsys.readouterr().err
+
+
+def test_predict_help_says_what_it_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "--help"])
+    printed = capsys.readouterr().out
+    for words in (
+        "(default: predictions)",
+        "STEM.frames/",
+        "STEM.overlay.mp4",
+        "dark = easy",
+        "STEM.difficulty.npy",
+        "masks/ that lies beside images/",
+    ):
+        assert words in printed
+
+
+@pytest.mark.parametrize("verb", ["fit", "crossval"])
+def test_help_is_the_verb_s_own(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: ccfnet-tf {verb} ")
+    assert "--data.root" in printed
+    assert ("every fold" in printed) is (verb == "crossval")
+    assert ("--accept-changed-data" in printed) is (verb == "fit")
+
+
+OLD_SPELLINGS = {
+    ("data", "convert", "no/such", "--to", "out"): ("--to is --out now", "no/such"),
+    ("data", "convert", "no/such", "--to=out"): ("--to is --out now", "no/such"),
+    ("export", "no/run", "--data-root", "x"): ("--data-root is --data.root now", "no/run"),
+}
+
+
+@pytest.mark.parametrize("args", OLD_SPELLINGS)
+def test_an_old_spelling_is_taken_with_a_line(
+    args: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    note, error = OLD_SPELLINGS[args]
+    assert cli.main(list(args)) == EXIT_USER_ERROR
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert note in said[0]
+    assert error in said[1]
+
+
+@pytest.mark.parametrize("verb", ["check", "stats", "show", "split", "convert"])
+def test_data_verbs_take_data_root(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"split": ["--out", str(tmp_path / "o")], "convert": ["--out", str(tmp_path / "o")]}
+    for root in (["--data.root", "no/such"], ["--data.root=no/such"]):
+        assert cli.main(["data", verb, *root, *more.get(verb, [])]) == EXIT_USER_ERROR
+        assert "no/such" in capsys.readouterr().err
+
+
+def test_quiet_shows_what_was_asked_for_and_no_notices(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from ccfnet_tf.io.verbosity import QUIET
+
+    assert cli.main(["data", "check", str(SAMPLE)]) == 0
+    loud = capsys.readouterr()
+    assert cli.main(["data", "check", str(SAMPLE), "--quiet"]) == 0
+    quiet = capsys.readouterr()
+    assert "8 classes" in loud.out
+    assert "8 classes" in quiet.out
+    assert "folder, " in loud.err
+    assert quiet.err == ""
+    assert QUIET.get() is False
+    assert cli.main(["predict", "no/such", "a.jpg", "--quiet"]) == EXIT_USER_ERROR
+    assert "no/such" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("pictures", "frames", "failed", "labels", "lines"),
+    [
+        (1, 0, 0, 0, ["out: 1 picture"]),
+        (2, 1, 0, 1, ["out: 2 pictures and 1 frame of videos", "skipped 1 file in {}"]),
+        (0, 7, 1, 3, ["out: 7 frames of videos; 1 failed, see above", "skipped 3 files in {}"]),
+        (0, 0, 2, 0, []),
+    ],
+)
+def test_predict_ends_with_what_was_written_and_left_out(
+    pictures: int, frames: int, failed: int, labels: int, lines: list[str]
+) -> None:
+    from ccfnet_tf.inference.predict import Failure, Outcome
+
+    outcome = Outcome(pictures, 0, frames, (Failure("a.jpg", "damaged"),) * failed, labels)
+    beside = "masks/ beside images/"
+    assert cli._predicted(outcome, "out") == [line.format(beside) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give either a run folder to export, or --verify-only ARTIFACT"),
+        (["x", "--verify-only", "y"], "give either"),
+        (["--verify-only", "y", "--quantize", "int8"], "--quantize is of exporting"),
+        (["--verify-only", "y", "--data.root", "z"], "--data.root is of exporting"),
+        (["--verify-only", "y", "--format", "onnx"], "--format is of exporting"),
+        (["x", "--format", "onnx", "--quantize", "int8"], "--quantize is for --format tflite"),
+        (["x", "--format", "tflite", "--precision", "bfloat16"], "for --format saved_model"),
+        (["x", "--precision", "bf16"], "'bf16': expected float32, bfloat16; did you mean"),
+        (["x", "--format", "tflite", "--size", "60000x60000"], "--size is 60000x60000: at most"),
+        (["x", "--format", "tflight"], "--format is 'tflight': expected"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export", *options]) == EXIT_USER_ERROR
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--train.batch", "16"], "the training part has 8 pictures"),
+        (["--train.batch", "3", "--train.strategy", "mirrored"], None),
+        (["--model.backbone_weights", "no/such.weights.h5"], "no/such.weights.h5; expected"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
+    options: list[str], message: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    args = ["fit", "--config", "folder", "--data.root", str(SAMPLE), "--out", str(out)]
+    args += ["--model.backbone", "mobilenet_v2", "--train.epochs", "1", *options]
+    if message is None:  # three pictures on two replicas
+        message = r"train.batch is 3: it must divide by the 2 replicas; try 4"
+        pytest.importorskip("tensorflow")
+        done = run(*args, "--train.virtual_cpus", "2")
+        assert (done.returncode, done.stderr.count("\n")) == (EXIT_USER_ERROR, 1)
+        assert message in done.stderr
+    else:
+        assert cli.main(args) == EXIT_USER_ERROR
+        assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("verb", ["check", "stats"])
+def test_a_json_that_cannot_be_written_is_noticed_before_reading(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    given = ["data", verb, str(SAMPLE), "--json", str(tmp_path / "file" / "found.json")]
+    monkeypatch.setattr(data_verbs, "_listed", None)  # nothing is read
+    assert cli.main(given) == EXIT_USER_ERROR
+    assert f"{tmp_path / 'file'}: is a file" in capsys.readouterr().err

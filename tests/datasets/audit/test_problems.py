@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.audit.problems import Finding, Report, fingerprint, inspect
+from ccfnet_tf.datasets.base import Listing
+from ccfnet_tf.datasets.layouts import stanford_background
+from ccfnet_tf.datasets.layouts.stanford_background import TWINS
+from ccfnet_tf.datasets.mask_values import index_values
+from ccfnet_tf.datasets.splits import parts_of
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.labels import VOID, Sample, Taxonomy, distinct_colours
+
+NAMES = ("sky", "sea", "sand")
+
+Pair = tuple[np.ndarray | DataError, np.ndarray | DataError]
+
+
+def pair(seed: int, *ids: int, size: tuple[int, int] = (4, 6)) -> Pair:
+    """A picture of its own and a label that shows these ids."""
+    rng = np.random.default_rng(seed)
+    label = np.resize(np.array(ids, np.int32), size)
+    return rng.integers(0, 255, (*size, 3), np.uint8), label
+
+
+def make(**parts: dict[str, Pair]) -> Listing:
+    pairs = {name: each for part in parts.values() for name, each in part.items()}
+
+    def label(sample: Sample) -> np.ndarray:
+        found = pairs[sample.name][1]
+        if isinstance(found, DataError):
+            raise found
+        return found
+
+    def load(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        image = pairs[sample.name][0]
+        if isinstance(image, DataError):
+            raise image
+        return image, label(sample)
+
+    samples = {
+        part: tuple(Sample(name, f"{name}.jpg", f"{name}.png") for name in chosen)
+        for part, chosen in parts.items()
+    }
+    return Listing(
+        Taxonomy(NAMES, distinct_colours(3)),
+        samples["train"],
+        samples.get("val"),
+        samples.get("test", ()),
+        load,
+        label,
+    )
+
+
+def test_a_sound_set() -> None:
+    listing = make(train={"a": pair(0, 0, 1, 2), "b": pair(1, 0, VOID)}, test={"c": pair(2, 1)})
+    steps: list[str] = []
+    report = inspect(listing, advance=lambda: steps.append(threading.current_thread().name))
+    assert report == Report({"train": 2, "test": 1}, NAMES, (), ())
+    assert report.ok
+    assert steps == ["MainThread"] * 3
+
+
+def test_files_that_cannot_be_used_are_all_named_by_kind() -> None:
+    value = DataError("c.png: value 9 on 3 pixels: the rule", kind="value")
+    listing = make(
+        train={
+            "a": pair(0, 0, 1, 2),
+            "b": (DataError("b.jpg: truncated"), pair(1, 0)[1]),
+            "c": (DataError("c.jpg: truncated"), value),
+            "d": (pair(3, 0)[0], pair(4, 0, size=(6, 4))[1]),
+        },
+        val={"e": (pair(5, 0)[0], value)},
+    )
+    lonely = DataError("z.jpg: no mask z.png", kind="missing")
+    report = inspect(replace(listing, unpaired=(lonely,)))
+    assert [(f.kind, f.part, f.file) for f in report.findings] == [
+        ("missing", "", "z.jpg"),
+        ("unreadable", "train", "b.jpg"),
+        ("unreadable", "train", "c.jpg"),
+        ("value", "train", "c.png"),
+        ("size", "train", "d.jpg"),
+        ("value", "val", "c.png"),
+    ]
+    assert report.findings[0].text == "no mask z.png"
+    assert report.findings[3].text == "value 9 on 3 pixels: the rule"
+    assert report.counts == {"train": 4, "val": 1}
+    assert not report.ok
+    assert not report.notes
+
+
+def test_a_missing_file_is_named_once() -> None:
+    listing = make(train={"a": (pair(0, 0)[0], DataError("a.png: no such file"))})
+    lonely = DataError("a.png: no such file: unpack the set anew", kind="missing")
+    report = inspect(replace(listing, unpaired=(lonely,)))
+    assert [(f.kind, f.file) for f in report.findings] == [("missing", "a.png")]
+
+
+def test_an_address_may_hold_a_colon() -> None:
+    listing = make(train={"s3: a": (DataError("s3: a.jpg: truncated"), pair(0, 0, 1, 2)[1])})
+    assert inspect(listing).findings == (Finding("unreadable", "train", "s3: a.jpg", "truncated"),)
+
+
+def test_a_fault_of_ours_is_no_finding() -> None:
+    def broken(_: Sample) -> tuple[np.ndarray, np.ndarray]:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        inspect(replace(make(train={"a": pair(0, 0)}), load=broken))
+
+
+def test_the_same_pixels_in_two_parts_are_wrong_and_in_one_part_noted() -> None:
+    same = pair(7, 0, 1, 2)
+    other_label = (same[0], pair(0, 1)[1])
+    report = inspect(
+        make(
+            train={"a": same, "b": pair(8, 0), "c": other_label},
+            val={"d": pair(9, 0)},
+            test={"e": same, "f": same, "g": pair(8, 2)},
+        )
+    )
+    assert [(f.kind, f.part, f.file) for f in report.findings] == [
+        ("duplicate", "test", "e.jpg"),
+        ("duplicate", "test", "g.jpg"),
+    ]
+    assert report.findings[0].text.startswith("the same pixels as a.jpg, which is in train:")
+    assert [(n.kind, n.part, n.file) for n in report.notes] == [
+        ("duplicate", "train", "c.jpg"),
+        ("duplicate", "test", "f.jpg"),
+    ]
+    assert report.notes[1].text.startswith("the same pixels as e.jpg:")
+
+
+def test_fingerprints_differ_by_one_pixel_and_by_shape() -> None:
+    image = np.zeros((4, 6, 3), np.uint8)
+    other = image.copy()
+    other[3, 5, 2] = 1
+    prints = {fingerprint(each) for each in (image, other, image.reshape(6, 4, 3))}
+    assert len(prints) == 3
+    assert fingerprint(image[::-1, ::-1]) == fingerprint(image)  # values count, not memory layout
+
+
+def test_classes_that_train_does_not_show() -> None:
+    report = inspect(
+        make(
+            train={"a": pair(0, 0)},
+            val={"b": pair(1, 0)},
+            test={"c": pair(2, 0), "d": pair(3, 1), "e": pair(4, 1, 0)},
+        )
+    )
+    found = [("absent", "test", "d.png"), ("absent", "", "")]
+    assert [(f.kind, f.part, f.file) for f in report.findings] == found
+    assert "class 'sea', as do 1 more of test" in report.findings[0].text
+    assert "class 'sand' occurs nowhere: fix the masks" in report.findings[1].text
+    assert report.notes == ()
+
+
+def test_absent_classes_that_are_allowed_are_noted() -> None:
+    listing = make(train={"a": pair(0, 0)}, test={"b": pair(1, 1)})
+    report = inspect(listing, allow_absent=True)
+    assert report.ok
+    assert [(n.kind, n.part) for n in report.notes] == [("absent", "test"), ("absent", "")]
+
+
+def test_void_in_place_of_a_class_is_named() -> None:
+    listing = make(train={"a": pair(0, 0, 1, VOID)})
+    masks = index_values(NAMES, None, void=[255])
+    text = inspect(replace(listing, mask_values=masks)).findings[-1].text
+    assert "if 255 is 'sand', say so with --data.mask_values '{255: sand}'" in text
+    assert "mask_values" not in inspect(listing).findings[-1].text
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_two_codings_in_one_set_are_noted(together: bool) -> None:
+    """Most masks hold 0 and 255, one holds 0 and 1."""
+    labels = {"a": pair(0, 0, VOID), "b": pair(1, 0, VOID), "c": pair(2, 0, 1)}
+    listing = make(train=labels | ({"d": pair(3, 0, 1, VOID)} if together else {}))
+    names = NAMES[:2]
+    masks = index_values(names, None, void=[255])
+    listing = replace(listing, taxonomy=Taxonomy(names, distinct_colours(2)), mask_values=masks)
+    found = [note.text for note in inspect(listing).notes]
+    if together:
+        assert found == []
+    else:
+        (text,) = found
+        assert "2 labels hold 255, the value for no label, and 1 hold 'sea', but none both" in text
+        assert "--data.mask_values '{1: sea, 255: sea}'" in text
+    assert inspect(replace(listing, mask_values=None)).notes == ()
+
+
+def test_notes_of_the_layout_are_passed_on() -> None:
+    report = inspect(replace(make(train={"a": pair(0, 0, 1, 2)}), notes=("x: looks like a part",)))
+    assert report.ok
+    assert report.notes == (Finding("set", "", "x", "looks like a part"),)
+
+
+def test_a_fourth_band_is_noted(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.tif" for i in range(3)]
+    for path in paths:
+        Image.new("RGBA", (4, 4), (60, 80, 40, 25)).save(path)
+    listing = make(train={"a": pair(0, 0, 1, 2)})
+    samples = tuple(replace(listing.train[0], image=str(path)) for path in paths)
+    notes = inspect(replace(listing, train=samples)).notes
+    assert [(n.kind, n.file) for n in notes if n.kind == "band"] == [
+        ("band", f"{paths[0]} and 2 more")
+    ]
+
+
+def test_a_label_without_any_class_is_noted() -> None:
+    report = inspect(make(train={"a": pair(0, 0, 1, 2), "b": pair(1, VOID)}))
+    assert report.ok
+    assert [(n.kind, n.part, n.file) for n in report.notes] == [("void", "train", "b.png")]
+
+
+def test_json_has_everything() -> None:
+    same = pair(0, 0, 1)
+    report = inspect(make(train={"a": same, "b": same}, test={"c": same}))
+    tree = json.loads(json.dumps(report.to_json()))
+    assert tree["ok"] is False
+    assert tree["counts"] == {"train": 2, "test": 1}
+    assert tree["classes"] == list(NAMES)
+    assert [(f["kind"], f["file"]) for f in tree["findings"]] == [
+        ("duplicate", "c.jpg"),
+        ("absent", ""),
+    ]
+    assert [(n["kind"], n["file"]) for n in tree["notes"]] == [("duplicate", "b.jpg")]
+    assert set(tree["notes"][0]) == {"kind", "part", "file", "text"}
+
+
+def stanford(root: Path, fold: int = 0) -> Listing:
+    data = DataConfig(format="stanford_background", root=str(root), fold=fold)
+    return stanford_background.read(data, root, 0)
+
+
+def stems(findings: tuple[Finding, ...]) -> set[str]:
+    return {Path(finding.file).stem for finding in findings if finding.kind == "duplicate"}
+
+
+def test_twins_of_stanford(stanford_root: Path) -> None:
+    whole = stanford(stanford_root)
+    samples = {s.name: s for part in parts_of(whole).values() for s in part}
+    ones, others = (tuple(samples[twins[side]] for twins in TWINS) for side in (0, 1))
+    equal = {other for _, other in TWINS[:3]}  # the other three pairs are only nearly the same
+    together = inspect(replace(whole, train=ones + others, test=()))
+    assert not stems(together.findings)
+    assert stems(together.notes) == equal
+    apart = inspect(replace(whole, train=ones, test=others))
+    assert stems(apart.findings) == equal
+    assert not stems(apart.notes)
+
+
+@pytest.mark.slow
+def test_all_of_stanford(stanford_root: Path) -> None:
+    report = inspect(stanford(stanford_root))
+    assert report.ok
+    assert report.counts == {"train": 572, "test": 143}
+    assert {note.kind for note in report.notes} == {"duplicate"}
+    assert stems(report.notes) == {"6000318", "6000324", "6000348"}

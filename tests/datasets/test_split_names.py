@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.split_names import misleading_folders, part_folders, part_in, part_of
+from ccfnet_tf.datasets.splits import list_set
+from ccfnet_tf.labels import Sample
+from tests.datasets.layouts import small_copies
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("train", "train"),
+        ("Training", "train"),
+        ("valid", "val"),
+        ("validation", "val"),
+        ("dev", "val"),
+        ("TEST", "test"),
+        ("testing", "test"),
+        ("trainannot", None),
+        ("devices", None),
+        ("", None),
+    ],
+)
+def test_part_of(name: str, part: str | None) -> None:
+    assert part_of(name) == part
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("train_set", "train"),
+        ("val_images", "val"),
+        ("images-valid", "val"),
+        ("val2017", "val"),
+        ("testset", "test"),
+        ("TestImages", "test"),
+        ("imagesTr", "train"),
+        ("labelsTs", "test"),
+        ("trainannot", None),
+        ("latest", None),
+        ("valley", None),
+        ("dataset", None),
+        ("images", None),
+    ],
+)
+def test_part_in(name: str, part: str | None) -> None:
+    assert part_in(name) == part
+
+
+def test_part_folders(tmp_path: Path) -> None:
+    for name in ("valid", "train", "val", "images"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "test").write_text("")
+    assert part_folders(tmp_path) == {
+        "train": [tmp_path / "train"],
+        "val": [tmp_path / "val", tmp_path / "valid"],
+    }
+    assert part_folders(tmp_path / "none") == {}
+
+
+def sample(root: Path, name: str) -> Sample:
+    path = root / f"{name}.png"
+    small_copies.photo(path)
+    return Sample(name, str(path), str(root / "masks" / f"{name}.png"))
+
+
+def test_folders_that_are_not_what_they_are_called(tmp_path: Path) -> None:
+    train = [sample(tmp_path, name) for name in ("images/a/valid/1", "images/a/train/1", "x/2")]
+    parts = {"train": train, "test": [sample(tmp_path, "images/val/1")]}
+    sample(tmp_path, "images/testing/1")
+    (tmp_path / "images" / "dev").mkdir()  # empty: nothing is lost
+    (tmp_path / ".git" / "test").mkdir(parents=True)
+    assert misleading_folders(tmp_path, parts) == (
+        f"{tmp_path}/images/testing: looks like the part test, but its pictures are in no part",
+        f"{tmp_path}/images/a/valid: looks like the part val, but its pictures are trained on",
+    )
+
+
+def test_folders_with_a_part_in_their_names(tmp_path: Path) -> None:
+    train = [sample(tmp_path, f"images/{name}/1") for name in ("train_set", "val_set", "valid2")]
+    sample(tmp_path, "test_images/1")
+    unused, trained = misleading_folders(tmp_path, {"train": train})
+    assert unused == (
+        f"{tmp_path}/test_images: looks like the part test, but its pictures are in no part"
+    )
+    assert trained == (
+        f"{tmp_path}/images/val_set (and 1 more): looks like the part val, but its pictures are "
+        "trained on"
+    )
+
+
+def test_what_is_in_a_folder_of_a_part_is_said_once(tmp_path: Path) -> None:
+    sample(tmp_path, "test_set/test_images/1")
+    (line,) = misleading_folders(tmp_path, {"train": [sample(tmp_path, "images/1")]})
+    assert line.startswith(f"{tmp_path}/test_set: looks like the part test")
+
+
+def test_a_layout_says_which_folders_it_leaves_out(tmp_path: Path) -> None:
+    root = small_copies.camvid(tmp_path)
+    small_copies.photo(root / "valid" / "0.png")
+    notes = list_set(DataConfig(root=str(root)), 0).notes
+    assert notes == (f"{root}/valid: looks like the part val, but its pictures are in no part",)
+
+
+@pytest.mark.parametrize("layout", ["sift_flow", "camvid", "voc", "cityscapes", "ade20k"])
+def test_published_layouts_mislead_nobody(tmp_path: Path, layout: str) -> None:
+    root = getattr(small_copies, layout)(tmp_path)
+    assert list_set(DataConfig(root=str(root)), 0).notes == ()

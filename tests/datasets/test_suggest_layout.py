@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ccfnet_tf.datasets.registry import detect
+from ccfnet_tf.errors import DataError
+from tests.datasets.layouts import small_copies
+from tests.datasets.layouts.small_copies import mask, photo, values
+
+
+def told(root: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        detect(root)
+    message = str(caught.value)
+    assert message.startswith(f"{root}: no known layout")
+    assert "\n" not in message
+    return message
+
+
+def fill(root: Path, *files: str) -> Path:
+    for file in files:
+        path = root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in (".jpg", ".png"):
+            mask(path, values([0, 1])) if path.suffix == ".png" else photo(path)
+        else:
+            path.write_text("x")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (("imgs/a.jpg", "gt/a.png"), "rename imgs/ to images/, rename gt/ to masks/, add classes"),
+        (("photos/a.jpg", "segmentations/a.png"), "rename photos/ to images/"),
+        (
+            ("train/imgs/a.jpg", "train/annotation/a.png", "classes.txt"),
+            "rename train/imgs/ to train/images/, rename train/annotation/ to train/masks/",
+        ),
+        (
+            ("val_images/a.jpg", "train_images/a.jpg", "train_masks/a.png", "val_masks/a.png"),
+            "rename train_masks/ to train/masks/, rename val_images/ to val/images/, rename val_m",
+        ),
+        (
+            ("imagesTs/a.png", "imagesTr/a.png", "imagesTr/b.png", "labelsTr/a.png"),
+            "rename imagesTr/ to train/images/, rename labelsTr/ to train/masks/, add",
+        ),
+        (
+            ("imgs/train/a.jpg", "imgs/val/a.jpg", "gt/train/a.png", "gt/val/a.png"),
+            "rename imgs/ to images/, rename gt/ to masks/, add",
+        ),
+        (("a.jpg", "a_mask.png"), "masks lie beside their pictures ('a_mask')"),
+        (("b/a.jpg", "b/a_seg.png"), "without '_seg'"),
+        (("a.jpg", "b.jpg"), "pictures in images/, a PNG of class ids for each in masks/"),
+        (("set.zip",), "an archive: unpack it"),
+        (("train/images/a.jpg", "train/labels/a.txt", "data.yaml"), "YOLO's outlines"),
+        (("images/a.jpg", "labels/a.txt"), "YOLO's outlines"),
+        (("JPEGImages/a.jpg", "Annotations/a.xml"), "boxes (Annotations/*.xml), which label no"),
+        (("meta.json", "ds/img/a.jpg", "ds/ann/a.jpg.json"), "Supervisely's own format"),
+        (("data/train-0.parquet",), "Parquet"),
+        (("a.jpg", "task-1-annotation-2-by-3-tag-leaf-0.png"), "Label Studio's brush strokes"),
+        (("a.jpg", "via_region_data.json"), "VGG Image Annotator's own format"),
+        (("notes.txt",), "no pictures within four folders"),
+        ((), "no pictures within four folders"),
+    ],
+)
+def test_what_is_seen_and_what_to_do(tmp_path: Path, files: tuple[str, ...], words: str) -> None:
+    message = told(fill(tmp_path, *files))
+    assert words in message
+    assert "(found: " in message or "found: " in message
+    assert "data/README.md" in message
+
+
+def test_what_is_seen_is_named(tmp_path: Path) -> None:
+    assert "found: gt/, imgs/" in told(fill(tmp_path, "imgs/a.jpg", "gt/a.png"))
+
+
+def test_a_layout_below(tmp_path: Path) -> None:
+    small_copies.voc(tmp_path / "VOCdevkit" / "VOC2012")
+    message = told(tmp_path)
+    assert f"but {tmp_path}/VOCdevkit/VOC2012 is voc (JPEGImages/ and " in message
+
+
+def test_datumaros_own_format_is_not_coco(tmp_path: Path) -> None:
+    fill(tmp_path, "images/a.jpg", "annotations/default.json")
+    text = '{"infos": {}, "categories": {"label": {"labels": []}}, "items": []}'
+    (tmp_path / "annotations" / "default.json").write_text(text)
+    assert "Datumaro's own format" in told(tmp_path)

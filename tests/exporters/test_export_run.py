@@ -1,0 +1,115 @@
+"""`ccfnet-tf export`: a run becomes an artifact that was proven, or nothing at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ccfnet_tf.cli import main
+from ccfnet_tf.errors import VerificationError
+from ccfnet_tf.exporters import export_run as module
+from ccfnet_tf.exporters.litert.writer import LiteRTOptions
+from ccfnet_tf.exporters.options import Order
+from ccfnet_tf.inference.keras_network import KerasNetwork
+from ccfnet_tf.runs.run_folder import load_run
+from ccfnet_tf.runtimes.manifest import CONTRACT, Difference, read_contract
+from ccfnet_tf.runtimes.sources import open_network
+
+QUIET = Console(quiet=True)
+SMALL = Order("tflite", LiteRTOptions((33, 47), "none"))
+
+pytestmark = pytest.mark.usefixtures("toy_network")
+
+
+@pytest.mark.slow
+def test_the_contract_says_what_was_done(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = module.export_run(run, tmp_path, Order("saved_model"), data_root=None, console=QUIET)
+    assert artifact == tmp_path / "ccfnet" / "1"
+    contract = read_contract(artifact)
+    assert contract.run == {"folder": str(run.resolve()), "checkpoint": "best.npz"}
+    assert len(contract.classes) == len(contract.palette) == 8
+    assert contract.difference["largest"] < 1e-4
+    assert set(contract.files) == {
+        path.relative_to(artifact).as_posix()
+        for path in artifact.rglob("*")
+        if path.is_file() and path.name != CONTRACT
+    }
+    assert "EXIF" in contract.inputs["orientation"]
+    copy = shutil.copytree(artifact, tmp_path / "elsewhere")
+    assert main(["export", "--verify-only", str(copy)]) == 0
+    assert "saved_model beside Keras on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        (["--format", "onnx"], "onnx"),
+        (["--format", "litert", "--size", "33x47"], "tflite-fp16-33x47"),
+    ],
+)
+def test_files_are_proven_and_opened_again(
+    options: list[str],
+    place: str,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "models"
+    assert main(["export", str(run), *options, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "beside Keras on real pictures" in said
+    assert said.index("checking it in a fresh process") < said.index("beside Keras")  # in a log too
+    assert [path.name for path in out.iterdir()] == [place]
+    moved = (out / place).rename(tmp_path / "elsewhere")
+    assert main(["export", "--verify-only", str(moved)]) == 0
+    picture = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
+    expected = KerasNetwork(load_run(run)).predict(picture)
+    found = open_network(str(moved)).predict(picture)
+    assert (found.labels == expected.labels).mean() > 0.99
+    np.testing.assert_allclose(found.difficulty, expected.difficulty, atol=0.01)
+    file = tmp_path / "a.png"
+    cv2.imwrite(str(file), picture)
+    capsys.readouterr()
+    assert main(["predict", str(moved), str(file), "--out", str(tmp_path / "results")]) == 0
+    said = "takes 33x47: larger pictures are made smaller for it"
+    assert (said in capsys.readouterr().out) == place.startswith("tflite")
+
+
+def test_a_difference_leaves_nothing_behind(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is that close.
+    monkeypatch.setattr(module, "tolerance", lambda _: Difference(-1.0, -1.0, -1.0, -1.0))
+    with pytest.raises(VerificationError, match=r"differs from Keras: largest .* above -1"):
+        module.export_run(run, tmp_path, SMALL, data_root=None, console=QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_file_in_bfloat16_is_held_against_keras_in_float32(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_run, loaded = module.load_run, list[str]()
+
+    def watched(path: Path, **how: Any) -> Any:
+        loaded.append(how.get("precision", "float32"))
+        return load_run(path, **how)
+
+    monkeypatch.setattr(module, "load_run", watched)
+    asked = Order("saved_model", precision="bfloat16")
+    artifact = module.export_run(run, tmp_path, asked, data_root=None, console=QUIET)
+    assert loaded == ["float32", "bfloat16"]
+    assert read_contract(artifact).options == {"precision": "bfloat16"}
+
+
+def test_not_a_number_is_above_any_tolerance() -> None:
+    found = Difference(float("nan"), 0.0, 0.0, 0.0)
+    assert found.above(Difference(1.0, 1.0, 1.0, 1.0)) == ["largest nan above 1"]

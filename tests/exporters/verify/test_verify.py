@@ -1,0 +1,136 @@
+"""The proof of exported files, from what lies beside them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ccfnet_tf.cli import main
+from ccfnet_tf.errors import VerificationError
+from ccfnet_tf.exporters.litert.writer import LiteRTOptions
+from ccfnet_tf.exporters.options import Order
+from ccfnet_tf.exporters.verify import verify as module
+from ccfnet_tf.exporters.verify.gpu import GPUVerdict
+from ccfnet_tf.exporters.verify.verify import prove_on_gpu, tolerance_here, verify
+from ccfnet_tf.runtimes.manifest import (
+    REFERENCE,
+    Contract,
+    Difference,
+    checksums,
+    read_contract,
+    tolerance,
+    write_contract,
+)
+
+pytestmark = pytest.mark.usefixtures("toy_network")
+
+ORDERS = [
+    Order("saved_model"),
+    Order("saved_model", precision="bfloat16"),
+    Order("onnx"),
+    *(Order("tflite", LiteRTOptions((40, 48), how)) for how in ("none", "fp16", "dynamic", "int8")),  # type: ignore[arg-type]
+]
+
+
+def contract_of(order: Order, difference: Difference) -> Contract:
+    return Contract(
+        format=order.format,
+        run={},
+        versions={},
+        classes=[],
+        palette=[],
+        options=order.options,
+        inputs={},
+        outputs={},
+        files={},
+        difference=vars(difference),
+        measured={},
+    )
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: order.kind)
+def test_what_is_allowed_at_first_is_allowed_later(order: Order) -> None:
+    allowed = tolerance(order.kind)
+    contract = contract_of(order, replace(allowed, percentile=0.02, mean=0.004, other_labels=0.01))
+    assert contract.kind == order.kind
+    later = tolerance_here(contract)
+    if order.kind == "tflite int8":  # was judged by its accuracy, which is not measured again
+        assert later == Difference(1.0, percentile=0.04, mean=0.008, other_labels=0.021)
+    else:
+        assert later == allowed
+
+
+def answers_cut(folder: Path) -> str:
+    path = folder / REFERENCE
+    path.write_bytes(path.read_bytes()[:-100])
+    return "reference.npz: damaged"
+
+
+def answers_of_nothing(folder: Path) -> str:
+    np.savez(folder / REFERENCE, allow_pickle=False, other=np.zeros(3))
+    return "there is nothing to compare with"
+
+
+def answers_of_another_size(folder: Path) -> str:
+    with np.load(folder / REFERENCE) as arrays:
+        halved = {key: value[: len(value) // 2] for key, value in arrays.items() if "y/" in key}
+        np.savez(folder / REFERENCE, allow_pickle=False, **{**arrays, **halved})
+    return "reference.npz: damaged"
+
+
+def answers_of_another_network(folder: Path) -> str:
+    with np.load(folder / REFERENCE) as arrays:
+        turned = {key: value[::-1] for key, value in arrays.items() if "probabilities" in key}
+        np.savez(folder / REFERENCE, allow_pickle=False, **{**arrays, **turned})
+    return "differs from Keras: largest"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [answers_cut, answers_of_nothing, answers_of_another_size, answers_of_another_network],
+)
+def test_a_failed_check_ends_with_1(
+    spoil: Callable[[Path], str],
+    unchecked: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Checksums are right here: what is left is the comparison itself."""
+    folder = shutil.copytree(unchecked["onnx"], tmp_path / "onnx")
+    contract = read_contract(folder)
+    expected = spoil(folder)
+    write_contract(folder, replace(contract, files=checksums(folder)))
+    assert main(["export", "--verify-only", str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"ccfnet-tf: {folder}: ")
+    assert expected in said
+    assert len(said.splitlines()) == 1
+
+
+def test_what_differs_stays_where_it_is(
+    unchecked: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is that close.
+    monkeypatch.setattr(module, "tolerance", lambda _: Difference(-1.0, -1.0, -1.0, -1.0))
+    with pytest.raises(VerificationError, match=r"differs from Keras: largest .* above -1"):
+        verify(unchecked["onnx"], console=Console(quiet=True))
+    assert unchecked["onnx"].is_dir()
+
+
+@pytest.mark.parametrize("quantize", ["none", "fp16", "dynamic", "int8"])
+def test_floats_that_a_gpu_answers_wrongly_are_refused(
+    quantize: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = GPUVerdict(runs=False, wrong=True, said="no: it answers wrong there, by 3")
+    monkeypatch.setattr(module, "try_on_gpu", lambda _, **__: wrong)
+    if quantize in ("none", "fp16"):
+        with pytest.raises(VerificationError, match="GPU: no: it answers wrong there, by 3"):
+            prove_on_gpu(tmp_path, quantize)
+    else:  # for CPUs; the contract says so
+        assert prove_on_gpu(tmp_path, quantize) == {"GPU": wrong.said}

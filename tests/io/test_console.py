@@ -1,0 +1,82 @@
+"""What is printed cannot command a terminal, whatever files are called and say."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from ccfnet_tf.cli import main as cli
+from ccfnet_tf.errors import CCFNetError, printable
+from ccfnet_tf.io.console import new_console, new_progress
+
+EVIL = "a\x1b[31mred\x1b]0;title\x07\rb\x08\x9b2J\u202e"
+
+
+def harmless(text: str) -> bool:
+    return all(c.isprintable() or c == "\n" for c in text)
+
+
+def test_a_text_is_one_line_of_what_can_be_seen() -> None:
+    assert printable("a\nb\x1b[2J") == "a\\nb\\x1b[2J"
+    assert printable("Straße 道路 дорога\u3000é") == "Straße 道路 дорога\u3000é"
+    assert printable("\udcff") == "\\udcff"
+    assert str(CCFNetError("x\ny")) == "x\\ny"
+
+
+def test_the_console_escapes_texts_tables_and_bars() -> None:
+    file = io.StringIO()
+    console = new_console()
+    console.file = file
+    console.print(f"first{EVIL}\nccfnet-tf: all is well")
+    console.print(Text(EVIL))
+    table = Table(title=EVIL)
+    table.add_column(EVIL)
+    table.add_row(EVIL)
+    table.add_row(Text(EVIL))
+    console.print(table)
+    with new_progress(console) as bar:
+        bar.add_task(EVIL, total=1)
+    said = file.getvalue()
+    assert harmless(said)
+    assert len(said.split("\nccfnet-tf")) == 1
+    assert "\\x1b[31mred" in said
+
+
+def test_a_terminal_s_own_colours_stay() -> None:
+    file = io.StringIO()
+    console = new_console()
+    console.file = file
+    console._force_terminal = True
+    console._color_system = console._color_system or 1  # type: ignore[assignment]
+    console.print(Text("bold" + EVIL, style="bold"))
+    said = file.getvalue()
+    assert said.startswith("\x1b[1mbold")
+    assert said.count("\x1b") == 2
+
+
+@pytest.mark.parametrize("name", [f"{EVIL}x", "two\nlines"])
+def test_names_of_files_and_classes(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.hostile.conftest import write_set
+
+    root = write_set(tmp_path / name)
+    (root / "classes.txt").write_text(f"sky\n{EVIL}\nroad\n", encoding="utf-8")
+    (root / "images" / "0.png").rename(root / "images" / f"{name}.png")
+    for args in (
+        ["data", "check", str(root)],
+        ["data", "stats", str(root)],
+        ["predict", str(root), str(root)],
+        ["fit", "--data.root", str(root), "--out", str(tmp_path / "run")],
+        ["export", str(root)],
+        ["fit", f"--{name}", "1"],
+        [name],
+    ):
+        assert cli.main(args) in (1, 2)
+        said = capsys.readouterr()
+        assert harmless(said.out + said.err)
+        assert len(said.err.splitlines()) <= 3

@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.io.images import MAX_PIXELS, extra_band, image_size, read_image
+from ccfnet_tf.labels import VOID
+from tests.memory import grows_at_most
+
+
+def photo(height: int = 24, width: int = 40) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 6, y * 10, (x + y) * 3], -1).astype(np.uint8)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def raw_png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def test_rgb_unchanged(tmp_path: Path) -> None:
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(image, photo())
+    assert image.dtype == np.uint8
+    assert image.flags.writeable
+    assert image_size(tmp_path / "a.png") == (24, 40)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+    Image.fromarray(photo()[..., 0]).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(image, np.repeat(photo()[..., :1], 3, -1))
+
+
+def test_palette_shows_its_colours(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([[0, 1]], np.uint8))
+    picture.putpalette([9, 8, 7, 200, 100, 50])
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[[9, 8, 7], [200, 100, 50]]])
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 1000, 32768, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0, :, 0], [0, 1, 4, 128, 255])
+
+
+def test_sixteen_bit_colours_are_scaled(tmp_path: Path) -> None:
+    row = b"\0" + struct.pack(">6H", 0, 32768, 65535, 1000, 2000, 3000)
+    (tmp_path / "a.png").write_bytes(raw_png(2, 1, 16, 2, row))
+    image = read_image(tmp_path / "a.png").astype(int)
+    assert np.abs(image - [[[0, 128, 255], [4, 8, 12]]]).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_parts_are_white(tmp_path: Path, mode: str) -> None:
+    bands = [np.full((1, 3), 100, np.uint8)] * (len(mode) - 1)
+    alpha = np.array([[0, 128, 255]], np.uint8)
+    Image.merge(mode, [Image.fromarray(b) for b in (*bands, alpha)]).save(tmp_path / "a.png")
+    np.testing.assert_allclose(read_image(tmp_path / "a.png")[0, :, 0], [255, 177, 100], atol=1)
+
+
+NEAR_INFRARED = np.dstack([np.full((6, 5), v, np.uint8) for v in (60, 80, 40, 25)])
+
+
+def four_bands(path: Path, extra: int, compression: str | None = None) -> Path:
+    """Writes a TIFF whose fourth band is tagged as nothing (0), premultiplied (1) or alpha (2)."""
+    buffer = io.BytesIO()
+    Image.fromarray(NEAR_INFRARED).save(buffer, "TIFF", compression=compression)
+    content = bytearray(buffer.getvalue())
+    at = content.index(struct.pack("<HHI", 338, 3, 1)) + 8
+    content[at : at + 2] = struct.pack("<H", extra)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_fourth_band_of_tiff_leaves_the_colours_alone(
+    tmp_path: Path, extra: int, compression: str | None
+) -> None:
+    path = four_bands(tmp_path / "a.tif", extra, compression)
+    np.testing.assert_array_equal(read_image(path), NEAR_INFRARED[..., :3])
+    assert extra_band(path)
+
+
+def test_a_second_band_of_tiff_leaves_the_grey_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.merge("LA", [Image.new("L", (3, 2), 60), Image.new("L", (3, 2), 25)]).save(path)
+    assert (read_image(path) == 60).all()
+    assert extra_band(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tga"])
+def test_alpha_is_transparency_in_some_formats_alone(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    keys = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    Image.fromarray(NEAR_INFRARED).save(path, **keys)
+    flat = suffix != "tga"
+    expected = [236, 238, 234] if flat else [60, 80, 40]
+    np.testing.assert_allclose(read_image(path)[0, 0], expected, atol=1)
+    assert extra_band(path) is not flat
+
+
+def test_extra_band_of_plain_pictures(tmp_path: Path) -> None:
+    Image.fromarray(photo()).save(tmp_path / "a.tif")
+    assert not extra_band(tmp_path / "a.tif")
+    assert not extra_band(tmp_path / "missing.tif")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_turned_picture_is_flattened_too(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(NEAR_INFRARED).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_allclose(read_image(tmp_path / "a.png")[0, 0], [236, 238, 234], atol=1)
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (255, 0, 0, 0)).save(tmp_path / "a.jpg")
+    red, green, blue = read_image(tmp_path / "a.jpg")[4, 4]
+    assert red < 30
+    assert green > 200
+    assert blue > 200
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:8, :8] = 255  # bright at the top left
+    back = {
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+        8: lambda a: np.rot90(a, -1),
+    }.get(orientation, lambda a: a)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.ascontiguousarray(back(upright))).save(path, exif=exif, quality=95)
+    image = read_image(path)
+    assert image.shape == (16, 32, 3)
+    assert image_size(path) == (16, 32)
+    assert np.abs(image.astype(int) - upright).mean() < 8
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
+    Image.fromarray(photo()).save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0\x2a\xff\xff\xff\xff")
+    assert read_image(tmp_path / "a.jpg").shape == (24, 40, 3)
+
+
+def fails(path: Path, *words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_image(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+
+
+def test_missing(tmp_path: Path) -> None:
+    fails(tmp_path / "no.jpg", "no such file")
+
+
+def test_folder_instead_of_file(tmp_path: Path) -> None:
+    fails(tmp_path, "cannot be opened")
+
+
+def test_text_renamed_png(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("not a picture")
+    fails(tmp_path / "a.png", "not a picture")
+    (tmp_path / "b.png").write_bytes(b"")
+    fails(tmp_path / "b.png", "not a picture")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_truncated(tmp_path: Path, suffix: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
+    whole = io.BytesIO()
+    Image.fromarray(noise).save(whole, {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix))
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(whole.getvalue()[: int(share * len(whole.getvalue()))])
+    fails(path)
+
+
+def test_thirty_two_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
+    fails(tmp_path / "a.tif", "32 bits")
+    Image.fromarray(np.full((4, 4), 70000, np.int32)).save(tmp_path / "b.tif")
+    fails(tmp_path / "b.tif", "32 bits")
+
+
+@pytest.mark.parametrize("side", [9_100, 12_000, 60_000])
+def test_a_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(raw_png(side, side, 8, 2, bytes(1000)))
+    for strict in (False, True):
+        with warnings.catch_warnings(), grows_at_most(50 << 20):
+            warnings.simplefilter("error" if strict else "ignore", Image.DecompressionBombWarning)
+            fails(path, "pixels", "80 million")
+            with pytest.raises(DataError, match="80 million"):
+                image_size(path)
+            with pytest.raises(DataError, match="80 million"):
+                read_index_mask(write_grey_bomb(path.with_name("m.png"), side), RULE)
+    assert side**2 > MAX_PIXELS
+
+
+RULE = index_values("abcde", None, void=[255])
+
+
+def write_grey_bomb(path: Path, side: int) -> Path:
+    path.write_bytes(raw_png(side, side, 8, 0, bytes(1000)))
+    return path
+
+
+def whole_files() -> list[bytes]:
+    files = []
+    for kind in ("jpeg", "png", "bmp", "tiff", "webp", "gif"):
+        buffer = io.BytesIO()
+        Image.fromarray(photo(12, 16)).save(buffer, kind)
+        files.append(buffer.getvalue())
+    return files
+
+
+FILES = whole_files()
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_damage_is_a_picture_or_a_data_error(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(data.draw(st.sampled_from(FILES)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "a.bin"
+    path.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # decoders warn of odd metadata
+        for read in (read_image, image_size, lambda p: read_index_mask(p, RULE)):
+            try:
+                read(path)
+            except DataError as error:
+                assert str(path) in str(error)  # noqa: PT017
+
+
+# ---- masks
+
+
+def test_mask_of_grey_and_of_palette_indices(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 4], [255, 2, 3]], np.uint8)
+    grey = Image.fromarray(values)
+    grey.save(tmp_path / "grey.png")
+    coloured = Image.fromarray(values)
+    coloured.putpalette(np.random.default_rng(0).integers(0, 255, 768, np.uint8).tobytes())
+    coloured.save(tmp_path / "palette.png")
+    for name in ("grey", "palette"):
+        mask = read_index_mask(tmp_path / f"{name}.png", RULE)
+        np.testing.assert_array_equal(mask, [[0, 1, 4], [VOID, 2, 3]])
+        assert mask.dtype == np.int32
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("colour", [0, 3])
+def test_mask_of_few_bits_keeps_its_ids(tmp_path: Path, depth: int, colour: int) -> None:
+    ids = np.arange(8) % min(2**depth, 5)
+    bits = "".join(f"{i:0{depth}b}" for i in ids)
+    row = b"\0" + int(bits, 2).to_bytes(depth, "big")
+    content = raw_png(8, 1, depth, colour, row)
+    if colour == 3:
+        palette = chunk(b"PLTE", bytes(range(3 * 2**depth)))
+        content = content[:33] + palette + content[33:]
+    (tmp_path / "a.png").write_bytes(content)
+    np.testing.assert_array_equal(read_index_mask(tmp_path / "a.png", RULE), [ids])
+
+
+def test_void_wins_over_a_class(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / "a.png")
+    mask = read_index_mask(tmp_path / "a.png", index_values("abcde", None, void=[0]))
+    np.testing.assert_array_equal(mask, [[VOID, 1]])
+
+
+def mask_fails(path: Path, *words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_index_mask(path, RULE)
+    for word in (str(path), *words):
+        assert word in str(caught.value)
+
+
+def test_mask_value_outside(tmp_path: Path) -> None:
+    values = np.zeros((4, 4), np.uint8)
+    values[0] = 9
+    values[1, 0] = 5
+    Image.fromarray(values).save(tmp_path / "a.png")
+    mask_fails(
+        tmp_path / "a.png", "value 9 on 4 pixels", "1 other", "0..4", "255", "data.void_value"
+    )
+
+
+IDS = np.array([[0, 1, 4, 255], [2, 3, 3, 0]], np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA", "I;16"])
+def test_grey_in_another_mode_is_a_mask(tmp_path: Path, mode: str) -> None:
+    opaque = [np.full_like(IDS, 255)] if mode.endswith("A") else []
+    bands = [*[IDS] * len(mode.removesuffix("A")), *opaque]
+    picture = Image.fromarray(IDS.astype(np.uint16))
+    if mode != "I;16":
+        picture = Image.merge(mode, [Image.fromarray(band) for band in bands])
+    picture.save(tmp_path / "a.png")
+    mask = read_index_mask(tmp_path / "a.png", RULE)
+    np.testing.assert_array_equal(mask, [[0, 1, 4, VOID], [2, 3, 3, 0]])
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "found"),
+    [
+        ("RGB", (1, 1, 2), "RGB colours: a mask holds one class id a pixel"),
+        ("RGBA", (1, 2, 1, 255), "RGB colours with alpha: a mask holds one class id a pixel"),
+        ("RGBA", (1, 1, 1, 254), "RGB colours with alpha, and some pixels are transparent"),
+        ("LA", (1, 0), "grey with alpha, and some pixels are transparent"),
+    ],
+)
+def test_mask_of_another_kind(
+    tmp_path: Path, mode: str, colour: tuple[int, ...], found: str
+) -> None:
+    Image.new(mode, (4, 4), colour).save(tmp_path / "a.png")
+    mask_fails(tmp_path / "a.png", found)
+
+
+def test_colours_of_sixteen_bits_are_no_mask(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(raw_png(1, 1, 16, 2, b"\0" + bytes(6)))
+    mask_fails(tmp_path / "a.png", "RGB colours of 16 bits")
+
+
+def test_mask_that_is_no_png(tmp_path: Path) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png", "jpeg")
+    mask_fails(tmp_path / "a.png", "not a PNG")
+    mask_fails(tmp_path / "no.png", "no such file")
+    mask_fails(tmp_path, "cannot be opened")
+
+
+def test_truncated_mask(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    values = np.random.default_rng(0).integers(0, 5, (60, 60), np.uint8)
+    Image.fromarray(values).save(buffer, "png")
+    (tmp_path / "a.png").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+    mask_fails(tmp_path / "a.png", "damaged or truncated")

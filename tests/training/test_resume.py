@@ -1,0 +1,35 @@
+"""Who may go on with a run, before anything is read or built."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
+from ccfnet_tf.errors import ResourceError
+from ccfnet_tf.training import resume as claim
+
+CONFIG = RunConfig(data=DataConfig(format="scenes"))
+
+
+@pytest.mark.parametrize("name", ["", ".lock", *claim.WRITTEN])
+def test_a_run_that_cannot_be_written_is_refused_at_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in claim.WRITTEN:
+        (tmp_path / folder).mkdir()
+    (tmp_path / ".lock").touch()
+    (tmp_path / "config.yaml").write_text(to_yaml(CONFIG))
+    place = tmp_path / name
+    allowed = os.access
+
+    def access(path: Path, mode: int) -> bool:
+        """As for a user who may not write there; root may everywhere."""
+        return Path(path) != place and allowed(path, mode)
+
+    monkeypatch.setattr(os, "access", access)
+    with pytest.raises(ResourceError) as caught:
+        claim.claim(CONFIG, tmp_path, resume=True, config_given=False)
+    assert str(caught.value).startswith(f"{place}: cannot be written: ")
