@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccfnet_tf.cli.fit_options import Parser
+from ccfnet_tf.cli.parser import Parser
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, RunError
 from ccfnet_tf.io.console import new_console
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow

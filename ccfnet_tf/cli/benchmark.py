@@ -22,7 +22,7 @@ from ccfnet_tf.benchmark.machine import (
     refuse_lost_json,
     write_json,
 )
-from ccfnet_tf.cli.fit_options import Parser
+from ccfnet_tf.cli.parser import Parser
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, ConfigError
 from ccfnet_tf.inference.segmenter import SMALLEST
@@ -62,7 +62,7 @@ _SIZE = (241, 241)
 
 def main(args: list[str]) -> int:
     """Runs the verb; returns the exit code."""
-    options = benchmark_parser().parse_args(args)
+    options = new_parser().parse_args(args)
     for key in ("batch", "rounds", "warm-up", "count", "threads"):
         value = getattr(options, key.replace("-", "_"))
         if value is not None and value < 1:
@@ -76,7 +76,7 @@ def main(args: list[str]) -> int:
     return _measure(options)
 
 
-def benchmark_parser() -> Parser:
+def new_parser() -> Parser:
     """Returns the parser of the verb's options."""
     parser = Parser(
         prog="ccfnet-tf benchmark",

@@ -1,10 +1,18 @@
-"""Scripts that let a shell complete verbs and options with the Tab key."""
+"""`ccfnet-tf completion`: a script that completes verbs and options with the Tab key."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ccfnet_tf.cli import benchmark, data, evaluate, export, predict, presets, serve
+from ccfnet_tf.cli.fit_options import fit_options
+from ccfnet_tf.cli.main import VERBS
+from ccfnet_tf.cli.parser import Parser, option_names
+from ccfnet_tf.errors import EXIT_DONE
+
 SHELLS = ("bash", "zsh", "fish")
+ALWAYS = ("--quiet", "--debug")
+"""Options of every verb."""
 
 _BASH = """\
 # ccfnet-tf: completion for bash. To have it in every shell:
@@ -47,6 +55,34 @@ function __ccfnet_tf_after
     set -l last (math 1 + (count $argv))
     test "$words[1..$last]" = (string join ' ' ccfnet-tf $argv)
 end"""
+
+
+def main(args: list[str]) -> int:
+    """Prints the script of a shell."""
+    shell = new_parser().parse_args(args).shell
+    print(script(shell, _words()), end="")
+    return EXIT_DONE
+
+
+def new_parser() -> Parser:
+    """Returns the parser of this verb."""
+    parser = Parser(
+        prog="ccfnet-tf completion",
+        description="Print a script that completes verbs and options with the Tab key. For this "
+        'shell alone: eval "$(ccfnet-tf completion bash)".',
+    )
+    parser.add_argument("shell", choices=SHELLS)
+    return parser
+
+
+def _words() -> dict[str, list[str]]:
+    """Returns what may follow each verb; what the verbs are stands under the empty text."""
+    modules = (evaluate, predict, export, serve, benchmark, presets)
+    parsers = {module.__name__.rpartition(".")[2]: module.new_parser() for module in modules}
+    parsers |= {f"data {verb}": new() for verb, new in data.PARSERS.items()}
+    words = {verb: [*option_names(parser), *ALWAYS] for verb, parser in parsers.items()}
+    words |= {verb: [*fit_options(), *ALWAYS] for verb in ("fit", "crossval")}
+    return words | {"": list(VERBS), "data": list(data.PARSERS), "completion": list(SHELLS)}
 
 
 def script(shell: str, words: Mapping[str, Sequence[str]]) -> str:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccfnet_tf.cli.fit_options import DEFAULT_WITH_DATA, Parser, parse_config, renamed
+from ccfnet_tf.cli.fit_options import DEFAULT_WITH_DATA, parse_config
+from ccfnet_tf.cli.parser import Parser, renamed
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR, ConfigError, nearest
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import refuse_unwritable

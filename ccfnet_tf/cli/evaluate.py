@@ -1,33 +1,63 @@
-"""`evaluate`: a run held against a part of its data."""
+"""`ccfnet-tf evaluate`: measures a run on a part of its data."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from ccfnet_tf.cli.parser import Parser
 from ccfnet_tf.datasets.audit.scan import check
 from ccfnet_tf.datasets.splits import read_parts, without_damage
-from ccfnet_tf.errors import DataError
-from ccfnet_tf.evaluation.evaluate import Evaluation, evaluate
+from ccfnet_tf.errors import EXIT_DONE, ConfigError, DataError
 from ccfnet_tf.io.atomic_file import remove_leftovers
-from ccfnet_tf.io.console import new_progress
+from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import refuse_unwritable
-from ccfnet_tf.pipeline.batch import evaluation_batches
-from ccfnet_tf.report.evaluation_tables import report
+from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.runs.run_files import write_text
 from ccfnet_tf.runs.run_folder import load_run, read_run, refuse_other_classes
-from ccfnet_tf.training.callbacks.epoch_end import EVALUATION_BATCH
-from ccfnet_tf.training.data import say_left_out
 
-MEND = {
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ccfnet_tf.evaluation.evaluate import Evaluation
+
+FIX = {
     "test": "evaluate --split val, or put pictures in ROOT/test/{images,masks}",
     "val": "evaluate --split test, or train with data.val_share above 0",
     "train": "check data.root",
 }
+
+
+def new_parser() -> Parser:
+    """Returns the parser of this verb."""
+    parser = Parser(
+        prog="ccfnet-tf evaluate",
+        description="Measure a run on a part of its data; writes evaluation.json in the run.",
+    )
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("--split", choices=["test", "val", "train"], default="test")
+    parser.add_argument("--batch", type=int, default=None, help="pictures at once (default: 1)")
+    parser.add_argument("--data.root", dest="root", help="where the data lie now")
+    return parser
+
+
+def main(args: list[str]) -> int:
+    """Evaluates a run; returns the exit code."""
+    parser = new_parser()
+    options = parser.parse_args(args)
+    if options.batch is not None and options.batch < 1:
+        raise ConfigError(f"--batch is {options.batch}: it must be 1 or more")
+    start_tensorflow()
+    measure(
+        Path(options.run).expanduser(),
+        split=options.split,
+        batch=options.batch,
+        root=options.root,
+        console=new_console(),
+    )
+    return EXIT_DONE
 
 
 def measure(
@@ -45,6 +75,12 @@ def measure(
     Raises:
         CCFNetError: The run or its data cannot be used, or memory ran out.
     """
+    from ccfnet_tf.evaluation.evaluate import evaluate
+    from ccfnet_tf.pipeline.batch import evaluation_batches
+    from ccfnet_tf.report.evaluation_tables import report
+    from ccfnet_tf.training.callbacks.epoch_end import EVALUATION_BATCH
+    from ccfnet_tf.training.data import say_left_out
+
     info = read_run(run)
     refuse_unwritable(run, "copy of the run")  # before anything is loaded
     config = info.config
@@ -53,7 +89,7 @@ def measure(
     refuse_other_classes(parts.taxonomy, info)
     samples = getattr(parts, split)
     if not samples:
-        raise DataError(f"{data.root or parts.format}: has no {split} part; {MEND[split]}")
+        raise DataError(f"{data.root or parts.format}: has no {split} part; {FIX[split]}")
     model = load_run(run)
     pictures = batch or EVALUATION_BATCH
     with new_progress(console) as bar:

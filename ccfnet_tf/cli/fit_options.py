@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from ccfnet_tf.cli.parser import option_names
 from ccfnet_tf.config import SECTIONS, DataConfig, RunConfig, find_config, read_section, read_tree
 from ccfnet_tf.errors import CCFNetError, ConfigError, nearest
 
@@ -59,8 +59,6 @@ EPILOG = """\
 --debug                show the traceback of an error
 """
 MASK_VALUES = "data.mask_values"
-_NOT_COMPLETED = frozenset(("--data", "--model", "--train", "--print_shtab"))
-"""jsonargparse's own: whole sections at once, and what it no longer has."""
 KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -68,14 +66,6 @@ KINDS = {
     "str": "a text",
     "tuple": "a list such as [0.75, 1.5]",
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are ours."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises a ConfigError that points to the verb's help."""
-        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 @dataclass(frozen=True)
@@ -95,33 +85,6 @@ class FitOptions:
     resume: bool
     config_given: bool = False
     accept_changed_data: bool = False
-
-
-def renamed(args: list[str], names: Mapping[str, str]) -> list[str]:
-    """Returns the arguments with old spellings of options replaced, which a line says.
-
-    Args:
-        args: The arguments.
-        names: Old spelling -> new one. The old ones go with the next version.
-    """
-    new = []
-    for position, arg in enumerate(args):
-        option, equals, value = arg.partition("=")
-        if option in names:
-            now = names[option]
-            sys.stderr.write(f"note: {option} is {now} now, and goes with the next version\n")
-            new.append(f"{now}{equals}{value}")
-        elif arg == "--":
-            return [*new, *args[position:]]
-        else:
-            new.append(arg)
-    return new
-
-
-def option_names(parser: Any) -> list[str]:
-    """Returns the long options of a parser, for shell completion."""
-    names = [name for action in parser._actions for name in action.option_strings]
-    return sorted({name for name in names if name.startswith("--")} - _NOT_COMPLETED)
 
 
 def fit_options() -> list[str]:

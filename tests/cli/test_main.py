@@ -12,6 +12,7 @@ import pytest
 
 from ccfnet_tf.cli import data as data_verbs
 from ccfnet_tf.cli import main as cli
+from ccfnet_tf.cli import predict, presets
 from ccfnet_tf.errors import EXIT_UNEXPECTED, EXIT_USER_ERROR
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
@@ -120,7 +121,7 @@ def test_an_unexpected_error_is_exit_code_3(
     def fail(args: list[str]) -> int:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setitem(cli.VERBS, "presets", fail)
+    monkeypatch.setattr(presets, "main", fail)
     assert cli.main(["presets"]) == EXIT_UNEXPECTED
     assert "ZeroDivisionError: a fault of ours" in capsys.readouterr().err
 
@@ -252,7 +253,7 @@ def test_predict_ends_with_what_was_written_and_left_out(
 
     outcome = Outcome(pictures, 0, frames, (Failure("a.jpg", "damaged"),) * failed, labels)
     beside = "masks/ beside images/"
-    assert cli._predicted(outcome, "out") == [line.format(beside) for line in lines]
+    assert predict._predicted(outcome, "out") == [line.format(beside) for line in lines]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""`ccfnet-tf serve`: a development server for an exported SavedModel."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.errors import EXIT_DONE
+from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
+
+
+def new_parser() -> Parser:
+    """Returns the parser of this verb."""
+    from ccfnet_tf.serving.admission import MAX_PIXELS
+
+    parser = Parser(
+        prog="ccfnet-tf serve",
+        description="Serve an exported SavedModel with the faces of TensorFlow Serving. For "
+        "development: one model, no batching, no encryption.",
+    )
+    parser.add_argument("folder", help="OUT/ccfnet, whose highest version is served, or a version")
+    parser.add_argument("--rest-port", type=_port, default=8501, help="default: %(default)s")
+    parser.add_argument("--grpc-port", type=_port, default=8500, help="default: %(default)s")
+    host = "address to listen on (default: %(default)s, this machine alone)"
+    parser.add_argument("--host", default="127.0.0.1", help=host)
+    pixels = "most pixels of a request, and of all requests computed at a time; each takes "
+    pixels += "about 650 bytes with ResNet-50 (default: %(default)s, 2048x2048)"
+    parser.add_argument("--max-pixels", type=_pixels, default=MAX_PIXELS, metavar="N", help=pixels)
+    return parser
+
+
+def main(args: list[str]) -> int:
+    """Serves until a signal ends it; returns the exit code."""
+    parser = new_parser()
+    options = parser.parse_args(args)
+
+    from ccfnet_tf.io.console import new_console
+
+    start_tensorflow()
+    from ccfnet_tf.serving.server import serve
+
+    serve(
+        Path(options.folder).expanduser(),
+        host=options.host,
+        rest_port=options.rest_port,
+        grpc_port=options.grpc_port,
+        max_pixels=options.max_pixels,
+        console=new_console(),
+    )
+    return EXIT_DONE
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is no port: expected 0 (any free one) to 65535")
+    return int(text)
+
+
+def _pixels(text: str) -> int:
+    if not text.isdecimal() or not 1024 <= int(text) <= 4096 * 4096:
+        raise argparse.ArgumentTypeError(f"'{text}': expected 1024 to {4096 * 4096} pixels")
+    return int(text)
