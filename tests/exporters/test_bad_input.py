@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ccfnet_tf.cli import main
+from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import EXIT_USER_ERROR
 from ccfnet_tf.exporters.verify.reference import reference_pictures
 from ccfnet_tf.runtimes.manifest import CONTRACT, MODEL, REFERENCE, checksums

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ccfnet_tf.cli import main
+from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import EXIT_DONE, RunError
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.runs.run_folder import load_run

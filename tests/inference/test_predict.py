@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ccfnet_tf.cli import main
+from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import EXIT_USER_ERROR, DataError, ResourceError
 from ccfnet_tf.inference.inputs import Failure
 from ccfnet_tf.inference.keras_network import KerasNetwork

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-from ccfnet_tf.cli import main
+from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, RunError
 from ccfnet_tf.exporters.onnx.writer import write_onnx
 from ccfnet_tf.exporters.saved_model.writer import write_saved_model

@@ -29,7 +29,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from ccfnet_tf.cli import main
+from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import ConfigError, DataError, RunError
 from ccfnet_tf.exporters.saved_model import writer as saved_model
 from ccfnet_tf.inference.segmenter import PictureTooLargeError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ccfnet_tf.cli import main
+from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import VerificationError
 from ccfnet_tf.exporters.litert.writer import LiteRTOptions
 from ccfnet_tf.exporters.options import Order
