@@ -27,14 +27,13 @@ import tensorflow as tf
 from rich.console import Console
 
 from ccfnet_tf.benchmark.speed import SCHEDULE, Batch, read_some, training_stream
-from ccfnet_tf.config import from_yaml
-from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.config import ComputeType, from_yaml
+from ccfnet_tf.errors import ConfigError, RunError, first_line
 from ccfnet_tf.network import layers
 from ccfnet_tf.network.layers import kernel_gradient
 from ccfnet_tf.training.build import build_model
 from ccfnet_tf.training.checkpoint import restore
 
-Precision = Literal["float32", "bfloat16"]
 Remedy = Literal["columns", "none", "channels", "slices", "float32"]
 
 LOSS = "loss"
@@ -63,7 +62,7 @@ class Request:
 
     config: str
     checkpoint: str | None
-    precision: Precision
+    precision: ComputeType
     own: bool
     remedy: Remedy
     fill: bool
@@ -115,7 +114,7 @@ def main() -> None:
     try:
         counted = soak(request, lambda step: _say({"step": step}))
     except Exception as error:  # whatever it is, the table names it and the other settings go on
-        _say({"error": (str(error).splitlines() or [""])[0] or type(error).__name__})
+        _say({"error": first_line(error)})
     else:
         _say(asdict(counted))
 

@@ -29,7 +29,7 @@ from ccfnet_tf.errors import CCFNetError
 from ccfnet_tf.io.console import new_console
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
-PICTURES = 192
+IMAGES = 192
 """Pictures of a set that are read for a figure."""
 
 BATCH = 8
@@ -108,7 +108,7 @@ def _sets(sources: Sequence[str], place: str) -> list[tuple[str, Path]]:
     from benchmarks.layout_copies import COPIES, scenes
 
     found = [(f"{with_format(DataConfig(root=s)).format}: {s}", Path(s)) for s in sources]
-    pictures = scenes(PICTURES)
+    pictures = scenes(IMAGES)
     for name, write in COPIES.items():
         root = Path(place) / name.replace(", ", "_")
         root.mkdir()
@@ -128,16 +128,16 @@ def _measure(name: str, root: Path, place: Path, console: Console) -> Speed:
     mine, theirs = listing, list_set(replace(data, root=str(out)), 0)
     return Speed(
         name.split(": ", maxsplit=1)[0],
-        _rate(_decode_each(mine), PICTURES),
-        _rate(_augment_each(mine, data), PICTURES // 4),
-        _rate(_batches(mine, data), PICTURES),
-        _rate(_batches(theirs, data), PICTURES),
-        _rate(_decoded(theirs), PICTURES),
+        _rate(_decode_each(mine), IMAGES),
+        _rate(_augment_each(mine, data), IMAGES // 4),
+        _rate(_batches(mine, data), IMAGES),
+        _rate(_batches(theirs, data), IMAGES),
+        _rate(_decoded(theirs), IMAGES),
     )
 
 
 def _first(listing: Listing) -> Listing:
-    return replace(listing, train=listing.train[:PICTURES], val=None, test=())
+    return replace(listing, train=listing.train[:IMAGES], val=None, test=())
 
 
 def _rate(pictures: Any, count: int) -> float:

@@ -42,12 +42,13 @@ from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigErro
 from ccfnet_tf.io.console import new_console, new_progress
 
 if TYPE_CHECKING:
-    from ccfnet_tf.benchmark.speed import Phase, Precision
+    from ccfnet_tf.benchmark.speed import Phase
+    from ccfnet_tf.config import ComputeType
 
 PEER = Path(".venv-peers/bin/python")
 OURS = "CCFNet"
 PHASES: tuple[Phase, ...] = ("training", "inference")
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+PRECISIONS: tuple[ComputeType, ...] = ("float32", "bfloat16")
 STRIDE = 8
 CLASSES = 8
 
@@ -70,7 +71,7 @@ class Timed:
     network: str
     gmac: float
     phase: Phase
-    precision: Precision
+    precision: ComputeType
     seconds: float = float("inf")
 
     def ms_per_gmac(self, batch: int) -> float:

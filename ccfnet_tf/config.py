@@ -17,6 +17,15 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.io.yaml_json import parse_yaml
 
+ComputeType = Literal["float32", "bfloat16", "float16"]
+"""What a network computes in."""
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+"""The same as an option; `auto` asks the processor."""
+
+AttentionInput = Literal["features", "features_and_coarse"]
+FineInput = Literal["pyramid", "pyramid_and_detail"]
+
 CACHES = ("none", "memory")
 """Values of `data.cache` that are no path."""
 
@@ -149,8 +158,8 @@ class ModelConfig:
     backbone_weights: str = "imagenet"
     head_channels: int = 512
     dropout: float = 0.1
-    attention_input: Literal["features", "features_and_coarse"] = "features"
-    fine_input: Literal["pyramid", "pyramid_and_detail"] = "pyramid"
+    attention_input: AttentionInput = "features"
+    fine_input: FineInput = "pyramid"
     batch_norm_momentum: float = 0.99
     init_from: str | None = None
 
@@ -158,6 +167,11 @@ class ModelConfig:
         _between("model.head_channels", self.head_channels, 1, 4096)
         _between("model.dropout", self.dropout, 0.0, 0.9)
         _between("model.batch_norm_momentum", self.batch_norm_momentum, 0.0, 0.9999)
+
+    def architecture(self) -> dict[str, Any]:
+        """Returns the arguments of `build_ccfnet` that say what the network is, not its weights."""
+        weights = ("backbone_weights", "init_from")
+        return {key: value for key, value in vars(self).items() if key not in weights}
 
 
 @dataclass(frozen=True)
@@ -246,7 +260,7 @@ class TrainConfig:
     ema: float = 0.0
     strategy: Literal["auto", "none", "mirrored", "multi_worker"] = "auto"
     virtual_cpus: int = 0
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Precision = "auto"
     jit_compile: bool = False
     deterministic: bool = False
 

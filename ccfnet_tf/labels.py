@@ -15,6 +15,9 @@ VOID = -1
 VOID_COLOUR = (0, 0, 0)
 """RGB of void in pictures made for people."""
 
+HARD, EASY = 0, 1
+"""Classes of the attention head: coarse is wrong, coarse is right (the paper's 0/1 label map)."""
+
 IGNORED = "__ignore__"
 """How labelme names, in class lists and outlines, what counts nowhere."""
 

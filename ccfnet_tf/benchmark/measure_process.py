@@ -12,19 +12,20 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from ccfnet_tf.benchmark import memory
 from ccfnet_tf.benchmark.machine import Others
 from ccfnet_tf.datasets.scenes import scene as scenes
-from ccfnet_tf.errors import RunError
+from ccfnet_tf.errors import RunError, first_line
 from ccfnet_tf.inference.segmenter import Network
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.letterbox import Size
-from ccfnet_tf.runtimes.litert import SIGNATURE, LiteRTNetwork
+from ccfnet_tf.runtimes.litert import LiteRTNetwork
+from ccfnet_tf.runtimes.litert_compiled import CompiledLiteRT
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
 from ccfnet_tf.runtimes.sources import Source, look_at
 
@@ -85,7 +86,7 @@ def main() -> None:
     try:
         result = asdict(measure(request))
     except Exception as error:  # the others go on; whatever it is, their table names it
-        result = {"error": (str(error).splitlines() or [""])[0] or type(error).__name__}
+        result = {"error": first_line(error)}
     print(json.dumps(result))  # noqa: T201
 
 
@@ -175,43 +176,19 @@ class OnGpu(LiteRTNetwork):
 
     def __init__(self, path: Path, taxonomy: Taxonomy) -> None:
         super().__init__(path, taxonomy, threads=1)
-        self._runner = _gpu_runner(path)
+        self._runner = _on_gpu(path)
         self._interpreter = None  # the CPU's
 
 
-def _gpu_runner(path: Path) -> Any:
-    """Returns a function from named to named arrays, as LiteRT's own runners are."""
-    from ai_edge_litert.compiled_model import CompiledModel
-    from ai_edge_litert.hardware_accelerator import HardwareAccelerator
-    from ai_edge_litert.options import GpuOptions, Options
-
+def _on_gpu(path: Path) -> CompiledLiteRT:
     try:
-        # The GPU alone: with the CPU beside it LiteRT would share the work in silence.
-        options = Options(
-            hardware_accelerators=HardwareAccelerator.GPU,
-            gpu_options=GpuOptions(enforce_f32=True),
-        )
-        model = CompiledModel.from_file(str(path), options=options)
+        network = CompiledLiteRT(path, "GPU")
     except Exception as error:  # its errors have no base of their own
-        reason = (str(error).splitlines() or [""])[0]
+        reason = first_line(error)
         raise RunError(f"there is no GPU that LiteRT can use here ({reason})") from error
-    if not model.is_fully_accelerated():
+    if not network.accelerated:
         raise RunError("LiteRT does not run the whole network on this GPU")
-    outputs = model.get_output_tensor_details(SIGNATURE)
-    given = {"images": model.create_input_buffer_by_name(SIGNATURE, "images")}
-    taken = {name: model.create_output_buffer_by_name(SIGNATURE, name) for name in outputs}
-
-    def run(*, images: np.ndarray) -> dict[str, np.ndarray]:
-        given["images"].write(images)
-        model.run_by_name(SIGNATURE, given, taken)
-        return {
-            name: taken[name]
-            .read(int(np.prod(each["shape"])), np.dtype(each["dtype"]))
-            .reshape(each["shape"])
-            for name, each in outputs.items()
-        }
-
-    return run
+    return network
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from ccfnet_tf.benchmark import memory
 from ccfnet_tf.benchmark.flops import Cost, cost
-from ccfnet_tf.config import RunConfig
+from ccfnet_tf.config import ComputeType, RunConfig
 from ccfnet_tf.datasets.audit.scan import check
 from ccfnet_tf.datasets.splits import read_parts, without_damage
 from ccfnet_tf.errors import ResourceError
@@ -28,17 +28,16 @@ from ccfnet_tf.pipeline.batch import original_error, training_batches
 from ccfnet_tf.training.build import build_model
 from ccfnet_tf.training.data import RunData, rarity, training_load
 
-Precision = Literal["float32", "bfloat16", "float16"]
 Phase = Literal["training", "inference"]
 Batch = tuple[tf.Tensor, tf.Tensor]
 
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
+PRECISIONS: tuple[ComputeType, ...] = ("float32", "bfloat16", "float16")
 PHASES: tuple[Phase, ...] = ("training", "inference")
 
 WAYS = {"training": 3, "inference": 1}
 """Training is counted as three ways through the network: one forward, and twice as much back."""
 
-PICTURES = 64
+IMAGES_READ = 64
 """Pictures of the training part that are read; all of a large set would take its time."""
 
 FED_STEPS = 2
@@ -66,7 +65,7 @@ class Speed:
     """
 
     phase: Phase
-    precision: Precision
+    precision: ComputeType
     seconds: float = float("inf")
     memory: float = 0.0
     fed: float = float("inf")
@@ -99,8 +98,8 @@ class Benchmark:
     rounds: int
     cost: Cost
     speeds: list[Speed]
-    products: dict[Precision, float]
-    left_out: dict[Precision, str] = field(default_factory=dict)
+    products: dict[ComputeType, float]
+    left_out: dict[ComputeType, str] = field(default_factory=dict)
 
     def gflops(self, speed: Speed) -> float:
         """Returns the GFLOP/s that a phase reached; a multiply-add is two operations."""
@@ -110,7 +109,7 @@ class Benchmark:
 class Network:
     """A run's network in one precision, with random weights: they do not change its speed."""
 
-    def __init__(self, config: RunConfig, data: RunData, precision: Precision) -> None:
+    def __init__(self, config: RunConfig, data: RunData, precision: ComputeType) -> None:
         config = replace(config, train=replace(config.train, precision=precision))
         here = tf.distribute.get_strategy()  # one device
         quiet = Console(quiet=True)
@@ -138,7 +137,7 @@ class Product:
         best: The largest GFLOP/s seen.
     """
 
-    def __init__(self, precision: Precision) -> None:
+    def __init__(self, precision: ComputeType) -> None:
         gpus = tf.config.list_physical_devices("GPU")
         self._side = PRODUCT_SIDE["GPU" if gpus else "CPU"]
         values = np.random.default_rng(0).standard_normal((self._side, self._side))
@@ -206,7 +205,7 @@ def read_some(config: RunConfig) -> RunData:
         CCFNetError: The data cannot be read.
     """
     parts = read_parts(config.data, config.seed)
-    few = parts.train[: max(PICTURES, config.train.batch)]
+    few = parts.train[: max(IMAGES_READ, config.train.batch)]
     leave_out = config.data.damaged_records == "skip"
     classes = len(parts.taxonomy.names)
     seen = check(few, parts.load, classes, leave_out=leave_out, workers=config.data.workers)
@@ -214,14 +213,14 @@ def read_some(config: RunConfig) -> RunData:
     return RunData(replace(parts, train=few, load=load), seen, seen)
 
 
-def _products() -> tuple[dict[Precision, Product], dict[Precision, str]]:
+def _products() -> tuple[dict[ComputeType, Product], dict[ComputeType, str]]:
     """Returns the products of the precisions worth measuring, and why others are not."""
     found = {precision: Product(precision) for precision in PRECISIONS}
     for _ in range(2):  # in turns: a machine's speed varies
         for product in found.values():
             product.measure()
     plain = found["float32"].best
-    left_out: dict[Precision, str] = {}
+    left_out: dict[ComputeType, str] = {}
     for precision in PRECISIONS[1:]:
         if found[precision].best < NATIVE * plain:
             rate = found.pop(precision).best

@@ -66,7 +66,7 @@ def main(args: list[str]) -> int:
             raise ConfigError(f"--{name} is for --format {needed}, and the format is {format_}")
     start_tensorflow()
     from ccfnet_tf.exporters.export_run import export_run
-    from ccfnet_tf.exporters.options import new_order
+    from ccfnet_tf.exporters.registry import new_exporter
     from ccfnet_tf.exporters.verify.verify import verify
     from ccfnet_tf.io.new_folder import refuse_unwritable
 
@@ -76,8 +76,8 @@ def main(args: list[str]) -> int:
     run = Path(options.run).expanduser()
     out = Path(options.out or Path("export", "models", run.resolve().name)).expanduser()
     refuse_unwritable(out)
-    order = new_order(format_, run, given, data_root=options.data_root)
-    export_run(run, out, order, data_root=options.data_root, console=new_console())
+    exporter = new_exporter(format_, given)
+    export_run(run, out, exporter, data_root=options.data_root, console=new_console())
     return EXIT_DONE
 
 

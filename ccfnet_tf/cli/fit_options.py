@@ -14,6 +14,7 @@ from typing import Any
 from ccfnet_tf.cli.parser import option_names
 from ccfnet_tf.config import SECTIONS, DataConfig, RunConfig, find_config, read_section, read_tree
 from ccfnet_tf.errors import CCFNetError, ConfigError, nearest
+from ccfnet_tf.runs.run_folder import CONFIG, CROSSVAL_CONFIG
 
 DEFAULT_CONFIG = "demo"
 DEFAULT_WITH_DATA = "folder"
@@ -33,7 +34,7 @@ OF_ONE_FORMAT = {
     "folder": ("void_value",),
     "shards": ("damaged_records",),
 }
-STORED = {"fit": "config.yaml", "crossval": "crossval.yaml"}
+STORED = {"fit": CONFIG, "crossval": CROSSVAL_CONFIG}
 USAGE = "ccfnet-tf {verb} [--config PRESET|FILE.yaml] [--out RUN] [--resume] [--KEY VALUE ...]"
 DESCRIPTION = {
     "fit": "Train a network",

@@ -28,6 +28,7 @@ from ccfnet_tf.errors import (
     TerminatedError,
     VerificationError,
     WorkerLostError,
+    first_line,
     is_disk_full,
     nearest,
     printable,
@@ -109,7 +110,7 @@ def _report(error: BaseException, args: list[str]) -> int:
 
 
 def _explain(error: BaseException, args: list[str]) -> tuple[str, int]:
-    first_line = (str(error).splitlines() or [""])[0]
+    said = first_line(error)
     if isinstance(error, CCFNetError):
         codes = {WorkerLostError: EXIT_WORKER_LOST, VerificationError: EXIT_FINDINGS}
         return str(error), codes.get(type(error), EXIT_USER_ERROR)
@@ -118,15 +119,15 @@ def _explain(error: BaseException, args: list[str]) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         goes_on = "; the run goes on with --resume" if args[:1] == ["fit"] else ""
         return f"stopped{goes_on}", EXIT_INTERRUPTED
-    if isinstance(error, ImportError) and ".so" in first_line:
+    if isinstance(error, ImportError) and ".so" in said:
         fix = "for OpenCV on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
-        return f"a system library is missing ({first_line}); {fix}", EXIT_USER_ERROR
+        return f"a system library is missing ({said}); {fix}", EXIT_USER_ERROR
     if isinstance(error, OSError) and (error.filename or is_disk_full(error)):
         place = error.filename or "what this command prints to"
         cure = ": free space, then run it again" if is_disk_full(error) else ""
         return f"{place}: {error.strerror}{cure}", EXIT_USER_ERROR
     report = "run again with --debug and report the traceback"
-    return f"unexpected {type(error).__name__}: {first_line} ({report})", EXIT_UNEXPECTED
+    return f"unexpected {type(error).__name__}: {said} ({report})", EXIT_UNEXPECTED
 
 
 def _dispatch(args: list[str]) -> int:

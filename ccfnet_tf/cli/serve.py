@@ -12,7 +12,7 @@ from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
 def new_parser() -> Parser:
     """Returns the parser of this verb."""
-    from ccfnet_tf.serving.admission import MAX_PIXELS
+    from ccfnet_tf.serving.admission import DEFAULT_MAX_PIXELS
 
     parser = Parser(
         prog="ccfnet-tf serve",
@@ -26,7 +26,9 @@ def new_parser() -> Parser:
     parser.add_argument("--host", default="127.0.0.1", help=host)
     pixels = "most pixels of a request, and of all requests computed at a time; each takes "
     pixels += "about 650 bytes with ResNet-50 (default: %(default)s, 2048x2048)"
-    parser.add_argument("--max-pixels", type=_pixels, default=MAX_PIXELS, metavar="N", help=pixels)
+    parser.add_argument(
+        "--max-pixels", type=_pixels, default=DEFAULT_MAX_PIXELS, metavar="N", help=pixels
+    )
     return parser
 
 

@@ -10,7 +10,7 @@ from ccfnet_tf.datasets.name_lists import plain_name, read_names
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
-PICTURES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 PHOTOS = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif", ".avif")
 )

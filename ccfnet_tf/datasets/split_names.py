@@ -42,7 +42,7 @@ def part_folders(root: Path) -> dict[str, list[Path]]:
 _SHORT = {"tr": "train", "ts": "test"}  # imagesTr and imagesTs of nnU-Net
 _DEPTH = 3
 _LOOKED_AT = 1000
-_PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 
 def misleading_folders(root: Path, parts: Mapping[str, Sequence[Sample]]) -> tuple[str, ...]:
@@ -90,4 +90,4 @@ def _named_as_parts(root: Path) -> Iterator[tuple[Path, str]]:
 
 def _holds_pictures(folder: Path) -> bool:
     files = islice(folder.rglob("*"), _LOOKED_AT)
-    return any(path.suffix.lower() in _PICTURES for path in files)
+    return any(path.suffix.lower() in _IMAGE_SUFFIXES for path in files)

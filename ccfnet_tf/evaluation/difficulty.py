@@ -18,8 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-HARD = 0
-EASY = 1
+from ccfnet_tf.labels import HARD
 
 FRACTION = 12
 """Bits of the fraction of 1 + |logit| that tell bins apart."""

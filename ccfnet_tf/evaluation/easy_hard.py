@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ccfnet_tf.evaluation.confusion import ratio
-from ccfnet_tf.evaluation.difficulty import EASY, HARD
+from ccfnet_tf.labels import EASY, HARD
 
 HEADS = ("coarse", "fine", "refine")
 

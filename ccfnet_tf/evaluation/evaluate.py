@@ -23,6 +23,7 @@ from ccfnet_tf.evaluation.difficulty import BINS, LIMIT, ONE, SHIFT, ScoreHistog
 from ccfnet_tf.evaluation.easy_hard import HEADS, GroupAccuracy
 from ccfnet_tf.labels import VOID, Taxonomy
 from ccfnet_tf.network.geometry import MINIMUM_SIZE, at_least_minimum
+from ccfnet_tf.network.outputs import difficulty_logit, labels, with_fine
 from ccfnet_tf.pipeline.batch import original_error
 
 Batch = tuple[tf.Tensor, tf.Tensor]
@@ -141,7 +142,6 @@ def evaluate(
     batches: tf.data.Dataset,
     taxonomy: Taxonomy,
     *,
-    number_of_batches: int | None = None,
     pictures: int | None = None,
     advance: Callable[[], None] = lambda: None,
     split: str = "test",
@@ -149,7 +149,6 @@ def evaluate(
     """Evaluates once; see `Evaluator.run`, which can be called again without a second trace."""
     return Evaluator(model, taxonomy).run(
         batches,
-        number_of_batches=number_of_batches,
         pictures=pictures,
         advance=advance,
         split=split,
@@ -176,9 +175,7 @@ class Evaluator:
                 f"{classes}: evaluate it on data of the classes it was trained on"
             )
         self._taxonomy = taxonomy
-        fine = model.get_layer("fine_logits").output
-        outputs = {**model.output, "fine": fine}
-        self._model = keras.Model(model.inputs, outputs, name="with_fine")
+        self._model = with_fine(model)
         self._strategy = model.distribute_strategy
         # Over several machines each goes its own way, on one device: nothing keeps them in step.
         over_workers = isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy)
@@ -195,7 +192,6 @@ class Evaluator:
         self,
         batches: tf.data.Dataset,
         *,
-        number_of_batches: int | None = None,
         pictures: int | None = None,
         advance: Callable[[], None] = lambda: None,
         split: str = "test",
@@ -206,7 +202,6 @@ class Evaluator:
         Args:
             batches: Yields image [B, H, W, 3] RGB 0..255 and label int32 [B, H, W], 0..C-1 or
                 `VOID`.
-            number_of_batches: How many to take; all where None.
             pictures: How many pictures the batches hold without padding. Where None they are
                 counted: those with a labelled pixel.
             advance: Called after each batch, for a progress bar.
@@ -218,8 +213,6 @@ class Evaluator:
             DataError: A picture or label cannot be read.
             ResourceError: Memory runs out.
         """
-        if number_of_batches is not None:
-            batches = batches.take(number_of_batches)
         counts = self._no_counts()
         for group in _in_groups(_readable(batches), self._replicas):
             for found in self._counts_of(group):
@@ -299,12 +292,8 @@ class Evaluator:
         labelled = tf.not_equal(label, VOID)  # [B, H, W]
         truth = tf.boolean_mask(label, labelled)  # [N]
         coarse = tf.boolean_mask(tf.cast(outputs["coarse"], tf.float32), labelled)  # [N, C]
-        attention = tf.boolean_mask(tf.cast(outputs["attention"], tf.float32), labelled)  # [N, 2]
-        difficulty = attention[:, 0] - attention[:, 1]  # 0 = hard, 1 = easy
-        answers = {
-            head: tf.boolean_mask(tf.argmax(outputs[head], -1, tf.int32), labelled)
-            for head in HEADS
-        }
+        difficulty = difficulty_logit(tf.boolean_mask(outputs["attention"], labelled))  # [N]
+        answers = {head: tf.boolean_mask(labels(outputs[head]), labelled) for head in HEADS}
         right = tf.stack([tf.equal(answers[head], truth) for head in HEADS])  # [3, N]
         wrong = tf.logical_not(right[0])
         refine_nan = tf.reduce_any(tf.math.is_nan(outputs["refine"]), axis=-1)

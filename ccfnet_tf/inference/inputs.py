@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from ccfnet_tf.inference.video import CAMERA, FRAMES, OVERLAY
 from ccfnet_tf.inference.writers import ENDINGS
 
-PICTURES = (
+IMAGE_SUFFIXES = (
     ".jpg",
     ".jpeg",
     ".jpe",
@@ -41,7 +41,7 @@ PICTURES = (
     ".pbm",
     ".pnm",
 )
-VIDEOS = (
+VIDEO_SUFFIXES = (
     ".mp4",
     ".avi",
     ".mov",
@@ -103,7 +103,7 @@ class Job:
     @property
     def is_video(self) -> bool:
         """Whether its suffix is a video's, or it is a stream."""
-        return isinstance(self.source, str) or self.source.suffix.lower() in VIDEOS
+        return isinstance(self.source, str) or self.source.suffix.lower() in VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,10 @@ def _is_wanted(path: Path, found: Found) -> bool:
 
 
 def _is_known(path: Path) -> bool:
-    return not path.name.startswith(".") and path.suffix.lower() in (*PICTURES, *VIDEOS)
+    return not path.name.startswith(".") and path.suffix.lower() in (
+        *IMAGE_SUFFIXES,
+        *VIDEO_SUFFIXES,
+    )
 
 
 def _can_be_read(path: Path, found: Found) -> bool:
@@ -301,4 +304,4 @@ def _fixed_part(path: Path) -> Path:
 
 
 def _known() -> str:
-    return " ".join((*PICTURES, *VIDEOS))
+    return " ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))

@@ -8,17 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.inference.segmenter import Prediction, at_least, refuse_no_picture, too_large
 from ccfnet_tf.io.images import read_image
 from ccfnet_tf.labels import Taxonomy, distinct_colours
+from ccfnet_tf.network.outputs import difficulty, labels, probabilities, with_fine
 from ccfnet_tf.runs.run_folder import Checkpoint, load_run, read_run
 
 if TYPE_CHECKING:
-    from ccfnet_tf.network.ccfnet import ComputeType
+    from ccfnet_tf.config import ComputeType
     from ccfnet_tf.network.model import CCFNet
 
 
@@ -75,8 +75,7 @@ class KerasNetwork:
         self.taxonomy = taxonomy or _nameless(classes)
         if len(self.taxonomy.names) != classes:
             raise ValueError(f"{len(self.taxonomy.names)} class names for {classes} classes")
-        outputs = {**model.output, "fine": model.get_layer("fine_logits").output}
-        self._model = keras.Model(model.inputs, outputs, name="with_fine")
+        self._model = with_fine(model)
         signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
         # Two graphs, traced when first called: whoever needs no heads does not pay for them.
         self._answer = tf.function(self._forward, input_signature=signature, autograph=False)
@@ -112,15 +111,16 @@ class KerasNetwork:
 
     def _forward(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         outputs = self._model(tf.cast(image[tf.newaxis], tf.float32), training=False)
-        refine = tf.cast(outputs["refine"][0], tf.float32)  # [H, W, C], log-probabilities
-        attention = tf.cast(outputs["attention"][0], tf.float32)  # [H, W, 2], 0 = hard
-        labels = tf.argmax(refine, axis=-1, output_type=tf.int32)
-        return labels, tf.nn.softmax(attention)[..., 0], tf.exp(refine)
+        return (
+            labels(outputs["refine"][0]),
+            difficulty(outputs["attention"])[0],
+            probabilities(outputs["refine"][0]),
+        )
 
     def _forward_heads(self, image: tf.Tensor) -> list[tf.Tensor]:
         outputs = self._model(tf.cast(image[tf.newaxis], tf.float32), training=False)
-        labels = [tf.argmax(outputs[head][0], -1, tf.int32) for head in Heads._fields[:3]]
-        return [*labels, tf.nn.softmax(tf.cast(outputs["attention"][0], tf.float32))[..., 0]]
+        heads = [labels(outputs[head][0]) for head in Heads._fields[:3]]
+        return [*heads, difficulty(outputs["attention"])[0]]
 
 
 def _picture(image: str | Path | np.ndarray) -> np.ndarray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ccfnet_tf.errors import first_line
+
 LONGEST_YAML = 1 << 18
 """Characters of a YAML file: more than a configuration or a label map takes."""
 
@@ -45,7 +47,7 @@ def parse_yaml(text: str) -> Any:
     except RecursionError as error:
         raise ValueError("not YAML (nested too deep)") from error
     except (yaml.YAMLError, *_DAMAGE) as error:
-        raise ValueError(f"not YAML ({_first_line(error)})") from error
+        raise ValueError(f"not YAML ({first_line(error)})") from error
     return value
 
 
@@ -60,7 +62,7 @@ def parse_json(text: str | bytes) -> Any:
     except RecursionError as error:
         raise ValueError("not JSON (nested too deep)") from error
     except ValueError as error:  # bytes that are no text are a ValueError too
-        raise ValueError(f"not JSON ({_first_line(error)})") from error
+        raise ValueError(f"not JSON ({first_line(error)})") from error
 
 
 class _RefusedError(ValueError):
@@ -118,7 +120,3 @@ def _refuse_odd_values(value: Any) -> None:
         value.encode()  # refuses halves of characters
     elif isinstance(value, int) and abs(value) >= 2**64:
         raise _RefusedError("holds a number of more than 64 bits")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -22,7 +22,7 @@ from ccfnet_tf.network.weights import NO_WEIGHTS, copy_weights, plain_backbone
 
 
 @dataclass(frozen=True)
-class Precision:
+class LayerOptions:
     """How layers compute, written into each of them; the global policy is left alone.
 
     Attributes:
@@ -122,13 +122,13 @@ def find_backbone(name: str) -> Backbone:
     return BACKBONES[name]
 
 
-def build_backbone(name: str, weights: str | Path | None, precision: Precision) -> keras.Model:
+def build_backbone(name: str, weights: str | Path | None, options: LayerOptions) -> keras.Model:
     """Builds a dilated backbone.
 
     Args:
         name: A key of `BACKBONES`.
         weights: `imagenet`, `none` or None, or a file; see `weights.plain_backbone`.
-        precision: How its layers compute.
+        options: How its layers compute.
 
     Returns:
         A model named `backbone`: normalised [B, 8n+1, 8m+1, 3] -> [detail [B, 2n+1, 2m+1, D],
@@ -142,10 +142,10 @@ def build_backbone(name: str, weights: str | Path | None, precision: Precision) 
     plain = plain_backbone(spec.application, name, weights)
 
     def rebuild(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = {**layer.get_config(), "dtype": precision.policy, **spec.change(layer.name)}
+        config = {**layer.get_config(), "dtype": options.policy, **spec.change(layer.name)}
         if isinstance(layer, keras.layers.BatchNormalization):
-            config["momentum"] = precision.batch_norm_momentum
-            config["synchronized"] = precision.synchronized
+            config["momentum"] = options.batch_norm_momentum
+            config["synchronized"] = options.synchronized
         return FASTER.get(type(layer), type(layer)).from_config(config)
 
     images = keras.Input((None, None, 3), name="backbone_images")

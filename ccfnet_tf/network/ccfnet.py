@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import keras
 from keras import KerasTensor
 
+from ccfnet_tf.config import AttentionInput, ComputeType, FineInput
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.network import heads
-from ccfnet_tf.network.backbones import Precision, build_backbone, find_backbone
+from ccfnet_tf.network.backbones import LayerOptions, build_backbone, find_backbone
 from ccfnet_tf.network.geometry import STRIDE, Normalise, PadToGrid, ToImage
 from ccfnet_tf.network.model import FINE_LAYER, CCFNet
-
-AttentionInput = Literal["features", "features_and_coarse"]
-FineInput = Literal["pyramid", "pyramid_and_detail"]
-ComputeType = Literal["float32", "bfloat16", "float16"]
 
 _DETAIL_STRIDE = 4
 
@@ -86,9 +83,9 @@ def build_ccfnet(
     style = heads.HeadStyle(
         channels=head_channels,
         dropout=dropout,
-        precision=Precision(policy, batch_norm_momentum, synchronized),
+        layers=LayerOptions(policy, batch_norm_momentum, synchronized),
     )
-    maps = _extract(backbone, backbone_weights, style.precision)
+    maps = _extract(backbone, backbone_weights, style.layers)
 
     # Coarse
     coarse_small = heads.head(maps.features, num_classes, "coarse", style)
@@ -124,12 +121,12 @@ def build_ccfnet(
     return CCFNet(inputs=maps.images, outputs=outputs, name="ccfnet")
 
 
-def _extract(name: str, weights: str | Path | None, precision: Precision) -> _Maps:
+def _extract(name: str, weights: str | Path | None, options: LayerOptions) -> _Maps:
     images = keras.Input((None, None, 3), dtype="float32", name="images")
     form = find_backbone(name).normalisation
     x = Normalise(form, dtype="float32", name="normalise")(images)
     x = PadToGrid(dtype="float32", name="pad_to_grid")(x)
-    detail, features = build_backbone(name, weights, precision)(x)
+    detail, features = build_backbone(name, weights, options)(x)
     return _Maps(images, detail, features)
 
 

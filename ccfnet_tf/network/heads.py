@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 from keras import KerasTensor, layers
 
-from ccfnet_tf.network.backbones import Precision
+from ccfnet_tf.network.backbones import LayerOptions
 from ccfnet_tf.network.geometry import ResizeLike, Shape, size_of
 from ccfnet_tf.network.layers import BatchNorm, Conv, Dropout
 
@@ -32,17 +32,17 @@ class HeadStyle:
     Attributes:
         channels: Width of the hidden convolutions.
         dropout: Share of hidden features dropped before the classifier, in training.
-        precision: How the layers compute; classifiers are always float32.
+        layers: How the layers compute; classifiers are always float32.
     """
 
     channels: int = 512
     dropout: float = 0.1
-    precision: Precision = field(default_factory=Precision)
+    layers: LayerOptions = field(default_factory=LayerOptions)
 
     @property
     def policy(self) -> str:
         """Keras dtype policy of the hidden layers."""
-        return self.precision.policy
+        return self.layers.policy
 
 
 def log_softmax(logits: tf.Tensor) -> tf.Tensor:
@@ -208,8 +208,8 @@ def conv_norm_relu(
         filters, size, padding="same", use_bias=False, dtype=style.policy, name=f"{name}_conv"
     )(x)
     x = BatchNorm(
-        momentum=style.precision.batch_norm_momentum,
-        synchronized=style.precision.synchronized,
+        momentum=style.layers.batch_norm_momentum,
+        synchronized=style.layers.synchronized,
         dtype=style.policy,
         name=f"{name}_norm",
     )(x)
@@ -247,7 +247,7 @@ def pyramid(features: KerasTensor, style: HeadStyle) -> KerasTensor:
     """
     # float32: a mean over thousands of features should not be rounded at every addition, and batch
     # norm sees but B values of a channel in the coarsest bin. At these sizes it costs nothing.
-    exact = replace(style, precision=replace(style.precision, policy="float32"))
+    exact = replace(style, layers=replace(style.layers, policy="float32"))
     pooled = PyramidPooling(dtype="float32", name="pyramid_pooling")(features)
     joined = [features]
     for bins, x in zip(PYRAMID_BINS, pooled, strict=True):

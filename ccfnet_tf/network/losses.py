@@ -11,10 +11,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from ccfnet_tf.labels import EASY
 from ccfnet_tf.network.heads import log_add_exp
-
-HARD, EASY = 0, 1
-"""Classes of the attention head: coarse is wrong, coarse is right (the paper's 0/1 label map)."""
 
 FILE_VOID = 255
 """Void in index PNGs; labels straight from such files are understood too."""

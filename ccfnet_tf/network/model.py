@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.labels import EASY
 from ccfnet_tf.network import losses
 from ccfnet_tf.network.compile_options import (
     LABEL_RULE,
@@ -434,7 +435,7 @@ class CCFNet(MultiWorkerFit):
         pixelwise = batch.sample * losses.attention_cross_entropy(attention, easy, valid)
         if not self.balanced_attention:
             return tf.reduce_sum(pixelwise)
-        is_easy = tf.equal(easy, losses.EASY)
+        is_easy = tf.equal(easy, EASY)
         groups = [tf.logical_and(mask, valid) for mask in (tf.logical_not(is_easy), is_easy)]
         if isinstance(batch.sample, float):
             sizes = [losses.count(group) for group in groups]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from ccfnet_tf.errors import ConfigError, ResourceError
+from ccfnet_tf.errors import ConfigError, ResourceError, first_line
 
 IMAGENET = "imagenet"
 NO_WEIGHTS = "none"
@@ -110,15 +110,10 @@ def _downloaded(application: Callable[..., keras.Model], name: str) -> keras.Mod
             return application(include_top=False, input_shape=(None, None, 3), weights=IMAGENET)
     except Exception as error:  # Keras raises bare Exception for a failed download
         raise ResourceError(
-            f"the ImageNet weights of {name} could not be had ({_first_line(error)}); check the "
+            f"the ImageNet weights of {name} could not be had ({first_line(error)}); check the "
             "network and the cache (~/.keras/models), or give --model.backbone_weights none or a "
             "file"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:

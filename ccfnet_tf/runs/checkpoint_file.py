@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ccfnet_tf.errors import NotFiniteError, RunError
+from ccfnet_tf.errors import NotFiniteError, RunError, first_line
 from ccfnet_tf.io.atomic_file import write_atomic
 
 MODEL = "model/"
@@ -148,7 +148,7 @@ def read_arrays(path: Path, *, prefix: str = "") -> dict[str, np.ndarray]:
             }
     except DAMAGE as error:
         raise RunError(
-            f"{path}: damaged checkpoint ({type(error).__name__}: {_first_line(error)}); {OTHERS}"
+            f"{path}: damaged checkpoint ({type(error).__name__}: {first_line(error)}); {OTHERS}"
         ) from error
     fault = not_finite(arrays)
     if fault:
@@ -273,7 +273,3 @@ def parse_array(data: bytes) -> np.ndarray:
     if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
         raise ValueError(f"shape {shape} of {dtype} is another size than what is there")
     return np.asarray(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no details"])[0]

@@ -14,19 +14,20 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, from_yaml
+from ccfnet_tf.config import DataConfig, RunConfig, from_yaml
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.io.yaml_json import parse_json
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs.checkpoint_file import MODEL, assign_model, read_arrays
 
 if TYPE_CHECKING:
-    from ccfnet_tf.network.ccfnet import ComputeType
+    from ccfnet_tf.config import ComputeType
     from ccfnet_tf.network.model import CCFNet
 
 Checkpoint = Literal["best", "last"]
 
 CONFIG = "config.yaml"
+CROSSVAL_CONFIG = "crossval.yaml"
 CLASSES = "classes.json"
 SIZES = "picture_sizes.json"
 CHECKPOINTS = "checkpoints"
@@ -133,25 +134,16 @@ def load_run(
     run = read_run(path)
     file = run.checkpoint(checkpoint)
     arrays = read_arrays(file, prefix=MODEL)
-    model = _build(run.config.model, len(run.taxonomy.names), precision)
-    assign_model(model, arrays, source=file)
-    return model
-
-
-def _build(config: ModelConfig, classes: int, precision: ComputeType) -> CCFNet:
     from ccfnet_tf.network.ccfnet import build_ccfnet
 
-    return build_ccfnet(
-        classes,
-        backbone=config.backbone,
+    model = build_ccfnet(
+        len(run.taxonomy.names),
         backbone_weights=None,  # the checkpoint holds them; nothing is downloaded
-        head_channels=config.head_channels,
-        dropout=config.dropout,
-        attention_input=config.attention_input,
-        fine_input=config.fine_input,
-        batch_norm_momentum=config.batch_norm_momentum,
         precision=precision,
+        **run.config.model.architecture(),
     )
+    assign_model(model, arrays, source=file)
+    return model
 
 
 def with_own_files(data: DataConfig, run: Path) -> DataConfig:

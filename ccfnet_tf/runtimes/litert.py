@@ -14,15 +14,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.errors import ConfigError, RunError, first_line
 from ccfnet_tf.inference.segmenter import Maps, Prediction, refuse_other_answer
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.letterbox import Fitted, Size, fit, unfit, unfit_labels
+from ccfnet_tf.runtimes.manifest import LEVELS
 
 SIGNATURE = "serving_default"
-LEVELS = 255.0
-"""A file that answers labels stores P(hard) as whole numbers up to this."""
-
 LARGEST_TENSOR = 1 << 31
 """Bytes of a tensor."""
 
@@ -77,7 +75,9 @@ class LiteRTNetwork:
             self._runner: Any = self._interpreter.get_signature_runner(SIGNATURE)
             self.batch, self.size = _input_shape(self._runner.get_input_details())
         except (ValueError, KeyError, RuntimeError) as error:
-            raise RunError(f"{path}: not a file of ccfnet-tf export ({_first(error)})") from error
+            raise RunError(
+                f"{path}: not a file of ccfnet-tf export ({first_line(error)})"
+            ) from error
         self._path = path
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
@@ -97,7 +97,9 @@ class LiteRTNetwork:
             for answer, image in zip(found, images, strict=True):
                 refuse_other_answer(answer, image, len(self.taxonomy.names))
         except (ValueError, LookupError, RuntimeError, TypeError, cv2.error) as error:
-            raise RunError(f"{self._path}: does not answer a picture ({_first(error)})") from error
+            raise RunError(
+                f"{self._path}: does not answer a picture ({first_line(error)})"
+            ) from error
         return found
 
 
@@ -164,7 +166,3 @@ def _content(path: Path) -> bytes:
     if content[4:8] != b"TFL3":  # the format's own mark; LiteRT may crash on anything else
         raise RunError(f"{path}: no LiteRT file: its header is not TFL3")
     return content
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

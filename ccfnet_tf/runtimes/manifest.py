@@ -29,7 +29,10 @@ FORMATS: dict[str, Format] = {
 MODEL: dict[Format, str] = {"tflite": "ccfnet.tflite", "onnx": "ccfnet.onnx"}
 """The file of the network in an artifact's folder; of a SavedModel it is the folder itself."""
 
-MAX_PIXELS = 4096 * 4096
+LEVELS = 255.0
+"""A probability p that is stored in a byte is round(LEVELS * p)."""
+
+MAX_REQUEST_PIXELS = 4096 * 4096
 """Pixels of a picture that is taken: the signature `encoded` refuses a larger one by its header."""
 
 TRAINED = "trained_on_at_most"

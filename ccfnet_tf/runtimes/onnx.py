@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.errors import ConfigError, RunError, first_line
 from ccfnet_tf.inference.segmenter import (
     Prediction,
     at_least,
@@ -59,7 +59,7 @@ def new_session(path: Path, threads: int | None = None) -> Any:
             enable_fallback=0,
         )
     except Exception as error:  # its errors have no other base
-        reason = (str(error).splitlines() or [""])[0]
+        reason = first_line(error)
         raise RunError(f"{path}: onnxruntime {runtime.__version__}: {reason}") from error
 
 
@@ -119,6 +119,6 @@ class OnnxNetwork:
         except Exception as error:  # its errors have no other base
             if "allocate" in str(error):
                 raise too_large(image) from error
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise RunError(f"{self._path}: does not answer a picture ({reason})") from error
         return answer

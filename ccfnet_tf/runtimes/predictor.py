@@ -16,8 +16,8 @@ from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.sources import look_at
 
 if TYPE_CHECKING:
+    from ccfnet_tf.config import ComputeType
     from ccfnet_tf.inference.keras_network import Heads
-    from ccfnet_tf.network.ccfnet import ComputeType
     from ccfnet_tf.network.model import CCFNet
     from ccfnet_tf.runs.run_folder import Checkpoint
 

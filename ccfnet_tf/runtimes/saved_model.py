@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from ccfnet_tf.errors import RunError
+from ccfnet_tf.errors import RunError, first_line
 from ccfnet_tf.inference.segmenter import Maps, refuse_no_picture, refuse_other_answer, too_large
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.graph_ops import refuse_harmful_graph
+from ccfnet_tf.runtimes.manifest import LEVELS
 
 
 class SavedModelNetwork:
@@ -39,7 +40,7 @@ class SavedModelNetwork:
             self._loaded = tf.saved_model.load(str(folder))
             self._answer = self._loaded.signatures["serving_default"]
         except Exception as error:  # of a damaged graph, TensorFlow raises errors of any kind
-            reason = (str(error).splitlines() or [""])[0]
+            reason = first_line(error)
             raise RunError(f"{folder}: TensorFlow {tf.__version__}: {reason}") from error
 
     def predict(self, image: np.ndarray) -> Maps:
@@ -57,11 +58,11 @@ class SavedModelNetwork:
         try:
             found = self._answer(images=tf.constant(image[np.newaxis]))
             labels, difficulty = (found[name][0].numpy() for name in ("labels", "difficulty"))
-            answer = Maps(labels.astype(np.int32), difficulty.astype(np.float32) / 255)
+            answer = Maps(labels.astype(np.int32), difficulty.astype(np.float32) / LEVELS)
             refuse_other_answer(answer, image, len(self.taxonomy.names))
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             raise too_large(image) from error
         except (tf.errors.OpError, LookupError, ValueError, TypeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise RunError(f"{self._folder}: does not answer a picture ({reason})") from error
         return answer

@@ -32,7 +32,7 @@ from ccfnet_tf.errors import ConfigError, DataError, ResourceError
 from ccfnet_tf.inference.segmenter import Maps, PictureTooLargeError, refuse_no_picture
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.runtimes.manifest import MAX_PIXELS
+from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS
 from ccfnet_tf.runtimes.tensor_proto import to_array
 
 MAX_ANSWER = 1 << 28
@@ -48,7 +48,6 @@ _GRPC = re.compile(r"grpc://(?P<host>[^/?#]+:\d+)/(?P<name>[^/?#]+)(/(?P<version
 _VISIBLE = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?")
 _LOOPBACK = re.compile(r"\w+://(localhost|127\.\d+\.\d+\.\d+|\[::1\])[:/]")
-_LEVELS = 255  # a probability p comes as round(255 p)
 _SAID = 200  # letters of a server's message that are shown
 
 # What a status means, in the words of `_RefusalError`.
@@ -129,7 +128,8 @@ class ServedNetwork:
 
         Raises:
             DataError: The server refuses the picture, or its answer is not one.
-            PictureTooLargeError: It has more than `MAX_PIXELS`, or the server's memory ran out.
+            PictureTooLargeError: It has more than `MAX_REQUEST_PIXELS`, or the server's memory ran
+                out.
             ResourceError: The server is gone, too slow or broken.
         """
         _refuse_large(image)
@@ -141,7 +141,7 @@ class ServedNetwork:
         difficulty = _plane(answer, "difficulty_png_bytes", size)
         if difficulty.dtype != np.uint8:
             raise DataError("the server answered a difficulty of 16 bits: expected 8")
-        return Maps(labels.astype(np.int32), difficulty.astype(np.float32) / np.float32(_LEVELS))
+        return Maps(labels.astype(np.int32), difficulty.astype(np.float32) / np.float32(LEVELS))
 
     def _ask(self, signature: str, name: str, value: bytes | int) -> Tensors:
         """Returns the first item of every output."""
@@ -335,10 +335,10 @@ class _Grpc:
 def _refuse_large(image: np.ndarray) -> None:
     refuse_no_picture(image)
     height, width = image.shape[:2]
-    if height * width > MAX_PIXELS:
+    if height * width > MAX_REQUEST_PIXELS:
         raise PictureTooLargeError(
-            f"a picture of {width}x{height} pixels: a server takes at most {MAX_PIXELS}: make it "
-            "smaller, or cut it into parts"
+            f"a picture of {width}x{height} pixels: a server takes at most "
+            f"{MAX_REQUEST_PIXELS}: make it smaller, or cut it into parts"
         )
 
 
@@ -374,7 +374,7 @@ def _taxonomy(answer: Tensors) -> Taxonomy:
         raise DataError("its answer holds no class names and colours") from error
     if not names or palette.shape != (len(names), 3) or palette.dtype.kind not in "iu":
         raise DataError(f"it names {len(names)} classes, and colours {list(palette.shape)}")
-    if palette.min() < 0 or palette.max() > _LEVELS:
+    if palette.min() < 0 or palette.max() > LEVELS:
         raise DataError("it gives colours outside 0..255")
     colours = tuple((int(red), int(green), int(blue)) for red, green, blue in palette)
     return Taxonomy(names, colours)

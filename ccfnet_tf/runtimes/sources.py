@@ -120,15 +120,6 @@ def _address(source: str) -> str:
     return ""
 
 
-def open_network(source: str) -> Network:
-    """Opens whatever answers pictures; arguments as in `look_at`.
-
-    Raises:
-        CCFNetError: It cannot be used; the text says why.
-    """
-    return look_at(source).open()
-
-
 def _file(path: Path) -> Source:
     formats = {Path(name).suffix: format_ for format_, name in MODEL.items()}
     if path.suffix not in formats:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-MAX_PIXELS = 2048 * 2048
+DEFAULT_MAX_PIXELS = 2048 * 2048
 """Pixels of a request's pictures where nothing else is said."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"

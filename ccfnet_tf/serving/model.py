@@ -18,7 +18,7 @@ import tensorflow as tf
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.runtimes.graph_ops import refuse_harmful_graph
 from ccfnet_tf.runtimes.sources import look_at
-from ccfnet_tf.serving.admission import MAX_PIXELS, Room, pixels_of
+from ccfnet_tf.serving.admission import DEFAULT_MAX_PIXELS, Room, pixels_of
 
 Arrays = Mapping[str, np.ndarray]
 Status = Literal[
@@ -77,7 +77,7 @@ class Model:
             that are refused.
     """
 
-    def __init__(self, folder: Path, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, folder: Path, name: str, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
         found = look_at(str(folder))
         place = Path(found.place)
         if found.kind != "saved_model":

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ccfnet_tf.errors import first_line
 from ccfnet_tf.serving.model import Arrays, RequestError
 
 _B64 = {"b64"}
@@ -88,8 +89,7 @@ def _array(name: str, value: Any, dtype: int) -> np.ndarray:
                 raise ValueError(f"outside {limits.min}..{limits.max}")
         return found.astype(wanted)
     except (ValueError, TypeError, RecursionError) as error:
-        said = str(error).splitlines()[0]
-        raise _bad(f"'{name}' holds no array of {kind.name}: {said}") from error
+        raise _bad(f"'{name}' holds no array of {kind.name}: {first_line(error)}") from error
 
 
 def _bytes(value: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.serving.admission import MAX_PIXELS
+from ccfnet_tf.serving.admission import DEFAULT_MAX_PIXELS
 from ccfnet_tf.serving.model import Model
 from ccfnet_tf.serving.rest_server import RestServer
 
@@ -51,7 +51,7 @@ class DevelopmentServer:
         rest_port: int,
         grpc_port: int,
         name: str = NAME,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         new_grpc_server = _grpc_face()
         try:
@@ -105,7 +105,7 @@ def serve(
     rest_port: int,
     grpc_port: int,
     console: Console,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> None:
     """Serves until SIGINT or SIGTERM; a second one does not wait for what is being answered.
 

@@ -60,15 +60,10 @@ def build_model(
     with strategy.scope():
         model = build_ccfnet(
             len(data.parts.taxonomy.names),
-            backbone=settings.backbone,
             backbone_weights=settings.backbone_weights if fresh and not fine_tuned else None,
-            head_channels=settings.head_channels,
-            dropout=settings.dropout,
-            attention_input=settings.attention_input,
-            fine_input=settings.fine_input,
-            batch_norm_momentum=settings.batch_norm_momentum,
             synchronized=replicas > 1 and train.batch_norm != "trainable",
             precision=resolve_precision(train.precision),
+            **settings.architecture(),
         )
         if fine_tuned:
             _init_from(model, settings, console)

@@ -39,13 +39,12 @@ from ccfnet_tf.io.verbosity import QUIET
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.report.evaluation_tables import percent
 from ccfnet_tf.runs.run_files import epochs_written, write_text
-from ccfnet_tf.runs.run_folder import CHECKPOINTS
+from ccfnet_tf.runs.run_folder import CHECKPOINTS, CROSSVAL_CONFIG
 from ccfnet_tf.training.data import refuse_absent
 from ccfnet_tf.training.data_digest import Row, read_samples
 from ccfnet_tf.training.distribution.devices import cluster_of
 from ccfnet_tf.training.resume import resolved_paths
 
-CONFIG = "crossval.yaml"
 RESULT = "crossval.json"
 FIGURES = ("pixel_accuracy", "class_accuracy", "mean_iou")
 
@@ -80,7 +79,9 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
             f"{config.data.root or config.data.format}: has no folds: make some with ccfnet-tf "
             "data split, and give their folder with --data.lists"
         )
-    if not (resume and (out / CONFIG).is_file()):  # else each fold that is left looks for itself
+    if not (
+        resume and (out / CROSSVAL_CONFIG).is_file()
+    ):  # else each fold that is left looks for itself
         _refuse_absent(config, folds)
     _claim(config, out, resume)
     rows, samples = [], dict[str, Row]()
@@ -89,7 +90,7 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
         refuse_links(out, run)
         if not _finished(run, config.train.epochs):
             console.print(f"fold {fold}: {run}")
-            _fit(out / CONFIG, fold, run)
+            _fit(out / CROSSVAL_CONFIG, fold, run)
             _call(["evaluate", str(run)], fold)
         _refuse_other_data(samples, run)
         rows.append(_figures(run))
@@ -139,7 +140,7 @@ def _refuse_absent(config: RunConfig, folds: int) -> None:
 
 
 def _claim(config: RunConfig, out: Path, resume: bool) -> None:
-    stored, text = out / CONFIG, to_yaml(config)
+    stored, text = out / CROSSVAL_CONFIG, to_yaml(config)
     if stored.is_file() and resume:
         if stored.read_text(encoding="utf-8", errors="replace") != text:
             raise RunError(

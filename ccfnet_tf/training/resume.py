@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ccfnet_tf.config import CACHES, DataConfig, RunConfig, from_yaml, parse_every
+from ccfnet_tf.config import CACHES, DataConfig, Precision, RunConfig, from_yaml, parse_every
 from ccfnet_tf.datasets.splits import with_format
 from ccfnet_tf.errors import ConfigError, ResourceError, RunError
 from ccfnet_tf.io.atomic_file import refuse_links, remove_leftovers
@@ -30,7 +30,7 @@ from ccfnet_tf.runs.run_folder import (
     with_own_files,
 )
 from ccfnet_tf.training.checkpoint import BEST, PREVIOUS, read_epoch
-from ccfnet_tf.training.distribution.devices import Precision, resolve_precision
+from ccfnet_tf.training.distribution.devices import resolve_precision
 
 FREE_ON_RESUME = {
     "data": ("root", "workers", "cache", "absent_classes"),

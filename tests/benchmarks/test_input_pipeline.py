@@ -13,7 +13,7 @@ from benchmarks.layout_copies import COPIES, scenes
 def test_every_layout_is_timed_and_the_goals_are_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(input_pipeline, "PICTURES", 16)
+    monkeypatch.setattr(input_pipeline, "IMAGES", 16)
     monkeypatch.setattr(input_pipeline, "STEPS", 1)
     COPIES["voc"](tmp_path / "set", scenes(20))
     input_pipeline.main([str(tmp_path / "set"), "--json", str(tmp_path / "out.json")])

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ccfnet_tf.evaluation.difficulty import BINS, EASY, HARD, ScoreHistogram
+from ccfnet_tf.evaluation.difficulty import BINS, ScoreHistogram
+from ccfnet_tf.labels import EASY, HARD
 
 
 def exact_auroc(scores: np.ndarray, hard: np.ndarray) -> float:

@@ -192,7 +192,7 @@ def test_sizes_may_differ_between_batches(model: keras.Model) -> None:
     state = evaluate(model, dataset, TAXONOMY, advance=lambda: calls.append(1))
     assert state.refine.pixels == 16 + 48
     assert len(calls) == 2
-    assert evaluate(model, dataset, TAXONOMY, number_of_batches=1).refine.pixels == 16
+    assert evaluate(model, dataset.take(1), TAXONOMY).refine.pixels == 16
 
 
 def test_json_is_the_contract(model: keras.Model) -> None:

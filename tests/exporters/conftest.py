@@ -12,22 +12,21 @@ import pytest
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
 from ccfnet_tf.datasets.splits import read_parts
-from ccfnet_tf.exporters import export_run
-from ccfnet_tf.exporters.litert.writer import LiteRTOptions
-from ccfnet_tf.exporters.options import Order
+from ccfnet_tf.exporters.export_run import new_contract
+from ccfnet_tf.exporters.registry import new_exporter
 from ccfnet_tf.exporters.verify.reference import reference_pictures, run_parts, write_reference
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.network import ccfnet
 from ccfnet_tf.runs.run_files import write_classes
 from ccfnet_tf.runs.run_folder import load_run, read_run
-from ccfnet_tf.runtimes.manifest import REFERENCE, Difference, write_contract
+from ccfnet_tf.runtimes.manifest import REFERENCE, Difference, Format, write_contract
 from ccfnet_tf.training.checkpoint import Progress, save_best
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
-ORDERS = {
-    "saved_model": Order("saved_model"),
-    "tflite": Order("tflite", LiteRTOptions((33, 47), "none")),
-    "onnx": Order("onnx"),
+OPTIONS: dict[Format, dict[str, str]] = {
+    "saved_model": {},
+    "tflite": {"size": "33x47", "quantize": "none"},
+    "onnx": {},
 }
 
 
@@ -88,13 +87,14 @@ def unchecked(
         model = load_run(run)
     parts, predictor = run_parts(info), KerasNetwork(model, taxonomy=info.taxonomy)
     places = {}
-    for name, order in ORDERS.items():
-        place = places[name] = order.place(out)
+    for name, options in OPTIONS.items():
+        exporter = new_exporter(name, options)
+        place = places[name] = exporter.place(out)
         place.mkdir(parents=True)
-        pictures = export_run._fitted(reference_pictures(parts, 1), order)
+        pictures = [exporter.fitted(picture) for picture in reference_pictures(parts, 1)]
         write_reference(place / REFERENCE, predictor, pictures)
-        export_run._write(model, order, place, parts)
+        exporter.write(model, parts, place)
         found = Difference(0.0, 0.0, 0.0, 0.0)
-        contract = export_run._contract(info, info.checkpoint(), order, place, found)
+        contract = new_contract(info, info.checkpoint(), exporter, place, found)
         write_contract(place, contract)
     return places

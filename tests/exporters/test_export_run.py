@@ -14,15 +14,15 @@ from rich.console import Console
 from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import VerificationError
 from ccfnet_tf.exporters import export_run as module
-from ccfnet_tf.exporters.litert.writer import LiteRTOptions
-from ccfnet_tf.exporters.options import Order
+from ccfnet_tf.exporters.base import Exporter
+from ccfnet_tf.exporters.registry import new_exporter
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.runs.run_folder import load_run
 from ccfnet_tf.runtimes.manifest import CONTRACT, Difference, read_contract
-from ccfnet_tf.runtimes.sources import open_network
+from ccfnet_tf.runtimes.sources import look_at
 
 QUIET = Console(quiet=True)
-SMALL = Order("tflite", LiteRTOptions((33, 47), "none"))
+SMALL = new_exporter("tflite", {"size": "33x47", "quantize": "none"})
 
 pytestmark = pytest.mark.usefixtures("toy_network")
 
@@ -31,7 +31,9 @@ pytestmark = pytest.mark.usefixtures("toy_network")
 def test_the_contract_says_what_was_done(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    artifact = module.export_run(run, tmp_path, Order("saved_model"), data_root=None, console=QUIET)
+    artifact = module.export_run(
+        run, tmp_path, new_exporter("saved_model", {}), data_root=None, console=QUIET
+    )
     assert artifact == tmp_path / "ccfnet" / "1"
     contract = read_contract(artifact)
     assert contract.run == {"folder": str(run.resolve()), "checkpoint": "best.npz"}
@@ -72,7 +74,7 @@ def test_files_are_proven_and_opened_again(
     assert main(["export", "--verify-only", str(moved)]) == 0
     picture = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
     expected = KerasNetwork(load_run(run)).predict(picture)
-    found = open_network(str(moved)).predict(picture)
+    found = look_at(str(moved)).open().predict(picture)
     assert (found.labels == expected.labels).mean() > 0.99
     np.testing.assert_allclose(found.difficulty, expected.difficulty, atol=0.01)
     file = tmp_path / "a.png"
@@ -87,7 +89,7 @@ def test_a_difference_leaves_nothing_behind(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nothing is that close.
-    monkeypatch.setattr(module, "tolerance", lambda _: Difference(-1.0, -1.0, -1.0, -1.0))
+    monkeypatch.setattr(Exporter, "tolerance", Difference(-1.0, -1.0, -1.0, -1.0))
     with pytest.raises(VerificationError, match=r"differs from Keras: largest .* above -1"):
         module.export_run(run, tmp_path, SMALL, data_root=None, console=QUIET)
     assert list(tmp_path.iterdir()) == []
@@ -104,7 +106,7 @@ def test_a_file_in_bfloat16_is_held_against_keras_in_float32(
         return load_run(path, **how)
 
     monkeypatch.setattr(module, "load_run", watched)
-    asked = Order("saved_model", precision="bfloat16")
+    asked = new_exporter("saved_model", {"precision": "bfloat16"})
     artifact = module.export_run(run, tmp_path, asked, data_root=None, console=QUIET)
     assert loaded == ["float32", "bfloat16"]
     assert read_contract(artifact).options == {"precision": "bfloat16"}

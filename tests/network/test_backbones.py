@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.network.backbones import Precision, build_backbone
+from ccfnet_tf.network.backbones import LayerOptions, build_backbone
 from ccfnet_tf.network.weights import copy_weights
 
 
@@ -54,7 +54,7 @@ def test_atrous_consistency(name: str, make: Callable[[], tuple[keras.Model, str
     keras.utils.set_random_seed(0)
     plain, last = make()
     randomise(plain)
-    dilated = build_backbone(name, None, Precision())
+    dilated = build_backbone(name, None, LayerOptions())
     copy_weights(plain, dilated)
     plain = keras.Model(plain.input, plain.get_layer(last).output)
     rng = np.random.default_rng(0)
@@ -80,7 +80,7 @@ def test_atrous_consistency(name: str, make: Callable[[], tuple[keras.Model, str
     ],
 )
 def test_parameters_and_channels(name: str, parameters: int, detail: int, features: int) -> None:
-    backbone = build_backbone(name, None, Precision())
+    backbone = build_backbone(name, None, LayerOptions())
     assert backbone.name == "backbone"
     assert backbone.count_params() == parameters
     assert [output.shape for output in backbone.outputs] == [
@@ -90,7 +90,7 @@ def test_parameters_and_channels(name: str, parameters: int, detail: int, featur
 
 
 def test_precision_is_written_into_every_layer_and_nowhere_else() -> None:
-    precision = Precision("mixed_bfloat16", batch_norm_momentum=0.9, synchronized=True)
+    precision = LayerOptions("mixed_bfloat16", batch_norm_momentum=0.9, synchronized=True)
     backbone = build_backbone("mobilenet_v2", None, precision)
     norms = [x for x in backbone.layers if isinstance(x, keras.layers.BatchNormalization)]
     assert {x.dtype_policy.name for x in backbone.layers[1:]} == {"mixed_bfloat16"}
@@ -102,11 +102,11 @@ def test_precision_is_written_into_every_layer_and_nowhere_else() -> None:
 
 def test_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"'resnet5': expected resnet50.*did you mean 'resnet50'"):
-        build_backbone("resnet5", None, Precision())
+        build_backbone("resnet5", None, LayerOptions())
 
 
 def test_a_random_resnet_begins_as_its_shortcuts() -> None:
-    backbone = build_backbone("resnet50", None, Precision())
+    backbone = build_backbone("resnet50", None, LayerOptions())
     last = [layer for layer in backbone.layers if layer.name.endswith("_3_bn")]
     assert len(last) == 16
     assert all(not layer.gamma.numpy().any() for layer in last)
@@ -114,5 +114,5 @@ def test_a_random_resnet_begins_as_its_shortcuts() -> None:
 
 
 def test_a_random_mobilenet_passes_something_on() -> None:
-    features = build_backbone("mobilenet_v2", None, Precision())(np.ones((1, 33, 33, 3)))[1]
+    features = build_backbone("mobilenet_v2", None, LayerOptions())(np.ones((1, 33, 33, 3)))[1]
     assert np.ptp(features.numpy()) > 0

@@ -12,7 +12,7 @@ from keras.src.legacy.saving import legacy_h5_format
 from keras.src.utils import file_utils
 
 from ccfnet_tf.errors import ConfigError, ResourceError
-from ccfnet_tf.network.backbones import Precision, build_backbone
+from ccfnet_tf.network.backbones import LayerOptions, build_backbone
 from ccfnet_tf.network.ccfnet import CCFNet, build_ccfnet
 from ccfnet_tf.network.weights import load_backbone_weights, named_variables
 
@@ -96,7 +96,7 @@ def test_save_and_load_give_identical_predictions(borrowed: Build, tmp_path: Pat
 
 
 def test_imagenet_file_of_mobilenet_v2(mobilenet_file: Path, plain: keras.Model) -> None:
-    backbone = build_backbone("mobilenet_v2", mobilenet_file, Precision())
+    backbone = build_backbone("mobilenet_v2", mobilenet_file, LayerOptions())
     plain.load_weights(mobilenet_file)
     for name in ("Conv1", "block_6_depthwise", "block_13_expand_BN", "block_16_project"):
         mine, theirs = (model.get_layer(name).get_weights() for model in (backbone, plain))
@@ -156,5 +156,5 @@ def test_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(file_utils, "urlretrieve", refuse)
     monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(tmp_path))
     with pytest.raises(ResourceError, match=r"https://.*no_top\.h5.*no route.*none or a") as caught:
-        build_backbone("mobilenet_v2", "imagenet", Precision())
+        build_backbone("mobilenet_v2", "imagenet", LayerOptions())
     assert "\n" not in str(caught.value)

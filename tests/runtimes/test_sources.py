@@ -23,7 +23,7 @@ from ccfnet_tf.inference.predict import predict_all
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes import litert, served
 from ccfnet_tf.runtimes.manifest import CONTRACT, MODEL, Contract, Format, checksums, write_contract
-from ccfnet_tf.runtimes.sources import Source, look_at, open_network
+from ccfnet_tf.runtimes.sources import Source, look_at
 
 TAXONOMY = Taxonomy(("sky", "sea", "sand"), ((90, 160, 250), (20, 60, 160), (230, 200, 120)))
 
@@ -123,8 +123,8 @@ def test_files_and_servers_are_opened_by_their_own(
 ) -> None:
     monkeypatch.setattr(served, "ServedNetwork", lambda *given: given)
     monkeypatch.setattr(litert, "LiteRTNetwork", lambda *given: given)
-    assert open_network("grpc://h:8500/m") == ("grpc://h:8500/m",)
-    assert open_network(str(tflite)) == (tflite / "ccfnet.tflite", TAXONOMY, None)
+    assert look_at("grpc://h:8500/m").open() == ("grpc://h:8500/m",)
+    assert look_at(str(tflite)).open() == (tflite / "ccfnet.tflite", TAXONOMY, None)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 50), (48, 33)])
@@ -132,7 +132,7 @@ def test_all_answer_alike(model: Any, models: Path, size: tuple[int, int]) -> No
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     expected = KerasNetwork(model, taxonomy=TAXONOMY).predict(picture)
     for name, step in (("ccfnet", 0.5 / 255), ("onnx", 0.0)):
-        network = open_network(str(models / name))
+        network = look_at(str(models / name)).open()
         assert network.taxonomy == TAXONOMY
         found = network.predict(picture)
         np.testing.assert_array_equal(found.labels, expected.labels)
@@ -241,7 +241,7 @@ def test_a_saved_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None
     (tmp_path / "saved_model.pb").write_bytes(b"no graph")
     seal(tmp_path, "saved_model")
     with pytest.raises(RunError, match=r": not a SavedModel \(") as caught:
-        open_network(str(tmp_path))
+        look_at(str(tmp_path)).open()
     assert len(str(caught.value).splitlines()) == 1
 
 

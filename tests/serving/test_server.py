@@ -386,7 +386,7 @@ def test_the_client_tells_a_refused_picture_from_a_wrong_address(
     large = np.zeros((4097, 4096, 3), np.uint8)
     with pytest.raises(PictureTooLargeError, match=r"4096x4097 pixels: a server takes at most"):
         network.predict(large)
-    monkeypatch.setattr(served, "MAX_PIXELS", large.size)
+    monkeypatch.setattr(served, "MAX_REQUEST_PIXELS", large.size)
     with pytest.raises(DataError, match=r"the server refused it: .*at most \d+ are taken"):
         network.predict(large)
     with pytest.raises(ConfigError, match="knows no such model"):
@@ -394,7 +394,7 @@ def test_the_client_tells_a_refused_picture_from_a_wrong_address(
 
 
 def test_the_client_knows_the_limit_of_the_signature() -> None:
-    assert served.MAX_PIXELS == saved_model.MAX_PIXELS
+    assert served.MAX_REQUEST_PIXELS == saved_model.MAX_REQUEST_PIXELS
 
 
 def test_it_serves_the_version_that_predict_would_open(exported: Exported, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from ccfnet_tf.config import TrainConfig
 from ccfnet_tf.network import heads
-from ccfnet_tf.network.backbones import Precision
+from ccfnet_tf.network.backbones import LayerOptions
 from ccfnet_tf.network.geometry import ToImage
 from ccfnet_tf.network.layers import BatchNorm, Conv
 from ccfnet_tf.network.model import CCFNet, LossWeights
@@ -25,7 +25,7 @@ COLOURS = np.array([[90, 110, 130], [130, 90, 110], [110, 130, 90]], np.float32)
 
 def cascade(*, detail: bool) -> CCFNet:
     """The real heads on a backbone of two convolutions."""
-    style = heads.HeadStyle(channels=8, dropout=0.0, precision=Precision(batch_norm_momentum=0.9))
+    style = heads.HeadStyle(channels=8, dropout=0.0, layers=LayerOptions(batch_norm_momentum=0.9))
     images = keras.Input((None, None, 3), name="images")
     inner = keras.Input((None, None, 3))
     x, maps = keras.layers.Rescaling(1 / 64, -2.0)(inner), []

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from ccfnet_tf.config import TrainConfig
 from ccfnet_tf.network import heads
-from ccfnet_tf.network.backbones import Precision
+from ccfnet_tf.network.backbones import LayerOptions
 from ccfnet_tf.network.geometry import Normalise
 from ccfnet_tf.network.model import FINE_LAYER, CCFNet, LossWeights
 from ccfnet_tf.training.optimizer import make_optimizer
@@ -24,7 +24,7 @@ COLOURS = np.array([[180, 80, 80], [80, 180, 80], [80, 80, 180]], np.float32)
 def cascade(policy: str) -> CCFNet:
     """The heads as they are, on one convolution and at its resolution."""
     keras.utils.set_random_seed(0)
-    style = heads.HeadStyle(8, dropout=0.0, precision=Precision(policy, batch_norm_momentum=0.8))
+    style = heads.HeadStyle(8, dropout=0.0, layers=LayerOptions(policy, batch_norm_momentum=0.8))
     images = keras.Input((SIZE, SIZE, 3), name="images")
     inner = keras.Input((SIZE, SIZE, 3))
     body = keras.Model(inner, heads.conv_norm_relu(inner, 8, 3, "body", style), name="backbone")

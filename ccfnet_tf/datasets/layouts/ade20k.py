@@ -19,8 +19,8 @@ from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.class_files import find_own_classes
 from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
 from ccfnet_tf.datasets.pairing import (
+    IMAGE_SUFFIXES,
     MASKS,
-    PICTURES,
     files_in,
     folders_seen,
     pair,
@@ -84,7 +84,7 @@ def _refuse_own_classes(root: Path) -> None:
 
 def _part(root: Path, part: str) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:
     return pair(
-        files_in(root / "images" / part, PICTURES),
+        files_in(root / "images" / part, IMAGE_SUFFIXES),
         files_in(root / "annotations" / part, MASKS),
         within=f"images/{part}/ or annotations/{part}/",
         prefix=f"{part}/",

@@ -24,8 +24,8 @@ from ccfnet_tf.datasets.class_files import find_own_classes
 from ccfnet_tf.datasets.mask_values import MaskValues, index_values, read_index_mask
 from ccfnet_tf.datasets.pairing import (
     DEEP,
+    IMAGE_SUFFIXES,
     MASKS,
-    PICTURES,
     files_in,
     folders_seen,
     pair,
@@ -36,7 +36,7 @@ from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
 _IMAGE, _IDS, _TRAIN_IDS = "_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds"
-_PICTURES = ("leftImg8bit", "imgsFine/leftImg8bit")
+_IMAGE_FOLDERS = ("leftImg8bit", "imgsFine/leftImg8bit")
 _RULES = {
     "cityscapes": "labelIds of Cityscapes are 0..33, or 255 (number plate); unpack the set anew",
     "cityscapes_train_ids": "labelTrainIds are 0..18 (the classes) or 255 (not evaluated); "
@@ -46,7 +46,9 @@ _RULES = {
 
 def signs(root: Path) -> str:
     """Returns what of this layout is in `root`, or an empty string."""
-    return folders_seen(root, _PICTURES[0], "gtFine") or folders_seen(root, _PICTURES[1], "gtFine")
+    return folders_seen(root, _IMAGE_FOLDERS[0], "gtFine") or folders_seen(
+        root, _IMAGE_FOLDERS[1], "gtFine"
+    )
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
@@ -59,7 +61,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             list is damaged or contradicts another.
     """
     require(root, signs, "Cityscapes (leftImg8bit/ and gtFine/)")
-    pictures = next(name for name in _PICTURES if (root / name).is_dir())
+    pictures = next(name for name in _IMAGE_FOLDERS if (root / name).is_dir())
     own = find_own_classes(root)
     train, test = (_part(root, pictures, part, trained=own is None) for part in ("train", "val"))
     require_pictures(train, root / pictures / "train" / "<city>" / f"<name>{_IMAGE}.png")
@@ -100,7 +102,7 @@ def _part(
     root: Path, pictures: str, part: str, *, trained: bool
 ) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:
     """Pairs the pictures of a part; `trained`: labelTrainIds are taken where there are no ids."""
-    images = _named(files_in(root / pictures / part, PICTURES, DEEP), _IMAGE)
+    images = _named(files_in(root / pictures / part, IMAGE_SUFFIXES, DEEP), _IMAGE)
     masks = files_in(root / "gtFine" / part, MASKS, DEEP)
     labels = _named(masks, _IDS)  # the original wins
     if trained:

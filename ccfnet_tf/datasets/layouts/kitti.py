@@ -19,8 +19,8 @@ from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.class_files import find_own_classes
 from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
 from ccfnet_tf.datasets.pairing import (
+    IMAGE_SUFFIXES,
     MASKS,
-    PICTURES,
     files_in,
     folders_seen,
     pair,
@@ -53,7 +53,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         void=CODINGS["cityscapes"].void,
         rule=_RULE,
     )
-    images = files_in(root / "training" / "image_2", PICTURES)
+    images = files_in(root / "training" / "image_2", IMAGE_SUFFIXES)
     labels = files_in(root / "training" / "semantic", MASKS)
     train = pair(images, labels, within="training/image_2/ or training/semantic/")
     require_pictures(train, root / "training" / "image_2" / "<name>.png")

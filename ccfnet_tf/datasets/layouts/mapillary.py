@@ -19,7 +19,14 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.base import Listing, with_pictures
 from ccfnet_tf.datasets.name_lists import taxonomy_of
-from ccfnet_tf.datasets.pairing import MASKS, PICTURES, files_in, pair, require, require_pictures
+from ccfnet_tf.datasets.pairing import (
+    IMAGE_SUFFIXES,
+    MASKS,
+    files_in,
+    pair,
+    require,
+    require_pictures,
+)
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.images import NO_CLASS, read_index_values, to_classes
 from ccfnet_tf.io.json_files import read_json, records, shown, text
@@ -89,7 +96,10 @@ def _classes(path: Path) -> tuple[Taxonomy, np.ndarray]:
 
 def _part(root: Path, part: str, version: str) -> _Part:
     folder = Path(part, version, "labels")
-    images, labels = files_in(root / part / "images", PICTURES), files_in(root / folder, MASKS)
+    images, labels = (
+        files_in(root / part / "images", IMAGE_SUFFIXES),
+        files_in(root / folder, MASKS),
+    )
     return pair(images, labels, within=f"{part}/images/ or {folder}/", prefix=f"{part}/")
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.audit.scan import in_threads
 from ccfnet_tf.datasets.base import Listing
-from ccfnet_tf.errors import DamagedRecordError, DataError
+from ccfnet_tf.errors import DamagedRecordError, DataError, first_line
 from ccfnet_tf.io.images import MAX_PIXELS, read_grey_values, read_image
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
 
@@ -199,14 +199,14 @@ def read_manifest(place: str) -> Manifest:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file: it lists the shards") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({_first_line(error)})") from error
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
     try:
         tree = json.loads(content)
         if (tree["kind"], tree["version"]) != (KIND, VERSION):
             raise DataError(f"{path}: not a manifest of version {VERSION}; convert anew")
         return _manifest(tree)
     except _DAMAGE as error:
-        reason = f"{type(error).__name__}: {_first_line(error)[:200]}"
+        reason = f"{type(error).__name__}: {first_line(error)[:200]}"
         raise DataError(f"{path}: damaged manifest ({reason}); convert anew") from error
 
 
@@ -231,7 +231,7 @@ def verify(place: str) -> tuple[DataError, ...]:
         except FileNotFoundError:
             return _no_shard(path)
         except OSError as error:
-            return DataError(f"{path}: cannot be read ({_first_line(error)})")
+            return DataError(f"{path}: cannot be read ({first_line(error)})")
         if digest.hexdigest() == checksums[file]:
             return None
         return DataError(f"{path}: its SHA-256 is not the manifest's: copy or convert the set anew")
@@ -298,7 +298,7 @@ def example(record: Record, place: str) -> dict[str, bytes]:
     except EOFError:
         content = b""
     except OSError as error:
-        raise DataError(f"{where}: cannot be read ({_first_line(error)})") from error
+        raise DataError(f"{where}: cannot be read ({first_line(error)})") from error
     if len(content) != record.length or zlib.crc32(content) != record.crc32:
         raise DamagedRecordError(
             f"{where}: damaged (its checksum differs): copy or convert the set anew",
@@ -337,7 +337,7 @@ def open_binary(path: str) -> Iterator[BinaryIO]:
     except tf.errors.OutOfRangeError as error:
         raise EOFError(path) from error
     except tf.errors.OpError as error:
-        raise OSError(_first_line(error)) from error
+        raise OSError(first_line(error)) from error
 
 
 def void_value(classes: int) -> int:
@@ -383,7 +383,3 @@ def _no_shard(path: str) -> DataError:
 
 def _file(sample: Sample) -> str:
     return sample.image.rsplit(": record ", 1)[0]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

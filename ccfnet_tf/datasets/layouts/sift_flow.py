@@ -18,7 +18,7 @@ from ccfnet_tf.datasets.base import Listing, with_pictures
 from ccfnet_tf.datasets.catalogue import taxonomy
 from ccfnet_tf.datasets.pairing import (
     DEEP,
-    PICTURES,
+    IMAGE_SUFFIXES,
     files_in,
     folders_seen,
     not_there,
@@ -56,7 +56,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         DataError: The folder is not the set, or the list is missing or holds no names.
     """
     require(root, signs, f"SIFT Flow (Images/, SemanticLabels/, {_LIST})")
-    images = files_in(root / "Images", PICTURES, DEEP)
+    images = files_in(root / "Images", IMAGE_SUFFIXES, DEEP)
     labels = files_in(root / "SemanticLabels", (".mat",), DEEP)
     samples, unpaired = pair(images, labels, within="Images/ or SemanticLabels/")
     known = {sample.name: sample for sample in samples}

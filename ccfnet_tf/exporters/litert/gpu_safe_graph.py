@@ -19,6 +19,7 @@ import keras
 import tensorflow as tf
 
 from ccfnet_tf.network.heads import PyramidPooling
+from ccfnet_tf.network.outputs import difficulty, exported_heads, probabilities
 
 LARGEST_TEXTURE = 8192
 """Rows: kernel pixels times input channels of a convolution."""
@@ -42,17 +43,14 @@ def fixed_answers(model: Any) -> Callable[[tf.Tensor], Answers]:
         float32 [B, H, W, 3], RGB 0..255, all static, -> `probabilities` [B, H, W, C] and
         `difficulty` [B, H, W], float32.
     """
-    wanted = {name: model.output[name] for name in ("attention", "refine")}
-    network = _said_otherwise(keras.Model({"images": model.inputs[0]}, wanted))
+    network = _said_otherwise(exported_heads(model))
 
     def answers(images: tf.Tensor) -> Answers:
         outputs = network({"images": images}, training=False)
         with tf.name_scope(ANSWERS):
-            # No strided slice that drops an axis: the GPU has none.
-            hard = tf.slice(tf.nn.softmax(outputs["attention"]), [0, 0, 0, 0], [-1, -1, -1, 1])
             return {
-                "probabilities": tf.exp(outputs["refine"]),
-                "difficulty": tf.reshape(hard, images.shape[:3]),
+                "probabilities": probabilities(outputs["refine"]),
+                "difficulty": difficulty(outputs["attention"]),
             }
 
     return answers

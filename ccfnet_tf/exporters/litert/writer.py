@@ -22,14 +22,15 @@ import tensorflow as tf
 from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from ccfnet_tf.errors import ConfigError, nearest
+from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.exporters.base import check_choice
 from ccfnet_tf.exporters.litert.float16 import with_halves
 from ccfnet_tf.exporters.litert.gpu_safe_graph import ANSWERS, Answers, fixed_answers
 from ccfnet_tf.inference.segmenter import SMALLEST
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.letterbox import Size
 from ccfnet_tf.runtimes.litert import import_interpreter
-from ccfnet_tf.runtimes.manifest import MAX_PIXELS
+from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS
 
 Quantize = Literal["none", "fp16", "dynamic", "int8"]
 Outputs = Literal["probabilities", "labels"]
@@ -78,9 +79,10 @@ class LiteRTOptions:
             raise ConfigError(
                 f"--size is {self.size_text}: the network needs at least {SMALLEST} on each side"
             )
-        if self.size[0] * self.size[1] > MAX_PIXELS:
+        if self.size[0] * self.size[1] > MAX_REQUEST_PIXELS:
             raise ConfigError(
-                f"--size is {self.size_text}: at most {MAX_PIXELS} pixels, such as 4096x4096"
+                f"--size is {self.size_text}: at most {MAX_REQUEST_PIXELS} pixels, such as "
+                "4096x4096"
             )
         if self.batch < 1:
             raise ConfigError(f"--batch is {self.batch}: it must be 1 or more")
@@ -200,13 +202,7 @@ def _as_labels(
         filled = tf.pad(found["probabilities"], [[0, 0], [0, 0], [0, 0], [0, -classes % 4]])
         labels = tf.argmax(filled, -1, output_type=tf.int32)
         # A cast cuts off; LiteRT's ROUND is not on every GPU.
-        difficulty = tf.cast(255.0 * found["difficulty"] + 0.5, tf.uint8)
+        difficulty = tf.cast(LEVELS * found["difficulty"] + 0.5, tf.uint8)
         return {"labels": tf.cast(labels, kind), "difficulty": difficulty}
 
     return labelled
-
-
-def check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
-    """Raises ConfigError where the value of an option is none of those it may have."""
-    if value not in known:
-        raise ConfigError(f"{key} is '{value}': expected {', '.join(known)}{nearest(value, known)}")

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ccfnet_tf.errors import VerificationError
+from ccfnet_tf.errors import VerificationError, first_line
+from ccfnet_tf.network.outputs import difficulty, probabilities
 from ccfnet_tf.runtimes.onnx import import_extra, new_session
 
 OPSET = 17
@@ -70,10 +71,9 @@ def write_onnx(model: Any, path: Path) -> None:
 def _answer(model: Any) -> Any:
     def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = model(tf.cast(images, tf.float32), training=False)
-        attention = tf.cast(outputs["attention"], tf.float32)
         return {
-            "probabilities": tf.exp(tf.cast(outputs["refine"], tf.float32)),
-            "difficulty": tf.nn.softmax(attention)[..., 0],
+            "probabilities": probabilities(outputs["refine"]),
+            "difficulty": difficulty(outputs["attention"]),
         }
 
     return answer
@@ -183,7 +183,7 @@ def _compare(path: Path, model: Any) -> None:
         try:
             given = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"images": images}), strict=True))
         except Exception as error:
-            reason = (str(error).splitlines() or [""])[0]
+            reason = first_line(error)
             raise VerificationError(f"{path}: onnxruntime, {size}: {reason}") from error
         for name, expected in answer(tf.constant(images)).items():
             gap = float(np.abs(given[name] - expected.numpy()).max())

@@ -30,14 +30,15 @@ import tensorflow as tf
 from ccfnet_tf.exporters.fold_batch_norm import folded
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network.geometry import at_least_minimum
-from ccfnet_tf.runtimes.manifest import MAX_PIXELS
+from ccfnet_tf.network.outputs import difficulty, exported_heads, labels, probabilities, risk
+from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS
 
 BYTE_LABELS = 256
 """Classes whose ids fit into 8 bits; more take 16."""
 
 INPUTS = {
     "images": "uint8 [B, H, W, 3], RGB, any size",
-    "image_bytes": f"string [B], JPEG or PNG of at most {MAX_PIXELS} pixels, mixed sizes",
+    "image_bytes": f"string [B], JPEG or PNG of at most {MAX_REQUEST_PIXELS} pixels, mixed sizes",
     "ask": "int32 [B], any number (signature `classes`)",
     "orientation": "EXIF orientation is not applied: the client does it before sending",
     "alpha": "dropped, not blended",
@@ -70,8 +71,7 @@ def write_saved_model(model: Any, taxonomy: Taxonomy, folder: Path) -> None:
         taxonomy: Its classes, which travel as assets.
         folder: A folder that is empty or not there.
     """
-    wanted = {name: model.output[name] for name in ("attention", "refine")}
-    network = folded(keras.Model({"images": model.inputs[0]}, wanted))
+    network = folded(exported_heads(model))
     module = tf.Module()
     # Keras's variables one by one, and not the model: see above.
     module.weights = [variable.value for variable in network.variables]
@@ -138,28 +138,26 @@ def _answer(network: keras.Model) -> Callable[[tf.Tensor], Answers]:
         height, width = shape[1], shape[2]
         pictures = tf.cast(at_least_minimum(images), tf.float32)
         outputs = network({"images": pictures}, training=False)
-        refine = tf.cast(outputs["refine"], tf.float32)[:, :height, :width]
-        attention = tf.cast(outputs["attention"], tf.float32)[:, :height, :width]
+        refine = outputs["refine"][:, :height, :width]
         return {
-            "labels": tf.argmax(refine, -1, output_type=tf.int32),
-            "difficulty": tf.nn.softmax(attention)[..., 0],
-            "probabilities": tf.exp(refine),
+            "labels": labels(refine),
+            "difficulty": difficulty(outputs["attention"][:, :height, :width]),
+            "probabilities": probabilities(refine),
         }
 
     return answer
 
 
 def _as_bytes(answers: Answers, label_type: tf.DType) -> Answers:
-    risk = 1.0 - tf.reduce_max(answers["probabilities"], -1)
     return {
         "labels": tf.cast(answers["labels"], label_type),
         "difficulty": _byte(answers["difficulty"]),
-        "risk": _byte(risk),
+        "risk": _byte(risk(answers["probabilities"])),
     }
 
 
 def _byte(probability: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.round(255.0 * tf.clip_by_value(probability, 0.0, 1.0)), tf.uint8)
+    return tf.cast(tf.round(LEVELS * tf.clip_by_value(probability, 0.0, 1.0)), tf.uint8)
 
 
 def _encoded(
@@ -191,8 +189,8 @@ def _decode(place: tf.Tensor, content: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([known]):
         size = tf.cond(is_png, lambda: _png_size(content), lambda: _jpeg_size(content))
     fits = tf.debugging.Assert(
-        tf.logical_and(tf.reduce_all(size > 0), tf.reduce_prod(size) <= MAX_PIXELS),
-        [*what, "height and width", size, "; most pixels", MAX_PIXELS],
+        tf.logical_and(tf.reduce_all(size > 0), tf.reduce_prod(size) <= MAX_REQUEST_PIXELS),
+        [*what, "height and width", size, "; most pixels", MAX_REQUEST_PIXELS],
     )
     with tf.control_dependencies([fits]):
         content = tf.identity(content)

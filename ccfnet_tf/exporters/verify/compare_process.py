@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from ccfnet_tf.errors import is_disk_full
+from ccfnet_tf.errors import first_line, is_disk_full
 from ccfnet_tf.exporters.verify.reference import Gaps, beyond_rounding, read_references, same_shape
 from ccfnet_tf.inference.segmenter import Maps, Network, Prediction
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
-from ccfnet_tf.runtimes.manifest import MODEL, Difference
+from ccfnet_tf.runtimes.manifest import LEVELS, MODEL, Difference
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def compare(folder: Path, network: Network) -> Difference:
@@ -75,7 +75,7 @@ def _add(gaps: Gaps, found: Prediction | Maps, reference: tuple[np.ndarray, ...]
         gaps.add(np.abs(found.probabilities - probabilities))
         gaps.add(np.abs(found.difficulty - difficulty))
     else:
-        gaps.add(beyond_rounding(np.round(255.0 * found.difficulty), difficulty))
+        gaps.add(beyond_rounding(np.round(LEVELS * found.difficulty), difficulty))
     gaps.add_labels(found.labels, probabilities.argmax(-1))
 
 

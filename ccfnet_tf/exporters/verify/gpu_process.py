@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ccfnet_tf.exporters.verify.reference import read_references
-from ccfnet_tf.runtimes.litert import SIGNATURE
-from ccfnet_tf.runtimes.manifest import MODEL
+from ccfnet_tf.runtimes.litert_compiled import CompiledLiteRT
+from ccfnet_tf.runtimes.manifest import LEVELS, MODEL
 
 
 def main() -> None:
@@ -34,10 +34,8 @@ def main() -> None:
 
 
 def _both(path: Path, image: np.ndarray) -> dict[str, Any]:
-    from ai_edge_litert.hardware_accelerator import HardwareAccelerator
-
-    gpu, accelerated = _run(path, image, HardwareAccelerator.GPU)
-    cpu, _ = _run(path, image, HardwareAccelerator.CPU)
+    on_gpu = CompiledLiteRT(path, "GPU")
+    gpu, cpu = _run(on_gpu, image), _run(CompiledLiteRT(path, "CPU"), image)
     gaps = [
         # Of class ids, the share that differs.
         np.atleast_1d(
@@ -49,34 +47,15 @@ def _both(path: Path, image: np.ndarray) -> dict[str, Any]:
     return {
         "largest": float(every.max()),
         "mean": float(every.mean()),
-        "accelerated": accelerated,
+        "accelerated": on_gpu.accelerated,
     }
 
 
-def _run(path: Path, image: np.ndarray, hardware: Any) -> tuple[dict[str, np.ndarray], bool]:
-    from ai_edge_litert.compiled_model import CompiledModel
-    from ai_edge_litert.options import CpuOptions, GpuOptions, Options
-
-    options = Options(
-        hardware_accelerators=hardware,
-        gpu_options=GpuOptions(enforce_f32=True),
-        cpu_options=CpuOptions(num_threads=2),
-    )
-    model = CompiledModel.from_file(str(path), options=options)
-    details = model.get_input_tensor_details(SIGNATURE)["images"]
-    batch = np.repeat(image[np.newaxis], details["shape"][0], axis=0)
-    inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
-    inputs[0].write(np.ascontiguousarray(batch))
-    model.run_by_index(0, inputs, outputs)
-    names = model.get_signature_list()[SIGNATURE]["outputs"]
-    found = {}
-    for name, buffer in zip(names, outputs, strict=True):
-        of = model.get_output_tensor_details(SIGNATURE)[name]
-        kind = np.dtype(of["dtype"])
-        values = buffer.read(int(np.prod(of["shape"])), kind).reshape(of["shape"])
-        scale = 255.0 if kind == np.uint8 and name == "difficulty" else 1.0
-        found[name] = values.astype(np.float64) / scale
-    return found, bool(model.is_fully_accelerated())
+def _run(network: CompiledLiteRT, image: np.ndarray) -> dict[str, np.ndarray]:
+    found = network(images=np.repeat(image[np.newaxis], network.batch, axis=0))
+    levels = {name: LEVELS if value.dtype == np.uint8 else 1.0 for name, value in found.items()}
+    scales = levels | {"labels": 1.0}
+    return {name: value.astype(np.float64) / scales[name] for name, value in found.items()}
 
 
 if __name__ == "__main__":

@@ -11,19 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ccfnet_tf.datasets.splits import Parts, read_parts
-from ccfnet_tf.errors import CCFNetError, ConfigError, DataError
+from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, first_line
 from ccfnet_tf.inference.segmenter import refuse_no_picture
 from ccfnet_tf.runs.checkpoint_file import DAMAGE, parse_array
-from ccfnet_tf.runtimes.manifest import REFERENCE, Difference
+from ccfnet_tf.runtimes.manifest import LEVELS, REFERENCE, Difference
 
 if TYPE_CHECKING:
     from ccfnet_tf.inference.keras_network import KerasNetwork
     from ccfnet_tf.runs.run_folder import RunInfo
 
-PICTURES = 6
-
-LEVELS = 255.0
-"""Probabilities are stored as whole numbers up to this."""
+REFERENCES = 6
 
 MOST_BYTES = 1 << 31
 """Of all references of an artifact, unpacked."""
@@ -44,7 +41,7 @@ def run_parts(run: RunInfo) -> Parts:
         ) from error
 
 
-def reference_pictures(parts: Parts, count: int = PICTURES) -> list[np.ndarray]:
+def reference_pictures(parts: Parts, count: int = REFERENCES) -> list[np.ndarray]:
     """Returns pictures, uint8 [H, W, 3]: of test, else val, else train."""
     samples = parts.test or parts.val or parts.train
     step = max(1, len(samples) // count)
@@ -94,7 +91,7 @@ def read_references(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.n
                 _refuse_other_form(image, probabilities, difficulty)
                 yield image, probabilities, difficulty
     except (*DAMAGE, DataError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ValueError(f"{path}: damaged ({reason})") from error
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 from rich.console import Console
 
-from ccfnet_tf.errors import ConfigError, ResourceError
+from ccfnet_tf.errors import ConfigError, ResourceError, first_line
 
 TF_CONFIG = "TF_CONFIG"
 PATIENCE = 600
@@ -77,7 +77,7 @@ def connect(cluster: Cluster, console: Console) -> Any:
             strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except (tf.errors.OpError, RuntimeError) as error:
         raise ResourceError(
-            f"{address}: this worker cannot join the others ({str(error).splitlines()[0]}): see "
+            f"{address}: this worker cannot join the others ({first_line(error)}): see "
             "that the port is free, and that every worker was started with the same list"
         ) from error
     console.print(f"{who}: joined")
@@ -108,7 +108,7 @@ def _of_tf_config(text: str) -> Cluster:
         job, index = str(task.get("type", "worker")), int(task.get("index", 0))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            f"{TF_CONFIG}: not understood ({str(error).splitlines()[0]}): it must be JSON such as "
+            f"{TF_CONFIG}: not understood ({first_line(error)}): it must be JSON such as "
             '{"cluster": {"worker": ["a:1234", "b:1234"]}, "task": {"type": "worker", "index": 0}}'
         ) from error
     trained = [name for name in ("chief", "master", "worker") if name in jobs]
@@ -146,7 +146,7 @@ def _of_slurm() -> Cluster:
         hosts = resolver._resolve_hostlist()
     except (RuntimeError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"SLURM's variables are not understood ({str(error).splitlines()[0]}): start the "
+            f"SLURM's variables are not understood ({first_line(error)}): start the "
             "workers with srun, or say who they are in TF_CONFIG"
         ) from error
     in_order = sorted(addresses, key=lambda address: hosts.index(address.rsplit(":", 1)[0]))

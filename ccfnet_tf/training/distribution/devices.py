@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tensorflow as tf
 from rich.console import Console
 
-from ccfnet_tf.config import TrainConfig
+from ccfnet_tf.config import ComputeType, Precision, TrainConfig
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.training.distribution.cluster import Cluster, connect, find_cluster
 
 CPU_INFO = Path("/proc/cpuinfo")
 NATIVE_BFLOAT16_CPU = ("avx512_bf16", "amx_bf16")
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
-ComputeType = Literal["float32", "bfloat16", "float16"]
 NATIVE_BFLOAT16_GPU = (8, 0)  # compute capability, NVIDIA Ampere
 
 

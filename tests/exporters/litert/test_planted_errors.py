@@ -14,11 +14,10 @@ import tensorflow as tf
 
 from ccfnet_tf.datasets.splits import Parts
 from ccfnet_tf.errors import RunError, VerificationError
-from ccfnet_tf.exporters import export_run
 from ccfnet_tf.exporters.litert import gpu_safe_graph
 from ccfnet_tf.exporters.litert import writer as litert
+from ccfnet_tf.exporters.litert.exporter import LiteRTExporter
 from ccfnet_tf.exporters.litert.writer import LiteRTOptions, write_litert
-from ccfnet_tf.exporters.options import Order
 from ccfnet_tf.exporters.verify import verify
 from ccfnet_tf.exporters.verify.compare_process import compare
 from ccfnet_tf.exporters.verify.gpu import GPUVerdict, try_on_gpu
@@ -102,18 +101,18 @@ def test_int8_softmaxes_are_refused_by_what_they_lose(
     labelled = {str(n): (each, predictor.predict(each).labels) for n, each in enumerate(pictures())}
     samples = tuple(Sample(name, name, name) for name in labelled)
     parts = Parts("folder", TAXONOMY, samples, samples, (), lambda sample: labelled[sample.name])
-    order = Order("tflite", LiteRTOptions(SIZE, "int8"), max_loss=5.0)
+    exporter = LiteRTExporter(LiteRTOptions(SIZE, "int8"), max_loss=5.0)
     nothing = GPUVerdict(runs=False, wrong=False, said="not tried")
     monkeypatch.setattr(verify, "try_on_gpu", lambda _, **__: nothing)
     write(model, folder, quantize="int8")
-    measured = export_run._measure(folder, order, predictor, parts, print)
+    measured = exporter.measure(folder, predictor, parts, print)
     assert measured["accuracy"].endswith("(2 pictures of val)")
     monkeypatch.setattr(litert, "_FLOAT_PARTS", ())
     write(model, folder, quantize="int8")
     with pytest.raises(VerificationError, match=r"int8 leaves .* points below .*--max-loss"):
-        export_run._measure(folder, order, predictor, parts, print)
-    accepted = replace(order, max_loss=50.0)
-    assert export_run._measure(folder, accepted, predictor, parts, print)["GPU"] == "not tried"
+        exporter.measure(folder, predictor, parts, print)
+    accepted = replace(exporter, max_loss=50.0)
+    assert accepted.measure(folder, predictor, parts, print)["GPU"] == "not tried"
 
 
 def test_operators_that_no_gpu_has_are_named(

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import VerificationError
-from ccfnet_tf.exporters.litert.writer import LiteRTOptions
-from ccfnet_tf.exporters.options import Order
+from ccfnet_tf.exporters.base import Exporter
+from ccfnet_tf.exporters.registry import new_exporter
 from ccfnet_tf.exporters.verify import verify as module
 from ccfnet_tf.exporters.verify.gpu import GPUVerdict
 from ccfnet_tf.exporters.verify.verify import prove_on_gpu, tolerance_here, verify
@@ -24,28 +24,27 @@ from ccfnet_tf.runtimes.manifest import (
     Difference,
     checksums,
     read_contract,
-    tolerance,
     write_contract,
 )
 
 pytestmark = pytest.mark.usefixtures("toy_network")
 
-ORDERS = [
-    Order("saved_model"),
-    Order("saved_model", precision="bfloat16"),
-    Order("onnx"),
-    *(Order("tflite", LiteRTOptions((40, 48), how)) for how in ("none", "fp16", "dynamic", "int8")),  # type: ignore[arg-type]
+EXPORTERS = [
+    new_exporter("saved_model", {}),
+    new_exporter("saved_model", {"precision": "bfloat16"}),
+    new_exporter("onnx", {}),
+    *(new_exporter("tflite", {"quantize": how}) for how in ("none", "fp16", "dynamic", "int8")),
 ]
 
 
-def contract_of(order: Order, difference: Difference) -> Contract:
+def contract_of(exporter: Exporter, difference: Difference) -> Contract:
     return Contract(
-        format=order.format,
+        format=exporter.format,
         run={},
         versions={},
         classes=[],
         palette=[],
-        options=order.options,
+        options=exporter.options,
         inputs={},
         outputs={},
         files={},
@@ -54,13 +53,15 @@ def contract_of(order: Order, difference: Difference) -> Contract:
     )
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=lambda order: order.kind)
-def test_what_is_allowed_at_first_is_allowed_later(order: Order) -> None:
-    allowed = tolerance(order.kind)
-    contract = contract_of(order, replace(allowed, percentile=0.02, mean=0.004, other_labels=0.01))
-    assert contract.kind == order.kind
+@pytest.mark.parametrize("exporter", EXPORTERS, ids=lambda exporter: exporter.kind)
+def test_what_is_allowed_at_first_is_allowed_later(exporter: Exporter) -> None:
+    allowed = exporter.tolerance
+    contract = contract_of(
+        exporter, replace(allowed, percentile=0.02, mean=0.004, other_labels=0.01)
+    )
+    assert contract.kind == exporter.kind
     later = tolerance_here(contract)
-    if order.kind == "tflite int8":  # was judged by its accuracy, which is not measured again
+    if exporter.kind == "tflite int8":  # was judged by its accuracy, which is not measured again
         assert later == Difference(1.0, percentile=0.04, mean=0.008, other_labels=0.021)
     else:
         assert later == allowed

@@ -1,0 +1,39 @@
+"""Exports ONNX files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ccfnet_tf.datasets.splits import Parts
+from ccfnet_tf.exporters.base import Exporter
+from ccfnet_tf.exporters.onnx.writer import INPUTS, OUTPUTS, write_onnx
+from ccfnet_tf.runtimes.manifest import MODEL, Format
+
+
+@dataclass(frozen=True)
+class OnnxExporter(Exporter):
+    """Writes ONNX files of any batch and image size."""
+
+    format: ClassVar[Format] = "onnx"
+    libraries: ClassVar[tuple[str, ...]] = ("onnx", "tf2onnx", "onnxruntime")
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What the file takes, in words."""
+        return INPUTS
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """What the file returns, in words."""
+        return OUTPUTS
+
+    def place(self, out: Path) -> Path:
+        """Returns the folder `onnx` in `out`."""
+        return out / self.format
+
+    def write(self, model: Any, parts: Parts, folder: Path) -> dict[str, str]:
+        """Writes the file; see `Exporter.write`."""
+        write_onnx(model, folder / MODEL["onnx"])
+        return {}
