@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from ccfnet_tf.network.keras_registration import register
+from ccfnet_tf.keras_registration import register
 
 if TYPE_CHECKING:
     from ccfnet_tf.errors import CCFNetError

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ccfnet_tf import keras_registration
 from ccfnet_tf.errors import ConfigError, DataError
-from ccfnet_tf.network import keras_registration
 from ccfnet_tf.network.layers import Dropout
 from ccfnet_tf.network.model import CCFNet
 
