@@ -235,8 +235,17 @@ def test_what_fails_on_a_gpu_is_not_called_a_machine_without_one() -> None:
 def test_not_a_number_in_any_output_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     right = {"difficulty": np.zeros((1, 2, 2)), "probabilities": np.zeros((1, 2, 2, 3))}
     wrong = right | {"probabilities": np.full((1, 2, 2, 3), np.nan)}
-    answers = iter([(wrong, True), (right, True)])
-    monkeypatch.setattr(gpu_process, "_run", lambda *_: next(answers))
+
+    class Compiled:
+        batch, accelerated = 1, True
+
+        def __init__(self, path: Path, hardware: str) -> None:
+            self.answer = {"GPU": wrong, "CPU": right}[hardware]
+
+        def __call__(self, *, images: np.ndarray) -> dict[str, np.ndarray]:
+            return self.answer
+
+    monkeypatch.setattr(gpu_process, "CompiledLiteRT", Compiled)
     assert np.isnan(gpu_process._both(Path(), np.zeros((2, 2, 3)))["largest"])
 
 
