@@ -24,10 +24,6 @@ from ccfnet_tf.labels import Sample
 
 _TRADES = 30_000
 _AT_ONCE = 128
-_REPAIRS = 1000
-_GIVERS = 32
-_REST = 12
-_DETOUR = 0.2
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Split:
         kept: Groups of two or more pictures that stay on one side.
         frames: Pictures that look like another frame of their sequence.
         absent: (fold, class id): the fold has no picture of the class although there are K groups
-            or more that show it; empty but for rare cases, where classes get in each other's way.
+            or more that show it.
     """
 
     folders: tuple[Path, ...]
@@ -151,9 +147,8 @@ def deal(features: np.ndarray, groups: Sequence[int], folds: int, seed: int) -> 
     """Deals samples to folds of equal size and like features; the same seed gives the same deal.
 
     From a seeded random deal, two units trade places whenever that brings their folds closer
-    together in the share they have of each feature. In the end, folds that lack a feature which K
-    units or more have get it by trades, whatever they cost. A deal without such gaps need not
-    exist (features a, b and c in units ab, bc and ca, two folds); `gaps` tells what is left.
+    together in the share they have of each feature. A fold may still lack a feature which K units
+    or more have (features a, b and c in units ab, bc and ca, two folds); `gaps` tells which.
 
     Args:
         features: float or int [N, F], 0 or more: what shall be balanced, such as the pixels of
@@ -176,7 +171,6 @@ def deal(features: np.ndarray, groups: Sequence[int], folds: int, seed: int) -> 
     trades = max(_TRADES, 10 * units)
     for first in range(0, trades, _AT_ONCE):
         table.trade(rng.integers(units, size=(min(_AT_ONCE, trades - first), 2)))
-    table.fill_gaps(rng)
     fold_of_unit = np.empty(units, np.int64)
     fold_of_unit[order] = table.where
     return fold_of_unit[np.asarray(groups)]
@@ -240,8 +234,6 @@ class _Table:
         self.where = np.array(chosen[:large] + sorted(chosen[large:]), np.int64)
         self.sizes = np.array(sizes, np.int64)
         self.sums = np.array([weight[self.where == k].sum(axis=0) for k in range(folds)])
-        self.shown = weight > 0
-        self.needed = self.shown.sum(axis=0) >= folds
         self.limits = (min(sizes), max(sizes))
 
     def level(self) -> None:
@@ -275,53 +267,6 @@ class _Table:
             chosen = int(better.argmax())
             self._swap(pairs.a[chosen], pairs.b[chosen])
             proposals = proposals[chosen + 1 :]
-
-    def fill_gaps(self, rng: np.random.Generator) -> None:
-        """Trades until no fold lacks a feature that it could have, or `_REPAIRS` tries are over.
-
-        A tabu search: each time the best trade that closes a gap is done, even if it opens others,
-        and the units that traded rest for a while, else the next trade would undo it. Trades that
-        led to no fewer gaps are undone in the end.
-        """
-        have = self._have()
-        fewest = int(self._lacking(have).sum())
-        kept = self.where.copy()
-        rests = np.zeros(len(self.where), np.int64)  # up to which try a unit stays where it is
-        for number in range(_REPAIRS):
-            lacking = np.argwhere(self._lacking(have))
-            if not len(lacking):
-                break
-            fold, feature = lacking[rng.integers(len(lacking))]
-            free = rests <= number
-            spare = self.shown[:, feature] & (have[self.where, feature] > 1)
-            givers = rng.permutation(np.flatnonzero(spare & free))[:_GIVERS]
-            if rng.random() < _DETOUR:  # between two folds alone a gap may only go round
-                fold = rng.integers(self.folds)
-            pair = self._best_trade(givers, np.flatnonzero((self.where == fold) & free))
-            if pair is None:
-                continue
-            self._swap(*pair)
-            rests[list(pair)] = number + rng.integers(2, _REST, size=2)
-            have = self._have()
-            if self._lacking(have).sum() < fewest:
-                fewest, kept = int(self._lacking(have).sum()), self.where.copy()
-        self.where = kept
-
-    def _best_trade(self, givers: np.ndarray, takers: np.ndarray) -> tuple[int, int] | None:
-        """Returns the trade of a giver for a taker after which the folds are most alike."""
-        pairs = self._pairs(np.repeat(givers, len(takers)), np.tile(takers, len(givers)))
-        pairs = _Pairs(*(side[self._allowed(pairs)] for side in pairs))
-        if not len(pairs.a):
-            return None
-        best = self._gain(pairs).argmin()
-        return int(pairs.a[best]), int(pairs.b[best])
-
-    def _have(self) -> np.ndarray:
-        """Returns int [K, F], how many units of each fold have each feature."""
-        return np.array([self.shown[self.where == k].sum(axis=0) for k in range(self.folds)])
-
-    def _lacking(self, have: np.ndarray) -> np.ndarray:
-        return np.asarray((have == 0) & self.needed)
 
     def _pairs(self, a: np.ndarray, b: np.ndarray) -> _Pairs:
         return _Pairs(a, b, self.where[a], self.where[b])
