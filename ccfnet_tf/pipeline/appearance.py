@@ -6,7 +6,6 @@ Shapes: S = `data.crop`. `draws` are numbers in [0, 1), so that each function is
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import tensorflow as tf
 
@@ -16,7 +15,7 @@ RECTANGLES = 4
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 
-def blur(image: Any, draw: Any, largest: float) -> Any:
+def blur(image: tf.Tensor, draw: tf.Tensor, largest: float) -> tf.Tensor:
     """Leaves half of the pictures sharp; the others get a Gaussian blur.
 
     The deviation in pixels is uniform in 0 to `largest`. The kernel's size follows from `largest`
@@ -32,7 +31,7 @@ def blur(image: Any, draw: Any, largest: float) -> Any:
         float32 [S, S, 3].
     """
 
-    def blurred() -> Any:
+    def blurred() -> tf.Tensor:
         reach = math.ceil(3.0 * largest)
         away = tf.range(-reach, reach + 1, dtype=tf.float32)
         # A draw just above a half: a deviation of 0.01 is a kernel of a single 1, and no 0 / 0.
@@ -46,7 +45,7 @@ def blur(image: Any, draw: Any, largest: float) -> Any:
     return tf.cond(draw < 0.5, lambda: image, blurred)
 
 
-def tint(image: Any, inside: Any, draws: Any, strength: float) -> Any:
+def tint(image: tf.Tensor, inside: tf.Tensor, draws: tf.Tensor, strength: float) -> tf.Tensor:
     """Changes brightness, contrast and saturation, each by a factor in 1 +- strength.
 
     Args:
@@ -68,7 +67,7 @@ def tint(image: Any, inside: Any, draws: Any, strength: float) -> Any:
     return tf.clip_by_value(grey + (image - grey) * factors[2], 0.0, 255.0)
 
 
-def hidden(crop: int, draws: Any, largest: float) -> Any:
+def hidden(crop: int, draws: tf.Tensor, largest: float) -> tf.Tensor:
     """Returns the pixels that 1 to `RECTANGLES` rectangles hide, never more than `largest`.
 
     The share that they hide together is uniform in 0 to `largest`, less where they overlap.

@@ -6,7 +6,6 @@ Shapes: H, W of the picture; S = `data.crop`; C classes. Places are (y, x).
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import tensorflow as tf
 
@@ -22,8 +21,13 @@ _ROTATE, _RARE_CROP, _BLUR, _CUTOUT = 1, 2, 3, 4
 
 
 def augment(
-    image: Any, label: Any, seed: Any, *, data: DataConfig, rarity: Any | None = None
-) -> tuple[Any, Any]:
+    image: tf.Tensor,
+    label: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    data: DataConfig,
+    rarity: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Zooms, turns, crops, flips, blurs, tints and hides; the same seed gives the same result.
 
     Image and label go through one geometry in one resampling: image bilinear, label nearest, so
@@ -76,7 +80,7 @@ def augment(
     return tf.cast(tf.round(image), tf.uint8), tf.where(inside, label, VOID)
 
 
-def turn_by(draw: Any, largest: float) -> Any:
+def turn_by(draw: tf.Tensor, largest: float) -> tf.Tensor:
     """Returns float32 [2, 2], a turn of `largest` degrees clockwise at a `draw` of 1, back at 0.
 
     It takes a way in the crop to the same way in the zoomed picture, both (y, x).
@@ -86,7 +90,7 @@ def turn_by(draw: Any, largest: float) -> Any:
     return tf.stack([tf.stack([cosine, -sine]), tf.stack([sine, cosine])])
 
 
-def rare_pixel(label: Any, rarity: Any, draws: Any) -> Any:
+def rare_pixel(label: tf.Tensor, rarity: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     """Draws a pixel: first its class, by `rarity` among those in the label, then evenly within it.
 
     Args:
@@ -114,8 +118,14 @@ def rare_pixel(label: Any, rarity: Any, draws: Any) -> Any:
 
 
 def _start_that_shows(
-    pixel: Any, draws: Any, *, room: Any, crop: int, zoom: Any, turn: Any | None
-) -> Any:
+    pixel: tf.Tensor,
+    draws: tf.Tensor,
+    *,
+    room: tf.Tensor,
+    crop: int,
+    zoom: tf.Tensor,
+    turn: tf.Tensor | None,
+) -> tf.Tensor:
     """Returns a start that shows `pixel`, evenly among those of ordinary crops that do.
 
     A turned crop in the picture's corner does not reach that corner: where no ordinary start
@@ -136,8 +146,14 @@ def _start_that_shows(
 
 
 def resample(
-    image: Any, label: Any, *, crop: int, zoom: Any, start: Any, turn: Any | None
-) -> list[Any]:
+    image: tf.Tensor,
+    label: tf.Tensor,
+    *,
+    crop: int,
+    zoom: tf.Tensor,
+    start: tf.Tensor,
+    turn: tf.Tensor | None,
+) -> list[tf.Tensor]:
     """Returns image float32 [S, S, 3], label [S, S], and bool [S, S]: inside the picture.
 
     Pixels are squares with their centre at +0.5: output pixel k shows the picture at
@@ -170,7 +186,7 @@ def resample(
     return [image, label, within[0] & within[1]]
 
 
-def _transform(images: Any, matrix: Any, crop: int, interpolation: str) -> Any:
+def _transform(images: tf.Tensor, matrix: tf.Tensor, crop: int, interpolation: str) -> tf.Tensor:
     # Fill mode NEAREST: the picture's edge must not be mixed with a fill colour; what lies
     # outside is masked by the caller.
     return tf.raw_ops.ImageProjectiveTransformV3(
@@ -183,6 +199,6 @@ def _transform(images: Any, matrix: Any, crop: int, interpolation: str) -> Any:
     )
 
 
-def _draws(seed: Any, stream: int, shape: list[int]) -> Any:
+def _draws(seed: tf.Tensor, stream: int, shape: list[int]) -> tf.Tensor:
     key = tf.random.experimental.stateless_fold_in(seed, stream)
     return tf.random.stateless_uniform(shape, key)

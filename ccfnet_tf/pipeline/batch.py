@@ -7,8 +7,7 @@ are deterministic (`data.deterministic`), with reading in parallel and ahead of 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +19,9 @@ from ccfnet_tf.errors import CCFNetError
 from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.pipeline.augment import PADDING, augment
 from ccfnet_tf.pipeline.worker_sharding import Share, by_example, epoch_order
+
+Example = tuple[tf.Tensor, tf.Tensor]
+"""Image uint8 [H, W, 3] and label int32 [H, W]."""
 
 
 def training_batches(
@@ -33,7 +35,7 @@ def training_batches(
     rarity: np.ndarray | None = None,
     share: Share | None = None,
     replicas: int = 1,
-) -> Any:
+) -> tf.data.Dataset:
     """Returns an endless tf.data.Dataset of augmented batches.
 
     Step n has the same content whatever `first_step` was: the order of an epoch, a uniform
@@ -63,7 +65,7 @@ def training_batches(
     read = reader(samples, load)
     sought = None if rarity is None else tf.constant(rarity, tf.float32)
 
-    def visits(epoch: Any) -> tuple[Any, Any]:
+    def visits(epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         index = tf.numpy_function(order, [epoch], tf.int64, stateful=False)
         index = tf.ensure_shape(index, [part.steps * mine])
         return tf.fill([part.steps * mine], epoch), index
@@ -71,7 +73,7 @@ def training_batches(
     def order(epoch: np.ndarray) -> np.ndarray:
         return epoch_order(part, len(samples), batch=batch, seed=seed, epoch=int(epoch))
 
-    def example(epoch: Any, index: Any) -> tuple[Any, Any]:
+    def example(epoch: tf.Tensor, index: tf.Tensor) -> Example:
         key = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
         key = tf.random.experimental.stateless_fold_in(key, tf.cast(index, tf.int32))
         picture, mask = read(index)
@@ -92,7 +94,7 @@ def evaluation_batches(
     data: DataConfig,
     *,
     batch: int,
-) -> tuple[Any, int]:
+) -> tuple[tf.data.Dataset, int]:
     """Returns every sample once, at its own resolution, in batches of one size each.
 
     The last batch of each size is filled up with samples that are all `VOID`, so that every
@@ -121,7 +123,7 @@ def evaluation_batches(
         rows.extend((index, height, width) for index in filled)
     read = reader(samples, load)
 
-    def example(row: Any) -> tuple[Any, Any]:
+    def example(row: tf.Tensor) -> Example:
         image, label = tf.cond(row[0] < 0, lambda: _blank(row[1:]), lambda: read(row[0]))
         return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [None, None])
 
@@ -145,21 +147,21 @@ def original_error(error: BaseException) -> CCFNetError | None:
     return None
 
 
-def reader(samples: Sequence[Sample], load: Load) -> Any:
+def reader(samples: Sequence[Sample], load: Load) -> Callable[[tf.Tensor], Example]:
     """Returns a function from a sample's index (a tensor) to image [H, W, 3] and label [H, W]."""
     fixed = tuple(samples)
 
     def arrays(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return load(fixed[int(index)])
 
-    def read(index: Any) -> tuple[Any, Any]:
+    def read(index: tf.Tensor) -> Example:
         image, label = tf.numpy_function(arrays, [index], [tf.uint8, tf.int32], stateful=False)
         return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [None, None])
 
     return read
 
 
-def _blank(size: Any) -> tuple[Any, Any]:
+def _blank(size: tf.Tensor) -> Example:
     image = tf.broadcast_to(
         tf.constant(PADDING, tf.uint8), tf.concat([size, tf.constant([3], tf.int64)], 0)
     )
@@ -170,7 +172,7 @@ def _workers(data: DataConfig) -> int:
     return data.workers or int(tf.data.AUTOTUNE)
 
 
-def _finish(dataset: Any, batch: int, *, deterministic: bool) -> Any:
+def _finish(dataset: tf.data.Dataset, batch: int, *, deterministic: bool) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = deterministic
     return (

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -235,7 +234,7 @@ def _watched(items: Iterable[_Encoded], advance: Advance) -> Iterator[_Encoded]:
 
 
 def _example(name: str, image: bytes, label: bytes) -> bytes:
-    def feature(value: bytes) -> Any:
+    def feature(value: bytes) -> tf.train.Feature:
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
     features = {
