@@ -7,8 +7,11 @@ Defaults are the paper's form with the training defaults of the families it buil
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import UnionType
@@ -350,9 +353,33 @@ def find_config(name: str) -> Path:
 
 def to_yaml(config: RunConfig) -> str:
     """Returns `config` as YAML that `from_yaml` reads back to an equal object."""
+    return tree_to_yaml(asdict(config))
+
+
+def tree_to_yaml(tree: Mapping[str, Any]) -> str:
+    """Returns what `read_tree` reads back."""
     import yaml
 
-    return str(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+    return str(yaml.safe_dump(_plain(tree), sort_keys=False))
+
+
+def with_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what `read_tree` returns with the defaults of other keys; ranges are not checked."""
+    sections = {name: {**vars(cls()), **tree.get(name, {})} for name, cls in SECTIONS.items()}
+    return {**sections, "seed": tree.get("seed", 0)}
+
+
+def explained() -> dict[str, str]:
+    """Returns what the docstrings say of every key, such as `data.crop`."""
+    texts = {f"{section}.": cls for section, cls in SECTIONS.items()} | {"": RunConfig}
+    rows = {
+        f"{prefix}{name}": " ".join(text.split())
+        for prefix, cls in texts.items()
+        for name, text in re.findall(
+            r"^    (\w+): (.*(?:\n {8,}.*)*)", inspect.getdoc(cls) or "", re.MULTILINE
+        )
+    }
+    return {key: rows[key] for key in key_types()}
 
 
 def from_yaml(text: str, *, source: str) -> RunConfig:
@@ -365,7 +392,15 @@ def from_yaml(text: str, *, source: str) -> RunConfig:
     Raises:
         ConfigError: It is no YAML, or holds an unknown key or a value outside its range.
     """
-    tree = _checked(text, source)
+    return from_tree(_checked(text, source))
+
+
+def from_tree(tree: dict[str, Any]) -> RunConfig:
+    """Returns the configuration of what `read_tree` returns, with defaults for other keys.
+
+    Raises:
+        ConfigError: A value outside its range.
+    """
     return RunConfig(
         **{key: SECTIONS[key](**v) if key in SECTIONS else v for key, v in tree.items()}
     )
@@ -388,9 +423,36 @@ def read_tree(file: Path) -> dict[str, Any]:
     return _checked(text, str(file))
 
 
+def read_value(key: str, text: str) -> Any:
+    """Reads one value from the command line, by the rules of files.
+
+    A key that takes any text takes it as it stands, and `null` is none; other texts are YAML.
+
+    Args:
+        key: Such as `data.crop`, or `seed`.
+        text: What was given.
+
+    Raises:
+        ConfigError: The value is of another type.
+    """
+    hint = key_types()[key]
+    if text == "null" and type(None) in _alternatives(hint):
+        return None
+    value: Any = text
+    if not _fits(text, hint):
+        try:
+            value = _converted(parse_yaml(f"value:\n  {text}")["value"], hint)
+        except ValueError as error:
+            if dict in kinds_of(hint):  # what is wrong with it lies inside
+                raise ConfigError(f"{key} is '{text}': {error}") from error
+    if not _fits(value, hint):
+        raise ConfigError(f"{key} is '{text}': {_rule(text, hint)}")
+    return value
+
+
 def read_section(section: str, text: str, *, source: str) -> dict[str, Any]:
     """Reads one section, such as `{root: x, crop: 65}` for `data`; as `read_tree` does."""
-    return _section(SECTIONS[section], section, _parsed(text, source), source)
+    return _section(section, _parsed(text, source), source)
 
 
 def _checked(text: str, source: str) -> dict[str, Any]:
@@ -401,7 +463,7 @@ def _checked(text: str, source: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in tree.items():
         if key in SECTIONS:
-            values[key] = _section(SECTIONS[key], key, value, source)
+            values[key] = _section(key, value, source)
         elif key == "seed":
             values[key] = _typed(value, int, "seed", source)
         else:
@@ -417,19 +479,28 @@ def _parsed(text: str, source: str) -> Any:
         raise ConfigError(f"{source}: {error}") from error
 
 
-def _section(cls: Any, section: str, values: Any, source: str) -> dict[str, Any]:
+def _section(section: str, values: Any, source: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: '{section}' must hold keys and values")
-    hints = get_type_hints(cls)
+    hints = key_types()
     for key in values:
-        if key not in hints:
-            hint = nearest(f"{section}.{key}", [f"{section}.{name}" for name in hints])
+        if f"{section}.{key}" not in hints:
+            hint = nearest(f"{section}.{key}", [name for name in hints if name.startswith(section)])
             raise ConfigError(f"{source}: unknown key '{section}.{key}'{hint}")
-    return {k: _typed(v, hints[k], f"{section}.{k}", source) for k, v in values.items()}
+    names = {key: f"{section}.{key}" for key in values}
+    return {k: _typed(v, hints[names[k]], names[k], source) for k, v in values.items()}
 
 
 def _typed(value: Any, hint: Any, key: str, source: str) -> Any:
     """Returns a value of the YAML as its key's type, which it must be of."""
+    found = _converted(value, hint)
+    if not _fits(found, hint):
+        raise ConfigError(f"{source}: {key} is {repr(value)[:60]}: {_rule(str(value), hint)}")
+    return found
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """Returns a value of the YAML in the form that its key has in Python, where it has one."""
     value = tuple(value) if isinstance(value, list) else value
     if isinstance(value, dict) and get_origin(hint) is dict:
         value = {_whole(name): each for name, each in value.items()}
@@ -437,7 +508,6 @@ def _typed(value: Any, hint: Any, key: str, source: str) -> Any:
         # YAML 1.1 takes 1e-4, which lacks a point, for a text.
         with contextlib.suppress(ValueError):
             value = float(value)
-    _refuse_other_type(value, hint, key, source)
     return value
 
 
@@ -446,12 +516,32 @@ def _whole(key: Any) -> Any:
     return int(key) if isinstance(key, str) and re.fullmatch("[0-9]{1,9}", key) else key
 
 
-def _refuse_other_type(value: Any, hint: Any, key: str, source: str) -> None:
-    if not _fits(value, hint):
-        wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        if get_origin(hint) is dict:
-            wanted = "values and class names such as {0: background, 255: crack}"
-        raise ConfigError(f"{source}: {key} is {repr(value)[:60]}: it must be {wanted}")
+def _rule(value: str, hint: Any) -> str:
+    """Returns in words what values a key takes, and the one that was likely meant."""
+    words = choices(hint)
+    kinds = [_KINDS[kind] for kind in kinds_of(hint)]
+    wanted = " or ".join([*words, *kinds]) if kinds else f"one of {', '.join(words)}"
+    return f"it must be {wanted}{nearest(value, words)}"
+
+
+def choices(hint: Any) -> list[str]:
+    """Returns the words that a key of this type takes."""
+    return [
+        word
+        for each in _alternatives(hint)
+        if get_origin(each) is Literal
+        for word in get_args(each)
+    ]
+
+
+def kinds_of(hint: Any) -> list[type]:
+    """Returns the types that a key takes beside words and null."""
+    origins = (get_origin(each) or each for each in _alternatives(hint))
+    return [origin for origin in origins if origin in _KINDS]
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -475,6 +565,24 @@ def _fits(value: Any, hint: Any) -> bool:
 
 SECTIONS: dict[str, Any] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
 """The sections of a configuration file."""
+
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    tuple: "a list such as [0.75, 1.5]",
+    dict: "values and class names such as {0: background, 255: crack}",
+}
+
+
+@cache
+def key_types() -> dict[str, Any]:
+    """Returns the type hint of every key of a configuration, such as `data.crop`."""
+    sections = {name: get_type_hints(cls) for name, cls in SECTIONS.items()}
+    hints = {f"{name}.{key}": hint for name, keys in sections.items() for key, hint in keys.items()}
+    return {**hints, "seed": int}
 
 
 def _between(key: str, value: float, low: float, high: float) -> None:

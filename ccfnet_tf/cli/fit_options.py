@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import json
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ccfnet_tf.cli.parser import option_names
-from ccfnet_tf.config import SECTIONS, DataConfig, RunConfig, find_config, read_section, read_tree
-from ccfnet_tf.errors import CCFNetError, ConfigError, nearest
+from ccfnet_tf.cli.parser import Parser, option_names
+from ccfnet_tf.config import (
+    SECTIONS,
+    DataConfig,
+    RunConfig,
+    choices,
+    explained,
+    find_config,
+    from_tree,
+    key_types,
+    kinds_of,
+    read_section,
+    read_tree,
+    read_value,
+    tree_to_yaml,
+    with_defaults,
+)
+from ccfnet_tf.errors import EXIT_DONE, ConfigError, nearest
 from ccfnet_tf.runs.run_folder import CONFIG, CROSSVAL_CONFIG
 
 DEFAULT_CONFIG = "demo"
@@ -34,6 +47,8 @@ OF_ONE_FORMAT = {
     "folder": ("void_value",),
     "shards": ("damaged_records",),
 }
+TYPES: dict[type, str] = {tuple: "list", dict: "mapping", str: "text"}
+"""What the help calls types that YAML calls otherwise than Python."""
 STORED = {"fit": CONFIG, "crossval": CROSSVAL_CONFIG}
 USAGE = "ccfnet-tf {verb} [--config PRESET|FILE.yaml] [--out RUN] [--resume] [--KEY VALUE ...]"
 DESCRIPTION = {
@@ -59,14 +74,6 @@ EPILOG = """\
 --quiet                no progress; warnings and errors alone
 --debug                show the traceback of an error
 """
-MASK_VALUES = "data.mask_values"
-KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "a text",
-    "tuple": "a list such as [0.75, 1.5]",
-}
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,7 @@ class FitOptions:
 
 def fit_options() -> list[str]:
     """Returns the options of `fit` and `crossval`."""
-    keys = option_names(_config_parser(find_config(DEFAULT_WITH_DATA)))
-    return sorted({*keys, *option_names(_known_options())})
+    return option_names(_new_parser("fit"))
 
 
 def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
@@ -102,78 +108,64 @@ def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
             that the format of the data has no use for.
         SystemExit: After `--help` or `--print_config`.
     """
-    try:
-        known, rest = _known_options().parse_known_args(args)
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"{error}; see ccfnet-tf fit --help") from error
+    known = _parsed(args, verb)
     if known.accept_changed_data and not known.resume:
         raise ConfigError("--accept-changed-data is for a run that goes on: add --resume")
-    name = known.config or _default_config(rest)
+    name = known.config or _default_config(known.given)
     ending = "" if verb == "fit" else f"_{verb}"
     out = Path(known.out or f"runs/{Path(name).stem}{ending}").expanduser()
     begun = out / STORED[verb]
     stored = known.resume and known.config is None and begun.is_file()
-    base = begun if stored else find_config(name)
-    config = parse_config(base, rest, stored=stored, verb=verb)
+    config = _configured(begun if stored else find_config(name), known, stored=stored, verb=verb)
     given = known.config is not None
     return FitOptions(config, out, known.resume, given, known.accept_changed_data)
 
 
-def _default_config(keys: list[str]) -> str:
-    """Returns the preset to start from where none is named: data that are given must be used."""
-    given = _given(_config_parser(find_config(DEFAULT_CONFIG)), keys)
-    layout = given.get("data.format")
-    of_real_data = any(f"data.{key}" in given for key in OF_REAL_DATA)
-    if layout == "scenes" or (layout is None and not of_real_data):
-        return DEFAULT_CONFIG
-    return DEFAULT_WITH_DATA
-
-
-def parse_config(
-    base: Path, keys: list[str], *, stored: bool = False, verb: str = "fit"
-) -> RunConfig:
+def parse_config(base: Path, keys: list[str]) -> RunConfig:
     """Reads a configuration file and then keys such as `--train.epochs 3`.
 
     Args:
         base: The file.
         keys: Arguments.
-        stored: The file is a run's own. Such a file may name a root beside scenes, since earlier
-            versions let that pass.
-        verb: Whose help is shown.
 
     Raises:
         ConfigError: An unknown key (the nearest is named), a value outside its range, or a key
             that the format of the data has no use for.
         SystemExit: After `--help` or `--print_config`.
     """
-    parser = _config_parser(base, verb)
-    # jsonargparse never sees a file: it would import what a file calls a `class_path`.
-    parser.set_defaults(_flat(read_tree(base)))
-    keys = _single_keys(keys, parser)
-    with _explained(parser):
-        whole = parser.instantiate(parser.parse_args(keys))
-    config = RunConfig(data=whole.data, model=whole.model, train=whole.train, seed=whole.seed)
-    _refuse_unused(config.data, _given(parser, keys), stored)
+    return _configured(base, _parsed(keys, "fit"), stored=False, verb="fit")
+
+
+def _configured(base: Path, known: argparse.Namespace, *, stored: bool, verb: str) -> RunConfig:
+    """Returns the configuration of a file and the keys that were given.
+
+    A file that is a run's own may name a root beside scenes, since earlier versions let that pass.
+    """
+    tree = read_tree(base)
+    for key, value in known.given.items():
+        section, _, name = key.rpartition(".")
+        if section:
+            tree.setdefault(section, {})[name] = value
+        else:
+            tree[name] = value
+    if known.help:
+        _new_parser(verb, tree, base.name).print_help()
+        raise SystemExit(EXIT_DONE)
+    if known.print_config:
+        sys.stdout.write(tree_to_yaml(with_defaults(tree)))
+        raise SystemExit(EXIT_DONE)
+    config = from_tree(tree)
+    _refuse_unused(config.data, known.given, stored)
     return config
 
 
-@contextmanager
-def _explained(parser: Any) -> Iterator[None]:
-    """Turns jsonargparse's errors into ours."""
-    try:
-        yield
-    except CCFNetError:
-        raise
-    except (argparse.ArgumentError, TypeError, ValueError) as error:
-        raise ConfigError(_explain(str(error), parser)) from error
-
-
-def _given(parser: Any, keys: list[str]) -> dict[str, Any]:
-    """Returns the keys among the arguments, such as `data.root`, with their values."""
-    asked = [key for key in keys if key not in ("-h", "--help") and "--print_config" not in key]
-    asked = _single_keys(asked, parser)
-    with _explained(parser):
-        return _flat(parser.parse_args(asked, defaults=False).as_dict())
+def _default_config(given: Mapping[str, Any]) -> str:
+    """Returns the preset to start from where none is named: data that are given must be used."""
+    layout = given.get("data.format")
+    of_real_data = any(f"data.{key}" in given for key in OF_REAL_DATA)
+    if layout == "scenes" or (layout is None and not of_real_data):
+        return DEFAULT_CONFIG
+    return DEFAULT_WITH_DATA
 
 
 def _refuse_unused(data: DataConfig, given: Mapping[str, Any], stored: bool) -> None:
@@ -194,115 +186,115 @@ def _refuse_unused(data: DataConfig, given: Mapping[str, Any], stored: bool) -> 
                 )
 
 
-def _single_keys(args: list[str], parser: Any) -> list[str]:
-    """Returns the arguments with `--data {root: x}` as `--data.root=x`; refuses unknown keys.
+def _parsed(args: list[str], verb: str) -> argparse.Namespace:
+    """Returns the options; those of the configuration, by key, are in `given`.
 
     Raises:
-        ConfigError: A key is unknown, or a section's value is no object.
+        ConfigError: An option that is not known, or a value of another type.
     """
-    known = _known_keys(parser)
-    keys: list[str] = []
-    rest = iter(args)
-    for arg in rest:
-        name, given, value = arg.removeprefix("--").partition("=")
-        if arg.startswith("--") and name in SECTIONS:
-            text = value if given else next(rest, "")
-            for key, each in read_section(name, text, source=f"--{name}").items():
-                keys.append(f"--{name}.{key}={each if isinstance(each, str) else json.dumps(each)}")
-        elif arg.startswith("--") and name == MASK_VALUES:
-            # By our own parser, whose rules are those of files.
-            text = value if given else next(rest, "")
-            section = read_section("data", f"mask_values:\n  {text}", source="arguments")
-            keys.append(f"{arg.partition('=')[0]}={json.dumps(section['mask_values'])}")
-        elif arg.startswith("--") and name not in known:
-            raise ConfigError(_unknown(name, known))
-        else:
-            keys.append(arg)
-    return keys
+    known, others = _new_parser(verb).parse_known_args(args, argparse.Namespace(given={}))
+    if others and others[0].startswith("--"):
+        raise ConfigError(_unknown(others[0].removeprefix("--").partition("=")[0]))
+    if others:
+        raise ConfigError(
+            f"unexpected argument '{others[0]}': the folder of pictures is given with --data.root"
+        )
+    return known
 
 
-def _flat(tree: dict[str, Any]) -> dict[str, Any]:
-    """Returns `{"data": {"crop": 65}}` as `{"data.crop": 65}`, without the file's own name."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": each for inner, each in value.items()}
-        elif key != "config":
-            flat[key] = value
-    return flat
+class _Key(argparse.Action):
+    """`--data.crop 65`: one key of the configuration."""
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: Any, option: object = None
+    ) -> None:
+        """Adds the value."""
+        namespace.given[self.dest] = read_value(self.dest, values)
 
 
-def _known_options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config")
-    parser.add_argument("--out")
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--accept-changed-data", action="store_true")
-    return parser
+class _Section(argparse.Action):
+    """`--data {root: x, crop: 65}`: several keys of a section."""
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: Any, option: object = None
+    ) -> None:
+        """Adds the values."""
+        for key, value in read_section(self.dest, values, source=f"--{self.dest}").items():
+            namespace.given[f"{self.dest}.{key}"] = value
 
 
-def _config_parser(base: Path, verb: str = "fit") -> Any:
-    # Imported here: it takes a quarter of a second, which `ccfnet-tf --help` need not wait for.
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+def _new_parser(verb: str, tree: Mapping[str, Any] | None = None, source: str = "") -> Parser:
+    """Returns the parser of `fit` or `crossval`.
 
-    class Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Shows the default of every key, and leaves the lines of the epilog alone."""
-
-    parser = ArgumentParser(
+    Args:
+        verb: Whose.
+        tree: The configuration whose values the help shows; see `read_tree`.
+        source: Where they come from.
+    """
+    parser = Parser(
         prog=f"ccfnet-tf {verb}",
         usage=USAGE.format(verb=verb),
         description=f"{DESCRIPTION[verb]}; every key of the configuration is an option.\n"
-        f"The defaults shown are those of {base.name}.",
+        f"The defaults shown are those of {source}.",
         epilog=EPILOG.format(out=OUT[verb], resume=RESUME[verb]),
-        formatter_class=Help,
-        exit_on_error=False,
+        formatter_class=_Help,
+        add_help=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="config", help=argparse.SUPPRESS)
-    parser.add_class_arguments(RunConfig, None)
+    for option in ("--config", "--out"):
+        parser.add_argument(option, help=argparse.SUPPRESS)
+    for option in ("--resume", "--accept-changed-data"):
+        parser.add_argument(option, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("-h", "--help", action="store_true", help="show this help and exit")
+    printed = "print the configuration that results, as a YAML file, and exit"
+    parser.add_argument("--print_config", action="store_true", help=printed)
+    values, texts = with_defaults(tree or {}), explained()
+    places: dict[str, Any] = {"": parser}
+    for section, cls in SECTIONS.items():
+        places[section] = parser.add_argument_group((cls.__doc__ or "").partition(".\n")[0])
+        several = "several keys at once, such as {root: photos, crop: 65}"
+        several = several if section == "data" else argparse.SUPPRESS
+        metavar = "{KEY: VALUE, ...}"
+        places[section].add_argument(f"--{section}", action=_Section, metavar=metavar, help=several)
+    for key, hint in key_types().items():
+        section, _, name = key.rpartition(".")
+        value = values[section][name] if section else values[name]
+        places[section].add_argument(
+            f"--{key}",
+            dest=key,
+            action=_Key,
+            metavar=_metavar(name, hint),
+            help=f"{texts[key]} ({_type(hint)}default: {_shown(value)})".replace("%", "%%"),
+        )
     return parser
 
 
-def _explain(message: str, parser: Any) -> str:
-    """Makes one line of jsonargparse's several, in the words of our own errors."""
-    line = " ".join(part.strip() for part in message.splitlines() if part.strip())
-    known = _known_keys(parser)
-    stray = re.search(r"[Uu]nrecognized arguments: ([^-\s]\S*)", line)
-    if stray:
-        return f"unexpected argument '{stray[1]}': the folder of pictures is given with --data.root"
-    unknown = re.search(r"[Uu]nrecognized arguments: -*([\w.]+)", line)
-    unknown = unknown or re.search(r'Key "([\w.]+)" is not expected', line)
-    unknown = unknown or re.search(r"Group '(\w+)' does not accept option '([\w.]+)'", line)
-    if unknown:
-        return _unknown(".".join(unknown.groups()), known)
-    wrong = re.search(r'key "([\w.]+)": Expected a (.+)\. Got value: (.*)', line)
-    if wrong:
-        return _wrong(*wrong.groups())
-    of_several = re.search(r'key "([\w.]+)": Does not validate .*Given value: (.*)', line)
-    if of_several:
-        return _wrong_of_several(of_several[1], line, of_several[2])
-    return line
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Leaves the lines of the epilog alone; a list of choices does not widen the first column."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=24)
 
 
-def _known_keys(parser: Any) -> list[str]:
-    return [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+def _metavar(name: str, hint: Any) -> str:
+    """Returns what stands behind the option: the choices where there is nothing else."""
+    words = ["true", "false"] if hint is bool else choices(hint)
+    return f"{{{','.join(words)}}}" if words and kinds_of(hint) in ([], [bool]) else name.upper()
 
 
-def _wrong_of_several(key: str, rules: str, value: str) -> str:
-    """Words the refusal of a value that may be of several types."""
-    subtypes = re.search(r"Subtypes: \[(.*)\] Errors", rules)
-    text = subtypes[1] if subtypes else ""
-    plain = re.findall(r"\b(int|float|bool|str|tuple)\b", re.sub(r"Literal\[[^]]*\]", "", text))
-    choices = re.findall(r"'([\w]+)'", text)
-    kinds = [KINDS["tuple"]] if "tuple" in plain else [KINDS[name] for name in plain]
-    return f"{key} is '{value}': it must be {' or '.join([*choices, *kinds])}" + nearest(
-        value, choices
-    )
+def _type(hint: Any) -> str:
+    kinds = [TYPES.get(kind, kind.__name__) for kind in kinds_of(hint)]
+    return f"type: {' or '.join([*choices(hint), *kinds])}, " if kinds else ""
 
 
-def _unknown(key: str, known: list[str]) -> str:
-    if key == "print_shtab":  # jsonargparse's own
-        return "unknown option --print_shtab: see ccfnet-tf completion --help"
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
+def _unknown(key: str) -> str:
+    known = [*key_types(), *option_names(_new_parser("fit"))]
     return f"unknown key '{key}'" + (_nearest_key(key, known) or "; see ccfnet-tf fit --help")
 
 
@@ -317,12 +309,3 @@ def _nearest_key(key: str, known: list[str]) -> str:
         if "_" in other and name == "".join(word[:1] for word in other.split("_")):
             return f"; did you mean '{section}.{other}'?"
     return "" if names and not nearest(name, names) else nearest(key, known)
-
-
-def _wrong(key: str, rule: str, value: str) -> str:
-    choices = re.findall(r"'([\w]+)'", rule) if "Literal" in rule else []
-    if choices:
-        one_of = f"it must be one of {', '.join(choices)}"
-        return f"{key} is '{value}': {one_of}" + nearest(value, choices)
-    plain = re.search(r"<class '(\w+)'>", rule)
-    return f"{key} is '{value}': it must be {KINDS.get(plain[1], rule) if plain else rule}"

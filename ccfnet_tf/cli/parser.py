@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from ccfnet_tf.errors import ConfigError
 
-_NOT_COMPLETED = frozenset(("--data", "--model", "--train", "--print_shtab"))
-"""jsonargparse's own: whole sections at once, and what it no longer has."""
+_NOT_COMPLETED = frozenset(("--data", "--model", "--train"))
+"""Whole sections at once."""
 
 
 class Parser(argparse.ArgumentParser):

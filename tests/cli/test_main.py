@@ -88,7 +88,7 @@ def test_presets_lists_all_with_what_departs_from_the_paper(
         (["predict", "run", "a.jpg", "--out", "/dev/null/x"], "/dev/null: is a file, and results"),
         (["fit", "--train.class_weights", "1,2"], r"is '1,2': it must be none or auto or a list"),
         (["fit", "--train.class_weights", "autp"], "it must be none or auto.*did you mean 'auto'"),
-        (["fit", "--print_shtab", "bash"], "see ccfnet-tf completion --help"),
+        (["fit", "--print_shtab", "bash"], "unknown key 'print_shtab'"),
         (["fit", "--out", "/dev/null/run"], "/dev/null: is a file"),
         (["data", "show", "x", "--out", "sheet.txt"], "--out is sheet.txt.*ends in .png"),
         (["data", "stats", "x", "--plot", "a.jpg"], "--plot is a.jpg.*ends in .png"),
