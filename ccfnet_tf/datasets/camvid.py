@@ -24,7 +24,7 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.listing import Listing, LoadLabel, with_pictures
 from ccfnet_tf.datasets.mask_values import MaskValues, index_values
-from ccfnet_tf.datasets.name_lists import PARTS, plain_name
+from ccfnet_tf.datasets.name_lists import PARTS, part_named, plain_name
 from ccfnet_tf.datasets.own_classes import find_own_classes
 from ccfnet_tf.datasets.pairing import (
     MASKS,
@@ -33,7 +33,6 @@ from ccfnet_tf.datasets.pairing import (
     folders_seen,
     not_there,
     pair,
-    part_named,
     read_list,
     require,
     require_pictures,
@@ -90,7 +89,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         with_pictures(load),
         load,
         unpaired=tuple(error for part in parts.values() for error in part[1]),
-        notes=() if own else _foreign_names(root, parts["train"]),
+        notes=own.notes if own else _foreign_names(root, parts["train"]),
         mask_values=meaning if own is None else own.meaning,
     )
 

@@ -21,7 +21,7 @@ against background. Polygons, and RLE plain or compressed, are drawn larger ones
 small things stay visible; crowds (`iscrowd`) are drawn as their class. An annotation without an
 area is not drawn, but noted. A pixel without an outline is void, unless a category is named
 background or `_background_`: then it is of that class, except in the box of an annotation that has
-no outline. A category named void, ignore, ignored or `__ignore__` is void.
+no outline. Categories whose names stand for no class are void (see `name_lists`).
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ from ccfnet_tf.datasets.json_files import (
     whole,
 )
 from ccfnet_tf.datasets.listing import Listing, with_pictures
-from ccfnet_tf.datasets.name_lists import PARTS, with_background
-from ccfnet_tf.datasets.pairing import part_named
+from ccfnet_tf.datasets.name_lists import PARTS, part_named, void_notes, with_background
 from ccfnet_tf.datasets.pictures import image_size
 from ccfnet_tf.datasets.polygons import area, draw, is_flat, is_outside, outline, points
 from ccfnet_tf.datasets.rle import read_runs, to_mask
@@ -168,7 +167,11 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         with_pictures(load_label),
         load_label,
         unpaired=tuple(p.image for p in known.values() if isinstance(p.image, DataError)),
-        notes=(*roots, *(note for each in lists.values() for note in _notes(each))),
+        notes=(
+            *roots,
+            *void_notes(source, names.values()),
+            *(note for each in lists.values() for note in _notes(each)),
+        ),
     )
 
 

@@ -131,6 +131,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         load_label,
         unpaired=tuple(unpaired),
         mask_values=meaning,
+        notes=classes.notes,
     )
 
 
@@ -171,7 +172,7 @@ def _classes(root: Path) -> tuple[ClassList, ColourTable | None]:
         raise DataError(f"{colours[1]}: {colours[0].name} is there too: keep one of them")
     table = read_colour_table(colours[0])
     names = table.taxonomy.names
-    classes = ClassList(table.taxonomy, tuple(range(len(names))), ())
+    classes = ClassList(table.taxonomy, tuple(range(len(names))), (), table.notes)
     if (root / "classes.txt").is_file():
         listed = read_class_list(root / "classes.txt")
         if listed.taxonomy.names != names:

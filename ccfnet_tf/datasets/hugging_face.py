@@ -22,9 +22,8 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.found_pictures import path_parts
 from ccfnet_tf.datasets.json_files import is_there
 from ccfnet_tf.datasets.listing import Listing, with_pictures
-from ccfnet_tf.datasets.name_lists import PARTS
+from ccfnet_tf.datasets.name_lists import PARTS, part_named
 from ccfnet_tf.datasets.own_classes import find_own_classes
-from ccfnet_tf.datasets.pairing import part_named
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
@@ -97,6 +96,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         load_label,
         unpaired=tuple(faults),
         mask_values=own.meaning,
+        notes=own.notes,
     )
 
 

@@ -27,7 +27,7 @@ from ccfnet_tf.datasets.found_pictures import FoundPictures, path_parts
 from ccfnet_tf.datasets.json_files import Record, picture_size, read_any_json, shown
 from ccfnet_tf.datasets.label_studio_rle import to_brush
 from ccfnet_tf.datasets.listing import Listing, with_pictures
-from ccfnet_tf.datasets.name_lists import with_background
+from ccfnet_tf.datasets.name_lists import void_notes, with_background
 from ccfnet_tf.datasets.pairing import PHOTOS
 from ccfnet_tf.datasets.pictures import image_size
 from ccfnet_tf.datasets.polygons import FARTHEST, Ellipse, draw, points, turned
@@ -109,7 +109,10 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         with_pictures(load_label),
         load_label,
         unpaired=tuple(faults),
-        notes=(f"{root}: left out: {said}",) if said else (),
+        notes=(
+            *void_notes(f"{root}: labels of the export", labels),
+            *((f"{root}: left out: {said}",) if said else ()),
+        ),
     )
 
 

@@ -7,10 +7,10 @@
                                      class_names.txt, as labelme calls it, are read as well
     ROOT/{train,val,test}.txt        lists that split the set otherwise; may be missing
 
-Without such a list, the classes are all labels of the set in alphabetical order. `__ignore__` is
-never a class: its pixels are void. `_background_` is the class of every pixel that no shape covers;
-there is one where the list names it, where there is no list and a shape has that label, or where
-there is one other class alone. Else pixels that no shape covers are void.
+Without such a list, the classes are all labels of the set in alphabetical order. Names that stand
+for no class are void (see `name_lists`). background, or `_background_`, is the class of every pixel
+that no shape covers; there is one where the list names it, where there is no list and a shape has
+that label, or where there is one other class alone. Else pixels that no shape covers are void.
 
 Shapes are drawn in the order of the file, later ones over earlier ones: polygon, rectangle,
 oriented_rectangle, rotation, circle and mask. Points and lines have no area and label nothing;
@@ -57,12 +57,20 @@ from ccfnet_tf.datasets.listing import (
     fingerprint,
     stored_bytes,
 )
-from ccfnet_tf.datasets.name_lists import read_classes, read_part_lists, taxonomy_of
-from ccfnet_tf.datasets.pairing import PHOTOS, part_named
+from ccfnet_tf.datasets.name_lists import (
+    is_background_name,
+    part_named,
+    read_class_list,
+    read_classes,
+    read_part_lists,
+    taxonomy_of,
+    void_notes,
+)
+from ccfnet_tf.datasets.pairing import PHOTOS
 from ccfnet_tf.datasets.pictures import image_size, read_image
 from ccfnet_tf.datasets.polygons import circle, draw, is_outside, points
 from ccfnet_tf.errors import DataError, nearest
-from ccfnet_tf.labels import BACKGROUND, IGNORED, VOID, Sample, Taxonomy
+from ccfnet_tf.labels import BACKGROUND, VOID, Sample, Taxonomy, is_void_name
 
 # Shape type -> numbers of points that it may have; `None` is any from 3 on.
 _AREAS: Mapping[str, tuple[int, ...] | None] = {
@@ -138,7 +146,10 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     if notes and not labels:
         raise DataError(f"{notes[0]}: nothing is left to learn from")
     classes = _class_list(root)
-    taxonomy = _taxonomy(root, classes, labels - {IGNORED}, faults)
+    named = {label for label in labels if not is_void_name(label)}
+    taxonomy = _taxonomy(root, classes, named, faults)
+    source = classes or f"{root}: labels of its JSON files"
+    void = read_class_list(classes).notes if classes else void_notes(source, sorted(labels))
     known = _ways_to_write(root, samples, faults)
     lists = {} if data.lists else read_part_lists(root, known, "labelled picture of the set")
     if lists:
@@ -162,7 +173,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         _bytes_of,
         _fingerprint,
         unpaired=tuple(faults[name] for name in sorted(faults)),
-        notes=notes,
+        notes=(*notes, *void),
     )
 
 
@@ -305,9 +316,10 @@ def _taxonomy(
         return read_classes(classes, background=BACKGROUND)
     if faults and len(labels) < 2:
         raise next(iter(faults.values()))  # says more than that there are too few classes
-    others = sorted(labels - {BACKGROUND})
-    if len(others) == 1 or BACKGROUND in labels:
-        others = [BACKGROUND, *others]
+    others = sorted(label for label in labels if not is_background_name(label))
+    if len(others) == 1 or len(others) < len(labels):
+        background = next(iter(sorted(labels.difference(others))), BACKGROUND)
+        others = [background, *others]
     return taxonomy_of(others, f"{root}: labels of its JSON files", "; label something else too")
 
 
@@ -349,15 +361,17 @@ def _unlabelled(root: Path, samples: Mapping[str, Sample]) -> dict[str, DataErro
 
 
 def _loader(names: tuple[str, ...], files: Mapping[str, _File], listed: str) -> LoadLabel:
-    ids = dict.fromkeys((BACKGROUND, IGNORED), VOID) | {
-        name: index for index, name in enumerate(names)
-    }
+    ids = {name: index for index, name in enumerate(names)}
+    background = next((ids[name] for name in names if is_background_name(name)), VOID)
 
     def load_label(sample: Sample) -> np.ndarray:
         file, path = files[sample.name], sample.label
         size = file.size or image_size(sample.image)
-        drawn = ((_class_of(s, ids, path, listed), _region(s, size, path)) for s in file.shapes)
-        return draw(size, drawn, ids[BACKGROUND], where=path)
+        drawn = (
+            (_class_of(s, ids, background, path, listed), _region(s, size, path))
+            for s in file.shapes
+        )
+        return draw(size, drawn, background, where=path)
 
     return load_label
 
@@ -393,7 +407,13 @@ def _kind(shape: Record) -> object:
     return "polygon" if kind is None else kind
 
 
-def _class_of(shape: _Shape, ids: Mapping[str, int], path: str, listed: str) -> int:
+def _class_of(
+    shape: _Shape, ids: Mapping[str, int], background: int, path: str, listed: str
+) -> int:
+    if is_void_name(shape.label):
+        return VOID
+    if is_background_name(shape.label):
+        return background
     if shape.label not in ids:
         raise DataError(
             f"{path}: shape {shape.number}: label '{shape.label[:60]}' is not in {listed}"

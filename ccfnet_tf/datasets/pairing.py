@@ -23,12 +23,6 @@ ANYWHERE = ("**/*",)
 
 _NEARBY = 200  # folders looked at for a hint
 
-_PART_WORDS = {
-    "train": ("train", "training", "default"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
-
 
 def folders_seen(root: Path, *names: str) -> str:
     """Returns `a/ and b/` where `root` has all these folders, else an empty string."""
@@ -56,12 +50,6 @@ def require(root: Path, signs: Callable[[Path], str], expected: str) -> None:
     near = next((p for p in (*root.parents[:2], *islice(below, _NEARBY)) if signs(p)), None)
     hint = f"; did you mean {near}?" if near else ""
     raise DataError(f"{root}: not the folder of {expected}{hint}")
-
-
-def part_named(word: str) -> str:
-    """Returns `train`, `val` or `test` for what tools call it; an empty string for other words."""
-    lowered = word.casefold()
-    return next((part for part, words in _PART_WORDS.items() if lowered in words), "")
 
 
 def contents(folder: Path) -> str:

@@ -28,7 +28,7 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.listing import Listing, LoadLabel, with_pictures
 from ccfnet_tf.datasets.mask_values import MaskValues, index_values
-from ccfnet_tf.datasets.name_lists import PARTS, ColourTable, colour_table, plain_name
+from ccfnet_tf.datasets.name_lists import PARTS, ColourTable, colour_table, part_named, plain_name
 from ccfnet_tf.datasets.own_classes import BOUNDARY, NAMES, find_own_classes
 from ccfnet_tf.datasets.pairing import (
     ANYWHERE,
@@ -37,7 +37,6 @@ from ccfnet_tf.datasets.pairing import (
     files_in,
     folders_seen,
     pair,
-    part_named,
     read_list,
     require,
     require_pictures,
@@ -91,7 +90,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     if "test" not in parts and "val" in parts:
         parts["test"] = parts.pop("val")
     return _listing(
-        own.taxonomy, parts, lambda sample: own.read_label(sample.label), (), own.meaning
+        own.taxonomy, parts, lambda sample: own.read_label(sample.label), own.notes, own.meaning
     )
 
 

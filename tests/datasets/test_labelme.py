@@ -482,3 +482,27 @@ def test_files_are_read_once_and_kept_without_their_picture(
     for sample in listing.train * 2:
         np.testing.assert_array_equal(listing.load_label(sample), EXPECTED)
     assert sorted(reads) == ["a.json", "b.json", "c.json"]
+
+
+@pytest.mark.parametrize("background", ["background", "Background", "_background_"])
+@pytest.mark.parametrize("void", ["void", "Ignore", "unlabeled", "__ignore__"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_labels_for_background_and_for_no_class(
+    tmp_path: Path, background: str, void: str, listed: bool
+) -> None:
+    shapes = [
+        shape("sky", [[0, 0], [6, 0], [6, 1], [0, 1]]),
+        shape(background, [[0, 0], [3, 0], [3, 1], [0, 1]]),
+        shape(void, [[0, 3], [6, 3], [6, 4], [0, 4]]),
+    ]
+    put(tmp_path, "a", shapes)
+    if listed:
+        (tmp_path / "labels.txt").write_text(f"__ignore__\n{background}\nsky\n")
+    listing = read(tmp_path)
+    assert listing.taxonomy.names == (background, "sky")
+    label = listing.load_label(listing.train[0])
+    assert label[0].tolist() == [0] * 3 + [1] * 3
+    assert label[1].tolist() == [0] * 6
+    assert label[3].tolist() == [VOID] * 6
+    named = not listed and void != "__ignore__"
+    assert any("stands for no class" in note for note in listing.notes) == named

@@ -66,7 +66,7 @@ def test_what_a_list_names_and_is_not_there(tmp_path: Path) -> None:
         ("train", None, "train.txt: no such file"),
         ("val", None, "val.txt: no such file"),
         ("train", b" \r\n", "train.txt: empty"),
-        ("train", b"\xff\xfe", "train.txt: not a UTF-8 text file"),
+        ("train", b"\xff\xff", "train.txt: not a UTF-8 text file"),
         ("train", f"{NAMES[0]}\n{NAMES[0]}\n".encode(), "line 2: '2007_000000' is in train.txt al"),
         ("val", f"{NAMES[0]}\n".encode(), "val.txt: line 1: '2007_000000' is in train.txt already"),
     ],
