@@ -10,25 +10,28 @@ other is train (latest.json is). In place of annotations/instances_*.json there 
 
     ROOT/annotations.json, or other JSON files in annotations/
     ROOT/{train,valid,test}/_annotations.coco.json    Roboflow, pictures beside them
+    ROOT/{train,val,test}/annotations.json            or labels.json, annotations/*.json, ...;
+                                                      pictures beside it, or in images/ or data/
     ROOT/result.json, labels.json, ...                Label Studio, FiftyOne
 
-A picture that is not where its file_name says is sought by the last parts of that path. Pictures
-that no list names are left out.
+Lists in folders of parts are those parts, and val is then val. A picture that is not where its
+file_name says is sought by the last parts of that path. Pictures that no list names are left out.
 
 A class is a category; its id is the category's rank by id. A category without annotations that is
 the supercategory of others, or has the name of another, is left out; a single category is learned
 against background. Polygons, and RLE plain or compressed, are drawn larger ones first, so that
 small things stay visible; crowds (`iscrowd`) are drawn as their class. An annotation without an
-area is not drawn, but noted. A pixel without an outline is void, unless a category is named
-background or `_background_`: then it is of that class, except in the box of an annotation that has
-no outline. Categories whose names stand for no class are void (see `name_lists`).
+area is not drawn, but noted; one of a category that the list does not have is void, and noted. A
+pixel without an outline is void, unless a category is named background or `_background_`: then it
+is of that class, except in the box of an annotation that has no outline. Categories whose names
+stand for no class are void (see `name_lists`).
 """
 
 from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -52,6 +55,7 @@ from ccfnet_tf.datasets.json_files import (
 )
 from ccfnet_tf.datasets.listing import Listing, with_pictures
 from ccfnet_tf.datasets.name_lists import PARTS, part_named, void_notes, with_background
+from ccfnet_tf.datasets.part_names import part_folders, part_of
 from ccfnet_tf.datasets.pictures import image_size
 from ccfnet_tf.datasets.polygons import area, draw, is_flat, is_outside, outline, points
 from ccfnet_tf.datasets.rle import read_runs, to_mask
@@ -61,6 +65,7 @@ from ccfnet_tf.labels import VOID, Sample
 ROBOFLOW = "_annotations.coco.json"
 
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
+_SHOWN = 8
 _MOST_LISTS = 20  # JSON files beside each other that may be lists; more are one a picture
 
 
@@ -111,6 +116,7 @@ class _List:
         categories: Category id -> name and supercategory.
         pictures: Its pictures.
         without_area: Numbers of the annotations that are not drawn.
+        unknown: Number of an annotation -> its category, which the list does not have.
         strays: Numbers of the annotations whose image is not in the list.
         drawn: Categories of the others.
     """
@@ -119,6 +125,7 @@ class _List:
     categories: dict[int, tuple[str, str]]
     pictures: list[_Picture] = field(default_factory=list)
     without_area: list[int] = field(default_factory=list)
+    unknown: dict[int, int] = field(default_factory=dict)
     strays: list[int] = field(default_factory=list)
     drawn: set[int] = field(default_factory=set)
 
@@ -135,9 +142,8 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     """Reads the lists; no picture is opened, and no outline is drawn yet.
 
     Raises:
-        DataError: No list to learn from, two for one part, a list that is damaged or refers to
-            categories that it does not hold, categories that differ between lists, no outline at
-            all, or no category.
+        DataError: No list to learn from, two for one part, a list that is damaged, categories that
+            differ between lists, no outline of a known category at all, or no category.
     """
     paths = _parts(root)
     found = FoundPictures(root)
@@ -151,6 +157,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     source = f"{paths['train']}: categories"
     taxonomy, by_name, background = with_background(list(names.values()), source)
     ids = {key: by_name[name] for key, name in names.items()}
+    ids |= {key: VOID for each in lists.values() for key in each.unknown.values()}
     parts = {
         part: tuple(
             Sample(p.name, p.image, p.label) for p in each.pictures if isinstance(p.image, str)
@@ -184,14 +191,23 @@ def _looks_like(path: Path) -> bool:
 
 
 def _lists(root: Path) -> list[Path]:
-    folder = root / "annotations"
-    others = _json_files(folder)
+    """Returns the lists of a set: its own, else those in the folders of its parts."""
+    folders = (folder for folders in part_folders(root).values() for folder in folders)
+    in_parts = [path for folder in folders for path in _lists_in(folder) or _top(folder)]
+    return _lists_in(root) or in_parts or sorted(root.glob(f"*/{ROBOFLOW}")) or _top(root)
+
+
+def _lists_in(folder: Path) -> list[Path]:
+    """Returns what is a list by its name or its folder; of several sorts, the first."""
+    others = _json_files(folder / "annotations")
     instances = [path for path in others if path.name.startswith("instances_")]
-    single = [path for path in (root / "annotations.json", root / ROBOFLOW) if path.is_file()]
-    roboflow = sorted(root.glob(f"*/{ROBOFLOW}"))
-    if instances or single[:1] or others or roboflow:
-        return instances or single[:1] or others or roboflow
-    top = _json_files(root)
+    single = (folder / "annotations.json", folder / ROBOFLOW)
+    return instances or [path for path in single if path.is_file()][:1] or others
+
+
+def _top(folder: Path) -> list[Path]:
+    """Returns the JSON files in a folder that look like lists."""
+    top = _json_files(folder)
     return [path for path in top if _looks_like(path)] if len(top) <= _MOST_LISTS else []
 
 
@@ -205,7 +221,7 @@ def _parts(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     lists = _lists(root)
     for path in lists:
-        part = part_in(path)
+        part = part_of(_folder(root, path)) or part_in(path)
         if part in found:
             raise DataError(
                 f"{path}: {found[part]} is the list of the {part} part too: keep one of them"
@@ -220,15 +236,13 @@ def _parts(root: Path) -> dict[str, Path]:
             f"{root}: no list to learn from (found: {there}): expected "
             f"annotations/instances_train*.json, annotations.json or train/{ROBOFLOW}"
         )
-    if "val" in found and "test" not in found and found["val"].name != ROBOFLOW:
+    if "val" in found and "test" not in found and not _folder(root, found["val"]):
         found["test"] = found.pop("val")
     return {part: found[part] for part in PARTS if part in found}
 
 
 def part_in(path: Path) -> str:
     """Returns the part that a list's name states; `train` where it states none."""
-    if path.name == ROBOFLOW:
-        return part_named(path.parent.name) or "train"
     words = re.findall(r"[^\W\d_]+", path.stem.lower())
     return next(
         (part_named(word) for word in words if part_named(word) in ("val", "test")), "train"
@@ -243,11 +257,16 @@ class _Places(NamedTuple):
     others: list[Path]
 
 
+def _folder(root: Path, path: Path) -> str:
+    """Returns the folder of a part in `root` that a list lies in; empty where it lies in none."""
+    top = path.relative_to(root).parts[0] if path.parent != root else ""
+    return top if top and (part_of(top) or path.name == ROBOFLOW) else ""
+
+
 def _places(root: Path, path: Path, paths: list[Path]) -> _Places:
     own = _own_folders(root, path)
-    folders = [root / name for name in (*own, "images", "") if (root / name).is_dir()]
-    if path.name == ROBOFLOW:
-        folders.insert(0, path.parent)
+    inside = [f"{own[0]}/images", f"{own[0]}/data"] if _folder(root, path) else []
+    folders = [root / name for name in (*own, *inside, "images", "") if (root / name).is_dir()]
     others = [
         root / name
         for other in paths
@@ -260,11 +279,10 @@ def _places(root: Path, path: Path, paths: list[Path]) -> _Places:
 
 def _own_folders(root: Path, path: Path) -> list[str]:
     """Returns the names of the folders that only one list's pictures are in."""
+    if folder := _folder(root, path):
+        return [folder, f"images/{folder}"]
     part = part_in(path)
-    if path.name == ROBOFLOW:
-        own = "" if path.parent == root else path.parent.name
-    else:
-        own = "" if path.parent == root else path.stem.removeprefix("instances_")
+    own = "" if path.parent == root else path.stem.removeprefix("instances_")
     names = (own, f"images/{own}" if own else "", part, f"images/{part}")
     return [name for name in dict.fromkeys(names) if name]
 
@@ -278,8 +296,6 @@ def _read_list(path: Path, places: _Places, found: FoundPictures) -> _List:
     for number, entry in enumerate(records(tree, "annotations", str(path))):
         where = f"{path}: 'annotations'[{number}]"
         key, category = whole(entry, "image_id", where), whole(entry, "category_id", where)
-        if category not in read.categories:
-            raise DataError(f"{where}: category_id {category}: there is no such category")
         if key not in pictures:
             read.strays.append(number)
             continue
@@ -288,7 +304,10 @@ def _read_list(path: Path, places: _Places, found: FoundPictures) -> _List:
             read.without_area.append(number)
             pictures[key].boxes += _box(entry.get("bbox"))
             continue
-        read.drawn.add(category)
+        if category in read.categories:
+            read.drawn.add(category)
+        else:
+            read.unknown[number] = category
         pictures[key].outlines.append(_Outline(number, category, segmentation))
     return read
 
@@ -331,8 +350,13 @@ def _class_names(lists: Mapping[str, _List], path: Path) -> tuple[dict[int, str]
 
 def _refuse_without_outlines(lists: Mapping[str, _List]) -> None:
     """Refuses a set that has annotations, none of which can be drawn."""
+    if any(each.drawn for each in lists.values()):
+        return
+    for each in lists.values():
+        if each.unknown:
+            raise DataError(f"{_unknown(each)}; nothing is left to learn from")
     without = [each for each in lists.values() if each.without_area]
-    if without and not any(each.drawn for each in lists.values()):
+    if without:
         count = sum(len(each.without_area) for each in without)
         raise DataError(
             f"{without[0].path}: none of the {count} annotations has an outline with an area; "
@@ -342,6 +366,8 @@ def _refuse_without_outlines(lists: Mapping[str, _List]) -> None:
 
 def _notes(read: _List) -> Iterator[str]:
     """Yields what was left out of a list."""
+    if read.unknown:
+        yield f"{_unknown(read)}; their pixels are void"
     for numbers, what in (
         (
             read.without_area,
@@ -350,10 +376,22 @@ def _notes(read: _List) -> Iterator[str]:
         (read.strays, "of images that are not in the list: left out"),
     ):
         if numbers:
-            named = ", ".join(f"'annotations'[{number}]" for number in numbers[:3])
-            more = ", ..." if len(numbers) > 3 else ""
-            plural = "annotation" if len(numbers) == 1 else "annotations"
-            yield f"{read.path}: {len(numbers)} {plural} {what} ({named}{more})"
+            yield f"{read.path}: {_counted(numbers, what)}"
+
+
+def _counted(numbers: Sequence[int], what: str) -> str:
+    named = ", ".join(f"'annotations'[{number}]" for number in numbers[:3])
+    more = ", ..." if len(numbers) > 3 else ""
+    plural = "annotation" if len(numbers) == 1 else "annotations"
+    return f"{len(numbers)} {plural} {what} ({named}{more})"
+
+
+def _unknown(read: _List) -> str:
+    ids = sorted(set(read.unknown.values()))
+    shown = ", ".join(map(str, ids[:_SHOWN])) + (", ..." if len(ids) > _SHOWN else "")
+    known = f"{min(read.categories)}..{max(read.categories)}" if read.categories else "none"
+    what = f"of category_id {shown}, where 'categories' has {len(read.categories)} ({known})"
+    return f"{read.path}: {_counted(list(read.unknown), what)}: add the categories that are missing"
 
 
 def _pictures(
