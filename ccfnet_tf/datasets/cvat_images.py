@@ -151,8 +151,8 @@ def _labels(tree: Element, path: Path, pictures: Mapping[str, _Picture]) -> list
 
 
 def _find(root: Path, subset: str, named: str, where: str, found: FoundPictures) -> Path:
-    relative = Path(*path_parts(named))
-    folders = [root / "images" / subset, root / "images", root / subset, root]
+    relative, below = Path(*path_parts(named)), Path(*path_parts(subset))
+    folders = [root / "images" / below, root / "images", root / below, root]
     for folder in folders:
         if is_there(folder / relative):
             return folder / relative

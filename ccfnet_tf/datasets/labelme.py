@@ -17,7 +17,8 @@ oriented_rectangle, rotation, circle and mask. Points and lines have no area and
 `group_id` and `holes` change nothing. Shapes with too few points are not drawn, but noted. JSON
 files with neither `shapes` nor `imagePath` are not labelme's and left out.
 
-The picture is the file that `imagePath` names, if it has the size that the JSON file states. Else
+The picture is the file that `imagePath` names, if it lies below ROOT and has the size that the JSON
+file states. Else
 it is a file of that name beside the JSON file, `imageData` (the picture inside the JSON file), a
 file of the JSON file's own name, or the only file of that name below ROOT.
 
@@ -39,7 +40,7 @@ import numpy as np
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.check import in_threads
-from ccfnet_tf.datasets.found_pictures import FoundPictures, path_parts
+from ccfnet_tf.datasets.found_pictures import FoundPictures, is_below, path_parts
 from ccfnet_tf.datasets.json_files import (
     Record,
     is_there,
@@ -274,9 +275,10 @@ def _picture_of(
     embedded = bool(tree.get("imageData"))
     named = path_text(tree, "imagePath", str(path)) if tree.get("imagePath") is not None else ""
     for image in (path.parent / named, path.parent / "/".join(path_parts(named)[-1:])):
-        if named and is_there(image) and not (embedded and size and _differs(image, size)):
-            plain = Path(os.path.normpath(image))
-            return str(plain if is_there(plain) else image)  # `..` behind a link is not plain
+        plain = Path(os.path.normpath(image))
+        there = named and is_below(plain, pictures.root) and is_there(plain)
+        if there and not (embedded and size and _differs(plain, size)):
+            return str(plain)
     if embedded:
         return str(path)
     for suffix in sorted(PHOTOS):
@@ -284,7 +286,10 @@ def _picture_of(
             if is_there(image):
                 return str(image)
     named = path_text(tree, "imagePath", str(path))
-    return str(pictures.find(named, f"{path}: imagePath {shown(named)}"))
+    where = f"{path}: imagePath {shown(named)}"
+    if not is_below(path.parent / named, pictures.root):
+        where += f" leads out of {pictures.root}: give the folder that holds both with --data.root"
+    return str(pictures.find(named, where))
 
 
 def _differs(image: Path, size: tuple[int, int]) -> bool:
