@@ -37,8 +37,8 @@ from ccfnet_tf.datasets.pairing import (
     require,
     require_pictures,
 )
-from ccfnet_tf.datasets.pictures import read_mask
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.datasets.pictures import count_colours, read_mask
+from ccfnet_tf.errors import ColoursError, DataError
 from ccfnet_tf.labels import Sample
 
 _OWN = "for a set with its own classes add label_colors.txt, `R G B name` a line"
@@ -98,9 +98,9 @@ def _loader(meaning: MaskValues) -> LoadLabel:
     def load_label(sample: Sample) -> np.ndarray:
         mask = read_mask(sample.label)
         if mask.ndim == 3:
-            raise DataError(
+            raise ColoursError(
                 f"{sample.label}: RGB colours, and no list says which class each is: {_OWN}",
-                kind="value",
+                count_colours(mask),
             )
         return meaning.classes_of(mask, sample.label)
 

@@ -21,7 +21,6 @@ its colours, grey and palette by its ids.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,7 +38,14 @@ from ccfnet_tf.datasets.name_lists import (
     read_part_lists,
 )
 from ccfnet_tf.datasets.own_classes import NAMES
-from ccfnet_tf.datasets.pairing import ANYWHERE, MASKS, contents, files_in
+from ccfnet_tf.datasets.pairing import (
+    ANYWHERE,
+    MASKS,
+    contents,
+    files_in,
+    plain_words,
+    unambiguous,
+)
 from ccfnet_tf.datasets.part_names import part_folders, part_of
 from ccfnet_tf.datasets.pictures import read_mask
 from ccfnet_tf.datasets.shards import void_value
@@ -55,12 +61,6 @@ SIDES = (("images", "masks"), ("img_dir", "ann_dir"), ("images", "labels"))
 
 COLOURS = ("colours.txt", "colors.txt")
 """Names that the table of colours may have."""
-
-_BESIDE = re.compile(
-    r"[\s._-]*(mask|masks|label|labels|labelids|gt|seg|segmentation|l)[\s._-]*"
-    r"|\.(jpe?g|png|tiff?|bmp|webp)"
-)
-"""What tools put before or behind a picture's name to name its mask; `a.jpg.png` too."""
 
 
 def signs(root: Path) -> str:
@@ -291,34 +291,29 @@ def _paired(
     """Returns the pictures that have a mask; adds what lacks the other to `unpaired`."""
     pictures, labels = (folder / side for side in _names_of_sides(folder))
     lonely = sorted(images.keys() - masks.keys())
+    free = masks.keys() - images.keys()
     others = _other_files(labels) if lonely else {}
+    by_name = unambiguous((plain_words(stem), stem) for stem in [*free, *others])
+    by_place = unambiguous((stem.rpartition("/")[2], stem) for stem in free)
     for stem in lonely:
         text = f"{images[stem]}: no mask {labels / stem}.png"
-        if relabelled := _masks_of(stem, masks):
-            text += f"; {relabelled} lies there: a mask has its picture's name: rename it"
-        elif stem in others:
-            text += f"; {others[stem]} lies there, but masks are PNG: export it anew as PNG"
+        found = stem if stem in others else by_name.get(plain_words(stem))
+        if found in others:
+            text += f"; {others[found]} lies there, but masks are PNG: export it anew as PNG"
+            text += " under its picture's name" if found != stem else ""
+        elif found:
+            text += f"; {masks[found]} lies there: a mask has its picture's name: rename it"
+        elif found := by_place.get(stem.rpartition("/")[2]):
+            text += f"; {masks[found]} lies there: a mask lies as its picture does: move it"
+        free -= {found}  # said already
         unpaired.append(DataError(text, kind="missing"))
-    for stem in sorted(masks.keys() - images.keys()):
+    for stem in sorted(free):
         text = f"{masks[stem]}: no picture of that name in {pictures}"
         unpaired.append(DataError(text, kind="missing"))
     return tuple(
         Sample(f"{prefix}/{stem}" if prefix else stem, str(images[stem]), str(masks[stem]))
         for stem in sorted(images.keys() & masks.keys())
     )
-
-
-def _masks_of(stem: str, masks: dict[str, Path]) -> Path | None:
-    """Returns the mask whose name is a picture's with `_mask` or the like around it."""
-    folder, _, name = stem.rpartition("/")
-    for key, path in masks.items():
-        beside, _, other = key.lower().rpartition("/")
-        if beside != folder.lower() or other == name.lower():
-            continue
-        behind, before = other.removeprefix(name.lower()), other.removesuffix(name.lower())
-        if any(part != other and _BESIDE.fullmatch(part) for part in (behind, before)):
-            return path
-    return None
 
 
 def _sides_of(folder: Path) -> tuple[str, str] | None:

@@ -26,8 +26,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ccfnet_tf.datasets.pictures import NO_CLASS
-from ccfnet_tf.errors import DataError, nearest
+from ccfnet_tf.datasets.pictures import NO_CLASS, count_colours
+from ccfnet_tf.errors import ColoursError, DataError, nearest
 from ccfnet_tf.labels import (
     IGNORED,
     VOID,
@@ -111,7 +111,7 @@ class ColourTable:
             int32 [H, W], class ids or `VOID`.
 
         Raises:
-            DataError: A colour that is not in the table; of kind `value`.
+            ColoursError: A colour that is not in the table.
         """
         packed = colours[..., 0].astype(np.int32)
         for channel in (1, 2):
@@ -123,11 +123,11 @@ class ColourTable:
             worst = int(counts.argmax())
             more = f" and {len(strange) - 1} other colours" if len(strange) > 1 else ""
             red, green, blue = _unpack(int(strange[worst]))
-            raise DataError(
+            raise ColoursError(
                 f"{mask}: colour {red} {green} {blue} on {counts[worst]} pixels{more}: not in "
                 f"{self.path}, whose nearest row is '{self._nearest((red, green, blue))}': correct "
                 f"the mask (no smoothing, no JPEG), or {self.fix}",
-                kind="value",
+                count_colours(colours[label == NO_CLASS]),
             )
         return label
 

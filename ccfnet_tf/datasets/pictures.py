@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.errors import ColoursError, DataError
 from ccfnet_tf.labels import VOID
 
 MAX_PIXELS = 80_000_000
@@ -169,6 +169,7 @@ def read_index_values(path: str | Path) -> np.ndarray:
         int32 [H, W], 0..65535.
 
     Raises:
+        ColoursError: It has colours.
         DataError: Missing, damaged, or another kind of picture.
     """
     return _values(path, *_mask_kind(path))
@@ -179,10 +180,11 @@ def _values(path: str | Path, depth: int, colour: int) -> np.ndarray:
         return _index_values(path, depth)
     colours = _opaque(path, colour)
     if not np.array_equal(colours, np.repeat(colours[..., :1], 3, axis=-1)):
-        raise DataError(
+        raise ColoursError(
             f"{path}: {_PNG_COLOURS[colour]}: a mask holds one class id a pixel; save it as a grey "
             "or palette PNG, or name its colours in colours.txt beside classes.txt (`R G B NAME` a "
-            "line)"
+            "line)",
+            count_colours(colours),
         )
     return colours[..., 0].astype(np.int32)
 
@@ -267,6 +269,17 @@ def read_coloured_mask(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(stored)] = stored
     return values, palette
+
+
+def count_colours(colours: np.ndarray) -> dict[tuple[int, int, int], int]:
+    """Returns the number of pixels of each colour of uint8 [..., 3]; the 256 most frequent ones."""
+    packed = colours.reshape(-1, 3).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    found, counts = np.unique(packed, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:256]
+    return {
+        (value >> 16, value >> 8 & 255, value & 255): count
+        for value, count in zip(found[order].tolist(), counts[order].tolist(), strict=True)
+    }
 
 
 def to_classes(values: np.ndarray, table: np.ndarray, path: str | Path, rule: str) -> np.ndarray:

@@ -476,8 +476,41 @@ def test_a_mask_with_a_name_of_its_own_is_hinted_at(tmp_path: Path, name: str) -
     stem = name[0] if name[0] == "A" else "a"
     put(tmp_path, f"x/{stem}", mask=False)
     Image.new("L", (6, 4)).save(tmp_path / "masks" / "x" / f"{name}.png")
-    (first, *_) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
-    assert f"{name}.png lies there: a mask has its picture's name: rename it" in str(first)
+    (error,) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired  # said once
+    assert f"{name}.png lies there: a mask has its picture's name: rename it" in str(error)
+
+
+def test_pictures_and_masks_with_words_of_their_own(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for stem in ("image_1", "image_2", "Img3"):
+        put(tmp_path, f"a/{stem}", mask=False)
+    for stem in ("label_1", "2_gt", "img3"):
+        Image.new("L", (6, 4)).save(tmp_path / "masks" / "a" / f"{stem}.png")
+    found = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0)
+    errors = [str(error) for error in found.unpaired]
+    for error, stem in zip(errors, ("img3", "label_1", "2_gt"), strict=True):
+        assert f"a/{stem}.png lies there: a mask has its picture's name: rename it" in error
+
+
+def test_a_mask_that_lies_elsewhere_is_hinted_at(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for stem in ("x/a", "x/b", "y/b"):
+        put(tmp_path, stem, mask=False)
+    for stem in ("a", "b"):
+        Image.new("L", (6, 4)).save(tmp_path / "masks" / f"{stem}.png")
+    found = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0)
+    one, *others = [str(error) for error in found.unpaired]
+    assert f"{tmp_path / 'masks' / 'a.png'} lies there: a mask lies as its picture does" in one
+    assert len(others) == 2  # either may be b's
+    assert all("masks/b.png lies there" in error for error in others)
+
+
+def test_a_mask_of_another_format_and_name_is_hinted_at(tmp_path: Path) -> None:
+    classes(tmp_path)
+    put(tmp_path, "a", mask=False)
+    (tmp_path / "masks" / "a_mask.npy").write_bytes(b"")
+    (error,) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
+    assert "a_mask.npy lies there, but masks are PNG: export it anew as PNG under its" in str(error)
 
 
 def test_another_picture_s_mask_is_no_hint(tmp_path: Path) -> None:
