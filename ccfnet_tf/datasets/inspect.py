@@ -15,6 +15,7 @@ from ccfnet_tf.datasets.check import in_threads
 from ccfnet_tf.datasets.listing import Listing, bands_note
 from ccfnet_tf.datasets.mask_values import as_option
 from ccfnet_tf.datasets.parts import agreeing, parts_of
+from ccfnet_tf.datasets.pictures import is_deep
 from ccfnet_tf.errors import ColoursError, DataError
 from ccfnet_tf.labels import Sample
 
@@ -27,7 +28,8 @@ class Finding:
         kind: `missing`, `unreadable`, `size` or `value` as in `DataError`; `duplicate`: the pixels
             of another picture; `absent`: a class that is not where it is needed; `void`: a label
             without a class; `set`: something about the whole set; `band`: a band beside the
-            colours is left out; `colours`: colours of masks that no list names.
+            colours is left out; `colours`: colours of masks that no list names; `dark`: a picture
+            of more than 8 bits that uses few of its values.
         part: `train`, `val` or `test`; empty where it belongs to none.
         file: The file's address; empty where it is about no file.
         text: What is wrong with it, one line.
@@ -53,7 +55,7 @@ class Report:
             hold a value outside the classes; pictures that are in two parts; classes that train
             does not show.
         notes: What is worth knowing: what the listing notes, labels without a class, pictures that
-            one part has twice, colours of masks that no list names.
+            one part has twice, colours of masks that no list names, pictures read as nearly black.
     """
 
     counts: Mapping[str, int]
@@ -122,6 +124,12 @@ def inspect(
         colours.add(seen.faults, sample.label)
         if seen.print:
             copies.add(seen.print, part, sample)
+        if 0 < seen.brightest < _DARK and is_deep(sample.image):
+            text = (
+                f"more than 8 bits a pixel, but the brightest is read as {seen.brightest} of 255, "
+                "nearly black: bring 10 or 12 bits to the full range of 16 first"
+            )
+            notes.append(Finding("dark", part, sample.image, text))
         if seen.census is not None:
             occurrence.add(seen.census, part, sample)
             if not seen.census.pixels.any():
@@ -151,13 +159,15 @@ class _Seen(NamedTuple):
     faults: tuple[DataError, ...]
     print: bytes | None
     census: Census | None
+    brightest: int = 0
 
 
 def _look(part: str, sample: Sample, listing: Listing, load: Any, classes: int) -> _Seen:
     """Reads one sample; of one that cannot be used, what can be said of its label."""
     try:
         image, label = load(sample)
-        return _Seen(part, sample, (), fingerprint(image), Census.of(label, classes))
+        seen = fingerprint(image), Census.of(label, classes)
+        return _Seen(part, sample, (), *seen, brightest=int(image.max(initial=0)))
     except DataError as error:
         fault = error
     try:  # the picture may be what is wrong: the label may be sound, or wrong as well
@@ -240,6 +250,7 @@ class _Colours:
         return [Finding("colours", "", "", text), *(_colour_note(*each) for each in order[:_SHOWN])]
 
 
+_DARK = 32  # of 255: 16 bits that hold no more than 13 of them are below
 _SHOWN = 19
 _MOST_COLOURS = 256
 

@@ -326,3 +326,16 @@ def test_many_colours_are_what_smoothing_leaves(tmp_path: Path) -> None:
     assert "smoothing" in notes[0].text
     assert len(notes) == 20
     assert notes[1].text.startswith("255 0 0 on 18 pixels")
+
+
+@pytest.mark.parametrize(("bits", "dark"), [(16, False), (12, True), (10, True)])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_few_bits_in_many_are_said(tmp_path: Path, suffix: str, bits: int, dark: bool) -> None:
+    report = coloured(tmp_path, [[[0, 0, 0], [1, 1, 1]]])
+    assert report.ok
+    (tmp_path / "images" / "0.png").unlink()
+    grey = np.array([[7, 2**bits - 1]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "images" / f"0{suffix}")
+    report = inspect(list_set(DataConfig(root=str(tmp_path)), 0))
+    assert report.ok
+    assert [note.kind for note in report.notes] == ["dark"] * dark
