@@ -27,7 +27,7 @@ from ccfnet_tf.datasets.found_pictures import FoundPictures, path_parts
 from ccfnet_tf.datasets.json_files import Record, picture_size, read_any_json, shown
 from ccfnet_tf.datasets.label_studio_rle import to_brush
 from ccfnet_tf.datasets.listing import Listing, with_pictures
-from ccfnet_tf.datasets.name_lists import void_notes, with_background
+from ccfnet_tf.datasets.name_lists import plain_name, void_notes, with_background
 from ccfnet_tf.datasets.pairing import PHOTOS
 from ccfnet_tf.datasets.pictures import image_size
 from ccfnet_tf.datasets.polygons import FARTHEST, Ellipse, draw, points, turned
@@ -87,7 +87,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             except DataError as missing:
                 faults.append(missing)
                 continue
-            name = image.relative_to(root).with_suffix("").as_posix()
+            name = plain_name(image.relative_to(root).with_suffix("").as_posix())
             if name in tasks:
                 faults.append(
                     DataError(f"{where}: {image} is the picture of another task: keep one")

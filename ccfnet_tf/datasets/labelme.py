@@ -61,6 +61,7 @@ from ccfnet_tf.datasets.listing import (
 from ccfnet_tf.datasets.name_lists import (
     is_background_name,
     part_named,
+    plain_name,
     read_class_list,
     read_classes,
     read_part_lists,
@@ -229,15 +230,18 @@ def _find(root: Path) -> tuple[dict[str, Sample], dict[str, _File], dict[str, Da
     taken: dict[str, Path] = {}
     paths = [
         path
-        for path in sorted(root.rglob("*.json"))
+        for path in sorted(root.rglob("*.json"), key=lambda path: [*map(plain_name, path.parts)])
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts)
     ]
     pictures = FoundPictures(root)
     reads = in_threads(partial(_read, pictures=pictures), paths)
     for path, found in zip(paths, reads, strict=True):
-        name = path.relative_to(root).with_suffix("").as_posix()
+        name = plain_name(path.relative_to(root).with_suffix("").as_posix())
         if isinstance(found, DataError):
             faults[name] = found
+        elif found is not None and name in samples:
+            text = f"{path}: {samples[name].label} has that name in other characters: keep one"
+            faults[str(path)] = DataError(text)
         elif found is not None and found.image in taken:
             other = taken[found.image]
             faults[name] = DataError(f"{path}: {other} labels the same picture: keep one")

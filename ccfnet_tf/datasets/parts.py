@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
@@ -14,7 +14,7 @@ from ccfnet_tf.datasets.label_map import read_label_map
 from ccfnet_tf.datasets.layouts import READERS, detect
 from ccfnet_tf.datasets.listing import Listing, Load, fingerprint
 from ccfnet_tf.datasets.mask_values import MaskValues
-from ccfnet_tf.datasets.name_lists import read_names, read_part_lists
+from ccfnet_tf.datasets.name_lists import plain_name, read_names, read_part_lists
 from ccfnet_tf.datasets.part_names import misleading_folders
 from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
@@ -99,7 +99,8 @@ def list_set(data: DataConfig, seed: int) -> Listing:
     if data.lists:
         listing = _by_lists(listing, Path(data.lists).expanduser(), data.fold)
     elif "://" not in str(data.root):
-        listing = replace(listing, kin={**listing.kin, **_read_kin(root / KIN)})
+        names = [sample.name for part in parts_of(listing).values() for sample in part]
+        listing = replace(listing, kin={**listing.kin, **_read_kin(root / KIN, names)})
     if data.fold and not listing.folds:
         raise ConfigError(
             f"data.fold is {data.fold}: this set has no folds: leave it out, or make some with "
@@ -226,18 +227,19 @@ def _by_lists(listing: Listing, lists: Path, fold: int) -> Listing:
         train=parts["train"],
         val=parts.get("val"),
         test=parts.get("test", ()),
-        kin={**listing.kin, **_read_kin(lists / KIN)},
+        kin={**listing.kin, **_read_kin(lists / KIN, known)},
         folds=max(folds, int(folder != lists)),
         unpaired=(),
     )
 
 
-def _read_kin(path: Path) -> dict[str, str]:
-    """Reads groups of copies: a group a line, names apart by tabs."""
+def _read_kin(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """Reads groups of copies: a group a line, names apart by tabs; `names` are those of the set."""
     if not path.is_file():
         return {}
+    spelled = {plain_name(name): name for name in names}
     groups = [line.split("\t") for _, line in read_names(path)]
-    return {name: group[0] for group in groups for name in group}
+    return {spelled.get(plain_name(name), name): group[0] for group in groups for name in group}
 
 
 def _is_folder(path: Path) -> bool:

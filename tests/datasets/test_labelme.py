@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import tracemalloc
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -506,3 +507,13 @@ def test_labels_for_background_and_for_no_class(
     assert label[3].tolist() == [VOID] * 6
     named = not listed and void != "__ignore__"
     assert any("stands for no class" in note for note in listing.notes) == named
+
+
+def test_letters_with_accents_give_one_name_however_the_disk_spells_them(tmp_path: Path) -> None:
+    stems = {form: unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")}
+    put(tmp_path, stems["NFD"])
+    assert [sample.name for sample in read(tmp_path).train] == [stems["NFC"]]
+    put(tmp_path, stems["NFC"])
+    listing = read(tmp_path)
+    assert len(listing.train) == 1
+    assert "has that name in other characters: keep one" in str(listing.unpaired[0])
