@@ -186,7 +186,8 @@ def _looks_like(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(65536)
     whole = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-    foreign = b'"segments_info"' in head or (b'"items"' in head and _KEYS[0] not in head)
+    items = b'"items"' in head or b'"item"' in head or b'"polygon"' in head
+    foreign = b'"segments_info"' in head or (items and _KEYS[0] not in head)
     return whole and any(key in head for key in _KEYS) and not foreign
 
 

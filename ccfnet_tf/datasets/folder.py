@@ -16,7 +16,8 @@ out, and so are their masks.
 Where colours are the labels, ROOT/colours.txt (or colors.txt) with `R G B name` a line takes the
 place of classes.txt, or stands beside it with the same names. Beside index masks it says in which
 colours the classes are shown. Each mask is then read by what it is: RGB by
-its colours, grey and palette by its ids.
+its colours, and so a palette whose colours are all in the table; grey and other palettes by their
+ids.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from ccfnet_tf.datasets.mask_values import MaskValues, index_values, read_index_
 from ccfnet_tf.datasets.name_lists import (
     ClassList,
     ColourTable,
+    part_lists,
     plain_name,
     read_class_list,
     read_colour_table,
@@ -47,10 +49,10 @@ from ccfnet_tf.datasets.pairing import (
     unambiguous,
 )
 from ccfnet_tf.datasets.part_names import part_folders, part_of
-from ccfnet_tf.datasets.pictures import read_mask
+from ccfnet_tf.datasets.pictures import read_coloured_mask
 from ccfnet_tf.datasets.shards import void_value
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.labels import Sample
+from ccfnet_tf.labels import VOID, Sample
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif", ".avif")
@@ -58,6 +60,8 @@ SUFFIXES = frozenset(
 
 SIDES = (("images", "masks"), ("img_dir", "ann_dir"), ("images", "labels"))
 """Folders of pictures and of masks, by the names that people give them."""
+
+_LIST_SUFFIXES = (".txt", ".csv", ".json", ".yaml", ".yml", ".names")
 
 COLOURS = ("colours.txt", "colors.txt")
 """Names that the table of colours may have."""
@@ -166,7 +170,7 @@ def _refuse_strange_parts(root: Path) -> None:
 def _classes(root: Path) -> tuple[ClassList, ColourTable | None]:
     colours = [root / name for name in COLOURS if (root / name).is_file()]
     if not colours:
-        _hint_at_other_lists(root)
+        _refuse_without_list(root)
         return read_class_list(root / "classes.txt"), None
     if len(colours) > 1:
         raise DataError(f"{colours[1]}: {colours[0].name} is there too: keep one of them")
@@ -186,29 +190,70 @@ def _classes(root: Path) -> tuple[ClassList, ColourTable | None]:
     return classes, table
 
 
-def _hint_at_other_lists(root: Path) -> None:
-    """Refuses a folder whose class list has a name that it has in other layouts.
+def _refuse_without_list(root: Path) -> None:
+    """Refuses a folder without classes.txt; says which of its files may be its class list.
 
     Tools count the rows of some of these lists otherwise, so none is taken for classes.txt unasked.
     """
-    others = [name for name in NAMES if (root / name).is_file()]
-    if others and not (root / "classes.txt").is_file():
-        raise DataError(
-            f"{root / 'classes.txt'}: no such file: it names the classes, one a line; {others[0]} "
-            "is there: make it classes.txt, with the class of value 0 on the first line"
-        )
+    if (root / "classes.txt").is_file():
+        return
+    lists = set(part_lists(root).values())
+    texts = [path for path in sorted(root.iterdir()) if path.suffix.lower() in _LIST_SUFFIXES]
+    others = [path.name for path in texts if path not in lists and path.name[0] != "."]
+    others.sort(key=lambda name: name not in NAMES)
+    there = (
+        f"{others[0]} is there: make it classes.txt, with the class of value 0 on the first line, "
+        "or colours.txt (`R G B name` a line) where colours are the labels"
+        if others
+        else f"found: {contents(root)}"
+    )
+    raise DataError(
+        f"{root / 'classes.txt'}: no such file: it names the classes, one a line; {there}"
+    )
 
 
 def _loader(meaning: MaskValues, table: ColourTable | None) -> LoadLabel:
     def load_label(sample: Sample) -> np.ndarray:
         if table is None:
             return read_index_mask(sample.label, meaning)
-        mask = read_mask(sample.label)
+        mask, palette = read_coloured_mask(sample.label)
         if mask.ndim == 3:
             return table.classes_of(mask, sample.label)
-        return meaning.classes_of(mask, sample.label)
+        ids = None if palette is None else _by_colour(mask, palette, meaning, table, sample.label)
+        return meaning.classes_of(mask, sample.label) if ids is None else ids[mask]
 
     return load_label
+
+
+def _by_colour(
+    values: np.ndarray, palette: np.ndarray, meaning: MaskValues, table: ColourTable, path: str
+) -> np.ndarray | None:
+    """Returns int32 [256], the class of each value by its colour in a palette.
+
+    `None` where the indices count: not all colours that are used are in the table. The value of
+    void is void whatever its colour.
+
+    Raises:
+        DataError: Some colours are in the table, as other classes than their indices, and some not.
+    """
+    used = [value for value in np.unique(values).tolist() if value not in meaning.void]
+    colours = [(int(red), int(green), int(blue)) for red, green, blue in palette[used]]
+    order = {name: index for index, name in enumerate(table.taxonomy.names)}
+    named = {v: table.names[c] for v, c in zip(used, colours, strict=True) if c in table.names}
+    if len(named) == len(used):
+        ids = np.full(256, VOID, np.int32)
+        ids[list(named)] = [order.get(name, VOID) for name in named.values()]
+        return ids
+    for value, name in named.items():
+        if order.get(name, VOID) != meaning.ids.get(value):
+            strange = next(value for value in used if value not in named)
+            raise DataError(
+                f"{path}: its palette gives value {value} the colour of '{name}' in "
+                f"{table.path}, and value {strange} a colour that is not in it: add that colour, "
+                "or save the mask in grey where its values count",
+                kind="value",
+            )
+    return None
 
 
 def _flat(root: Path, unpaired: list[DataError], *, split: bool) -> dict[str, tuple[Sample, ...]]:

@@ -130,7 +130,15 @@ def test_a_folder_that_is_no_part_is_refused(tmp_path: Path) -> None:
     assert len(parts(tmp_path).train) == 1
 
 
-ALIASES = [("train", "valid", "test"), ("Training", "validation", "testing"), ("train", "dev", "x")]
+ALIASES = [
+    ("train", "valid", "test"),
+    ("Training", "validation", "testing"),
+    ("train", "dev", "x"),
+    ("train2017", "val2017", "test-dev"),
+    ("01_train", "02_val", "03_test"),
+    ("Train-Set", "val_set", "testset"),
+    ("train_data", "valid_split", "x"),
+]
 
 
 @pytest.mark.parametrize("sides", folder.SIDES)
@@ -288,6 +296,56 @@ def test_a_class_list_of_another_name_is_hinted_at(tmp_path: Path, name: str) ->
     fails(tmp_path, "classes.txt: no such file", f"{name} is there: make it classes.txt")
     classes(tmp_path)
     assert parts(tmp_path).taxonomy.names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "name", ["Classes.txt", "class_dict.csv", "codes.txt", "data.yaml", "classes.json", "obj.names"]
+)
+def test_any_file_that_may_be_the_class_list_is_hinted_at(tmp_path: Path, name: str) -> None:
+    put(tmp_path, "a")
+    (tmp_path / "train.txt").write_text("a\n")
+    fails(tmp_path, "classes.txt: no such file", "found: images/, masks/, train.txt")
+    (tmp_path / name).write_text("x")
+    fails(tmp_path, f"{name} is there: make it classes.txt", "or colours.txt (`R G B name` a line)")
+
+
+def test_names_that_stand_for_no_class_are_said(tmp_path: Path) -> None:
+    put(tmp_path, "a")
+    classes(tmp_path, "cat\nUnlabeled\ndog\n")
+    found = parts(tmp_path)
+    assert found.taxonomy.names == ("cat", "dog")
+    assert found.load(found.train[0])[1][0].tolist() == [0, VOID, VOID, VOID, 0, 0]
+    (note,) = found.notes
+    assert note.startswith(f"{tmp_path / 'classes.txt'}: 'Unlabeled' stands for no class (void)")
+
+
+def test_lists_in_a_folder_of_their_own_are_named(tmp_path: Path) -> None:
+    classes(tmp_path)
+    put(tmp_path, "a")
+    put(tmp_path, "b")
+    lists = tmp_path / "my splits"
+    lists.mkdir()
+    (lists / "train.txt").write_text("a\n")
+    (lists / "valid.txt").write_text("b\n")
+    (note,) = parts(tmp_path).notes
+    assert note.endswith(f"not used; to split by them add --data.lists '{lists}'")
+    data = DataConfig(root=str(tmp_path), lists=str(lists))
+    found = read_parts(data, seed=0)
+    assert found.notes == ()
+    assert ([s.name for s in found.train], [s.name for s in found.val]) == (["a"], ["b"])
+
+
+def test_numbers_of_objects_are_no_smoothing(tmp_path: Path) -> None:
+    classes(tmp_path)
+    put(tmp_path, "a")
+    mask = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    found = parts(tmp_path)
+    with pytest.raises(DataError, match="0 to 23 in one mask look like numbers of objects"):
+        found.load(found.train[0])
+    Image.fromarray(mask * 9).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(DataError, match="what JPEG or smoothing leaves"):
+        found.load(found.train[0])
 
 
 def test_class_list(tmp_path: Path) -> None:
@@ -454,6 +512,35 @@ def test_a_table_gives_the_classes_of_index_masks_their_colours(tmp_path: Path) 
     found = parts(tmp_path)
     assert found.taxonomy.palette == ((1, 2, 3), (4, 5, 6))
     np.testing.assert_array_equal(found.load(found.train[0])[1][0], [0, 1, VOID, 1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("palette", "expected"),
+    [
+        ([(0, 0, 0), (255, 0, 0)], [1, 0, VOID]),  # the colours of the table, in another order
+        ([(255, 0, 0), (0, 0, 0)], [0, 1, VOID]),
+        ([(7, 7, 7), (8, 8, 8)], [0, 1, VOID]),  # other colours: the indices count
+        ([(255, 0, 0), (8, 8, 8)], [0, 1, VOID]),
+        ([(0, 0, 0), (8, 8, 8)], "value 0 the colour of 'sea' in"),
+    ],
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_palettes_beside_a_table_of_colours(
+    tmp_path: Path, palette: list[tuple[int, ...]], expected: list[int] | str, listed: bool
+) -> None:
+    put(tmp_path, "a")
+    (tmp_path / "colours.txt").write_text("255 0 0 sky\n0 0 0 sea\n")
+    if listed:
+        classes(tmp_path, "sky\nsea\n")
+    mask = Image.fromarray(np.array([[0, 1, 255]] * 4, np.uint8).repeat(2, axis=1))
+    mask.putpalette([channel for colour in palette for channel in colour] + [0] * 762)
+    mask.save(tmp_path / "masks" / "a.png")
+    found = parts(tmp_path)
+    if isinstance(expected, str):
+        with pytest.raises(DataError, match=expected):
+            found.load(found.train[0])
+    else:
+        assert found.load(found.train[0])[1][0, ::2].tolist() == expected
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
