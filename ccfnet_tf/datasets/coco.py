@@ -12,6 +12,7 @@ other is train (latest.json is). In place of annotations/instances_*.json there 
     ROOT/{train,valid,test}/_annotations.coco.json    Roboflow, pictures beside them
     ROOT/{train,val,test}/annotations.json            or labels.json, annotations/*.json, ...;
                                                       pictures beside it, or in images/ or data/
+    ROOT/annotations/{train,val,test}/*.json          a list each; ROOT/images/{train,val,test}/
     ROOT/result.json, labels.json, ...                Label Studio, FiftyOne
 
 Lists in folders of parts are those parts, and val is then val. A picture that is not where its
@@ -151,7 +152,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     for part, path in paths.items():
         lists[part] = _read_list(path, _places(root, path, list(paths.values())), found)
         if lists[part].categories != lists["train"].categories:
-            raise DataError(f"{path}: its categories are not those of {paths['train'].name}")
+            raise DataError(f"{path}: its categories are not those of {paths['train']}")
     names, roots = _class_names(lists, paths["train"])
     _refuse_without_outlines(lists)
     source = f"{paths['train']}: categories"
@@ -193,7 +194,8 @@ def _looks_like(path: Path) -> bool:
 
 def _lists(root: Path) -> list[Path]:
     """Returns the lists of a set: its own, else those in the folders of its parts."""
-    folders = (folder for folders in part_folders(root).values() for folder in folders)
+    holders = (root, root / "annotations")
+    folders = [f for holder in holders for fs in part_folders(holder).values() for f in fs]
     in_parts = [path for folder in folders for path in _lists_in(folder) or _top(folder)]
     return _lists_in(root) or in_parts or sorted(root.glob(f"*/{ROBOFLOW}")) or _top(root)
 
@@ -235,7 +237,8 @@ def _parts(root: Path) -> dict[str, Path]:
             there = f"{panoptic.name}, which --data.format coco_panoptic reads"
         raise DataError(
             f"{root}: no list to learn from (found: {there}): expected "
-            f"annotations/instances_train*.json, annotations.json or train/{ROBOFLOW}"
+            f"annotations/instances_train*.json, annotations.json, or a list in train/ (such as "
+            f"{ROBOFLOW} or annotations.json)"
         )
     if "val" in found and "test" not in found and not _folder(root, found["val"]):
         found["test"] = found.pop("val")
@@ -259,9 +262,10 @@ class _Places(NamedTuple):
 
 
 def _folder(root: Path, path: Path) -> str:
-    """Returns the folder of a part in `root` that a list lies in; empty where it lies in none."""
-    top = path.relative_to(root).parts[0] if path.parent != root else ""
-    return top if top and (part_of(top) or path.name == ROBOFLOW) else ""
+    """Returns the name of the part's folder that a list lies in; empty where it lies in none."""
+    above = path.relative_to(root).parts[:-1]
+    of_roboflow = above[0] if above and path.name == ROBOFLOW else ""
+    return next((name for name in above if part_of(name)), of_roboflow)
 
 
 def _places(root: Path, path: Path, paths: list[Path]) -> _Places:

@@ -22,7 +22,7 @@ ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -337,23 +337,30 @@ def _paired(
     pictures, labels = (folder / side for side in _names_of_sides(folder))
     lonely = sorted(images.keys() - masks.keys())
     free = masks.keys() - images.keys()
-    others = _other_files(labels) if lonely else {}
+    others = _other_files(labels, MASKS) if lonely else {}
     by_name = unambiguous((plain_words(stem), stem) for stem in [*free, *others])
-    by_place = unambiguous((stem.rpartition("/")[2], stem) for stem in free)
+    by_place = unambiguous((_last(stem), stem) for stem in free)
     for stem in lonely:
         text = f"{images[stem]}: no mask {labels / stem}.png"
         found = stem if stem in others else by_name.get(plain_words(stem))
         if found in others:
             text += f"; {others[found]} lies there, but masks are PNG: export it anew as PNG"
             text += " under its picture's name" if found != stem else ""
-        elif found:
-            text += f"; {masks[found]} lies there: a mask has its picture's name: rename it"
-        elif found := by_place.get(stem.rpartition("/")[2]):
-            text += f"; {masks[found]} lies there: a mask lies as its picture does: move it"
+        elif found := found or by_place.get(_last(stem)):
+            moved = _last(found) == _last(stem)
+            rule = (
+                "lies as its picture does: move it"
+                if moved
+                else "has its picture's name: rename it"
+            )
+            text += f"; {masks[found]} lies there: a mask {rule}"
         free -= {found}  # said already
         unpaired.append(DataError(text, kind="missing"))
+    others = _other_files(pictures, SUFFIXES) if free else {}
     for stem in sorted(free):
         text = f"{masks[stem]}: no picture of that name in {pictures}"
+        if stem in others:
+            text += f"; {others[stem]} lies there, which is not read: save it as JPEG or PNG"
         unpaired.append(DataError(text, kind="missing"))
     return tuple(
         Sample(f"{prefix}/{stem}" if prefix else stem, str(images[stem]), str(masks[stem]))
@@ -392,10 +399,15 @@ def _sides(folder: Path, names: tuple[str, str]) -> tuple[dict[str, Path], dict[
     return images, files_in(folder / names[1], MASKS, ANYWHERE)
 
 
-def _other_files(masks: Path) -> dict[str, Path]:
-    """Returns relative path without suffix -> file of whatever is no PNG."""
+def _other_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """Returns relative path without suffix -> file of whatever has none of these suffixes."""
     return {
-        plain_name(path.relative_to(masks).with_suffix("").as_posix()): path
-        for path in sorted(masks.rglob("*"))
-        if path.is_file() and path.suffix.lower() != ".png"
+        plain_name(path.relative_to(folder).with_suffix("").as_posix()): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix.lower() not in suffixes
     }
+
+
+def _last(stem: str) -> str:
+    """Returns the name at the end of a path."""
+    return stem.rpartition("/")[2]

@@ -60,7 +60,6 @@ from ccfnet_tf.datasets.listing import (
 )
 from ccfnet_tf.datasets.name_lists import (
     is_background_name,
-    part_named,
     plain_name,
     read_class_list,
     read_classes,
@@ -69,6 +68,7 @@ from ccfnet_tf.datasets.name_lists import (
     void_notes,
 )
 from ccfnet_tf.datasets.pairing import PHOTOS
+from ccfnet_tf.datasets.part_names import part_of
 from ccfnet_tf.datasets.pictures import image_size, read_image
 from ccfnet_tf.datasets.polygons import circle, draw, is_outside, points
 from ccfnet_tf.errors import DataError, nearest
@@ -349,7 +349,7 @@ def _by_folder(samples: Mapping[str, Sample]) -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {"train": []}
     for name in samples:
         top = name.split("/")[0] if "/" in name else ""
-        parts.setdefault(part_named(top) or "train", []).append(name)
+        parts.setdefault(part_of(top) or "train", []).append(name)
     return parts
 
 

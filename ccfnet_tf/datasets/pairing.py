@@ -8,6 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ccfnet_tf.datasets.name_lists import plain_name, read_names
+from ccfnet_tf.datasets.part_names import part_of
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
@@ -175,7 +176,8 @@ def not_there(path: Path, listed: Path) -> DataError:
 
 def plain_words(stem: str) -> str:
     """Returns a path without what names pictures and masks, in lower case: `a/b` of `A/b_mask`."""
-    folder, _, name = stem.casefold().rpartition("/")
+    *folders, name = stem.casefold().split("/")
+    folder = "/".join(part_of(each) or each for each in folders)
     plain = re.sub(r"[\s._-]+", "-", _WORDS.sub("", name)).strip("-")
     return f"{folder}/{plain}"
 

@@ -3,7 +3,8 @@
     ROOT/JPEGImages/<name>.jpg
     ROOT/SegmentationClass/<name>.png                masks: 0..20, 255 at borders; as palette
                                                      indices, or as the colours of VOC's palette
-    ROOT/ImageSets/Segmentation/{train,val}.txt      a name a line
+    ROOT/ImageSets/Segmentation/{train,val}.txt      a name a line, or the paths of a picture and
+                                                     its mask
     ROOT/labelmap.txt, class_names.txt, ...          the set's own classes (see `own_classes`)
 
 ROOT is VOCdevkit/VOC2012 or the like. Where SegmentationClass is missing, or holds no PNG (older
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -169,7 +170,7 @@ def _part(
     samples: list[Sample] = []
     absent: list[DataError] = []
     for line, text in read_list(path, "a picture's name"):
-        name = plain_name(text)
+        name = _name(text, images)
         if name in taken:
             raise DataError(f"{path}: line {line}: '{name[:60]}' is in {taken[name]} already")
         taken[name] = path.name
@@ -180,6 +181,17 @@ def _part(
         message = f"{path}: line {line}: '{name[:60]}' has no {what}: add it, or take out the line"
         absent.append(DataError(message, kind="missing"))
     return tuple(samples), tuple(absent)
+
+
+def _name(text: str, images: dict[str, Path]) -> str:
+    """Returns the picture that a line names: `a`, `a.jpg`, `JPEGImages/a.jpg .../a.png`."""
+    name = plain_name(text)
+    first, *others = name.split() or [name]
+    if others and others[-1].casefold().endswith(MASKS):
+        name = first
+    inside = name.rpartition("JPEGImages/")[2]
+    stem = PurePosixPath(inside).with_suffix("").as_posix() if inside else inside
+    return next((each for each in (name, inside, stem) if each in images), name)
 
 
 @cache

@@ -496,6 +496,15 @@ def test_a_list_in_each_part_s_folder(
     assert read(tmp_path).val is None
 
 
+def test_a_list_in_each_part_s_folder_of_annotations(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        put(tmp_path, tree_of(), f"annotations/{part}/outlines.json", f"images/{part}")
+    assert detect(tmp_path) == "coco"
+    listing = read(tmp_path)
+    assert [s.image for s in listing.train] == [str(tmp_path / "images" / "train" / "a.jpg")]
+    assert [s.image for s in listing.val or ()] == [str(tmp_path / "images" / "valid" / "a.jpg")]
+
+
 def test_two_lists_in_one_part_s_folder(tmp_path: Path) -> None:
     put(tmp_path / "train", tree_of(), "a.json")
     put(tmp_path / "train", tree_of(), "b.json")

@@ -592,6 +592,26 @@ def test_a_mask_that_lies_elsewhere_is_hinted_at(tmp_path: Path) -> None:
     assert all("masks/b.png lies there" in error for error in others)
 
 
+def test_masks_in_a_part_s_folder_of_another_name_are_hinted_at(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for part, other in (("train", "Training"), ("val", "validation")):
+        put(tmp_path, f"{part}/a", mask=False)
+        put(tmp_path, f"{other}/a")
+        (tmp_path / "images" / other / "a.jpg").unlink()
+    errors = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
+    for error, other in zip(errors, ("Training", "validation"), strict=True):
+        assert f"masks/{other}/a.png lies there: a mask lies as its picture does" in str(error)
+
+
+def test_a_picture_of_a_kind_that_is_not_read_is_hinted_at(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for stem in ("a", "b"):
+        put(tmp_path, stem)
+    (tmp_path / "images" / "a.jpg").rename(tmp_path / "images" / "a.heic")
+    (error,) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
+    assert "a.heic lies there, which is not read: save it as JPEG or PNG" in str(error)
+
+
 def test_a_mask_of_another_format_and_name_is_hinted_at(tmp_path: Path) -> None:
     classes(tmp_path)
     put(tmp_path, "a", mask=False)

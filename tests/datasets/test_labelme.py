@@ -110,6 +110,15 @@ def test_parts_by_folder(tmp_path: Path) -> None:
     assert [s.name for s in listing.test] == ["test/a"]
 
 
+def test_parts_by_folders_of_other_names(tmp_path: Path) -> None:
+    for stem in ("train2017/a", "val_set/a", "test-dev/a"):
+        put(tmp_path, stem)
+    listing = read(tmp_path)
+    assert [s.name for s in listing.train] == ["train2017/a"]
+    assert [s.name for s in listing.val or ()] == ["val_set/a"]
+    assert [s.name for s in listing.test] == ["test-dev/a"]
+
+
 def test_parts_by_lists(tmp_path: Path) -> None:
     for stem in ("a", "b", "c", "d"):
         put(tmp_path, stem)
