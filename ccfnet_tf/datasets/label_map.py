@@ -1,7 +1,7 @@
 """A label map merges classes of a set, or drops them: a YAML file of the user's.
 
     vehicle: [car, bus]     these two become one class
-    void: [moon]            pixels of these count nowhere
+    void: [moon]            pixels of these count nowhere; so with the other names for no class
 
 Classes that no line names stay as they are. Ids are given anew, in the order of the set.
 """
@@ -14,10 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError, nearest
-from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.labels import VOID, Taxonomy, is_void_name
 from ccfnet_tf.parsing import parse_yaml
-
-DROPPED = "void"
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def read_label_map(path: Path, taxonomy: Taxonomy) -> LabelMap:
             that is named twice, or fewer than 2 classes left.
     """
     renamed = _new_names(path, taxonomy)
-    dropped = {old for old, new in renamed.items() if new == DROPPED}
+    dropped = {old for old, new in renamed.items() if is_void_name(new)}
     name_of = {old: renamed.get(old, old) for old in taxonomy.names if old not in dropped}
     names = tuple(dict.fromkeys(name_of.values()))
     if len(names) < 2:

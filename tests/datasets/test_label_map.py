@@ -42,8 +42,9 @@ def test_a_class_that_is_called_void_stays(tmp_path: Path) -> None:
     found = read_label_map(path, called)
     assert found.taxonomy.names == ("void", "vehicle")
     assert found.apply(np.arange(VOID, 4)).tolist() == [VOID, 0, 1, 1, VOID]
-    path.write_text("void: [void]\n")
-    assert read_label_map(path, called).table.tolist() == [VOID, 0, 1, 2, VOID]
+    for name in ("void", "Ignore", "unlabeled"):
+        path.write_text(f"{name}: [void]\n")
+        assert read_label_map(path, called).table.tolist() == [VOID, 0, 1, 2, VOID]
 
 
 @pytest.mark.parametrize(
