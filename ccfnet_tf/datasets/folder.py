@@ -118,12 +118,12 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             "images/ and masks/, or train/, val/, test/ with images/ and masks/ in each"
         )
     classes, table = _classes(root)
-    void = data.void_value
+    void = {data.void_value} if data.void_value != "auto" else _own_void(classes)
     meaning = index_values(
         classes.taxonomy.names,
         data.mask_values,
         values=classes.values,
-        void={void_value(len(classes.values)) if void == "auto" else void, *classes.void},
+        void={*void, *classes.void},
     )
     load_label = _loader(meaning, table)
     return Listing(
@@ -137,6 +137,11 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         mask_values=meaning,
         notes=classes.notes,
     )
+
+
+def _own_void(classes: ClassList) -> set[int]:
+    """Returns the value of void where none is given; none where the list has it as a class."""
+    return {void_value(len(classes.values))} - set(classes.values)
 
 
 def _one_folder_each(root: Path) -> dict[str, Path]:

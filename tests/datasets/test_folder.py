@@ -335,6 +335,15 @@ def test_lists_in_a_folder_of_their_own_are_named(tmp_path: Path) -> None:
     assert ([s.name for s in found.train], [s.name for s in found.val]) == (["a"], ["b"])
 
 
+def test_values_that_the_class_list_states(tmp_path: Path) -> None:
+    text = "0: background\n255: crack\n1: ignore\n"
+    listing, row = read_row(tmp_path, text, [0, 255, 1])
+    assert listing.taxonomy.names == ("background", "crack")
+    assert row == [0, 1, VOID]
+    _, row = read_row(tmp_path, "7: a\n21: b\n", [7, 21, 255])
+    assert row == [0, 1, VOID]
+
+
 def test_numbers_of_objects_are_no_smoothing(tmp_path: Path) -> None:
     classes(tmp_path)
     put(tmp_path, "a")
