@@ -13,6 +13,8 @@ One set may be split by ROOT/train.txt, val.txt and test.txt: a picture a line, 
 or to ROOT, with or without suffix; val and test may be missing. Pictures in no list are then left
 out, and so are their masks.
 
+Names such as void, ignore or unlabeled stand for no class (see `name_lists`).
+
 Where colours are the labels, ROOT/colours.txt (or colors.txt) with `R G B name` a line takes the
 place of classes.txt, or stands beside it with the same names. Beside index masks it says in which
 colours the classes are shown. Each mask is then read by what it is: RGB by

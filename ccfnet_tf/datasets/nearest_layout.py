@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ccfnet_tf.datasets.pairing import PHOTOS, contents
-from ccfnet_tf.datasets.part_names import part_in
+from ccfnet_tf.datasets.part_names import part_in, part_of
 
 _PICTURE_WORDS = ("image", "img", "picture", "photo", "frame", "rgb", "input", "jpeg", "raw")
 _MASK_WORDS = ("mask", "label", "annot", "ann_dir", "seg", "gt", "ground", "target", "truth")
@@ -112,11 +112,14 @@ def _pairs(pictures: list[Path], root: Path) -> list[dict[str, str]]:
     found: dict[tuple[str, str], dict[str, str]] = {}
     for folder, _ in folders.most_common():
         names = folder.split("/")
-        last = next((i for i in reversed(range(len(names))) if _role(names[i])), None)
+        places = list(reversed(range(len(names))))
+        last = next((i for i in places if _role(names[i])), None)
+        if last is None:  # train/ beside train_masks/ holds the pictures
+            last = next((i for i in places if part_of(names[i])), None)
         if last is not None:
             key = "/".join(names[:last]), part_in(names[last]) or ""
             whole = "/".join(names[: last + 1])
-            found.setdefault(key, {}).setdefault(_role(names[last]), whole)
+            found.setdefault(key, {}).setdefault(_role(names[last]) or "images", whole)
     return [{"part": part} | pair for (_, part), pair in sorted(found.items()) if len(pair) == 2]
 
 
@@ -165,6 +168,6 @@ def _beside(pictures: list[Path]) -> str:
 
 def _loose() -> str:
     return (
-        "pictures without a folder of masks: nearest is the layout 'folder': pictures in images/, "
+        "no folder of masks goes with one of pictures: nearest is 'folder': pictures in images/, "
         "a PNG of class ids for each in masks/ under the same name, class names in classes.txt"
     )

@@ -51,6 +51,7 @@ def test_a_class_that_is_called_void_stays(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("vehicle: [bus, cra]\n", "'cra' is no class of this data set; did you mean 'car'"),
+        ("void: [Unlabeled]\n", "'Unlabeled' is no class .* for no class already; leave it out"),
         ("a: [bus]\nb: [bus]\n", "'bus' is in 'a' and 'b'"),
         ("a: bus\n", "'a' must hold a list"),
         ("a: [1]\n", "'a' must hold a list"),

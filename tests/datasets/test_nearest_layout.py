@@ -51,6 +51,11 @@ def fill(root: Path, *files: str) -> Path:
             ("imgs/train/a.jpg", "imgs/val/a.jpg", "gt/train/a.png", "gt/val/a.png"),
             "rename imgs/ to images/, rename gt/ to masks/, add",
         ),
+        (
+            ("train/a.png", "train_labels/a_L.png", "val/b.png", "val_labels/b_L.png"),
+            "rename train/ to train/images/, rename train_labels/ to train/masks/, rename val/ to",
+        ),
+        (("train/a.jpg", "train_masks/a_mask.png"), "rename train_masks/ to train/masks/"),
         (("a.jpg", "a_mask.png"), "masks lie beside their pictures ('a_mask')"),
         (("b/a.jpg", "b/a_seg.png"), "without '_seg'"),
         (("a.jpg", "b.jpg"), "pictures in images/, a PNG of class ids for each in masks/"),
