@@ -6,8 +6,8 @@
     ROOT/{train,val,test}/{images,masks}/...     val and test may be missing
 
 In place of images/ and masks/ there may be img_dir/ and ann_dir/, or images/ and labels/. Parts may
-also be called training; valid, validation and dev; testing. A mask is a PNG of class ids and lies
-where its picture lies: `images/a/b.jpg`, `masks/a/b.png`.
+also be called training; valid, validation and dev; testing; see `part_of`. A mask is a PNG of class
+ids and lies where its picture lies: `images/a/b.jpg`, `masks/a/b.png`.
 
 One set may be split by ROOT/train.txt, val.txt and test.txt: a picture a line, relative to images/
 or to ROOT, with or without suffix; val and test may be missing. Pictures in no list are then left
@@ -17,9 +17,8 @@ Names such as void, ignore or unlabeled stand for no class (see `name_lists`).
 
 Where colours are the labels, ROOT/colours.txt (or colors.txt) with `R G B name` a line takes the
 place of classes.txt, or stands beside it with the same names. Beside index masks it says in which
-colours the classes are shown. Each mask is then read by what it is: RGB by
-its colours, and so a palette whose colours are all in the table; grey and other palettes by their
-ids.
+colours the classes are shown. Each mask is then read by what it is: RGB by its colours, and so a
+palette whose colours are all in the table; grey and other palettes by their ids.
 """
 
 from __future__ import annotations
