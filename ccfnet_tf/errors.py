@@ -4,6 +4,7 @@
     +-- ConfigError            a key or a value of the configuration
     +-- DataError              a file or a folder of the user's data
     |   +-- DamagedRecordError a record of a shard, which a run may leave out
+    |   +-- ColoursError       a mask with colours that no list names
     +-- RunError               a run folder or a checkpoint in it
     +-- ResourceError          memory or disk that ran out, a download that failed
     +-- WorkerLostError        another worker of the run ended
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import errno
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from heapq import nlargest
 from typing import Literal
@@ -79,6 +80,20 @@ class DamagedRecordError(DataError):
     def __init__(self, message: str, *, size: tuple[int, int] = (0, 0)) -> None:
         super().__init__(message)
         self.size = size
+
+
+class ColoursError(DataError):
+    """A mask with colours that no list names; of kind `value`.
+
+    Attributes:
+        colours: Number of pixels of each such colour, R G B 0..255; the most frequent ones.
+    """
+
+    def __init__(
+        self, message: str, colours: Mapping[tuple[int, int, int], int] | None = None
+    ) -> None:
+        super().__init__(message, kind="value")
+        self.colours = dict(colours or {})
 
 
 class RunError(CCFNetError):

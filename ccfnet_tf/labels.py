@@ -25,9 +25,15 @@ BACKGROUND = "_background_"
 """How labelme names the class of what nobody outlined."""
 
 
+_VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled", IGNORED)
+
+
 def is_void_name(name: str) -> bool:
-    """Returns whether a name in a table of colours or values stands for no class."""
-    return name.casefold() == "void" or name == IGNORED
+    """Returns whether a name in any list of classes, colours or values stands for no class.
+
+    These are void, ignore, ignored, unlabeled, unlabelled and `__ignore__`, in upper or lower case.
+    """
+    return name.casefold() in _VOID_NAMES
 
 
 @dataclass(frozen=True)

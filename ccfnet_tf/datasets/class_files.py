@@ -1,14 +1,14 @@
 """The class list that a folder carries in a published layout: which value or colour is which class.
 
-    class_names.txt, classes.txt, labels.txt    a name a line (labelme); `__ignore__` is void
+    class_names.txt, classes.txt, labels.txt    a name a line (labelme), or `value: name`
     labelmap.txt                                name:R,G,B:parts:actions (CVAT, Datumaro)
     label_colors.txt, colours.txt, colors.txt   R G B name, or a name a line (CamVid, CVAT)
     dataset_meta.json                           label_map and segmentation_colors (Datumaro)
     id2label.json                               {"0": "background", ...} (Hugging Face)
 
 A row is the value of a class in index masks. In labelmap.txt and label_colors.txt, a class of the
-colour black is value 0 wherever its row stands, as CVAT and Datumaro count it. Rows named void,
-ignore, ignored or `__ignore__` are void. Where a list states no colours, those of PASCAL VOC's map
+colour black is value 0 wherever its row stands, as CVAT and Datumaro count it. Names that stand for
+no class are void (see `name_lists`). Where a list states no colours, those of PASCAL VOC's map
 apply, as in labelme and Datumaro. One name alone in a text file is a class against background,
 which is then value 0 and black.
 """
@@ -26,18 +26,20 @@ import numpy as np
 from ccfnet_tf.datasets.mask_values import MaskValues, with_given
 from ccfnet_tf.datasets.name_lists import (
     BACKGROUND,
-    BACKGROUND_NAMES,
-    IGNORED_NAMES,
     Colour,
     ColourTable,
     colour_table,
+    is_background_name,
+    read_class_rows,
     read_names,
+    refuse_one_beside_void,
     taxonomy_of,
+    void_notes,
 )
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.images import NO_CLASS, read_coloured_mask, to_classes
 from ccfnet_tf.io.json_files import read_json, shown
-from ccfnet_tf.labels import IGNORED, VOID, Taxonomy
+from ccfnet_tf.labels import IGNORED, VOID, Taxonomy, is_void_name
 
 BOUNDARY = (224, 224, 192)
 """The colour of VOC's borders between objects, which have the value 255."""
@@ -47,7 +49,10 @@ _BLACK = (0, 0, 0)
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a list; `colour` is `None` where it states none."""
+    """A row of a list; `colour` is `None` where it states none.
+
+    A value that a list leaves out is a row without a name.
+    """
 
     name: str
     colour: Colour | None
@@ -55,7 +60,7 @@ class Row:
     @property
     def void(self) -> bool:
         """Whether pixels of this row have no class."""
-        return self.name.casefold() in IGNORED_NAMES
+        return not self.name or is_void_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class OwnClasses:
         values: int32 [N]: value of a mask -> class id, `VOID` or `NO_CLASS`.
         colours: Colour of a mask -> class id or `VOID`.
         stated: The list itself states the colours.
+        notes: What is worth knowing of the list.
     """
 
     path: Path
@@ -75,6 +81,7 @@ class OwnClasses:
     values: np.ndarray
     colours: ColourTable
     stated: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def meaning(self) -> MaskValues:
@@ -183,13 +190,16 @@ def _classes(rows: list[Row], path: Path, *, black_first: bool) -> OwnClasses:
     """
     if len(rows) > 256:
         raise DataError(f"{path}: {len(rows)} rows: at most 256")
-    stated = any(row.colour for row in rows)
+    stated, listed = any(row.colour for row in rows), rows
     if black_first:
         rows = _black_first(rows, stated)
-    elif rows[0].name == IGNORED and not stated:
+    elif rows[0].name.casefold() == IGNORED and not stated:
         rows = rows[1:]  # labelme gives it the value -1
     map_of_voc = voc_colours(len(rows))
     names = [row.name for row in rows if not row.void]
+    if len(names) == 1:
+        void = [row.name for row in rows if row.void and row.name]
+        refuse_one_beside_void(path, names[0], void)
     ids = {name: index for index, name in enumerate(names)}
     values = np.full(256, NO_CLASS, np.int32)
     values[255] = VOID
@@ -203,7 +213,8 @@ def _classes(rows: list[Row], path: Path, *, black_first: bool) -> OwnClasses:
     table = colour_table(path, taxonomy.names, colours)
     if set(names) <= set(colours.values()):
         taxonomy = table.taxonomy
-    return OwnClasses(path, taxonomy, values, table, stated)
+    notes = void_notes(path, [row.name for row in listed if row.name])
+    return OwnClasses(path, taxonomy, values, table, stated, notes)
 
 
 def _black_first(rows: list[Row], stated: bool) -> list[Row]:
@@ -213,7 +224,7 @@ def _black_first(rows: list[Row], stated: bool) -> list[Row]:
     """
     first = [row for row in rows if row.colour == _BLACK and not row.void]
     if not stated:
-        first = [row for row in rows if row.name.casefold() in BACKGROUND_NAMES][:1]
+        first = [row for row in rows if is_background_name(row.name)][:1]
         first = first or [Row(BACKGROUND, None)]
     return [*first, *(row for row in rows if row not in first)]
 
@@ -250,7 +261,7 @@ def _compare(one: OwnClasses, other: OwnClasses) -> None:
 
 
 def _plain(name: str) -> str:
-    return BACKGROUND if name.casefold() in BACKGROUND_NAMES else name
+    return BACKGROUND if is_background_name(name) else name
 
 
 def _refuse_twice(rows: Sequence[Row], path: Path) -> list[Row]:
@@ -277,8 +288,8 @@ def _refuse_twice(rows: Sequence[Row], path: Path) -> list[Row]:
 
 def _against_background(rows: list[Row]) -> list[Row]:
     """Returns the rows of a text file; background is added where they name one class alone."""
-    classes = [row for row in rows if row.name != IGNORED]
-    if len(classes) != 1 or classes[0].void or classes[0].name.casefold() in BACKGROUND_NAMES:
+    classes = [row for row in rows if row.name.casefold() != IGNORED]
+    if len(classes) != 1 or classes[0].void or is_background_name(classes[0].name):
         return rows
     (only,) = classes
     black = any(row.colour == _BLACK for row in rows)  # then nothing says what background is
@@ -286,7 +297,10 @@ def _against_background(rows: list[Row]) -> list[Row]:
 
 
 def _read_names(path: Path) -> list[Row]:
-    rows = [Row(name, None) for _, name in read_names(path)]
+    """Reads names, each on the line of its value or behind it; values left out are void."""
+    names = read_class_rows(path)
+    first = min(0, *names) if names else 0
+    rows = [Row(names.get(value, ""), None) for value in range(first, max(names, default=-1) + 1)]
     return _against_background(_refuse_twice(rows, path))
 
 
@@ -356,7 +370,7 @@ def _read_id2label(path: Path) -> list[Row]:
             raise DataError(f"{path}: {shown(key)}: {shown(name)}: expected 0..255 and a name")
         names[int(key)] = " ".join(name.split())
     values = range(max(names, default=-1) + 1)
-    return _refuse_twice([Row(names.get(value, "void"), None) for value in values], path)
+    return _refuse_twice([Row(names.get(value, ""), None) for value in values], path)
 
 
 def _colour(parts: object, where: str) -> Colour | None:

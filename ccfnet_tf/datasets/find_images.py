@@ -1,4 +1,6 @@
-r"""Pictures that a file names by a path of another computer: found by the last parts of the path.
+r"""Pictures that a file names: only those below the folder of the set are ever opened.
+
+Paths of another computer are found by their last parts:
 
 ../../media/upload/1/a.jpg    C:\data\a.jpg    https://host/data/a%20b.jpg
 /data/local-files/?d=set/a.jpg and /data/upload/1/0a1b2c3d-a.jpg (Label Studio)
@@ -6,6 +8,7 @@ r"""Pictures that a file names by a path of another computer: found by the last 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from functools import cached_property
@@ -37,17 +40,23 @@ def path_parts(named: str) -> tuple[str, ...]:
     return tuple(parts[1:] if parts and re.fullmatch("[A-Za-z]:", parts[0]) else parts)
 
 
+def is_below(path: str | Path, root: Path) -> bool:
+    """Returns whether a path lies in a folder as it is written; links in the folder are its own."""
+    lexical = Path(os.path.normpath(Path(path).absolute()))
+    return lexical.is_relative_to(os.path.normpath(root.absolute()))
+
+
 class FoundPictures:
     """The pictures below a folder, by name."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
-        for path in sorted(self._root.rglob("*")):
-            relative = path.relative_to(self._root)
+        for path in sorted(self.root.rglob("*")):
+            relative = path.relative_to(self.root)
             hidden = any(part.startswith(".") for part in relative.parts)
             if path.suffix.lower() in PHOTOS and not hidden and path.is_file():
                 found.setdefault(plain_name(path.name), []).append(path)
@@ -81,11 +90,11 @@ class FoundPictures:
                 both = " and ".join(str(path) for path in found[:2])
                 raise DataError(
                     f"{where}: picture {shown(named)} could be {both}: write the path below "
-                    f"{self._root} into the file",
+                    f"{self.root} into the file",
                     kind="missing",
                 )
         raise DataError(
-            f"{where}: no such picture in {self._root}, and none of that name: add it",
+            f"{where}: no such picture in {self.root}, and none of that name: add it",
             kind="missing",
         )
 

@@ -1,7 +1,7 @@
 """A label map merges classes of a set, or drops them: a YAML file of the user's.
 
     vehicle: [car, bus]     these two become one class
-    void: [moon]            pixels of these count nowhere
+    void: [moon]            pixels of these count nowhere; so with the other names for no class
 
 Classes that no line names stay as they are. Ids are given anew, in the order of the set.
 """
@@ -15,9 +15,7 @@ import numpy as np
 
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.io.yaml_json import parse_yaml
-from ccfnet_tf.labels import VOID, Taxonomy
-
-DROPPED = "void"
+from ccfnet_tf.labels import VOID, Taxonomy, is_void_name
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def read_label_map(path: Path, taxonomy: Taxonomy) -> LabelMap:
             that is named twice, or fewer than 2 classes left.
     """
     renamed = _new_names(path, taxonomy)
-    dropped = {old for old, new in renamed.items() if new == DROPPED}
+    dropped = {old for old, new in renamed.items() if is_void_name(new)}
     name_of = {old: renamed.get(old, old) for old in taxonomy.names if old not in dropped}
     names = tuple(dict.fromkeys(name_of.values()))
     if len(names) < 2:
@@ -64,6 +62,8 @@ def _new_names(path: Path, taxonomy: Taxonomy) -> dict[str, str]:
         for old in olds:
             if old not in taxonomy.names:
                 hint = nearest(old, taxonomy.names)
+                if is_void_name(old):
+                    hint = ": it stands for no class already; leave it out"
                 raise ConfigError(f"{path}: '{old}' is no class of this data set{hint}")
             if old in renamed:
                 raise ConfigError(f"{path}: '{old}' is in '{renamed[old]}' and '{new}': once each")

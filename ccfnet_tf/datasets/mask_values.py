@@ -87,6 +87,11 @@ class MaskValues:
             shown = as_option(dict(zip(found, self.names, strict=True)))
             return f", or say what each value means, such as {shown}"
         if len(found) > 2 * len(self.names) + 2:
+            if found == list(range(found[0], found[-1] + 1)):
+                return (
+                    f"; {found[0]} to {found[-1]} in one mask look like numbers of objects: export "
+                    "classes, not instances"
+                )
             return (
                 f"; {len(found)} values in one mask are what JPEG or smoothing leaves of it: make "
                 "it anew without"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
 from ccfnet_tf.datasets.name_lists import plain_name, read_names
+from ccfnet_tf.datasets.split_names import part_of
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
@@ -23,11 +25,12 @@ ANYWHERE = ("**/*",)
 
 _NEARBY = 200  # folders looked at for a hint
 
-_PART_WORDS = {
-    "train": ("train", "training", "default"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
+_WORDS = re.compile(
+    r"\.(jpe?g|png|tiff?|bmp|webp)$"
+    r"|(?<![a-z])(mask|masks|label|labels|labelids|gt|seg|segmentation|l)(?![a-z])"
+    r"|(?<![a-z])(image|img|rgb|photo)(?![a-z])"
+)
+"""What tools put into the names of pictures and masks to tell them apart; `a.jpg.png` too."""
 
 
 def folders_seen(root: Path, *names: str) -> str:
@@ -56,12 +59,6 @@ def require(root: Path, signs: Callable[[Path], str], expected: str) -> None:
     near = next((p for p in (*root.parents[:2], *islice(below, _NEARBY)) if signs(p)), None)
     hint = f"; did you mean {near}?" if near else ""
     raise DataError(f"{root}: not the folder of {expected}{hint}")
-
-
-def part_named(word: str) -> str:
-    """Returns `train`, `val` or `test` for what tools call it; an empty string for other words."""
-    lowered = word.casefold()
-    return next((part for part, words in _PART_WORDS.items() if lowered in words), "")
 
 
 def contents(folder: Path) -> str:
@@ -120,17 +117,19 @@ def pair(
         Sample(prefix + key, str(images[key]), str(labels[key]))
         for key in sorted(images.keys() & labels.keys())
     )
-    lonely = [
-        *((path, "label") for key, path in images.items() if key not in labels),
-        *((path, "picture") for key, path in labels.items() if key not in images),
-    ]
-    return samples, tuple(
-        DataError(
-            f"{path}: no {other} of that name in {within}: add it, or remove this file",
-            kind="missing",
-        )
-        for path, other in lonely
-    )
+    free = {key: path for key, path in labels.items() if key not in images}
+    by_name = unambiguous((plain_words(key), key) for key in free)
+    lonely: list[str] = []
+    for key, path in images.items():
+        if key not in labels:
+            found = free.pop(by_name.get(plain_words(key), ""), None)
+            text = f"{path}: no label of that name in {within}"
+            named = f"{found} lies there: a label has its picture's name: rename it"
+            lonely.append(f"{text}; {named}" if found else f"{text}: add it, or remove this file")
+    for path in free.values():
+        text = f"{path}: no picture of that name in {within}: add it, or remove this file"
+        lonely.append(text)
+    return samples, tuple(DataError(text, kind="missing") for text in lonely)
 
 
 def require_pictures(
@@ -173,3 +172,19 @@ def not_there(path: Path, listed: Path) -> DataError:
     return DataError(
         f"{path}: no such file: {listed.name} names it; unpack the set anew", kind="missing"
     )
+
+
+def plain_words(stem: str) -> str:
+    """Returns a path without what names pictures and masks, in lower case: `a/b` of `A/b_mask`."""
+    *folders, name = stem.casefold().split("/")
+    folder = "/".join(part_of(each) or each for each in folders)
+    plain = re.sub(r"[\s._-]+", "-", _WORDS.sub("", name)).strip("-")
+    return f"{folder}/{plain}"
+
+
+def unambiguous(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Returns key -> value of the keys that have one value."""
+    found: dict[str, set[str]] = {}
+    for key, value in pairs:
+        found.setdefault(key, set()).add(value)
+    return {key: next(iter(values)) for key, values in found.items() if len(values) == 1}

@@ -84,19 +84,39 @@ def detect(root: Path) -> DataFormat:
         raise DataError(
             f"{root}: looks like more than one layout: {seen}: say which with --data.format"
         )
-    below = _below(root)
-    if below:
-        raise DataError(f"{root}: no known layout here, but {below}: give that folder")
+    near = _below(root) or _above(root)
+    if near:
+        raise DataError(f"{root}: no known layout here, but {near}")
     raise DataError(f"{root}: no known layout: {nearest_layout(root)}")
 
 
 def _below(root: Path) -> str:
-    """Returns the first folder in `root` that has a layout, and which; empty where none has."""
+    """Returns the first folder in `root` that has a layout, which, and what to do about it.
+
+    Empty where none has.
+    """
     below = (path for pattern in ("*/", "*/*/") for path in sorted(root.glob(pattern)))
     for near in islice(below, _NEARBY):
         if near.name.startswith("."):
             continue
         for name, reader in READERS.items():
             if signs := reader.signs(near):
-                return f"{near} is {name} ({signs})"
+                beside = sorted(path for path in near.parent.iterdir() if path.is_dir())
+                alike = [path for path in beside if path != near and reader.signs(path)]
+                fix = "give that folder"
+                if alike:
+                    fix = (
+                        f"so is {alike[0].name}/ beside it ({len(alike) + 1} in all): name them "
+                        "train/, val/ and test/, or put them together, or give one of them"
+                    )
+                return f"{near} is {name} ({signs}): {fix}"
+    return ""
+
+
+def _above(root: Path) -> str:
+    """Returns which layout the folder above has, where `root` is a part of it; else empty."""
+    above = root.absolute().parent
+    for name, reader in READERS.items():
+        if f"{root.name}/" in (signs := reader.signs(above)):
+            return f"{above}, which holds it, is {name} ({signs}): give that folder"
     return ""

@@ -8,15 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from ccfnet_tf.datasets.name_lists import PARTS
-from ccfnet_tf.datasets.pairing import part_named
+from ccfnet_tf.datasets.name_lists import PARTS, part_named
 from ccfnet_tf.labels import Sample
 
 
 def part_of(folder: str) -> str | None:
-    """Returns the part that a folder's name stands for, `train`, `val` or `test`, or None."""
+    """Returns the part that a folder's name stands for, `train`, `val` or `test`, or None.
+
+    Numbers and the words set, data and split count for nothing: val2017, 02_test, Train-Set.
+    """
+    word = re.sub(r"[\W\d_]+", "", folder.casefold())
+    for ending in ("set", "data", "split"):
+        word = word.removesuffix(ending)
     # `default` is what CVAT calls a part; in other layouts it is a name like any.
-    return part_named(folder) or None if folder.casefold() != "default" else None
+    return part_named(word) or None if word != "default" else None
 
 
 def part_in(folder: str) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
@@ -13,7 +14,7 @@ from ccfnet_tf.config import DataConfig, DataFormat
 from ccfnet_tf.datasets.base import Listing, Load, fingerprint
 from ccfnet_tf.datasets.label_map import read_label_map
 from ccfnet_tf.datasets.mask_values import MaskValues
-from ccfnet_tf.datasets.name_lists import read_names, read_part_lists
+from ccfnet_tf.datasets.name_lists import part_lists, plain_name, read_names, read_part_lists
 from ccfnet_tf.datasets.registry import READERS, detect
 from ccfnet_tf.datasets.split_names import misleading_folders
 from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
@@ -94,12 +95,13 @@ def list_set(data: DataConfig, seed: int) -> Listing:
             "its labels hold: leave it out"
         )
     if not data.lists and data.format not in ("scenes", "shards", "cityscapes"):
-        lines = misleading_folders(root, parts_of(listing))
+        lines = (*misleading_folders(root, parts_of(listing)), *_unused_lists(root))
         listing = replace(listing, notes=(*listing.notes, *lines))
     if data.lists:
         listing = _by_lists(listing, Path(data.lists).expanduser(), data.fold)
     elif "://" not in str(data.root):
-        listing = replace(listing, kin={**listing.kin, **_read_kin(root / KIN)})
+        names = [sample.name for part in parts_of(listing).values() for sample in part]
+        listing = replace(listing, kin={**listing.kin, **_read_kin(root / KIN, names)})
     if data.fold and not listing.folds:
         raise ConfigError(
             f"data.fold is {data.fold}: this set has no folds: leave it out, or make some with "
@@ -213,7 +215,7 @@ def _by_lists(listing: Listing, lists: Path, fold: int) -> Listing:
     folder = lists / f"fold_{fold}"
     if not folder.is_dir() and not folds:
         folder = lists
-    if not (folder / "train.txt").is_file():
+    if "train" not in part_lists(folder):
         raise ConfigError(
             f"data.lists: {folder}: no train.txt in it: it holds train.txt, val.txt and test.txt "
             "(a name a line), or folders fold_0, fold_1, ... of such files, chosen by data.fold"
@@ -226,18 +228,29 @@ def _by_lists(listing: Listing, lists: Path, fold: int) -> Listing:
         train=parts["train"],
         val=parts.get("val"),
         test=parts.get("test", ()),
-        kin={**listing.kin, **_read_kin(lists / KIN)},
+        kin={**listing.kin, **_read_kin(lists / KIN, known)},
         folds=max(folds, int(folder != lists)),
         unpaired=(),
     )
 
 
-def _read_kin(path: Path) -> dict[str, str]:
-    """Reads groups of copies: a group a line, names apart by tabs."""
+def _read_kin(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """Reads groups of copies: a group a line, names apart by tabs; `names` are those of the set."""
     if not path.is_file():
         return {}
+    spelled = {plain_name(name): name for name in names}
     groups = [line.split("\t") for _, line in read_names(path)]
-    return {name: group[0] for group in groups for name in group}
+    return {spelled.get(plain_name(name), name): group[0] for group in groups for name in group}
+
+
+def _unused_lists(root: Path) -> tuple[str, ...]:
+    """Returns a note on a folder of lists in a set, which split it only where it is named."""
+    found = sorted(path.parent for path in root.glob("*/train.txt"))
+    return tuple(
+        f"{folder}: its lists of parts are not used; to split by them add --data.lists "
+        f"{shlex.quote(str(folder))}"
+        for folder in found
+    )
 
 
 def _is_folder(path: Path) -> bool:

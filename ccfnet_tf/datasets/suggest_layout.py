@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ccfnet_tf.datasets.pairing import PHOTOS, contents
-from ccfnet_tf.datasets.split_names import part_in
+from ccfnet_tf.datasets.split_names import part_in, part_of
 
 _PICTURE_WORDS = ("image", "img", "picture", "photo", "frame", "rgb", "input", "jpeg", "raw")
 _MASK_WORDS = ("mask", "label", "annot", "ann_dir", "seg", "gt", "ground", "target", "truth")
@@ -16,15 +16,14 @@ _MASK_ENDS = ("_mask", "-mask", "_label", "_seg", "_gt", "_segmentation", "_labe
 _FILES = 2000  # looked at for a hint
 _PAIRS = 3  # of folders that a hint names
 
+_DATUMARO = "Datumaro's own format: `datum convert -f voc_segmentation -- --save-media` converts it"
+
 # A file or folder, and what a set that has it is.
 _SIGNS = (
     ("*.zip", "an archive: unpack it, and give the folder that is in it"),
     ("*.tar*", "an archive: unpack it, and give the folder that is in it"),
     ("meta.json", "Supervisely's own format: export it as COCO, or as Pascal VOC with masks"),
-    (
-        "annotations/default.json",
-        "Datumaro's own format: `datum convert -f voc_segmentation -- --save-media` converts it",
-    ),
+    ("**/*.vott", "VoTT's own format: export it in another tool as COCO"),
     ("**/*.parquet", "a Hugging Face set in Parquet: save pictures and masks as files"),
     (
         "**/labels/**/*.txt",
@@ -41,7 +40,30 @@ _SIGNS = (
     ),
     ("**/via_*.json", "VGG Image Annotator's own format: export the set as COCO"),
     ("*.ndjson", "Labelbox's own format: export the set as COCO, or as masks"),
+    (
+        "train.csv",
+        "run lengths in a table (train.csv), as Kaggle has them: make an index PNG of each picture",
+    ),
 )
+
+
+# What a JSON file of a tool holds near its beginning, all of it, and what the file is.
+_JSON_SIGNS: tuple[tuple[tuple[bytes, ...], str], ...] = (
+    ((b'"asset"', b'"regions"'), "VoTT's own format: export it in another tool as COCO"),
+    ((b'"vottProjectId"',), "VoTT's own format: export it in another tool as COCO"),
+    ((b'"Labeled Data"',), "Labelbox's own format: export the set as COCO, or as masks"),
+    ((b'"data_row"',), "Labelbox's own format: export the set as COCO, or as masks"),
+    ((b'"shape_attributes"',), "VGG Image Annotator's own format: export the set as COCO"),
+    ((b'"metadata"', b'"instances"'), "SuperAnnotate's own format: export the set as COCO"),
+    ((b'"item"', b'"annotations"'), "Darwin's own format (V7): export the set as COCO"),
+    ((b'"image"', b'"annotations"', b'"polygon"'), "Darwin's own format (V7): export it as COCO"),
+    ((b'"exterior"', b'"objects"'), "Supervisely's own format: export it as COCO"),
+    ((b'"poly2d"',), "Scalabel's own format (BDD100K): use its bitmasks, or convert it to COCO"),
+    ((b'"imgHeight"', b'"objects"'), "Cityscapes' outlines: make _labelIds.png with its scripts"),
+    ((b'"items"', b'"categories"'), _DATUMARO),
+)
+_JSON_FILES = 20  # looked at for a hint
+_HEAD = 65536  # bytes
 
 
 def nearest_layout(root: Path) -> str:
@@ -50,6 +72,7 @@ def nearest_layout(root: Path) -> str:
     seen = f"found: {contents(root)}"
     pictures = [path for path in files if path.suffix.lower() in PHOTOS]
     known = next((what for pattern, what in _SIGNS if next(root.glob(pattern), None)), None)
+    known = known or _named_by_json(path for path in files if path.suffix.lower() == ".json")
     if not pictures or (known and not _pairs(pictures, root)):
         return f"{seen}: {known or _nothing(root)}; data/README.md shows the layouts"
     advice = _folders(root, pictures) or _beside(pictures) or _loose()
@@ -60,6 +83,20 @@ def _files(root: Path) -> Iterator[Path]:
     patterns = ("*", "*/*", "*/*/*", "*/*/*/*")
     paths = chain.from_iterable(root.glob(pattern) for pattern in patterns)
     return (path for path in paths if path.suffix and not path.name.startswith("."))
+
+
+def _named_by_json(paths: Iterator[Path]) -> str | None:
+    """Returns what a set is by what its JSON files hold; `None` where they say nothing."""
+    for path in islice(paths, _JSON_FILES):
+        try:
+            with path.open("rb") as file:
+                head = file.read(_HEAD)
+        except OSError:
+            continue  # what cannot be looked at shows no sign
+        for keys, what in _JSON_SIGNS:
+            if all(key in head for key in keys):
+                return f"{path.name} is {what}"
+    return None
 
 
 def _nothing(root: Path) -> str:
@@ -75,11 +112,14 @@ def _pairs(pictures: list[Path], root: Path) -> list[dict[str, str]]:
     found: dict[tuple[str, str], dict[str, str]] = {}
     for folder, _ in folders.most_common():
         names = folder.split("/")
-        last = next((i for i in reversed(range(len(names))) if _role(names[i])), None)
+        places = list(reversed(range(len(names))))
+        last = next((i for i in places if _role(names[i])), None)
+        if last is None:  # train/ beside train_masks/ holds the pictures
+            last = next((i for i in places if part_of(names[i])), None)
         if last is not None:
             key = "/".join(names[:last]), part_in(names[last]) or ""
             whole = "/".join(names[: last + 1])
-            found.setdefault(key, {}).setdefault(_role(names[last]), whole)
+            found.setdefault(key, {}).setdefault(_role(names[last]) or "images", whole)
     return [{"part": part} | pair for (_, part), pair in sorted(found.items()) if len(pair) == 2]
 
 
@@ -128,6 +168,6 @@ def _beside(pictures: list[Path]) -> str:
 
 def _loose() -> str:
     return (
-        "pictures without a folder of masks: nearest is the layout 'folder': pictures in images/, "
+        "no folder of masks goes with one of pictures: nearest is 'folder': pictures in images/, "
         "a PNG of class ids for each in masks/ under the same name, class names in classes.txt"
     )

@@ -7,6 +7,7 @@ refused before memory is asked for.
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.errors import ColoursError, DataError
 from ccfnet_tf.labels import VOID
 
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused; just below the size at which Pillow starts to warn."""
+
+# Pillow logs what it does not know of a TIFF, and raises as well.
+logging.getLogger("PIL.TiffImagePlugin").addHandler(logging.NullHandler())
 
 # What Pillow's decoders may raise on damaged files. Not TypeError and AttributeError, which would
 # hide a fault of ours: flipping bytes in thousands of files never raised one.
@@ -56,7 +60,10 @@ _TRANSPARENT = ("PNG", "WEBP", "GIF", "AVIF")
 NO_CLASS = -2
 """In a table from values to class ids: the value is refused."""
 
-_SAMPLES_PER_PIXEL = 277  # tag of TIFF
+# Tags of TIFF, and values of theirs.
+_BITS, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANAR = 258, 262, 277, 284
+_EXTRA, _SAMPLE_FORMAT = 338, 339
+_BAND_BY_BAND, _PREMULTIPLIED = 2, 1
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6  # colour types of PNG
@@ -130,6 +137,16 @@ def extra_band(path: str | Path, data: bytes | None = None) -> bool:
         return False
 
 
+def is_deep(path: str | Path) -> bool:
+    """Returns whether a picture stores more than 8 bits a channel; a file that is none does not."""
+    try:
+        with _opened(path) as image:
+            tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+            return image.mode.startswith("I") or any("16" in str(tile.args) for tile in tiles)
+    except DataError:
+        return False
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """Returns (H, W) of a picture as `read_image` would give it, from its header alone.
 
@@ -169,6 +186,7 @@ def read_index_values(path: str | Path) -> np.ndarray:
         int32 [H, W], 0..65535.
 
     Raises:
+        ColoursError: It has colours.
         DataError: Missing, damaged, or another kind of picture.
     """
     return _values(path, *_mask_kind(path))
@@ -179,10 +197,11 @@ def _values(path: str | Path, depth: int, colour: int) -> np.ndarray:
         return _index_values(path, depth)
     colours = _opaque(path, colour)
     if not np.array_equal(colours, np.repeat(colours[..., :1], 3, axis=-1)):
-        raise DataError(
+        raise ColoursError(
             f"{path}: {_PNG_COLOURS[colour]}: a mask holds one class id a pixel; save it as a grey "
             "or palette PNG, or name its colours in colours.txt beside classes.txt (`R G B NAME` a "
-            "line)"
+            "line)",
+            count_colours(colours),
         )
     return colours[..., 0].astype(np.int32)
 
@@ -269,6 +288,17 @@ def read_coloured_mask(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]
     return values, palette
 
 
+def count_colours(colours: np.ndarray) -> dict[tuple[int, int, int], int]:
+    """Returns the number of pixels of each colour of uint8 [..., 3]; the 256 most frequent ones."""
+    packed = colours.reshape(-1, 3).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    found, counts = np.unique(packed, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:256]
+    return {
+        (value >> 16, value >> 8 & 255, value & 255): count
+        for value, count in zip(found[order].tolist(), counts[order].tolist(), strict=True)
+    }
+
+
 def to_classes(values: np.ndarray, table: np.ndarray, path: str | Path, rule: str) -> np.ndarray:
     """Translates the values of a file to class ids.
 
@@ -304,6 +334,7 @@ def _opened(path: str | Path, data: bytes | None = None) -> Iterator[Image.Image
     try:
         with Image.open(path if data is None else io.BytesIO(data)) as image:
             _refuse_huge(path, image.size)
+            _refuse_planar(path, image)
             yield image
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
@@ -312,9 +343,55 @@ def _opened(path: str | Path, data: bytes | None = None) -> Iterator[Image.Image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(_too_large(path, "far more pixels")) from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: not a picture in a format that can be read") from error
+        raise _unknown(path, data) from error
     except _DAMAGE as error:
         raise _damaged(path, error) from error
+
+
+def _refuse_planar(path: str | Path, image: Image.Image) -> None:
+    """Refuses a TIFF that keeps each band by itself, where Pillow would mix up its pixels.
+
+    It decodes three or four bands of 8 bits, but reads others as if a pixel's bands lay together.
+    """
+    if image.format != "TIFF":
+        return
+    tags = cast(Any, image).tag_v2
+    if tags.get(_PLANAR) == _BAND_BY_BAND:
+        bits, extra = set(tags.get(_BITS, (1,))), tags.get(_EXTRA, (0,))
+        plain = image.mode in ("RGB", "RGBA", "CMYK") and _PREMULTIPLIED not in extra
+        grey = image.mode == "L" and tags.get(_PHOTOMETRIC) == 1
+        if bits != {8} or not (plain or grey):
+            raise DataError(f"{path}: {_described(tags)}")
+
+
+def _unknown(path: str | Path, data: bytes | None) -> DataError:
+    """Returns the error of a file that Pillow does not know; of a TIFF, with what it holds."""
+    try:
+        with Path(path).open("rb") if data is None else io.BytesIO(data) as file:
+            header = file.read(8)
+            if header[:4] in (b"II*\0", b"MM\0*"):
+                tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+                file.seek(tags.next)
+                tags.load(file)
+                return DataError(f"{path}: {_described(tags)}")
+    except _DAMAGE:
+        pass  # no header that says what it is
+    return DataError(f"{path}: not a picture in a format that can be read")
+
+
+def _described(tags: Any) -> str:
+    """Returns what a TIFF holds that is not read, and what to make of it."""
+    bands, bits = tags.get(_SAMPLES_PER_PIXEL, 1), tags.get(_BITS, (1,))
+    kind = {2: " signed", 3: " floating-point"}.get(next(iter(tags.get(_SAMPLE_FORMAT, (1,)))), "")
+    stored = ", band by band" if tags.get(_PLANAR) == _BAND_BY_BAND else ""
+    named = "1 band" if bands == 1 else f"{bands} bands"
+    fix = "red, green and blue alone, 8 or 16 bits each" if bands > 2 else "8 or 16 bits of grey"
+    chosen = "-b 1 -b 2 -b 3" if bands > 2 else "-b 1"
+    return (
+        f"a TIFF of {named} of {max(bits, default=1)}{kind} bits{stored}, which is not read: save "
+        f"{fix}, pixel by pixel, such as by gdal_translate {chosen} -ot Byte -scale -co "
+        "INTERLEAVE=PIXEL"
+    )
 
 
 def _damaged(path: str | Path, error: Exception) -> DataError:
@@ -365,11 +442,17 @@ def _to_rgb(image: Image.Image, path: str | Path, *, transparent: bool) -> Image
         raise DataError(f"{path}: 32 bits a pixel: save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255
         values = np.asarray(image).astype(np.uint32)
+        if _white_is_zero(image):  # which Pillow heeds up to 8 bits
+            values = 0xFFFF - values
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data and transparent:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    return image.format == "TIFF" and cast(Any, image).tag_v2.get(_PHOTOMETRIC) == 0
 
 
 def _mask_kind(path: str | Path) -> tuple[int, int]:

@@ -101,6 +101,7 @@ def write_folder(
     """
     refuse_unpaired(listing)
     names = listing.taxonomy.names
+    _refuse_names(names)
     load = agreeing(listing.load)
 
     with _made(out) as folder:
@@ -166,12 +167,21 @@ def _write_kin(folder: Path, kin: Mapping[str, str], renamed: Mapping[str, str])
         (folder / KIN).write_text("".join(lines), encoding="utf-8")
 
 
+def _refuse_names(names: Sequence[str]) -> None:
+    """Refuses names of classes that would be none in classes.txt."""
+    for name in names:
+        if is_void_name(name) or name.startswith("#"):
+            raise DataError(
+                f"class '{name}': classes.txt would not have it as a class: give it another name "
+                f"with data.label_map, as in `{name.strip('#_')} class: ['{name}']`"
+            )
+
+
 def _write_classes(folder: Path, taxonomy: Taxonomy) -> None:
     """Writes classes.txt, and colours.txt where each class has a colour of its own."""
     names, palette = taxonomy.names, taxonomy.palette
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    plain = not any(is_void_name(name) for name in names)  # there it is no class
-    if plain and len(set(palette)) == len(palette):
+    if len(set(palette)) == len(palette):
         rows = [f"{r} {g} {b} {name}\n" for (r, g, b), name in zip(palette, names, strict=True)]
         (folder / "colours.txt").write_text("".join(rows), encoding="utf-8")
 

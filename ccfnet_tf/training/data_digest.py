@@ -2,7 +2,8 @@
 
     RUN/data_digest.json   {"version": 1, "train": [[name, picture, label], ...], "val": [...]}
 
-Samples stand in the order of their part. `picture` is a digest of the file as it is stored. `label`
+Samples stand in the order of their part, under names whose letters with accents are one character
+each, however the disk spells them. `picture` is a digest of the file as it is stored. `label`
 is a digest of the class ids after reading: so a changed list of outlines, label map or table of
 colours is noticed at the samples whose labels it changes. Paths are left out, since data may be
 moved.
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ccfnet_tf.config import RunConfig
 from ccfnet_tf.datasets.audit.scan import Checked, in_threads
+from ccfnet_tf.datasets.name_lists import plain_name
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.atomic_file import set_aside
 from ccfnet_tf.labels import Sample, Taxonomy
@@ -52,7 +54,7 @@ def digest_of(data: RunData, workers: int = 0) -> dict[str, list[Row]]:
     def rows(samples: Sequence[Sample], seen: Checked) -> list[Row]:
         pictures = in_threads(data.parts.fingerprint, samples, workers)
         return [
-            Row(sample.name, picture, label)
+            Row(plain_name(sample.name), picture, label)
             for sample, picture, label in zip(samples, pictures, seen.labels, strict=True)
         ]
 
@@ -107,7 +109,9 @@ def compare_with_start(
             "now go unseen"
         )
         return
-    changes = _changes(before, digest, {sample.name: sample for sample in _samples(data)})
+    changes = _changes(
+        before, digest, {plain_name(sample.name): sample for sample in _samples(data)}
+    )
     if not changes:
         return
     where = config.data.root or data.parts.format
@@ -177,8 +181,11 @@ def _read(path: Path) -> Digest | None:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
         if tree["version"] != VERSION:
             return None
-        parts = {part: [Row(*row) for row in tree[part]] for part in PARTS}
-    except (ValueError, TypeError, LookupError, RecursionError):
+        rows = {part: [Row(*row) for row in tree[part]] for part in PARTS}
+        parts = {
+            part: [row._replace(name=plain_name(row.name)) for row in rows[part]] for part in PARTS
+        }
+    except (AttributeError, ValueError, TypeError, LookupError, RecursionError):
         return None
     texts = all(isinstance(text, str) for rows in parts.values() for row in rows for text in row)
     return parts if texts else None

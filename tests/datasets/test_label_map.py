@@ -42,14 +42,16 @@ def test_a_class_that_is_called_void_stays(tmp_path: Path) -> None:
     found = read_label_map(path, called)
     assert found.taxonomy.names == ("void", "vehicle")
     assert found.apply(np.arange(VOID, 4)).tolist() == [VOID, 0, 1, 1, VOID]
-    path.write_text("void: [void]\n")
-    assert read_label_map(path, called).table.tolist() == [VOID, 0, 1, 2, VOID]
+    for name in ("void", "Ignore", "unlabeled"):
+        path.write_text(f"{name}: [void]\n")
+        assert read_label_map(path, called).table.tolist() == [VOID, 0, 1, 2, VOID]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("vehicle: [bus, cra]\n", "'cra' is no class of this data set; did you mean 'car'"),
+        ("void: [Unlabeled]\n", "'Unlabeled' is no class .* for no class already; leave it out"),
         ("a: [bus]\nb: [bus]\n", "'bus' is in 'a' and 'b'"),
         ("a: bus\n", "'a' must hold a list"),
         ("a: [1]\n", "'a' must hold a list"),

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ccfnet_tf.datasets.class_files import find_own_classes
 from ccfnet_tf.datasets.name_lists import (
     read_class_list,
     read_classes,
     read_colour_table,
     read_names,
+    read_part_lists,
+    with_background,
 )
 from ccfnet_tf.errors import DataError
+from ccfnet_tf.io.images import NO_CLASS
 from ccfnet_tf.labels import VOID
 
 
@@ -73,6 +78,129 @@ def test_labelmes_ignore_is_never_a_class(
     found = read_class_list(written(tmp_path, text))
     assert found.taxonomy.names == ("_background_", "cat")
     assert (found.values, found.void) == (values, void)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sky\r\ntree\r\n",
+        "sky\rtree",
+        "\ufeffsky\ntree  \n\n\n",
+        "# classes\nsky\n\t tree\n",
+        "0: sky\n1: tree\n",
+        "1: tree\n0: sky\n",
+        "0 sky\n1 tree\n",
+        "0,sky\n1,tree\n",
+        "id,name\n0,sky\n1,tree\n",
+        "1;tree\n0;sky\n",
+        "0\tsky\n1\ttree\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_ways_to_write_a_class_list(tmp_path: Path, text: str, encoding: str) -> None:
+    if encoding == "utf-16":
+        text = text.removeprefix("\ufeff")  # its encoder writes a mark
+    (tmp_path / "classes.txt").write_bytes(text.encode(encoding))
+    found = read_class_list(tmp_path / "classes.txt")
+    assert (found.taxonomy.names, found.values, found.void) == (("sky", "tree"), (0, 1), ())
+    own = find_own_classes(tmp_path)
+    assert own is not None
+    assert own.taxonomy.names == ("sky", "tree")
+    assert own.values[:3].tolist() == [0, 1, NO_CLASS]
+
+
+def test_values_before_the_names(tmp_path: Path) -> None:
+    found = read_class_list(written(tmp_path, "7: sky\n21: tree\n0: void\n"))
+    assert (found.taxonomy.names, found.values, found.void) == (("sky", "tree"), (7, 21), (0,))
+    found = read_class_list(written(tmp_path, "1 sky\n2 tree\n"))
+    assert found.values == (1, 2)
+    # Numbers that do not follow each other, and names of digits alone, are part of the names.
+    for text in ("2 wheeler\n4 wheels\n", "10\n20\n"):
+        assert read_class_list(written(tmp_path, text)).values == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sky,tree\n", "'sky,tree': expected one name a line"),
+        ("['sky', 'tree']\n", "expected one name a line"),
+        ("names:\n  0: sky\n", "'names:': expected one name a line"),
+        ('{"0": "sky"}\n', "expected one name a line"),
+        ("- sky\n- tree\n", "expected one name a line"),
+        ("0 0 0 sky\n255 0 0 tree\n", "table of colours: rename the file to colours.txt"),
+        ("0: sky\n0: tree\n", "'0' is on line 1 and 2"),
+        ("0: sky\n1: sky\n", "'sky' is on line 1 and 2"),
+        ("3: sky\n", "'sky' alone: name what the other values are"),
+        ("unlabeled\ncrack\n", "'crack' is the only class, for 'unlabeled' stands for no class"),
+    ],
+)
+def test_files_that_are_no_class_list(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(DataError, match=re.escape(words)) as caught:
+        read_class_list(written(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+VOID_NAMES = ("void", "Ignore", "ignored", "Unlabeled", "unlabelled", "__IGNORE__")
+
+
+@pytest.mark.parametrize("name", VOID_NAMES)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_names_that_stand_for_no_class(tmp_path: Path, name: str, place: int) -> None:
+    names = ["sky", "tree"]
+    names.insert(place, name)
+    path = written(tmp_path, "\n".join(names), "classes.txt")
+    found, own = read_class_list(path), find_own_classes(tmp_path)
+    assert own is not None
+    assert found.taxonomy.names == own.taxonomy.names == ("sky", "tree")
+    labelmes = name == "__IGNORE__"
+    if labelmes and place == 0:  # it counts as -1
+        assert (found.values, found.void) == ((0, 1), ())
+    else:
+        assert found.void == (place,)
+    meant = dict.fromkeys(found.void, VOID) | {value: i for i, value in enumerate(found.values)}
+    assert own.values[: len(meant)].tolist() == [meant[value] for value in range(len(meant))]
+    for notes in (found.notes, own.notes):
+        assert bool(notes) != labelmes
+        assert all(note.startswith(f"{path}: '{name}' stands for no class") for note in notes)
+
+
+@pytest.mark.parametrize("name", VOID_NAMES)
+def test_colours_of_no_class(tmp_path: Path, name: str) -> None:
+    table = read_colour_table(written(tmp_path, f"0 0 0 {name}\n1 1 1 sky\n2 2 2 tree\n"))
+    assert table.taxonomy.names == ("sky", "tree")
+    colours = np.array([[[0, 0, 0], [2, 2, 2]]], np.uint8)
+    np.testing.assert_array_equal(table.classes_of(colours, "a.png"), [[VOID, 1]])
+    assert bool(table.notes) == (name != "__IGNORE__")
+
+
+@pytest.mark.parametrize("name", VOID_NAMES)
+def test_outlines_of_no_class(name: str) -> None:
+    taxonomy, ids, background = with_background(["sky", name, "Background"], "list")
+    assert taxonomy.names == ("sky", "Background")
+    assert ids == {"sky": 0, name: VOID, "Background": 1}
+    assert background == 1
+
+
+def lists_of(root: Path, texts: dict[str, str]) -> dict[str, list[str]]:
+    for name, text in texts.items():
+        written(root, text, name)
+    return read_part_lists(root, {"a": "a", "b": "b", "c": "c"}, "picture")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("train", "val", "test"), ("Train", "Valid", "TEST"), ("training", "dev", "test-dev")],
+)
+def test_lists_of_parts(tmp_path: Path, train: str, val: str, test: str) -> None:
+    texts = {f"{train}.txt": "a\n", f"{val}.txt": "b\n", f"{test}.txt": "c\n", "notes.txt": "x"}
+    assert lists_of(tmp_path, texts) == {"train": ["a"], "val": ["b"], "test": ["c"]}
+
+
+def test_lists_of_parts_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"valid\.txt: but no train\.txt"):
+        lists_of(tmp_path, {"valid.txt": "a\n"})
+    with pytest.raises(DataError, match=r"valid\.txt: val\.txt is the list of the val part too"):
+        lists_of(tmp_path, {"train.txt": "b\n", "val.txt": "a\n"})
 
 
 def test_class_list_that_is_not_text(tmp_path: Path) -> None:

@@ -51,6 +51,11 @@ def fill(root: Path, *files: str) -> Path:
             ("imgs/train/a.jpg", "imgs/val/a.jpg", "gt/train/a.png", "gt/val/a.png"),
             "rename imgs/ to images/, rename gt/ to masks/, add",
         ),
+        (
+            ("train/a.png", "train_labels/a_L.png", "val/b.png", "val_labels/b_L.png"),
+            "rename train/ to train/images/, rename train_labels/ to train/masks/, rename val/ to",
+        ),
+        (("train/a.jpg", "train_masks/a_mask.png"), "rename train_masks/ to train/masks/"),
         (("a.jpg", "a_mask.png"), "masks lie beside their pictures ('a_mask')"),
         (("b/a.jpg", "b/a_seg.png"), "without '_seg'"),
         (("a.jpg", "b.jpg"), "pictures in images/, a PNG of class ids for each in masks/"),
@@ -88,3 +93,46 @@ def test_datumaros_own_format_is_not_coco(tmp_path: Path) -> None:
     text = '{"infos": {}, "categories": {"label": {"labels": []}}, "items": []}'
     (tmp_path / "annotations" / "default.json").write_text(text)
     assert "Datumaro's own format" in told(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a-asset.json", '{"asset": {"name": "a.jpg"}, "regions": []}', "VoTT's own"),
+        ("p.vott", "{}", "VoTT's own"),
+        ("export.json", '[{"ID": "x", "Labeled Data": "a.jpg", "Label": {}}]', "Labelbox's own"),
+        ("x/export.json", '[{"data_row": {"id": "x"}}]', "Labelbox's own"),
+        (
+            "annotations.json",
+            '{"a.jpg1": {"filename": "a.jpg", "regions": [{"shape_attributes": {}}]}}',
+            "VGG Image Annotator's own",
+        ),
+        ("a.jpg.json", '{"metadata": {"name": "a.jpg"}, "instances": []}', "SuperAnnotate's own"),
+        ("annotations/a.json", '{"item": {"name": "a"}, "annotations": []}', "Darwin's own"),
+        (
+            "a.json",
+            '{"image": {"filename": "a"}, "annotations": [{"name": "x", "polygon": {}}]}',
+            "Darwin's own",
+        ),
+        ("ann/a.json", '{"objects": [{"points": {"exterior": []}}]}', "Supervisely's own"),
+        ("labels.json", '[{"name": "a", "labels": [{"poly2d": []}]}]', "Scalabel's own"),
+        ("gt/a.json", '{"imgHeight": 4, "imgWidth": 6, "objects": []}', "Cityscapes' outlines"),
+        ("annotations/train.json", '{"categories": {"label": {}}, "items": []}', "Datumaro's own"),
+        ("train.csv", "ImageId,EncodedPixels\n", "run lengths in a table (train.csv)"),
+    ],
+)
+def test_formats_of_tools_that_are_not_read(
+    tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    fill(tmp_path, "a.jpg", name)
+    (tmp_path / name).write_text(text)
+    assert words in told(tmp_path)
+
+
+def test_several_folders_of_one_layout(tmp_path: Path) -> None:
+    for part in ("a", "b", "c"):
+        fill(tmp_path, f"{part}/images/x.jpg", f"{part}/masks/x.png")
+    message = told(tmp_path)
+    assert (
+        f"{tmp_path / 'a'} is folder (images/ and masks/): so is b/ beside it (3 in all)" in message
+    )

@@ -372,3 +372,115 @@ def test_truncated_mask(tmp_path: Path) -> None:
     Image.fromarray(values).save(buffer, "png")
     (tmp_path / "a.png").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     mask_fails(tmp_path / "a.png", "damaged or truncated")
+
+
+def tiff(path: Path, pixels: np.ndarray, *, planar: bool = False, **tags: list[int]) -> None:
+    """Writes a TIFF without compression: [H, W, C] by pixels, or `planar` band by band."""
+    height, width, bands = pixels.shape
+    planes = np.moveaxis(pixels, -1, 0) if planar else pixels[None]
+    strips = [plane.tobytes() for plane in planes]
+    bits = pixels.dtype.itemsize * 8
+    numbers = {"photometric": 262, "extra": 338, "sample_format": 339}
+    entries = {
+        256: [width],
+        257: [height],
+        258: [bits] * bands,
+        259: [1],
+        262: [2 if bands > 2 else 1],
+        273: [0] * len(strips),
+        277: [bands],
+        278: [height],
+        279: [len(strip) for strip in strips],
+        284: [2 if planar else 1],
+    }
+    entries |= {numbers[name]: values for name, values in tags.items()}
+    directory = 8 + 2 + 12 * len(entries) + 4
+    extra = sum(4 * len(values) for values in entries.values() if len(values) > 1)
+    starts = np.cumsum([directory + extra, *entries[279]])[:-1].tolist()
+    entries[273] = starts
+    head, more = struct.pack("<2sHIH", b"II", 42, 8, len(entries)), b""
+    for tag, values in sorted(entries.items()):
+        packed = struct.pack(f"<{len(values)}I", *values)
+        place = packed if len(values) == 1 else struct.pack("<I", directory + len(more))
+        more += packed if len(values) > 1 else b""
+        head += struct.pack("<HHI", tag, 4, len(values)) + place
+    path.write_bytes(head + bytes(4) + more + b"".join(strips))
+
+
+def bands(count: int, kind: type[np.generic] = np.uint8) -> np.ndarray:
+    values = np.random.default_rng(0).integers(0, 256, (7, 9, count))
+    scale = 257 if kind is np.uint16 else 1
+    return (values * scale).astype(kind)
+
+
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("count", "tags"),
+    [
+        (3, {}),
+        (4, {"extra": [0]}),
+        (4, {"extra": [1]}),
+        (4, {"extra": [2]}),
+        (4, {}),
+        (5, {"extra": [0, 0]}),
+        (8, {"extra": [0] * 5}),
+        (1, {}),
+        (1, {"photometric": [0]}),
+        (2, {"extra": [2]}),
+        (2, {"extra": [0]}),
+    ],
+)
+def test_bands_of_tiffs_are_read_rightly_or_refused_for_what_they_are(
+    tmp_path: Path, planar: bool, kind: type[np.generic], count: int, tags: dict[str, list[int]]
+) -> None:
+    pixels, path = bands(count, kind), tmp_path / "a.tif"
+    stored = pixels if tags.get("photometric") != [0] else np.iinfo(kind).max - pixels
+    tiff(path, stored, planar=planar, **tags)
+    expected = bands(count)[..., [0, 1, 2] if count > 2 else [0, 0, 0]]
+    try:
+        np.testing.assert_array_equal(read_image(path), expected)
+    except DataError as error:
+        refused = str(error)
+    else:
+        return
+    assert planar or count == 8 or kind is np.uint16  # what lies by pixels is read
+    named = f"{count} bands" if count > 1 else "1 band"
+    bits = np.dtype(kind).itemsize * 8
+    assert refused.startswith(f"{path}: a TIFF of {named} of {bits} bits")
+    assert ("band by band" in refused) == planar
+    assert "gdal_translate" in refused
+    assert "\n" not in refused
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (np.float32, "3 bands of 32 floating-point bits"),
+        (np.float64, "3 bands of 64 floating-point bits"),
+        (np.uint32, "3 bands of 32 bits"),
+    ],
+)
+def test_tiffs_of_many_bits_are_refused_for_what_they_are(
+    tmp_path: Path, kind: type[np.generic], words: str
+) -> None:
+    formats = {"sample_format": [3] * 3} if np.dtype(kind).kind == "f" else {}
+    tiff(tmp_path / "a.tif", bands(3, kind), **formats)
+    with pytest.raises(DataError, match=words):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK"])
+def test_kinds_and_compressions_of_tiffs(tmp_path: Path, mode: str, compression: str) -> None:
+    image = Image.fromarray(bands(3)).convert(mode)
+    image.save(tmp_path / "a.tif", compression=compression)
+    expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), expected)
+
+
+def test_a_jpeg_in_a_tiff(tmp_path: Path) -> None:
+    smooth = np.repeat(np.arange(0, 240, 5, np.uint8)[:, None, None], 40, axis=1).repeat(3, axis=2)
+    Image.fromarray(smooth).save(tmp_path / "a.tif", compression="jpeg", quality=95)
+    difference = read_image(tmp_path / "a.tif").astype(int) - smooth
+    assert np.abs(difference).max() < 8

@@ -198,13 +198,22 @@ def test_formats_that_the_folder_layout_does_not_name(
     np.testing.assert_array_equal(back.load(back.train[0])[0], source.load(source.train[0])[0])
 
 
-def test_copies_and_a_class_named_void_survive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["Void", "ignore", "__ignore__", "#5"])
+def test_names_that_classes_txt_would_not_have_as_classes(tmp_path: Path, name: str) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
-    source = listing_of(tmp_path / "x.png", "a", "b", "c", classes=("sky", "Void"))
+    source = listing_of(tmp_path / "x.png", "a", classes=("sky", name))
+    with pytest.raises(DataError, match=f"class '{name}': .* data.label_map"):
+        write_folder(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_copies_survive(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
+    source = listing_of(tmp_path / "x.png", "a", "b", "c", classes=("sky", "sea"))
     source = dataclasses.replace(source, kin={"a": "k", "c": "k"})
     write_folder(source, tmp_path / "out")
     back = list_set(config(tmp_path / "out"), 0)
-    assert back.taxonomy.names == ("sky", "Void")
+    assert back.taxonomy.names == ("sky", "sea")
     assert back.kin["train/a"] == back.kin["train/c"]
     assert "train/b" not in back.kin
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -301,3 +302,30 @@ def test_a_damaged_digest_is_kept_and_said(content: bytes, tmp_path: Path) -> No
     (line,) = go_on(config_of(root), run)
     assert line.startswith(f"warning: {run / FILE}: damaged: kept as {FILE}.damaged; changes of")
     assert (run / f"{FILE}.damaged").read_bytes() == content
+
+
+@pytest.mark.parametrize(("before", "after"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_letters_with_accents_that_a_disk_spells_otherwise_are_no_change(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    root = plain(tmp_path / "set")
+    for side in ("images", "masks"):
+        name = unicodedata.normalize(before, "caf\u00e9.png")
+        (root / side / "3.png").rename(root / side / name)
+    config = config_of(root)
+    begin(config, tmp_path)
+    # Earlier versions kept the spelling of the disk.
+    path = tmp_path / FILE
+    rows = json.loads(path.read_text())
+    kept = {
+        part: [[unicodedata.normalize(before, row[0]), *row[1:]] for row in rows[part]]
+        for part in ("train", "val")
+    }
+    path.write_text(json.dumps(rows | kept))
+    for side in ("images", "masks"):
+        file = root / side / unicodedata.normalize(before, "caf\u00e9.png")
+        file.rename(root / side / unicodedata.normalize(after, "caf\u00e9.png"))
+    assert go_on(config, tmp_path) == []
+    picture = root / "images" / unicodedata.normalize(after, "caf\u00e9.png")
+    Image.new("RGB", (20, 24)).save(picture)
+    assert "changed" in refusal(config, tmp_path)

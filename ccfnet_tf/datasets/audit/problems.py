@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +15,8 @@ from ccfnet_tf.datasets.audit.scan import in_threads
 from ccfnet_tf.datasets.base import Listing, bands_note
 from ccfnet_tf.datasets.mask_values import as_option
 from ccfnet_tf.datasets.splits import agreeing, parts_of
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.errors import ColoursError, DataError
+from ccfnet_tf.io.images import is_deep
 from ccfnet_tf.labels import Sample
 
 
@@ -27,7 +28,8 @@ class Finding:
         kind: `missing`, `unreadable`, `size` or `value` as in `DataError`; `duplicate`: the pixels
             of another picture; `absent`: a class that is not where it is needed; `void`: a label
             without a class; `set`: something about the whole set; `band`: a band beside the
-            colours is left out.
+            colours is left out; `colours`: colours of masks that no list names; `dark`: a picture
+            of more than 8 bits that uses few of its values.
         part: `train`, `val` or `test`; empty where it belongs to none.
         file: The file's address; empty where it is about no file.
         text: What is wrong with it, one line.
@@ -53,7 +55,7 @@ class Report:
             hold a value outside the classes; pictures that are in two parts; classes that train
             does not show.
         notes: What is worth knowing: what the listing notes, labels without a class, pictures that
-            one part has twice.
+            one part has twice, colours of masks that no list names, pictures read as nearly black.
     """
 
     counts: Mapping[str, int]
@@ -111,7 +113,7 @@ def inspect(
     notes = [_note(note) for note in listing.notes]
     if band := bands_note(sample for samples in parts.values() for sample in samples):
         notes.append(_note(band, "band"))
-    copies = _Copies()
+    copies, colours = _Copies(), _Colours()
     occurrence = _Occurrence(listing)
     places = [(part, sample) for part, samples in parts.items() for sample in samples]
     for seen in in_threads(look, places, workers):
@@ -119,8 +121,15 @@ def inspect(
         addresses = (sample.image, sample.label)
         faults = [_finding(error, part, addresses) for error in seen.faults]
         findings += [fault for fault in faults if fault.file not in missing]
+        colours.add(seen.faults, sample.label)
         if seen.print:
             copies.add(seen.print, part, sample)
+        if 0 < seen.brightest < _DARK and is_deep(sample.image):
+            text = (
+                f"more than 8 bits a pixel, but the brightest is read as {seen.brightest} of 255, "
+                "nearly black: bring 10 or 12 bits to the full range of 16 first"
+            )
+            notes.append(Finding("dark", part, sample.image, text))
         if seen.census is not None:
             occurrence.add(seen.census, part, sample)
             if not seen.census.pixels.any():
@@ -135,6 +144,7 @@ def inspect(
         notes=(
             *notes,
             *copies.within,
+            *colours.notes(),
             *occurrence.in_two_codings(),
             *(absent if allow_absent else ()),
         ),
@@ -149,13 +159,15 @@ class _Seen(NamedTuple):
     faults: tuple[DataError, ...]
     print: bytes | None
     census: Census | None
+    brightest: int = 0
 
 
 def _look(part: str, sample: Sample, listing: Listing, load: Any, classes: int) -> _Seen:
     """Reads one sample; of one that cannot be used, what can be said of its label."""
     try:
         image, label = load(sample)
-        return _Seen(part, sample, (), fingerprint(image), Census.of(label, classes))
+        seen = fingerprint(image), Census.of(label, classes)
+        return _Seen(part, sample, (), *seen, brightest=int(image.max(initial=0)))
     except DataError as error:
         fault = error
     try:  # the picture may be what is wrong: the label may be sound, or wrong as well
@@ -202,6 +214,53 @@ class _Copies:
             )
             self.across.append(Finding("duplicate", part, sample.image, text))
         first[part] = sample
+
+
+class _Colours:
+    """Colours of masks that no list names: on how many pixels, in how many masks, the first."""
+
+    def __init__(self) -> None:
+        self._masks = 0
+        self._found: dict[tuple[int, int, int], tuple[int, int, str]] = {}
+
+    def add(self, faults: Sequence[DataError], mask: str) -> None:
+        """Counts the colours of a mask among whose faults they are."""
+        for fault in faults[:1]:
+            if not isinstance(fault, ColoursError):
+                continue
+            self._masks += 1
+            for colour, count in fault.colours.items():
+                pixels, masks, first = self._found.get(colour, (0, 0, mask))
+                self._found[colour] = pixels + count, masks + 1, first
+
+    def notes(self) -> list[Finding]:
+        """Returns how many there are, then the most frequent ones, each with its line of a list."""
+        if not self._found:
+            return []
+        count = len(self._found)
+        few = count <= _MOST_COLOURS
+        text = (
+            f"{count} colours that no list names in {self._masks} masks; a line for each in "
+            "colours.txt says which class it is"
+            if few
+            else f"{count} colours that no list names in {self._masks} masks, more than classes "
+            "have: smoothing or JPEG leaves such masks, make them anew without; most frequent:"
+        )
+        order = sorted(self._found.items(), key=lambda item: -item[1][0])
+        return [Finding("colours", "", "", text), *(_colour_note(*each) for each in order[:_SHOWN])]
+
+
+_DARK = 32  # of 255: 16 bits that hold no more than 13 of them are below
+_SHOWN = 19
+_MOST_COLOURS = 256
+
+
+def _colour_note(colour: tuple[int, int, int], seen: tuple[int, int, str]) -> Finding:
+    pixels, masks, first = seen
+    more = f", also in {masks - 1} more" if masks > 1 else ""
+    rgb = " ".join(map(str, colour))
+    text = f"{rgb} on {pixels:,} pixels{more}: in colours.txt the line `{rgb} NAME`"
+    return Finding("colours", "", first, text)
 
 
 class _Occurrence:

@@ -25,7 +25,7 @@ from ccfnet_tf.datasets.base import Listing, LoadLabel, with_pictures
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.class_files import find_own_classes
 from ccfnet_tf.datasets.mask_values import MaskValues, index_values
-from ccfnet_tf.datasets.name_lists import PARTS, plain_name
+from ccfnet_tf.datasets.name_lists import PARTS, part_named, plain_name
 from ccfnet_tf.datasets.pairing import (
     MASKS,
     PHOTOS,
@@ -33,13 +33,12 @@ from ccfnet_tf.datasets.pairing import (
     folders_seen,
     not_there,
     pair,
-    part_named,
     read_list,
     require,
     require_pictures,
 )
-from ccfnet_tf.errors import DataError
-from ccfnet_tf.io.images import read_mask
+from ccfnet_tf.errors import ColoursError, DataError
+from ccfnet_tf.io.images import count_colours, read_mask
 from ccfnet_tf.labels import Sample
 
 _OWN = "for a set with its own classes add label_colors.txt, `R G B name` a line"
@@ -90,7 +89,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         with_pictures(load),
         load,
         unpaired=tuple(error for part in parts.values() for error in part[1]),
-        notes=() if own else _foreign_names(root, parts["train"]),
+        notes=own.notes if own else _foreign_names(root, parts["train"]),
         mask_values=meaning if own is None else own.meaning,
     )
 
@@ -99,9 +98,9 @@ def _loader(meaning: MaskValues) -> LoadLabel:
     def load_label(sample: Sample) -> np.ndarray:
         mask = read_mask(sample.label)
         if mask.ndim == 3:
-            raise DataError(
+            raise ColoursError(
                 f"{sample.label}: RGB colours, and no list says which class each is: {_OWN}",
-                kind="value",
+                count_colours(mask),
             )
         return meaning.classes_of(mask, sample.label)
 

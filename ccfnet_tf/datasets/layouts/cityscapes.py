@@ -86,6 +86,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         load,
         unpaired=train[1] + test[1],
         mask_values=meanings["cityscapes"] if own is None else own.meaning,
+        notes=() if own is None else own.notes,
     )
 
 

@@ -10,25 +10,29 @@ other is train (latest.json is). In place of annotations/instances_*.json there 
 
     ROOT/annotations.json, or other JSON files in annotations/
     ROOT/{train,valid,test}/_annotations.coco.json    Roboflow, pictures beside them
+    ROOT/{train,val,test}/annotations.json            or labels.json, annotations/*.json, ...;
+                                                      pictures beside it, or in images/ or data/
+    ROOT/annotations/{train,val,test}/*.json          a list each; ROOT/images/{train,val,test}/
     ROOT/result.json, labels.json, ...                Label Studio, FiftyOne
 
-A picture that is not where its file_name says is sought by the last parts of that path. Pictures
-that no list names are left out.
+Lists in folders of parts are those parts, and val is then val. A picture that is not where its
+file_name says is sought by the last parts of that path. Pictures that no list names are left out.
 
 A class is a category; its id is the category's rank by id. A category without annotations that is
 the supercategory of others, or has the name of another, is left out; a single category is learned
 against background. Polygons, and RLE plain or compressed, are drawn larger ones first, so that
 small things stay visible; crowds (`iscrowd`) are drawn as their class. An annotation without an
-area is not drawn, but noted. A pixel without an outline is void, unless a category is named
-background or `_background_`: then it is of that class, except in the box of an annotation that has
-no outline. A category named void, ignore, ignored or `__ignore__` is void.
+area is not drawn, but noted; one of a category that the list does not have is void, and noted. A
+pixel without an outline is void, unless a category is named background or `_background_`: then it
+is of that class, except in the box of an annotation that has no outline. Categories whose names
+stand for no class are void (see `name_lists`).
 """
 
 from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -40,8 +44,8 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.base import Listing, with_pictures
 from ccfnet_tf.datasets.find_images import FoundPictures, path_parts
-from ccfnet_tf.datasets.name_lists import PARTS, with_background
-from ccfnet_tf.datasets.pairing import part_named
+from ccfnet_tf.datasets.name_lists import PARTS, part_named, void_notes, with_background
+from ccfnet_tf.datasets.split_names import part_folders, part_of
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.coco_rle import read_runs, to_mask
 from ccfnet_tf.io.images import image_size
@@ -62,6 +66,7 @@ from ccfnet_tf.labels import VOID, Sample
 ROBOFLOW = "_annotations.coco.json"
 
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
+_SHOWN = 8
 _MOST_LISTS = 20  # JSON files beside each other that may be lists; more are one a picture
 
 
@@ -112,6 +117,7 @@ class _List:
         categories: Category id -> name and supercategory.
         pictures: Its pictures.
         without_area: Numbers of the annotations that are not drawn.
+        unknown: Number of an annotation -> its category, which the list does not have.
         strays: Numbers of the annotations whose image is not in the list.
         drawn: Categories of the others.
     """
@@ -120,6 +126,7 @@ class _List:
     categories: dict[int, tuple[str, str]]
     pictures: list[_Picture] = field(default_factory=list)
     without_area: list[int] = field(default_factory=list)
+    unknown: dict[int, int] = field(default_factory=dict)
     strays: list[int] = field(default_factory=list)
     drawn: set[int] = field(default_factory=set)
 
@@ -136,9 +143,8 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     """Reads the lists; no picture is opened, and no outline is drawn yet.
 
     Raises:
-        DataError: No list to learn from, two for one part, a list that is damaged or refers to
-            categories that it does not hold, categories that differ between lists, no outline at
-            all, or no category.
+        DataError: No list to learn from, two for one part, a list that is damaged, categories that
+            differ between lists, no outline of a known category at all, or no category.
     """
     paths = _parts(root)
     found = FoundPictures(root)
@@ -146,12 +152,13 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     for part, path in paths.items():
         lists[part] = _read_list(path, _places(root, path, list(paths.values())), found)
         if lists[part].categories != lists["train"].categories:
-            raise DataError(f"{path}: its categories are not those of {paths['train'].name}")
+            raise DataError(f"{path}: its categories are not those of {paths['train']}")
     names, roots = _class_names(lists, paths["train"])
     _refuse_without_outlines(lists)
     source = f"{paths['train']}: categories"
     taxonomy, by_name, background = with_background(list(names.values()), source)
     ids = {key: by_name[name] for key, name in names.items()}
+    ids |= {key: VOID for each in lists.values() for key in each.unknown.values()}
     parts = {
         part: tuple(
             Sample(p.name, p.image, p.label) for p in each.pictures if isinstance(p.image, str)
@@ -168,7 +175,11 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         with_pictures(load_label),
         load_label,
         unpaired=tuple(p.image for p in known.values() if isinstance(p.image, DataError)),
-        notes=(*roots, *(note for each in lists.values() for note in _notes(each))),
+        notes=(
+            *roots,
+            *void_notes(source, names.values()),
+            *(note for each in lists.values() for note in _notes(each)),
+        ),
     )
 
 
@@ -176,19 +187,30 @@ def _looks_like(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(65536)
     whole = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-    foreign = b'"segments_info"' in head or (b'"items"' in head and _KEYS[0] not in head)
+    items = b'"items"' in head or b'"item"' in head or b'"polygon"' in head
+    foreign = b'"segments_info"' in head or (items and _KEYS[0] not in head)
     return whole and any(key in head for key in _KEYS) and not foreign
 
 
 def _lists(root: Path) -> list[Path]:
-    folder = root / "annotations"
-    others = _json_files(folder)
+    """Returns the lists of a set: its own, else those in the folders of its parts."""
+    holders = (root, root / "annotations")
+    folders = [f for holder in holders for fs in part_folders(holder).values() for f in fs]
+    in_parts = [path for folder in folders for path in _lists_in(folder) or _top(folder)]
+    return _lists_in(root) or in_parts or sorted(root.glob(f"*/{ROBOFLOW}")) or _top(root)
+
+
+def _lists_in(folder: Path) -> list[Path]:
+    """Returns what is a list by its name or its folder; of several sorts, the first."""
+    others = _json_files(folder / "annotations")
     instances = [path for path in others if path.name.startswith("instances_")]
-    single = [path for path in (root / "annotations.json", root / ROBOFLOW) if path.is_file()]
-    roboflow = sorted(root.glob(f"*/{ROBOFLOW}"))
-    if instances or single[:1] or others or roboflow:
-        return instances or single[:1] or others or roboflow
-    top = _json_files(root)
+    single = (folder / "annotations.json", folder / ROBOFLOW)
+    return instances or [path for path in single if path.is_file()][:1] or others
+
+
+def _top(folder: Path) -> list[Path]:
+    """Returns the JSON files in a folder that look like lists."""
+    top = _json_files(folder)
     return [path for path in top if _looks_like(path)] if len(top) <= _MOST_LISTS else []
 
 
@@ -202,7 +224,7 @@ def _parts(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     lists = _lists(root)
     for path in lists:
-        part = part_in(path)
+        part = part_of(_folder(root, path)) or part_in(path)
         if part in found:
             raise DataError(
                 f"{path}: {found[part]} is the list of the {part} part too: keep one of them"
@@ -215,17 +237,16 @@ def _parts(root: Path) -> dict[str, Path]:
             there = f"{panoptic.name}, which --data.format coco_panoptic reads"
         raise DataError(
             f"{root}: no list to learn from (found: {there}): expected "
-            f"annotations/instances_train*.json, annotations.json or train/{ROBOFLOW}"
+            f"annotations/instances_train*.json, annotations.json, or a list in train/ (such as "
+            f"{ROBOFLOW} or annotations.json)"
         )
-    if "val" in found and "test" not in found and found["val"].name != ROBOFLOW:
+    if "val" in found and "test" not in found and not _folder(root, found["val"]):
         found["test"] = found.pop("val")
     return {part: found[part] for part in PARTS if part in found}
 
 
 def part_in(path: Path) -> str:
     """Returns the part that a list's name states; `train` where it states none."""
-    if path.name == ROBOFLOW:
-        return part_named(path.parent.name) or "train"
     words = re.findall(r"[^\W\d_]+", path.stem.lower())
     return next(
         (part_named(word) for word in words if part_named(word) in ("val", "test")), "train"
@@ -240,11 +261,17 @@ class _Places(NamedTuple):
     others: list[Path]
 
 
+def _folder(root: Path, path: Path) -> str:
+    """Returns the name of the part's folder that a list lies in; empty where it lies in none."""
+    above = path.relative_to(root).parts[:-1]
+    of_roboflow = above[0] if above and path.name == ROBOFLOW else ""
+    return next((name for name in above if part_of(name)), of_roboflow)
+
+
 def _places(root: Path, path: Path, paths: list[Path]) -> _Places:
     own = _own_folders(root, path)
-    folders = [root / name for name in (*own, "images", "") if (root / name).is_dir()]
-    if path.name == ROBOFLOW:
-        folders.insert(0, path.parent)
+    inside = [f"{own[0]}/images", f"{own[0]}/data"] if _folder(root, path) else []
+    folders = [root / name for name in (*own, *inside, "images", "") if (root / name).is_dir()]
     others = [
         root / name
         for other in paths
@@ -257,11 +284,10 @@ def _places(root: Path, path: Path, paths: list[Path]) -> _Places:
 
 def _own_folders(root: Path, path: Path) -> list[str]:
     """Returns the names of the folders that only one list's pictures are in."""
+    if folder := _folder(root, path):
+        return [folder, f"images/{folder}"]
     part = part_in(path)
-    if path.name == ROBOFLOW:
-        own = "" if path.parent == root else path.parent.name
-    else:
-        own = "" if path.parent == root else path.stem.removeprefix("instances_")
+    own = "" if path.parent == root else path.stem.removeprefix("instances_")
     names = (own, f"images/{own}" if own else "", part, f"images/{part}")
     return [name for name in dict.fromkeys(names) if name]
 
@@ -275,8 +301,6 @@ def _read_list(path: Path, places: _Places, found: FoundPictures) -> _List:
     for number, entry in enumerate(records(tree, "annotations", str(path))):
         where = f"{path}: 'annotations'[{number}]"
         key, category = whole(entry, "image_id", where), whole(entry, "category_id", where)
-        if category not in read.categories:
-            raise DataError(f"{where}: category_id {category}: there is no such category")
         if key not in pictures:
             read.strays.append(number)
             continue
@@ -285,7 +309,10 @@ def _read_list(path: Path, places: _Places, found: FoundPictures) -> _List:
             read.without_area.append(number)
             pictures[key].boxes += _box(entry.get("bbox"))
             continue
-        read.drawn.add(category)
+        if category in read.categories:
+            read.drawn.add(category)
+        else:
+            read.unknown[number] = category
         pictures[key].outlines.append(_Outline(number, category, segmentation))
     return read
 
@@ -328,8 +355,13 @@ def _class_names(lists: Mapping[str, _List], path: Path) -> tuple[dict[int, str]
 
 def _refuse_without_outlines(lists: Mapping[str, _List]) -> None:
     """Refuses a set that has annotations, none of which can be drawn."""
+    if any(each.drawn for each in lists.values()):
+        return
+    for each in lists.values():
+        if each.unknown:
+            raise DataError(f"{_unknown(each)}; nothing is left to learn from")
     without = [each for each in lists.values() if each.without_area]
-    if without and not any(each.drawn for each in lists.values()):
+    if without:
         count = sum(len(each.without_area) for each in without)
         raise DataError(
             f"{without[0].path}: none of the {count} annotations has an outline with an area; "
@@ -339,6 +371,8 @@ def _refuse_without_outlines(lists: Mapping[str, _List]) -> None:
 
 def _notes(read: _List) -> Iterator[str]:
     """Yields what was left out of a list."""
+    if read.unknown:
+        yield f"{_unknown(read)}; their pixels are void"
     for numbers, what in (
         (
             read.without_area,
@@ -347,10 +381,22 @@ def _notes(read: _List) -> Iterator[str]:
         (read.strays, "of images that are not in the list: left out"),
     ):
         if numbers:
-            named = ", ".join(f"'annotations'[{number}]" for number in numbers[:3])
-            more = ", ..." if len(numbers) > 3 else ""
-            plural = "annotation" if len(numbers) == 1 else "annotations"
-            yield f"{read.path}: {len(numbers)} {plural} {what} ({named}{more})"
+            yield f"{read.path}: {_counted(numbers, what)}"
+
+
+def _counted(numbers: Sequence[int], what: str) -> str:
+    named = ", ".join(f"'annotations'[{number}]" for number in numbers[:3])
+    more = ", ..." if len(numbers) > 3 else ""
+    plural = "annotation" if len(numbers) == 1 else "annotations"
+    return f"{len(numbers)} {plural} {what} ({named}{more})"
+
+
+def _unknown(read: _List) -> str:
+    ids = sorted(set(read.unknown.values()))
+    shown = ", ".join(map(str, ids[:_SHOWN])) + (", ..." if len(ids) > _SHOWN else "")
+    known = f"{min(read.categories)}..{max(read.categories)}" if read.categories else "none"
+    what = f"of category_id {shown}, where 'categories' has {len(read.categories)} ({known})"
+    return f"{read.path}: {_counted(list(read.unknown), what)}: add the categories that are missing"
 
 
 def _pictures(

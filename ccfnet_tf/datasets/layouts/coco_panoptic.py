@@ -5,8 +5,8 @@
     ROOT/train2017/<file_name>                      found as those of `coco`
 
 The colour of a pixel is the number of its segment, R + 256 G + 65536 B, whose category the list
-states; 0 is void. Classes are the categories by id. Parts are those of `coco`: val is the test part
-where there is no other.
+states; 0 is void. Classes are the categories by id, but for names that stand for no class (see
+`name_lists`). Parts are those of `coco`: val is the test part where there is no other.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.base import Listing, with_pictures
 from ccfnet_tf.datasets.find_images import FoundPictures, path_parts
 from ccfnet_tf.datasets.layouts import coco
-from ccfnet_tf.datasets.name_lists import PARTS, taxonomy_of
+from ccfnet_tf.datasets.name_lists import PARTS, taxonomy_of, void_notes
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.images import read_mask
 from ccfnet_tf.io.json_files import Record, is_there, path_text, read_json, records, shown, whole
-from ccfnet_tf.labels import VOID, Sample
+from ccfnet_tf.labels import VOID, Sample, is_void_name
 
 _PATTERN = "panoptic_*.json"
 
@@ -78,11 +78,12 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         if categories and own != categories:
             raise DataError(f"{path}: its categories are not those of the training list")
         categories = dict(sorted(own.items()))
-        whole_set.ids = {key: rank for rank, key in enumerate(categories)}
+        classes = [key for key, name in categories.items() if not is_void_name(name)]
+        whole_set.ids = dict.fromkeys(categories, VOID) | {key: i for i, key in enumerate(classes)}
         parts[part] = _samples(tree, path, whole_set)
     if "test" not in parts and "val" in parts:
         parts["test"] = parts.pop("val")
-    names = list(categories.values())
+    names = [name for name in categories.values() if not is_void_name(name)]
     load_label = partial(_load_label, whole_set.segments)
     return Listing(
         taxonomy_of(names, f"{root}: categories of {_PATTERN}", "; add the missing ones"),
@@ -92,6 +93,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         with_pictures(load_label),
         load_label,
         unpaired=tuple(whole_set.faults),
+        notes=void_notes(f"{root}: categories of {_PATTERN}", categories.values()),
     )
 
 

@@ -24,8 +24,7 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.base import Listing, with_pictures
 from ccfnet_tf.datasets.find_images import FoundPictures, path_parts
-from ccfnet_tf.datasets.name_lists import with_background
-from ccfnet_tf.datasets.pairing import part_named
+from ccfnet_tf.datasets.name_lists import part_named, void_notes, with_background
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.coco_rle import to_mask
 from ccfnet_tf.io.json_files import is_there, picture_size, shown
@@ -115,7 +114,8 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     labels = _labels(tree, path, pictures)
     taxonomy, ids, background = with_background(labels, f"{path}: labels")
     load_label = partial(_load_label, pictures, ids, background)
-    left_out = [f"{count} {kind}" for kind, count in sorted(not_drawn.items())]
+    left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(not_drawn.items()))
+    not_drawn_notes = (f"{path}: without an area, not drawn: {left_out}",) if left_out else ()
     return Listing(
         taxonomy,
         tuple(parts["train"]),
@@ -124,7 +124,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         with_pictures(load_label),
         load_label,
         unpaired=tuple(faults),
-        notes=(f"{path}: without an area, not drawn: {', '.join(left_out)}",) if left_out else (),
+        notes=(*void_notes(f"{path}: labels", labels), *not_drawn_notes),
     )
 
 
@@ -151,8 +151,8 @@ def _labels(tree: Element, path: Path, pictures: Mapping[str, _Picture]) -> list
 
 
 def _find(root: Path, subset: str, named: str, where: str, found: FoundPictures) -> Path:
-    relative = Path(*path_parts(named))
-    folders = [root / "images" / subset, root / "images", root / subset, root]
+    relative, below = Path(*path_parts(named)), Path(*path_parts(subset))
+    folders = [root / "images" / below, root / "images", root / below, root]
     for folder in folders:
         if is_there(folder / relative):
             return folder / relative

@@ -6,23 +6,24 @@
     ROOT/{train,val,test}/{images,masks}/...     val and test may be missing
 
 In place of images/ and masks/ there may be img_dir/ and ann_dir/, or images/ and labels/. Parts may
-also be called training; valid, validation and dev; testing. A mask is a PNG of class ids and lies
-where its picture lies: `images/a/b.jpg`, `masks/a/b.png`.
+also be called training; valid, validation and dev; testing; see `part_of`. A mask is a PNG of class
+ids and lies where its picture lies: `images/a/b.jpg`, `masks/a/b.png`.
 
 One set may be split by ROOT/train.txt, val.txt and test.txt: a picture a line, relative to images/
 or to ROOT, with or without suffix; val and test may be missing. Pictures in no list are then left
 out, and so are their masks.
 
+Names such as void, ignore or unlabeled stand for no class (see `name_lists`).
+
 Where colours are the labels, ROOT/colours.txt (or colors.txt) with `R G B name` a line takes the
 place of classes.txt, or stands beside it with the same names. Beside index masks it says in which
-colours the classes are shown. Each mask is then read by what it is: RGB by
-its colours, grey and palette by its ids.
+colours the classes are shown. Each mask is then read by what it is: RGB by its colours, and so a
+palette whose colours are all in the table; grey and other palettes by their ids.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -35,16 +36,17 @@ from ccfnet_tf.datasets.mask_values import MaskValues, index_values, read_index_
 from ccfnet_tf.datasets.name_lists import (
     ClassList,
     ColourTable,
+    part_lists,
     plain_name,
     read_class_list,
     read_colour_table,
     read_part_lists,
 )
-from ccfnet_tf.datasets.pairing import ANYWHERE, MASKS, contents, files_in
+from ccfnet_tf.datasets.pairing import ANYWHERE, MASKS, contents, files_in, plain_words, unambiguous
 from ccfnet_tf.datasets.split_names import part_folders, part_of
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.io.images import read_mask
-from ccfnet_tf.labels import Sample
+from ccfnet_tf.io.images import read_coloured_mask
+from ccfnet_tf.labels import VOID, Sample
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif", ".avif")
@@ -53,14 +55,10 @@ SUFFIXES = frozenset(
 SIDES = (("images", "masks"), ("img_dir", "ann_dir"), ("images", "labels"))
 """Folders of pictures and of masks, by the names that people give them."""
 
+_LIST_SUFFIXES = (".txt", ".csv", ".json", ".yaml", ".yml", ".names")
+
 COLOURS = ("colours.txt", "colors.txt")
 """Names that the table of colours may have."""
-
-_BESIDE = re.compile(
-    r"[\s._-]*(mask|masks|label|labels|labelids|gt|seg|segmentation|l)[\s._-]*"
-    r"|\.(jpe?g|png|tiff?|bmp|webp)"
-)
-"""What tools put before or behind a picture's name to name its mask; `a.jpg.png` too."""
 
 
 def signs(root: Path) -> str:
@@ -114,12 +112,12 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             "images/ and masks/, or train/, val/, test/ with images/ and masks/ in each"
         )
     classes, table = _classes(root)
-    void = data.void_value
+    void = {data.void_value} if data.void_value != "auto" else _own_void(classes)
     meaning = index_values(
         classes.taxonomy.names,
         data.mask_values,
         values=classes.values,
-        void={void_value(len(classes.values)) if void == "auto" else void, *classes.void},
+        void={*void, *classes.void},
     )
     load_label = _loader(meaning, table)
     return Listing(
@@ -131,7 +129,13 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         load_label,
         unpaired=tuple(unpaired),
         mask_values=meaning,
+        notes=classes.notes,
     )
+
+
+def _own_void(classes: ClassList) -> set[int]:
+    """Returns the value of void where none is given; none where the list has it as a class."""
+    return {void_value(len(classes.values))} - set(classes.values)
 
 
 def _one_folder_each(root: Path) -> dict[str, Path]:
@@ -165,13 +169,13 @@ def _refuse_strange_parts(root: Path) -> None:
 def _classes(root: Path) -> tuple[ClassList, ColourTable | None]:
     colours = [root / name for name in COLOURS if (root / name).is_file()]
     if not colours:
-        _hint_at_other_lists(root)
+        _refuse_without_list(root)
         return read_class_list(root / "classes.txt"), None
     if len(colours) > 1:
         raise DataError(f"{colours[1]}: {colours[0].name} is there too: keep one of them")
     table = read_colour_table(colours[0])
     names = table.taxonomy.names
-    classes = ClassList(table.taxonomy, tuple(range(len(names))), ())
+    classes = ClassList(table.taxonomy, tuple(range(len(names))), (), table.notes)
     if (root / "classes.txt").is_file():
         listed = read_class_list(root / "classes.txt")
         if listed.taxonomy.names != names:
@@ -185,29 +189,70 @@ def _classes(root: Path) -> tuple[ClassList, ColourTable | None]:
     return classes, table
 
 
-def _hint_at_other_lists(root: Path) -> None:
-    """Refuses a folder whose class list has a name that it has in other layouts.
+def _refuse_without_list(root: Path) -> None:
+    """Refuses a folder without classes.txt; says which of its files may be its class list.
 
     Tools count the rows of some of these lists otherwise, so none is taken for classes.txt unasked.
     """
-    others = [name for name in NAMES if (root / name).is_file()]
-    if others and not (root / "classes.txt").is_file():
-        raise DataError(
-            f"{root / 'classes.txt'}: no such file: it names the classes, one a line; {others[0]} "
-            "is there: make it classes.txt, with the class of value 0 on the first line"
-        )
+    if (root / "classes.txt").is_file():
+        return
+    lists = set(part_lists(root).values())
+    texts = [path for path in sorted(root.iterdir()) if path.suffix.lower() in _LIST_SUFFIXES]
+    others = [path.name for path in texts if path not in lists and path.name[0] != "."]
+    others.sort(key=lambda name: name not in NAMES)
+    there = (
+        f"{others[0]} is there: make it classes.txt, with the class of value 0 on the first line, "
+        "or colours.txt (`R G B name` a line) where colours are the labels"
+        if others
+        else f"found: {contents(root)}"
+    )
+    raise DataError(
+        f"{root / 'classes.txt'}: no such file: it names the classes, one a line; {there}"
+    )
 
 
 def _loader(meaning: MaskValues, table: ColourTable | None) -> LoadLabel:
     def load_label(sample: Sample) -> np.ndarray:
         if table is None:
             return read_index_mask(sample.label, meaning)
-        mask = read_mask(sample.label)
+        mask, palette = read_coloured_mask(sample.label)
         if mask.ndim == 3:
             return table.classes_of(mask, sample.label)
-        return meaning.classes_of(mask, sample.label)
+        ids = None if palette is None else _by_colour(mask, palette, meaning, table, sample.label)
+        return meaning.classes_of(mask, sample.label) if ids is None else ids[mask]
 
     return load_label
+
+
+def _by_colour(
+    values: np.ndarray, palette: np.ndarray, meaning: MaskValues, table: ColourTable, path: str
+) -> np.ndarray | None:
+    """Returns int32 [256], the class of each value by its colour in a palette.
+
+    `None` where the indices count: not all colours that are used are in the table. The value of
+    void is void whatever its colour.
+
+    Raises:
+        DataError: Some colours are in the table, as other classes than their indices, and some not.
+    """
+    used = [value for value in np.unique(values).tolist() if value not in meaning.void]
+    colours = [(int(red), int(green), int(blue)) for red, green, blue in palette[used]]
+    order = {name: index for index, name in enumerate(table.taxonomy.names)}
+    named = {v: table.names[c] for v, c in zip(used, colours, strict=True) if c in table.names}
+    if len(named) == len(used):
+        ids = np.full(256, VOID, np.int32)
+        ids[list(named)] = [order.get(name, VOID) for name in named.values()]
+        return ids
+    for value, name in named.items():
+        if order.get(name, VOID) != meaning.ids.get(value):
+            strange = next(value for value in used if value not in named)
+            raise DataError(
+                f"{path}: its palette gives value {value} the colour of '{name}' in "
+                f"{table.path}, and value {strange} a colour that is not in it: add that colour, "
+                "or save the mask in grey where its values count",
+                kind="value",
+            )
+    return None
 
 
 def _flat(root: Path, unpaired: list[DataError], *, split: bool) -> dict[str, tuple[Sample, ...]]:
@@ -290,34 +335,36 @@ def _paired(
     """Returns the pictures that have a mask; adds what lacks the other to `unpaired`."""
     pictures, labels = (folder / side for side in _names_of_sides(folder))
     lonely = sorted(images.keys() - masks.keys())
-    others = _other_files(labels) if lonely else {}
+    free = masks.keys() - images.keys()
+    others = _other_files(labels, MASKS) if lonely else {}
+    by_name = unambiguous((plain_words(stem), stem) for stem in [*free, *others])
+    by_place = unambiguous((_last(stem), stem) for stem in free)
     for stem in lonely:
         text = f"{images[stem]}: no mask {labels / stem}.png"
-        if relabelled := _masks_of(stem, masks):
-            text += f"; {relabelled} lies there: a mask has its picture's name: rename it"
-        elif stem in others:
-            text += f"; {others[stem]} lies there, but masks are PNG: export it anew as PNG"
+        found = stem if stem in others else by_name.get(plain_words(stem))
+        if found in others:
+            text += f"; {others[found]} lies there, but masks are PNG: export it anew as PNG"
+            text += " under its picture's name" if found != stem else ""
+        elif found := found or by_place.get(_last(stem)):
+            moved = _last(found) == _last(stem)
+            rule = (
+                "lies as its picture does: move it"
+                if moved
+                else "has its picture's name: rename it"
+            )
+            text += f"; {masks[found]} lies there: a mask {rule}"
+        free -= {found}  # said already
         unpaired.append(DataError(text, kind="missing"))
-    for stem in sorted(masks.keys() - images.keys()):
+    others = _other_files(pictures, SUFFIXES) if free else {}
+    for stem in sorted(free):
         text = f"{masks[stem]}: no picture of that name in {pictures}"
+        if stem in others:
+            text += f"; {others[stem]} lies there, which is not read: save it as JPEG or PNG"
         unpaired.append(DataError(text, kind="missing"))
     return tuple(
         Sample(f"{prefix}/{stem}" if prefix else stem, str(images[stem]), str(masks[stem]))
         for stem in sorted(images.keys() & masks.keys())
     )
-
-
-def _masks_of(stem: str, masks: dict[str, Path]) -> Path | None:
-    """Returns the mask whose name is a picture's with `_mask` or the like around it."""
-    folder, _, name = stem.rpartition("/")
-    for key, path in masks.items():
-        beside, _, other = key.lower().rpartition("/")
-        if beside != folder.lower() or other == name.lower():
-            continue
-        behind, before = other.removeprefix(name.lower()), other.removesuffix(name.lower())
-        if any(part != other and _BESIDE.fullmatch(part) for part in (behind, before)):
-            return path
-    return None
 
 
 def _sides_of(folder: Path) -> tuple[str, str] | None:
@@ -351,10 +398,15 @@ def _sides(folder: Path, names: tuple[str, str]) -> tuple[dict[str, Path], dict[
     return images, files_in(folder / names[1], MASKS, ANYWHERE)
 
 
-def _other_files(masks: Path) -> dict[str, Path]:
-    """Returns relative path without suffix -> file of whatever is no PNG."""
+def _other_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """Returns relative path without suffix -> file of whatever has none of these suffixes."""
     return {
-        plain_name(path.relative_to(masks).with_suffix("").as_posix()): path
-        for path in sorted(masks.rglob("*"))
-        if path.is_file() and path.suffix.lower() != ".png"
+        plain_name(path.relative_to(folder).with_suffix("").as_posix()): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix.lower() not in suffixes
     }
+
+
+def _last(stem: str) -> str:
+    """Returns the name at the end of a path."""
+    return stem.rpartition("/")[2]

@@ -22,8 +22,7 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.base import Listing, with_pictures
 from ccfnet_tf.datasets.class_files import find_own_classes
 from ccfnet_tf.datasets.find_images import path_parts
-from ccfnet_tf.datasets.name_lists import PARTS
-from ccfnet_tf.datasets.pairing import part_named
+from ccfnet_tf.datasets.name_lists import PARTS, part_named
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.json_files import is_there
 from ccfnet_tf.labels import Sample
@@ -97,6 +96,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         load_label,
         unpaired=tuple(faults),
         mask_values=own.meaning,
+        notes=own.notes,
     )
 
 

@@ -72,4 +72,5 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         load_label,
         unpaired=train[1],
         mask_values=meaning if own is None else own.meaning,
+        notes=() if own is None else own.notes,
     )

@@ -25,7 +25,7 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.base import Listing, with_pictures
 from ccfnet_tf.datasets.find_images import FoundPictures, path_parts
-from ccfnet_tf.datasets.name_lists import with_background
+from ccfnet_tf.datasets.name_lists import plain_name, void_notes, with_background
 from ccfnet_tf.datasets.pairing import PHOTOS
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.images import image_size
@@ -87,7 +87,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             except DataError as missing:
                 faults.append(missing)
                 continue
-            name = image.relative_to(root).with_suffix("").as_posix()
+            name = plain_name(image.relative_to(root).with_suffix("").as_posix())
             if name in tasks:
                 faults.append(
                     DataError(f"{where}: {image} is the picture of another task: keep one")
@@ -109,7 +109,10 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         with_pictures(load_label),
         load_label,
         unpaired=tuple(faults),
-        notes=(f"{root}: left out: {said}",) if said else (),
+        notes=(
+            *void_notes(f"{root}: labels of the export", labels),
+            *((f"{root}: left out: {said}",) if said else ()),
+        ),
     )
 
 

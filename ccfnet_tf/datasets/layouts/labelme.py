@@ -7,17 +7,18 @@
                                      class_names.txt, as labelme calls it, are read as well
     ROOT/{train,val,test}.txt        lists that split the set otherwise; may be missing
 
-Without such a list, the classes are all labels of the set in alphabetical order. `__ignore__` is
-never a class: its pixels are void. `_background_` is the class of every pixel that no shape covers;
-there is one where the list names it, where there is no list and a shape has that label, or where
-there is one other class alone. Else pixels that no shape covers are void.
+Without such a list, the classes are all labels of the set in alphabetical order. Names that stand
+for no class are void (see `name_lists`). background, or `_background_`, is the class of every pixel
+that no shape covers; there is one where the list names it, where there is no list and a shape has
+that label, or where there is one other class alone. Else pixels that no shape covers are void.
 
 Shapes are drawn in the order of the file, later ones over earlier ones: polygon, rectangle,
 oriented_rectangle, rotation, circle and mask. Points and lines have no area and label nothing;
 `group_id` and `holes` change nothing. Shapes with too few points are not drawn, but noted. JSON
 files with neither `shapes` nor `imagePath` are not labelme's and left out.
 
-The picture is the file that `imagePath` names, if it has the size that the JSON file states. Else
+The picture is the file that `imagePath` names, if it lies below ROOT and has the size that the JSON
+file states. Else
 it is a file of that name beside the JSON file, `imageData` (the picture inside the JSON file), a
 file of the JSON file's own name, or the only file of that name below ROOT.
 
@@ -40,9 +41,18 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.audit.scan import in_threads
 from ccfnet_tf.datasets.base import Listing, LoadLabel, bytes_fingerprint, fingerprint, stored_bytes
-from ccfnet_tf.datasets.find_images import FoundPictures, path_parts
-from ccfnet_tf.datasets.name_lists import read_classes, read_part_lists, taxonomy_of
-from ccfnet_tf.datasets.pairing import PHOTOS, part_named
+from ccfnet_tf.datasets.find_images import FoundPictures, is_below, path_parts
+from ccfnet_tf.datasets.name_lists import (
+    is_background_name,
+    plain_name,
+    read_class_list,
+    read_classes,
+    read_part_lists,
+    taxonomy_of,
+    void_notes,
+)
+from ccfnet_tf.datasets.pairing import PHOTOS
+from ccfnet_tf.datasets.split_names import part_of
 from ccfnet_tf.errors import DataError, nearest
 from ccfnet_tf.io.images import image_size, read_image
 from ccfnet_tf.io.json_files import (
@@ -56,7 +66,7 @@ from ccfnet_tf.io.json_files import (
     text,
 )
 from ccfnet_tf.io.polygons import circle, draw, is_outside, points
-from ccfnet_tf.labels import BACKGROUND, IGNORED, VOID, Sample, Taxonomy
+from ccfnet_tf.labels import BACKGROUND, VOID, Sample, Taxonomy, is_void_name
 
 # Shape type -> numbers of points that it may have; `None` is any from 3 on.
 _AREAS: Mapping[str, tuple[int, ...] | None] = {
@@ -132,7 +142,10 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     if notes and not labels:
         raise DataError(f"{notes[0]}: nothing is left to learn from")
     classes = _class_list(root)
-    taxonomy = _taxonomy(root, classes, labels - {IGNORED}, faults)
+    named = {label for label in labels if not is_void_name(label)}
+    taxonomy = _taxonomy(root, classes, named, faults)
+    source = classes or f"{root}: labels of its JSON files"
+    void = read_class_list(classes).notes if classes else void_notes(source, sorted(labels))
     known = _ways_to_write(root, samples, faults)
     lists = {} if data.lists else read_part_lists(root, known, "labelled picture of the set")
     if lists:
@@ -156,7 +169,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         _bytes_of,
         _fingerprint,
         unpaired=tuple(faults[name] for name in sorted(faults)),
-        notes=notes,
+        notes=(*notes, *void),
     )
 
 
@@ -211,15 +224,18 @@ def _find(root: Path) -> tuple[dict[str, Sample], dict[str, _File], dict[str, Da
     taken: dict[str, Path] = {}
     paths = [
         path
-        for path in sorted(root.rglob("*.json"))
+        for path in sorted(root.rglob("*.json"), key=lambda path: [*map(plain_name, path.parts)])
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts)
     ]
     pictures = FoundPictures(root)
     reads = in_threads(partial(_read, pictures=pictures), paths)
     for path, found in zip(paths, reads, strict=True):
-        name = path.relative_to(root).with_suffix("").as_posix()
+        name = plain_name(path.relative_to(root).with_suffix("").as_posix())
         if isinstance(found, DataError):
             faults[name] = found
+        elif found is not None and name in samples:
+            text = f"{path}: {samples[name].label} has that name in other characters: keep one"
+            faults[str(path)] = DataError(text)
         elif found is not None and found.image in taken:
             other = taken[found.image]
             faults[name] = DataError(f"{path}: {other} labels the same picture: keep one")
@@ -257,9 +273,10 @@ def _picture_of(
     embedded = bool(tree.get("imageData"))
     named = path_text(tree, "imagePath", str(path)) if tree.get("imagePath") is not None else ""
     for image in (path.parent / named, path.parent / "/".join(path_parts(named)[-1:])):
-        if named and is_there(image) and not (embedded and size and _differs(image, size)):
-            plain = Path(os.path.normpath(image))
-            return str(plain if is_there(plain) else image)  # `..` behind a link is not plain
+        plain = Path(os.path.normpath(image))
+        there = named and is_below(plain, pictures.root) and is_there(plain)
+        if there and not (embedded and size and _differs(plain, size)):
+            return str(plain)
     if embedded:
         return str(path)
     for suffix in sorted(PHOTOS):
@@ -267,7 +284,10 @@ def _picture_of(
             if is_there(image):
                 return str(image)
     named = path_text(tree, "imagePath", str(path))
-    return str(pictures.find(named, f"{path}: imagePath {shown(named)}"))
+    where = f"{path}: imagePath {shown(named)}"
+    if not is_below(path.parent / named, pictures.root):
+        where += f" leads out of {pictures.root}: give the folder that holds both with --data.root"
+    return str(pictures.find(named, where))
 
 
 def _differs(image: Path, size: tuple[int, int]) -> bool:
@@ -299,9 +319,10 @@ def _taxonomy(
         return read_classes(classes, background=BACKGROUND)
     if faults and len(labels) < 2:
         raise next(iter(faults.values()))  # says more than that there are too few classes
-    others = sorted(labels - {BACKGROUND})
-    if len(others) == 1 or BACKGROUND in labels:
-        others = [BACKGROUND, *others]
+    others = sorted(label for label in labels if not is_background_name(label))
+    if len(others) == 1 or len(others) < len(labels):
+        background = next(iter(sorted(labels.difference(others))), BACKGROUND)
+        others = [background, *others]
     return taxonomy_of(others, f"{root}: labels of its JSON files", "; label something else too")
 
 
@@ -322,7 +343,7 @@ def _by_folder(samples: Mapping[str, Sample]) -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {"train": []}
     for name in samples:
         top = name.split("/")[0] if "/" in name else ""
-        parts.setdefault(part_named(top) or "train", []).append(name)
+        parts.setdefault(part_of(top) or "train", []).append(name)
     return parts
 
 
@@ -343,15 +364,17 @@ def _unlabelled(root: Path, samples: Mapping[str, Sample]) -> dict[str, DataErro
 
 
 def _loader(names: tuple[str, ...], files: Mapping[str, _File], listed: str) -> LoadLabel:
-    ids = dict.fromkeys((BACKGROUND, IGNORED), VOID) | {
-        name: index for index, name in enumerate(names)
-    }
+    ids = {name: index for index, name in enumerate(names)}
+    background = next((ids[name] for name in names if is_background_name(name)), VOID)
 
     def load_label(sample: Sample) -> np.ndarray:
         file, path = files[sample.name], sample.label
         size = file.size or image_size(sample.image)
-        drawn = ((_class_of(s, ids, path, listed), _region(s, size, path)) for s in file.shapes)
-        return draw(size, drawn, ids[BACKGROUND], where=path)
+        drawn = (
+            (_class_of(s, ids, background, path, listed), _region(s, size, path))
+            for s in file.shapes
+        )
+        return draw(size, drawn, background, where=path)
 
     return load_label
 
@@ -387,7 +410,13 @@ def _kind(shape: Record) -> object:
     return "polygon" if kind is None else kind
 
 
-def _class_of(shape: _Shape, ids: Mapping[str, int], path: str, listed: str) -> int:
+def _class_of(
+    shape: _Shape, ids: Mapping[str, int], background: int, path: str, listed: str
+) -> int:
+    if is_void_name(shape.label):
+        return VOID
+    if is_background_name(shape.label):
+        return background
     if shape.label not in ids:
         raise DataError(
             f"{path}: shape {shape.number}: label '{shape.label[:60]}' is not in {listed}"

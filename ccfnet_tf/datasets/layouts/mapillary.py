@@ -5,8 +5,9 @@
     ROOT/{training,validation}/v2.0/labels/<name>.png      later: v2.0 is read before v1.2
     ROOT/config.json, config_v2.0.json, config_v1.2.json   names, colours, what is evaluated
 
-A value is the row of the configuration; rows that are not evaluated are void, as is 255. The labels
-of testing/ are not public: validation is the test part here.
+A value is the row of the configuration; rows that are not evaluated are void, as are names that
+stand for no class (see `name_lists`) and 255. The labels of testing/ are not public: validation is
+the test part here.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ccfnet_tf.datasets.pairing import (
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.images import NO_CLASS, read_index_values, to_classes
 from ccfnet_tf.io.json_files import read_json, records, shown, text
-from ccfnet_tf.labels import VOID, Sample, Taxonomy
+from ccfnet_tf.labels import VOID, Sample, Taxonomy, is_void_name
 
 _VERSIONS = {"v2.0": "config_v2.0.json", "v1.2": "config_v1.2.json", "": "config.json"}
 
@@ -81,7 +82,7 @@ def _classes(path: Path) -> tuple[Taxonomy, np.ndarray]:
     for value, row in enumerate(rows[:255]):
         where = f"{path}: 'labels'[{value}]"
         table[value] = VOID
-        if row.get("evaluate") is False:
+        if row.get("evaluate") is False or is_void_name(text(row, "name", where)):
             continue
         colour = row.get("color")
         channels = colour if isinstance(colour, list) else []

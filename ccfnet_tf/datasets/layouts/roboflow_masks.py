@@ -5,8 +5,8 @@
     ROOT/{train,valid,test}/_classes.csv       "Pixel Value, Class", a class a line
 
 One table may lie in ROOT for all, and one folder alone may be ROOT itself. Values that neither the
-table nor `data.mask_values` lists are refused, but for 255, which is void; so is a class named
-void, ignore, ignored or `__ignore__`.
+table nor `data.mask_values` lists are refused, but for 255, which is void; so are names that
+stand for no class (see `name_lists`).
 """
 
 from __future__ import annotations
@@ -20,18 +20,16 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.base import Listing, with_pictures
 from ccfnet_tf.datasets.mask_values import MaskValues, index_values, read_index_mask
-from ccfnet_tf.datasets.name_lists import IGNORED_NAMES, read_names, taxonomy_of
-from ccfnet_tf.datasets.pairing import (
-    MASKS,
-    PHOTOS,
-    files_in,
-    pair,
+from ccfnet_tf.datasets.name_lists import (
     part_named,
-    require,
-    require_pictures,
+    read_names,
+    refuse_one_beside_void,
+    taxonomy_of,
+    void_notes,
 )
+from ccfnet_tf.datasets.pairing import MASKS, PHOTOS, files_in, pair, require, require_pictures
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.labels import Sample
+from ccfnet_tf.labels import Sample, is_void_name
 
 FILE = "_classes.csv"
 _MASK = "_mask"
@@ -70,6 +68,9 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         if table != values["train"]:
             raise DataError(f"{paths[part]}: not the classes of {paths['train']}")
     meaning = _meaning(values["train"], paths["train"], data)
+    if len(meaning.names) == 1:
+        void = [name for name in values["train"].values() if is_void_name(name)]
+        refuse_one_beside_void(paths["train"], meaning.names[0], void)
     taxonomy = taxonomy_of(list(meaning.names), paths["train"], ", a line each")
     parts = {part: _part(root, folder) for part, folder in folders.items()}
     require_pictures(parts["train"], folders["train"] / "<name>.jpg")
@@ -85,6 +86,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         with_pictures(load_label),
         load_label,
         unpaired=tuple(error for part in parts.values() for error in part[1]),
+        notes=void_notes(paths["train"], values["train"].values()),
         mask_values=meaning,
     )
 
@@ -115,7 +117,7 @@ def _read_table(path: Path) -> _Values:
 
 
 def _meaning(table: _Values, path: Path, data: DataConfig) -> MaskValues:
-    void = {value for value, name in table.items() if name.casefold() in IGNORED_NAMES}
+    void = {value for value, name in table.items() if is_void_name(name)}
     classes = {value: name for value, name in sorted(table.items()) if value not in void}
     return index_values(
         list(classes.values()),

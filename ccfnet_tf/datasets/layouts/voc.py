@@ -3,7 +3,8 @@
     ROOT/JPEGImages/<name>.jpg
     ROOT/SegmentationClass/<name>.png                masks: 0..20, 255 at borders; as palette
                                                      indices, or as the colours of VOC's palette
-    ROOT/ImageSets/Segmentation/{train,val}.txt      a name a line
+    ROOT/ImageSets/Segmentation/{train,val}.txt      a name a line, or the paths of a picture and
+                                                     its mask
     ROOT/labelmap.txt, class_names.txt, ...          the set's own classes (see `own_classes`)
 
 ROOT is VOCdevkit/VOC2012 or the like. Where SegmentationClass is missing, or holds no PNG (older
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from ccfnet_tf.datasets.base import Listing, LoadLabel, with_pictures
 from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.class_files import BOUNDARY, NAMES, find_own_classes
 from ccfnet_tf.datasets.mask_values import MaskValues, index_values
-from ccfnet_tf.datasets.name_lists import PARTS, ColourTable, colour_table, plain_name
+from ccfnet_tf.datasets.name_lists import PARTS, ColourTable, colour_table, part_named, plain_name
 from ccfnet_tf.datasets.pairing import (
     ANYWHERE,
     MASKS,
@@ -37,7 +38,6 @@ from ccfnet_tf.datasets.pairing import (
     files_in,
     folders_seen,
     pair,
-    part_named,
     read_list,
     require,
     require_pictures,
@@ -91,7 +91,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     if "test" not in parts and "val" in parts:
         parts["test"] = parts.pop("val")
     return _listing(
-        own.taxonomy, parts, lambda sample: own.read_label(sample.label), (), own.meaning
+        own.taxonomy, parts, lambda sample: own.read_label(sample.label), own.notes, own.meaning
     )
 
 
@@ -170,7 +170,7 @@ def _part(
     samples: list[Sample] = []
     absent: list[DataError] = []
     for line, text in read_list(path, "a picture's name"):
-        name = plain_name(text)
+        name = _name(text, images)
         if name in taken:
             raise DataError(f"{path}: line {line}: '{name[:60]}' is in {taken[name]} already")
         taken[name] = path.name
@@ -181,6 +181,17 @@ def _part(
         message = f"{path}: line {line}: '{name[:60]}' has no {what}: add it, or take out the line"
         absent.append(DataError(message, kind="missing"))
     return tuple(samples), tuple(absent)
+
+
+def _name(text: str, images: dict[str, Path]) -> str:
+    """Returns the picture that a line names: `a`, `a.jpg`, `JPEGImages/a.jpg .../a.png`."""
+    name = plain_name(text)
+    first, *others = name.split() or [name]
+    if others and others[-1].casefold().endswith(MASKS):
+        name = first
+    inside = name.rpartition("JPEGImages/")[2]
+    stem = PurePosixPath(inside).with_suffix("").as_posix() if inside else inside
+    return next((each for each in (name, inside, stem) if each in images), name)
 
 
 @cache

@@ -15,7 +15,7 @@ from ccfnet_tf.datasets.base import Listing
 from ccfnet_tf.datasets.layouts import stanford_background
 from ccfnet_tf.datasets.layouts.stanford_background import TWINS
 from ccfnet_tf.datasets.mask_values import index_values
-from ccfnet_tf.datasets.splits import parts_of
+from ccfnet_tf.datasets.splits import list_set, parts_of
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, distinct_colours
 
@@ -264,3 +264,78 @@ def test_all_of_stanford(stanford_root: Path) -> None:
     assert report.counts == {"train": 572, "test": 143}
     assert {note.kind for note in report.notes} == {"duplicate"}
     assert stems(report.notes) == {"6000318", "6000324", "6000348"}
+
+
+def coloured(root: Path, masks: list[list[list[int]]], layout: str = "folder") -> Report:
+    """Looks at a set of masks of these colours, a row of pixels each."""
+    pictures, labels = {"folder": ("images", "masks"), "camvid": ("train", "trainannot")}[layout]
+    for number, pixels in enumerate(masks):
+        mask = np.array([pixels], np.uint8)
+        for side, pixel in ((pictures, np.full_like(mask, number * 9)), (labels, mask)):
+            path = root / side / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixel).save(path)
+    (root / "classes.txt").write_text("sky\nsea\n")
+    if layout == "camvid":
+        (root / "classes.txt").unlink()
+    return inspect(list_set(DataConfig(root=str(root)), 0))
+
+
+RED, BLACK, BLUE = [255, 0, 0], [0, 0, 0], [0, 0, 255]
+
+
+@pytest.mark.parametrize("layout", ["folder", "camvid"])
+def test_colours_that_no_list_names_are_shown(tmp_path: Path, layout: str) -> None:
+    report = coloured(tmp_path, [[RED, RED, BLACK], [BLUE, RED, RED]], layout)
+    labels = tmp_path / ("masks" if layout == "folder" else "trainannot")
+    assert [f.kind for f in report.findings[:2]] == ["value", "value"]
+    notes = [str(note) for note in report.notes if note.kind == "colours"]
+    line = "in colours.txt the line"
+    assert notes[0].startswith(
+        "3 colours that no list names in 2 masks; a line for each in colours"
+    )
+    assert notes[1:] == [
+        f"{labels / '0.png'}: 255 0 0 on 4 pixels, also in 1 more: {line} `255 0 0 NAME`",
+        f"{labels / '0.png'}: 0 0 0 on 1 pixels: {line} `0 0 0 NAME`",
+        f"{labels / '1.png'}: 0 0 255 on 1 pixels: {line} `0 0 255 NAME`",
+    ]
+
+
+def test_the_lines_shown_make_the_set_sound(tmp_path: Path) -> None:
+    masks = [[RED, RED, BLACK], [BLUE, RED, RED]]
+    notes = [note.text for note in coloured(tmp_path, masks).notes if note.kind == "colours"]
+    lines = [note.split("`")[1] for note in notes[1:]]
+    text = "".join(line.replace("NAME", f"class {i}\n") for i, line in enumerate(lines))
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "colours.txt").write_text(text)
+    report = inspect(list_set(DataConfig(root=str(tmp_path)), 0))
+    assert report.ok
+    assert report.classes == ("class 0", "class 1", "class 2")
+    (tmp_path / "colours.txt").write_text("255 0 0 sky\n0 0 0 sea\n")  # a row is missing
+    report = inspect(list_set(DataConfig(root=str(tmp_path)), 0))
+    assert [n.text for n in report.notes if n.kind == "colours"][1].startswith(
+        "0 0 255 on 1 pixels"
+    )
+
+
+def test_many_colours_are_what_smoothing_leaves(tmp_path: Path) -> None:
+    many = [[i % 256, i // 256, 7] for i in range(400)]
+    report = coloured(tmp_path, [[*many[:200], *[RED] * 9], [*many[200:], *[RED] * 9]])
+    notes = [note for note in report.notes if note.kind == "colours"]
+    assert "401 colours" in notes[0].text
+    assert "smoothing" in notes[0].text
+    assert len(notes) == 20
+    assert notes[1].text.startswith("255 0 0 on 18 pixels")
+
+
+@pytest.mark.parametrize(("bits", "dark"), [(16, False), (12, True), (10, True)])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_few_bits_in_many_are_said(tmp_path: Path, suffix: str, bits: int, dark: bool) -> None:
+    report = coloured(tmp_path, [[[0, 0, 0], [1, 1, 1]]])
+    assert report.ok
+    (tmp_path / "images" / "0.png").unlink()
+    grey = np.array([[7, 2**bits - 1]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "images" / f"0{suffix}")
+    report = inspect(list_set(DataConfig(root=str(tmp_path)), 0))
+    assert report.ok
+    assert [note.kind for note in report.notes] == ["dark"] * dark

@@ -12,6 +12,7 @@ from PIL import Image
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.base import Listing
 from ccfnet_tf.datasets.layouts import coco
+from ccfnet_tf.datasets.registry import detect
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io import polygons
 from ccfnet_tf.labels import VOID
@@ -232,7 +233,7 @@ IMAGE = {"id": 7, "file_name": "a.jpg", "height": 4, "width": 6}
         ({"images": [5]}, "'images'[0] is 5"),
         ({"annotations": {}}, "'annotations' is an object"),
         ({"categories": None}, "'categories' is missing"),
-        ({"categories": []}, "category_id 3: there is no such category"),
+        ({"categories": []}, "1 annotation of category_id 3, where 'categories' has 0 (none)"),
         ({"categories": [], "annotations": []}, "0 class names"),
         (
             {
@@ -251,7 +252,10 @@ IMAGE = {"id": 7, "file_name": "a.jpg", "height": 4, "width": 6}
         ({"images": [IMAGE | {"width": -6}]}, "-6x4 pixels: expected at least 1x1"),
         ({"images": [IMAGE | {"width": 30_000_000}]}, "30000000x4 pixels: at most 80 million"),
         ({"images": [IMAGE | {"file_name": "."}]}, "expected the path of a picture"),
-        ({"annotations": [annotation(4, [BOX])]}, "category_id 4: there is no such category"),
+        (
+            {"annotations": [annotation(4, [BOX]), annotation(5, [BOX]), annotation(3, [])]},
+            "2 annotations of category_id 4, 5, where 'categories' has 2 (3..90) ('annotations'[0]",
+        ),
         ({"annotations": [annotation(3, [BOX]) | {"image_id": None}]}, "'image_id' is missing"),
     ],
 )
@@ -443,7 +447,7 @@ def test_roboflow(tmp_path: Path) -> None:
         image = {"id": 7, "file_name": f"{folder}_jpg.rf.0.jpg", "height": 4, "width": 6}
         tree = tree_of(images=[image], categories=[ROOT, *BELOW])
         put(tmp_path, tree, f"{folder}/_annotations.coco.json", folder)
-    assert coco.signs(tmp_path) == "test/_annotations.coco.json"
+    assert coco.signs(tmp_path) == "train/_annotations.coco.json"
     listing = read(tmp_path)
     assert listing.taxonomy.names == ("tall car", "toothbrush")
     assert [s.name for s in listing.train] == ["train/train_jpg.rf.0"]
@@ -454,6 +458,84 @@ def test_roboflow(tmp_path: Path) -> None:
         path.unlink()
     assert [s.name for s in read(tmp_path).val or ()] == ["valid/valid_jpg.rf.0"]
     assert len(read(tmp_path / "train").train) == 1  # a folder of its own
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("annotations.json", "images"),
+        ("annotations.json", ""),
+        ("labels.json", "data"),
+        ("coco.json", ""),
+        ("instances.json", "images"),
+        ("_annotations.coco.json", ""),
+        ("annotations/instances_default.json", "images/default"),
+        ("annotations/instances_train.json", "images"),
+    ],
+)
+@pytest.mark.parametrize("folders", [("train", "val", "test"), ("Training", "valid", "test2017")])
+@pytest.mark.parametrize("same_names", [True, False])
+def test_a_list_in_each_part_s_folder(
+    tmp_path: Path, name: str, folder: str, folders: tuple[str, ...], same_names: bool
+) -> None:
+    for colour, part in enumerate(folders):
+        named = "a.jpg" if same_names else f"{part}.jpg"
+        tree = tree_of(images=[{"id": 7, "file_name": named, "height": 4, "width": 6}])
+        put(tmp_path / part, tree, name, folder)
+        Image.new("RGB", (6, 4), (colour * 90,) * 3).save(tmp_path / part / folder / named)
+    assert detect(tmp_path) == "coco"
+    listing = read(tmp_path)
+    assert listing.unpaired == ()
+    parts = (listing.train, listing.val or (), listing.test)
+    for colour, (part, samples) in enumerate(zip(folders, parts, strict=True)):
+        (sample,) = samples
+        assert sample.name.startswith(f"{part}/")
+        image, label = listing.load(sample)
+        assert abs(int(image.mean()) - colour * 90) < 5  # its own part's picture
+        assert (label == 0).sum() == 6
+    (tmp_path / folders[1] / name).unlink()
+    assert read(tmp_path).val is None
+
+
+def test_a_list_in_each_part_s_folder_of_annotations(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        put(tmp_path, tree_of(), f"annotations/{part}/outlines.json", f"images/{part}")
+    assert detect(tmp_path) == "coco"
+    listing = read(tmp_path)
+    assert [s.image for s in listing.train] == [str(tmp_path / "images" / "train" / "a.jpg")]
+    assert [s.image for s in listing.val or ()] == [str(tmp_path / "images" / "valid" / "a.jpg")]
+
+
+def test_two_lists_in_one_part_s_folder(tmp_path: Path) -> None:
+    put(tmp_path / "train", tree_of(), "a.json")
+    put(tmp_path / "train", tree_of(), "b.json")
+    with pytest.raises(DataError, match=r"a\.json is the list of the train part too: keep one"):
+        read(tmp_path)
+
+
+def test_annotations_of_categories_that_are_not_in_the_list(tmp_path: Path) -> None:
+    told = [
+        annotation(3, [BOX]),
+        annotation(77, [SMALL]),
+        annotation(0, [[4, 3, 6, 3, 6, 4, 4, 4]]),
+    ]
+    categories = [*CATEGORIES, {"id": 100, "name": "background"}]
+    label = label_of(tmp_path, told, categories=categories)
+    assert (label == VOID).sum() == 3  # what they show is not known, and no background
+    assert (label == 0).sum() == 5
+    (note,) = read(tmp_path).notes
+    assert note == (
+        f"{tmp_path / 'annotations.json'}: 2 annotations of category_id 0, 77, where 'categories' "
+        "has 3 (3..100) ('annotations'[1], 'annotations'[2]): add the categories that are "
+        "missing; their pixels are void"
+    )
+
+
+def test_categories_that_stand_for_no_class_are_said(tmp_path: Path) -> None:
+    put(tmp_path, tree_of(categories=[*CATEGORIES, {"id": 5, "name": "Unlabeled"}]))
+    listing = read(tmp_path)
+    assert listing.taxonomy.names == ("tall car", "toothbrush")
+    assert "'Unlabeled' stands for no class" in listing.notes[0]
 
 
 @pytest.mark.parametrize("name", ["result.json", "labels.json", "my export.json"])

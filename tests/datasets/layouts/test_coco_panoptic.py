@@ -67,6 +67,17 @@ def test_segments_become_classes(tmp_path: Path, folder: str) -> None:
         np.testing.assert_array_equal(label, IDS)
 
 
+@pytest.mark.parametrize("name", ["Unlabeled", "void"])
+def test_categories_that_stand_for_no_class(tmp_path: Path, name: str) -> None:
+    other = {"id": 2, "name": "road"}
+    renamed = [CATEGORIES[0], CATEGORIES[1] | {"name": name}, other]
+    put(tmp_path, categories=renamed)
+    listing = read(tmp_path)
+    assert listing.taxonomy.names == ("road", "sky")
+    np.testing.assert_array_equal(listing.load_label(listing.train[0]), np.where(IDS == 1, 1, VOID))
+    assert f"'{name}' stands for no class" in listing.notes[0]
+
+
 def test_outlines_come_first(tmp_path: Path) -> None:
     put(tmp_path)
     instances = {"images": [], "annotations": [], "categories": CATEGORIES}

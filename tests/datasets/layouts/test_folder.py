@@ -130,7 +130,15 @@ def test_a_folder_that_is_no_part_is_refused(tmp_path: Path) -> None:
     assert len(parts(tmp_path).train) == 1
 
 
-ALIASES = [("train", "valid", "test"), ("Training", "validation", "testing"), ("train", "dev", "x")]
+ALIASES = [
+    ("train", "valid", "test"),
+    ("Training", "validation", "testing"),
+    ("train", "dev", "x"),
+    ("train2017", "val2017", "test-dev"),
+    ("01_train", "02_val", "03_test"),
+    ("Train-Set", "val_set", "testset"),
+    ("train_data", "valid_split", "x"),
+]
 
 
 @pytest.mark.parametrize("sides", folder.SIDES)
@@ -288,6 +296,65 @@ def test_a_class_list_of_another_name_is_hinted_at(tmp_path: Path, name: str) ->
     fails(tmp_path, "classes.txt: no such file", f"{name} is there: make it classes.txt")
     classes(tmp_path)
     assert parts(tmp_path).taxonomy.names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "name", ["Classes.txt", "class_dict.csv", "codes.txt", "data.yaml", "classes.json", "obj.names"]
+)
+def test_any_file_that_may_be_the_class_list_is_hinted_at(tmp_path: Path, name: str) -> None:
+    put(tmp_path, "a")
+    (tmp_path / "train.txt").write_text("a\n")
+    fails(tmp_path, "classes.txt: no such file", "found: images/, masks/, train.txt")
+    (tmp_path / name).write_text("x")
+    fails(tmp_path, f"{name} is there: make it classes.txt", "or colours.txt (`R G B name` a line)")
+
+
+def test_names_that_stand_for_no_class_are_said(tmp_path: Path) -> None:
+    put(tmp_path, "a")
+    classes(tmp_path, "cat\nUnlabeled\ndog\n")
+    found = parts(tmp_path)
+    assert found.taxonomy.names == ("cat", "dog")
+    assert found.load(found.train[0])[1][0].tolist() == [0, VOID, VOID, VOID, 0, 0]
+    (note,) = found.notes
+    assert note.startswith(f"{tmp_path / 'classes.txt'}: 'Unlabeled' stands for no class (void)")
+
+
+def test_lists_in_a_folder_of_their_own_are_named(tmp_path: Path) -> None:
+    classes(tmp_path)
+    put(tmp_path, "a")
+    put(tmp_path, "b")
+    lists = tmp_path / "my splits"
+    lists.mkdir()
+    (lists / "train.txt").write_text("a\n")
+    (lists / "valid.txt").write_text("b\n")
+    (note,) = parts(tmp_path).notes
+    assert note.endswith(f"not used; to split by them add --data.lists '{lists}'")
+    data = DataConfig(root=str(tmp_path), lists=str(lists))
+    found = read_parts(data, seed=0)
+    assert found.notes == ()
+    assert ([s.name for s in found.train], [s.name for s in found.val]) == (["a"], ["b"])
+
+
+def test_values_that_the_class_list_states(tmp_path: Path) -> None:
+    text = "0: background\n255: crack\n1: ignore\n"
+    listing, row = read_row(tmp_path, text, [0, 255, 1])
+    assert listing.taxonomy.names == ("background", "crack")
+    assert row == [0, 1, VOID]
+    _, row = read_row(tmp_path, "7: a\n21: b\n", [7, 21, 255])
+    assert row == [0, 1, VOID]
+
+
+def test_numbers_of_objects_are_no_smoothing(tmp_path: Path) -> None:
+    classes(tmp_path)
+    put(tmp_path, "a")
+    mask = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    found = parts(tmp_path)
+    with pytest.raises(DataError, match="0 to 23 in one mask look like numbers of objects"):
+        found.load(found.train[0])
+    Image.fromarray(mask * 9).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(DataError, match="what JPEG or smoothing leaves"):
+        found.load(found.train[0])
 
 
 def test_class_list(tmp_path: Path) -> None:
@@ -456,6 +523,35 @@ def test_a_table_gives_the_classes_of_index_masks_their_colours(tmp_path: Path) 
     np.testing.assert_array_equal(found.load(found.train[0])[1][0], [0, 1, VOID, 1, 0, 0])
 
 
+@pytest.mark.parametrize(
+    ("palette", "expected"),
+    [
+        ([(0, 0, 0), (255, 0, 0)], [1, 0, VOID]),  # the colours of the table, in another order
+        ([(255, 0, 0), (0, 0, 0)], [0, 1, VOID]),
+        ([(7, 7, 7), (8, 8, 8)], [0, 1, VOID]),  # other colours: the indices count
+        ([(255, 0, 0), (8, 8, 8)], [0, 1, VOID]),
+        ([(0, 0, 0), (8, 8, 8)], "value 0 the colour of 'sea' in"),
+    ],
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_palettes_beside_a_table_of_colours(
+    tmp_path: Path, palette: list[tuple[int, ...]], expected: list[int] | str, listed: bool
+) -> None:
+    put(tmp_path, "a")
+    (tmp_path / "colours.txt").write_text("255 0 0 sky\n0 0 0 sea\n")
+    if listed:
+        classes(tmp_path, "sky\nsea\n")
+    mask = Image.fromarray(np.array([[0, 1, 255]] * 4, np.uint8).repeat(2, axis=1))
+    mask.putpalette([channel for colour in palette for channel in colour] + [0] * 762)
+    mask.save(tmp_path / "masks" / "a.png")
+    found = parts(tmp_path)
+    if isinstance(expected, str):
+        with pytest.raises(DataError, match=expected):
+            found.load(found.train[0])
+    else:
+        assert found.load(found.train[0])[1][0, ::2].tolist() == expected
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_coloured_masks_without_a_table_hint_at_it(tmp_path: Path, mode: str) -> None:
     classes(tmp_path)
@@ -476,8 +572,61 @@ def test_a_mask_with_a_name_of_its_own_is_hinted_at(tmp_path: Path, name: str) -
     stem = name[0] if name[0] == "A" else "a"
     put(tmp_path, f"x/{stem}", mask=False)
     Image.new("L", (6, 4)).save(tmp_path / "masks" / "x" / f"{name}.png")
-    (first, *_) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
-    assert f"{name}.png lies there: a mask has its picture's name: rename it" in str(first)
+    (error,) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired  # said once
+    assert f"{name}.png lies there: a mask has its picture's name: rename it" in str(error)
+
+
+def test_pictures_and_masks_with_words_of_their_own(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for stem in ("image_1", "image_2", "Img3"):
+        put(tmp_path, f"a/{stem}", mask=False)
+    for stem in ("label_1", "2_gt", "img3"):
+        Image.new("L", (6, 4)).save(tmp_path / "masks" / "a" / f"{stem}.png")
+    found = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0)
+    errors = [str(error) for error in found.unpaired]
+    for error, stem in zip(errors, ("img3", "label_1", "2_gt"), strict=True):
+        assert f"a/{stem}.png lies there: a mask has its picture's name: rename it" in error
+
+
+def test_a_mask_that_lies_elsewhere_is_hinted_at(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for stem in ("x/a", "x/b", "y/b"):
+        put(tmp_path, stem, mask=False)
+    for stem in ("a", "b"):
+        Image.new("L", (6, 4)).save(tmp_path / "masks" / f"{stem}.png")
+    found = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0)
+    one, *others = [str(error) for error in found.unpaired]
+    assert f"{tmp_path / 'masks' / 'a.png'} lies there: a mask lies as its picture does" in one
+    assert len(others) == 2  # either may be b's
+    assert all("masks/b.png lies there" in error for error in others)
+
+
+def test_masks_in_a_part_s_folder_of_another_name_are_hinted_at(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for part, other in (("train", "Training"), ("val", "validation")):
+        put(tmp_path, f"{part}/a", mask=False)
+        put(tmp_path, f"{other}/a")
+        (tmp_path / "images" / other / "a.jpg").unlink()
+    errors = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
+    for error, other in zip(errors, ("Training", "validation"), strict=True):
+        assert f"masks/{other}/a.png lies there: a mask lies as its picture does" in str(error)
+
+
+def test_a_picture_of_a_kind_that_is_not_read_is_hinted_at(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for stem in ("a", "b"):
+        put(tmp_path, stem)
+    (tmp_path / "images" / "a.jpg").rename(tmp_path / "images" / "a.heic")
+    (error,) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
+    assert "a.heic lies there, which is not read: save it as JPEG or PNG" in str(error)
+
+
+def test_a_mask_of_another_format_and_name_is_hinted_at(tmp_path: Path) -> None:
+    classes(tmp_path)
+    put(tmp_path, "a", mask=False)
+    (tmp_path / "masks" / "a_mask.npy").write_bytes(b"")
+    (error,) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
+    assert "a_mask.npy lies there, but masks are PNG: export it anew as PNG under its" in str(error)
 
 
 def test_another_picture_s_mask_is_no_hint(tmp_path: Path) -> None:

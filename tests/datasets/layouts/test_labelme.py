@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import tracemalloc
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,15 @@ def test_parts_by_folder(tmp_path: Path) -> None:
     assert [s.name for s in listing.train] == ["more/a", "train/a", "train"]
     assert [s.name for s in listing.val or ()] == ["val/a"]
     assert [s.name for s in listing.test] == ["test/a"]
+
+
+def test_parts_by_folders_of_other_names(tmp_path: Path) -> None:
+    for stem in ("train2017/a", "val_set/a", "test-dev/a"):
+        put(tmp_path, stem)
+    listing = read(tmp_path)
+    assert [s.name for s in listing.train] == ["train2017/a"]
+    assert [s.name for s in listing.val or ()] == ["val_set/a"]
+    assert [s.name for s in listing.test] == ["test-dev/a"]
 
 
 def test_parts_by_lists(tmp_path: Path) -> None:
@@ -482,3 +492,37 @@ def test_files_are_read_once_and_kept_without_their_picture(
     for sample in listing.train * 2:
         np.testing.assert_array_equal(listing.load_label(sample), EXPECTED)
     assert sorted(reads) == ["a.json", "b.json", "c.json"]
+
+
+@pytest.mark.parametrize("background", ["background", "Background", "_background_"])
+@pytest.mark.parametrize("void", ["void", "Ignore", "unlabeled", "__ignore__"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_labels_for_background_and_for_no_class(
+    tmp_path: Path, background: str, void: str, listed: bool
+) -> None:
+    shapes = [
+        shape("sky", [[0, 0], [6, 0], [6, 1], [0, 1]]),
+        shape(background, [[0, 0], [3, 0], [3, 1], [0, 1]]),
+        shape(void, [[0, 3], [6, 3], [6, 4], [0, 4]]),
+    ]
+    put(tmp_path, "a", shapes)
+    if listed:
+        (tmp_path / "labels.txt").write_text(f"__ignore__\n{background}\nsky\n")
+    listing = read(tmp_path)
+    assert listing.taxonomy.names == (background, "sky")
+    label = listing.load_label(listing.train[0])
+    assert label[0].tolist() == [0] * 3 + [1] * 3
+    assert label[1].tolist() == [0] * 6
+    assert label[3].tolist() == [VOID] * 6
+    named = not listed and void != "__ignore__"
+    assert any("stands for no class" in note for note in listing.notes) == named
+
+
+def test_letters_with_accents_give_one_name_however_the_disk_spells_them(tmp_path: Path) -> None:
+    stems = {form: unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")}
+    put(tmp_path, stems["NFD"])
+    assert [sample.name for sample in read(tmp_path).train] == [stems["NFC"]]
+    put(tmp_path, stems["NFC"])
+    listing = read(tmp_path)
+    assert len(listing.train) == 1
+    assert "has that name in other characters: keep one" in str(listing.unpaired[0])

@@ -66,7 +66,7 @@ def test_what_a_list_names_and_is_not_there(tmp_path: Path) -> None:
         ("train", None, "train.txt: no such file"),
         ("val", None, "val.txt: no such file"),
         ("train", b" \r\n", "train.txt: empty"),
-        ("train", b"\xff\xfe", "train.txt: not a UTF-8 text file"),
+        ("train", b"\xff\xff", "train.txt: not a UTF-8 text file"),
         ("train", f"{NAMES[0]}\n{NAMES[0]}\n".encode(), "line 2: '2007_000000' is in train.txt al"),
         ("val", f"{NAMES[0]}\n".encode(), "val.txt: line 1: '2007_000000' is in train.txt already"),
     ],
@@ -119,3 +119,22 @@ def test_a_header_is_read_once(
     monkeypatch.setattr(images, "_mask_kind", lambda *args: heads.append(args) or look(*args))
     found.load_label(found.train[0])
     assert len(heads) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{0}",
+        "{0}.jpg",
+        "JPEGImages/{0}.jpg",
+        "/JPEGImages/{0}.jpg /SegmentationClass/{0}.png",
+        "C:\\voc\\JPEGImages\\{0}.jpg SegmentationClass\\{0}.PNG",
+    ],
+)
+def test_ways_to_write_a_picture_in_a_list(tmp_path: Path, line: str) -> None:
+    path = small(tmp_path) / "ImageSets" / "Segmentation" / "train.txt"
+    names = path.read_text().split()
+    path.write_text("".join(line.format(name) + "\n" for name in names))
+    listing = listed(tmp_path)
+    assert [sample.name for sample in listing.train] == names
+    assert listing.unpaired == ()
