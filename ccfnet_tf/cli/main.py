@@ -141,7 +141,7 @@ def _dispatch(args: list[str]) -> int:
         raise ConfigError(
             f"'{args[0]}' is not a command: expected {', '.join(VERBS)}" + nearest(args[0], VERBS)
         )
-    return int(import_module(f"ccfnet_tf.cli.main.{args[0]}").main(args[1:]))
+    return int(import_module(f"ccfnet_tf.cli.{args[0]}").main(args[1:]))
 
 
 def _print_versions() -> None:
