@@ -93,6 +93,7 @@ Ctrl-C ends a stream. Exit code 1: an input was left out, which a line says.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit code."""
+    _open_closed_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     quiet = QUIET.set("--quiet" in args)
@@ -109,6 +110,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error, args)
     finally:
         QUIET.reset(quiet)
+
+
+def _open_closed_streams() -> None:
+    """Puts nothing in the place of standard streams that the caller closed (`>&-`).
+
+    Python has None there, and the next file that is opened would get the stream's number, so what
+    libraries print would go into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8"))
 
 
 def _report(error: BaseException, args: list[str]) -> int:
@@ -157,7 +174,17 @@ def _dispatch(args: list[str]) -> int:
         raise ConfigError(
             f"'{args[0]}' is not a command: expected {', '.join(VERBS)}" + nearest(args[0], VERBS)
         )
+    _refuse_empty(args)
     return VERBS[args[0]](args[1:])
+
+
+def _refuse_empty(args: list[str]) -> None:
+    """Refuses an argument of no characters, which as a path would be the current folder."""
+    for position, arg in enumerate(args):
+        if arg == "" or (arg.startswith("--") and arg.endswith("=")):
+            before = args[position - 1] if arg == "" else arg[:-1]
+            of = f"the value of {before}" if before.startswith("--") else "an argument"
+            raise ConfigError(f"{of} is empty: give one; in a shell, see that the variable is set")
 
 
 def _print_versions() -> None:
@@ -512,11 +539,15 @@ def _completion(args: list[str]) -> int:
         "serve": _serve_parser(),
         "benchmark": benchmark_parser(),
         "presets": _presets_parser(),
-        **{f"data {verb}": parser() for verb, parser in PARSERS.items()},
     }
     words = {verb: [*option_names(parser), *ALWAYS] for verb, parser in parsers.items()}
     words |= {verb: [*fit_options(), *ALWAYS] for verb in ("fit", "crossval")}
-    words |= {"": list(VERBS), "data": list(PARSERS), "completion": list(SHELLS)}
+    keys = [key for key in fit_options() if key.startswith("--data.") or key == "--seed"]
+    for verb, parser in PARSERS.items():
+        own = option_names(parser())
+        words[f"data {verb}"] = [*own, *(keys if "--config" in own else []), *ALWAYS]
+    words |= {"": [*VERBS, "--help", "--version", *ALWAYS]}
+    words |= {"data": list(PARSERS), "completion": list(SHELLS)}
     print(script(shell, words), end="")
     return EXIT_DONE
 

@@ -18,6 +18,8 @@ _ccfnet_tf() {
     case "$verb" in
 CASES
     esac
+    # Options where a dash asks for them; else what is not one, or by `-o default` a file.
+    [[ "$word" == -* ]] || words=$(printf '%s\n' $words | grep -v '^-')
     COMPREPLY=($(compgen -W "$words" -- "$word"))
 }
 complete -o default -F _ccfnet_tf ccfnet-tf
@@ -71,6 +73,6 @@ def _fish(words: Mapping[str, Sequence[str]]) -> str:
         plain = " ".join(word for word in each if not word.startswith("-"))
         if plain:  # verbs, or what follows one; no files there
             lines.append(f"complete -c ccfnet-tf -n '__ccfnet_tf_at {verb}' -f -a '{plain}'")
-        after = f"complete -c ccfnet-tf -n '__ccfnet_tf_after {verb}'"
-        lines += [f"{after} -l {option}" for option in options]
+        where = f"__ccfnet_tf_after {verb}" if verb else "__ccfnet_tf_at"  # --version has no verb
+        lines += [f"complete -c ccfnet-tf -n '{where}' -l {option}" for option in options]
     return "\n".join(lines) + "\n"

@@ -27,7 +27,7 @@ from ccfnet_tf.inference.runs import (
     with_own_files,
 )
 from ccfnet_tf.network.weights import IMAGENET, NO_WEIGHTS
-from ccfnet_tf.new_folder import refuse_unwritable
+from ccfnet_tf.new_folder import refuse_file, refuse_unwritable
 from ccfnet_tf.training.checkpoint import BEST, PREVIOUS, read_epoch
 from ccfnet_tf.training.devices import Precision, resolve_precision
 from ccfnet_tf.training.journal import epochs_written, write_text
@@ -60,6 +60,7 @@ def claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> Run
     """
     stored = run / CONFIG
     if not resume:
+        refuse_file(run)
         if _occupied(run):
             go_on = "go on with --resume, or " if stored.is_file() else ""
             raise RunError(f"{run}: already there and not empty; {go_on}choose another --out")

@@ -38,6 +38,7 @@ from ccfnet_tf.evaluation.table import percent
 from ccfnet_tf.inference.atomic import refuse_links
 from ccfnet_tf.inference.runs import CHECKPOINTS
 from ccfnet_tf.labels import Sample
+from ccfnet_tf.new_folder import refuse_file
 from ccfnet_tf.quiet import QUIET
 from ccfnet_tf.training.claim import resolved_paths
 from ccfnet_tf.training.data_digest import Row, read_samples
@@ -147,7 +148,8 @@ def _claim(config: RunConfig, out: Path, resume: bool) -> None:
                 "choose another --out"
             )
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    refuse_file(out)
+    if out.exists() and any(out.iterdir()):
         go_on = "go on with --resume, or " if stored.is_file() else ""
         raise RunError(f"{out}: already there and not empty; {go_on}choose another --out")
     write_text(stored, text)
