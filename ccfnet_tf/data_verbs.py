@@ -323,7 +323,8 @@ def _listed(
         start_tensorflow()
     listing = list_set(data, config.seed)
     count = sum(map(len, parts_of(listing).values()))
-    aside.print(f"{data.root or 'scenes'}: {data.format}, {count} pictures")
+    pictures = f"{count} picture{'' if count == 1 else 's'}"
+    aside.print(f"{data.root or 'scenes'}: {data.format}, {pictures}")
     for note in listing.notes if notes else ():
         aside.print(note, markup=False)
     with new_progress(aside) as bar:
