@@ -26,6 +26,8 @@ _ccfnet_tf() {
     case "$verb" in
 CASES
     esac
+    # Options where a dash asks for them; else what is not one, or by `-o default` a file.
+    [[ "$word" == -* ]] || words=$(printf '%s\n' $words | grep -v '^-')
     COMPREPLY=($(compgen -W "$words" -- "$word"))
 }
 complete -o default -F _ccfnet_tf ccfnet-tf
@@ -79,10 +81,14 @@ def _words() -> dict[str, list[str]]:
     """Returns what may follow each verb; what the verbs are stands under the empty text."""
     modules = (evaluate, predict, export, serve, benchmark, presets)
     parsers = {module.__name__.rpartition(".")[2]: module.new_parser() for module in modules}
-    parsers |= {f"data {verb}": new() for verb, new in data.PARSERS.items()}
     words = {verb: [*option_names(parser), *ALWAYS] for verb, parser in parsers.items()}
     words |= {verb: [*fit_options(), *ALWAYS] for verb in ("fit", "crossval")}
-    return words | {"": list(VERBS), "data": list(data.PARSERS), "completion": list(SHELLS)}
+    keys = [key for key in fit_options() if key.startswith("--data.") or key == "--seed"]
+    for verb, new_data_parser in data.PARSERS.items():
+        own = option_names(new_data_parser())
+        words[f"data {verb}"] = [*own, *(keys if "--config" in own else []), *ALWAYS]
+    words |= {"": [*VERBS, "--help", "--version", *ALWAYS]}
+    return words | {"data": list(data.PARSERS), "completion": list(SHELLS)}
 
 
 def script(shell: str, words: Mapping[str, Sequence[str]]) -> str:
@@ -107,6 +113,6 @@ def _fish(words: Mapping[str, Sequence[str]]) -> str:
         plain = " ".join(word for word in each if not word.startswith("-"))
         if plain:  # verbs, or what follows one; no files there
             lines.append(f"complete -c ccfnet-tf -n '__ccfnet_tf_at {verb}' -f -a '{plain}'")
-        after = f"complete -c ccfnet-tf -n '__ccfnet_tf_after {verb}'"
-        lines += [f"{after} -l {option}" for option in options]
+        where = f"__ccfnet_tf_after {verb}" if verb else "__ccfnet_tf_at"  # --version has no verb
+        lines += [f"complete -c ccfnet-tf -n '{where}' -l {option}" for option in options]
     return "\n".join(lines) + "\n"

@@ -60,7 +60,7 @@ def main(args: list[str]) -> int:
 
 
 def _check_parser() -> Parser:
-    parser = _parser("check", "Read every picture and label; exit 1 when something must be mended.")
+    parser = _parser("check", "Read every picture and label; exit 1 when something must be fixed.")
     parser.add_argument("--json", metavar="FILE", help="write all findings there (- prints them)")
     return parser
 
@@ -277,7 +277,7 @@ def _parser(verb: str, description: str) -> Parser:
         prog=f"ccfnet-tf data {verb}",
         description=f"{description} Keys such as --data.fold 1 or --seed 3 as with fit.",
     )
-    parser.add_argument("source", metavar="SRC", help="folder of the data set")
+    parser.add_argument("source", metavar="SRC", help="folder of the data set; or --data.root SRC")
     parser.add_argument(
         "--config", default=DEFAULT_WITH_DATA, help="preset or YAML file to start from"
     )
@@ -324,7 +324,8 @@ def _listed(
         start_tensorflow()
     listing = list_set(data, config.seed)
     count = sum(map(len, parts_of(listing).values()))
-    aside.print(f"{data.root or 'scenes'}: {data.format}, {count} pictures")
+    pictures = f"{count} picture{'' if count == 1 else 's'}"
+    aside.print(f"{data.root or 'scenes'}: {data.format}, {pictures}")
     for note in listing.notes if notes else ():
         aside.print(note, markup=False)
     with new_progress(aside) as bar:

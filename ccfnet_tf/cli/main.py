@@ -77,6 +77,7 @@ Exit codes: 0 done, 1 finished with failures, 2 an error of input or use, 3 unex
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit code."""
+    _open_closed_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     quiet = QUIET.set("--quiet" in args)
@@ -93,6 +94,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error, args)
     finally:
         QUIET.reset(quiet)
+
+
+def _open_closed_streams() -> None:
+    """Puts nothing in the place of standard streams that the caller closed (`>&-`).
+
+    Python has None there, and the next file that is opened would get the stream's number, so what
+    libraries print would go into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8"))
 
 
 def _report(error: BaseException, args: list[str]) -> int:
@@ -130,6 +147,15 @@ def _explain(error: BaseException, args: list[str]) -> tuple[str, int]:
     return f"unexpected {type(error).__name__}: {said} ({report})", EXIT_UNEXPECTED
 
 
+def _refuse_empty(args: list[str]) -> None:
+    """Refuses an argument of no characters, which as a path would be the current folder."""
+    for position, arg in enumerate(args):
+        if arg == "" or (arg.startswith("--") and arg.endswith("=")):
+            before = args[position - 1] if arg == "" else arg[:-1]
+            of = f"the value of {before}" if before.startswith("--") else "an argument"
+            raise ConfigError(f"{of} is empty: give one; in a shell, see that the variable is set")
+
+
 def _dispatch(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -141,6 +167,7 @@ def _dispatch(args: list[str]) -> int:
         raise ConfigError(
             f"'{args[0]}' is not a command: expected {', '.join(VERBS)}" + nearest(args[0], VERBS)
         )
+    _refuse_empty(args)
     return int(import_module(f"ccfnet_tf.cli.{args[0]}").main(args[1:]))
 
 

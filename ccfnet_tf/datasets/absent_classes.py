@@ -46,9 +46,9 @@ def explain(
     void = mask_values.void if mask_values else ()
     if void_pixels and len(void) == 1 and mask_values and missing[0] in mask_values.names:
         one = f"'{missing[0]}'" if len(missing) == 1 else "one of them"
+        option = as_option({**mask_values.given, void[0]: missing[0]})
         return (
             f"{said} {where}, but {void[0]}, the value for no label, does, on {void_pixels:,} "
-            f"pixels: if {void[0]} is {one}, say so with {as_option({void[0]: missing[0]})}; "
-            f"{ways}"
+            f"pixels: if {void[0]} is {one}, say so with {option}; {ways}"
         )
     return f"{said} {where}: fix the masks, remove the class from the class list, or {ways}"

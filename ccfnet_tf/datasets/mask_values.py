@@ -8,7 +8,7 @@ name keeps its own value, and so does void.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -29,11 +29,13 @@ class MaskValues:
         names: The C classes.
         ids: Value 0..65535 -> class id 0..C-1 or `VOID`; other values are refused.
         rule: What a mask holds and what to do about other values; made from the rest where empty.
+        given: `data.mask_values`.
     """
 
     names: tuple[str, ...]
     ids: Mapping[int, int]
     rule: str = ""
+    given: Mapping[int, str | int] = field(default_factory=dict)
 
     @property
     def void(self) -> tuple[int, ...]:
@@ -143,7 +145,7 @@ def with_given(meaning: MaskValues, given: Mapping[int, str | int] | None) -> Ma
                 f"data.mask_values: '{names[index]}' has no value: its own, {value}, means "
                 f"{taken}; say which value '{names[index]}' has"
             )
-    return MaskValues(names, ids)
+    return MaskValues(names, ids, given=given)
 
 
 def read_index_mask(path: str | Path, meaning: MaskValues) -> np.ndarray:
@@ -155,7 +157,7 @@ def read_index_mask(path: str | Path, meaning: MaskValues) -> np.ndarray:
     return meaning.classes_of(read_index_values(path), path)
 
 
-def as_option(meaning: Mapping[int, str]) -> str:
+def as_option(meaning: Mapping[int, str | int]) -> str:
     """Returns `data.mask_values` as it can be given to a shell."""
     import shlex
 

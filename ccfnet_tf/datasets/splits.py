@@ -125,7 +125,10 @@ def read_parts(data: DataConfig, seed: int) -> Parts:
     """
     data = with_format(data)
     listing = list_set(data, seed)
-    refuse_unpaired(listing)
+    try:
+        refuse_unpaired(listing)
+    except DataError as error:
+        raise DataError(f"{error}{all_of_them(data)}", kind=error.kind) from error
     train, val = listing.train, listing.val
     if val is None:
         train, val = _take(listing, data.val_share, seed)
@@ -159,6 +162,13 @@ def refuse_unpaired(listing: Listing) -> None:
         first, others = listing.unpaired[0], len(listing.unpaired) - 1
         more = f" (and {others} more such files)" if others else ""
         raise DataError(f"{first}{more}", kind=first.kind)
+
+
+def all_of_them(data: DataConfig) -> str:
+    """Returns, for the end of a message, the command that lists every fault of a set."""
+    if not data.root:
+        return ""
+    return f"; all that is wrong: ccfnet-tf data check {shlex.quote(data.root)}"
 
 
 def agreeing(load: Load) -> Load:

@@ -78,8 +78,8 @@ def refuse_no_picture(image: object) -> None:
     """
     if not isinstance(image, np.ndarray):
         raise DataError(
-            f"an object of type {type(image).__name__} is no picture: expected a NumPy array, "
-            "uint8 [H, W, 3], RGB 0..255"
+            f"an object of type {type(image).__name__} is no picture: expected a path, a NumPy "
+            "array (uint8 [H, W, 3], RGB 0..255) or a picture of Pillow"
         )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise DataError(

@@ -23,7 +23,8 @@ def refuse_existing(out: Path) -> None:
         raise ConfigError(f"{out}: give a folder on this machine, then copy it there")
     if out.is_symlink() and not out.exists():
         raise ConfigError(f"{out}: a link that leads nowhere; remove it or choose another folder")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    refuse_file(out)
+    if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out}: already there and not empty; remove it or choose another folder")
 
 
@@ -145,9 +146,18 @@ def refuse_unwritable(out: Path, option: str = "--out") -> None:
         ResourceError: A file is in its place, or the system does not allow it.
     """
     place = next(each for each in (out, *out.absolute().parents) if each.exists())
-    if not place.is_dir():
-        raise ResourceError(f"{place}: is a file, and results need a folder: give another {option}")
+    refuse_file(place, option)
     if not os.access(place, os.W_OK | os.X_OK):
         raise ResourceError(
             f"{place}: cannot be written: give another {option}, or change its rights"
         )
+
+
+def refuse_file(out: Path, option: str = "--out") -> None:
+    """Refuses a file where a folder for results is to be.
+
+    Raises:
+        ResourceError: There is one.
+    """
+    if out.exists() and not out.is_dir():
+        raise ResourceError(f"{out}: is a file, and results need a folder: give another {option}")

@@ -38,7 +38,8 @@ def report(evaluation: Evaluation) -> RenderableType:
 
 def summary_table(evaluation: Evaluation) -> Table:
     """Returns pixel accuracy, class accuracy and mean IoU of the three answers."""
-    size = f"{evaluation.pictures} pictures, {evaluation.refine.pixels:,} labelled pixels"
+    pictures = f"{evaluation.pictures} picture{'' if evaluation.pictures == 1 else 's'}"
+    size = f"{pictures}, {evaluation.refine.pixels:,} labelled pixels"
     table = _table(f"{evaluation.split}: {size}", "answer %")
     for name in ("pixel accuracy", "class accuracy", "mean IoU"):
         table.add_column(name, justify="right")

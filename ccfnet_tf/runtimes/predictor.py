@@ -106,7 +106,13 @@ def _open(
             return found.open()
         source = found.place
     from ccfnet_tf.inference.keras_network import KerasNetwork
+    from ccfnet_tf.network.model import CCFNet
 
+    if not isinstance(source, Path | CCFNet):
+        raise ConfigError(
+            f"an object of type {type(source).__name__} is no network: expected a run folder, an "
+            "exported file or folder, a server's address, or a CCFNet"
+        )
     return KerasNetwork(source, taxonomy=taxonomy, checkpoint=checkpoint, precision=precision)
 
 

@@ -35,6 +35,7 @@ from ccfnet_tf.errors import (
 )
 from ccfnet_tf.evaluation.easy_hard import HEADS
 from ccfnet_tf.io.atomic_file import refuse_links
+from ccfnet_tf.io.new_folder import refuse_file
 from ccfnet_tf.io.verbosity import QUIET
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.report.evaluation_tables import percent
@@ -148,7 +149,8 @@ def _claim(config: RunConfig, out: Path, resume: bool) -> None:
                 "choose another --out"
             )
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    refuse_file(out)
+    if out.exists() and any(out.iterdir()):
         go_on = "go on with --resume, or " if stored.is_file() else ""
         raise RunError(f"{out}: already there and not empty; {go_on}choose another --out")
     write_text(stored, text)

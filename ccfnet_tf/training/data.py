@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from ccfnet_tf.datasets.audit.scan import Checked, check
 from ccfnet_tf.datasets.base import Load, bands_note
 from ccfnet_tf.datasets.cache import Cache, in_gigabytes
 from ccfnet_tf.datasets.layouts.shards import files_of, of_worker
-from ccfnet_tf.datasets.splits import Parts, read_parts, without_damage
+from ccfnet_tf.datasets.splits import Parts, all_of_them, read_parts, without_damage
 from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.labels import Sample
@@ -71,7 +70,7 @@ def check_data(config: RunConfig, console: Console) -> RunData:
         try:
             data = RunData(parts, look(parts.train), look(parts.val))
         except DataError as error:
-            raise DataError(f"{error}{_all_of_them(config.data)}", kind=error.kind) from error
+            raise DataError(f"{error}{all_of_them(config.data)}", kind=error.kind) from error
     left_out = [*data.train.damaged, *data.val.damaged]
     if left_out:
         parts = replace(parts, load=without_damage(parts.load))
@@ -92,13 +91,6 @@ def check_data(config: RunConfig, console: Console) -> RunData:
     _refuse_padding(config.data, data.train.sizes)
     _warn_padding(config.data, data.train.sizes, console)
     return data
-
-
-def _all_of_them(config: DataConfig) -> str:
-    """Returns the command that lists every fault of a set."""
-    if not config.root:
-        return ""
-    return f"; all that is wrong: ccfnet-tf data check {shlex.quote(config.root)}"
 
 
 def _say_unused(config: DataConfig, parts: Parts, console: Console) -> None:

@@ -18,7 +18,7 @@ from ccfnet_tf.config import CACHES, DataConfig, Precision, RunConfig, from_yaml
 from ccfnet_tf.datasets.splits import with_format
 from ccfnet_tf.errors import ConfigError, ResourceError, RunError
 from ccfnet_tf.io.atomic_file import refuse_links, remove_leftovers
-from ccfnet_tf.io.new_folder import refuse_unwritable
+from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
 from ccfnet_tf.network.weights import IMAGENET, NO_WEIGHTS
 from ccfnet_tf.runs.run_files import epochs_written, write_text
 from ccfnet_tf.runs.run_folder import (
@@ -60,6 +60,7 @@ def claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> Run
     """
     stored = run / CONFIG
     if not resume:
+        refuse_file(run)
         if _occupied(run):
             go_on = "go on with --resume, or " if stored.is_file() else ""
             raise RunError(f"{run}: already there and not empty; {go_on}choose another --out")

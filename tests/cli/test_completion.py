@@ -27,6 +27,13 @@ LINES = [
     ("ccfnet-tf data check sta", "statues.png"),
     ("ccfnet-tf predict fit sta", "statues.png"),
     ("ccfnet-tf predict data --sk", "--skip-existing"),
+    # Nothing typed yet: files, not options.
+    ("ccfnet-tf predict ", "statues.png"),
+    ("ccfnet-tf fit --data.root ", "statues.png"),
+    # Keys of the configuration, where a verb takes them.
+    ("ccfnet-tf data check --data.roo", "--data.root"),
+    ("ccfnet-tf data split --se", "--seed"),
+    ("ccfnet-tf --vers", "--version"),
 ]
 
 
@@ -56,12 +63,13 @@ def ask_bash(script: Path, line: str) -> str:
         # What bash does by `-o default` where the function finds nothing.
         f'echo "${{COMPREPLY[@]:-$(compgen -f -- {words[-1]})}}"'
     )
-    return _said(["bash", "-c", ask], script.parent)
+    return _said(["bash", "-c", ask], script.parent / "home")
 
 
 def ask_fish(script: Path, line: str) -> str:
     return _said(
-        ["fish", "--no-config", "-c", f"source {script}; complete -C '{line}'"], script.parent
+        ["fish", "--no-config", "-c", f"source {script}; complete -C '{line}'"],
+        script.parent / "home",
     )
 
 
@@ -69,8 +77,8 @@ def ask_zsh(script: Path, line: str) -> str:
     """Types a line and Tab into a terminal, and reads the line's last word."""
     process, screen = pty.fork()
     if not process:
-        os.chdir(script.parent)
-        os.execvpe("zsh", ["zsh", "-f", "-i"], _environment(script.parent))
+        os.chdir(script.parent / "home")
+        os.execvpe("zsh", ["zsh", "-f", "-i"], _environment(script.parent / "home"))
     try:
         _type(screen, f"source {script}; echo BE''GUN\n", until=b"BEGUN")
         # Then to the line's begin and end, to print it in place of running it.
@@ -113,5 +121,6 @@ def test_a_shell_completes(shell: str, tmp_path: Path, capsys: pytest.CaptureFix
     cli.main(["completion", shell])
     script = tmp_path / "script"
     script.write_text(capsys.readouterr().out)
-    (tmp_path / "statues.png").touch()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "statues.png").touch()
     assert {line: ASK[shell](script, line) for line, _ in LINES} == dict(LINES)

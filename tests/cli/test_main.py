@@ -90,6 +90,8 @@ def test_presets_lists_all_with_what_departs_from_the_paper(
         (["fit", "--train.class_weights", "autp"], "it must be none or auto.*did you mean 'auto'"),
         (["fit", "--print_shtab", "bash"], "unknown key 'print_shtab'"),
         (["fit", "--out", "/dev/null/run"], "/dev/null: is a file"),
+        (["fit", "--out", "/dev/null"], "/dev/null: is a file"),
+        (["data", "convert", str(SAMPLE), "--out", "/dev/null"], "/dev/null: is a file"),
         (["data", "show", "x", "--out", "sheet.txt"], "--out is sheet.txt.*ends in .png"),
         (["data", "stats", "x", "--plot", "a.jpg"], "--plot is a.jpg.*ends in .png"),
         (["data", "convert", "x", "--out", "/dev/null/y"], "/dev/null: is a file"),
@@ -315,3 +317,29 @@ def test_a_json_that_cannot_be_written_is_noticed_before_reading(
     monkeypatch.setattr(data_verbs, "_listed", None)  # nothing is read
     assert cli.main(given) == EXIT_USER_ERROR
     assert f"{tmp_path / 'file'}: is a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("args", "code"), [("presets", 0), ("fitt", EXIT_USER_ERROR)])
+def test_closed_standard_streams_change_nothing_else(args: str, code: int, closed: str) -> None:
+    command = f"exec {sys.executable} -m ccfnet_tf {args} {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["predict", "run", "a.png", "--out", ""], "the value of --out is empty"),
+        (["predict", "run", "a.png", "--out="], "the value of --out is empty"),
+        (["predict", "run", ""], "an argument is empty"),
+        (["fit", "--data.root", "", "--out", "x"], "the value of --data.root is empty"),
+        (["data", "check", ""], "an argument is empty"),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(args) == EXIT_USER_ERROR
+    assert message in capsys.readouterr().err

@@ -31,6 +31,12 @@ def test_without_void_or_without_masks_there_is_no_value_to_name(void: int, mask
     assert "--data.absent_classes allow" in line
 
 
+def test_what_values_mean_already_stays_in_the_advice() -> None:
+    given = index_values(NAMES, {0: "ground", 128: "leaf"}, void=[255])
+    line = explain(("stem",), "nowhere", 9, given)
+    assert "--data.mask_values '{0: ground, 128: leaf, 255: stem}'" in line
+
+
 def test_many_are_not_all_named() -> None:
     line = explain([f"c{i}" for i in range(9)], "nowhere", 0, None)
     assert "'c5' and 3 more occur nowhere" in line

@@ -151,7 +151,9 @@ def test_mapped_classes_reach_both_loaders(plain: Path, tmp_path: Path) -> None:
 def test_unpaired_files_are_refused(plain: Path) -> None:
     (plain / "masks" / "3.png").unlink()
     (plain / "images" / "4.png").unlink()
-    with pytest.raises(DataError, match=r"\(and 1 more such files\)") as caught:
+    with pytest.raises(
+        DataError, match=r"\(and 1 more such files\); all .* data check /"
+    ) as caught:
         splits.read_parts(DataConfig(root=str(plain)), 0)
     assert caught.value.kind == "missing"
 

@@ -151,3 +151,9 @@ def test_what_is_no_source_says_what_is_taken(tmp_path: Path) -> None:
     for source in (tmp_path, tmp_path / "none"):
         with pytest.raises(RunError, match="give a run folder, a folder that `ccfnet-tf export`"):
             Predictor(source)
+
+
+@pytest.mark.parametrize("source", [None, 3, b"run"])
+def test_an_object_of_another_type_is_no_source(source: Any) -> None:
+    with pytest.raises(ConfigError, match=f"type {type(source).__name__} is no network"):
+        Predictor(source)
