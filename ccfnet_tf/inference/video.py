@@ -36,6 +36,12 @@ FRAMES = ".frames"
 OVERLAY = ".overlay.mp4"
 CAMERA = "camera:"
 
+OPEN_SECONDS = 20.0
+"""For a stream to begin."""
+
+READ_SECONDS = 10.0
+"""For its next frame. FFmpeg waits up to three times as long on RTSP."""
+
 _USUAL_RATE = 25.0
 _SOUND = {  # what a container of that suffix holds where it has sound
     (".mp4", ".mov", ".m4v", ".3gp"): rb"hdlr.{8}soun",
@@ -126,7 +132,8 @@ def open_video(source: Path | str) -> Iterator[Video]:
     quiet_video()
     camera = isinstance(source, str) and source.startswith(CAMERA)
     address: Any = int(str(source).removeprefix(CAMERA)) if camera else str(source)
-    capture = cv2.VideoCapture(address)
+    timeouts = [] if camera or isinstance(source, Path) else _timeouts()
+    capture = cv2.VideoCapture(address, cv2.CAP_ANY, timeouts)
     try:
         if not capture.isOpened():
             raise DataError(
@@ -138,6 +145,14 @@ def open_video(source: Path | str) -> Iterator[Video]:
         yield Video(source, capture)
     finally:
         capture.release()
+
+
+def _timeouts() -> list[int]:
+    seconds = {
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: OPEN_SECONDS,
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC: READ_SECONDS,
+    }
+    return [number for key, each in seconds.items() for number in (key, round(1000 * each))]
 
 
 def has_sound(path: Path) -> bool:
@@ -174,8 +189,8 @@ def predict_video(
         How many frames were written.
 
     Raises:
-        DataError: It cannot be read, or ends before the header says; frames read till then are
-            written, and the text says how many.
+        DataError: It cannot be read, or ends before the header says, or a stream without an end
+            ends; frames read till then are written, and the text says how many.
         ResourceError: Memory or disk runs out.
     """
     wanted = wanted or VideoWanted()
@@ -215,6 +230,11 @@ def predict_video(
         raise DataError(
             f"{video.source}: ends after {done} of {video.promised} frames: truncated or damaged; "
             f"those {done} were written"
+        )
+    if video.is_stream and video.promised is None:  # a server that is gone looks like an end
+        raise DataError(
+            f"{video.source}: the stream ended after {done} frames, or its server is gone or "
+            f"silent; those {done} were written"
         )
     return done
 

@@ -24,6 +24,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ccfnet_tf.errors import without_secrets
 from ccfnet_tf.inference.atomic import set_aside, write_atomic
 from ccfnet_tf.inference.runs import SIZES
 from ccfnet_tf.labels import Taxonomy
@@ -82,7 +83,7 @@ def write_environment(
     """
     path = run / "environment.json"
     start = {
-        "command": sys.argv,
+        "command": [without_secrets(each) for each in sys.argv],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

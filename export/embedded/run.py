@@ -577,7 +577,9 @@ def _source(text: str) -> int | Path:
         return path
     if text.isdecimal():
         return int(text)
-    raise RunError(f"{text}: no such file or folder, and no number of a camera")
+    shown = re.sub(r"(:/{1,2}).*@", r"\1***@", text)  # an address may hold a password
+    shown = re.sub(r"(://[^?]*\?).*", r"\1***", shown)
+    raise RunError(f"{shown}: no such file or folder, and no number of a camera")
 
 
 def _has_screen() -> bool:
