@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ccfnet_tf.datasets.pictures import MAX_PIXELS
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.inference.prediction import Network
 from ccfnet_tf.inference.video_file import quiet_video, video_writer
@@ -125,7 +126,7 @@ def open_video(source: Path | str) -> Iterator[Video]:
     """Opens a video file, or a stream where `source` is a text.
 
     Raises:
-        DataError: OpenCV cannot open it.
+        DataError: OpenCV cannot open it, or its frames have more than `MAX_PIXELS`.
     """
     if isinstance(source, Path) and not source.is_file():
         raise DataError(f"{source}: no such file")
@@ -133,7 +134,7 @@ def open_video(source: Path | str) -> Iterator[Video]:
     camera = isinstance(source, str) and source.startswith(CAMERA)
     address: Any = int(str(source).removeprefix(CAMERA)) if camera else str(source)
     timeouts = [] if camera or isinstance(source, Path) else _timeouts()
-    capture = cv2.VideoCapture(address, cv2.CAP_ANY, timeouts)
+    capture = cv2.VideoCapture(address, cv2.CAP_ANY if camera else _reader(), timeouts)
     try:
         if not capture.isOpened():
             raise DataError(
@@ -142,9 +143,27 @@ def open_video(source: Path | str) -> Iterator[Video]:
                 else f"{source}: OpenCV cannot open that {'camera' if camera else 'stream'}: see "
                 "that it is there and that no other program holds it"
             )
+        _refuse_huge(source, capture)
         yield Video(source, capture)
     finally:
         capture.release()
+
+
+def _refuse_huge(source: Path | str, capture: Any) -> None:
+    """Refuses frames that would take gigabytes, before one is decoded."""
+    sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+    width, height = (capture.get(side) for side in sides)
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{source}: frames of {width:.0f}x{height:.0f} pixels: at most "
+            f"{MAX_PIXELS // 1_000_000} million are read; shrink the video"
+        )
+
+
+def _reader() -> int:
+    """Returns FFmpeg where OpenCV has it: what is tried after it prints lines of its own."""
+    there = cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)
+    return cv2.CAP_FFMPEG if there else cv2.CAP_ANY
 
 
 def _timeouts() -> list[int]:

@@ -32,7 +32,7 @@ from ccfnet_tf.labels import Taxonomy
 LIBRARIES = ("ccfnet-tf", "tensorflow", "keras", "numpy", "opencv-python", "pillow")
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str | bytes) -> None:
     """Writes a whole small file beside and renames it, so that no reader sees half of it.
 
     Raises:
@@ -40,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
     """
     write_atomic(
         path,
-        lambda file: file.write(text.encode()),
+        lambda file: file.write(text.encode() if isinstance(text, str) else text),
         fix="free space, then run it again (a training run with --resume)",
         otherwise="see that its folder can be written, then run it again (a training run with "
         "--resume)",
