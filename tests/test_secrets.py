@@ -49,7 +49,6 @@ COMMANDS = [
     ["predict", "runs/none", "@"],
     ["predict", "runs/none", "a.png", "--out", "@"],
     ["benchmark", "@"],
-    ["benchmark", "@", "@", "--compare"],
     ["serve", "@"],
     ["serve", "runs/none", "--host", "@"],
     ["evaluate", "@"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -19,9 +20,10 @@ class Camera(BaseHTTPRequestHandler):
         self.end_headers()
         content = cv2.imencode(".jpg", np.full((96, 160, 3), 99, np.uint8))[1].tobytes()
         head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
-        while True:
-            self.wfile.write(head.encode() + content + b"\r\n")
-            time.sleep(0.02)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client has gone
+            while True:
+                self.wfile.write(head.encode() + content + b"\r\n")
+                time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from ccfnet_tf.errors import DataError
 from ccfnet_tf.inference import video
 from ccfnet_tf.inference.predict import predict_all
 from ccfnet_tf.inference.prediction import Prediction
@@ -49,7 +50,7 @@ def transport_stream(path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=["http", "rtsp"])
+@pytest.fixture(params=["http", pytest.param("rtsp", marks=pytest.mark.slow)])
 def camera(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
@@ -94,6 +95,41 @@ def test_what_came_is_kept_and_the_end_is_said(
     shown = " ".join([said, str(outcome), *capfd.readouterr(), *map(str, out.rglob("*"))])
     for secret in ("user", "se%63ret", "secret", "hush"):
         assert secret not in shown
+
+
+class Closed:
+    """OpenCV's capture of what it cannot open."""
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return False
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("source", "waits"),
+    [
+        (
+            "rtsp://h/live",
+            [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 20_000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 1_000],
+        ),
+        ("camera:0", []),  # which would not open with them
+    ],
+)
+def test_opencv_is_told_how_long_to_wait(
+    source: str, waits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+
+    def capture(_address: object, _reader: int, options: list[int]) -> Closed:
+        asked.append(options)
+        return Closed()
+
+    monkeypatch.setattr(cv2, "VideoCapture", capture)
+    with pytest.raises(DataError), video.open_video(source):
+        pass
+    assert asked == [waits]
 
 
 def test_a_server_that_is_silent_from_the_start(

@@ -82,6 +82,7 @@ def resources(process: int) -> tuple[int, int]:
     return int(threads[1]), len(list(Path(f"/proc/{process}/fd").iterdir()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [b"", BEGUN, HTTP_2])
 def test_many_that_do_nothing_leave_room(
     process: Process, exported: Exported, begun: bytes
