@@ -22,14 +22,17 @@ ARRIVAL = 10.0
 """Seconds for a call's message to arrive whole while every thread is taken; else it has `SECONDS`.
 gRPC does not show how much of it has come, so it cannot be a rate as for REST."""
 
-AGE = 10.0
+AGE = 5.0
 """Seconds after which a connection takes no more calls, and ends with those that it has; clients
-connect again by themselves. Connections that do nothing are not kept."""
+connect again by themselves."""
+
+IDLE = 8.0
+"""Seconds after which a connection without a call is closed whose client did not heed that."""
 
 KEEPALIVE = 30.0
 """Seconds after which a silent connection is asked whether its client is there."""
 
-HANDSHAKE = 10.0
+HANDSHAKE = 5.0
 """Seconds for a connection to begin as HTTP/2 does."""
 
 _LONG = 1e6  # seconds: what is answered is answered, however long it takes
@@ -195,6 +198,7 @@ def new_grpc_server(model: Model, host: str, port: int) -> GrpcServer:
         ("grpc.max_concurrent_streams", THREADS),  # of a connection; its other calls wait
         ("grpc.max_allowed_incoming_connections", CONNECTIONS),
         ("grpc.max_connection_age_ms", round(1000 * AGE)),
+        ("grpc.max_connection_idle_ms", round(1000 * IDLE)),
         ("grpc.server_handshake_timeout_ms", round(1000 * HANDSHAKE)),
         # A client that is gone without a word is noticed, and its calls end.
         ("grpc.keepalive_time_ms", round(1000 * KEEPALIVE)),
