@@ -34,6 +34,7 @@ from ccfnet_tf.errors import (
     is_disk_full,
     nearest,
     printable,
+    without_secrets,
 )
 from ccfnet_tf.quiet import QUIET
 from ccfnet_tf.start import start_tensorflow
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except (Exception, KeyboardInterrupt) as error:
         if debug:
-            traceback.print_exc()
+            print(without_secrets(traceback.format_exc()), file=sys.stderr, end="")
         return _report(error, args)
     finally:
         QUIET.reset(quiet)
