@@ -17,6 +17,7 @@ Everything else is a fault of ours and ends with `EXIT_UNEXPECTED`.
 from __future__ import annotations
 
 import errno
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -36,6 +37,9 @@ EXIT_TERMINATED = 143
 
 LONGEST = 2000
 """Characters of a message: a name in a damaged file may have a million."""
+
+_LOGIN = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]+:/{1,2})(?:[^/?#@\n]*@)?(?:\S*@)?")
+_QUERY = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^\s?]*\?)\S*?(?=[:;,.'\")]*(?:\s|$))")
 
 _COMPARED = 500  # names that `nearest` compares letter by letter, which is slow
 
@@ -133,11 +137,25 @@ def first_line(error: BaseException) -> str:
 def printable(text: str) -> str:
     """Returns a text on one line; what a terminal would obey in it is shown as an escape.
 
-    Names of files and classes, and what files say of themselves, may hold anything.
+    Names of files and classes, and what files say of themselves, may hold anything. Addresses are
+    shown without their secrets.
     """
-    return "".join(
-        c if c.isprintable() or unicodedata.category(c) == "Zs" else repr(c)[1:-1] for c in text
+    return without_secrets(
+        "".join(
+            c if c.isprintable() or unicodedata.category(c) == "Zs" else repr(c)[1:-1] for c in text
+        )
     )
+
+
+def without_secrets(text: str) -> str:
+    """Returns a text whose addresses have `***` for user, password and what follows `?`.
+
+    A password may hold any character, a slash too, so all up to the last `@` is left out.
+    """
+    if ":/" not in text:
+        return text
+    hidden = _LOGIN.sub(lambda found: found[1] + ("***@" if found[0] != found[1] else ""), text)
+    return _QUERY.sub(r"\1***", hidden)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

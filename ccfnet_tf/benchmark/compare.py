@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ccfnet_tf.benchmark.machine import machine, new_table, others_line
 from ccfnet_tf.benchmark.measure_process import Answered, Engine, Request
-from ccfnet_tf.errors import ConfigError, printable
+from ccfnet_tf.errors import ConfigError, printable, without_secrets
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.runs.run_folder import read_run
 from ccfnet_tf.runtimes.letterbox import Size
@@ -133,7 +133,7 @@ def compare(
             bar.update(task, description=f"{row.name}, {_engine(row)}")
             asked = Request(row.given, row.engine, size, warm_up, count, threads, time.time())
             found = _in_a_process(asked)
-            said = {"name": row.name, "source": row.given, "engine": _engine(row)}
+            said = {"name": row.name, "source": without_secrets(row.given), "engine": _engine(row)}
             if isinstance(found, str):
                 # That this machine lacks a GPU or bfloat16 is no fault of what was given.
                 left_out.append(said | {"why": found, "failed": row.engine == "own"})
@@ -216,7 +216,7 @@ def _figures(row: Entry, found: Answered) -> dict[str, Any]:
 
 def _name(source: Source) -> str:
     if source.kind == "server":
-        return source.place
+        return without_secrets(source.place)
     path = Path(source.place).resolve()
     if source.kind == "saved_model":
         return f"{path.parent.name}/{path.name}"

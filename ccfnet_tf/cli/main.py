@@ -32,6 +32,7 @@ from ccfnet_tf.errors import (
     is_disk_full,
     nearest,
     printable,
+    without_secrets,
 )
 from ccfnet_tf.io.verbosity import QUIET
 
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except (Exception, KeyboardInterrupt) as error:
         if debug:
-            traceback.print_exc()
+            print(without_secrets(traceback.format_exc()), file=sys.stderr, end="")
         return _report(error, args)
     finally:
         QUIET.reset(quiet)

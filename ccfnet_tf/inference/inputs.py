@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from ccfnet_tf.errors import without_secrets
 from ccfnet_tf.inference.video import CAMERA, FRAMES, OVERLAY
 from ccfnet_tf.inference.writers import ENDINGS
 
@@ -101,6 +102,11 @@ class Job:
     name: str
 
     @property
+    def shown(self) -> str:
+        """What messages call the source: an address without its secrets."""
+        return without_secrets(str(self.source))
+
+    @property
     def is_video(self) -> bool:
         """Whether its suffix is a video's, or it is a stream."""
         return isinstance(self.source, str) or self.source.suffix.lower() in VIDEO_SUFFIXES
@@ -111,7 +117,8 @@ class Failure:
     """Something that was asked for and not done.
 
     Attributes:
-        source: What was asked for, as the user would find it again.
+        source: What was asked for, as the user would find it again; an address without its
+            secrets.
         reason: One line: why, and what to do.
     """
 
@@ -152,15 +159,16 @@ def find_jobs(inputs: Sequence[str], out: Path) -> Found:
         before = len(failures)
         jobs = [job for job in _expand(text, found) if not _is_result(job.source, out)]
         if not jobs and len(failures) == before:
-            failures.append(Failure(text, f"holds no picture or video ({_known()})"))
+            reason = f"holds no picture or video ({_known()})"
+            failures.append(Failure(without_secrets(text), reason))
         for job in jobs:
             first = taken.setdefault((job.name, job.is_video), job)
             if _whole(first.source) != _whole(job.source):
                 reason = (
-                    f"its results would overwrite those of {first.source} (both are "
+                    f"its results would overwrite those of {first.shown} (both are "
                     f"'{job.name}'): rename one, or predict it into another --out"
                 )
-                failures.append(Failure(str(job.source), reason))
+                failures.append(Failure(job.shown, reason))
     found.jobs.extend(taken.values())
     return found
 
@@ -178,11 +186,11 @@ def _expand(text: str, found: Found) -> list[Job]:
     if path.exists():
         return [Job(path, path.stem)] if _can_be_read(path, found) else []
     if not glob.has_magic(text):
-        found.failures.append(Failure(text, "no such file or folder"))
+        found.failures.append(Failure(without_secrets(text), "no such file or folder"))
         return []
     matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
     if not matches:
-        found.failures.append(Failure(text, "matches no file"))
+        found.failures.append(Failure(without_secrets(text), "matches no file"))
     fixed = _fixed_part(path)
     jobs: list[Job] = []
     for match in matches:
@@ -194,14 +202,14 @@ def _expand(text: str, found: Found) -> list[Job]:
 
 
 def _stream(text: str, found: Found) -> list[Job]:
-    number = text.removeprefix(CAMERA)
+    number, shown = text.removeprefix(CAMERA), without_secrets(text)
     if text.startswith(CAMERA) and not (number.isascii() and number.isdecimal()):
-        found.failures.append(Failure(text, f"expected a camera's number, such as {CAMERA}0"))
+        found.failures.append(Failure(shown, f"expected a camera's number, such as {CAMERA}0"))
     elif not text.startswith((CAMERA, *STREAMS)):
-        found.failures.append(Failure(text, f"no stream: expected {' '.join(STREAMS)}"))
+        found.failures.append(Failure(shown, f"no stream: expected {' '.join(STREAMS)}"))
     else:
-        place = re.split(r"[?#]", text.partition("://")[2] or text)[0].rstrip("/")
-        host, _, path = place.rsplit("@", 1)[-1].partition("/")
+        place = re.split(r"[?#]", shown.partition("://")[2] or text)[0].rstrip("/")
+        host, _, path = place.removeprefix("***@").partition("/")
         last = PurePosixPath(path).stem or host  # a host has no suffix: 10.0.0.7 is not 10.0.0
         return [Job(text, re.sub(r"[^\w.-]+", "_", last) or "stream")]
     return []

@@ -239,7 +239,7 @@ class _Session:
 
     def _fail(self, job: Job, reason: str) -> None:
         # Readers begin with the path, which the line shows anyway.
-        failure = Failure(str(job.source), reason.removeprefix(f"{job.source}: "))
+        failure = Failure(job.shown, reason.removeprefix(f"{job.shown}: "))
         with self._counting:
             self.failures.append(failure)
             _show(self.bar.console, failure)
@@ -339,7 +339,7 @@ class _Session:
             if wanted.film and isinstance(job.source, Path) and has_sound(job.source):
                 self._say(f"{job.source}: its sound is left out of the overlay's video")
             try:
-                done = predict_video(
+                predict_video(
                     self.network,
                     video,
                     self.out,
@@ -349,8 +349,6 @@ class _Session:
                     say=lambda line: self._say(line, once="H.264"),
                 )
                 self.videos += 1
-                if video.is_stream:  # a line that was cut looks like an end
-                    self._say(f"{job.source}: the stream ended after {done} frames")
             finally:
                 self.bar.remove_task(task)
 

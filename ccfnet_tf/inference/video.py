@@ -30,11 +30,18 @@ from ccfnet_tf.inference.writers import (
     with_legend,
     write_prediction,
 )
+from ccfnet_tf.io.images import MAX_PIXELS
 from ccfnet_tf.io.video_writer import quiet_video, video_writer
 
 FRAMES = ".frames"
 OVERLAY = ".overlay.mp4"
 CAMERA = "camera:"
+
+OPEN_SECONDS = 20.0
+"""For a stream to begin."""
+
+READ_SECONDS = 10.0
+"""For its next frame. FFmpeg waits up to three times as long on RTSP."""
 
 _USUAL_RATE = 25.0
 _SOUND = {  # what a container of that suffix holds where it has sound
@@ -119,14 +126,15 @@ def open_video(source: Path | str) -> Iterator[Video]:
     """Opens a video file, or a stream where `source` is a text.
 
     Raises:
-        DataError: OpenCV cannot open it.
+        DataError: OpenCV cannot open it, or its frames have more than `MAX_PIXELS`.
     """
     if isinstance(source, Path) and not source.is_file():
         raise DataError(f"{source}: no such file")
     quiet_video()
     camera = isinstance(source, str) and source.startswith(CAMERA)
     address: Any = int(str(source).removeprefix(CAMERA)) if camera else str(source)
-    capture = cv2.VideoCapture(address)
+    timeouts = [] if camera or isinstance(source, Path) else _timeouts()
+    capture = cv2.VideoCapture(address, cv2.CAP_ANY if camera else _reader(), timeouts)
     try:
         if not capture.isOpened():
             raise DataError(
@@ -135,9 +143,35 @@ def open_video(source: Path | str) -> Iterator[Video]:
                 else f"{source}: OpenCV cannot open that {'camera' if camera else 'stream'}: see "
                 "that it is there and that no other program holds it"
             )
+        _refuse_huge(source, capture)
         yield Video(source, capture)
     finally:
         capture.release()
+
+
+def _refuse_huge(source: Path | str, capture: Any) -> None:
+    """Refuses frames that would take gigabytes, before one is decoded."""
+    sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+    width, height = (capture.get(side) for side in sides)
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{source}: frames of {width:.0f}x{height:.0f} pixels: at most "
+            f"{MAX_PIXELS // 1_000_000} million are read; shrink the video"
+        )
+
+
+def _reader() -> int:
+    """Returns FFmpeg where OpenCV has it: what is tried after it prints lines of its own."""
+    there = cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)
+    return cv2.CAP_FFMPEG if there else cv2.CAP_ANY
+
+
+def _timeouts() -> list[int]:
+    seconds = {
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: OPEN_SECONDS,
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC: READ_SECONDS,
+    }
+    return [number for key, each in seconds.items() for number in (key, round(1000 * each))]
 
 
 def has_sound(path: Path) -> bool:
@@ -174,8 +208,8 @@ def predict_video(
         How many frames were written.
 
     Raises:
-        DataError: It cannot be read, or ends before the header says; frames read till then are
-            written, and the text says how many.
+        DataError: It cannot be read, or ends before the header says, or a stream without an end
+            ends; frames read till then are written, and the text says how many.
         ResourceError: Memory or disk runs out.
     """
     wanted = wanted or VideoWanted()
@@ -215,6 +249,11 @@ def predict_video(
         raise DataError(
             f"{video.source}: ends after {done} of {video.promised} frames: truncated or damaged; "
             f"those {done} were written"
+        )
+    if video.is_stream and video.promised is None:  # a server that is gone looks like an end
+        raise DataError(
+            f"{video.source}: the stream ended after {done} frames, or its server is gone or "
+            f"silent; those {done} were written"
         )
     return done
 

@@ -28,7 +28,7 @@ MAX_PIXELS = 80_000_000
 logging.getLogger("PIL.TiffImagePlugin").addHandler(logging.NullHandler())
 
 # What Pillow's decoders may raise on damaged files. Not TypeError and AttributeError, which would
-# hide a fault of ours: flipping bytes in thousands of files never raised one.
+# hide a fault of ours: flipping bytes in thousands of files raised one only at a second page.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -37,6 +37,7 @@ _DAMAGE = (
     IndexError,
     KeyError,
     OverflowError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )
@@ -167,12 +168,19 @@ def count_frames(path: str | Path) -> int:
         DataError: Missing, not a picture, damaged.
     """
     with _opened(path) as image:
-        frames = int(getattr(image, "n_frames", 1))
-        if frames < 2 or image.format in ("MPO", "JPEG"):
-            return 1
-        first = image.size
-        image.seek(1)
-        return frames if image.size == first else 1
+        try:
+            return _count_frames(image)
+        except TypeError as error:  # of a page of a TIFF without its size
+            raise _damaged(path, error) from error
+
+
+def _count_frames(image: Image.Image) -> int:
+    frames = int(getattr(image, "n_frames", 1))
+    if frames < 2 or image.format in ("MPO", "JPEG"):
+        return 1
+    first = image.size
+    image.seek(1)
+    return frames if image.size == first else 1
 
 
 def read_index_values(path: str | Path) -> np.ndarray:

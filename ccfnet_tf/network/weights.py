@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,39 @@ from ccfnet_tf.errors import ConfigError, ResourceError, first_line
 
 IMAGENET = "imagenet"
 NO_WEIGHTS = "none"
+
+LARGEST = 1 << 30
+"""Bytes that the arrays of a weights file may take: ten times those of ResNet-50."""
+
+_TRIAL = f"""
+import resource, sys
+import h5py
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_AS, ({4 * LARGEST}, {4 * LARGEST}))
+seen, size = set(), 0
+def read(item):
+    global size
+    place = h5py.h5o.get_info(item.id).addr
+    if place in seen:
+        return
+    seen.add(place)
+    dict(item.attrs)
+    if isinstance(item, h5py.Dataset):
+        size += item.nbytes
+        if size > {LARGEST} or item.external or item.is_virtual:
+            sys.exit("its arrays are too large, or in other files")
+        item[()]
+        return
+    for name in item:
+        if not isinstance(item.get(name, getlink=True), h5py.HardLink):
+            sys.exit("it has links")
+        read(item[name])
+with h5py.File(sys.argv[1]) as file:
+    read(file)
+"""
+"""Reads all of a file; where it is read by Keras, nothing new can happen in HDF5."""
+
+_TRIAL_SECONDS = 60.0
 
 _SUFFIXES = (".weights.h5", ".h5", ".hdf5")
 
@@ -64,17 +99,31 @@ def load_backbone_weights(model: keras.Model, name: str, path: Path) -> None:
     """Loads the file at `path` into a plain backbone; see `plain_backbone`."""
     check_weights_file(name, path)
     try:
+        _try_out(path)
         with warnings.catch_warnings():
             # Keras only warns of what it skips.
             warnings.filterwarnings("error", message=".*([Ss]kipping|could not be loaded|expect)")
             model.load_weights(path)
     except Exception as error:
-        # h5py and Keras raise OSError, ValueError, KeyError, TypeError ... by kind of damage.
+        # Keras raises OSError, ValueError, KeyError, TypeError ... by kind of damage.
         raise ConfigError(
             f"model.backbone_weights: {path} does not fit {name}: it is damaged, or holds another "
             f"network's weights; give a file of Keras's {name} without its classifier, or another "
             "--model.backbone"
         ) from error
+
+
+def _try_out(path: Path) -> None:
+    """Reads a file in a process of its own first: damaged ones end it, or take all memory.
+
+    Raises:
+        ValueError: It cannot be read so.
+        TimeoutExpired: Nor is it refused soon.
+    """
+    command = [sys.executable, "-P", "-c", _TRIAL, str(path)]
+    trial = subprocess.run(command, capture_output=True, check=False, timeout=_TRIAL_SECONDS)
+    if trial.returncode:
+        raise ValueError(f"a trial ended with {trial.returncode}")
 
 
 def check_weights_file(name: str, path: Path) -> None:

@@ -24,6 +24,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ccfnet_tf.errors import without_secrets
 from ccfnet_tf.io.atomic_file import set_aside, write_atomic
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs.run_folder import SIZES
@@ -31,7 +32,7 @@ from ccfnet_tf.runs.run_folder import SIZES
 LIBRARIES = ("ccfnet-tf", "tensorflow", "keras", "numpy", "opencv-python", "pillow")
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str | bytes) -> None:
     """Writes a whole small file beside and renames it, so that no reader sees half of it.
 
     Raises:
@@ -39,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
     """
     write_atomic(
         path,
-        lambda file: file.write(text.encode()),
+        lambda file: file.write(text.encode() if isinstance(text, str) else text),
         fix="free space, then run it again (a training run with --resume)",
         otherwise="see that its folder can be written, then run it again (a training run with "
         "--resume)",
@@ -82,7 +83,7 @@ def write_environment(
     """
     path = run / "environment.json"
     start = {
-        "command": sys.argv,
+        "command": [without_secrets(each) for each in sys.argv],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

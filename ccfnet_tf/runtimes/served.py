@@ -66,6 +66,7 @@ _GRPC_KINDS = {
     "NOT_FOUND": "unknown model",
     "RESOURCE_EXHAUSTED": "memory",
     "UNAVAILABLE": "gone",
+    "CANCELLED": "gone",  # by a server whose threads are all taken
     "DEADLINE_EXCEEDED": "slow",
 }
 

@@ -114,6 +114,8 @@ def _address(source: str) -> str:
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}", source)
     address = f"{found[1].lower()}://{source[found.end() :]}" if found else ""
     if address.startswith(SERVERS):
+        if re.match(r"\w+://[^/?#]*@", address):
+            raise RunError(f"{address}: servers take no user and password: leave them out")
         return address
     if "://" in source:
         raise RunError(f"{source}: no address of a server: expected {', '.join(SERVERS)}")

@@ -16,13 +16,23 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from ccfnet_tf.runtimes.tensor_proto import to_array
 from ccfnet_tf.serving.metadata import FIELD, metadata
 from ccfnet_tf.serving.model import DEFAULT, Model, RequestError, as_refusal
-from ccfnet_tf.serving.rest_server import GRACE, MAX_BODY, THREADS
+from ccfnet_tf.serving.rest_server import CONNECTIONS, GRACE, MAX_BODY, SECONDS, THREADS
 
-ARRIVAL = 30.0
-"""Seconds for a call's message to arrive whole. gRPC does not show how much of it has come, so it
-cannot be a rate as for REST."""
+ARRIVAL = 10.0
+"""Seconds for a call's message to arrive whole while every thread is taken; else it has `SECONDS`.
+gRPC does not show how much of it has come, so it cannot be a rate as for REST."""
 
-HANDSHAKE = 10.0
+AGE = 5.0
+"""Seconds after which a connection takes no more calls, and ends with those that it has; clients
+connect again by themselves."""
+
+IDLE = 8.0
+"""Seconds after which a connection without a call is closed whose client did not heed that."""
+
+KEEPALIVE = 30.0
+"""Seconds after which a silent connection is asked whether its client is there."""
+
+HANDSHAKE = 5.0
 """Seconds for a connection to begin as HTTP/2 does."""
 
 _LONG = 1e6  # seconds: what is answered is answered, however long it takes
@@ -96,27 +106,50 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 class _Arrivals(grpc.ServerInterceptor):
     """Ends calls whose message does not arrive: gRPC gives each of them a thread to wait in."""
 
+    def __init__(self) -> None:
+        self._counting = threading.Lock()
+        self._threads = 0  # that are taken by calls
+
     def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Returns the method as one that reads its message itself, in time."""
-        handler = continuation(details)
+        handler, began = continuation(details), time.monotonic()
         if handler is None or handler.unary_unary is None:
             return handler
 
         def answer(messages: Iterator[Any], context: Any) -> Any:
-            timer = threading.Timer(ARRIVAL, context.cancel)
-            timer.daemon = True
-            timer.start()
-            try:
-                message = next(messages, None)
-            finally:
-                timer.cancel()
-            if message is None:
-                context.abort(grpc.StatusCode.UNIMPLEMENTED, "expected a message")
-            return handler.unary_unary(message, context)
+            with self._thread_taken():
+                arrived = threading.Event()
+                watch = (arrived, began, context)
+                threading.Thread(target=self._watch, args=watch, daemon=True).start()
+                try:
+                    message = next(messages, None)
+                finally:
+                    arrived.set()
+                if message is None:
+                    context.abort(grpc.StatusCode.UNIMPLEMENTED, "expected a message")
+                return handler.unary_unary(message, context)
 
         return grpc.stream_unary_rpc_method_handler(
             answer, handler.request_deserializer, handler.response_serializer
         )
+
+    @contextmanager
+    def _thread_taken(self) -> Iterator[None]:
+        with self._counting:
+            self._threads += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._threads -= 1
+
+    def _watch(self, arrived: threading.Event, began: float, context: Any) -> None:
+        """Cancels a call that began then, and whose message takes too long."""
+        while not arrived.wait(0.5):
+            limit = ARRIVAL if self._threads >= THREADS else SECONDS
+            if time.monotonic() > began + limit:
+                context.cancel()
+                return
 
 
 class GrpcServer:
@@ -163,9 +196,12 @@ def new_grpc_server(model: Model, host: str, port: int) -> GrpcServer:
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # else a second server takes half of the requests
         ("grpc.max_concurrent_streams", THREADS),  # of a connection; its other calls wait
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+        ("grpc.max_connection_age_ms", round(1000 * AGE)),
+        ("grpc.max_connection_idle_ms", round(1000 * IDLE)),
         ("grpc.server_handshake_timeout_ms", round(1000 * HANDSHAKE)),
         # A client that is gone without a word is noticed, and its calls end.
-        ("grpc.keepalive_time_ms", round(1000 * ARRIVAL)),
+        ("grpc.keepalive_time_ms", round(1000 * KEEPALIVE)),
         ("grpc.keepalive_timeout_ms", round(1000 * HANDSHAKE)),
     ]
     pool = ThreadPoolExecutor(THREADS, "grpc")

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
+import select
 import socket
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -27,6 +30,9 @@ MAX_BODY = 1 << 27
 
 THREADS = 16
 """Connections that are read or answered at a time; others wait."""
+
+CONNECTIONS = 128
+"""Connections that are open at a time, on each face; others are turned away (503)."""
 
 MAX_THROWN_AWAY = 1 << 29
 """Bytes of a body that is too large: read away, so that the client comes to see the refusal."""
@@ -45,6 +51,9 @@ RATE = 1 << 16
 
 GRACE = 5.0
 """Seconds that clients have to send and to receive after SIGTERM."""
+
+_LEAVING = 64  # connections that were turned away and may still read that
+_LEAVE = 1.0  # seconds for it
 
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d{1,18}))?(?P<rest>.*)")
@@ -94,6 +103,7 @@ class RestServer(HTTPServer):
         self.names = allowed_names(address[0])
         self._pool = ThreadPoolExecutor(THREADS, "rest")
         self._open: dict[socket.socket, _Stage] = {}
+        self._leaving: deque[tuple[float, socket.socket]] = deque()
         self.reading = threading.Lock()
         try:
             self.server_bind()
@@ -102,7 +112,10 @@ class RestServer(HTTPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answers in a thread of a bounded pool."""
+        """Answers in a thread of a bounded pool; turns away what is too much."""
+        if len(self._open) >= CONNECTIONS:
+            self._turn_away(request)
+            return
         self._open[request] = _Stage("waits", time.monotonic())
         self._pool.submit(self._answer, request, client_address)
 
@@ -112,9 +125,41 @@ class RestServer(HTTPServer):
         crowded = any(stage.name == "waits" for _, stage in stages)
         for connection, stage in stages:
             silent = crowded and now > stage.since + CROWDED
-            if stage.name == "arrives" and (silent or now > stage.until):
+            late = stage.name == "arrives" and (silent or now > stage.until)
+            if late or (silent and stage.name == "waits" and not _has_sent(connection)):
                 # The other direction stays, for an answer.
                 _shut(connection, socket.SHUT_RD)
+        self._end_leaving(now - _LEAVE)
+
+    def _turn_away(self, connection: socket.socket) -> None:
+        """Says that there are too many connections, without a thread and without waiting."""
+        body = json.dumps({"error": f"{CONNECTIONS} connections are open: try again"})
+        head = (
+            "HTTP/1.1 503 Service Unavailable",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            "Retry-After: 1",
+            "Connection: close",
+        )
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):  # the client has gone
+            connection.send("\r\n".join([*head, "", body]).encode())
+            connection.shutdown(socket.SHUT_WR)
+        self._leaving.append((time.monotonic(), connection))
+        while len(self._leaving) > _LEAVING:
+            self._leaving.popleft()[1].close()
+
+    def _end_leaving(self, before: float) -> None:
+        """Closes what was turned away before that time.
+
+        A connection closed with bytes unread is reset, and the answer lost on its way.
+        """
+        for _, connection in self._leaving:
+            with contextlib.suppress(OSError):
+                while connection.recv(1 << 16):
+                    pass
+        while self._leaving and self._leaving[0][0] < before:
+            self._leaving.popleft()[1].close()
 
     def enter(self, connection: socket.socket, name: _StageName, until: float = 0.0) -> None:
         """Notes what a connection is at, since now and, for `arrives`, until when."""
@@ -134,6 +179,7 @@ class RestServer(HTTPServer):
     def server_close(self) -> None:
         """Closes the port; answers what was read, and gives clients the grace for all else."""
         super().server_close()
+        self._end_leaving(math.inf)
         self._pool.shutdown(wait=False)
         began = time.monotonic()
         while self._open:
@@ -145,9 +191,24 @@ class RestServer(HTTPServer):
         self._pool.shutdown()
 
 
+def _has_sent(connection: socket.socket) -> bool:
+    """Returns whether bytes of a client lie there, or its end."""
+    asked = select.poll()  # recv would wait by then, if a thread has taken it
+    try:
+        asked.register(connection, select.POLLIN)
+    except ValueError:  # closed already
+        return True
+    return bool(asked.poll(0))
+
+
 def _shut(connection: socket.socket, way: int) -> None:
     with contextlib.suppress(OSError):  # closed already
         connection.shutdown(way)
+
+
+def _patience(read: int) -> float:
+    """Returns for how many seconds a client may send of whom so many bytes have come."""
+    return min(STALL + read / RATE, SECONDS)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -196,9 +257,12 @@ class _Handler(BaseHTTPRequestHandler):
         A connection closed with bytes unread is reset, and the answer lost on its way.
         """
         self.connection.shutdown(socket.SHUT_WR)
-        left = MAX_THROWN_AWAY
-        while left > 0 and (part := self.connection.recv(1 << 16)):
-            left -= len(part)
+        self.connection.settimeout(STALL)
+        began, read = time.monotonic(), 0
+        while read < MAX_THROWN_AWAY and (part := self.connection.recv(1 << 16)):
+            read += len(part)
+            if time.monotonic() > began + _patience(read):
+                return
 
     def _get(self) -> bytes:
         self._refuse_other_sites()
@@ -247,7 +311,7 @@ class _Handler(BaseHTTPRequestHandler):
         body, began = bytearray(), time.monotonic()
         while len(body) < length and (part := self.rfile.read1(min(length - len(body), 1 << 20))):
             body += part
-            until = began + min(STALL + len(body) / RATE, SECONDS)
+            until = began + _patience(len(body))
             self.server.enter(self.connection, "arrives", until)
         self.server.enter(self.connection, "answers")
         if len(body) < length:

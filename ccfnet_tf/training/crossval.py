@@ -47,6 +47,8 @@ from ccfnet_tf.training.distribution.devices import cluster_of
 from ccfnet_tf.training.resume import resolved_paths
 
 RESULT = "crossval.json"
+_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
 FIGURES = ("pixel_accuracy", "class_accuracy", "mean_iou")
 
 
@@ -190,10 +192,11 @@ def _finished(run: Path, epochs: int) -> bool:
     try:
         figures = _figures(run)
         split = json.loads(evaluation.read_text(encoding="utf-8"))["split"]
-    except (ValueError, TypeError, LookupError, RecursionError):  # damaged: measured again
+    except _DAMAGE:  # measured again
         return False
     return split == "test" and all(
-        value is None or isinstance(value, float | int) for value in figures.values()
+        value is None or (type(value) in (float, int) and 0 <= value <= 1)
+        for value in figures.values()
     )
 
 

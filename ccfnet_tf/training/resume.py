@@ -123,9 +123,9 @@ def keep_files(data: DataConfig, run: Path) -> DataConfig:
         for file in (*lists.glob("*.txt"), *lists.glob(f"fold_{data.fold}/*.txt")):
             copy = run / LISTS / file.relative_to(lists)
             refuse_links(run, copy)
-            write_text(copy, file.read_text(encoding="utf-8"))
+            write_text(copy, file.read_bytes())
     if data.label_map:
-        write_text(run / LABEL_MAP, Path(data.label_map).read_text(encoding="utf-8"))
+        write_text(run / LABEL_MAP, Path(data.label_map).read_bytes())
     return with_own_files(data, run)
 
 

@@ -30,6 +30,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# OpenCV's own limit lets a picture take gigabytes; it is read as OpenCV begins.
+MAX_PIXELS = 80_000_000
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+
 try:
     import cv2
     import numpy as np
@@ -41,6 +45,7 @@ except ImportError as missing:
 SIGNATURE = "serving_default"
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".mkv", ".mov", ".mp4")
+PNG = b"\x89PNG\r\n\x1a\n"
 LEVELS = 255.0
 
 EQUAL_LABELS = 0.99
@@ -246,7 +251,14 @@ def read_classes(path: Path, content: bytes) -> Classes:
         colours = np.array(palette, np.uint8).reshape(len(names), 3)[:, ::-1]
     except OSError as error:
         raise RunError(f"{beside}: {error.strerror}: {again}") from error
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise RunError(f"{beside}: not understood ({error}): {again}") from error
     if expected and hashlib.sha256(content).hexdigest() != expected:
         raise RunError(f"{path}: not the file that was exported (another SHA-256): {again}")
@@ -360,12 +372,30 @@ def read_frames(source: int | Path, bad: list[RunError]) -> Iterator[Frame]:
 def _read(path: Path) -> Any:
     """Returns a picture BGR uint8 [H, W, 3], turned upright by its EXIF."""
     try:
+        _refuse_long_chunks(path)
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}") from error
     except cv2.error as error:  # of a header that says more pixels than it reads
         raise RunError(f"{path}: not a picture that OpenCV can read: too large?") from error
     if image is None:
         raise RunError(f"{path}: not a picture that OpenCV can read: damaged?")
     return image
+
+
+def _refuse_long_chunks(path: Path) -> None:
+    """Refuses a PNG that promises more than it has, for which OpenCV would take gigabytes.
+
+    Raises:
+        RunError: A chunk is longer than the file.
+    """
+    content = path.read_bytes()
+    at = len(PNG)
+    while content.startswith(PNG) and at + 4 <= len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        if length > len(content):
+            raise RunError(f"{path}: not a picture that OpenCV can read: damaged?")
+        at += length + 12
 
 
 def pictures(source: Path) -> list[Path]:
@@ -399,6 +429,9 @@ def _moving(source: int | Path) -> Iterator[Frame]:
     try:
         if not capture.isOpened():
             raise RunError(f"{what}: OpenCV cannot open it: not there, in use, or no video")
+        sides = [capture.get(x) for x in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
+        if sides[0] * sides[1] > MAX_PIXELS:
+            raise RunError(f"{what}: frames of more than {MAX_PIXELS} pixels: shrink the video")
         rate = capture.get(cv2.CAP_PROP_FPS)
         rate = rate if 0 < rate <= 1000 else 25.0
         name = f"camera_{source}" if isinstance(source, int) else source.stem
@@ -577,7 +610,9 @@ def _source(text: str) -> int | Path:
         return path
     if text.isdecimal():
         return int(text)
-    raise RunError(f"{text}: no such file or folder, and no number of a camera")
+    shown = re.sub(r"(:/{1,2}).*@", r"\1***@", text)  # an address may hold a password
+    shown = re.sub(r"(://[^?]*\?).*", r"\1***", shown)
+    raise RunError(f"{shown}: no such file or folder, and no number of a camera")
 
 
 def _has_screen() -> bool:

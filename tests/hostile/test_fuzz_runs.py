@@ -108,6 +108,7 @@ def ignore(_: str) -> None:
 RUN_FILES: dict[str, Callable[[Path], object]] = {
     "config.yaml": read_run,
     "classes.json": read_run,
+    "picture_sizes.json": read_run,
     "data_digest.json": read_samples,
     "metrics.csv": lambda run: epochs_written(run / "metrics.csv"),
     "environment.json": lambda run: write_environment(run, [], "float32"),

@@ -217,6 +217,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_network(tmp_path: Pa
         ("rtsp://user:secret@10.0.0.7:554/live/front?x=1", "front"),
         ("http://cam.local/video.mjpg", "video"),
         ("rtsp://10.0.0.7:554", "10.0.0.7_554"),
+        ("rtsp://user:se/c#r?e@t@10.0.0.7", "10.0.0.7"),
     ],
 )
 def test_streams_are_videos_with_a_name(text: str, name: str) -> None:

@@ -135,6 +135,18 @@ def test_a_damaged_evaluation_is_measured_again(tmp_path: Path, text: str) -> No
     assert not _finished(run, 1)
 
 
+@pytest.mark.parametrize("value", ["../../x", float("nan"), 1e300, 10**400, -1, [0.5], True])
+@pytest.mark.parametrize("key", ["fine", "mean_iou_present"])
+def test_figures_that_are_no_fractions_are_measured_again(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    run = finished(tmp_path, 0, 0.8)
+    tree = json.loads((run / "evaluation.json").read_text())
+    (tree if key == "fine" else tree["coarse"])[key] = value
+    (run / "evaluation.json").write_text(json.dumps(tree))
+    assert not _finished(run, 1)
+
+
 def _resumed(out: Path, settings: RunConfig, console: Console) -> dict:  # type: ignore[type-arg]
     (out / "crossval.yaml").write_text(to_yaml(resolved_paths(settings)))
     return crossval(settings, out, resume=True, console=console)

@@ -33,3 +33,16 @@ def test_a_run_that_cannot_be_written_is_refused_at_once(
     with pytest.raises(ResourceError) as caught:
         claim.claim(CONFIG, tmp_path, resume=True, config_given=False)
     assert str(caught.value).startswith(f"{place}: cannot be written: ")
+
+
+def test_files_beside_lists_are_copied_whatever_they_hold(tmp_path: Path) -> None:
+    lists, label_map = tmp_path / "lists", tmp_path / "map.yaml"
+    lists.mkdir()
+    contents = {"train.txt": b"a\n", "notes.txt": "d\xe9j\xe0 vu".encode("latin-1")}
+    for name, content in contents.items():
+        (lists / name).write_bytes(content)
+    label_map.write_bytes(b"\xef\xbb\xbfa: [b]\n")
+    run = tmp_path / "run"
+    claim.keep_files(DataConfig(lists=str(lists), label_map=str(label_map)), run)
+    assert {name: (run / claim.LISTS / name).read_bytes() for name in contents} == contents
+    assert (run / claim.LABEL_MAP).read_bytes() == label_map.read_bytes()
