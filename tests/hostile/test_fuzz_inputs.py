@@ -50,7 +50,7 @@ from ccfnet_tf.network import weights
 from ccfnet_tf.runtimes.manifest import REFERENCE
 from ccfnet_tf.training import crossval
 from tests import test_export_embedded
-from tests.datasets import small_copies
+from tests.datasets.layouts import small_copies
 from tests.hostile.conftest import write_set
 from tests.hostile.test_fuzz_runs import GIGABYTES_2, damaged, fuzz
 from tests.inference.by_brightness import ByBrightness
