@@ -138,7 +138,7 @@ class Model:
             raise RequestError(
                 "INVALID_ARGUMENT",
                 f"pictures of {pixels} pixels together: at most {self.max_pixels} are taken "
-                "(serve --max-pixels): send fewer at once, or make them smaller",
+                "(serve --max-pixels): send fewer at once, or make them smaller (predict --size)",
             )
         try:
             with self._room.taken(pixels):

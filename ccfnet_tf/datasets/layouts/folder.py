@@ -204,7 +204,8 @@ def _refuse_without_list(root: Path) -> None:
         f"{others[0]} is there: make it classes.txt, with the class of value 0 on the first line, "
         "or colours.txt (`R G B name` a line) where colours are the labels"
         if others
-        else f"found: {contents(root)}"
+        else "where colours are the labels, colours.txt says `R G B name` a line; found: "
+        f"{contents(root)}"
     )
     raise DataError(
         f"{root / 'classes.txt'}: no such file: it names the classes, one a line; {there}"

@@ -291,7 +291,7 @@ def test_two_pictures_of_one_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["labels.txt", "class_names.txt", "labelmap.txt"])
 def test_a_class_list_of_another_name_is_hinted_at(tmp_path: Path, name: str) -> None:
     put(tmp_path, "a")
-    fails(tmp_path, "classes.txt: no such file")
+    fails(tmp_path, "classes.txt: no such file", "where colours are the labels, colours.txt says")
     (tmp_path / name).write_text("cat\ndog\n")
     fails(tmp_path, "classes.txt: no such file", f"{name} is there: make it classes.txt")
     classes(tmp_path)
