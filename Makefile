@@ -1,4 +1,4 @@
-# make demo       train, evaluate and look at pictures, from nothing, in a few minutes
+# make demo       train, evaluate and look at images, from nothing, in a few minutes
 # make test       the tests (under 10 minutes on 2 cores)
 # make test-all   the tests and the slow ones (under 45 minutes)
 # make bench      the network's speed beside a matrix product's; images a second of reading

@@ -24,7 +24,7 @@ from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.runs.run_folder import RunInfo, load_run, read_run
 from ccfnet_tf.runtimes.letterbox import Size, parse_size
-from ccfnet_tf.runtimes.manifest import CONTRACT, Contract, read_contract
+from ccfnet_tf.runtimes.manifest import MANIFEST, Manifest, read_manifest
 
 KINDS = (
     "tflite none",
@@ -35,7 +35,7 @@ KINDS = (
     "saved_model bfloat16",
     "onnx",
 )
-"""What is made of each run, as `Contract.kind` calls it; a LiteRT file first: it has the size."""
+"""What is made of each run, as `Manifest.kind` calls it; a LiteRT file first: it has the size."""
 
 KERAS = "Keras"
 THREADS = (1, 2)
@@ -63,12 +63,12 @@ class Row:
         contract: What `export.json` says; None of the run, and of what was refused.
         refused: Why the export handed nothing over; empty where it did.
         size_mb: What is needed to answer, on disk.
-        ms: Median milliseconds of a picture, by threads.
+        ms: Median milliseconds of an image, by threads.
     """
 
     kind: str
     place: Path | None = None
-    contract: Contract | None = None
+    manifest: Manifest | None = None
     refused: str = ""
     size_mb: float | None = None
     ms: dict[int, float] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Matrix:
     Attributes:
         run: The run.
         size: Height and width that the LiteRT files take, and that all were timed at.
-        gmac: 10^9 multiply-adds of a picture of that size.
+        gmac: 10^9 multiply-adds of an image of that size.
         rows: The lines.
         others: The largest share of the processors that other processes took, 0..1.
     """
@@ -101,7 +101,7 @@ def main(args: list[str]) -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
     parser.add_argument("--out", default="export/models", help="where artifacts go, by run")
-    parser.add_argument("--size", help="HxW of the LiteRT files (default: a test picture's)")
+    parser.add_argument("--size", help="HxW of the LiteRT files (default: a test image's)")
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args(args)
     refuse_lost_json(options.json)
@@ -127,7 +127,7 @@ def measured(run: RunInfo, out: Path, size: str | None, console: Console) -> Mat
     Args:
         run: A run with a checkpoint.
         out: Folder of its artifacts.
-        size: HxW of the LiteRT files; a test picture's where None.
+        size: HxW of the LiteRT files; a test image's where None.
         console: Where progress is shown.
 
     Raises:
@@ -140,7 +140,7 @@ def measured(run: RunInfo, out: Path, size: str | None, console: Console) -> Mat
             bar.update(task, description=f"exporting {run.path.name}: {kind}")
             rows.append(exported(run, kind, out, size))
             bar.advance(task)
-    found = [row.contract.options for row in rows if row.contract is not None]
+    found = [row.manifest.options for row in rows if row.manifest is not None]
     sizes = [options["size"] for options in found if "size" in options]
     if not sizes:
         raise ConfigError(f"{run.path}: no LiteRT file could be made: {rows[0].refused}")
@@ -175,12 +175,12 @@ def exported(run: RunInfo, kind: str, out: Path, size: str | None) -> Row:
 def find_artifact(run: RunInfo, kind: str, out: Path, size: str | None) -> Row | None:
     """Returns the newest artifact of that kind and of the run's checkpoint as it is now."""
     checkpoint = run.checkpoint()
-    for file in sorted(out.rglob(CONTRACT), key=lambda each: each.stat().st_mtime, reverse=True):
-        contract = read_contract(file.parent)
+    for file in sorted(out.rglob(MANIFEST), key=lambda each: each.stat().st_mtime, reverse=True):
+        manifest = read_manifest(file.parent)
         newer = file.stat().st_mtime >= checkpoint.stat().st_mtime
-        as_asked = size is None or contract.options.get("size", size) == size
-        if contract.kind == kind and newer and as_asked:
-            return Row(kind, file.parent, contract)
+        as_asked = size is None or manifest.options.get("size", size) == size
+        if manifest.kind == kind and newer and as_asked:
+            return Row(kind, file.parent, manifest)
     return None
 
 
@@ -237,8 +237,8 @@ def as_json(matrix: Matrix) -> dict[str, Any]:
                 "refused": row.refused,
                 "size_mb": row.size_mb,
                 "ms": row.ms,
-                "difference": row.contract.difference if row.contract else None,
-                "measured": row.contract.measured if row.contract else {},
+                "difference": row.manifest.difference if row.manifest else None,
+                "measured": row.manifest.measured if row.manifest else {},
             }
             for row in matrix.rows
         ],
@@ -246,7 +246,7 @@ def as_json(matrix: Matrix) -> dict[str, Any]:
 
 
 def _worth_saying(row: Row) -> list[str]:
-    measured = row.contract.measured if row.contract else {}
+    measured = row.manifest.measured if row.manifest else {}
     return [f"{name}: {said}" for name, said in measured.items() if not said.startswith("yes")]
 
 
@@ -254,10 +254,10 @@ def _cells(row: Row) -> list[str]:
     if row.refused:
         return [row.kind, "", "", "", "refused", *[""] * (len(_HEAD) - 5)]
     cells = [row.kind, f"{row.size_mb:.1f}" if row.size_mb is not None else ""]
-    if row.contract is None:
+    if row.manifest is None:
         cells += ["", "", ""]
     else:
-        found = row.contract.difference
+        found = row.manifest.difference
         cells += [f"{found['largest']:.1e}", f"{found['percentile']:.1e}"]
         cells.append(f"{100 * found['other_labels']:.3f} %")
     cells += [f"{row.ms[threads]:.0f}" if threads in row.ms else "" for threads in THREADS]
@@ -266,7 +266,7 @@ def _cells(row: Row) -> list[str]:
 
 def _gpu(row: Row) -> str:
     """Returns the first word of the verdict; the rest stands below the table."""
-    said = row.contract.measured.get("GPU", "") if row.contract else ""
+    said = row.manifest.measured.get("GPU", "") if row.manifest else ""
     return said.partition(":")[0]
 
 

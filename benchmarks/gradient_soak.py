@@ -244,7 +244,7 @@ def markdown(rows: Sequence[Row], config: RunConfig, options: argparse.Namespace
     log = rows[0].log
     what = (
         f"{config.model.backbone}, {config.data.crop}x{config.data.crop}, {config.train.batch} "
-        f"pictures; beside {options.load} busy processes; new memory "
+        f"images; beside {options.load} busy processes; new memory "
         f"{'filled with NaN' if options.fill else 'as it comes'}"
     )
     where = (

@@ -6,7 +6,7 @@ REQUEST is a `Request` as JSON. Lines printed are JSON: `{"step": n}` while it w
 `Counted`, or an `error`; with ONEDNN_VERBOSE=1 in the environment oneDNN's lines stand between.
 
 Every repetition is the whole step that `fit` runs, optimizer included, from the same weights,
-optimizer state and random numbers, on the same pictures.
+optimizer state and random numbers, on the same images.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from ccfnet_tf.io.console import new_console
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
 IMAGES = 192
-"""Pictures of a set that are read for a figure."""
+"""Images of a set that are read for a figure."""
 
 BATCH = 8
 STEP_BATCH = 4
@@ -51,7 +51,7 @@ class Speed:
         plain: One after another in Python: decoded.
         eager: One after another: decoded, and augmented outside of tf.data.
         files: tf.data from the set's own files: decoded, augmented, in batches.
-        shards: tf.data from shards of the same pictures.
+        shards: tf.data from shards of the same images.
         shards_decoded: tf.data from shards, decoded and not augmented.
     """
 

@@ -80,7 +80,7 @@ def ade20k(root: Path, pictures: Scenes) -> None:
 
 
 def labelme(root: Path, pictures: Scenes) -> None:
-    """Polygons in a JSON file beside each picture."""
+    """Polygons in a JSON file beside each image."""
     for i, (image, label) in enumerate(pictures):
         _jpeg(root / f"{i:05d}.jpg", image)
         shapes = [
@@ -97,7 +97,7 @@ def labelme(root: Path, pictures: Scenes) -> None:
 
 
 def coco(root: Path, pictures: Scenes) -> None:
-    """Polygons of all pictures in one JSON file."""
+    """Polygons of all images in one JSON file."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for i, (image, label) in enumerate(pictures):

@@ -62,7 +62,7 @@ class Timed:
 
     Attributes:
         network: Its name.
-        gmac: Multiply-adds of a picture, 10^9.
+        gmac: Multiply-adds of an image, 10^9.
         phase: `training` or `inference`.
         precision: `float32` or `bfloat16`.
         seconds: Seconds a step, the best of the rounds.
@@ -75,7 +75,7 @@ class Timed:
     seconds: float = float("inf")
 
     def ms_per_gmac(self, batch: int) -> float:
-        """Returns milliseconds a picture and GMAC of one way through the network."""
+        """Returns milliseconds an image and GMAC of one way through the network."""
         return 1000 * self.seconds / batch / self.gmac
 
 
@@ -84,7 +84,7 @@ class Side:
 
     Attributes:
         versions: Library -> version.
-        gmac: Network -> GMAC of a picture.
+        gmac: Network -> GMAC of an image.
         process: The number that the system knows it by.
     """
 
@@ -187,7 +187,7 @@ def table(measured: Sequence[Timed], size: int, batch: int) -> Table:
     """Returns what a person looks at."""
     shown = new_table(
         f"{size}x{size} pixels, {batch} in a step",
-        "GMAC of a picture's way through the network once, in training too; beside ours: time per "
+        "GMAC of an image's way through the network once, in training too; beside ours: time per "
         "GMAC over CCFNet's",
         ["", "network", "GMAC", "ms an\nimage", "ms per\nGMAC", "beside\nours"],
     )
@@ -239,8 +239,8 @@ def as_json(
 def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m benchmarks.pytorch_peers", description=__doc__.split("\n")[0])
     parser.add_argument("--python", type=Path, default=PEER, help="PyTorch's (%(default)s)")
-    parser.add_argument("--size", type=int, default=240, help="sides of a picture (240)")
-    parser.add_argument("--batch", type=int, default=4, help="pictures in a step (4)")
+    parser.add_argument("--size", type=int, default=240, help="sides of an image (240)")
+    parser.add_argument("--batch", type=int, default=4, help="images in a step (4)")
     parser.add_argument("--rounds", type=int, default=3, help="of which the best counts (3)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
     options = parser.parse_args(args)

@@ -65,7 +65,7 @@ class Network:
 
 
 def multiply_adds(model: torch.nn.Module, size: int) -> int:
-    """Returns the multiply-adds of convolutions and linear layers for a picture."""
+    """Returns the multiply-adds of convolutions and linear layers for an image."""
     total = 0
 
     def count(layer: Any, _: Any, answer: Any) -> None:

@@ -94,7 +94,7 @@ def main(args: Sequence[str]) -> int:
                 bar.advance(task)
     what = (
         f"{config.model.backbone}, {options.precision}, {config.data.crop}x{config.data.crop}, "
-        f"{config.train.batch} pictures; {options.rounds} rounds; {machine()['processor']}"
+        f"{config.train.batch} images; {options.rounds} rounds; {machine()['processor']}"
     )
     share = others.share()
     network = networks[AS_IT_IS].model

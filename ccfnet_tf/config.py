@@ -59,7 +59,7 @@ DataFormat = Literal[
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pictures, which part of them, and how they are varied.
+    """Which images, which part of them, and how they are varied.
 
     Attributes:
         format: Layout of the data; `auto` tells it from the folder.
@@ -80,14 +80,14 @@ class DataConfig:
         scenes: Number of scenes to draw for training (scenes format).
         scene_size: Height and width of a scene in pixels (scenes format).
         crop: Height and width of a training crop in pixels; 8n+1 wastes no padding.
-        scale: Smallest and largest zoom of a training picture.
-        rotate: Largest turn of a training picture in degrees, either way.
-        flip: Mirror half of the training pictures left to right.
+        scale: Smallest and largest zoom of a training image.
+        rotate: Largest turn of a training image in degrees, either way.
+        flip: Mirror half of the training images left to right.
         colour: Strength of colour changes, 0 (none) to 1.
         blur: Largest deviation of a Gaussian blur in pixels; 0 does not blur.
         cutout: Largest share of a crop that rectangles hide (coarse dropout); labels stay.
         rare_crop: Share of crops that are laid around a pixel of a rare class.
-        cache: Keep decoded pictures: `none`, in `memory`, or in a file whose path is given.
+        cache: Keep decoded images: `none`, in `memory`, or in a file whose path is given.
         damaged_records: What a damaged record of a shard does: `skip` (named, counts nowhere)
             or `stop`.
         deterministic: The same batches in every run; false lets reading overtake, for speed.
@@ -206,7 +206,7 @@ class TrainConfig:
 
     Attributes:
         epochs: Passes over the training part.
-        batch: Pictures in a step, over all replicas.
+        batch: Images in a step, over all replicas.
         optimizer: SGD with momentum 0.9, or AdamW.
         learning_rate: Rate of the backbone at the start of the decay.
         head_rate: The heads learn at this multiple of the backbone's rate.
@@ -305,7 +305,7 @@ class RunConfig:
     """Everything a run is made from; `config.yaml` in the run folder holds it.
 
     Attributes:
-        data: Which pictures, and how they are varied.
+        data: Which images, and how they are varied.
         model: The network.
         train: How the network learns.
         seed: Seed of weights, validation share, order and augmentation.
@@ -320,7 +320,7 @@ class RunConfig:
         _between("seed", self.seed, 0, 2**31 - 1)
         if self.data.format != "scenes" and not self.data.root:
             raise ConfigError(
-                f"data.root is not set: format '{self.data.format}' reads pictures from a folder; "
+                f"data.root is not set: format '{self.data.format}' reads images from a folder; "
                 "add --data.root FOLDER"
             )
 

@@ -65,7 +65,7 @@ class DataError(CCFNetError):
     """A file or folder of the user's data that cannot be used as it is.
 
     Attributes:
-        kind: `missing` (a picture without its label, or the reverse), `size` (they differ),
+        kind: `missing` (an image without its label, or the reverse), `size` (they differ),
             `value` (a label outside the classes), or `unreadable`, the default.
     """
 
@@ -78,7 +78,7 @@ class DamagedRecordError(DataError):
     """A record of a shard that is not as it was written.
 
     Attributes:
-        size: (H, W) that its picture had.
+        size: (H, W) that its image had.
     """
 
     def __init__(self, message: str, *, size: tuple[int, int] = (0, 0)) -> None:

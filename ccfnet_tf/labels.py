@@ -13,7 +13,7 @@ VOID = -1
 """Class id of pixels that count in no loss and in no metric."""
 
 VOID_COLOUR = (0, 0, 0)
-"""RGB of void in pictures made for people."""
+"""RGB of void in images made for people."""
 
 HARD, EASY = 0, 1
 """Classes of the attention head: coarse is wrong, coarse is right (the paper's 0/1 label map)."""
@@ -38,11 +38,11 @@ def is_void_name(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and its label, by address; nothing is read yet.
+    """One image and its label, by address; nothing is read yet.
 
     Attributes:
         name: Unique in the set; a relative path without suffix, used in messages and outputs.
-        image: Path of the picture, or an address that its reader alone understands.
+        image: Path of the image, or an address that its reader alone understands.
         label: Path (or address) of the label.
     """
 
@@ -57,7 +57,7 @@ class Taxonomy:
 
     Attributes:
         names: C class names; the index is the class id.
-        palette: C colours, RGB 0..255, for pictures made for people.
+        palette: C colours, RGB 0..255, for images made for people.
     """
 
     names: tuple[str, ...]

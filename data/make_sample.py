@@ -18,7 +18,7 @@ VOID_VALUE = 255
 
 
 def main() -> None:
-    """Writes pictures as JPEG, masks as palette PNG, and the class list."""
+    """Writes images as JPEG, masks as palette PNG, and the class list."""
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(TAXONOMY.palette)] = TAXONOMY.palette
     palette[VOID_VALUE] = 255

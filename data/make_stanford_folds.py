@@ -1,7 +1,7 @@
 """Makes ccfnet_tf/datasets/stanford_background_folds.txt: python data/make_stanford_folds.py ROOT.
 
-Five folds of 143 pictures, dealt by `ccfnet_tf.datasets.audit.folds.deal`: near-duplicates in one
-fold, and the folds alike in two shares of each class: of labelled pixels, and of pictures that
+Five folds of 143 images, dealt by `ccfnet_tf.datasets.audit.folds.deal`: near-duplicates in one
+fold, and the folds alike in two shares of each class: of labelled pixels, and of images that
 show it.
 """
 
@@ -19,9 +19,9 @@ from ccfnet_tf.datasets.layouts.stanford_background import TAXONOMY, TWINS, read
 FOLDS, SEED = 5, 2009
 LIST = Path(__file__).parents[1] / "ccfnet_tf" / "datasets" / "stanford_background_folds.txt"
 HEAD = f"""\
-# Stanford Background: picture id and the fold, 0..4, in which it is tested.
+# Stanford Background: image id and the fold, 0..4, in which it is tested.
 # The authors publish no list. This one was made by data/make_stanford_folds.py (seed {SEED}):
-# 143 pictures a fold, class shares balanced, near-duplicates in one fold.
+# 143 images a fold, class shares balanced, near-duplicates in one fold.
 """
 
 
@@ -30,8 +30,8 @@ def main(root: Path) -> None:
     names = sorted(path.name.split(".")[0] for path in (root / "labels").glob("*.regions.txt"))
     labels = (read_regions(root / "labels" / f"{name}.regions.txt") for name in names)
     pixels = np.array([Census.of(label, len(TAXONOMY.names)).pixels for label in labels])
-    kin = {name: pair[0] for pair in TWINS for name in pair}
-    groups = joined([kin.get(name, name) for name in names])
+    near_duplicates = {name: pair[0] for pair in TWINS for name in pair}
+    groups = joined([near_duplicates.get(name, name) for name in names])
     folds = deal(np.hstack([pixels, pixels > 0]), groups, FOLDS, SEED)
     rows = "".join(f"{name} {fold}\n" for name, fold in zip(names, folds, strict=True))
     LIST.write_text(HEAD + rows, encoding="ascii")

@@ -59,13 +59,13 @@ def write_network(folder: Path, *, labels: bool = False, batch: int = 1) -> Path
     path.write_bytes(
         tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved")).convert(),
     )
-    contract = {
+    manifest = {
         "classes": NAMES,
         "palette": PALETTE,
         "options": {"size": f"{SIZE[0]}x{SIZE[1]}"},
         "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()},
     }
-    (folder / "export.json").write_text(json.dumps(contract))
+    (folder / "export.json").write_text(json.dumps(manifest))
     return path
 
 
@@ -93,7 +93,7 @@ def inputs(tmp_path: Path) -> Path:
     folder.mkdir()
     cv2.imwrite(str(folder / "large.png"), scene(131, 201))
     cv2.imwrite(str(folder / "small.png"), scene(20, 30))
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     video = cv2.VideoWriter(
         str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 12, (96, 80)
     )
@@ -130,11 +130,11 @@ def test_red_is_red(network: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert runner.main([str(network), str(path), "--cpu", "--out", str(out)]) == 0
     drawn = cv2.imread(str(out))
     assert drawn.shape == image.shape
-    # Away from text and inset: six tenths of the picture, four of the palette's red.
+    # Away from text and inset: six tenths of the image, four of the palette's red.
     assert abs(drawn[150, 150].astype(int) - [0, 0, 222]).max() <= 1
     said = capsys.readouterr()
     assert "running on the CPU" in said.out
-    assert "1 pictures" in said.out
+    assert "1 images" in said.out
     assert said.err == ""
 
 
@@ -161,8 +161,8 @@ def test_a_bad_picture_of_a_folder_is_named_and_the_others_are_drawn(
     bad.write_bytes(b"\x89PNG\r\n")
     assert runner.main([str(network), str(inputs), "--cpu", "--out", str(out)]) == 1
     said = capfd.readouterr()
-    assert said.err == f"run.py: {bad}: not a picture that OpenCV can read: damaged?\n"
-    assert "1 of 3 pictures could not be read" in said.out
+    assert said.err == f"run.py: {bad}: not an image that OpenCV can read: damaged?\n"
+    assert "1 of 3 images could not be read" in said.out
     assert len(list(out.iterdir())) == 2
 
 
@@ -215,7 +215,7 @@ def test_without_a_driver_the_cpu_is_used_and_said(network: Path, inputs: Path) 
     done = in_its_own_process(network, inputs, VK_DRIVER_FILES=MISSING, VK_ICD_FILENAMES=MISSING)
     _, first, last = done.stdout.splitlines()
     assert "GPU not used: no driver of a GPU was found; running on the CPU, 1 thread" in first
-    assert "2 pictures" in last
+    assert "2 images" in last
 
 
 def test_the_gpu_is_used_where_there_is_one(network: Path, inputs: Path) -> None:
@@ -344,9 +344,9 @@ def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
         (["/nowhere.mp4"], "/nowhere.mp4: no such file or folder"),
         (["97"], "camera 97: OpenCV cannot open it"),
         (["INPUTS/notes.txt"], "notes.txt: OpenCV cannot open it"),
-        (["EMPTY"], "no picture in it"),
-        (["EMPTY/broken.png"], "not a picture that OpenCV can read: damaged?"),
-        (["EMPTY/huge.png"], "not a picture that OpenCV can read: too large?"),
+        (["EMPTY"], "no image in it"),
+        (["EMPTY/broken.png"], "not an image that OpenCV can read: damaged?"),
+        (["EMPTY/huge.png"], "not an image that OpenCV can read: too large?"),
         (["INPUTS", "--threads", "0"], "--threads is 0"),
         (["INPUTS", "--out", "EMPTY/one.png"], "expected a folder"),
         (["INPUTS/small.png", "--out", "INPUTS/small.png"], "it is the input itself"),
@@ -397,7 +397,7 @@ def test_a_network_of_several_pictures_is_refused(
     tmp_path: Path, inputs: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write_network(tmp_path, batch=2)
-    refused_with("takes 2 pictures of 3 channels, not 1", [str(path), str(inputs)], capfd)
+    refused_with("takes 2 images of 3 channels, not 1", [str(path), str(inputs)], capfd)
 
 
 def test_ctrl_c_ends_the_video_that_was_begun(

@@ -30,13 +30,13 @@ from ccfnet_tf.network import ccfnet, losses
 from ccfnet_tf.pipeline.batch import training_batches
 from ccfnet_tf.pipeline.convert import write_folder, write_shards
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
-from ccfnet_tf.runtimes.manifest import write_contract
+from ccfnet_tf.runtimes.manifest import write_manifest
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
 from ccfnet_tf.runtimes.predictor import Predictor
 from ccfnet_tf.runtimes.saved_model import SavedModelNetwork
 from ccfnet_tf.serving.server import DevelopmentServer
 from ccfnet_tf.training import build
-from tests.serving.conftest import contract
+from tests.serving.conftest import manifest
 
 SIDE = 40
 MANY = 300
@@ -44,7 +44,7 @@ PLAIN = {"crop": SIDE, "scale": (1.0, 1.0), "flip": False, "colour": 0.0}
 
 
 def write_set(root: Path, classes: int, count: int = 2) -> list[np.ndarray]:
-    """Writes pictures whose masks hold every class and void; returns the labels."""
+    """Writes images whose masks hold every class and void; returns the labels."""
     rng, labels = np.random.default_rng(0), []
     void = 255 if classes <= 255 else 65535
     for side in ("images", "masks"):
@@ -131,9 +131,9 @@ def test_what_is_exported_answers_the_same_labels(
     assert expected.min() > 255
     assert len(np.unique(expected)) > 3
     write_saved_model(model, names, tmp_path / "model" / "1")
-    made = contract(tmp_path / "model" / "1")
+    made = manifest(tmp_path / "model" / "1")
     colours = [list(colour) for colour in names.palette]
-    write_contract(
+    write_manifest(
         tmp_path / "model" / "1", replace(made, classes=list(names.names), palette=colours)
     )
     write_onnx(model, tmp_path / "a.onnx")

@@ -24,8 +24,8 @@ from ccfnet_tf.errors import ConfigError, printable, without_secrets
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.runs.run_folder import read_run
 from ccfnet_tf.runtimes.letterbox import Size
-from ccfnet_tf.runtimes.manifest import CONTRACT, REFERENCE
-from ccfnet_tf.runtimes.sources import Source, look_at
+from ccfnet_tf.runtimes.manifest import MANIFEST, REFERENCE
+from ccfnet_tf.runtimes.sources import Source, find_source
 
 PERCENTILES = (50, 90, 99)
 _MB = 1e6
@@ -94,7 +94,7 @@ def entries(sources: Sequence[str], *, openvino: bool) -> list[Entry]:
         raise ConfigError("--openvino: it is not installed: pip install 'ccfnet-tf[openvino]'")
     rows = []
     for given in sources:
-        source = look_at(given)
+        source = find_source(given)
         rows.append(Entry(_name(source), given, source))
         if source.kind == "tflite":
             rows.append(Entry(_name(source), given, source, "litert_gpu"))
@@ -119,7 +119,7 @@ def compare(
 
     Args:
         rows: What to measure.
-        size: Height and width of the picture in pixels; a file of another size fits it to its own.
+        size: Height and width of the image in pixels; a file of another size fits it to its own.
         warm_up: Answers that are not counted.
         count: Answers that are.
         threads: How many compute; all cores if None.
@@ -155,7 +155,7 @@ def table(tree: dict[str, Any]) -> Table:
     """Returns what a person looks at."""
     height, width = tree["size"]
     shown = new_table(
-        f"A picture of {height}x{width} pixels at a time",
+        f"An image of {height}x{width} pixels at a time",
         "from its array to labels and difficulty",
         list(_COLUMNS),
     )
@@ -244,7 +244,7 @@ def _precision(row: Entry) -> str:
         return "the server's"
     if row.engine == "openvino_bfloat16":
         return "bfloat16"
-    options = row.source.contract.options if row.source.contract else {}
+    options = row.source.manifest.options if row.source.manifest else {}
     if row.source.kind == "tflite":
         return _QUANTIZED[options.get("quantize", "none")]
     return options.get("precision", "float32")
@@ -258,5 +258,5 @@ def _size_mb(source: Source) -> float | None:
         return read_run(source.place).checkpoint().stat().st_size / _MB
     path = Path(source.place)
     files = path.rglob("*") if path.is_dir() else [path]
-    needed = [file for file in files if file.is_file() and file.name not in (CONTRACT, REFERENCE)]
+    needed = [file for file in files if file.is_file() and file.name not in (MANIFEST, REFERENCE)]
     return sum(file.stat().st_size for file in needed) / _MB

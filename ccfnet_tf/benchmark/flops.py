@@ -1,4 +1,4 @@
-"""Multiplications of the network, by part, from its graph and a picture's size."""
+"""Multiplications of the network, by part, from its graph and an image's size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FINE = ("fine", "pyramid", "detail")
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-add pairs of a picture's way through the network once, in 10^9 (GMAC).
+    """Multiply-add pairs of an image's way through the network once, in 10^9 (GMAC).
 
     Convolutions and dense layers alone: batch norm, pooling (the pyramid's too: .04 % of the
     paper's form at 241x241), resizing and softmax cost time but hardly any multiplications.
@@ -41,7 +41,7 @@ class Cost:
 
 
 def cost(model: Model, height: int, width: int) -> Cost:
-    """Returns what `build_ccfnet`'s network costs for a picture of `height` x `width` pixels."""
+    """Returns what `build_ccfnet`'s network costs for an image of `height` x `width` pixels."""
     parts = {"backbone": 0, "coarse": 0, "attention": 0, "fine": 0}
     for name, macs in count(model, (1, height, width, 3)).items():
         parts[_part(name)] += macs

@@ -1,4 +1,4 @@
-"""Measures one network that answers pictures; runs in a process of its own.
+"""Measures one network that answers images; runs in a process of its own.
 
     python -m ccfnet_tf.benchmark.measure_process REQUEST
 
@@ -27,7 +27,7 @@ from ccfnet_tf.runtimes.letterbox import Size
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.litert_compiled import CompiledLiteRT
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
-from ccfnet_tf.runtimes.sources import Source, look_at
+from ccfnet_tf.runtimes.sources import Source, find_source
 
 Engine = Literal["own", "litert_gpu", "openvino_float32", "openvino_bfloat16"]
 
@@ -44,7 +44,7 @@ class Request:
     Attributes:
         source: As `predict` takes it.
         engine: `own`: what runs this kind of source on the CPU; or another one for the same file.
-        size: Height and width of the picture in pixels.
+        size: Height and width of the image in pixels.
         warm_up: Answers that are not counted, the first among them.
         count: Answers that are.
         threads: How many compute; all cores if None.
@@ -62,7 +62,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answered:
-    """What was measured: one picture at a time, from its array to labels and difficulty.
+    """What was measured: one image at a time, from its array to labels and difficulty.
 
     Attributes:
         cold_start_s: Seconds from the start of the process to its first answer.
@@ -96,7 +96,7 @@ def measure(request: Request) -> Answered:
     Raises:
         CCFNetError: It cannot be opened, or not by this engine.
     """
-    source = look_at(request.source)
+    source = find_source(request.source)
     if source.needs_tensorflow:
         _start_tensorflow(request.threads)
     network = _opened(source, request)
@@ -124,9 +124,9 @@ def _start_tensorflow(threads: int | None) -> None:
 
 
 def _opened(source: Source, request: Request) -> Network:
-    if request.engine == "own" or source.contract is None:
+    if request.engine == "own" or source.manifest is None:
         return source.open(request.threads)
-    file, taxonomy = Path(source.place), source.contract.taxonomy
+    file, taxonomy = Path(source.place), source.manifest.taxonomy
     if request.engine == "litert_gpu":
         return OnGpu(file, taxonomy)
     return InOpenVino(file, taxonomy, _HINTS[request.engine], request.threads)

@@ -38,7 +38,7 @@ WAYS = {"training": 3, "inference": 1}
 """Training is counted as three ways through the network: one forward, and twice as much back."""
 
 IMAGES_READ = 64
-"""Pictures of the training part that are read; all of a large set would take its time."""
+"""Images of the training part that are read; all of a large set would take its time."""
 
 FED_STEPS = 2
 SCHEDULE = 1000
@@ -56,7 +56,7 @@ class Speed:
         phase: `training`: the step that `fit` runs, with losses, metrics and optimizer.
             `inference`: from images to all answers.
         precision: What the hidden layers compute in.
-        seconds: Seconds a step, from pictures that lie in memory; the best of the rounds.
+        seconds: Seconds a step, from images that lie in memory; the best of the rounds.
         memory: Most resident memory of the process in such steps, in MB.
         fed: Seconds a step while the run's data are read beside it, without the time it waited
             for them; the best of the rounds, infinite in inference.
@@ -84,10 +84,10 @@ class Benchmark:
     """All that was measured of a network.
 
     Attributes:
-        size: Height and width of the pictures.
-        batch: Pictures in a step.
+        size: Height and width of the images.
+        batch: Images in a step.
         rounds: How often each was measured.
-        cost: Multiply-adds of a picture.
+        cost: Multiply-adds of an image.
         speeds: Training and inference in each precision.
         products: Precision -> GFLOP/s of a large matrix product, the best of the rounds.
         left_out: Precision -> why it was not measured.
@@ -162,7 +162,7 @@ def measure(config: RunConfig, *, rounds: int, console: Console) -> Benchmark:
     """Measures the network of a configuration in every precision that this machine multiplies.
 
     Args:
-        config: `data.crop` is the pictures' size, `train.batch` their number in a step.
+        config: `data.crop` is the images' size, `train.batch` their number in a step.
         rounds: How often each is measured.
         console: Where progress is shown.
 
@@ -199,7 +199,7 @@ def measure(config: RunConfig, *, rounds: int, console: Console) -> Benchmark:
 
 
 def read_some(config: RunConfig) -> RunData:
-    """Lists the data and looks at the first pictures of the training part.
+    """Lists the data and looks at the first images of the training part.
 
     Raises:
         CCFNetError: The data cannot be read.
@@ -269,7 +269,7 @@ def _our_errors(config: RunConfig) -> Iterator[None]:
         yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         raise ResourceError(
-            f"memory ran out with {config.train.batch} pictures of {config.data.crop}x"
+            f"memory ran out with {config.train.batch} images of {config.data.crop}x"
             f"{config.data.crop}: lower --batch, then --size"
         ) from error
     except tf.errors.OpError as error:

@@ -83,7 +83,7 @@ def new_parser() -> Parser:
         description="With one RUN alone: the speed of its network in training and inference, on "
         "one device and with random weights. Without a run: the paper's form with ResNet-50, on "
         "drawn scenes. With an exported file or folder, a server's address, several of them, or "
-        "--compare: how long each takes to answer a picture, in a process of its own.",
+        "--compare: how long each takes to answer an image, in a process of its own.",
     )
     parser.add_argument(
         "sources",
@@ -91,11 +91,11 @@ def new_parser() -> Parser:
         metavar="SOURCE",
         help="run folder; exported folder, .tflite or .onnx file; address of a server",
     )
-    size = "a picture's: HEIGHTxWIDTH, or a square's side (default: a run's crop; "
+    size = "an image's: HEIGHTxWIDTH, or a square's side (default: a run's crop; "
     parser.add_argument("--size", help=f"{size}in a comparison {_SIZE[0]})")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
     one = parser.add_argument_group("one run")
-    one.add_argument("--batch", type=int, help="pictures in a step (default: the run's)")
+    one.add_argument("--batch", type=int, help="images in a step (default: the run's)")
     one.add_argument("--rounds", type=int, help="of which the best counts (3)")
     one.add_argument("--data.root", dest="root", help="where the data lie now")
     many = parser.add_argument_group("a comparison")

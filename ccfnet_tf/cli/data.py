@@ -29,10 +29,10 @@ usage: ccfnet-tf data VERB ...
 
   check SRC                        read everything; say what is wrong
   stats SRC                        class shares, sizes, weights, mean and deviation
-  show SRC                         a sheet of pictures, labels and what augmentation does
+  show SRC                         a sheet of images, labels and what augmentation does
   split SRC --folds 5 --out DIR    lists of balanced folds, for --data.lists; --group-by keeps the
                                    frames of a film together
-  convert SRC --out DIR            a plain folder of pictures and masks; --shards N: TFRecord
+  convert SRC --out DIR            a plain folder of images and masks; --shards N: TFRecord
   scenes --count N --out DIR       the built-in scenes as a folder
 
 SRC, or --data.root SRC, is the folder of a data set. Its layout is told from what is in it;
@@ -60,7 +60,7 @@ def main(args: list[str]) -> int:
 
 
 def _check_parser() -> Parser:
-    parser = _parser("check", "Read every picture and label; exit 1 when something must be fixed.")
+    parser = _parser("check", "Read every image and label; exit 1 when something must be fixed.")
     parser.add_argument("--json", metavar="FILE", help="write all findings there (- prints them)")
     return parser
 
@@ -110,9 +110,9 @@ def _stats(args: list[str]) -> int:
 
 
 def _show_sheet_parser() -> Parser:
-    parser = _parser("show", "Draw pictures, labels, and four augmented versions of each.")
+    parser = _parser("show", "Draw images, labels, and four augmented versions of each.")
     parser.add_argument("--out", metavar="FILE.png", default="sheet.png", help="default: sheet.png")
-    parser.add_argument("--count", type=int, default=6, help="pictures (default: 6)")
+    parser.add_argument("--count", type=int, default=6, help="images (default: 6)")
     return parser
 
 
@@ -138,17 +138,17 @@ def _show_sheet(args: list[str]) -> int:
     )
     write_png(Path(known.out).expanduser(), sheet)
     shown = min(known.count, len(parts.train))
-    new_console().print(f"{known.out}: {shown} of {len(parts.train)} pictures")
+    new_console().print(f"{known.out}: {shown} of {len(parts.train)} images")
     return EXIT_DONE
 
 
 def _split_parser() -> Parser:
-    parser = _parser("split", "Deal all pictures to folds of like content; write list files.")
+    parser = _parser("split", "Deal all images to folds of like content; write list files.")
     parser.add_argument("--folds", type=int, default=5, help="default: 5")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the lists")
     group_by = (
         "what stays on one side, such as the frames of a film: a regular expression searched in "
-        "the path below SRC, whose (groups) name the film, or a CSV file of picture,film"
+        "the path below SRC, whose (groups) name the film, or a CSV file of image,film"
     )
     parser.add_argument("--group-by", metavar="REGEX|FILE.csv", help=group_by)
     return parser
@@ -248,7 +248,7 @@ def _convert_to(out: Path, config: RunConfig, shards: int | None) -> None:
     count = sum(map(len, parts_of(listing).values()))
     proof = "" if shards is None else ", read back and equal"
     console.print(
-        f"{out}: {count} pictures{proof}; next: ccfnet-tf data check {shlex.quote(str(out))}"
+        f"{out}: {count} images{proof}; next: ccfnet-tf data check {shlex.quote(str(out))}"
     )
 
 
@@ -324,7 +324,7 @@ def _listed(
         start_tensorflow()
     listing = list_set(data, config.seed)
     count = sum(map(len, parts_of(listing).values()))
-    pictures = f"{count} picture{'' if count == 1 else 's'}"
+    pictures = f"{count} image{'' if count == 1 else 's'}"
     aside.print(f"{data.root or 'scenes'}: {data.format}, {pictures}")
     for note in listing.notes if notes else ():
         aside.print(note, markup=False)
@@ -354,7 +354,7 @@ def _refuse_lost_json(file: str | None) -> None:
 
 
 def _refuse_picture_name(option: str, file: str | None) -> None:
-    """Refuses a name under which no picture can be written, before anything is read."""
+    """Refuses a name under which no image can be written, before anything is read."""
     if not file:
         return
     path = Path(file).expanduser()

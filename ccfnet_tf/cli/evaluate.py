@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ccfnet_tf.evaluation.evaluate import Evaluation
 
 FIX = {
-    "test": "evaluate --split val, or put pictures in ROOT/test/{images,masks}",
+    "test": "evaluate --split val, or put images in ROOT/test/{images,masks}",
     "val": "evaluate --split test, or train with data.val_share above 0",
     "train": "check data.root",
 }
@@ -38,7 +38,7 @@ def new_parser() -> Parser:
     )
     parser.add_argument("run", help="run folder")
     parser.add_argument("--split", choices=["test", "val", "train"], default="test")
-    parser.add_argument("--batch", type=int, default=None, help="pictures at once (default: 1)")
+    parser.add_argument("--batch", type=int, default=None, help="images at once (default: 1)")
     parser.add_argument("--data.root", dest="root", help="where the data lie now")
     return parser
 
@@ -68,7 +68,7 @@ def measure(
     Args:
         run: The run folder.
         split: `test`, `val` or `train`.
-        batch: Pictures at once; 1 when None.
+        batch: Images at once; 1 when None.
         root: Where the data lie now, if they were moved.
         console: Where progress and tables are shown.
 

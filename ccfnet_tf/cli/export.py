@@ -35,10 +35,10 @@ def new_parser() -> Parser:
     litert = parser.add_argument_group("of --format tflite")
     quantize = "none (float32), fp16, dynamic (weights int8) or int8 (default: fp16)"
     litert.add_argument("--quantize", help=quantize)
-    size = "HEIGHTxWIDTH (default: that of the run's first test picture, at most 512 a side)"
+    size = "HEIGHTxWIDTH (default: that of the run's first test image, at most 512 a side)"
     litert.add_argument("--size", help=size)
     litert.add_argument("--outputs", help="probabilities or labels (default: probabilities)")
-    litert.add_argument("--batch", type=int, help="pictures at once (default: 1)")
+    litert.add_argument("--batch", type=int, help="images at once (default: 1)")
     loss = "points of pixel accuracy that int8 may lose (default: 1)"
     litert.add_argument("--max-loss", type=float, help=loss)
     return parser

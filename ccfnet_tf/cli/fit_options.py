@@ -62,7 +62,7 @@ OUT = {
 }
 RESUME = {
     "fit": "--resume               go on with the run in --out from its last sound checkpoint\n"
-    "--accept-changed-data  with --resume: go on though pictures, labels or class names have "
+    "--accept-changed-data  with --resume: go on though images, labels or class names have "
     "changed",
     "crossval": "--resume               go on with the folds in --out; finished ones stay",
 }
@@ -197,7 +197,7 @@ def _parsed(args: list[str], verb: str) -> argparse.Namespace:
         raise ConfigError(_unknown(others[0].removeprefix("--").partition("=")[0]))
     if others:
         raise ConfigError(
-            f"unexpected argument '{others[0]}': the folder of pictures is given with --data.root"
+            f"unexpected argument '{others[0]}': the folder of images is given with --data.root"
         )
     return known
 

@@ -56,7 +56,7 @@ CCFNet: semantic segmentation that knows where it may be wrong.
 
   fit        train a network; without options, a demo on scenes drawn here
   evaluate   accuracy, mean IoU and the quality of the difficulty map of a run
-  predict    label pictures, folders and videos with a run, an exported file or a server
+  predict    label images, folders and videos with a run, an exported file or a server
   crossval   fit and evaluate every fold of a data set
   data       check, count, show, split and convert data sets
   export     write a run as a file for servers, boards or ONNX, proven equal to it
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     quiet = QUIET.set("--quiet" in args)
     args = [arg for arg in args if arg not in ("--debug", "--quiet")]
-    # Pillow warns of odd EXIF and of large pictures; what matters of it our readers refuse.
+    # Pillow warns of odd EXIF and of large images; what matters of it our readers refuse.
     warnings.filterwarnings("ignore", module="PIL")
     try:
         code = _dispatch(args)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from ccfnet_tf.inference.segmenter import Network
 
 RESULTS = """\
-what --save names, and what is written of a picture:
+what --save names, and what is written of an image:
   label            STEM.label.png            class ids *
   color            STEM.color.png            the classes' colours *
-  overlay          STEM.overlay.png          the picture, tinted by class, with a legend *
+  overlay          STEM.overlay.png          the image, tinted by class, with a legend *
   difficulty       STEM.difficulty.png       how likely the first answer is wrong: dark = easy,
                                              bright = hard *
   difficulty_grey  STEM.difficulty_grey.png  the same as 8-bit grey, 255 = surely wrong
@@ -42,7 +42,7 @@ def new_parser() -> Parser:
     """Returns the parser of this verb."""
     parser = Parser(
         prog="ccfnet-tf predict",
-        description="Label pictures, folders, globs and videos by a run, an exported file or a "
+        description="Label images, folders, globs and videos by a run, an exported file or a "
         "server.",
         epilog=RESULTS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -52,22 +52,22 @@ def new_parser() -> Parser:
         "(http://HOST:8501/v1/models/ccfnet, grpc://HOST:8500/ccfnet)"
     )
     parser.add_argument("network", metavar="NETWORK", help=network)
-    inputs = "picture, folder, glob, video, camera:0, or a stream's address (rtsp://...)"
+    inputs = "image, folder, glob, video, camera:0, or a stream's address (rtsp://...)"
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs)
     out = "folder for the results (default: %(default)s)"
     parser.add_argument("--out", default="predictions", help=out)
     save = "what is written, with commas between; see below"
     parser.add_argument("--save", metavar="NAMES", help=save)
     size = (
-        "show the network pictures of at most this longest side, or HEIGHTxWIDTH; results keep "
-        "the picture's size"
+        "show the network images of at most this longest side, or HEIGHTxWIDTH; results keep "
+        "the image's size"
     )
     parser.add_argument("--size", metavar="N", help=size)
     there = parser.add_mutually_exclusive_group()
     skip = "leave out inputs whose results are already there"
     there.add_argument("--skip-existing", action="store_true", help=skip)
     there.add_argument("--overwrite", action="store_true", help="replace results already there")
-    bare = "no legends: every file has the picture's size"
+    bare = "no legends: every file has the image's size"
     parser.add_argument("--no-legends", action="store_true", help=bare)
     return parser
 
@@ -80,7 +80,7 @@ def main(args: list[str]) -> int:
     from ccfnet_tf.inference.predict import Wanted, parse_save, predict_all
     from ccfnet_tf.io.console import new_console
     from ccfnet_tf.io.new_folder import refuse_unwritable
-    from ccfnet_tf.runtimes.sources import look_at
+    from ccfnet_tf.runtimes.sources import find_source
 
     wanted = Wanted(
         legends=not options.no_legends,
@@ -93,11 +93,9 @@ def main(args: list[str]) -> int:
         wanted = replace(wanted, kinds=kinds, film=film)
     out_folder = Path(options.out).expanduser()
     refuse_unwritable(out_folder)
-    source, console = look_at(options.network), new_console()
+    source, console = find_source(options.network), new_console()
     if source.size:
-        console.print(
-            f"{source.place} takes {source.size}: larger pictures are made smaller for it"
-        )
+        console.print(f"{source.place} takes {source.size}: larger images are made smaller for it")
 
     def opened() -> Network:
         if source.needs_tensorflow:
@@ -130,7 +128,7 @@ def _predicted(outcome: Outcome, out: str) -> list[str]:
     if outcome.others:
         kinds = ", ".join(sorted(outcome.others))
         count = _counted(sum(outcome.others.values()), "file")
-        lines.append(f"left out {count} that {_are(outcome.others)} no picture or video ({kinds})")
+        lines.append(f"left out {count} that {_are(outcome.others)} no image or video ({kinds})")
     if outcome.labels:
         lines.append(f"skipped {_counted(outcome.labels, 'file')} in masks/ beside images/")
     return lines

@@ -28,12 +28,12 @@ _END = 2**16
 
 
 def stored_bytes(sample: Sample) -> bytes:
-    """Returns the bytes of a sample's picture file."""
+    """Returns the bytes of a sample's image file."""
     return Path(sample.image).read_bytes()
 
 
 def fingerprint(sample: Sample) -> str:
-    """Returns a digest of a sample's picture file: of all of it, or of its size and ends if large.
+    """Returns a digest of a sample's image file: of all of it, or of its size and ends if large.
 
     Raises:
         DataError: It cannot be read.
@@ -55,7 +55,7 @@ def fingerprint(sample: Sample) -> str:
 
 
 def bytes_fingerprint(stored: bytes) -> str:
-    """Returns a digest of a picture that is no file of its own."""
+    """Returns a digest of an image that is no file of its own."""
     return hashlib.blake2b(stored, digest_size=_DIGEST).hexdigest()
 
 
@@ -70,7 +70,7 @@ _COMMON = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"))
 
 
 def bands_note(samples: Iterable[Sample]) -> str:
-    """Returns a line on pictures of which a band beside the colours is left out; else empty."""
+    """Returns a line on images of which a band beside the colours is left out; else empty."""
     odd = [s.image for s in samples if Path(s.image).suffix.lower() not in _COMMON]
     found = [image for image in odd if extra_band(image)]
     if not found:
@@ -93,12 +93,12 @@ class Listing:
         test: Samples to report on; empty where the layout has no test part.
         load: Reads a sample of this set; sizes of image and label may still differ.
         load_label: Reads its label alone.
-        read_bytes: Returns the picture as it is stored, any format that Pillow reads.
-        fingerprint: Returns a digest of the picture as it is stored, which no path is part of.
+        read_bytes: Returns the image as it is stored, any format that Pillow reads.
+        fingerprint: Returns a digest of the image as it is stored, which no path is part of.
         verify: Looks for damage that no sample shows, such as a file's checksum; takes its time.
         kin: Sample name to a group's key, for (near-)duplicates that must stay on one side.
         folds: How many folds `data.fold` can choose from; 0 where the set has none.
-        unpaired: Pictures without a label and labels without a picture, of kind `missing`, and
+        unpaired: Images without a label and labels without an image, of kind `missing`, and
             label files that cannot be used at all. They are in no part; training refuses a set
             that has any.
         mask_values: What the values of its index masks mean; `None` where its labels are of
@@ -115,7 +115,7 @@ class Listing:
     read_bytes: Callable[[Sample], bytes] = stored_bytes
     fingerprint: Callable[[Sample], str] = fingerprint
     verify: Callable[[], tuple[DataError, ...]] = tuple
-    kin: Mapping[str, str] = field(default_factory=dict)
+    near_duplicates: Mapping[str, str] = field(default_factory=dict)
     folds: int = 0
     unpaired: tuple[DataError, ...] = ()
     mask_values: MaskValues | None = None
@@ -123,5 +123,5 @@ class Listing:
 
 
 def with_pictures(load_label: LoadLabel) -> Load:
-    """Returns a loader of ordinary picture files with the labels that `load_label` reads."""
+    """Returns a loader of ordinary image files with the labels that `load_label` reads."""
     return lambda sample: (read_image(sample.image), load_label(sample))

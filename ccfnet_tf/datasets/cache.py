@@ -1,4 +1,4 @@
-"""Keeps decoded pictures, so that an epoch after the first does not decode them again."""
+"""Keeps decoded images, so that an epoch after the first does not decode them again."""
 
 from __future__ import annotations
 

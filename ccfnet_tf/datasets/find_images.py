@@ -1,4 +1,4 @@
-r"""Pictures that a file names: only those below the folder of the set are ever opened.
+r"""Images that a file names: only those below the folder of the set are ever opened.
 
 Paths of another computer are found by their last parts:
 
@@ -47,7 +47,7 @@ def is_below(path: str | Path, root: Path) -> bool:
 
 
 class FoundPictures:
-    """The pictures below a folder, by name."""
+    """The images below a folder, by name."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -63,12 +63,12 @@ class FoundPictures:
         return found
 
     def find(self, named: str, where: str, outside: Collection[Path] = ()) -> Path:
-        """Returns the one picture whose path ends as the named path does.
+        """Returns the one image whose path ends as the named path does.
 
         Args:
             named: What a file calls it.
             where: Place that messages begin with.
-            outside: Folders whose pictures are others.
+            outside: Folders whose images are others.
 
         Raises:
             DataError: None, or several; of kind `missing`.
@@ -89,12 +89,12 @@ class FoundPictures:
             if found:
                 both = " and ".join(str(path) for path in found[:2])
                 raise DataError(
-                    f"{where}: picture {shown(named)} could be {both}: write the path below "
+                    f"{where}: image {shown(named)} could be {both}: write the path below "
                     f"{self.root} into the file",
                     kind="missing",
                 )
         raise DataError(
-            f"{where}: no such picture in {self.root}, and none of that name: add it",
+            f"{where}: no such image in {self.root}, and none of that name: add it",
             kind="missing",
         )
 

@@ -152,7 +152,7 @@ def read_index_mask(path: str | Path, meaning: MaskValues) -> np.ndarray:
     """Reads an index mask, int32 [H, W] with class ids or `VOID`.
 
     Raises:
-        DataError: Missing, damaged, another kind of picture, or a value that means nothing.
+        DataError: Missing, damaged, another kind of image, or a value that means nothing.
     """
     return meaning.classes_of(read_index_values(path), path)
 

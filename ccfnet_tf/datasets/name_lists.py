@@ -1,11 +1,11 @@
-"""The small text files beside pictures: class lists, tables of colours, and lists of names.
+"""The small text files beside images: class lists, tables of colours, and lists of names.
 
     classes.txt                   a class name a line; the line is the class id. Or `value: name`,
                                   also with a comma or a blank. One name alone means that class
                                   against background, which is then class 0
     colours.txt                   `R G B name` a line, in id order; rows named void have no id. One
                                   class alone is told from background, which is then black
-    train.txt, val.txt, test.txt  the name of a picture a line; also training.txt, valid.txt, ...
+    train.txt, val.txt, test.txt  the name of an image a line; also training.txt, valid.txt, ...
 
 UTF-8, or UTF-16 with a byte order mark; any line ends. Lines that begin with # are left out.
 

@@ -30,7 +30,7 @@ _WORDS = re.compile(
     r"|(?<![a-z])(mask|masks|label|labels|labelids|gt|seg|segmentation|l)(?![a-z])"
     r"|(?<![a-z])(image|img|rgb|photo)(?![a-z])"
 )
-"""What tools put into the names of pictures and masks to tell them apart; `a.jpg.png` too."""
+"""What tools put into the names of images and masks to tell them apart; `a.jpg.png` too."""
 
 
 def folders_seen(root: Path, *names: str) -> str:
@@ -93,7 +93,7 @@ def files_in(
         if key in found:
             raise DataError(
                 f"{path}: {found[key].name} has the same name without suffix: they would share "
-                "one label or picture; rename or remove one"
+                "one label or image; rename or remove one"
             )
         found[key] = path
     return found
@@ -102,10 +102,10 @@ def files_in(
 def pair(
     images: Mapping[str, Path], labels: Mapping[str, Path], *, within: str, prefix: str = ""
 ) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:
-    """Joins pictures and labels of one key.
+    """Joins images and labels of one key.
 
     Args:
-        images: Key -> picture.
+        images: Key -> image.
         labels: Key -> label.
         within: Where the other half was sought, for messages.
         prefix: Comes before the key in a sample's name.
@@ -124,10 +124,10 @@ def pair(
         if key not in labels:
             found = free.pop(by_name.get(plain_words(key), ""), None)
             text = f"{path}: no label of that name in {within}"
-            named = f"{found} lies there: a label has its picture's name: rename it"
+            named = f"{found} lies there: a label has its image's name: rename it"
             lonely.append(f"{text}; {named}" if found else f"{text}: add it, or remove this file")
     for path in free.values():
-        text = f"{path}: no picture of that name in {within}: add it, or remove this file"
+        text = f"{path}: no image of that name in {within}: add it, or remove this file"
         lonely.append(text)
     return samples, tuple(DataError(text, kind="missing") for text in lonely)
 
@@ -139,13 +139,13 @@ def require_pictures(
 
     Args:
         part: What `pair` returned.
-        expected: Pattern of its pictures' paths, for the message.
+        expected: Pattern of its images' paths, for the message.
 
     Raises:
         DataError: There is nothing in it.
     """
     if not any(part):
-        raise DataError(f"{expected}: no such pictures to learn from; unpack the set anew")
+        raise DataError(f"{expected}: no such images to learn from; unpack the set anew")
 
 
 def read_list(path: Path, what: str) -> list[tuple[int, str]]:
@@ -175,7 +175,7 @@ def not_there(path: Path, listed: Path) -> DataError:
 
 
 def plain_words(stem: str) -> str:
-    """Returns a path without what names pictures and masks, in lower case: `a/b` of `A/b_mask`."""
+    """Returns a path without what names images and masks, in lower case: `a/b` of `A/b_mask`."""
     *folders, name = stem.casefold().split("/")
     folder = "/".join(part_of(each) or each for each in folders)
     plain = re.sub(r"[\s._-]+", "-", _WORDS.sub("", name)).strip("-")

@@ -1,4 +1,4 @@
-"""Names that people give to the folders of training, validation and test pictures."""
+"""Names that people give to the folders of training, validation and test images."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 
 def misleading_folders(root: Path, parts: Mapping[str, Sequence[Sample]]) -> tuple[str, ...]:
-    """Returns a line on each kind of folder that is named as a part which its pictures are not in.
+    """Returns a line on each kind of folder that is named as a part which its images are not in.
 
     That a layout reports on the validation folder, as its publishers do, is no such case: only
-    folders named after validation or test whose pictures are trained on, and folders of pictures
+    folders named after validation or test whose images are trained on, and folders of images
     that are in no part.
 
     Args:
@@ -70,9 +70,9 @@ def misleading_folders(root: Path, parts: Mapping[str, Sequence[Sample]]) -> tup
     for folder, named in _named_as_parts(root):
         taken = used.get(str(folder))
         if taken is None and _holds_pictures(folder):
-            what = f"the part {named}, but its pictures are in no part"
+            what = f"the part {named}, but its images are in no part"
         elif taken == "train" and named != "train":
-            what = f"the part {named}, but its pictures are trained on"
+            what = f"the part {named}, but its images are trained on"
         else:
             continue
         found.setdefault(what, []).append(folder)

@@ -20,7 +20,7 @@ from ccfnet_tf.datasets.split_names import misleading_folders
 from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
 
-KIN = "kin.txt"
+NEAR_DUPLICATES = "kin.txt"
 """Beside list files, or in a set: copies that stay on one side, a group a line, apart by tabs."""
 
 
@@ -55,7 +55,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         if not self.train:
-            raise DataError(f"{self.format}: the training part is empty; add pictures to it")
+            raise DataError(f"{self.format}: the training part is empty; add images to it")
 
 
 def with_format(data: DataConfig) -> DataConfig:
@@ -101,7 +101,13 @@ def list_set(data: DataConfig, seed: int) -> Listing:
         listing = _by_lists(listing, Path(data.lists).expanduser(), data.fold)
     elif "://" not in str(data.root):
         names = [sample.name for part in parts_of(listing).values() for sample in part]
-        listing = replace(listing, kin={**listing.kin, **_read_kin(root / KIN, names)})
+        listing = replace(
+            listing,
+            near_duplicates={
+                **listing.near_duplicates,
+                **_read_near_duplicates(root / NEAR_DUPLICATES, names),
+            },
+        )
     if data.fold and not listing.folds:
         raise ConfigError(
             f"data.fold is {data.fold}: this set has no folds: leave it out, or make some with "
@@ -178,7 +184,7 @@ def agreeing(load: Load) -> Load:
         image, label = load(sample)
         if image.shape[:2] != label.shape:
             turned = image.shape[1::-1] == label.shape
-            hint = " (EXIF orientation of the picture is applied: turn the mask too)"
+            hint = " (EXIF orientation of the image is applied: turn the mask too)"
             raise DataError(
                 f"{sample.image}: {image.shape[1]}x{image.shape[0]} pixels, but its label "
                 f"{sample.label} has {label.shape[1]}x{label.shape[0]}: they must agree"
@@ -238,13 +244,16 @@ def _by_lists(listing: Listing, lists: Path, fold: int) -> Listing:
         train=parts["train"],
         val=parts.get("val"),
         test=parts.get("test", ()),
-        kin={**listing.kin, **_read_kin(lists / KIN, known)},
+        near_duplicates={
+            **listing.near_duplicates,
+            **_read_near_duplicates(lists / NEAR_DUPLICATES, known),
+        },
         folds=max(folds, int(folder != lists)),
         unpaired=(),
     )
 
 
-def _read_kin(path: Path, names: Iterable[str]) -> dict[str, str]:
+def _read_near_duplicates(path: Path, names: Iterable[str]) -> dict[str, str]:
     """Reads groups of copies: a group a line, names apart by tabs; `names` are those of the set."""
     if not path.is_file():
         return {}
@@ -275,11 +284,13 @@ def _take(
     wanted = max(1, round(share * len(train))) if share > 0 else 0
     groups: dict[str, list[str]] = {}
     for sample in train:
-        groups.setdefault(listing.kin.get(sample.name, sample.name), []).append(sample.name)
+        groups.setdefault(listing.near_duplicates.get(sample.name, sample.name), []).append(
+            sample.name
+        )
     if wanted and len(groups) < 2:
         raise DataError(
-            f"{train[0].name if train else 'training part'}: too few pictures to take "
-            f"data.val_share {share} of them; add pictures or set data.val_share 0"
+            f"{train[0].name if train else 'training part'}: too few images to take "
+            f"data.val_share {share} of them; add images or set data.val_share 0"
         )
     keys = list(groups)
     held: set[str] = set()

@@ -24,7 +24,7 @@ _SIGNS = (
     ("*.tar*", "an archive: unpack it, and give the folder that is in it"),
     ("meta.json", "Supervisely's own format: export it as COCO, or as Pascal VOC with masks"),
     ("**/*.vott", "VoTT's own format: export it in another tool as COCO"),
-    ("**/*.parquet", "a Hugging Face set in Parquet: save pictures and masks as files"),
+    ("**/*.parquet", "a Hugging Face set in Parquet: save images and masks as files"),
     (
         "**/labels/**/*.txt",
         "YOLO's outlines (labels/*.txt): export the set as COCO, or as masks",
@@ -42,7 +42,7 @@ _SIGNS = (
     ("*.ndjson", "Labelbox's own format: export the set as COCO, or as masks"),
     (
         "train.csv",
-        "run lengths in a table (train.csv), as Kaggle has them: make an index PNG of each picture",
+        "run lengths in a table (train.csv), as Kaggle has them: make an index PNG of each image",
     ),
 )
 
@@ -100,7 +100,7 @@ def _named_by_json(paths: Iterator[Path]) -> str | None:
 
 
 def _nothing(root: Path) -> str:
-    return f"no pictures within four folders of {root}: give the folder that holds them"
+    return f"no images within four folders of {root}: give the folder that holds them"
 
 
 def _pairs(pictures: list[Path], root: Path) -> list[dict[str, str]]:
@@ -114,7 +114,7 @@ def _pairs(pictures: list[Path], root: Path) -> list[dict[str, str]]:
         names = folder.split("/")
         places = list(reversed(range(len(names))))
         last = next((i for i in places if _role(names[i])), None)
-        if last is None:  # train/ beside train_masks/ holds the pictures
+        if last is None:  # train/ beside train_masks/ holds the images
             last = next((i for i in places if part_of(names[i])), None)
         if last is not None:
             key = "/".join(names[:last]), part_in(names[last]) or ""
@@ -152,15 +152,15 @@ def _renamed(folder: str, part: str, side: str) -> str:
 
 
 def _beside(pictures: list[Path]) -> str:
-    """Returns advice for masks that lie beside their pictures."""
+    """Returns advice for masks that lie beside their images."""
     stems = {path.stem for path in pictures}
     for ending in _MASK_ENDS:
         pairs = [stem for stem in stems if stem + ending in stems]
         if pairs:
             name = min(pairs)
             return (
-                f"masks lie beside their pictures ('{name[:40]}{ending}'): nearest is the layout "
-                f"'folder': move them to masks/ without '{ending}', the pictures to images/, and "
+                f"masks lie beside their images ('{name[:40]}{ending}'): nearest is the layout "
+                f"'folder': move them to masks/ without '{ending}', the images to images/, and "
                 "add classes.txt"
             )
     return ""
@@ -168,6 +168,6 @@ def _beside(pictures: list[Path]) -> str:
 
 def _loose() -> str:
     return (
-        "no folder of masks goes with one of pictures: nearest is 'folder': pictures in images/, "
+        "no folder of masks goes with one of images: nearest is 'folder': images in images/, "
         "a PNG of class ids for each in masks/ under the same name, class names in classes.txt"
     )

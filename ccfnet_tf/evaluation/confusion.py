@@ -1,7 +1,7 @@
 """The confusion matrix of a whole part, and the accuracies that come out of it.
 
 Shapes: C classes; counts [C, C] int64, rows truth, columns prediction. int64 because a float32
-matrix stops counting at 2^24 pixels, which are 219 pictures of 320x240.
+matrix stops counting at 2^24 pixels, which are 219 images of 320x240.
 
 Protocol: pixel accuracy = correct / labelled; class accuracy = mean over classes of recall; mean
 IoU = mean over classes of TP / (TP + FP + FN). Void is left out on the label's side only.

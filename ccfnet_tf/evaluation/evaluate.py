@@ -3,7 +3,7 @@
 The graph returns counts only, so memory is bounded by one batch, and states of parts (batches,
 replicas, machines) add up.
 
-Shapes: B pictures, H x W pixels, C classes, N labelled pixels of a batch.
+Shapes: B images, H x W pixels, C classes, N labelled pixels of a batch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Evaluation:
         max_softmax: The same of the free baseline, coarse's own doubt: logit of 1 - max softmax.
         by_target: Accuracies where hard means that coarse is wrong (the paper's target).
         by_attention: Accuracies where hard means that attention says P(hard) > 1/2.
-        pictures: How many pictures were looked at.
+        pictures: How many images were looked at.
         split: Which part of the data; for the record.
     """
 
@@ -60,7 +60,7 @@ class Evaluation:
 
     @classmethod
     def empty(cls, taxonomy: Taxonomy, *, split: str = "test") -> Evaluation:
-        """Returns the state before the first picture."""
+        """Returns the state before the first image."""
         none = Confusion.empty(len(taxonomy.names))
         scores, groups = ScoreHistogram.empty(), GroupAccuracy.empty()
         return cls(taxonomy, none, none, none, scores, scores, groups, groups, 0, split)
@@ -202,7 +202,7 @@ class Evaluator:
         Args:
             batches: Yields image [B, H, W, 3] RGB 0..255 and label int32 [B, H, W], 0..C-1 or
                 `VOID`.
-            pictures: How many pictures the batches hold without padding. Where None they are
+            pictures: How many images the batches hold without padding. Where None they are
                 counted: those with a labelled pixel.
             advance: Called after each batch, for a progress bar.
             split: For the record.
@@ -210,7 +210,7 @@ class Evaluator:
 
         Raises:
             NotFiniteError: The network answers with NaN.
-            DataError: A picture or label cannot be read.
+            DataError: An image or label cannot be read.
             ResourceError: Memory runs out.
         """
         counts = self._no_counts()
@@ -236,7 +236,7 @@ class Evaluator:
 
     def _counts_of(self, group: Sequence[Batch]) -> list[dict[str, tf.Tensor]]:
         """Returns the counts of some batches, at most one for each replica."""
-        # Replicas that are left without a batch get a picture of void, which counts nowhere.
+        # Replicas that are left without a batch get an image of void, which counts nowhere.
         whole = [*group, *[_blank()] * (self._replicas - len(group))]
         try:
             counts = self._count(*(part for batch in whole for part in batch))
@@ -244,8 +244,8 @@ class Evaluator:
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             batch, height, width = group[0][1].shape
             raise ResourceError(
-                f"memory ran out on a batch of {batch} pictures of {width}x{height} pixels: "
-                "lower the batch (evaluate --batch), or shrink the pictures and their labels"
+                f"memory ran out on a batch of {batch} images of {width}x{height} pixels: "
+                "lower the batch (evaluate --batch), or shrink the images and their labels"
             ) from error
 
     def _count_on_replicas(self, *parts: tf.Tensor) -> list[dict[str, tf.Tensor]]:
@@ -282,7 +282,7 @@ class Evaluator:
         )
 
     def _outputs(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the outputs [B, H, W, ...]; a small picture is mirrored, as by `KerasNetwork`."""
+        """Returns the outputs [B, H, W, ...]; a small image is mirrored, as by `KerasNetwork`."""
         size = tf.shape(image)
         found = self._model(at_least_minimum(image), training=False)
         return {name: value[:, : size[1], : size[2]] for name, value in found.items()}

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ccfnet_tf.exporters.base import Exporter
 from ccfnet_tf.exporters.verify.reference import reference_pictures, run_parts, write_reference
-from ccfnet_tf.exporters.verify.verify import import_extras, new_table, prove
+from ccfnet_tf.exporters.verify.verify import compare_with_keras, import_extras, new_table
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.io.new_folder import new_folder, refuse_existing
@@ -24,10 +24,10 @@ from ccfnet_tf.runs.run_folder import RunInfo, load_run, read_run
 from ccfnet_tf.runtimes.manifest import (
     REFERENCE,
     TRAINED,
-    Contract,
     Difference,
+    Manifest,
     checksums,
-    write_contract,
+    write_manifest,
 )
 
 LIBRARIES = ("ccfnet-tf", "tensorflow", "keras", "numpy")
@@ -81,12 +81,12 @@ def export_run(
             with _full_disk_as_os_error(folder):
                 left_out = exporter.write(model, parts, folder)
             step("checking it in a fresh process")
-            difference = prove(folder, exporter.format, exporter.tolerance, place)
+            difference = compare_with_keras(folder, exporter.format, exporter.tolerance, place)
             step(exporter.last_step)
             found = exporter.measure(folder, keras, parts, partial(bar.advance, task))
             measured = {**left_out, **found}
-            contract = new_contract(info, checkpoint, exporter, folder, difference)
-            write_contract(folder, replace(contract, measured=measured))
+            manifest = new_manifest(info, checkpoint, exporter, folder, difference)
+            write_manifest(folder, replace(manifest, measured=measured))
             step("done")
     console.print(new_table(difference, exporter.tolerance, exporter.kind))
     for name, said in measured.items():
@@ -120,14 +120,14 @@ def _full_disk_as_os_error(folder: Path) -> Iterator[None]:
         raise
 
 
-def new_contract(
+def new_manifest(
     info: RunInfo, checkpoint: Path, exporter: Exporter, folder: Path, difference: Difference
-) -> Contract:
+) -> Manifest:
     """Returns what `export.json` says of the files in a folder, but for what was measured."""
     inputs = exporter.inputs
     if info.trained:
         inputs = {**inputs, TRAINED: "x".join(map(str, info.trained))}
-    return Contract(
+    return Manifest(
         format=exporter.format,
         run={"folder": str(info.path.resolve()), "checkpoint": checkpoint.name},
         versions={name: version(name) for name in LIBRARIES + exporter.libraries},

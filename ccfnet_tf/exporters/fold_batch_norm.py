@@ -19,7 +19,7 @@ from ccfnet_tf.exporters.litert.float16 import LEAST
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
-def folded(model: keras.Model) -> keras.Model:
+def fold_batch_norm(model: keras.Model) -> keras.Model:
     """Returns the network without batch normalisation behind convolutions, for inference.
 
     Folded weights are of the type that the layer computes in, which halves them in bfloat16; other
@@ -35,7 +35,7 @@ def folded(model: keras.Model) -> keras.Model:
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(layer, keras.Model):
-        return folded(layer)(*args, **kwargs)
+        return fold_batch_norm(layer)(*args, **kwargs)
     if isinstance(layer, keras.layers.BatchNormalization):
         source = args[0]._keras_history
         if _is_linear(source.operation):

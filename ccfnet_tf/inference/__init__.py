@@ -1,1 +1,1 @@
-"""From a trained run and a picture to labels, difficulty and files."""
+"""From a trained run and an image to labels, difficulty and files."""

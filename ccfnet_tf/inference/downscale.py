@@ -1,4 +1,4 @@
-"""Large pictures for a network that was trained on small ones: shrunk before, enlarged after."""
+"""Large images for a network that was trained on small ones: shrunk before, enlarged after."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ccfnet_tf.inference.segmenter import SMALLEST, Maps, Network, Prediction
 from ccfnet_tf.labels import Taxonomy
 
 Box = tuple[int, int]
-"""Height and width in pixels that pictures shall not exceed."""
+"""Height and width in pixels that images shall not exceed."""
 
 
 def parse_box(text: str) -> Box:
@@ -32,11 +32,11 @@ def parse_box(text: str) -> Box:
 
 
 class SmallerPictures:
-    """A network that sees pictures at most as large as a box; its answers have their own size.
+    """A network that sees images at most as large as a box; its answers have their own size.
 
     Args:
         network: What answers.
-        box: Height and width that a picture is shrunk to, with its proportions kept; smaller ones
+        box: Height and width that an image is shrunk to, with its proportions kept; smaller ones
             stay as they are.
 
     Attributes:
@@ -51,7 +51,7 @@ class SmallerPictures:
         self.at_once: int = network.at_once
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
-        """Labels every pixel of a picture; arguments and errors as in `Network.predict`."""
+        """Labels every pixel of an image; arguments and errors as in `Network.predict`."""
         small = shrunk(image, self._box)
         answer = self._network.predict(small)
         if small is image:
@@ -60,7 +60,7 @@ class SmallerPictures:
 
 
 def shrunk(image: np.ndarray, box: Box) -> np.ndarray:
-    """Returns a picture uint8 [H, W, 3] that fits into a box; one that does as it is."""
+    """Returns an image uint8 [H, W, 3] that fits into a box; one that does as it is."""
     scale = min(1.0, box[0] / image.shape[0], box[1] / image.shape[1])
     if scale == 1.0:
         return image

@@ -1,10 +1,10 @@
 """What `predict` is asked for: files, folders, globs, videos, streams become a list of jobs.
 
-Where results go keeps relative paths: a folder's pictures keep their path below it, a glob's the
+Where results go keeps relative paths: a folder's images keep their path below it, a glob's the
 path below its fixed part (`photos/*/a.jpg`: below `photos`), and a single file is its name alone.
 
 Below a folder that is searched, `masks/` beside `images/` holds labels and is left out; given
-itself, it is a folder as any other. Nothing is left out in silence: pictures and videos of kinds
+itself, it is a folder as any other. Nothing is left out in silence: images and videos of kinds
 that are not read are failures, other files are counted.
 """
 
@@ -68,22 +68,22 @@ _OTHER = (".jxl", ".psd", ".svg", ".eps", ".pdf", ".exr", ".hdr", ".dcm", ".ico"
 _NOT_READ = {
     **dict.fromkeys(_HEIF, "HEIC is not read: save it as JPEG or PNG, then predict that"),
     **dict.fromkeys(_RAW, "a camera's raw file is not read: develop it to JPEG, PNG or TIFF"),
-    **dict.fromkeys(_OTHER, "this kind of picture is not read: save it as JPEG or PNG"),
+    **dict.fromkeys(_OTHER, "this kind of image is not read: save it as JPEG or PNG"),
 }
-"""Pictures by their suffix that cannot be read, and what to do."""
+"""Images by their suffix that cannot be read, and what to do."""
 
 _DEVICE = re.compile(r"(/dev/video)?(?P<number>[0-9]{1,3})")
 """How other programs name a camera."""
 
 _SIGNATURES = {  # what files begin with
-    rb"\xff\xd8\xff": "a JPEG picture",
-    rb"\x89PNG\r\n": "a PNG picture",
-    rb"GIF8[79]a": "a GIF picture",
-    rb"(II\*\x00|MM\x00\*)": "a TIFF picture",
-    rb"RIFF.{4}WEBP": "a WebP picture",
+    rb"\xff\xd8\xff": "a JPEG image",
+    rb"\x89PNG\r\n": "a PNG image",
+    rb"GIF8[79]a": "a GIF image",
+    rb"(II\*\x00|MM\x00\*)": "a TIFF image",
+    rb"RIFF.{4}WEBP": "a WebP image",
     rb"RIFF.{4}AVI ": "an AVI video",
-    rb".{4}ftyp(heic|heix|mif1|msf1)": "a HEIC picture",
-    rb".{4}ftypavi[fs]": "an AVIF picture",
+    rb".{4}ftyp(heic|heix|mif1|msf1)": "a HEIC image",
+    rb".{4}ftypavi[fs]": "an AVIF image",
     rb".{4}ftyp": "an MP4 video",
     rb"\x1aE\xdf\xa3": "a Matroska or WebM video",
 }
@@ -94,7 +94,7 @@ class Job:
     """One file or stream to predict.
 
     Attributes:
-        source: The picture or video; a text where it is a stream.
+        source: The image or video; a text where it is a stream.
         name: Relative path of its results, without suffix.
     """
 
@@ -135,7 +135,7 @@ class Found:
         failures: What cannot be a job: inputs that are not there or hold nothing, and files whose
             results would overwrite another's.
         labels: How many files were left out because they lie in `masks/` beside `images/`.
-        others: How many files of searched folders are neither picture nor video, by suffix.
+        others: How many files of searched folders are neither image nor video, by suffix.
     """
 
     jobs: list[Job] = field(default_factory=list)
@@ -148,7 +148,7 @@ def find_jobs(inputs: Sequence[str], out: Path) -> Found:
     """Lists what to do, each file once.
 
     Args:
-        inputs: Pictures, videos, folders (searched to the bottom), globs (`**` too), `camera:0`
+        inputs: Images, videos, folders (searched to the bottom), globs (`**` too), `camera:0`
             and addresses of streams.
         out: Where results go; results of an earlier call that lie in it are no inputs.
     """
@@ -159,7 +159,7 @@ def find_jobs(inputs: Sequence[str], out: Path) -> Found:
         before = len(failures)
         jobs = [job for job in _expand(text, found) if not _is_result(job.source, out)]
         if not jobs and len(failures) == before:
-            reason = f"holds no picture or video ({_known()})"
+            reason = f"holds no image or video ({_known()})"
             failures.append(Failure(without_secrets(text), reason))
         for job in jobs:
             first = taken.setdefault((job.name, job.is_video), job)
@@ -265,7 +265,7 @@ def _is_known(path: Path) -> bool:
 
 
 def _can_be_read(path: Path, found: Found) -> bool:
-    """Whether a suffix is none of a picture that cannot be read; that is a failure."""
+    """Whether a suffix is none of an image that cannot be read; that is a failure."""
     reason = _NOT_READ.get(path.suffix.lower())
     if reason:
         found.failures.append(Failure(str(path), reason))
@@ -273,7 +273,7 @@ def _can_be_read(path: Path, found: Found) -> bool:
 
 
 def _looks_like(path: Path) -> str:
-    """Returns what kind of picture or video a file begins like; empty where it does not."""
+    """Returns what kind of image or video a file begins like; empty where it does not."""
     try:
         if not path.is_file():  # a pipe would let us wait
             return ""

@@ -1,6 +1,6 @@
-"""From one picture to labels, difficulty and probabilities.
+"""From one image to labels, difficulty and probabilities.
 
-Shapes: a picture [H, W, 3] uint8 RGB of any size, at its own resolution; C classes.
+Shapes: an image [H, W, 3] uint8 RGB of any size, at its own resolution; C classes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Heads(NamedTuple):
-    """What each branch says about one picture, for looking at the cascade.
+    """What each branch says about one image, for looking at the cascade.
 
     Attributes:
         coarse: int32 [H, W]; class ids of the coarse head.
@@ -39,7 +39,7 @@ class Heads(NamedTuple):
 
 
 class KerasNetwork:
-    """A network of Keras that answers one picture at a time; one graph serves all sizes.
+    """A network of Keras that answers one image at a time; one graph serves all sizes.
 
     Args:
         source: A run folder, or a `CCFNet`.
@@ -50,7 +50,7 @@ class KerasNetwork:
 
     Attributes:
         taxonomy: The classes.
-        at_once: 1; TensorFlow takes all cores for one picture.
+        at_once: 1; TensorFlow takes all cores for one image.
 
     Raises:
         RunError: The run folder cannot be used.
@@ -82,22 +82,22 @@ class KerasNetwork:
         self._heads = tf.function(self._forward_heads, input_signature=signature, autograph=False)
 
     def predict(self, image: str | Path | np.ndarray) -> Prediction:
-        """Labels every pixel of a picture.
+        """Labels every pixel of an image.
 
         A side under 32 pixels is mirrored at the bottom or right up to 32 and cropped off again,
-        so the answer always has the picture's own size.
+        so the answer always has the image's own size.
 
         Args:
-            image: A picture's path, or a uint8 array [H, W, 3], RGB.
+            image: An image's path, or a uint8 array [H, W, 3], RGB.
 
         Raises:
-            DataError: The file is no picture, or the array is none of that kind.
-            PictureTooLargeError: Memory runs out; a smaller picture may still fit.
+            DataError: The file is no image, or the array is none of that kind.
+            PictureTooLargeError: Memory runs out; a smaller image may still fit.
         """
         return Prediction(*self._run(self._answer, image))
 
     def predict_all_heads(self, image: str | Path | np.ndarray) -> Heads:
-        """Labels every pixel of a picture by each branch; arguments and errors as in `predict`."""
+        """Labels every pixel of an image by each branch; arguments and errors as in `predict`."""
         return Heads(*self._run(self._heads, image))
 
     def _run(self, graph: Any, image: str | Path | np.ndarray) -> list[np.ndarray]:

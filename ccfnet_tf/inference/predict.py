@@ -1,4 +1,4 @@
-"""`predict`: many pictures and videos to files; one that is bad does not stop the rest."""
+"""`predict`: many images and videos to files; one that is bad does not stop the rest."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ FILM = "film"
 """The overlays of a video as a video, among what `--save` takes."""
 
 FAR_LARGER = 2
-"""Pictures whose longer side is so many times that of training get a warning."""
+"""Images whose longer side is so many times that of training get a warning."""
 
 _GRACE = 0.5  # seconds for answers that are waited for when it is stopped
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How pictures are predicted, and what is written of them.
+    """How images are predicted, and what is written of them.
 
     Attributes:
-        kinds: Files of a picture, or of a video's frame.
+        kinds: Files of an image, or of a video's frame.
         film: The overlays of a video are written as a video too.
-        legends: Overlays and difficulty maps have a legend below the picture.
+        legends: Overlays and difficulty maps have a legend below the image.
         overwrite: Replace results that are there.
         skip_existing: Leave out inputs whose results are all there, and write the others.
-        box: Height and width that pictures are shrunk to for the network, results are not.
+        box: Height and width that images are shrunk to for the network, results are not.
     """
 
     kinds: tuple[Kind, ...] = KINDS
@@ -64,7 +64,7 @@ class Wanted:
 
 
 def parse_save(text: str) -> tuple[tuple[Kind, ...], bool]:
-    """Reads `--save label,overlay`: the files of a picture, and whether videos get a film.
+    """Reads `--save label,overlay`: the files of an image, and whether videos get a film.
 
     Raises:
         ConfigError: A name that is none of them, or no name.
@@ -87,13 +87,13 @@ class Outcome:
     """What was done.
 
     Attributes:
-        pictures: Pictures whose results are written.
+        pictures: Images whose results are written.
         videos: Videos written to their end.
         frames: Frames of videos written, those of damaged videos too.
         failures: What was not done, in the order it was noticed.
         labels: Files left out because they lie in `masks/` beside `images/`.
         skipped: Inputs left out because their results are there.
-        others: Files of searched folders that are neither picture nor video, by suffix.
+        others: Files of searched folders that are neither image nor video, by suffix.
     """
 
     pictures: int
@@ -116,15 +116,15 @@ def predict_all(
 ) -> Outcome:
     """Predicts all inputs and writes `<name>.label.png` and so on for each.
 
-    Pictures come first, as many at a time as the network answers; then videos, one by one.
+    Images come first, as many at a time as the network answers; then videos, one by one.
 
     Args:
         network: The network, or what opens it; that is called when there is an input.
-        inputs: Pictures, videos, folders, globs and streams; see `inference.inputs`.
+        inputs: Images, videos, folders, globs and streams; see `inference.inputs`.
         out: Where results go; made when missing.
         wanted: What is written, and what becomes of results that are there: each is a failure
             where nothing else is wanted.
-        trained: Height and width of the largest picture that the network was trained on.
+        trained: Height and width of the largest image that the network was trained on.
         console: Where progress and failures are shown; nowhere if None.
 
     Returns:
@@ -284,7 +284,7 @@ class _Session:
 
     def _picture(self, job: Job, source: Path) -> None:
         if not self.wanted.kinds:
-            raise DataError(f"a picture has no {FILM}: name other files in --save")
+            raise DataError(f"an image has no {FILM}: name other files in --save")
         image = read_image(source)
         self._warn_large(source.name, image)
         prediction = self.network.predict(image)
@@ -308,11 +308,11 @@ class _Session:
             self._fail(
                 job,
                 f"has {frames} frames or pages, and the first alone was labelled: save the others "
-                "as pictures or as a video",
+                "as images or as a video",
             )
 
     def _warn_large(self, name: str, image: np.ndarray) -> None:
-        """Says once that pictures are far larger than those of training."""
+        """Says once that images are far larger than those of training."""
         if self.trained is None:
             return
         seen = shrunk(image, self.wanted.box) if self.wanted.box else image
@@ -320,8 +320,8 @@ class _Session:
         if max(height, width) > FAR_LARGER * max(high, wide):
             self._say(
                 f"warning: {name}: {width}x{height} pixels, and the network was trained on "
-                f"pictures of at most {wide}x{high}: it takes long, and labels may come in "
-                f"blotches; --size {max(high, wide)} shows it such pictures smaller, and results "
+                f"images of at most {wide}x{high}: it takes long, and labels may come in "
+                f"blotches; --size {max(high, wide)} shows it such images smaller, and results "
                 "keep their size",
                 once="large",
             )
@@ -356,7 +356,7 @@ class _Session:
 def _in_threads(work: Callable[[], None], count: int, stop: Event, pens: Semaphore) -> None:
     """Runs `work` in threads until all end, or one fails and the others see `stop`.
 
-    After a failure, Ctrl-C too, a picture that is being written is written whole; an answer that
+    After a failure, Ctrl-C too, an image that is being written is written whole; an answer that
     is still waited for is left to its thread, which finds no pen.
     """
     ends: SimpleQueue[BaseException | None] = SimpleQueue()

@@ -1,4 +1,4 @@
-"""What `Predictor` gives back: the maps of one picture, and what can be made of them."""
+"""What `Predictor` gives back: the maps of one image, and what can be made of them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class _Parts(NamedTuple):
 
 
 class Result(_Parts):
-    """What a network says about one picture; unpacks to its first three attributes.
+    """What a network says about one image; unpacks to its first three attributes.
 
     Attributes:
         labels: int32 [H, W]; class ids 0..C-1.
         difficulty: float32 [H, W]; P(coarse is wrong), 0..1.
         probabilities: float32 [H, W, C], sums to 1 over the classes; None where the network
             keeps them: servers, SavedModels, and files that were exported to answer labels.
-        image: uint8 [H, W, 3]; the picture, RGB.
+        image: uint8 [H, W, 3]; the image, RGB.
         taxonomy: Names and colours of the classes.
-        name: The picture's file name without suffix; `picture` where it came as an array.
+        name: The image's file name without suffix; `picture` where it came as an array.
     """
 
     image: np.ndarray
@@ -40,7 +40,7 @@ class Result(_Parts):
     def __new__(
         cls, answer: Prediction | Maps, image: np.ndarray, taxonomy: Taxonomy, name: str
     ) -> Result:
-        """Joins an answer and its picture."""
+        """Joins an answer and its image."""
         probabilities = answer.probabilities if isinstance(answer, Prediction) else None
         self = super().__new__(cls, answer.labels, answer.difficulty, probabilities)
         self.image, self.taxonomy, self.name = image, taxonomy, name
@@ -54,7 +54,7 @@ class Result(_Parts):
         return Result, (answer, self.image, self.taxonomy, self.name)
 
     def overlay(self, *, legend: bool = False) -> np.ndarray:
-        """Returns the picture tinted by class, uint8 RGB: [H, W, 3], higher with a legend."""
+        """Returns the image tinted by class, uint8 RGB: [H, W, 3], higher with a legend."""
         drawn = overlay_picture(self.labels, self.image, self.taxonomy)
         return with_legend(drawn, shown_ids([self.labels]), self.taxonomy) if legend else drawn
 
@@ -70,10 +70,10 @@ class Result(_Parts):
 
         Args:
             folder: Where to; made when missing.
-            name: What the files' names begin with; the picture's name if None.
+            name: What the files' names begin with; the image's name if None.
             kinds: Which files, of `label`, `color`, `overlay`, `difficulty`, `difficulty_grey`,
                 `difficulty_npy` and `difficulty_tiff`.
-            legends: Overlay and difficulty have a legend below the picture.
+            legends: Overlay and difficulty have a legend below the image.
 
         Returns:
             The files, in the order of `kinds`.

@@ -1,4 +1,4 @@
-"""What a network says about a picture, and the face that whatever can say it has.
+"""What a network says about an image, and the face that whatever can say it has.
 
 NumPy alone: a client of a server needs no TensorFlow.
 """
@@ -13,15 +13,15 @@ from ccfnet_tf.errors import DataError, ResourceError
 from ccfnet_tf.labels import Taxonomy
 
 SMALLEST = 32
-"""The network's smallest side in pixels; smaller pictures are mirrored up to it."""
+"""The network's smallest side in pixels; smaller images are mirrored up to it."""
 
 
 class PictureTooLargeError(ResourceError):
-    """Memory ran out on one picture, or it has more pixels than are taken."""
+    """Memory ran out on one image, or it has more pixels than are taken."""
 
 
 class Prediction(NamedTuple):
-    """What the network says about one picture.
+    """What the network says about one image.
 
     Attributes:
         labels: int32 [H, W]; class ids 0..C-1, arg max of `probabilities`.
@@ -47,7 +47,7 @@ class Maps(NamedTuple):
 
 
 class Network(Protocol):
-    """Answers pictures: a run, an exported file, a server."""
+    """Answers images: a run, an exported file, a server."""
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -58,14 +58,14 @@ class Network(Protocol):
         """How many threads may call `predict` at a time."""
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
-        """Labels every pixel of a picture.
+        """Labels every pixel of an image.
 
         Args:
             image: uint8 [H, W, 3], RGB, upright, any size.
 
         Raises:
-            DataError: The picture cannot be answered.
-            PictureTooLargeError: Memory runs out; a smaller picture may still fit.
+            DataError: The image cannot be answered.
+            PictureTooLargeError: Memory runs out; a smaller image may still fit.
             ResourceError: Nothing can be answered any more.
         """
 
@@ -78,18 +78,18 @@ def refuse_no_picture(image: object) -> None:
     """
     if not isinstance(image, np.ndarray):
         raise DataError(
-            f"an object of type {type(image).__name__} is no picture: expected a path, a NumPy "
-            "array (uint8 [H, W, 3], RGB 0..255) or a picture of Pillow"
+            f"an object of type {type(image).__name__} is no image: expected a path, a NumPy "
+            "array (uint8 [H, W, 3], RGB 0..255) or an image of Pillow"
         )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise DataError(
-            f"an array of {image.dtype} {list(image.shape)} is no picture: expected uint8 "
+            f"an array of {image.dtype} {list(image.shape)} is no image: expected uint8 "
             "[H, W, 3], RGB 0..255"
         )
 
 
 def refuse_other_answer(found: Prediction | Maps, image: np.ndarray, classes: int) -> None:
-    """Refuses what a network answered where it is no answer to this picture.
+    """Refuses what a network answered where it is no answer to this image.
 
     Raises:
         ValueError: Another size, a class that has no name, or a difficulty that is not finite.
@@ -98,7 +98,7 @@ def refuse_other_answer(found: Prediction | Maps, image: np.ndarray, classes: in
     arrays = {"labels": found.labels, "difficulty": found.difficulty}
     for name, array in arrays.items():
         if array.shape != size:
-            raise ValueError(f"{name} of shape {list(array.shape)} for a picture of {list(size)}")
+            raise ValueError(f"{name} of shape {list(array.shape)} for an image of {list(size)}")
     if not 0 <= found.labels.min() <= found.labels.max() < classes:
         raise ValueError(f"class ids outside 0..{classes - 1}")
     if not np.isfinite(found.difficulty).all():
@@ -117,9 +117,9 @@ def at_least(image: np.ndarray, side: int = SMALLEST) -> np.ndarray:
 
 
 def too_large(image: np.ndarray) -> PictureTooLargeError:
-    """Returns the error of a picture [H, W, 3] on which memory ran out."""
+    """Returns the error of an image [H, W, 3] on which memory ran out."""
     height, width = image.shape[:2]
     return PictureTooLargeError(
-        f"memory ran out on a picture of {width}x{height} pixels: make it smaller (predict "
+        f"memory ran out on an image of {width}x{height} pixels: make it smaller (predict "
         "--size 1024), cut it into parts, or use a machine with more memory"
     )

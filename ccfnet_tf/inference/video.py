@@ -1,7 +1,7 @@
 """Videos and streams, a frame at a time: memory does not grow with their length.
 
 Results of `clip.mp4`: a folder `clip.frames/` with `frame_00000.label.png` and so on, the files of
-a picture for each frame, and `clip.overlay.mp4`, of the source's frame rate and without its sound.
+an image for each frame, and `clip.overlay.mp4`, of the source's frame rate and without its sound.
 A stream is a camera (`camera:0`) or an address that OpenCV opens (`rtsp://...`).
 """
 
@@ -267,7 +267,7 @@ def _film_frame(
 ) -> np.ndarray:
     """Returns a frame of the overlay's video; all classes are named, as all frames have one size.
 
-    Many classes, which would take more room than the picture, are not named.
+    Many classes, which would take more room than the image, are not named.
     """
     drawn = overlay_picture(labels, image, network.taxonomy)
     if not legends:

@@ -2,9 +2,9 @@
 
 label            grey PNG whose values are the class ids, 8 bits up to 256 classes, else 16
 color            the palette's colours, RGB
-overlay          60 % picture, 40 % palette, light lines where classes meet, a legend below
+overlay          60 % image, 40 % palette, light lines where classes meet, a legend below
 difficulty       P(coarse is wrong): the map magma of OpenCV, black = 0 (easy), pale yellow = 1
-                 (hard), always on this fixed scale so that pictures can be compared; scale below
+                 (hard), always on this fixed scale so that images can be compared; scale below
 difficulty_grey  the same as 8-bit grey, round(255 p)
 difficulty_npy   the same as float32, NumPy's .npy
 difficulty_tiff  the same as float32, TIFF of one channel
@@ -55,10 +55,10 @@ KINDS: tuple[Kind, ...] = ("label", "color", "overlay", "difficulty")
 _FREE_SPACE = "free space, then go on (predict --skip-existing)"
 _PICTURE_SHARE = 0.6
 _BORDER_COLOUR = (255, 255, 255)
-_PIXELS_A_LINE = 500  # of a picture's longer side, for one pixel of the lines between classes
-_WIDTH_A_LETTER = 45  # of a picture, for one pixel of the letters below it
+_PIXELS_A_LINE = 500  # of an image's longer side, for one pixel of the lines between classes
+_WIDTH_A_LETTER = 45  # of an image, for one pixel of the letters below it
 _LETTERS = (13, 72)  # smallest and largest height
-_NARROWEST = 240  # a legend needs room, however small the picture
+_NARROWEST = 240  # a legend needs room, however small the image
 
 
 def output_paths(folder: Path, name: str, kinds: Sequence[Kind] = KINDS) -> list[Path]:
@@ -86,8 +86,8 @@ def write_prediction(
         name: Relative path without suffix; its folders are made.
         taxonomy: Colours of the classes.
         kinds: Which files.
-        legends: Overlay and difficulty have a legend below the picture; without it, all files
-            have the picture's size.
+        legends: Overlay and difficulty have a legend below the image; without it, all files
+            have the image's size.
 
     Returns:
         The files, in the order of `kinds`.
@@ -119,7 +119,7 @@ def write_prediction(
         for kind, path in zip(kinds, output_paths(folder, name, kinds), strict=True):
             _write(path, contents[kind](), _FREE_SPACE)
             written.append(path)
-    except BaseException:  # Ctrl-C too: all files of a picture, or none
+    except BaseException:  # Ctrl-C too: all files of an image, or none
         for path in written:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -139,7 +139,7 @@ def colour_picture(labels: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
 
 
 def overlay_picture(labels: np.ndarray, image: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
-    """Returns the picture uint8 [H, W, 3] RGB tinted by class, with lines between classes."""
+    """Returns the image uint8 [H, W, 3] RGB tinted by class, with lines between classes."""
     colours = colour_picture(labels, taxonomy)
     blend = cv2.addWeighted(image, _PICTURE_SHARE, colours, 1 - _PICTURE_SHARE, 0)
     border = _borders(labels)
@@ -148,7 +148,7 @@ def overlay_picture(labels: np.ndarray, image: np.ndarray, taxonomy: Taxonomy) -
 
 
 def _borders(labels: np.ndarray) -> np.ndarray:
-    """Returns bool [H, W], where classes meet; lines as wide as the picture's size needs."""
+    """Returns bool [H, W], where classes meet; lines as wide as the image's size needs."""
     border = np.zeros(labels.shape, np.uint8)
     border[:-1] |= labels[:-1] != labels[1:]
     border[:, :-1] |= labels[:, :-1] != labels[:, 1:]
@@ -157,7 +157,7 @@ def _borders(labels: np.ndarray) -> np.ndarray:
 
 
 def with_legend(picture: np.ndarray, ids: Sequence[int], taxonomy: Taxonomy) -> np.ndarray:
-    """Returns a picture, uint8 [H, W, 3], above the names and colours of these classes."""
+    """Returns an image, uint8 [H, W, 3], above the names and colours of these classes."""
     width = max(picture.shape[1], _NARROWEST)
     size = _letters(width)
     names = legend(ids, taxonomy, width, size=size, margin=size // 2)
@@ -184,7 +184,7 @@ def _letters(width: int) -> int:
 
 
 def _above(picture: np.ndarray, strip: np.ndarray) -> np.ndarray:
-    """Returns one picture below another, white beside the narrower."""
+    """Returns one image below another, white beside the narrower."""
     beside = blank(picture.shape[0], strip.shape[1] - picture.shape[1])
     return np.vstack([np.hstack([picture, beside]), strip])
 

@@ -15,11 +15,11 @@ import numpy as np
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.json_files import shown
 
-_MOST_PIECES = 7  # of 5 bits each: more than any picture needs
+_MOST_PIECES = 7  # of 5 bits each: more than any image needs
 
 
 def read_runs(value: Any, size: tuple[int, int], where: str) -> list[int]:
-    """Returns the runs of a picture from what a JSON file holds as `counts`.
+    """Returns the runs of an image from what a JSON file holds as `counts`.
 
     Args:
         value: A list of whole numbers, or a text.
@@ -37,7 +37,7 @@ def read_runs(value: Any, size: tuple[int, int], where: str) -> list[int]:
             raise DataError(f"{where}: a run of {shown(run)}: expected a number of pixels")
     if sum(runs) != size[0] * size[1]:
         raise DataError(
-            f"{where}: runs of {shown(sum(runs))} pixels together: the picture has "
+            f"{where}: runs of {shown(sum(runs))} pixels together: the image has "
             f"{size[1]}x{size[0]}"
         )
     return runs

@@ -1,4 +1,4 @@
-"""Pieces of a sheet of pictures: cells of one width, text, and a legend of classes."""
+"""Pieces of a sheet of images: cells of one width, text, and a legend of classes."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _PALE = (190, 190, 190)
 
 
 def blank(height: int, width: int) -> np.ndarray:
-    """Returns a white picture, uint8 [height, width, 3]."""
+    """Returns a white image, uint8 [height, width, 3]."""
     return np.full((height, width, 3), WHITE, np.uint8)
 
 
 def paste(sheet: np.ndarray, cell: np.ndarray, left: int, top: int) -> None:
-    """Puts a picture into a sheet, which is changed in place."""
+    """Puts an image into a sheet, which is changed in place."""
     sheet[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
 
 
 def to_width(cell: np.ndarray) -> np.ndarray:
-    """Returns a picture, uint8 [H, W, 3], `CELL_WIDTH` pixels wide."""
+    """Returns an image, uint8 [H, W, 3], `CELL_WIDTH` pixels wide."""
     height = max(1, round(cell.shape[0] * CELL_WIDTH / cell.shape[1]))
     shrinks = cell.shape[1] > CELL_WIDTH
     # Area when shrinking, else thin things drop out; nearest when growing keeps pixels visible.

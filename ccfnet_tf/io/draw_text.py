@@ -1,4 +1,4 @@
-"""Text in pictures: Latin, Greek, Cyrillic, Chinese, Japanese, Korean, Arabic and Hebrew letters.
+"""Text in images: Latin, Greek, Cyrillic, Chinese, Japanese, Korean, Arabic and Hebrew letters.
 
 The font is the one that OpenCV 5 carries within itself, so that a name looks the same on every
 machine, whatever fonts it has. Letters that it lacks show as question marks.
@@ -23,7 +23,7 @@ _ROOM = (1 << 15, 1 << 15)  # far larger than any text
 def draw_text(
     picture: np.ndarray, text: str, place: tuple[int, int], size: int, *, colour: Any = INK
 ) -> None:
-    """Draws one line of text into a picture.
+    """Draws one line of text into an image.
 
     Args:
         picture: uint8 [H, W, 3], changed in place; what lies outside is cut off.

@@ -1,4 +1,4 @@
-"""Picture files to arrays: every kind of photograph, and masks of class ids.
+"""Image files to arrays: every kind of photograph, and masks of class ids.
 
 The header is always looked at before the pixels, so that a small file that claims to be huge is
 refused before memory is asked for.
@@ -22,7 +22,7 @@ from ccfnet_tf.errors import ColoursError, DataError
 from ccfnet_tf.labels import VOID
 
 MAX_PIXELS = 80_000_000
-"""Larger pictures are refused; just below the size at which Pillow starts to warn."""
+"""Larger images are refused; just below the size at which Pillow starts to warn."""
 
 # Pillow logs what it does not know of a TIFF, and raises as well.
 logging.getLogger("PIL.TiffImagePlugin").addHandler(logging.NullHandler())
@@ -42,7 +42,7 @@ _DAMAGE = (
     zlib.error,
 )
 
-_TURNS = {  # EXIF orientation: what brings the picture upright
+_TURNS = {  # EXIF orientation: what brings the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -56,7 +56,7 @@ VALUES = 1 << 16
 """Values that a mask can have: those of a grey PNG of 16 bits."""
 
 _TRANSPARENT = ("PNG", "WEBP", "GIF", "AVIF")
-"""Formats whose alpha is what makes a picture transparent."""
+"""Formats whose alpha is what makes an image transparent."""
 
 NO_CLASS = -2
 """In a table from values to class ids: the value is refused."""
@@ -79,7 +79,7 @@ _PNG_COLOURS = {
 def read_image(path: str | Path, data: bytes | None = None) -> np.ndarray:
     """Reads a photograph.
 
-    Grey, CMYK and palette pictures become RGB, 16 bits are scaled to 8, EXIF orientation is
+    Grey, CMYK and palette images become RGB, 16 bits are scaled to 8, EXIF orientation is
     applied. Transparent parts of PNG, WebP, GIF and AVIF show white (as most viewers do). In other
     formats a band that is tagged as alpha is often something else, such as near infrared in TIFF:
     there the colour bands are taken as they are stored; `extra_band` says where.
@@ -92,19 +92,19 @@ def read_image(path: str | Path, data: bytes | None = None) -> np.ndarray:
         uint8 [H, W, 3] RGB.
 
     Raises:
-        DataError: Missing, not a picture, damaged or truncated, more than `MAX_PIXELS`.
+        DataError: Missing, not an image, damaged or truncated, more than `MAX_PIXELS`.
     """
     with _opened(path, data) as image:
         return _upright_rgb(image, path)
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
-    """Returns a picture of Pillow as `read_image` gives its file: uint8 [H, W, 3] RGB.
+    """Returns an image of Pillow as `read_image` gives its file: uint8 [H, W, 3] RGB.
 
     Raises:
         DataError: It is damaged, without pixels, or of more than `MAX_PIXELS`.
     """
-    name = getattr(image, "filename", "") or "the picture"
+    name = getattr(image, "filename", "") or "the image"
     _refuse_huge(name, image.size)
     if not all(image.size):
         raise DataError(f"{name}: {image.size[0]}x{image.size[1]} pixels: nothing to look at")
@@ -124,9 +124,9 @@ def _upright_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
 
 
 def extra_band(path: str | Path, data: bytes | None = None) -> bool:
-    """Returns whether a picture has a band beside its colours that `read_image` leaves out.
+    """Returns whether an image has a band beside its colours that `read_image` leaves out.
 
-    Only the header is looked at; a file that is no picture has none.
+    Only the header is looked at; a file that is no image has none.
     """
     try:
         with _opened(path, data) as image:
@@ -139,7 +139,7 @@ def extra_band(path: str | Path, data: bytes | None = None) -> bool:
 
 
 def is_deep(path: str | Path) -> bool:
-    """Returns whether a picture stores more than 8 bits a channel; a file that is none does not."""
+    """Returns whether an image stores more than 8 bits a channel; a file that is none does not."""
     try:
         with _opened(path) as image:
             tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
@@ -149,10 +149,10 @@ def is_deep(path: str | Path) -> bool:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Returns (H, W) of a picture as `read_image` would give it, from its header alone.
+    """Returns (H, W) of an image as `read_image` would give it, from its header alone.
 
     Raises:
-        DataError: Missing, not a picture, more than `MAX_PIXELS`.
+        DataError: Missing, not an image, more than `MAX_PIXELS`.
     """
     with _opened(path) as image:
         width, height = image.size
@@ -160,12 +160,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def count_frames(path: str | Path) -> int:
-    """Returns how many frames or pages a picture has, of which `read_image` gives the first.
+    """Returns how many frames or pages an image has, of which `read_image` gives the first.
 
     Smaller copies of the first page, as in pyramids, and what phones add to a JPEG do not count.
 
     Raises:
-        DataError: Missing, not a picture, damaged.
+        DataError: Missing, not an image, damaged.
     """
     with _opened(path) as image:
         try:
@@ -195,7 +195,7 @@ def read_index_values(path: str | Path) -> np.ndarray:
 
     Raises:
         ColoursError: It has colours.
-        DataError: Missing, damaged, or another kind of picture.
+        DataError: Missing, damaged, or another kind of image.
     """
     return _values(path, *_mask_kind(path))
 
@@ -250,7 +250,7 @@ def read_grey_values(path: str | Path, data: bytes) -> np.ndarray:
         int32 [H, W].
 
     Raises:
-        DataError: Damaged, or another kind of picture.
+        DataError: Damaged, or another kind of image.
     """
     with _opened(path, data) as image:
         if image.mode not in ("L", "I;16"):
@@ -268,7 +268,7 @@ def read_mask(path: str | Path) -> np.ndarray:
         RGB: its colours, uint8 [H, W, 3]. Else: its values, int32 [H, W], 0..65535.
 
     Raises:
-        DataError: Missing, damaged, or another kind of picture.
+        DataError: Missing, damaged, or another kind of image.
     """
     depth, colour = _mask_kind(path)
     return _opaque(path, colour) if colour in (_RGB, _RGBA) else _values(path, depth, colour)
@@ -338,7 +338,7 @@ def to_classes(values: np.ndarray, table: np.ndarray, path: str | Path, rule: st
 
 @contextmanager
 def _opened(path: str | Path, data: bytes | None = None) -> Iterator[Image.Image]:
-    """Opens a picture whose size is allowed; turns what decoders raise into one line."""
+    """Opens an image whose size is allowed; turns what decoders raise into one line."""
     try:
         with Image.open(path if data is None else io.BytesIO(data)) as image:
             _refuse_huge(path, image.size)
@@ -384,7 +384,7 @@ def _unknown(path: str | Path, data: bytes | None) -> DataError:
                 return DataError(f"{path}: {_described(tags)}")
     except _DAMAGE:
         pass  # no header that says what it is
-    return DataError(f"{path}: not a picture in a format that can be read")
+    return DataError(f"{path}: not an image in a format that can be read")
 
 
 def _described(tags: Any) -> str:
@@ -404,7 +404,7 @@ def _described(tags: Any) -> str:
 
 def _damaged(path: str | Path, error: Exception) -> DataError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"{path}: damaged or truncated picture ({reason}); replace it")
+    return DataError(f"{path}: damaged or truncated image ({reason}); replace it")
 
 
 def _refuse_huge(path: str | Path, size: tuple[int, int]) -> None:
@@ -414,7 +414,7 @@ def _refuse_huge(path: str | Path, size: tuple[int, int]) -> None:
 
 def _too_large(path: str | Path, found: str) -> str:
     limit = MAX_PIXELS // 1_000_000
-    return f"{path}: {found}: at most {limit} million are read; cut or shrink the picture"
+    return f"{path}: {found}: at most {limit} million are read; cut or shrink the image"
 
 
 def _orientation(image: Image.Image) -> int:
@@ -430,7 +430,7 @@ def _orientation(image: Image.Image) -> int:
         tags.load(exif)
         value: Any = tags.get(0x0112, 1)
     except _DAMAGE:
-        return 1  # the pixels are sound: viewers show such a picture as it lies
+        return 1  # the pixels are sound: viewers show such an image as it lies
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
@@ -485,5 +485,5 @@ def _mask_kind(path: str | Path) -> tuple[int, int]:
             "bits a channel, a mask of class ids is grey or palette; save it so"
         )
     if colour not in (_GREY, _PALETTE, *_PNG_COLOURS):
-        raise DataError(f"{path}: damaged picture (PNG colour type {colour}); replace it")
+        raise DataError(f"{path}: damaged image (PNG colour type {colour}); replace it")
     return depth, colour

@@ -107,7 +107,7 @@ def picture_size(owner: Record, height: str, width: str, where: str) -> tuple[in
         limit = MAX_PIXELS // 1_000_000
         raise DataError(
             f"{where}: {size[1]}x{size[0]} pixels: at most {limit} million are read; cut or "
-            "shrink the picture"
+            "shrink the image"
         )
     return size
 

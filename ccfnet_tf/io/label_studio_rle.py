@@ -1,4 +1,4 @@
-"""Label Studio's run lengths: the values of an RGBA picture, packed bit by bit.
+"""Label Studio's run lengths: the values of an RGBA image, packed bit by bit.
 
 32 bits state how many values there are, 5 the bits of a value, and 4 times 4 the four widths that a
 run's length may have. Then come runs: a bit, two that choose the width, the length less one, and

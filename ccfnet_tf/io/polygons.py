@@ -23,13 +23,13 @@ from ccfnet_tf.io.json_files import shown
 from ccfnet_tf.labels import VOID
 
 FARTHEST = 1_000_000
-"""Coordinates beyond this are taken for damage; others outside the picture are cut off."""
+"""Coordinates beyond this are taken for damage; others outside the image are cut off."""
 
 
 MOST_CROSSINGS = 20_000_000
-"""How often the outlines of a picture may cross its rows, all together.
+"""How often the outlines of an image may cross its rows, all together.
 
-A thousand round objects, each as high as a picture of 4000 rows, cross 8 million. Lines that run to
+A thousand round objects, each as high as an image of 4000 rows, cross 8 million. Lines that run to
 and fro cross more: a file of 1 MB can ask for 400 million.
 """
 
@@ -70,7 +70,7 @@ def draw(
         if crossings > MOST_CROSSINGS:
             raise DataError(
                 f"{where}: outlines cross rows of pixels {crossings} times: at most "
-                f"{MOST_CROSSINGS} in a picture are drawn: make them of fewer points"
+                f"{MOST_CROSSINGS} in an image are drawn: make them of fewer points"
             )
         _fill(label, edges, class_id)
     return label
@@ -172,7 +172,7 @@ def is_flat(corners: np.ndarray) -> bool:
 
 
 def is_outside(corners: np.ndarray, size: tuple[int, int] | None) -> bool:
-    """Returns whether float64 [N, 2] lies beside a picture of (H, W), where that is known."""
+    """Returns whether float64 [N, 2] lies beside an image of (H, W), where that is known."""
     if size is None or not len(corners):
         return False
     beyond = np.array(size[::-1])

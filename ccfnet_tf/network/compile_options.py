@@ -22,11 +22,11 @@ import tensorflow as tf
 from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, nearest
 
 LABEL_RULE = "labels must be class ids, or void (negative, or 255 where it is no class)"
-PARTS_RULE = "accumulate must divide the pictures of every batch on each replica; give \
+PARTS_RULE = "accumulate must divide the images of every batch on each replica; give \
 batches of one size (drop_remainder=True)"
 """What the graph's own checks say."""
 
-_LOOKED_AT = 8  # pictures
+_LOOKED_AT = 8  # images
 
 _REFUSED = {
     "loss": "CCFNet brings its own losses: leave it out; weigh them with loss_weights",
@@ -103,14 +103,14 @@ def refuse_keras_arguments(**given: Any) -> None:
 
 
 def refuse_class_weight(class_weight: Any) -> None:
-    """Refuses `fit(class_weight=...)`, which Keras would turn into one weight a picture.
+    """Refuses `fit(class_weight=...)`, which Keras would turn into one weight an image.
 
     Raises:
         ConfigError: It is not None.
     """
     if class_weight is not None:
         raise ConfigError(
-            f"class_weight is {class_weight!r}: it is for one label a picture; give a weight for "
+            f"class_weight is {class_weight!r}: it is for one label an image; give a weight for "
             "each class to compile(class_weights=[...])"
         )
 
@@ -123,7 +123,7 @@ def refuse_no_label_map(labels: Any, images: Any) -> None:
         images: [B, H, W, 3], as labels.
 
     Raises:
-        DataError: They have another shape, as labels of one class a picture and one-hot masks do.
+        DataError: They have another shape, as labels of one class an image and one-hot masks do.
     """
     shape, picture = tf.TensorShape(labels.shape), tf.TensorShape(images.shape)
     if shape.rank is None or picture.rank is None:
@@ -141,7 +141,7 @@ def warn_of_scaled_images(images: Any) -> None:
     """Warns of images that look divided by 255: they would be learned as nearly black.
 
     Args:
-        images: Keras's `x`; only arrays and eager tensors are looked at, by their first pictures.
+        images: Keras's `x`; only arrays and eager tensors are looked at, by their first images.
     """
     if not isinstance(images, np.ndarray) and not keras.ops.is_tensor(images):
         return
@@ -158,7 +158,7 @@ def sample_weight_map(weight: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Returns weights of pixels, float32 [B, H, W] or [B, 1, 1], of Keras's `sample_weight`.
 
     Args:
-        weight: [B] or [B, 1] a picture, or [B, H, W] or [B, H, W, 1] a pixel.
+        weight: [B] or [B, 1] an image, or [B, H, W] or [B, H, W, 1] a pixel.
         labels: [B, H, W].
 
     Raises:
@@ -166,7 +166,7 @@ def sample_weight_map(weight: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """
     if not tf.is_tensor(weight):
         raise ConfigError(
-            "sample_weight must be one array, of a weight a picture [B] or a pixel [B, H, W]; got "
+            "sample_weight must be one array, of a weight an image [B] or a pixel [B, H, W]; got "
             f"{type(weight).__name__}"
         )
     weight = tf.cast(weight, tf.float32)
@@ -178,7 +178,7 @@ def sample_weight_map(weight: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     if weight.shape.rank != 3 or not weight.shape[1:].is_compatible_with(labels.shape[1:]):
         raise ConfigError(
             f"sample_weight has the shape {tuple(shape)} for labels {tuple(labels.shape)}: "
-            "expected a weight a picture [B] or a pixel [B, H, W]"
+            "expected a weight an image [B] or a pixel [B, H, W]"
         )
     return weight
 

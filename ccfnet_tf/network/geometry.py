@@ -1,11 +1,11 @@
-"""Where features sit in the picture, and the layers that keep every output aligned with it.
+"""Where features sit in the image, and the layers that keep every output aligned with it.
 
 Feature k of a backbone at stride s is centred on pixel s*k (measured by the gradient's centre of
-mass), so a picture is padded at the bottom and right to 8n+1 pixels, gives n+1 features, and is
+mass), so an image is padded at the bottom and right to 8n+1 pixels, gives n+1 features, and is
 reached again by resizing n+1 -> 8n+1 with corners aligned, then cropping. A half-pixel resize,
 TensorFlow's and Keras's default, would put feature k at 8k+3.5.
 
-Legend: B pictures, H x W pixels, h x w features, C channels.
+Legend: B images, H x W pixels, h x w features, C channels.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def resize_aligned(x: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
 
 
 def at_least_minimum(images: tf.Tensor) -> tf.Tensor:
-    """Mirrors pictures [B, H, W, 3] of any size at the bottom and right up to the smallest side.
+    """Mirrors images [B, H, W, 3] of any size at the bottom and right up to the smallest side.
 
     The graph form of `inference.segmenter.at_least`. The caller crops the answers to H x W.
     """
@@ -80,7 +80,7 @@ class Normalise(keras.layers.Layer):
         self.form = form
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the normalised pictures."""
+        """Returns the normalised images."""
         images = tf.cast(images, tf.float32)
         if self.form == "symmetric":
             return images / 127.5 - 1.0
@@ -99,13 +99,13 @@ class Normalise(keras.layers.Layer):
 class PadToGrid(keras.layers.Layer):
     """Pads [B, H, W, C] with zeros at the bottom and right to the next 8n+1 of each side.
 
-    After normalisation zero is the mean colour. Pictures below 32 pixels are refused where the
+    After normalisation zero is the mean colour. Images below 32 pixels are refused where the
     size is known when the graph is traced; where it is known only at run time, the caller brings
     them to that size (`at_least_minimum`).
     """
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the padded pictures.
+        """Returns the padded images.
 
         Raises:
             DataError: A side is smaller than 32 pixels.
@@ -179,7 +179,7 @@ def _next_on_grid(side: int | None) -> int | None:
 
 def _too_small(height: Any, width: Any) -> DataError:
     error = DataError(
-        f"picture of {height} x {width} pixels: the network needs at least {MINIMUM_SIZE} on "
+        f"image of {height} x {width} pixels: the network needs at least {MINIMUM_SIZE} on "
         "each side; enlarge it first"
     )
     # Keras would turn the one line into a page with the arguments of every call on the way.

@@ -1,6 +1,6 @@
 """The branches on top of the backbone and what they tell each other (paper 3.1).
 
-Legend: B pictures, H x W pixels, h x w features at stride 8, C classes, F feature channels.
+Legend: B images, H x W pixels, h x w features at stride 8, C classes, F feature channels.
 Log-softmax is written out, since LiteRT's GPU path refuses LOG_SOFTMAX, and so is log-add-exp,
 which Keras guards with a WHERE that it refuses too.
 """

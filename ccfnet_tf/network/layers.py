@@ -1,14 +1,14 @@
 """Keras's layers with the same variables and the same answer, made of fewer and faster ops.
 
 What Keras composes is right everywhere, and slow on CPUs: batch norm is a dozen passes over its
-input in float32, a dilated convolution is cut into small pictures and back, and some gradients of
+input in float32, a dilated convolution is cut into small images and back, and some gradients of
 oneDNN take several times what other ops take for the same sum. docs/performance.md has the
 figures. Every layer here is a subclass that changes `call` alone, so configurations, names and
 weights fit either way; where it cannot do better it calls Keras.
 
 Gradients of our own are only in the graph in training: what is exported holds plain ops.
 
-Legend: B pictures, H x W pixels, C channels.
+Legend: B images, H x W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WIDE = 1024  # input channels from which oneDNN's kernel gradient falls off in 
 _SLICE = 512  # input channels at which it does not
 _TILE = 32  # values of a row that oneDNN's low-precision kernels on AMX multiply at once
 ENOUGH_PICTURES = 4  # from which a batch is normalised with its own statistics alone
-_FEW_POSITIONS = 16  # below which batch norm's gradient over one picture vanishes
+_FEW_POSITIONS = 16  # below which batch norm's gradient over one image vanishes
 
 Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -36,14 +36,14 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     Statistics are float32 in every precision. Synchronized over several replicas, it is Keras's.
 
-    In training on fewer than 4 pictures (B, over all replicas where synchronized), statistics of
+    In training on fewer than 4 images (B, over all replicas where synchronized), statistics of
     the batch alone say little: one value is normalised to 0, two to -1 and 1, and the mean of one
-    picture takes its light away, while inference sees neither. There the input is normalised with
-    `w * batch + (1 - w) * moving` statistics, where w grows from 0 for one picture to 1 for four,
+    image takes its light away, while inference sees neither. There the input is normalised with
+    `w * batch + (1 - w) * moving` statistics, where w grows from 0 for one image to 1 for four,
     so that training answers as inference does. The gradient is that of batch renormalization
     (Ioffe 2017): of the batch's own statistics, held to the others by a scale and an offset. Maps
     of fewer than 16 positions, where it would vanish, have the gradient of what is computed.
-    The moving statistics then move by `momentum ** (B / 4)`: as far for each picture as in a batch
+    The moving statistics then move by `momentum ** (B / 4)`: as far for each image as in a batch
     of four.
     """
 
@@ -388,7 +388,7 @@ def _spread(out: tf.Tensor, target: tf.Tensor, kernel: Any, stride: int) -> tf.T
 
 
 def _pictures(x: tf.Tensor, *, over_replicas: bool) -> Any:
-    """Returns how many pictures are normalised together: a number where the graph knows it.
+    """Returns how many images are normalised together: a number where the graph knows it.
 
     Replicas have batches of one size where their size is known, and maybe not where it is not.
     """
@@ -403,7 +403,7 @@ def _pictures(x: tf.Tensor, *, over_replicas: bool) -> Any:
 
 
 def _has_few_positions(x: tf.Tensor) -> bool:
-    """Whether a picture's map [H, W] is that small; of an unknown size it is a large one."""
+    """Whether an image's map [H, W] is that small; of an unknown size it is a large one."""
     height, width = x.shape[1:3]
     return height is not None and width is not None and height * width < _FEW_POSITIONS
 

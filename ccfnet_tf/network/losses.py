@@ -1,6 +1,6 @@
 """The cascade's losses as sums over labelled pixels (paper section 3.2).
 
-Shapes: B pictures, H x W pixels, C classes. Every loss here is a sum; whoever knows how many
+Shapes: B images, H x W pixels, C classes. Every loss here is a sum; whoever knows how many
 labelled pixels the whole batch has, over all replicas, divides once. A mean per replica would
 weigh a replica with little void like one with much, and two replicas would not equal one.
 """
@@ -124,7 +124,7 @@ def blend_answer(coarse: tf.Tensor, fine: tf.Tensor, attention: tf.Tensor) -> tf
 def count(mask: tf.Tensor) -> tf.Tensor:
     """Returns the number of true entries as float32.
 
-    Counted in int64: float32 cannot count beyond 2^24 one by one, and two large pictures have
+    Counted in int64: float32 cannot count beyond 2^24 one by one, and two large images have
     more pixels than that.
     """
     return tf.cast(tf.math.count_nonzero(mask), tf.float32)

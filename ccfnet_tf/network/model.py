@@ -54,17 +54,17 @@ class _Batch(NamedTuple):
     sample: tf.Tensor | float = 1.0
 
     def split(self, parts: int) -> list[_Batch]:
-        """Returns this batch in equal parts of its pictures.
+        """Returns this batch in equal parts of its images.
 
         Raises:
-            ConfigError: There is a part of a picture left.
+            ConfigError: There is a part of an image left.
         """
         if parts == 1:
             return [self]
         pictures = self.images.shape[0]
         if pictures is not None and pictures % parts:
             raise ConfigError(
-                f"train.accumulate is {parts}: the {pictures} pictures of a replica's batch must "
+                f"train.accumulate is {parts}: the {pictures} images of a replica's batch must "
                 "divide by it"
             )
         count = tf.shape(self.images)[0]
@@ -207,7 +207,7 @@ class CCFNet(MultiWorkerFit):
     def fit(self, x: Any = None, *args: Any, class_weight: None = None, **kwargs: Any) -> Any:
         """Trains as Keras's `fit` does.
 
-        `sample_weight` weighs the losses of a picture [B] or of a pixel [B, H, W]; losses are
+        `sample_weight` weighs the losses of an image [B] or of a pixel [B, H, W]; losses are
         means over labelled pixels, whatever their weight, and accuracies are not weighted.
 
         Raises:

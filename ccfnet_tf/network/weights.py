@@ -76,7 +76,7 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
 def plain_backbone(
     application: Callable[..., keras.Model], name: str, source: str | Path | None
 ) -> keras.Model:
-    """Builds a backbone as Keras ships it, without its classifier, for any picture size.
+    """Builds a backbone as Keras ships it, without its classifier, for any image size.
 
     Args:
         application: The builder in `keras.applications`.

@@ -1,4 +1,4 @@
-"""Changes of how a picture looks that leave its label as it is: blur, colour, hidden parts.
+"""Changes of how an image looks that leave its label as it is: blur, colour, hidden parts.
 
 Shapes: S = `data.crop`. `draws` are numbers in [0, 1), so that each function is without chance.
 """
@@ -10,20 +10,20 @@ import math
 import tensorflow as tf
 
 RECTANGLES = 4
-"""At most so many rectangles hide parts of one picture."""
+"""At most so many rectangles hide parts of one image."""
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 
 def blur(image: tf.Tensor, draw: tf.Tensor, largest: float) -> tf.Tensor:
-    """Leaves half of the pictures sharp; the others get a Gaussian blur.
+    """Leaves half of the images sharp; the others get a Gaussian blur.
 
     The deviation in pixels is uniform in 0 to `largest`. The kernel's size follows from `largest`
     alone, three deviations either way. The crop's edges are reflected, so that they do not darken.
 
     Args:
-        image: float32 [S, S, 3], S above three times `largest`. What lies beside the picture
-            must hold the picture's edge, not a fill colour.
+        image: float32 [S, S, 3], S above three times `largest`. What lies beside the image
+            must hold the image's edge, not a fill colour.
         draw: float32 []: below 0.5 sharp, then ever more blur.
         largest: Deviation at a draw of 1.
 

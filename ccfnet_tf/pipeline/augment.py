@@ -1,6 +1,6 @@
-"""Seeded changes of one picture and its label: zoom, turn, crop, flip, and how it looks.
+"""Seeded changes of one image and its label: zoom, turn, crop, flip, and how it looks.
 
-Shapes: H, W of the picture; S = `data.crop`; C classes. Places are (y, x).
+Shapes: H, W of the image; S = `data.crop`; C classes. Places are (y, x).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ccfnet_tf.labels import VOID
 from ccfnet_tf.pipeline.appearance import RECTANGLES, blur, hidden, tint
 
 PADDING = (124, 116, 104)
-"""ImageNet's mean colour: what lies beside the picture looks like nothing in particular."""
+"""ImageNet's mean colour: what lies beside the image looks like nothing in particular."""
 
 # Each key of `DataConfig` has its own stream of chance: switching one on leaves the others' draws.
 _ROTATE, _RARE_CROP, _BLUR, _CUTOUT = 1, 2, 3, 4
@@ -31,8 +31,8 @@ def augment(
     """Zooms, turns, crops, flips, blurs, tints and hides; the same seed gives the same result.
 
     Image and label go through one geometry in one resampling: image bilinear, label nearest, so
-    that the label never gains a value. Where the crop reaches over the picture (where the zoomed
-    picture is smaller than the crop, and at corners of a turned crop) the label is `VOID` and the
+    that the label never gains a value. Where the crop reaches over the image (where the zoomed
+    image is smaller than the crop, and at corners of a turned crop) the label is `VOID` and the
     image `PADDING`. Hidden rectangles (`data.cutout`) show `PADDING` too, but keep their label:
     the network must tell from what is around.
 
@@ -50,7 +50,7 @@ def augment(
     draws = tf.random.stateless_uniform([7], seed)
     size = tf.cast(tf.shape(label), tf.float32)  # H, W
     zoom = data.scale[0] + draws[0] * (data.scale[1] - data.scale[0])
-    # Room is negative where the zoomed picture is smaller: then it lies anywhere in the crop.
+    # Room is negative where the zoomed image is smaller: then it lies anywhere in the crop.
     room = size * zoom - data.crop
     start = draws[1:3] * room
     turn = turn_by(_draws(seed, _ROTATE, []), data.rotate) if data.rotate else None
@@ -83,7 +83,7 @@ def augment(
 def turn_by(draw: tf.Tensor, largest: float) -> tf.Tensor:
     """Returns float32 [2, 2], a turn of `largest` degrees clockwise at a `draw` of 1, back at 0.
 
-    It takes a way in the crop to the same way in the zoomed picture, both (y, x).
+    It takes a way in the crop to the same way in the zoomed image, both (y, x).
     """
     angle = math.radians(largest) * (2.0 * draw - 1.0)
     cosine, sine = tf.cos(angle), tf.sin(angle)
@@ -128,13 +128,13 @@ def _start_that_shows(
 ) -> tf.Tensor:
     """Returns a start that shows `pixel`, evenly among those of ordinary crops that do.
 
-    A turned crop in the picture's corner does not reach that corner: where no ordinary start
+    A turned crop in the image's corner does not reach that corner: where no ordinary start
     shows the pixel, the nearest one that does is taken.
     """
     half = (crop - 1) / 2.0
     turn = tf.eye(2) if turn is None else turn
     target = (pixel + 0.5) * zoom - crop / 2.0  # the start that shows it in the middle
-    # However the crop is turned, it reaches so far along both axes of the picture.
+    # However the crop is turned, it reaches so far along both axes of the image.
     reach = half / tf.reduce_sum(tf.abs(turn[0]))
     low = tf.clip_by_value(tf.minimum(room, 0.0), target - reach, target + reach)
     high = tf.clip_by_value(tf.maximum(room, 0.0), target - reach, target + reach)
@@ -154,16 +154,16 @@ def resample(
     start: tf.Tensor,
     turn: tf.Tensor | None,
 ) -> list[tf.Tensor]:
-    """Returns image float32 [S, S, 3], label [S, S], and bool [S, S]: inside the picture.
+    """Returns image float32 [S, S, 3], label [S, S], and bool [S, S]: inside the image.
 
-    Pixels are squares with their centre at +0.5: output pixel k shows the picture at
+    Pixels are squares with their centre at +0.5: output pixel k shows the image at
     (k + 0.5 + start) / zoom - 0.5, where that is turned about the crop's centre. Beside the
-    picture the image holds the picture's edge.
+    image the image holds the image's edge.
     """
     size = tf.shape(label)
     step = 1.0 / zoom
-    steps = step * (tf.eye(2) if turn is None else turn)  # picture (y, x) a pixel down, right
-    first = (0.5 + start) * step - 0.5  # y, x in the picture of output pixel 0
+    steps = step * (tf.eye(2) if turn is None else turn)  # image (y, x) a pixel down, right
+    first = (0.5 + start) * step - 0.5  # y, x in the image of output pixel 0
     first += (crop - 1) / 2 * (step - tf.reduce_sum(steps, axis=1))  # nothing without a turn
     ways = (crop - 1) * steps
     # Cut the rows and columns that are needed before turning them to float32 (12 bytes a pixel).
@@ -187,7 +187,7 @@ def resample(
 
 
 def _transform(images: tf.Tensor, matrix: tf.Tensor, crop: int, interpolation: str) -> tf.Tensor:
-    # Fill mode NEAREST: the picture's edge must not be mixed with a fill colour; what lies
+    # Fill mode NEAREST: the image's edge must not be mixed with a fill colour; what lies
     # outside is masked by the caller.
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,

@@ -1,4 +1,4 @@
-"""Writes a data set anew: as TFRecord shards, or as a plain folder of pictures and masks."""
+"""Writes a data set anew: as TFRecord shards, or as a plain folder of images and masks."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ccfnet_tf.datasets.audit.class_counts import Census
 from ccfnet_tf.datasets.audit.scan import in_threads
 from ccfnet_tf.datasets.base import Listing
 from ccfnet_tf.datasets.layouts import shards
-from ccfnet_tf.datasets.splits import KIN, agreeing, parts_of, refuse_unpaired
+from ccfnet_tf.datasets.splits import NEAR_DUPLICATES, agreeing, parts_of, refuse_unpaired
 from ccfnet_tf.errors import DataError, ResourceError
 from ccfnet_tf.io.new_folder import new_folder
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, is_void_name
 
 Advance = Callable[[], None]
 
-# How pictures of a format are named. MPO is what Pillow calls a JPEG of many cameras and phones.
+# How images of a format are named. MPO is what Pillow calls a JPEG of many cameras and phones.
 _SUFFIXES = {
     "JPEG": ".jpg",
     "MPO": ".jpg",
@@ -45,7 +45,7 @@ _SUFFIXES = {
 def write_shards(
     listing: Listing, out: Path, count: int, *, workers: int = 0, advance: Advance = lambda: None
 ) -> shards.Manifest:
-    """Writes `count` shards a part and the manifest; pictures keep their encoded bytes.
+    """Writes `count` shards a part and the manifest; images keep their encoded bytes.
 
     Every sample is read and checked on the way, and every record is read back and compared.
 
@@ -71,7 +71,7 @@ def write_shards(
             records, census = [], Census.empty(len(listing.taxonomy.names))
             for index, size in enumerate(sizes):
                 path = folder / f"{part}-{index:05d}-of-{len(sizes):05d}.tfrecord"
-                more, counted = _write_shard(path, islice(encoded, size), listing.kin)
+                more, counted = _write_shard(path, islice(encoded, size), listing.near_duplicates)
                 records += more
                 census = sum(counted, census)
             parts[part], counts[part] = tuple(records), census.pixels.tolist()
@@ -86,7 +86,7 @@ def write_shards(
 def write_folder(
     listing: Listing, out: Path, *, workers: int = 0, advance: Advance = lambda: None
 ) -> None:
-    """Writes pictures (their encoded bytes), index masks and classes as the folder layout.
+    """Writes images (their encoded bytes), index masks and classes as the folder layout.
 
     Args:
         listing: What to convert; masks have 16 bits where there are more than 255 classes.
@@ -122,7 +122,7 @@ def write_folder(
             advance()
         _write_classes(folder, listing.taxonomy)
         renamed = {sample.name: f"{part}/{stem}" for part, stem, sample in items}
-        _write_kin(folder, listing.kin, renamed)
+        _write_near_duplicates(folder, listing.near_duplicates, renamed)
 
 
 def _stems(part: str, samples: Sequence[Sample]) -> dict[str, Sample]:
@@ -156,15 +156,17 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _write_kin(folder: Path, kin: Mapping[str, str], renamed: Mapping[str, str]) -> None:
+def _write_near_duplicates(
+    folder: Path, near_duplicates: Mapping[str, str], renamed: Mapping[str, str]
+) -> None:
     """Writes which samples are copies of each other, so that no split parts them."""
     groups: dict[str, list[str]] = {}
-    for name, key in kin.items():
+    for name, key in near_duplicates.items():
         if name in renamed:
             groups.setdefault(key, []).append(renamed[name])
     lines = ["\t".join(group) + "\n" for group in groups.values() if len(group) > 1]
     if lines:
-        (folder / KIN).write_text("".join(lines), encoding="utf-8")
+        (folder / NEAR_DUPLICATES).write_text("".join(lines), encoding="utf-8")
 
 
 def _refuse_names(names: Sequence[str]) -> None:
@@ -204,9 +206,11 @@ class _Encoded:
     size: tuple[int, int]
     census: Census
 
-    def record(self, file: str, number: int, offset: int, kin: str) -> shards.Record:
+    def record(self, file: str, number: int, offset: int, near_duplicates: str) -> shards.Record:
         length, crc = len(self.content), zlib.crc32(self.content)
-        return shards.Record(self.name, file, number, offset, length, crc, *self.size, kin)
+        return shards.Record(
+            self.name, file, number, offset, length, crc, *self.size, near_duplicates
+        )
 
 
 def _encode(listing: Listing, sample: Sample) -> _Encoded:
@@ -214,7 +218,7 @@ def _encode(listing: Listing, sample: Sample) -> _Encoded:
     if not shards.is_plain(sample.name):
         raise DataError(
             f"{sample.image}: the name {sample.name!r} cannot stand in a manifest (a backslash, a "
-            "control character, or it leads out of a folder): rename the picture"
+            "control character, or it leads out of a folder): rename the image"
         )
     _, label = agreeing(listing.load)(sample)
     content = _example(sample.name, listing.read_bytes(sample), encode_label(label, classes))
@@ -223,7 +227,7 @@ def _encode(listing: Listing, sample: Sample) -> _Encoded:
 
 
 def _write_shard(
-    path: Path, encoded: Iterable[_Encoded], kin: Mapping[str, str]
+    path: Path, encoded: Iterable[_Encoded], near_duplicates: Mapping[str, str]
 ) -> tuple[list[shards.Record], list[Census]]:
     records: list[shards.Record] = []
     counts: list[Census] = []
@@ -231,7 +235,9 @@ def _write_shard(
     with tf.io.TFRecordWriter(str(path)) as writer:
         for number, item in enumerate(encoded):
             writer.write(item.content)
-            records.append(item.record(path.name, number, offset, kin.get(item.name, "")))
+            records.append(
+                item.record(path.name, number, offset, near_duplicates.get(item.name, ""))
+            )
             counts.append(item.census)
             offset += len(item.content) + shards.FRAME
     return records, counts

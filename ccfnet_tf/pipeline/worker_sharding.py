@@ -49,8 +49,8 @@ def by_example(samples: Sequence[Sample], batch: int, worker: int = 0, workers: 
     """
     if len(samples) < batch:
         raise ConfigError(
-            f"train.batch is {batch}: the training part has {len(samples)} pictures; "
-            "lower train.batch or add pictures"
+            f"train.batch is {batch}: the training part has {len(samples)} images; "
+            "lower train.batch or add images"
         )
     return Share(len(samples) // batch, worker, workers)
 

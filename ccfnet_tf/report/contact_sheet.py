@@ -65,7 +65,7 @@ def contact_sheet(
 
     Returns:
         uint8 [H, W, 3] RGB on white; all columns are 240 pixels wide, whatever the sizes of the
-        pictures. Void is black, beside the picture too.
+        images. Void is black, beside the image too.
 
     Raises:
         DataError: A sample that cannot be used.

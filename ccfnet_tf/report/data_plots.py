@@ -1,4 +1,4 @@
-"""A picture of a data set's figures: class shares, sizes, colours."""
+"""An image of a data set's figures: class shares, sizes, colours."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _draw_shares(axes: Any, stats: Stats, taxonomy: Taxonomy) -> None:
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlabel(kind)
     void = f"void: {share_percent(stats.void_share)} % of all pixels"
-    axes.set_title(f"classes (and pictures that show them); {void}", fontsize=10, loc="left")
+    axes.set_title(f"classes (and images that show them); {void}", fontsize=10, loc="left")
     _strip(axes)
 
 
@@ -109,7 +109,7 @@ def _draw_sizes(axes: Any, stats: Stats) -> None:
     axes.set_ylim(max(len(counts), 3) - 0.4, -0.6)
     axes.set_xlim(0, max(counts, default=1) * 1.2)
     axes.set_title(
-        f"sizes of {stats.census.samples} pictures, width x height", fontsize=10, loc="left"
+        f"sizes of {stats.census.samples} images, width x height", fontsize=10, loc="left"
     )
     _strip(axes)
 
@@ -140,7 +140,7 @@ def _has_letters(text: str) -> bool:
 
 
 def _draw_name(axes: Any, name: str, place: int) -> None:
-    """Puts a name beside its bar as a picture, in the font that has the letters."""
+    """Puts a name beside its bar as an image, in the font that has the letters."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     # Twice the size, shown at half of it; 72 points are an inch.

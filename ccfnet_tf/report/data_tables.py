@@ -45,7 +45,7 @@ def check_report(report: Report) -> RenderableType:
 def stats_table(stats: Stats, taxonomy: Taxonomy) -> RenderableType:
     """Returns a row a class, then void, sizes and colours."""
     census = stats.census
-    title = f"{census.samples} pictures, {int(census.pixels.sum()):,} labelled pixels"
+    title = f"{census.samples} images, {int(census.pixels.sum()):,} labelled pixels"
     table = _table(title, "class", "share %", "pictures", "median freq.", "inverse log")
     columns = (
         [share_percent(share) for share in census.shares()],
@@ -73,7 +73,7 @@ def split_table(split: Split, taxonomy: Taxonomy) -> RenderableType:
     """Returns the share of each class in the test part of each fold."""
     shares = np.array([census.shares() for census in split.census])
     pictures = np.array([census.samples for census in split.census])
-    title = f"{int(pictures.sum())} pictures in {len(pictures)} folds"
+    title = f"{int(pictures.sum())} images in {len(pictures)} folds"
     few = len(pictures) <= _FOLDS
     heads = [f"fold {k}" for k in range(len(pictures))] if few else ["smallest", "largest"]
     table = _table(title, "class %", *heads)
@@ -83,7 +83,7 @@ def split_table(split: Split, taxonomy: Taxonomy) -> RenderableType:
     table.add_section()
     shown = pictures if few else np.array([pictures.min(), pictures.max()])
     table.add_row("pictures", *map(str, shown.tolist()))
-    frames = f"; {split.frames} pictures look like another frame" if split.frames else ""
+    frames = f"; {split.frames} images look like another frame" if split.frames else ""
     lines = [Text(f"{split.kept} groups of copies or near-copies stay on one side{frames}")]
     lines += [
         Text(f"fold {fold} has no '{taxonomy.names[index]}': try another --seed or fewer --folds")
@@ -116,8 +116,8 @@ def _lines(findings: Sequence[Finding]) -> list[Text]:
 
 def _counts(counts: Mapping[str, int]) -> str:
     if not any(counts.values()):
-        return "no pictures"
-    return ", ".join(f"{part} {count}" for part, count in counts.items()) + " pictures"
+        return "no images"
+    return ", ".join(f"{part} {count}" for part, count in counts.items()) + " images"
 
 
 def _sizes(stats: Stats) -> str:

@@ -38,7 +38,7 @@ def report(evaluation: Evaluation) -> RenderableType:
 
 def summary_table(evaluation: Evaluation) -> Table:
     """Returns pixel accuracy, class accuracy and mean IoU of the three answers."""
-    pictures = f"{evaluation.pictures} picture{'' if evaluation.pictures == 1 else 's'}"
+    pictures = f"{evaluation.pictures} image{'' if evaluation.pictures == 1 else 's'}"
     size = f"{pictures}, {evaluation.refine.pixels:,} labelled pixels"
     table = _table(f"{evaluation.split}: {size}", "answer %")
     for name in ("pixel accuracy", "class accuracy", "mean IoU"):

@@ -1,4 +1,4 @@
-"""The picture that shows a network learn: image, label, coarse, difficulty and refine in a row."""
+"""The image that shows a network learn: image, label, coarse, difficulty and refine in a row."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ PreviewRow = tuple[np.ndarray, np.ndarray, Heads]
 
 
 def preview_sheet(rows: Sequence[PreviewRow], taxonomy: Taxonomy) -> np.ndarray:
-    """Draws pictures below each other, titles on top, and the classes they show at the bottom.
+    """Draws images below each other, titles on top, and the classes they show at the bottom.
 
     Args:
-        rows: One or more pictures with their label and answers; sizes may differ.
+        rows: One or more images with their label and answers; sizes may differ.
         taxonomy: Names and colours of the classes.
 
     Returns:
-        uint8 RGB on white; all columns are 240 pixels wide, whatever the pictures' sizes.
+        uint8 RGB on white; all columns are 240 pixels wide, whatever the images' sizes.
     """
     cells = [[to_width(cell) for cell in _cells(*row, taxonomy)] for row in rows]
     width = 2 * MARGIN + len(TITLES) * CELL_WIDTH + (len(TITLES) - 1) * GAP

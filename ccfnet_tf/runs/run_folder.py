@@ -2,7 +2,7 @@
 
 RUN/config.yaml                 the resolved configuration
 RUN/classes.json                {"names": [...], "palette": [[r, g, b], ...]}
-RUN/picture_sizes.json          {"largest": [height, width], "pictures": N} of the training part
+RUN/picture_sizes.json          {"largest": [height, width], "images": N} of the training part
 RUN/checkpoints/{best,last,previous}.npz
 RUN/lists/, RUN/label_map.yaml  copies of data.lists and data.label_map, where they were given
 """
@@ -44,7 +44,7 @@ class RunInfo:
         config: What the run was made from.
         taxonomy: Its classes.
         checkpoints: Those that are there, `best` first; may be empty.
-        trained: Height and width of the largest picture that it was trained on; None where an
+        trained: Height and width of the largest image that it was trained on; None where an
             older version wrote the run.
     """
 

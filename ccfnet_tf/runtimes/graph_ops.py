@@ -2,7 +2,7 @@
 
 A SavedModel is a program: TensorFlow has operators that read and write files, call Python and
 start servers. So nothing passes but the arithmetic that a segmentation network is made of, control
-flow, variables, picture formats, and the two functions by which TensorFlow saves and restores
+flow, variables, image formats, and the two functions by which TensorFlow saves and restores
 variables, in the one place where it calls them.
 """
 

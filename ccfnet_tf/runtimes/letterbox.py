@@ -1,6 +1,6 @@
-"""Pictures of any size for a network of one size, and its answers back on their pixels.
+"""Images of any size for a network of one size, and its answers back on their pixels.
 
-A picture that is too large is made smaller with its proportions kept; what is then missing at the
+An image that is too large is made smaller with its proportions kept; what is then missing at the
 bottom and right is mirrored. The answer is cropped there, and enlarged again.
 """
 
@@ -32,11 +32,11 @@ def parse_size(text: str) -> Size:
 
 
 class Fitted(NamedTuple):
-    """A picture at the network's size.
+    """An image at the network's size.
 
     Attributes:
         image: uint8 [H, W, 3] of the network's size.
-        used: Height and width of the part that is the picture; the rest is mirrored.
+        used: Height and width of the part that is the image; the rest is mirrored.
         original: Height and width that it came with.
     """
 
@@ -46,7 +46,7 @@ class Fitted(NamedTuple):
 
 
 def fit(image: np.ndarray, size: Size) -> Fitted:
-    """Returns a picture uint8 [H, W, 3] at `size`; one of that size is returned as it is."""
+    """Returns an image uint8 [H, W, 3] at `size`; one of that size is returned as it is."""
     original: Size = (image.shape[0], image.shape[1])
     scale = min(1.0, size[0] / original[0], size[1] / original[1])
     if scale < 1.0:
@@ -61,7 +61,7 @@ def fit(image: np.ndarray, size: Size) -> Fitted:
 
 
 def at_most(image: np.ndarray, longest: int) -> np.ndarray:
-    """Returns a picture uint8 [H, W, 3] shrunk to that longest side; a smaller one as it is."""
+    """Returns an image uint8 [H, W, 3] shrunk to that longest side; a smaller one as it is."""
     scale = min(1.0, longest / max(image.shape[:2]))
     if scale == 1.0:
         return image

@@ -43,7 +43,7 @@ _TRIAL_SECONDS = 60.0
 
 
 class LiteRTNetwork:
-    """Answers pictures of any size by a file of one size; see `runtimes.letterbox`.
+    """Answers images of any size by a file of one size; see `runtimes.letterbox`.
 
     Args:
         path: The `.tflite` file, as `ccfnet-tf export` writes it.
@@ -52,9 +52,9 @@ class LiteRTNetwork:
 
     Attributes:
         taxonomy: The classes.
-        at_once: 1; LiteRT takes all cores for one picture.
+        at_once: 1; LiteRT takes all cores for one image.
         size: Height and width that the file takes.
-        batch: Pictures that it takes at once.
+        batch: Images that it takes at once.
 
     Raises:
         ConfigError: LiteRT is not installed.
@@ -81,11 +81,11 @@ class LiteRTNetwork:
         self._path = path
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
-        """Answers a picture uint8 [H, W, 3]; `Maps` from a file that answers labels."""
+        """Answers an image uint8 [H, W, 3]; `Maps` from a file that answers labels."""
         return self.predict_together([image] * self.batch)[0]
 
     def predict_together(self, images: Sequence[np.ndarray]) -> list[Prediction | Maps]:
-        """Answers as many pictures as the file takes at once, `batch`."""
+        """Answers as many images as the file takes at once, `batch`."""
         fitted = [fit(image, self.size) for image in images]
         batch = np.stack([each.image for each in fitted]).astype(np.float32)
         try:
@@ -98,13 +98,13 @@ class LiteRTNetwork:
                 refuse_other_answer(answer, image, len(self.taxonomy.names))
         except (ValueError, LookupError, RuntimeError, TypeError, cv2.error) as error:
             raise RunError(
-                f"{self._path}: does not answer a picture ({first_line(error)})"
+                f"{self._path}: does not answer an image ({first_line(error)})"
             ) from error
         return found
 
 
 def _input_shape(details: Mapping[str, Any]) -> tuple[int, Size]:
-    """Returns how many pictures a file takes, and of which size; raises ValueError."""
+    """Returns how many images a file takes, and of which size; raises ValueError."""
     images = details["images"]
     shape = [int(side) for side in images["shape"]]
     if len(shape) != 4 or images["dtype"] != np.float32 or min(shape) < 1 or shape[3] != 3:

@@ -13,9 +13,9 @@ from ccfnet_tf.errors import ConfigError, RunError, nearest
 from ccfnet_tf.io.yaml_json import parse_json
 from ccfnet_tf.labels import Taxonomy
 
-CONTRACT = "export.json"
+MANIFEST = "export.json"
 REFERENCE = "reference.npz"
-"""Pictures, and what Keras answered for them, so that the check can be repeated anywhere."""
+"""Images, and what Keras answered for them, so that the check can be repeated anywhere."""
 
 Format = Literal["saved_model", "tflite", "onnx"]
 FORMATS: dict[str, Format] = {
@@ -33,10 +33,10 @@ LEVELS = 255.0
 """A probability p that is stored in a byte is round(LEVELS * p)."""
 
 MAX_REQUEST_PIXELS = 4096 * 4096
-"""Pixels of a picture that is taken: the signature `encoded` refuses a larger one by its header."""
+"""Pixels of an image that is taken: the signature `encoded` refuses a larger one by its header."""
 
 TRAINED = "trained_on_at_most"
-"""Key of `inputs`: HEIGHTxWIDTH of the largest picture that the network was trained on."""
+"""Key of `inputs`: HEIGHTxWIDTH of the largest image that the network was trained on."""
 
 _CHUNK = 1 << 20
 _SEAL = "sha256"
@@ -45,7 +45,7 @@ _SEAL = "sha256"
 
 @dataclass(frozen=True)
 class Difference:
-    """How far an exported file is from Keras on the reference pictures, or may be.
+    """How far an exported file is from Keras on the reference images, or may be.
 
     Attributes:
         largest: Largest difference of a probability, or of P(hard).
@@ -82,12 +82,12 @@ _TOLERANCES: dict[str, Difference] = {
 
 
 def tolerance(kind: str) -> Difference:
-    """Returns how far a file of that kind (`Contract.kind`) may be from Keras in float32."""
+    """Returns how far a file of that kind (`Manifest.kind`) may be from Keras in float32."""
     return _TOLERANCES[kind]
 
 
 @dataclass(frozen=True)
-class Contract:
+class Manifest:
     """The content of `export.json`.
 
     Attributes:
@@ -100,7 +100,7 @@ class Contract:
         inputs: What it takes: colour order, sizes, orientation, limits.
         outputs: What it answers.
         files: SHA-256 of every file of the artifact, by path below its folder.
-        difference: The verification's figures, and of how many pictures.
+        difference: The verification's figures, and of how many images.
         measured: What else was found out, in words, such as `gpu`; may be empty.
     """
 
@@ -123,7 +123,7 @@ class Contract:
 
     @property
     def trained(self) -> tuple[int, int] | None:
-        """Height and width of the largest picture of training; None where it is not known."""
+        """Height and width of the largest image of training; None where it is not known."""
         height, _, width = self.inputs.get(TRAINED, "").partition("x")
         both = all(side.isascii() and side.isdecimal() for side in (height, width))
         return (int(height), int(width)) if both else None
@@ -154,26 +154,26 @@ def find_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def write_contract(folder: Path, contract: Contract) -> None:
+def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes `export.json` into a folder."""
-    tree = asdict(contract)
+    tree = asdict(manifest)
     text = json.dumps({**tree, _SEAL: _seal(tree)}, indent=1, ensure_ascii=False) + "\n"
-    (folder / CONTRACT).write_text(text, encoding="utf-8")
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def read_contract(folder: Path) -> Contract:
+def read_manifest(folder: Path) -> Manifest:
     """Reads `export.json` and holds it and the files against their checksums.
 
     Raises:
         RunError: It is missing, changed or not understood, or a file is missing or another.
     """
-    path = folder / CONTRACT
+    path = folder / MANIFEST
     try:
         tree = parse_json(path.read_text(encoding="utf-8"))
         changed = tree.pop(_SEAL) != _seal(tree)
     except FileNotFoundError as error:
         raise RunError(
-            f"{folder}: no {CONTRACT}: not an artifact of ccfnet-tf export; give the folder that "
+            f"{folder}: no {MANIFEST}: not an artifact of ccfnet-tf export; give the folder that "
             "holds it"
         ) from error
     except KeyError as error:
@@ -186,27 +186,27 @@ def read_contract(folder: Path) -> Contract:
             "the artifact again, or export the run again"
         )
     try:
-        contract = _contract(tree)
+        manifest = _manifest(tree)
     except (TypeError, ValueError) as error:
         raise RunError(f"{path}: of another version ({error}): export the run again") from error
-    _compare(folder, contract.files, checksums(folder))
-    return contract
+    _compare(folder, manifest.files, checksums(folder))
+    return manifest
 
 
-def _contract(tree: dict[str, Any]) -> Contract:
+def _manifest(tree: dict[str, Any]) -> Manifest:
     """Returns the contract; raises TypeError or ValueError where a key or a value is another."""
-    contract = Contract(**tree)
-    for key, hint in get_type_hints(Contract).items():
+    manifest = Manifest(**tree)
+    for key, hint in get_type_hints(Manifest).items():
         if not _fits(tree[key], hint):
             raise TypeError(f"{key} is no {str(hint).replace('typing.', '')}")
-    colours = contract.palette
-    if not contract.classes or len(colours) != len(contract.classes):
-        raise ValueError(f"{len(contract.classes)} classes and {len(colours)} colours")
+    colours = manifest.palette
+    if not manifest.classes or len(colours) != len(manifest.classes):
+        raise ValueError(f"{len(manifest.classes)} classes and {len(colours)} colours")
     if not all(len(each) == 3 and all(0 <= value <= 255 for value in each) for each in colours):
         raise ValueError("a colour is not three whole numbers 0..255")
-    if contract.kind not in _TOLERANCES:
-        raise ValueError(f"'{contract.kind}' is no kind of file")
-    return contract
+    if manifest.kind not in _TOLERANCES:
+        raise ValueError(f"'{manifest.kind}' is no kind of file")
+    return manifest
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -227,7 +227,7 @@ def checksums(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): _sha256(path)
         for path in files
-        if path.name != CONTRACT
+        if path.name != MANIFEST
     }
 
 
@@ -242,7 +242,7 @@ def _compare(folder: Path, expected: Mapping[str, str], found: Mapping[str, str]
         if found[name] != checksum:
             raise RunError(
                 f"{folder / name}: not the file that was exported (its SHA-256 differs from "
-                f"{CONTRACT}): copy the artifact again, or export the run again"
+                f"{MANIFEST}): copy the artifact again, or export the run again"
             )
 
 

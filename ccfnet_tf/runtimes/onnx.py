@@ -64,7 +64,7 @@ def new_session(path: Path, threads: int | None = None) -> Any:
 
 
 class OnnxNetwork:
-    """Answers pictures of any size.
+    """Answers images of any size.
 
     Args:
         path: The `.onnx` file.
@@ -73,7 +73,7 @@ class OnnxNetwork:
 
     Attributes:
         taxonomy: The classes.
-        at_once: 1; onnxruntime takes all cores for one picture.
+        at_once: 1; onnxruntime takes all cores for one image.
 
     Raises:
         ConfigError: onnxruntime is not installed.
@@ -95,14 +95,14 @@ class OnnxNetwork:
             )
 
     def predict(self, image: np.ndarray) -> Prediction:
-        """Labels every pixel of a picture.
+        """Labels every pixel of an image.
 
         Args:
             image: uint8 [H, W, 3], RGB, upright, any size.
 
         Raises:
-            DataError: The array is no picture.
-            PictureTooLargeError: Memory runs out; a smaller picture may still fit.
+            DataError: The array is no image.
+            PictureTooLargeError: Memory runs out; a smaller image may still fit.
             RunError: The file answers what is none.
         """
         refuse_no_picture(image)
@@ -120,5 +120,5 @@ class OnnxNetwork:
             if "allocate" in str(error):
                 raise too_large(image) from error
             reason = first_line(error)
-            raise RunError(f"{self._path}: does not answer a picture ({reason})") from error
+            raise RunError(f"{self._path}: does not answer an image ({reason})") from error
         return answer

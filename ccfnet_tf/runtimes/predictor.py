@@ -1,4 +1,4 @@
-"""`Predictor`: from Python, whatever answers pictures."""
+"""`Predictor`: from Python, whatever answers images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ccfnet_tf.inference.result import Result
 from ccfnet_tf.inference.segmenter import Network, refuse_no_picture
 from ccfnet_tf.io.images import from_pillow, read_image
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.runtimes.sources import look_at
+from ccfnet_tf.runtimes.sources import find_source
 
 if TYPE_CHECKING:
     from ccfnet_tf.config import ComputeType
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from ccfnet_tf.runs.run_folder import Checkpoint
 
 Picture = str | Path | np.ndarray | Image.Image
-"""A path, a uint8 array [H, W, 3] in RGB, or a picture of Pillow."""
+"""A path, a uint8 array [H, W, 3] in RGB, or an image of Pillow."""
 
 
 class Predictor:
-    """Labels pictures with a run, an exported file or a server.
+    """Labels images with a run, an exported file or a server.
 
     Args:
         source: A run folder; a folder, .tflite or .onnx file that `ccfnet-tf export` wrote; a
@@ -58,18 +58,18 @@ class Predictor:
         self.taxonomy = taxonomy or self._network.taxonomy
 
     def predict(self, image: Picture) -> Result:
-        """Labels every pixel of a picture.
+        """Labels every pixel of an image.
 
         Args:
-            image: A path, a uint8 array [H, W, 3] in RGB, or a picture of Pillow, which is taken
+            image: A path, a uint8 array [H, W, 3] in RGB, or an image of Pillow, which is taken
                 as its file would be: turned upright by its EXIF orientation.
 
         Returns:
             `labels, difficulty, probabilities = result`, and more as its attributes and methods.
 
         Raises:
-            DataError: It is no picture.
-            PictureTooLargeError: Memory runs out; a smaller picture may still fit.
+            DataError: It is no image.
+            PictureTooLargeError: Memory runs out; a smaller image may still fit.
             ResourceError: A server is gone, or too slow.
         """
         array = _array(image)
@@ -96,7 +96,7 @@ def _open(
     precision: ComputeType,
 ) -> Network:
     if isinstance(source, str | Path):
-        found = look_at(str(source))
+        found = find_source(str(source))
         if found.kind != "run":
             if taxonomy or checkpoint or precision != "float32":
                 raise ConfigError(

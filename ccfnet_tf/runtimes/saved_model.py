@@ -23,7 +23,7 @@ class SavedModelNetwork:
 
     Attributes:
         taxonomy: The classes.
-        at_once: 1; TensorFlow takes all cores for one picture.
+        at_once: 1; TensorFlow takes all cores for one image.
 
     Raises:
         RunError: It holds operators that are refused, or TensorFlow cannot load it.
@@ -44,14 +44,14 @@ class SavedModelNetwork:
             raise RunError(f"{folder}: TensorFlow {tf.__version__}: {reason}") from error
 
     def predict(self, image: np.ndarray) -> Maps:
-        """Labels every pixel of a picture.
+        """Labels every pixel of an image.
 
         Args:
             image: uint8 [H, W, 3], RGB, upright, any size.
 
         Raises:
-            DataError: The array is no picture.
-            PictureTooLargeError: Memory runs out; a smaller picture may still fit.
+            DataError: The array is no image.
+            PictureTooLargeError: Memory runs out; a smaller image may still fit.
             RunError: The graph answers what is no answer.
         """
         refuse_no_picture(image)
@@ -64,5 +64,5 @@ class SavedModelNetwork:
             raise too_large(image) from error
         except (tf.errors.OpError, LookupError, ValueError, TypeError) as error:
             reason = first_line(error)
-            raise RunError(f"{self._folder}: does not answer a picture ({reason})") from error
+            raise RunError(f"{self._folder}: does not answer an image ({reason})") from error
         return answer

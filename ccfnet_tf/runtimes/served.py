@@ -3,7 +3,7 @@
     http://HOST:8501/v1/models/ccfnet[/versions/N]     no TensorFlow needed here
     grpc://HOST:8500/ccfnet[/N]                        needs tensorflow-serving-api
 
-A picture travels as a PNG, which keeps every pixel, to the signature `encoded`; class names and
+An image travels as a PNG, which keeps every pixel, to the signature `encoded`; class names and
 colours come from the signature `classes`. What comes back is not trusted.
 """
 
@@ -122,13 +122,13 @@ class ServedNetwork:
             ) from error
 
     def predict(self, image: np.ndarray, /) -> Maps:
-        """Labels every pixel of a picture.
+        """Labels every pixel of an image.
 
         Args:
             image: uint8 [H, W, 3], RGB, upright.
 
         Raises:
-            DataError: The server refuses the picture, or its answer is not one.
+            DataError: The server refuses the image, or its answer is not one.
             PictureTooLargeError: It has more than `MAX_REQUEST_PIXELS`, or the server's memory ran
                 out.
             ResourceError: The server is gone, too slow or broken.
@@ -168,7 +168,7 @@ class ServedNetwork:
         if refusal.kind == "slow":
             raise ResourceError(
                 f"{self._address}: no answer within {self._patience.seconds:g} s: the server is "
-                "overloaded, or the picture too large for it"
+                "overloaded, or the image too large for it"
             ) from refusal
         tried = f" after {attempts} attempts" if attempts > 1 else ""
         raise ResourceError(f"{self._address}: no answer{tried}: {said}") from refusal
@@ -338,7 +338,7 @@ def _refuse_large(image: np.ndarray) -> None:
     height, width = image.shape[:2]
     if height * width > MAX_REQUEST_PIXELS:
         raise PictureTooLargeError(
-            f"a picture of {width}x{height} pixels: a server takes at most "
+            f"an image of {width}x{height} pixels: a server takes at most "
             f"{MAX_REQUEST_PIXELS}: make it smaller, or cut it into parts"
         )
 
@@ -356,7 +356,7 @@ def _plane(answer: Tensors, name: str, size: tuple[int, int]) -> np.ndarray:
             height, width = picture.height, picture.width
             if (height, width) != size:
                 raise DataError(
-                    f"the server's '{name}' has {height}x{width} pixels: the picture has "
+                    f"the server's '{name}' has {height}x{width} pixels: the image has "
                     f"{size[0]}x{size[1]}"
                 )
             plane = np.array(picture)

@@ -13,7 +13,7 @@ from ccfnet_tf.inference.downscale import Box
 from ccfnet_tf.inference.segmenter import Network
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs.run_folder import CLASSES, CONFIG, read_run
-from ccfnet_tf.runtimes.manifest import CONTRACT, MODEL, Contract, Format, read_contract
+from ccfnet_tf.runtimes.manifest import MANIFEST, MODEL, Format, Manifest, read_manifest
 
 Kind = Literal["run", "server", "saved_model", "tflite", "onnx"]
 
@@ -28,26 +28,26 @@ _SAVED_MODEL = "saved_model.pb"
 
 @dataclass(frozen=True)
 class Source:
-    """Something that answers pictures, looked at and not opened yet.
+    """Something that answers images, looked at and not opened yet.
 
     Attributes:
         kind: What it is.
         place: The server's address, else the path of what is opened: a run's or a SavedModel's
             folder, or a file.
         contract: Of an exported file; None for runs and servers.
-        trained: Height and width of the largest picture that the network was trained on; None
+        trained: Height and width of the largest image that the network was trained on; None
             where that is not known.
     """
 
     kind: Kind
     place: str
-    contract: Contract | None = None
+    manifest: Manifest | None = None
     trained: Box | None = None
 
     @property
     def size(self) -> str | None:
-        """HEIGHTxWIDTH of a file that takes no other; larger pictures are made smaller for it."""
-        return self.contract.options.get("size") if self.contract else None
+        """HEIGHTxWIDTH of a file that takes no other; larger images are made smaller for it."""
+        return self.manifest.options.get("size") if self.manifest else None
 
     @property
     def needs_tensorflow(self) -> bool:
@@ -67,14 +67,14 @@ class Source:
             from ccfnet_tf.runtimes.served import ServedNetwork
 
             return ServedNetwork(self.place)
-        if self.contract is None:
+        if self.manifest is None:
             from ccfnet_tf.inference.keras_network import KerasNetwork
 
             return KerasNetwork(self.place)
-        return _OPENERS[self.contract.format](Path(self.place), self.contract.taxonomy, threads)
+        return _OPENERS[self.manifest.format](Path(self.place), self.manifest.taxonomy, threads)
 
 
-def look_at(source: str) -> Source:
+def find_source(source: str) -> Source:
     """Finds out what a source is, and refuses in a moment what could not be opened.
 
     Args:
@@ -98,9 +98,9 @@ def look_at(source: str) -> Source:
     folder = path if _is_artifact(path) else _highest_version(path)
     if folder is None:
         raise RunError(f"{path}: {_what_is_there(path)}")
-    contract = read_contract(folder)
-    name = MODEL.get(contract.format, "")
-    return _artifact(contract, folder / name)
+    manifest = read_manifest(folder)
+    name = MODEL.get(manifest.format, "")
+    return _artifact(manifest, folder / name)
 
 
 def _address(source: str) -> str:
@@ -126,23 +126,23 @@ def _file(path: Path) -> Source:
     formats = {Path(name).suffix: format_ for format_, name in MODEL.items()}
     if path.suffix not in formats:
         raise RunError(f"{path}: is a file that holds no network; give {_ACCEPTED}")
-    contract = read_contract(path.parent)
-    if contract.format != formats[path.suffix]:
+    manifest = read_manifest(path.parent)
+    if manifest.format != formats[path.suffix]:
         raise RunError(
-            f"{path}: {CONTRACT} beside it is of format {contract.format}: give each artifact a "
+            f"{path}: {MANIFEST} beside it is of format {manifest.format}: give each artifact a "
             "folder of its own, as `ccfnet-tf export` does"
         )
-    return _artifact(contract, path)
+    return _artifact(manifest, path)
 
 
-def _artifact(contract: Contract, place: Path) -> Source:
-    # A file of one size sees no larger pictures anyway.
-    trained = None if contract.options.get("size") else contract.trained
-    return Source(contract.format, str(place), contract, trained)
+def _artifact(manifest: Manifest, place: Path) -> Source:
+    # A file of one size sees no larger images anyway.
+    trained = None if manifest.options.get("size") else manifest.trained
+    return Source(manifest.format, str(place), manifest, trained)
 
 
 def _is_artifact(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (CONTRACT, _SAVED_MODEL, *MODEL.values()))
+    return any((folder / name).is_file() for name in (MANIFEST, _SAVED_MODEL, *MODEL.values()))
 
 
 def _what_is_there(folder: Path) -> str:

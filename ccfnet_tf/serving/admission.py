@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import numpy as np
 
 DEFAULT_MAX_PIXELS = 2048 * 2048
-"""Pixels of a request's pictures where nothing else is said."""
+"""Pixels of a request's images where nothing else is said."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _NO_FRAME = (0xC4, 0xC8, 0xCC)
 
 
-class Room:
+class PixelBudget:
     """Lets so many requests compute at a time, and of so many pixels together.
 
     Args:
@@ -45,9 +45,9 @@ class Room:
 
 
 def pixels_of(value: np.ndarray) -> int:
-    """Returns the pixels of an input: of arrays uint8 [B, H, W, 3], or of encoded pictures [B].
+    """Returns the pixels of an input: of arrays uint8 [B, H, W, 3], or of encoded images [B].
 
-    What is no picture has none; the graph refuses it.
+    What is no image has none; the graph refuses it.
     """
     if value.dtype == object:
         return sum(_encoded_pixels(each) for each in value.ravel() if isinstance(each, bytes))

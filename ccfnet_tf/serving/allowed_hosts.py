@@ -15,7 +15,7 @@ _ANY = ("", "0.0.0.0", "::")
 
 
 @dataclass(frozen=True)
-class Names:
+class AllowedHosts:
     """What `Host` and `Origin` may name.
 
     Attributes:
@@ -34,10 +34,10 @@ class Names:
         return _host_of(header) in self.hosts
 
 
-def allowed_names(host: str) -> Names:
+def allowed_hosts(host: str) -> AllowedHosts:
     """Returns the names of a server that was started with `--host`."""
     own = {host.casefold()} - set(_ANY)
-    return Names(frozenset({"localhost", "127.0.0.1", "::1"} | own))
+    return AllowedHosts(frozenset({"localhost", "127.0.0.1", "::1"} | own))
 
 
 def _host_of(address: str) -> str:

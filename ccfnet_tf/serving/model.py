@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.runtimes.graph_ops import refuse_harmful_graph
-from ccfnet_tf.runtimes.sources import look_at
-from ccfnet_tf.serving.admission import DEFAULT_MAX_PIXELS, Room, pixels_of
+from ccfnet_tf.runtimes.sources import find_source
+from ccfnet_tf.serving.admission import DEFAULT_MAX_PIXELS, PixelBudget, pixels_of
 
 Arrays = Mapping[str, np.ndarray]
 Status = Literal[
@@ -63,7 +63,7 @@ class Model:
     Args:
         folder: The folder of versions, of which the highest is taken, or of one version.
         name: What clients call it.
-        max_pixels: Most pixels of a request's pictures, and of all that are computed at a time.
+        max_pixels: Most pixels of a request's images, and of all that are computed at a time.
 
     Attributes:
         name: The same.
@@ -78,7 +78,7 @@ class Model:
     """
 
     def __init__(self, folder: Path, name: str, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
-        found = look_at(str(folder))
+        found = find_source(str(folder))
         place = Path(found.place)
         if found.kind != "saved_model":
             raise ConfigError(f"{place}: {_not_served(found.kind, place)}")
@@ -94,7 +94,7 @@ class Model:
         }
         self.max_pixels = max_pixels
         # More at a time would only take each other's memory.
-        self._room = Room(os.cpu_count() or 1, max_pixels)
+        self._budget = PixelBudget(os.cpu_count() or 1, max_pixels)
 
     def refuse_other(self, name: str, version: int | None) -> None:
         """Refuses a request that means another model or version.
@@ -137,11 +137,11 @@ class Model:
         if pixels > self.max_pixels:
             raise RequestError(
                 "INVALID_ARGUMENT",
-                f"pictures of {pixels} pixels together: at most {self.max_pixels} are taken "
+                f"images of {pixels} pixels together: at most {self.max_pixels} are taken "
                 "(serve --max-pixels): send fewer at once, or make them smaller (predict --size)",
             )
         try:
-            with self._room.taken(pixels):
+            with self._budget.taken(pixels):
                 return dict(self._session.run(wanted, feeds))
         except tf.errors.InvalidArgumentError as error:
             raise RequestError("INVALID_ARGUMENT", _reason(error)) from error

@@ -21,12 +21,12 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, Literal, NamedTuple
 
-from ccfnet_tf.serving.allowed_hosts import allowed_names
+from ccfnet_tf.serving.allowed_hosts import allowed_hosts
 from ccfnet_tf.serving.model import Arrays, Model, RequestError, Status, as_refusal
 from ccfnet_tf.serving.rest_json import arrays, read_request, write_answer
 
 MAX_BODY = 1 << 27
-"""Bytes of a request: the largest picture that `encoded` takes, as base64, with room to spare."""
+"""Bytes of a request: the largest image that `encoded` takes, as base64, with room to spare."""
 
 THREADS = 16
 """Connections that are read or answered at a time; others wait."""
@@ -100,7 +100,7 @@ class RestServer(HTTPServer):
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(address, _Handler, bind_and_activate=False)
-        self.names = allowed_names(address[0])
+        self.names = allowed_hosts(address[0])
         self._pool = ThreadPoolExecutor(THREADS, "rest")
         self._open: dict[socket.socket, _Stage] = {}
         self._leaving: deque[tuple[float, socket.socket]] = deque()

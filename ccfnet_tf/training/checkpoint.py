@@ -33,7 +33,7 @@ from ccfnet_tf.runs.checkpoint_file import (
     refuse_to_write,
     write_arrays,
 )
-from ccfnet_tf.training.distribution.collectives import Workers
+from ccfnet_tf.training.distribution.collectives import Collectives
 from ccfnet_tf.training.optimizer import PolyDecay
 
 STATE = "state"
@@ -359,7 +359,7 @@ def _state(path: Path, progress: Progress) -> np.ndarray:
     return np.array(json.dumps(asdict(progress)))
 
 
-def send(restored: Restored, model: Any, workers: Workers) -> Progress:
+def send(restored: Restored, model: Any, workers: Collectives) -> Progress:
     """Gives every worker the chief's weights, optimizer and progress; returns the progress."""
     variables = [*model.variables, *model.optimizer.variables]
     progress = restored.progress

@@ -159,7 +159,7 @@ def _claim(config: RunConfig, out: Path, resume: bool) -> None:
 
 
 def _refuse_other_data(samples: dict[str, Row], run: Path) -> None:
-    """Refuses a fold whose pictures or labels are not those of the folds before it.
+    """Refuses a fold whose images or labels are not those of the folds before it.
 
     Args:
         samples: Samples of the folds before; those of this one are added.
@@ -173,7 +173,7 @@ def _refuse_other_data(samples: dict[str, Row], run: Path) -> None:
     if other:
         more = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
         raise RunError(
-            f"{run}: '{other[0]}'{more} is another picture or label than in the folds before it, "
+            f"{run}: '{other[0]}'{more} is another image or label than in the folds before it, "
             "so they have no common mean: remove the folders of the folds that were trained on the "
             "older data, and go on with --resume"
         )

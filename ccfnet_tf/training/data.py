@@ -21,7 +21,7 @@ from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.worker_sharding import Share, by_example, by_file
-from ccfnet_tf.training.distribution.collectives import Workers
+from ccfnet_tf.training.distribution.collectives import Collectives
 
 _MUCH_PADDING = 0.5
 """Share of a crop of the middle zoom that may be padding without a word."""
@@ -43,7 +43,7 @@ class RunData:
 
 
 def check_data(config: RunConfig, console: Console) -> RunData:
-    """Reads every picture and label of training and validation before step 1.
+    """Reads every image and label of training and validation before step 1.
 
     Raises:
         CCFNetError: A file, a part or a key does not allow training.
@@ -115,7 +115,7 @@ def say_left_out(damaged: Sequence[DamagedRecordError], console: Console) -> Non
         console.print("(data.damaged_records stop makes a damaged record an error)")
 
 
-def share_of(parts: Parts, batch: int, workers: Workers, console: Console) -> Share:
+def share_of(parts: Parts, batch: int, workers: Collectives, console: Console) -> Share:
     """Returns what this worker reads: shards of its own where there are enough, else by example.
 
     Raises:
@@ -154,7 +154,7 @@ def training_load(
     sizes = [data.train.sizes[i] for i in mine]
     cache = Cache([parts.train[i] for i in mine], sizes, parts.load, classes=classes)
     where = "in memory" if config.cache == "memory" else f"in {config.cache} until the run ends"
-    console.print(f"cache of decoded pictures: will take {in_gigabytes(cache.size)} {where}")
+    console.print(f"cache of decoded images: will take {in_gigabytes(cache.size)} {where}")
     if config.cache == "memory":
         return cache.in_memory().load
     own = f".{share.worker}" if share is not None and share.workers > 1 else ""
@@ -222,7 +222,7 @@ def _say_one_sided(parts: Parts, data: RunData, console: Console) -> None:
     missing = absent(parts.taxonomy.names, data.train.census.pixels)
     if missing:
         named = ", ".join(missing)
-        console.print(f"no picture to train on shows: {named}: not learned", markup=False)
+        console.print(f"no image to train on shows: {named}: not learned", markup=False)
     shown = int((data.val.census.pixels > 0).sum())
     if parts.val and shown == 1:
         index = int(data.val.census.pixels.argmax())
@@ -234,12 +234,12 @@ def _say_one_sided(parts: Parts, data: RunData, console: Console) -> None:
 
 
 def _refuse_padding(config: DataConfig, sizes: Sequence[tuple[int, int]]) -> None:
-    """Refuses crops with more than twice the sides of every picture."""
+    """Refuses crops with more than twice the sides of every image."""
     height, width = max(sizes, key=max)
     zoom = config.scale[1]
     if config.crop > 2 * zoom * max(height, width):
         raise ConfigError(
-            f"data.crop is {config.crop}: the largest picture is {width}x{height}, at most "
+            f"data.crop is {config.crop}: the largest image is {width}x{height}, at most "
             f"{round(zoom * width)}x{round(zoom * height)} after data.scale: more than three "
             "quarters of every crop would be padding; lower data.crop"
         )
@@ -254,7 +254,7 @@ def _warn_padding(config: DataConfig, sizes: Sequence[tuple[int, int]], console:
     if padding > _MUCH_PADDING:
         fitting = max(33, 8 * round(middle * max(height, width) / 8) + 1)
         console.print(
-            f"warning: data.crop is {config.crop} and pictures are {width}x{height} (the median), "
+            f"warning: data.crop is {config.crop} and images are {width}x{height} (the median), "
             f"{middle:g} times that after data.scale: {padding:.0%} of a crop is padding, which "
             f"costs time and teaches nothing; --data.crop {fitting} fits"
         )

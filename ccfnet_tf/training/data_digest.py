@@ -1,6 +1,6 @@
 """What a run's data were when it began, so that a resumed run notices a change.
 
-    RUN/data_digest.json   {"version": 1, "train": [[name, picture, label], ...], "val": [...]}
+    RUN/data_digest.json   {"version": 1, "train": [[name, image, label], ...], "val": [...]}
 
 Samples stand in the order of their part, under names whose letters with accents are one character
 each, however the disk spells them. `picture` is a digest of the file as it is stored. `label`
@@ -33,7 +33,7 @@ PARTS = ("train", "val")
 
 
 class Row(NamedTuple):
-    """A sample: its name, and digests of its picture and its label."""
+    """A sample: its name, and digests of its image and its label."""
 
     name: str
     picture: str
@@ -45,10 +45,10 @@ Digest = Mapping[str, Sequence[Row]]
 
 
 def digest_of(data: RunData, workers: int = 0) -> dict[str, list[Row]]:
-    """Returns the digest of data that were looked at; reads the pictures' files, in threads.
+    """Returns the digest of data that were looked at; reads the images' files, in threads.
 
     Raises:
-        DataError: A picture cannot be read.
+        DataError: An image cannot be read.
     """
 
     def rows(samples: Sequence[Sample], seen: Checked) -> list[Row]:

@@ -34,9 +34,9 @@ from ccfnet_tf.training import checkpoint
 from ccfnet_tf.training.build import build_model, check_start
 from ccfnet_tf.training.callbacks.epoch_end import EpochEnd, Validation
 from ccfnet_tf.training.callbacks.nan_guard import StopWhenNotFinite
-from ccfnet_tf.training.callbacks.preemption import ToldToEnd
-from ccfnet_tf.training.callbacks.progress_bar import EpochBar
-from ccfnet_tf.training.callbacks.step_checkpoint import SaveWithin
+from ccfnet_tf.training.callbacks.preemption import Preemption
+from ccfnet_tf.training.callbacks.progress_bar import ProgressBar
+from ccfnet_tf.training.callbacks.step_checkpoint import StepCheckpoint
 from ccfnet_tf.training.data import RunData, check_data, rarity, share_of, training_load
 from ccfnet_tf.training.data_digest import (
     Digest,
@@ -45,7 +45,7 @@ from ccfnet_tf.training.data_digest import (
     digest_of,
     write_digest,
 )
-from ccfnet_tf.training.distribution.collectives import Workers
+from ccfnet_tf.training.distribution.collectives import Collectives
 from ccfnet_tf.training.distribution.devices import cluster_of, make_strategy
 from ccfnet_tf.training.optimizer import scaled_rate
 from ccfnet_tf.training.resume import (
@@ -89,7 +89,7 @@ def fit(
         resume: Go on from the last sound checkpoint.
         console: Where progress is shown.
         config_given: `config` stems from a file that the user named, not from the run.
-        accept_changed_data: Go on though pictures or labels have changed since the run began.
+        accept_changed_data: Go on though images or labels have changed since the run began.
 
     Raises:
         CCFNetError: Data, configuration, run folder, memory, disk or another worker do not allow
@@ -101,7 +101,7 @@ def fit(
     if chief:  # before others are waited for
         config = claim(config, run, resume, config_given)
     strategy = make_strategy(config.train, cluster, console)
-    workers = Workers(strategy, cluster)
+    workers = Collectives(strategy, cluster)
     console = console if chief else Console(quiet=True)
     with _resource_errors(config, run, workers.count), ExitStack() as held:
         config = _of_chief(config, workers)
@@ -139,12 +139,12 @@ class _Place:
 
     run: Path
     strategy: Any
-    workers: Workers
+    workers: Collectives
     console: Console
     digest: Digest
 
 
-def _of_chief(config: RunConfig, workers: Workers) -> RunConfig:
+def _of_chief(config: RunConfig, workers: Collectives) -> RunConfig:
     """Returns the chief's configuration with what may differ between machines from this one's."""
     if workers.count == 1:
         return config
@@ -225,7 +225,7 @@ def _with_steps(restored: checkpoint.Restored, steps: int, run: Path) -> checkpo
     return replace(restored, progress=replace(restored.progress, steps=steps))
 
 
-def _refuse_other_samples(data: RunData, digest: Digest, workers: Workers) -> None:
+def _refuse_other_samples(data: RunData, digest: Digest, workers: Collectives) -> None:
     """Refuses workers that were given unlike data."""
     rows = "\n".join("\t".join(row) for part in digest.values() for row in part)
     mine = np.array(zlib.crc32(rows.encode()), np.int64)
@@ -276,16 +276,16 @@ def _learn(
 ) -> None:
     """Trains from where the run is to its end."""
     parts, train, progress = data.parts, config.train, restored.progress
-    console, told = place.console, ToldToEnd()
+    console, told = place.console, Preemption()
     validation = Validation(parts, data.val.sizes, config.data, place.workers, console)
-    bar = EpochBar(console, train.epochs)
+    bar = ProgressBar(console, train.epochs)
     shown = parts.val or parts.train
     epoch_end = EpochEnd(place.run, validation, shown, progress, train, told=told, console=console)
     callbacks = [
         StopWhenNotFinite(progress.step, steps=share.steps, console=console),
         bar,
         epoch_end,
-        SaveWithin(epoch_end, restored, steps=share.steps),
+        StepCheckpoint(epoch_end, restored, steps=share.steps),
     ]
     load = training_load(config.data, data, console, share)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs an exported network on a camera, a video or pictures: on the GPU where it is right there.
+"""Runs an exported network on a camera, a video or images: on the GPU where it is right there.
 
     python run.py ccfnet.tflite INPUT [--out FILE_OR_FOLDER] [--cpu] [--threads N] [--show]
 
@@ -7,9 +7,9 @@ Needs Python 3.9 or later with ai-edge-litert, NumPy and OpenCV, and nothing els
 copy this file and the artifact's folder to the board.
 
 The GPU is used when LiteRT puts the whole network there, its log names no error of validation, and
-the first picture's answer equals the CPU's; otherwise the CPU, and the reason is said in one line.
+the first image's answer equals the CPU's; otherwise the CPU, and the reason is said in one line.
 
-A picture of another size than the network's: a larger one is made smaller with its proportions
+An image of another size than the network's: a larger one is made smaller with its proportions
 kept, what is missing at the bottom and right is mirrored, and the answer is cropped there and
 enlarged by the nearest pixel.
 """
@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# OpenCV's own limit lets a picture take gigabytes; it is read as OpenCV begins.
+# OpenCV's own limit lets an image take gigabytes; it is read as OpenCV begins.
 MAX_PIXELS = 80_000_000
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
@@ -63,10 +63,10 @@ class RunError(Exception):
 
 
 class Answered(NamedTuple):
-    """What the network says about one picture.
+    """What the network says about one image.
 
     Attributes:
-        labels: Class ids [H, W] of the picture's size.
+        labels: Class ids [H, W] of the image's size.
         difficulty: float32 [H, W], P(the quick first answer is wrong), 0..1.
     """
 
@@ -75,7 +75,7 @@ class Answered(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A picture BGR uint8 [H, W, 3], its name, and frames a second where it is of a video."""
+    """An image BGR uint8 [H, W, 3], its name, and frames a second where it is of a video."""
 
     name: str
     image: Any
@@ -104,7 +104,7 @@ class Cpu:
         self._runner = self._interpreter.get_signature_runner(SIGNATURE)
         batch, height, width, channels = self._runner.get_input_details()["images"]["shape"]
         if (batch, channels) != (1, 3):
-            raise ValueError(f"takes {batch} pictures of {channels} channels, not 1 of 3")
+            raise ValueError(f"takes {batch} images of {channels} channels, not 1 of 3")
         self.size = (int(height), int(width))
         self.place = f"CPU, {threads} thread" + ("s" if threads > 1 else "")
 
@@ -155,7 +155,7 @@ class Gpu:
 
 
 class Network:
-    """Answers pictures of any size, on the better place.
+    """Answers images of any size, on the better place.
 
     Args:
         path: The `.tflite` file.
@@ -178,11 +178,11 @@ class Network:
 
     @property
     def place(self) -> str:
-        """GPU or CPU, once a picture was answered."""
+        """GPU or CPU, once an image was answered."""
         return str(self._chosen.place)
 
     def choose(self, frame: Any) -> None:
-        """Tries the GPU with the first picture, and says what it comes to."""
+        """Tries the GPU with the first image, and says what it comes to."""
         self._chosen = self._cpu
         if self._cpu_only:
             say(f"running on the {self._cpu.place}")
@@ -202,7 +202,7 @@ class Network:
         self._chosen = gpu
 
     def answer(self, frame: Any) -> Answered:
-        """Answers a picture BGR uint8 [H, W, 3]."""
+        """Answers an image BGR uint8 [H, W, 3]."""
         images, used = _fitted(frame, self._cpu.size)
         found = {name: values[0] for name, values in self._chosen(images).items()}
         labels, difficulty = _maps(found)
@@ -266,7 +266,7 @@ def read_classes(path: Path, content: bytes) -> Classes:
 
 
 def _fitted(frame: Any, size: tuple[int, int]) -> tuple[Any, tuple[int, int]]:
-    """Returns float32 [1, H, W, 3] RGB of the network's size, and which part is the picture."""
+    """Returns float32 [1, H, W, 3] RGB of the network's size, and which part is the image."""
     height, width = frame.shape[:2]
     scale = min(1.0, size[0] / height, size[1] / width)
     if scale < 1.0:
@@ -347,11 +347,11 @@ def _quiet() -> Iterator[Any]:
 
 
 def read_frames(source: int | Path, bad: list[RunError]) -> Iterator[Frame]:
-    """Yields the pictures of a camera, a video, a folder or a file.
+    """Yields the images of a camera, a video, a folder or a file.
 
     Args:
         source: Number of a camera, or a path.
-        bad: Takes what is wrong with pictures of a folder, which goes on with the next.
+        bad: Takes what is wrong with images of a folder, which goes on with the next.
 
     Raises:
         RunError: There is none, or the only one cannot be read.
@@ -370,16 +370,16 @@ def read_frames(source: int | Path, bad: list[RunError]) -> Iterator[Frame]:
 
 
 def _read(path: Path) -> Any:
-    """Returns a picture BGR uint8 [H, W, 3], turned upright by its EXIF."""
+    """Returns an image BGR uint8 [H, W, 3], turned upright by its EXIF."""
     try:
         _refuse_long_chunks(path)
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     except OSError as error:
         raise RunError(f"{path}: {error.strerror}") from error
     except cv2.error as error:  # of a header that says more pixels than it reads
-        raise RunError(f"{path}: not a picture that OpenCV can read: too large?") from error
+        raise RunError(f"{path}: not an image that OpenCV can read: too large?") from error
     if image is None:
-        raise RunError(f"{path}: not a picture that OpenCV can read: damaged?")
+        raise RunError(f"{path}: not an image that OpenCV can read: damaged?")
     return image
 
 
@@ -394,12 +394,12 @@ def _refuse_long_chunks(path: Path) -> None:
     while content.startswith(PNG) and at + 4 <= len(content):
         length = int.from_bytes(content[at : at + 4], "big")
         if length > len(content):
-            raise RunError(f"{path}: not a picture that OpenCV can read: damaged?")
+            raise RunError(f"{path}: not an image that OpenCV can read: damaged?")
         at += length + 12
 
 
 def pictures(source: Path) -> list[Path]:
-    """Returns the pictures of a folder, or the one.
+    """Returns the images of a folder, or the one.
 
     Raises:
         RunError: None is there, or two would have one result.
@@ -407,7 +407,7 @@ def pictures(source: Path) -> list[Path]:
     found = sorted(source.iterdir()) if source.is_dir() else [source]
     found = [path for path in found if is_picture(path)]
     if not found:
-        raise RunError(f"{source}: no picture in it: expected {' '.join(PICTURES)}")
+        raise RunError(f"{source}: no image in it: expected {' '.join(PICTURES)}")
     seen: dict[str, Path] = {}
     for path in found:
         if path.stem in seen:
@@ -461,7 +461,7 @@ class Rate:
 
 
 def draw(frame: Any, answered: Answered, classes: Classes, text: str) -> Any:
-    """Returns the picture tinted by class, with lines between classes, legend, text and difficulty.
+    """Returns the image tinted by class, with lines between classes, legend, text and difficulty.
 
     Args:
         frame: BGR uint8 [H, W, 3].
@@ -501,14 +501,14 @@ def _inset(shown: Any, difficulty: Any) -> None:
 
 
 def _write(shown: Any, text: str, at: tuple[int, int], size: float) -> None:
-    # A shadow, readable on any picture. No thicker outline: OpenCV 5 would also make it wider.
+    # A shadow, readable on any image. No thicker outline: OpenCV 5 would also make it wider.
     for offset, colour in ((1, (0, 0, 0)), (0, (255, 255, 255))):
         place = (at[0] + offset, at[1] + offset)
         cv2.putText(shown, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, colour, 1, cv2.LINE_AA)
 
 
 class Output:
-    """Where drawn pictures go: a file or a folder of pictures, or a video.
+    """Where drawn images go: a file or a folder of images, or a video.
 
     Raises:
         RunError: It cannot be written.
@@ -530,7 +530,7 @@ class Output:
             raise RunError(f"--out {out}: it is the input itself: give another name")
 
     def add(self, frame: Frame, shown: Any) -> None:
-        """Writes one picture BGR uint8 [H, W, 3], or adds it to the video."""
+        """Writes one image BGR uint8 [H, W, 3], or adds it to the video."""
         if self._out is None:
             return
         kind = ".png" if frame.rate is None else ".mp4"
@@ -565,7 +565,7 @@ class Output:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Answers every picture; returns how many of a folder could not be read.
+    """Answers every image; returns how many of a folder could not be read.
 
     Raises:
         RunError: An input is wrong.
@@ -578,7 +578,7 @@ def run(options: argparse.Namespace) -> int:
     if options.show and not _has_screen():
         raise RunError("--show: no screen here (DISPLAY is not set): use --out")
     if options.out is None and not options.show:
-        say("only the speed is measured: --out keeps the drawn pictures, --show shows them")
+        say("only the speed is measured: --out keeps the drawn images, --show shows them")
     bad: list[RunError] = []
     rate, done = None, 0
     began = time.monotonic()
@@ -598,9 +598,9 @@ def run(options: argparse.Namespace) -> int:
         output.close()
         network.close()
         if done:
-            say(f"{done} pictures, {done / (time.monotonic() - began):.2f} a second")
+            say(f"{done} images, {done / (time.monotonic() - began):.2f} a second")
     if bad:
-        say(f"{len(bad)} of {done + len(bad)} pictures could not be read")
+        say(f"{len(bad)} of {done + len(bad)} images could not be read")
     return len(bad)
 
 
@@ -622,7 +622,7 @@ def _has_screen() -> bool:
 
 
 def _shown_till_q(shown: Any, *, wait: bool) -> bool:
-    """Shows a picture; a still one till a key is pressed. Returns whether the key was q."""
+    """Shows an image; a still one till a key is pressed. Returns whether the key was q."""
     try:
         cv2.imshow(WINDOW, shown)
         return bool(cv2.waitKey(0 if wait else 1) & 0xFF == ord("q"))
@@ -644,21 +644,21 @@ def complain(error: RunError) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run.py",
-        description="Runs an exported network on a camera, a video or pictures.",
+        description="Runs an exported network on a camera, a video or images.",
         epilog="With --show, q ends it; Ctrl-C ends it always, and a video that was begun is kept.",
     )
     add = parser.add_argument
     add("model", type=Path, help="the .tflite file, with export.json beside it")
-    add("input", help="number of a camera, a video, a picture, or a folder of pictures")
-    add("--out", type=Path, help="file or folder for the drawn pictures or video")
+    add("input", help="number of a camera, a video, an image, or a folder of images")
+    add("--out", type=Path, help="file or folder for the drawn images or video")
     add("--cpu", action="store_true", help="do not try the GPU")
     add("--threads", type=int, default=os.cpu_count() or 1, help="of the CPU; default all")
-    add("--show", action="store_true", help="a window with the pictures")
+    add("--show", action="store_true", help="a window with the images")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0; 1 if pictures of a folder could not be read, 2 for another error of input.
+    """Returns 0; 1 if images of a folder could not be read, 2 for another error of input.
 
     130 after Ctrl-C.
     """

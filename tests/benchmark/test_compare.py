@@ -21,10 +21,10 @@ from ccfnet_tf.inference.segmenter import Maps
 from ccfnet_tf.runtimes.manifest import (
     MODEL,
     REFERENCE,
-    Contract,
     Format,
+    Manifest,
     checksums,
-    write_contract,
+    write_manifest,
 )
 from ccfnet_tf.runtimes.sources import Source
 
@@ -35,7 +35,7 @@ def seal(folder: Path, format_: Format, **options: str) -> Path:
     """Writes `export.json` as an export does."""
     if format_ == "tflite":
         options = {"quantize": "none", **options}
-    contract = Contract(
+    manifest = Manifest(
         format=format_,
         run={},
         versions={},
@@ -48,7 +48,7 @@ def seal(folder: Path, format_: Format, **options: str) -> Path:
         difference={},
         measured={},
     )
-    write_contract(folder, contract)
+    write_manifest(folder, manifest)
     return folder
 
 
@@ -102,7 +102,7 @@ def test_each_row_is_measured_in_one_table_and_one_file(
     args += ["--size", "40x44", "--count", "5", "--warm-up", "2", "--threads", "1"]
     assert cli.main(["benchmark", *args, "--json", str(file)]) == EXIT_DONE
     printed = capsys.readouterr().out
-    assert "A picture of 40x44 pixels at a time" in printed
+    assert "An image of 40x44 pixels at a time" in printed
     assert "threads: 1, of" in printed
     assert "2 answers to warm up, 5 counted" in printed
 
@@ -174,7 +174,7 @@ def test_what_takes_too_long_is_cut_short(
 ) -> None:
     slow = Slow()
     source = Source("server", "")
-    monkeypatch.setattr(measure_process, "look_at", lambda _: source)
+    monkeypatch.setattr(measure_process, "find_source", lambda _: source)
     monkeypatch.setattr(Source, "open", lambda _, threads: slow.open(threads))
     monkeypatch.setattr(measure_process.time, "perf_counter", lambda: slow.now)
     monkeypatch.setattr(measure_process, "SECONDS", seconds)

@@ -29,7 +29,7 @@ KEYS = [
 def train(
     tmp_path: Path, toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Path]:
-    """Trains the toy on pictures whose brightness is their class."""
+    """Trains the toy on images whose brightness is their class."""
     monkeypatch.setattr(build, "build_ccfnet", lambda classes, **_: toy(classes))
     root, rng = tmp_path / "data", np.random.default_rng(0)
     for folder in ("images", "masks"):

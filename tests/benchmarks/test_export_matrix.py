@@ -12,7 +12,7 @@ from benchmarks.export_matrix import Matrix, Row, as_json, exported, find_artifa
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_yaml
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.runs.run_folder import RunInfo, read_run
-from ccfnet_tf.runtimes.manifest import MODEL, Contract, Format, checksums, write_contract
+from ccfnet_tf.runtimes.manifest import MODEL, Format, Manifest, checksums, write_manifest
 
 BEFORE, TRAINED, AFTER = 1000, 2000, 3000
 
@@ -41,7 +41,7 @@ def artifact(out: Path, quantize: str, size: str, written: int) -> Path:
     folder.mkdir(parents=True)
     (folder / MODEL["tflite"]).write_bytes(bytes(2_000_000))
     format_: Format = "tflite"
-    contract = Contract(
+    manifest = Manifest(
         format=format_,
         run={},
         versions={},
@@ -54,7 +54,7 @@ def artifact(out: Path, quantize: str, size: str, written: int) -> Path:
         difference={"largest": 0.0123, "percentile": 1e-3, "mean": 1e-4, "other_labels": 2e-4},
         measured={"GPU": "yes: within 8.0e-07 of the CPU"},
     )
-    write_contract(folder, contract)
+    write_manifest(folder, manifest)
     os.utime(folder / "export.json", (written, written))
     return folder
 

@@ -70,12 +70,12 @@ def test_check_names_everything_and_ends_with_1(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(np.full((36, 40), 9, np.uint8)).save(plain / "masks" / "2.png")
-    (plain / "images" / "4.png").write_bytes(b"no picture")
+    (plain / "images" / "4.png").write_bytes(b"no image")
     (plain / "masks" / "5.png").unlink()
     found = tmp_path / "found.json"
     assert data("check", plain, "--json", found) == EXIT_FINDINGS
     printed = capsys.readouterr().out
-    for words in ("masks/2.png: value 9", "images/4.png: not a picture", "images/5.png: no mask"):
+    for words in ("masks/2.png: value 9", "images/4.png: not an image", "images/5.png: no mask"):
         assert words in printed
     tree = json.loads(found.read_text())
     assert sorted(f["kind"] for f in tree["findings"]) == ["missing", "unreadable", "value"]
@@ -95,7 +95,7 @@ def test_stats_counts_and_draws(
 ) -> None:
     plot = tmp_path / "stats.png"
     assert data("stats", plain, "--plot", plot) == EXIT_DONE
-    assert "8 pictures, 11,520 labelled pixels" in capsys.readouterr().out
+    assert "8 images, 11,520 labelled pixels" in capsys.readouterr().out
     picture = cv2.imread(str(plot))
     assert picture is not None
     assert data("stats", plain, "--plot", plot) == EXIT_USER_ERROR
@@ -109,7 +109,7 @@ def test_split_writes_lists_that_the_other_verbs_take(
     assert data("split", plain, "--folds", "4", "--out", lists, "--seed", "1") == EXIT_DONE
     assert "4 folds" in capsys.readouterr().out
     assert data("check", plain, "--data.lists", lists, "--data.fold", "3") == EXIT_DONE
-    assert "train 6, test 2 pictures" in capsys.readouterr().out
+    assert "train 6, test 2 images" in capsys.readouterr().out
 
 
 LAYOUTS = {
@@ -128,7 +128,7 @@ def printed_commands(out: str) -> dict[str, list[str]]:
 
 
 def assert_folds(root: Path, lists: Path, out: str, folds: int) -> None:
-    """Lists the data by each printed command, and sees every picture tested once."""
+    """Lists the data by each printed command, and sees every image tested once."""
     commands = printed_commands(out)
     assert commands.keys() == {"fit", "crossval"}
     for verb, args in commands.items():
@@ -237,9 +237,9 @@ def test_scenes_convert_and_show(tmp_path: Path) -> None:
         return done.stdout
 
     size = ("--data.scene_size", "[40,48]", "--data.crop", "33")
-    assert "drawn: 110 pictures" in run("scenes", "--count", "10", "--out", "drawn", *size)
+    assert "drawn: 110 images" in run("scenes", "--count", "10", "--out", "drawn", *size)
     assert "read back and equal" in run("convert", "drawn", "--out", "shards", "--shards", "2")
-    assert "3 of 9 pictures" in run("show", "shards", "--count", "3", "--out", "s.png", *size[2:])
+    assert "3 of 9 images" in run("show", "shards", "--count", "3", "--out", "s.png", *size[2:])
     sheet = cv2.imread(str(tmp_path / "s.png"))
     assert sheet is not None
     assert sheet.std() > 10

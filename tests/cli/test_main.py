@@ -242,8 +242,8 @@ def test_quiet_shows_what_was_asked_for_and_no_notices(
 @pytest.mark.parametrize(
     ("pictures", "frames", "failed", "labels", "lines"),
     [
-        (1, 0, 0, 0, ["out: 1 picture"]),
-        (2, 1, 0, 1, ["out: 2 pictures and 1 frame of videos", "skipped 1 file in {}"]),
+        (1, 0, 0, 0, ["out: 1 image"]),
+        (2, 1, 0, 1, ["out: 2 images and 1 frame of videos", "skipped 1 file in {}"]),
         (0, 7, 1, 3, ["out: 7 frames of videos; 1 failed, see above", "skipped 3 files in {}"]),
         (0, 0, 2, 0, []),
     ],
@@ -285,7 +285,7 @@ def test_what_cannot_be_exported_is_one_line(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--train.batch", "16"], "the training part has 8 pictures"),
+        (["--train.batch", "16"], "the training part has 8 images"),
         (["--train.batch", "3", "--train.strategy", "mirrored"], None),
         (["--model.backbone_weights", "no/such.weights.h5"], "no/such.weights.h5; expected"),
     ],
@@ -296,7 +296,7 @@ def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
     out = tmp_path / "run"
     args = ["fit", "--config", "folder", "--data.root", str(SAMPLE), "--out", str(out)]
     args += ["--model.backbone", "mobilenet_v2", "--train.epochs", "1", *options]
-    if message is None:  # three pictures on two replicas
+    if message is None:  # three images on two replicas
         message = r"train.batch is 3: it must divide by the 2 replicas; try 4"
         pytest.importorskip("tensorflow")
         done = run(*args, "--train.virtual_cpus", "2")

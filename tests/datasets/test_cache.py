@@ -18,7 +18,7 @@ SAMPLES = [Sample(str(i), "", "") for i in range(len(SIZES))]
 
 
 class Reader:
-    """Random pictures; counts how often each was read."""
+    """Random images; counts how often each was read."""
 
     def __init__(self, classes: int) -> None:
         self.classes = classes

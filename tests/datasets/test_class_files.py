@@ -70,7 +70,7 @@ def index_mask(path: Path, ids: np.ndarray = IDS, palette: bytes | None = None) 
 
 
 def plants_voc(root: Path, *, lists: tuple[str, ...] = ("train", "val")) -> list[Path]:
-    """Writes pictures in VOC's layout, one a list; returns where their masks go."""
+    """Writes images in VOC's layout, one a list; returns where their masks go."""
     masks = []
     for index, part in enumerate(lists):
         photo(root / "JPEGImages" / f"{index}.jpg", index)
@@ -271,7 +271,7 @@ def test_labelme_writes_no_lists(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels(read(voc, tmp_path))[0], IDS)
     (tmp_path / "JPEGImages" / "0.jpg").unlink()
     (fault,) = read(voc, tmp_path).unpaired
-    assert "0.png: no picture of that name" in str(fault)
+    assert "0.png: no image of that name" in str(fault)
 
 
 @pytest.mark.parametrize(

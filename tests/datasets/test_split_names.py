@@ -83,8 +83,8 @@ def test_folders_that_are_not_what_they_are_called(tmp_path: Path) -> None:
     (tmp_path / "images" / "dev").mkdir()  # empty: nothing is lost
     (tmp_path / ".git" / "test").mkdir(parents=True)
     assert misleading_folders(tmp_path, parts) == (
-        f"{tmp_path}/images/testing: looks like the part test, but its pictures are in no part",
-        f"{tmp_path}/images/a/valid: looks like the part val, but its pictures are trained on",
+        f"{tmp_path}/images/testing: looks like the part test, but its images are in no part",
+        f"{tmp_path}/images/a/valid: looks like the part val, but its images are trained on",
     )
 
 
@@ -93,10 +93,10 @@ def test_folders_with_a_part_in_their_names(tmp_path: Path) -> None:
     sample(tmp_path, "test_images/1")
     unused, trained = misleading_folders(tmp_path, {"train": train})
     assert unused == (
-        f"{tmp_path}/test_images: looks like the part test, but its pictures are in no part"
+        f"{tmp_path}/test_images: looks like the part test, but its images are in no part"
     )
     assert trained == (
-        f"{tmp_path}/images/val_set (and 1 more): looks like the part val, but its pictures are "
+        f"{tmp_path}/images/val_set (and 1 more): looks like the part val, but its images are "
         "trained on"
     )
 
@@ -111,7 +111,7 @@ def test_a_layout_says_which_folders_it_leaves_out(tmp_path: Path) -> None:
     root = small_copies.camvid(tmp_path)
     small_copies.photo(root / "valid" / "0.png")
     notes = list_set(DataConfig(root=str(root)), 0).notes
-    assert notes == (f"{root}/valid: looks like the part val, but its pictures are in no part",)
+    assert notes == (f"{root}/valid: looks like the part val, but its images are in no part",)
 
 
 @pytest.mark.parametrize("layout", ["sift_flow", "camvid", "voc", "cityscapes", "ade20k"])

@@ -26,8 +26,10 @@ def nothing(sample: Sample) -> Any:
     raise AssertionError(sample)
 
 
-def share(count: int, val_share: float, seed: int = 0, **kin: str) -> splits.Parts:
-    listing = Listing(TAXONOMY, samples(count), None, (), nothing, nothing, kin=kin)
+def share(count: int, val_share: float, seed: int = 0, **near_duplicates: str) -> splits.Parts:
+    listing = Listing(
+        TAXONOMY, samples(count), None, (), nothing, nothing, near_duplicates=near_duplicates
+    )
     reader = registry.Reader(lambda _: "", lambda *_: listing)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.READERS, "scenes", reader)
@@ -52,9 +54,9 @@ def test_seed_chooses_the_share() -> None:
 
 
 def test_kin_stay_together() -> None:
-    kin = {f"{i:03d}": f"family {i // 4}" for i in range(40)}
+    near_duplicates = {f"{i:03d}": f"family {i // 4}" for i in range(40)}
     for seed in range(5):
-        val = [int(s.name) for s in share(40, 0.25, seed, **kin).val]
+        val = [int(s.name) for s in share(40, 0.25, seed, **near_duplicates).val]
         assert len(val) == 8  # whole families of four, as many as fit in ten
         assert all((i - i % 4 + j) in val for i in val for j in range(4))
 
@@ -78,7 +80,7 @@ def test_datasets_do_not_import_tensorflow() -> None:
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
-    """Six pictures in a plain folder; picture i shows class i % 3 everywhere."""
+    """Six images in a plain folder; image i shows class i % 3 everywhere."""
     root = tmp_path / "set"
     for side in ("images", "masks"):
         (root / side).mkdir(parents=True)
@@ -174,7 +176,7 @@ def test_copies_named_in_a_file_stay_on_one_side(plain: Path, tmp_path: Path, be
     for seed in range(8):
         found = splits.read_parts(dataclasses.replace(data, val_share=0.4), seed)
         val = set(names(found.val))
-        assert val in ({"0", "4"}, {"5"}), val  # whole groups of at most 0.4 * 6 pictures
+        assert val in ({"0", "4"}, {"5"}), val  # whole groups of at most 0.4 * 6 images
 
 
 def test_a_fold_where_there_are_none(plain: Path, tmp_path: Path) -> None:

@@ -56,9 +56,9 @@ def fill(root: Path, *files: str) -> Path:
             "rename train/ to train/images/, rename train_labels/ to train/masks/, rename val/ to",
         ),
         (("train/a.jpg", "train_masks/a_mask.png"), "rename train_masks/ to train/masks/"),
-        (("a.jpg", "a_mask.png"), "masks lie beside their pictures ('a_mask')"),
+        (("a.jpg", "a_mask.png"), "masks lie beside their images ('a_mask')"),
         (("b/a.jpg", "b/a_seg.png"), "without '_seg'"),
-        (("a.jpg", "b.jpg"), "pictures in images/, a PNG of class ids for each in masks/"),
+        (("a.jpg", "b.jpg"), "images in images/, a PNG of class ids for each in masks/"),
         (("set.zip",), "an archive: unpack it"),
         (("train/images/a.jpg", "train/labels/a.txt", "data.yaml"), "YOLO's outlines"),
         (("images/a.jpg", "labels/a.txt"), "YOLO's outlines"),
@@ -67,8 +67,8 @@ def fill(root: Path, *files: str) -> Path:
         (("data/train-0.parquet",), "Parquet"),
         (("a.jpg", "task-1-annotation-2-by-3-tag-leaf-0.png"), "Label Studio's brush strokes"),
         (("a.jpg", "via_region_data.json"), "VGG Image Annotator's own format"),
-        (("notes.txt",), "no pictures within four folders"),
-        ((), "no pictures within four folders"),
+        (("notes.txt",), "no images within four folders"),
+        ((), "no images within four folders"),
     ],
 )
 def test_what_is_seen_and_what_to_do(tmp_path: Path, files: tuple[str, ...], words: str) -> None:

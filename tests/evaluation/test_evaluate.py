@@ -1,4 +1,4 @@
-"""A stand-in network whose answers are written into the picture makes every figure known."""
+"""A stand-in network whose answers are written into the image makes every figure known."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_tables_fit_and_keep_odd_names(model: keras.Model) -> None:
     image, label = random_part(4, seed=5)
     text = shown(evaluate(model, batches(image, label, 4), TAXONOMY))
     assert "[red]sand" in text
-    assert "test: 4 pictures" in text
+    assert "test: 4 images" in text
     assert "absent as 0" not in text
     label[label == 2] = 0
     fewer = shown(evaluate(model, batches(image, label, 4), TAXONOMY))
@@ -303,7 +303,7 @@ def test_memory_that_runs_out_names_the_batch(
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
 
     monkeypatch.setattr(evaluator, "_count", full)
-    with pytest.raises(ResourceError, match="batch of 2 pictures of 5x6 pixels"):
+    with pytest.raises(ResourceError, match="batch of 2 images of 5x6 pixels"):
         evaluator.run(batches(*random_part(2, seed=7), 2))
 
 
@@ -314,7 +314,7 @@ def test_data_of_other_classes_are_refused(model: keras.Model) -> None:
 
 @pytest.mark.slow
 def test_the_real_network_is_counted_as_it_answers() -> None:
-    """At any size: below 32 pixels both see the picture mirrored."""
+    """At any size: below 32 pixels both see the image mirrored."""
     network = build()
     for key, variable in named_variables(network).items():
         if key.endswith("gamma"):  # gains at which answers differ from pixel to pixel
@@ -352,5 +352,5 @@ def test_memory_does_not_grow_with_the_number_of_pictures(model: keras.Model) ->
     evaluator.run(one.repeat(20))
     before = resident()
     evaluator.run(one.repeat(400))
-    # Scores of 380 pictures, if they were kept, would be 100 MB for each head.
+    # Scores of 380 images, if they were kept, would be 100 MB for each head.
     assert resident() - before < 60

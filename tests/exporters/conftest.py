@@ -12,14 +12,14 @@ import pytest
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
 from ccfnet_tf.datasets.splits import read_parts
-from ccfnet_tf.exporters.export_run import new_contract
+from ccfnet_tf.exporters.export_run import new_manifest
 from ccfnet_tf.exporters.registry import new_exporter
 from ccfnet_tf.exporters.verify.reference import reference_pictures, run_parts, write_reference
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.network import ccfnet
 from ccfnet_tf.runs.run_files import write_classes
 from ccfnet_tf.runs.run_folder import load_run, read_run
-from ccfnet_tf.runtimes.manifest import REFERENCE, Difference, Format, write_contract
+from ccfnet_tf.runtimes.manifest import REFERENCE, Difference, Format, write_manifest
 from ccfnet_tf.training.checkpoint import Progress, save_best
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
@@ -95,6 +95,6 @@ def unchecked(
         write_reference(place / REFERENCE, predictor, pictures)
         exporter.write(model, parts, place)
         found = Difference(0.0, 0.0, 0.0, 0.0)
-        contract = new_contract(info, info.checkpoint(), exporter, place, found)
-        write_contract(place, contract)
+        manifest = new_manifest(info, info.checkpoint(), exporter, place, found)
+        write_manifest(place, manifest)
     return places

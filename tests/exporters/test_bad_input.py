@@ -16,7 +16,7 @@ import pytest
 from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import EXIT_USER_ERROR
 from ccfnet_tf.exporters.verify.reference import reference_pictures
-from ccfnet_tf.runtimes.manifest import CONTRACT, MODEL, REFERENCE, checksums
+from ccfnet_tf.runtimes.manifest import MANIFEST, MODEL, REFERENCE, checksums
 
 pytestmark = pytest.mark.usefixtures("toy_network")
 
@@ -142,7 +142,7 @@ def test_a_changed_contract_is_refused(
     change: Callable[[Tree], Tree], unchecked: dict[str, Path], tmp_path: Path, capsys: Screen
 ) -> None:
     folder = shutil.copytree(unchecked["onnx"], tmp_path / "onnx")
-    path = folder / CONTRACT
+    path = folder / MANIFEST
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     refused_by_all(folder, f"{path}: not as the export wrote it", capsys)
 
@@ -163,15 +163,15 @@ def test_what_is_no_contract_is_refused(
     content: bytes, expected: str, unchecked: dict[str, Path], tmp_path: Path, capsys: Screen
 ) -> None:
     folder = shutil.copytree(unchecked["onnx"], tmp_path / "onnx")
-    (folder / CONTRACT).write_bytes(content)
-    refused_by_all(folder, f"{folder / CONTRACT}: {expected}", capsys)
+    (folder / MANIFEST).write_bytes(content)
+    refused_by_all(folder, f"{folder / MANIFEST}: {expected}", capsys)
 
 
 def test_another_artifacts_contract_is_refused(
     unchecked: dict[str, Path], tmp_path: Path, capsys: Screen
 ) -> None:
     folder = shutil.copytree(unchecked["onnx"], tmp_path / "onnx")
-    shutil.copy(unchecked["tflite"] / CONTRACT, folder)
+    shutil.copy(unchecked["tflite"] / MANIFEST, folder)
     refused_by_all(folder, "not part of what was exported", capsys)
 
 
@@ -179,8 +179,8 @@ def test_no_contract_is_no_artifact(
     unchecked: dict[str, Path], tmp_path: Path, capsys: Screen
 ) -> None:
     folder = shutil.copytree(unchecked["onnx"], tmp_path / "onnx")
-    (folder / CONTRACT).unlink()
-    refused_by_all(folder, f"no {CONTRACT}: not an artifact of ccfnet-tf export", capsys)
+    (folder / MANIFEST).unlink()
+    refused_by_all(folder, f"no {MANIFEST}: not an artifact of ccfnet-tf export", capsys)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from ccfnet_tf.exporters.base import Exporter
 from ccfnet_tf.exporters.registry import new_exporter
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.runs.run_folder import load_run
-from ccfnet_tf.runtimes.manifest import CONTRACT, Difference, read_contract
-from ccfnet_tf.runtimes.sources import look_at
+from ccfnet_tf.runtimes.manifest import MANIFEST, Difference, read_manifest
+from ccfnet_tf.runtimes.sources import find_source
 
 QUIET = Console(quiet=True)
 SMALL = new_exporter("tflite", {"size": "33x47", "quantize": "none"})
@@ -35,16 +35,16 @@ def test_the_contract_says_what_was_done(
         run, tmp_path, new_exporter("saved_model", {}), data_root=None, console=QUIET
     )
     assert artifact == tmp_path / "ccfnet" / "1"
-    contract = read_contract(artifact)
-    assert contract.run == {"folder": str(run.resolve()), "checkpoint": "best.npz"}
-    assert len(contract.classes) == len(contract.palette) == 8
-    assert contract.difference["largest"] < 1e-4
-    assert set(contract.files) == {
+    manifest = read_manifest(artifact)
+    assert manifest.run == {"folder": str(run.resolve()), "checkpoint": "best.npz"}
+    assert len(manifest.classes) == len(manifest.palette) == 8
+    assert manifest.difference["largest"] < 1e-4
+    assert set(manifest.files) == {
         path.relative_to(artifact).as_posix()
         for path in artifact.rglob("*")
-        if path.is_file() and path.name != CONTRACT
+        if path.is_file() and path.name != MANIFEST
     }
-    assert "EXIF" in contract.inputs["orientation"]
+    assert "EXIF" in manifest.inputs["orientation"]
     copy = shutil.copytree(artifact, tmp_path / "elsewhere")
     assert main(["export", "--verify-only", str(copy)]) == 0
     assert "saved_model beside Keras on" in capsys.readouterr().out
@@ -67,21 +67,21 @@ def test_files_are_proven_and_opened_again(
     out = tmp_path / "models"
     assert main(["export", str(run), *options, "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "beside Keras on real pictures" in said
+    assert "beside Keras on real images" in said
     assert said.index("checking it in a fresh process") < said.index("beside Keras")  # in a log too
     assert [path.name for path in out.iterdir()] == [place]
     moved = (out / place).rename(tmp_path / "elsewhere")
     assert main(["export", "--verify-only", str(moved)]) == 0
     picture = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
     expected = KerasNetwork(load_run(run)).predict(picture)
-    found = look_at(str(moved)).open().predict(picture)
+    found = find_source(str(moved)).open().predict(picture)
     assert (found.labels == expected.labels).mean() > 0.99
     np.testing.assert_allclose(found.difficulty, expected.difficulty, atol=0.01)
     file = tmp_path / "a.png"
     cv2.imwrite(str(file), picture)
     capsys.readouterr()
     assert main(["predict", str(moved), str(file), "--out", str(tmp_path / "results")]) == 0
-    said = "takes 33x47: larger pictures are made smaller for it"
+    said = "takes 33x47: larger images are made smaller for it"
     assert (said in capsys.readouterr().out) == place.startswith("tflite")
 
 
@@ -109,7 +109,7 @@ def test_a_file_in_bfloat16_is_held_against_keras_in_float32(
     asked = new_exporter("saved_model", {"precision": "bfloat16"})
     artifact = module.export_run(run, tmp_path, asked, data_root=None, console=QUIET)
     assert loaded == ["float32", "bfloat16"]
-    assert read_contract(artifact).options == {"precision": "bfloat16"}
+    assert read_manifest(artifact).options == {"precision": "bfloat16"}
 
 
 def test_not_a_number_is_above_any_tolerance() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ccfnet_tf.exporters.fold_batch_norm import folded
+from ccfnet_tf.exporters.fold_batch_norm import fold_batch_norm
 from ccfnet_tf.exporters.litert.float16 import LEAST
 from ccfnet_tf.network.layers import BatchNorm, Conv, DepthwiseConv
 
@@ -56,7 +56,7 @@ def norms_run(model: Any, images: np.ndarray) -> int:
 def test_every_convolution_answers_as_before(kind: str, norm: Any) -> None:
     model = network(CONVOLUTIONS[kind](), norm(epsilon=0.05), layers.ReLU())
     images = np.random.default_rng(1).normal(size=(2, 9, 12, 4)).astype(np.float32)
-    found = folded(model)
+    found = fold_batch_norm(model)
     np.testing.assert_allclose(found(images), model(images, training=False), rtol=2e-5, atol=1e-5)
     assert norms_run(model, images) == 1
     assert norms_run(found, images) == (kind in LEFT_ALONE)
@@ -70,10 +70,10 @@ def test_what_others_need_of_a_convolution_stays() -> None:
     for variable in model.variables:
         variable.assign(np.random.default_rng(2).uniform(0.2, 1.0, variable.shape))
     pictures = np.random.default_rng(1).normal(size=(1, 9, 12, 3)).astype(np.float32)
-    found, expected = folded(model)(pictures), model(pictures, training=False)
+    found, expected = fold_batch_norm(model)(pictures), model(pictures, training=False)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, atol=1e-5)
-    assert norms_run(folded(model), pictures) == 1  # the one behind no convolution
+    assert norms_run(fold_batch_norm(model), pictures) == 1  # the one behind no convolution
 
 
 def test_small_kernels_compute_in_float32() -> None:
@@ -82,5 +82,5 @@ def test_small_kernels_compute_in_float32() -> None:
     options = {"use_bias": False, "dtype": "mixed_bfloat16"}
     for width, expected in ((channels - 1, tf.float32), (channels, tf.bfloat16)):
         model = network(DepthwiseConv(3, **options), BatchNorm(), channels=width)
-        (result,) = folded(model).outputs
+        (result,) = fold_batch_norm(model).outputs
         assert tf.as_dtype(result.dtype) == expected

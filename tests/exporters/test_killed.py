@@ -15,7 +15,7 @@ from ccfnet_tf.errors import EXIT_DONE, RunError
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.runs.run_folder import load_run
 from ccfnet_tf.runtimes.manifest import REFERENCE
-from ccfnet_tf.runtimes.sources import look_at
+from ccfnet_tf.runtimes.sources import find_source
 
 PATIENCE = 300.0
 
@@ -45,11 +45,11 @@ def test_a_killed_export_leaves_nothing_that_looks_whole(whole: Path, tmp_path: 
     assert list(out.iterdir()) == [unfinished]
     for source in (out, unfinished, out / place):
         with pytest.raises(RunError):
-            look_at(str(source))
+            find_source(str(source))
     assert main(given) == EXIT_DONE
     assert list(out.iterdir()) == [out / place]
     picture = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
     expected = KerasNetwork(load_run(whole)).predict(picture)
-    found = look_at(str(out / place)).open().predict(picture)
+    found = find_source(str(out / place)).open().predict(picture)
     np.testing.assert_allclose(found.difficulty, expected.difficulty, atol=1e-4)
     assert (found.labels == expected.labels).mean() > 0.99

@@ -1,4 +1,4 @@
-"""Every file of data sets but pictures, damaged 300 times: one line each, and little memory."""
+"""Every file of data sets but images, damaged 300 times: one line each, and little memory."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ Four modules cover every file that is read:
 - test_fuzz_runs: config.yaml, classes.json, picture_sizes.json, data_digest.json, metrics.csv,
   environment.json, checkpoints, --config, label maps, export.json.
 - test_fuzz_artifacts: ONNX, LiteRT, graphs and variables of SavedModels.
-- test_fuzz_inputs: pictures, masks, MATLAB files, videos, --group-by tables, lists and near-copies
+- test_fuzz_inputs: images, masks, MATLAB files, videos, --group-by tables, lists and near-copies
   of `data split`, evaluation.json and crossval.yaml, weights of backbones, reference.npz, and what
   export/embedded/run.py opens.
 

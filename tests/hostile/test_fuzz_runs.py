@@ -28,8 +28,8 @@ from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs.checkpoint_file import assign_model, read_arrays
 from ccfnet_tf.runs.run_files import epochs_written, keep_sound_rows, write_environment
 from ccfnet_tf.runs.run_folder import read_run
-from ccfnet_tf.runtimes.manifest import CONTRACT, _seal
-from ccfnet_tf.runtimes.sources import look_at
+from ccfnet_tf.runtimes.manifest import MANIFEST, _seal
+from ccfnet_tf.runtimes.sources import find_source
 from ccfnet_tf.training.data_digest import read_samples
 from tests.datasets.layouts.test_fuzz import mutants
 from tests.hostile.conftest import Trained
@@ -194,15 +194,15 @@ def test_exit_codes(begun: Trained, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.fixture
-def contract(tmp_path: Path) -> Path:
+def manifest(tmp_path: Path) -> Path:
     folder = tmp_path / "artifact"
     folder.mkdir()
     (folder / "ccfnet.onnx").write_bytes(b"onnx")
-    from ccfnet_tf.runtimes.manifest import Contract, checksums, write_contract
+    from ccfnet_tf.runtimes.manifest import Manifest, checksums, write_manifest
 
-    write_contract(
+    write_manifest(
         folder,
-        Contract(
+        Manifest(
             format="onnx",
             run={"folder": "x"},
             versions={"keras": "3"},
@@ -219,9 +219,9 @@ def contract(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_contract(contract: Path, count: int) -> None:
-    file = contract / CONTRACT
-    fuzz(file, lambda: look_at(str(contract)), count)
+def test_a_contract(manifest: Path, count: int) -> None:
+    file = manifest / MANIFEST
+    fuzz(file, lambda: find_source(str(manifest)), count)
     tree = json.loads(file.read_text())
     del tree["sha256"]
     rng = random.Random(0)
@@ -230,5 +230,5 @@ def test_a_contract(contract: Path, count: int) -> None:
         if isinstance(other, dict):  # an attacker seals what he writes
             text = json.dumps({**other, "sha256": _seal(other)})
             file.write_bytes(text.encode("utf-8", "surrogatepass"))
-            one_line(lambda: look_at(str(contract)).contract, text.encode())
-    shutil.rmtree(contract)
+            one_line(lambda: find_source(str(manifest)).manifest, text.encode())
+    shutil.rmtree(manifest)

@@ -1,4 +1,4 @@
-"""A network of no weights: what predict does with pictures, without the seconds of a real one."""
+"""A network of no weights: what predict does with images, without the seconds of a real one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ByBrightness:
         self._maps = maps
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
-        """Labels a picture, uint8 [H, W, 3]."""
+        """Labels an image, uint8 [H, W, 3]."""
         self.seen.append((image.shape[0], image.shape[1]))
         red = image[..., 0].astype(np.int32)
         labels = np.minimum(red // 85, 2).astype(np.int32)

@@ -1,4 +1,4 @@
-"""A camera that sends JPEG pictures by HTTP without end, started by tests as a program."""
+"""A camera that sends JPEG images by HTTP without end, started by tests as a program."""
 
 from __future__ import annotations
 

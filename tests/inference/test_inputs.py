@@ -9,7 +9,7 @@ from ccfnet_tf.inference.inputs import Failure, Found, find_jobs
 
 @pytest.fixture
 def training_set(tmp_path: Path) -> Path:
-    """A picture and two masks in train/, and what only looks like masks."""
+    """An image and two masks in train/, and what only looks like masks."""
     for name in ("train/images/a.jpg", "train/masks/a.png", "train/masks/sub/b.png"):
         put(tmp_path / "set" / name)
     put(tmp_path / "set" / "train/masks/notes.txt")
@@ -42,4 +42,4 @@ def test_a_glob_without_a_match_says_so(training_set: Path) -> None:
     pattern = training_set / "train" / "*.bmp"
     assert find(pattern).failures == [Failure(str(pattern), "matches no file")]
     (failure,) = find(training_set / "train" / "masks" / "*.txt").failures
-    assert "holds no picture or video" in failure.reason
+    assert "holds no image or video" in failure.reason

@@ -123,7 +123,7 @@ def test_memory_that_runs_out_names_the_picture(
         raise error
 
     monkeypatch.setattr(predictor, "_answer", full)
-    with pytest.raises(ResourceError, match="picture of 64x48 pixels: make it smaller"):
+    with pytest.raises(ResourceError, match="image of 64x48 pixels: make it smaller"):
         predictor.predict(picture)
 
 

@@ -57,7 +57,7 @@ def test_files_folders_and_globs_keep_their_paths(predictor: KerasNetwork, tmp_p
         write_picture(given / name, SMALL)
     write_picture(given / "many/y/five.png", SMALL)
     write_picture(given / "folder/.hidden.png", SMALL)
-    (given / "folder" / "notes.txt").write_text("no picture")
+    (given / "folder" / "notes.txt").write_text("no image")
 
     inputs = [given / "deep/one.png", given / "folder", given / "many/*/*"]
     outcome = predict_all(predictor, [str(path) for path in inputs], out)
@@ -109,7 +109,7 @@ def test_bad_files_are_reported_and_the_rest_go_on(predictor: KerasNetwork, tmp_
 
 def test_an_empty_folder_is_a_failure(predictor: KerasNetwork, tmp_path: Path) -> None:
     outcome = predict_all(predictor, [str(tmp_path)], tmp_path / "out")
-    assert "holds no picture or video" in outcome.failures[0].reason
+    assert "holds no image or video" in outcome.failures[0].reason
     assert not (tmp_path / "out").exists()
 
 
@@ -154,7 +154,7 @@ def test_results_among_the_inputs_are_no_inputs(predictor: KerasNetwork, tmp_pat
     for _ in range(2):
         outcome = predict_all(predictor, [str(tmp_path)], tmp_path, wanted=Wanted(overwrite=True))
         assert (outcome.pictures, outcome.videos, outcome.failures) == (1, 1, ())
-    # Somewhere else the same names are pictures like any other.
+    # Somewhere else the same names are images like any other.
     outcome = predict_all(predictor, [str(tmp_path / "a.label.png")], tmp_path / "elsewhere")
     assert files(tmp_path / "elsewhere") == results("a.label")
 
@@ -254,7 +254,7 @@ def test_a_run_without_a_checkpoint_is_refused_before_its_inputs_are_sought(
 
 
 class Several:
-    """Answers a picture with a label that is its first pixel's red, several at a time.
+    """Answers an image with a label that is its first pixel's red, several at a time.
 
     The first `at_once` of a call wait for each other, which fails where they come one by one.
     """
@@ -285,7 +285,7 @@ def write_numbered(folder: Path, count: int) -> None:
 
 def test_pictures_are_answered_at_once_and_none_is_swapped(tmp_path: Path) -> None:
     write_numbered(tmp_path / "in", 24)
-    (tmp_path / "in" / "bad.jpg").write_text("no picture")
+    (tmp_path / "in" / "bad.jpg").write_text("no image")
     errors: dict[int, Exception] = {2: DataError("refused"), 9: PictureTooLargeError("too large")}
     network = Several(errors)
     outcome = predict_all(network, [str(tmp_path / "in")], tmp_path / "out")

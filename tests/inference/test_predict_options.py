@@ -167,7 +167,7 @@ def test_a_picture_under_another_name_is_named(tmp_path: Path) -> None:
     (tmp_path / "in" / "notes.txt").write_text("none")
     outcome = run(tmp_path / "in", tmp_path / "out")[0]
     (failure,) = outcome.failures
-    assert "is a PNG picture by its content" in failure.reason
+    assert "is a PNG image by its content" in failure.reason
     assert outcome.others == {".txt": 1}
 
 

@@ -96,7 +96,7 @@ def test_frames_go_to_ffmpeg_where_it_writes_h264(
     assert (outcome.videos, outcome.failures, said) == (1, (), "")
     frames = read(tmp_path / "out" / "a.overlay.mp4")
     assert [frame.shape for frame in frames] == [(242, 322, 3)] * 4
-    assert len({round(frame.mean() / 4) for frame in frames}) == 4  # each is another picture
+    assert len({round(frame.mean() / 4) for frame in frames}) == 4  # each is another image
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.overlay.mp4"]
 
 
@@ -141,7 +141,7 @@ def test_save_chooses_what_is_written_of_a_video(
 def test_a_picture_has_no_film(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
     (failure,) = predict(tmp_path / "a.png", tmp_path / "out", Wanted(kinds=()))[0].failures
-    assert "a picture has no film" in failure.reason
+    assert "an image has no film" in failure.reason
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_many_classes_are_not_named_below_a_film(tmp_path: Path) -> None:
 
 
 class CameraOfTheNet(BaseHTTPRequestHandler):
-    """Five pictures as network cameras send them, and pages that are no stream."""
+    """Five images as network cameras send them, and pages that are no stream."""
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass

@@ -115,7 +115,7 @@ def test_a_failure_leaves_none_of_the_four(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(writers, "_write", write)
     prediction = Prediction(LABELS, np.zeros((2, 3)), np.zeros((2, 3, 3), np.float32))
-    (tmp_path / "b.label.png").touch()  # another picture's
+    (tmp_path / "b.label.png").touch()  # another image's
     with pytest.raises(ResourceError):
         write_prediction(prediction, IMAGE, tmp_path, "a", TAXONOMY)
     assert [path.name for path in tmp_path.iterdir()] == ["b.label.png"]

@@ -1,4 +1,4 @@
-"""Text in pictures: every letter that a class may be named with."""
+"""Text in images: every letter that a class may be named with."""
 
 from __future__ import annotations
 

@@ -190,10 +190,10 @@ def test_folder_instead_of_file(tmp_path: Path) -> None:
 
 
 def test_text_renamed_png(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_text("not a picture")
-    fails(tmp_path / "a.png", "not a picture")
+    (tmp_path / "a.png").write_text("not an image")
+    fails(tmp_path / "a.png", "not an image")
     (tmp_path / "b.png").write_bytes(b"")
-    fails(tmp_path / "b.png", "not a picture")
+    fails(tmp_path / "b.png", "not an image")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp"])

@@ -193,7 +193,7 @@ def test_outlines_that_run_to_and_fro_are_refused_before_they_are_drawn(pieces: 
     with pytest.raises(DataError) as caught:
         draw((4000, 500), shapes, where="a.json: b.jpg")
     assert re.fullmatch(
-        r"a\.json: b\.jpg: outlines cross rows of pixels \d+ times: at most 20000000 in a picture "
+        r"a\.json: b\.jpg: outlines cross rows of pixels \d+ times: at most 20000000 in an image "
         "are drawn: make them of fewer points",
         str(caught.value),
     )

@@ -3,7 +3,7 @@
 Nothing of the package is used: convolutions, batch norm, softmaxes and losses are written out, and
 TensorFlow's tape differentiates them. Weights are named `layer/variable`.
 
-Shapes: B pictures, H x W pixels, C classes.
+Shapes: B images, H x W pixels, C classes.
 """
 
 from __future__ import annotations

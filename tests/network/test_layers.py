@@ -15,7 +15,7 @@ from ccfnet_tf.network.layers import BatchNorm, Conv, DepthwiseConv
 
 SHAPE = (2, 9, 12, 4)
 ENOUGH = layers.ENOUGH_PICTURES
-MANY = (8, 9, 3, 4)  # pictures enough for batch norm to take their statistics alone
+MANY = (8, 9, 3, 4)  # images enough for batch norm to take their statistics alone
 ROUNDING = {"float32": 1e-5, "mixed_bfloat16": 2e-2, "mixed_float16": 4e-3}
 CASES: list[tuple[type[keras.layers.Layer], dict[str, Any], tuple[int, ...]]] = [
     (Conv, {"filters": 6, "kernel_size": 1}, SHAPE),
@@ -190,7 +190,7 @@ def test_a_row_is_never_read_past_its_end(reach: int) -> None:
         assert columns == (-(-width // 32) * 32 if past else width)
         found += [width] if past else []
     if reach == 2:  # of a 3x3 kernel; no more is multiplied than before
-        assert found[:2] == [61, 62]  # a picture of 241 at stride 4
+        assert found[:2] == [61, 62]  # an image of 241 at stride 4
         assert all(row_length(width) % 32 == 0 for width in found)
 
 
@@ -231,7 +231,7 @@ def test_a_width_that_is_not_known_has_the_same_gradient(width: int) -> None:
     np.testing.assert_allclose(unknown(x), step(x), rtol=2e-2, atol=2e-2)
 
 
-FEW = [(1, 1, 1, 4), (1, 2, 2, 4), (1, 9, 12, 4)]  # of one picture
+FEW = [(1, 1, 1, 4), (1, 2, 2, 4), (1, 9, 12, 4)]  # of one image
 
 
 def norm_with_statistics(**options: Any) -> tuple[BatchNorm, np.ndarray, np.ndarray]:

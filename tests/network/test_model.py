@@ -104,7 +104,7 @@ def test_figures_do_not_depend_on_how_pixels_are_batched(
 ) -> None:
     model = toy(CLASSES)
     model.compile()
-    images, labels = batch  # the first picture is mostly void
+    images, labels = batch  # the first image is mostly void
     together = model.evaluate(images, labels, batch_size=2, verbose=0, return_dict=True)
     apart = model.evaluate(images, labels, batch_size=1, verbose=0, return_dict=True)
     for name, value in together.items():

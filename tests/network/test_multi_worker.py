@@ -55,7 +55,7 @@ def test_two_workers_equal_one(told: Path) -> None:
                 for key in one.files:
                     if key.startswith(("weight", "figure")):
                         np.testing.assert_allclose(two[key], one[key], atol=1e-5, err_msg=key)
-                    elif key != "moved":  # counts, over all pictures on every worker
+                    elif key != "moved":  # counts, over all images on every worker
                         np.testing.assert_array_equal(two[key], one[key], err_msg=key)
 
 

@@ -232,14 +232,14 @@ def test_images_that_were_divided_by_255_are_warned_of(toy: Toy, arrays: Arrays)
             call(images / 255, labels)
     with pytest.warns(UserWarning, match="do not divide by 255"):
         model.predict(x=tf.constant(images / 255), verbose=0)
-    model.fit(np.zeros_like(images), labels, verbose=0)  # black pictures are pictures
+    model.fit(np.zeros_like(images), labels, verbose=0)  # black images are images
 
 
 def test_an_uneven_last_batch_of_parts_is_refused(toy: Toy, arrays: Arrays) -> None:
     images, labels = (np.concatenate([array, array[:1]]) for array in arrays)
     model = toy(CLASSES)
     model.compile("sgd", accumulate=2)
-    with pytest.raises(ConfigError, match=r"pictures 1 accumulate 2: .*drop_remainder=True"):
+    with pytest.raises(ConfigError, match=r"images 1 accumulate 2: .*drop_remainder=True"):
         model.fit(images, labels, batch_size=4, verbose=0, shuffle=False)
 
 

@@ -43,7 +43,7 @@ NO_OTHER = ("paper", "clipped_where_nothing_is_to_clip")
 
 
 def batches() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Batches with void unevenly spread over pictures and batches."""
+    """Batches with void unevenly spread over images and batches."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(STEPS, BATCH, SIZE, SIZE, 3)).astype(np.float32)
     labels = (images[..., 0] > 0).astype(np.int32) + (images[..., 1] > 0.8)  # can be learned

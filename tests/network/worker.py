@@ -2,7 +2,7 @@
 
     python worker.py INDEX PORT FOLDER
 
-Writes to FOLDER what `Workers` exchange (talk_INDEX.json), weights, figures and an evaluation
+Writes to FOLDER what `Collectives` exchange (talk_INDEX.json), weights, figures and an evaluation
 (train_INDEX.npz), and whether Keras's own `fit` works (stock_INDEX.json). INDEX -1 is a process
 that trains alone.
 """
@@ -28,7 +28,7 @@ from ccfnet_tf.network.model import CCFNet, LossWeights
 from ccfnet_tf.pipeline.batch import evaluation_batches, training_batches
 from ccfnet_tf.pipeline.worker_sharding import by_example
 from ccfnet_tf.training.distribution.cluster import Cluster, connect, find_cluster
-from ccfnet_tf.training.distribution.collectives import Workers
+from ccfnet_tf.training.distribution.collectives import Collectives
 from ccfnet_tf.training.optimizer import make_optimizer
 
 SIZE, CLASSES, BATCH, PICTURES, EPOCHS = 40, 3, 4, 9, 3
@@ -65,7 +65,7 @@ def toy(kind: type[keras.Model]) -> Any:
     return kind(inputs=images, outputs=outputs)
 
 
-def train(strategy: Any, workers: Workers, out: Path) -> None:
+def train(strategy: Any, workers: Collectives, out: Path) -> None:
     """Trains and evaluates; writes weights, figures and counts."""
     keras.utils.set_random_seed(1)
     config = TrainConfig(optimizer="sgd", learning_rate=0.02, batch=BATCH)
@@ -98,10 +98,10 @@ def train(strategy: Any, workers: Workers, out: Path) -> None:
     np.savez(out, moved=moved, difficulty=seen.difficulty.counts, **arrays)
 
 
-def _evaluated(model: Any, workers: Workers) -> Evaluation:
+def _evaluated(model: Any, workers: Collectives) -> Evaluation:
     mine = slice(workers.index, None, workers.count)
     sizes = [(SIZE, SIZE)] * PICTURES
-    # Nine pictures in batches of two: workers have unlike numbers of batches.
+    # Nine images in batches of two: workers have unlike numbers of batches.
     pictures, _ = evaluation_batches(SAMPLES[mine], sizes[mine], load, DATA, batch=2)
     return Evaluator(model, TAXONOMY).run(pictures, pictures=PICTURES, total=workers.total)
 
@@ -121,7 +121,7 @@ def stock(strategy: Any, out: Path) -> None:
         out.write_text(json.dumps({"works": True, "why": ""}))
 
 
-def talk(workers: Workers, out: Path) -> None:
+def talk(workers: Collectives, out: Path) -> None:
     """Writes what the workers agree on."""
     first = workers.index == 0
     given = [
@@ -152,7 +152,7 @@ def main() -> None:
         cluster = find_cluster()
         assert cluster is not None
         strategy = connect(cluster, Console(quiet=True))
-    workers = Workers(strategy, cluster)
+    workers = Collectives(strategy, cluster)
     talk(workers, folder / f"talk_{index}.json")
     train(strategy, workers, folder / f"train_{index}.npz")
     stock(strategy, folder / f"stock_{index}.json")  # last: it ends with an error

@@ -42,7 +42,7 @@ def runs(
 
 
 def coordinates(height: int, width: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture that says where each pixel was, and a label that says the same exactly."""
+    """An image that says where each pixel was, and a label that says the same exactly."""
     y, x = np.mgrid[:height, :width]
     image = np.stack([x * step, y * step, 0 * x], -1).astype(np.uint8)
     return image, (y * 1000 + x).astype(np.int32)
@@ -133,7 +133,7 @@ def test_labels_gain_nothing_and_padding_is_void_only_where_needed(
     void = mask == VOID
     assert (picture[void] == PADDING).all()
     assert (picture[~void] == 7).all()
-    if void.all():  # less than a pixel is left of the picture
+    if void.all():  # less than a pixel is left of the image
         assert min(size) * zoom <= 1
         return
     for axis, side in ((1, size[0]), (0, size[1])):

@@ -114,7 +114,7 @@ def test_rare_classes_are_sought_when_asked() -> None:
 
 
 def test_fewer_samples_than_a_batch() -> None:
-    with pytest.raises(ConfigError, match=r"train\.batch is 15: .* 14 pictures"):
+    with pytest.raises(ConfigError, match=r"train\.batch is 15: .* 14 images"):
         by_example(NUMBERED, 15)
     with pytest.raises(ConfigError, match=r"train\.batch"):
         training_batches(NUMBERED, number, PLAIN, batch=15, seed=0)

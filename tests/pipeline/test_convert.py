@@ -21,7 +21,7 @@ from ccfnet_tf.pipeline.convert import encode_label, write_folder, write_shards
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three parts of pictures in several formats and sizes."""
+    """Three parts of images in several formats and sizes."""
     rng = np.random.default_rng(0)
     root = tmp_path / "set"
     for part, count in (("train", 7), ("val", 2), ("test", 3)):
@@ -92,12 +92,12 @@ def test_labels_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
     source = Listing(
         Taxonomy(names, distinct_colours(classes)), (sample,), None, (),
         lambda _: (np.zeros((30, 40, 3), np.uint8), label), lambda _: label,
-        kin={"a": "family"},
+        near_duplicates={"a": "family"},
     )  # fmt: skip
     write_shards(source, tmp_path / "out", 5)
     back = list_set(config(tmp_path / "out"), 0)
     np.testing.assert_array_equal(back.load_label(back.train[0]), label)
-    assert dict(back.kin) == {"a": "family"}
+    assert dict(back.near_duplicates) == {"a": "family"}
 
 
 @pytest.mark.parametrize("to", ["shards", "folder"])
@@ -210,12 +210,12 @@ def test_names_that_classes_txt_would_not_have_as_classes(tmp_path: Path, name: 
 def test_copies_survive(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
     source = listing_of(tmp_path / "x.png", "a", "b", "c", classes=("sky", "sea"))
-    source = dataclasses.replace(source, kin={"a": "k", "c": "k"})
+    source = dataclasses.replace(source, near_duplicates={"a": "k", "c": "k"})
     write_folder(source, tmp_path / "out")
     back = list_set(config(tmp_path / "out"), 0)
     assert back.taxonomy.names == ("sky", "sea")
-    assert back.kin["train/a"] == back.kin["train/c"]
-    assert "train/b" not in back.kin
+    assert back.near_duplicates["train/a"] == back.near_duplicates["train/c"]
+    assert "train/b" not in back.near_duplicates
 
 
 @pytest.mark.parametrize("name", ["a\\b", "a\nb", "../a"])

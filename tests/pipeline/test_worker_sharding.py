@@ -67,7 +67,7 @@ def test_files_are_read_by_one_worker_each() -> None:
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"train\.batch is 12: .*11 pictures"):
+    with pytest.raises(ConfigError, match=r"train\.batch is 12: .*11 images"):
         by_example(SAMPLES, 12)
     with pytest.raises(ConfigError, match=r"4 for each of 3 workers: .* 3 samples; lower"):
         by_file(FILES.__getitem__, 12, 0, 3)

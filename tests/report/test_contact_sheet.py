@@ -36,7 +36,7 @@ def test_a_sheet() -> None:
     assert 3 * (160 + 2 * 240) < sheet.shape[0] < 3 * (160 + 2 * 240) + 450
     seen = colours(sheet)
     assert {(10, 200, 30), (250, 0, 130), (0, 0, 0)} <= seen  # sky, sea, void
-    assert (90, 90, 250) not in seen  # no picture shows the moon, nor does the legend
+    assert (90, 90, 250) not in seen  # no image shows the moon, nor does the legend
     again = contact_sheet(SAMPLES, load, TAXONOMY, DATA, 0, count=3, versions=2)
     np.testing.assert_array_equal(sheet, again)
 

@@ -33,7 +33,7 @@ def census(*pixels: int, void: int = 0, samples: int = 2) -> Census:
 
 def test_a_sound_set_is_one_line() -> None:
     report = Report({"train": 4, "test": 2}, TAXONOMY.names, (), ())
-    assert lines(check_report(report)) == ["train 4, test 2 pictures, 2 classes: nothing to fix"]
+    assert lines(check_report(report)) == ["train 4, test 2 images, 2 classes: nothing to fix"]
 
 
 def test_findings_are_counted_and_listed_up_to_20_a_kind() -> None:
@@ -52,7 +52,7 @@ def test_findings_are_counted_and_listed_up_to_20_a_kind() -> None:
     assert "  and 3 more (JSON has all)" in found
     assert "  val: x.png: value 9 on 3 pixels" in found
     assert "  class '[red] sky' occurs nowhere" in found
-    assert found[-1] == "train 30, val 2 pictures, 2 classes: 24 to fix, see above"
+    assert found[-1] == "train 30, val 2 images, 2 classes: 24 to fix, see above"
 
 
 def test_long_addresses_are_not_cut() -> None:
@@ -75,7 +75,7 @@ def test_stats() -> None:
         (0, 0, 0),
     )
     text = "\n".join(lines(stats_table(stats, TAXONOMY)))
-    assert "2 pictures, 1,000,000 labelled pixels" in text
+    assert "2 images, 1,000,000 labelled pixels" in text
     assert "│ [red] sky │   99.90 │        2 │        0.501 │        1.42 │" in text
     assert "│ sea       │    0.10 │        2 │          500 │        48.1 │" in text
     assert "void: 20.00 % of all pixels" in text
@@ -90,10 +90,10 @@ def dealt(folds: int, absent: tuple[tuple[int, int], ...] = ()) -> Split:
 
 def test_folds_side_by_side() -> None:
     text = "\n".join(lines(split_table(dealt(3, absent=((0, 1),)), TAXONOMY)))
-    assert "31 pictures in 3 folds" in text
+    assert "31 images in 3 folds" in text
     assert "│ [red] sky │ 100.00 │  99.00 │  98.00 │" in text
     assert "│ sea       │   0.00 │   1.00 │   2.00 │" in text
-    assert "│ pictures  │     10 │     11 │     10 │" in text
+    assert "│ images  │     10 │     11 │     10 │" in text
     assert "3 groups of copies or near-copies stay on one side" in text
     assert "fold 0 has no 'sea':" in text
 
@@ -101,7 +101,7 @@ def test_folds_side_by_side() -> None:
 def test_many_folds_as_a_range() -> None:
     text = "\n".join(lines(split_table(dealt(20), TAXONOMY)))
     assert "│ [red] sky │    81.00 │  100.00 │" in text
-    assert "│ pictures  │       10 │      11 │" in text
+    assert "│ images  │       10 │      11 │" in text
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pictures of any size in a network of one size, and back."""
+"""Images of any size in a network of one size, and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIZE = (40, 60)
 
 
 def ramp(height: int, width: int) -> np.ndarray:
-    """A picture whose channels are its own row, column and 7."""
+    """An image whose channels are its own row, column and 7."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows, columns, np.full_like(rows, 7)], -1).astype(np.uint8)
 

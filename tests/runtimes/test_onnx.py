@@ -1,4 +1,4 @@
-"""What is wrong with an ONNX file or a picture, in one line."""
+"""What is wrong with an ONNX file or an image, in one line."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_answer_has_the_picture_s_size(path: Path, size: tuple[int, int]) ->
 
 def test_what_is_no_picture_is_refused(path: Path) -> None:
     network = OnnxNetwork(path, TAXONOMY)
-    with pytest.raises(DataError, match="is no picture: expected uint8"):
+    with pytest.raises(DataError, match="is no image: expected uint8"):
         network.predict(np.zeros((4, 4), np.uint8))
 
 
@@ -79,5 +79,5 @@ def test_memory_that_ran_out_concerns_one_picture(path: Path) -> None:
 
     network = OnnxNetwork(path, TAXONOMY)
     network._session = Full()
-    with pytest.raises(PictureTooLargeError, match="memory ran out on a picture of 40x33"):
+    with pytest.raises(PictureTooLargeError, match="memory ran out on an image of 40x33"):
         network.predict(np.zeros((33, 40, 3), np.uint8))

@@ -75,7 +75,7 @@ def test_what_is_neither_array_nor_path_nor_pillow_is_refused(
     if given is tf.zeros:  # made here: TensorFlow is not to be used at collection
         given = tf.zeros((8, 8, 3), tf.uint8)
     for answer in (predictor.predict, predictor.predict_all_heads):
-        with pytest.raises(DataError, match=f"{type(given).__name__} is no picture: expected a"):
+        with pytest.raises(DataError, match=f"{type(given).__name__} is no image: expected a"):
             answer(given)
 
 

@@ -169,7 +169,7 @@ def test_what_stays_wrong_is_asked_once(
         network = ServedNetwork(address, patience=HASTY)
         with pytest.raises(kind, match=said):
             network.predict(IMAGE)
-        network.predict(IMAGE)  # the next picture is answered
+        network.predict(IMAGE)  # the next image is answered
     assert not script
 
 
@@ -197,7 +197,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "key": (row(without("labels_png_bytes")), "no 'labels_png_bytes'"),
     "other key": (row(without("difficulty_png_bytes")), "no 'difficulty_png_bytes'"),
     "text": (row({**GOOD, "labels_png_bytes": "text"}), "no 'labels_png_bytes'"),
-    "size": (row({**GOOD, "labels_png_bytes": png(LABELS.T)}), "9x6 pixels: the picture has 6x9"),
+    "size": (row({**GOOD, "labels_png_bytes": png(LABELS.T)}), "9x6 pixels: the image has 6x9"),
     "no png": (row({**GOOD, "labels_png_bytes": b"GIF89a"}), "is no PNG, or damaged"),
     "cut": (row({**GOOD, "labels_png_bytes": png(LABELS)[:-30]}), "is no PNG, or damaged"),
     "colour": (row({**GOOD, "labels_png_bytes": RGB}), "another kind than grey"),
@@ -357,7 +357,7 @@ def test_a_picture_above_the_limit_is_not_sent() -> None:
 def test_what_is_no_picture_is_not_sent() -> None:
     with playing([classes]) as address:
         network = ServedNetwork(address, patience=HASTY)
-        with pytest.raises(DataError, match="is no picture"):
+        with pytest.raises(DataError, match="is no image"):
             network.predict(IMAGE[..., 0])
 
 

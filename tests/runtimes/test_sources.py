@@ -22,8 +22,8 @@ from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.predict import predict_all
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes import litert, served
-from ccfnet_tf.runtimes.manifest import CONTRACT, MODEL, Contract, Format, checksums, write_contract
-from ccfnet_tf.runtimes.sources import Source, look_at
+from ccfnet_tf.runtimes.manifest import MANIFEST, MODEL, Format, Manifest, checksums, write_manifest
+from ccfnet_tf.runtimes.sources import Source, find_source
 
 TAXONOMY = Taxonomy(("sky", "sea", "sand"), ((90, 160, 250), (20, 60, 160), (230, 200, 120)))
 
@@ -31,7 +31,7 @@ TAXONOMY = Taxonomy(("sky", "sea", "sand"), ((90, 160, 250), (20, 60, 160), (230
 def seal(folder: Path, format_: Format) -> Path:
     """Writes `export.json` as an export does."""
     palette = [list(colour) for colour in TAXONOMY.palette]
-    contract = Contract(
+    manifest = Manifest(
         format=format_,
         run={},
         versions={},
@@ -44,7 +44,7 @@ def seal(folder: Path, format_: Format) -> Path:
         difference={},
         measured={},
     )
-    write_contract(folder, contract)
+    write_manifest(folder, manifest)
     return folder
 
 
@@ -94,10 +94,10 @@ def test_what_a_source_names(models: Path, tflite: Path, tmp_path: Path) -> None
         tflite / "ccfnet.tflite": ("tflite", tflite / "ccfnet.tflite"),
     }
     for source, (kind, place) in expected.items():
-        found = look_at(str(source))
+        found = find_source(str(source))
         assert (found.kind, found.place) == (kind, str(place))
     for address in ("http://h:1/v1/models/m", "https://h/v1/models/m", "grpc://h:8500/m"):
-        assert look_at(address) == Source("server", address)
+        assert find_source(address) == Source("server", address)
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ def test_what_a_source_names(models: Path, tflite: Path, tmp_path: Path) -> None
     ],
 )
 def test_addresses_in_capitals_and_of_pathlib(written: str, address: str) -> None:
-    assert look_at(written) == Source("server", address)
+    assert find_source(written) == Source("server", address)
 
 
 @pytest.mark.parametrize("address", ["htp://h:1/v1/models/m", "s3://bucket/run", "ws://h"])
 def test_addresses_of_another_scheme(address: str) -> None:
     with pytest.raises(RunError, match=f"^{address}: no address of a server: expected http://"):
-        look_at(address)
+        find_source(address)
 
 
 def test_files_and_servers_are_opened_by_their_own(
@@ -123,8 +123,8 @@ def test_files_and_servers_are_opened_by_their_own(
 ) -> None:
     monkeypatch.setattr(served, "ServedNetwork", lambda *given: given)
     monkeypatch.setattr(litert, "LiteRTNetwork", lambda *given: given)
-    assert look_at("grpc://h:8500/m").open() == ("grpc://h:8500/m",)
-    assert look_at(str(tflite)).open() == (tflite / "ccfnet.tflite", TAXONOMY, None)
+    assert find_source("grpc://h:8500/m").open() == ("grpc://h:8500/m",)
+    assert find_source(str(tflite)).open() == (tflite / "ccfnet.tflite", TAXONOMY, None)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 50), (48, 33)])
@@ -132,7 +132,7 @@ def test_all_answer_alike(model: Any, models: Path, size: tuple[int, int]) -> No
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     expected = KerasNetwork(model, taxonomy=TAXONOMY).predict(picture)
     for name, step in (("ccfnet", 0.5 / 255), ("onnx", 0.0)):
-        network = look_at(str(models / name)).open()
+        network = find_source(str(models / name)).open()
         assert network.taxonomy == TAXONOMY
         found = network.predict(picture)
         np.testing.assert_array_equal(found.labels, expected.labels)
@@ -178,18 +178,18 @@ def spoil_other_file(folder: Path) -> tuple[Path, str]:
 
 def spoil_no_contract(folder: Path) -> tuple[Path, str]:
     (folder / "ccfnet.onnx").touch()
-    return folder, f"no {CONTRACT}: not an artifact"
+    return folder, f"no {MANIFEST}: not an artifact"
 
 
 def spoil_bare_file(folder: Path) -> tuple[Path, str]:
     (folder / "other.onnx").touch()
-    return folder / "other.onnx", f"no {CONTRACT}: not an artifact"
+    return folder / "other.onnx", f"no {MANIFEST}: not an artifact"
 
 
 def spoil_no_contract_of_a_version(folder: Path) -> tuple[Path, str]:
     (folder / "1").mkdir()
     (folder / "1" / "saved_model.pb").touch()
-    return folder, f"no {CONTRACT}: not an artifact"
+    return folder, f"no {MANIFEST}: not an artifact"
 
 
 def spoil_changed(folder: Path) -> tuple[Path, str]:
@@ -203,7 +203,7 @@ def spoil_two_in_one(folder: Path) -> tuple[Path, str]:
     for name in MODEL.values():
         (folder / name).touch()
     seal(folder, "onnx")
-    return folder / "ccfnet.tflite", f"{CONTRACT} beside it is of format onnx"
+    return folder / "ccfnet.tflite", f"{MANIFEST} beside it is of format onnx"
 
 
 def spoil_run(folder: Path) -> tuple[Path, str]:
@@ -241,7 +241,7 @@ def test_a_saved_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None
     (tmp_path / "saved_model.pb").write_bytes(b"no graph")
     seal(tmp_path, "saved_model")
     with pytest.raises(RunError, match=r": not a SavedModel \(") as caught:
-        look_at(str(tmp_path)).open()
+        find_source(str(tmp_path)).open()
     assert len(str(caught.value).splitlines()) == 1
 
 

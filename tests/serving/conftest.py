@@ -15,7 +15,7 @@ import pytest
 
 from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.runtimes.manifest import Contract, checksums, write_contract
+from ccfnet_tf.runtimes.manifest import Manifest, checksums, write_manifest
 from ccfnet_tf.serving.server import DevelopmentServer
 from tests.serving.served import NAMES, TAXONOMY, Exported, Process
 
@@ -31,13 +31,13 @@ def exported(toy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("models") / "ccfnet"
     version = folder / "2"
     write_saved_model(model, TAXONOMY, version)
-    write_contract(version, contract(version))
+    write_manifest(version, manifest(version))
     (folder / "1").mkdir()  # never looked at
     return Exported(folder, KerasNetwork(model, taxonomy=TAXONOMY))
 
 
-def contract(folder: Path) -> Contract:
-    return Contract(
+def manifest(folder: Path) -> Manifest:
+    return Manifest(
         format="saved_model",
         run={},
         versions={},

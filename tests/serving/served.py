@@ -1,4 +1,4 @@
-"""What the tests of this folder share: classes, pictures, and what is served."""
+"""What the tests of this folder share: classes, images, and what is served."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 def same(found: Maps, exported: Exported, image: np.ndarray) -> bool:
-    """Returns whether an answer is the local one of just this picture."""
+    """Returns whether an answer is the local one of just this image."""
     local = exported.local.predict(image)
     levels = np.rint(255 * found.difficulty)
     return np.array_equal(found.labels, local.labels) and np.array_equal(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.runtimes.served import ServedNetwork
-from ccfnet_tf.serving.admission import Room, pixels_of
+from ccfnet_tf.serving.admission import PixelBudget, pixels_of
 from ccfnet_tf.serving.server import DevelopmentServer
 from tests.serving.served import Exported, picture
 
@@ -37,7 +37,7 @@ def encoded(width: int, height: int, kind: str, **how: object) -> bytes:
         (encoded(40, 33, "JPEG")[:100], 0),
         (encoded(40, 33, "PNG")[:15], 0),
         (b"\xff\xd8" + b"\xff" * 1000, 0),
-        (b"no picture", 0),
+        (b"no image", 0),
         (b"", 0),
     ],
 )
@@ -51,11 +51,11 @@ def test_pixels_of_arrays() -> None:
 
 
 def test_no_more_pixels_than_there_is_room_for() -> None:
-    room, now, most = Room(8, 100), [0], [0]
+    budget, now, most = PixelBudget(8, 100), [0], [0]
     lock = threading.Lock()
 
     def work(pixels: int) -> None:
-        with room.taken(pixels):
+        with budget.taken(pixels):
             with lock:
                 now[0] += pixels
                 most[0] = max(most[0], now[0])

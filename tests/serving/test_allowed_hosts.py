@@ -4,7 +4,7 @@ import http.client
 
 import pytest
 
-from ccfnet_tf.serving.allowed_hosts import allowed_names
+from ccfnet_tf.serving.allowed_hosts import allowed_hosts
 from ccfnet_tf.serving.server import DevelopmentServer
 
 
@@ -26,12 +26,12 @@ from ccfnet_tf.serving.server import DevelopmentServer
     ],
 )
 def test_hosts(header: str, taken: bool) -> None:
-    assert allowed_names("127.0.0.1").takes_host(header) is taken
-    assert allowed_names("0.0.0.0").takes_host(header) is taken
+    assert allowed_hosts("127.0.0.1").takes_host(header) is taken
+    assert allowed_hosts("0.0.0.0").takes_host(header) is taken
 
 
 def test_the_name_it_was_started_with_is_taken() -> None:
-    names = allowed_names("Served.example")
+    names = allowed_hosts("Served.example")
     assert names.takes_host("served.example:8501")
     assert names.takes_origin("http://served.example:3000")
     assert not names.takes_host("other.example")
@@ -49,7 +49,7 @@ def test_the_name_it_was_started_with_is_taken() -> None:
     ],
 )
 def test_origins(header: str, taken: bool) -> None:
-    assert allowed_names("127.0.0.1").takes_origin(header) is taken
+    assert allowed_hosts("127.0.0.1").takes_origin(header) is taken
 
 
 @pytest.mark.parametrize("path", ["", "/metadata", ":predict"])

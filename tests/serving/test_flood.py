@@ -39,9 +39,9 @@ def resident(process: int) -> int:
 
 
 def send_bad(address: str, place: int) -> bool:
-    """Sends three items of which one is no picture; returns whether the refusal names it."""
+    """Sends three items of which one is no image; returns whether the refusal names it."""
     items = [png(picture(33, 33))] * 3
-    items[place % 3] = b"no picture, however long one looks at it"
+    items[place % 3] = b"no image, however long one looks at it"
     rows = [{"b64": base64.b64encode(item).decode()} for item in items]
     body = json.dumps({"signature_name": "encoded", "instances": rows}).encode()
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

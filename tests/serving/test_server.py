@@ -35,7 +35,7 @@ from ccfnet_tf.exporters.saved_model import writer as saved_model
 from ccfnet_tf.inference.segmenter import PictureTooLargeError
 from ccfnet_tf.runtimes import served
 from ccfnet_tf.runtimes.served import ServedNetwork
-from ccfnet_tf.runtimes.sources import look_at
+from ccfnet_tf.runtimes.sources import find_source
 from ccfnet_tf.serving import grpc_server, rest_json, rest_server
 from ccfnet_tf.serving.model import Model
 from ccfnet_tf.serving.rest_server import MAX_BODY
@@ -149,7 +149,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "four channels": ({"instances": [[[[0, 0, 0, 0]]]]}, r"expected uint8 \[None, None, None, 3\]"),
     "no base64": ({"signature_name": "encoded", "instances": [{"b64": "§"}]}, "no array of string"),
     "number": ({"signature_name": "encoded", "instances": [5]}, "neither a string nor"),
-    "no picture": (
+    "no image": (
         {"signature_name": "encoded", "instances": [b64(png(picture(9, 9))), b64(b"?" * 40)]},
         r"item\] \[1\].*neither JPEG nor PNG",
     ),
@@ -401,11 +401,11 @@ def test_it_serves_the_version_that_predict_would_open(exported: Exported, tmp_p
     folder = tmp_path / "ccfnet"
     shutil.copytree(exported.folder, folder)
     model = Model(folder, "ccfnet")
-    assert (look_at(str(folder)).place, model.version) == (str(folder / "2"), 2)
+    assert (find_source(str(folder)).place, model.version) == (str(folder / "2"), 2)
     model.close()
     (folder / "10").mkdir()
     shutil.copy(folder / "2" / "saved_model.pb", folder / "10")  # a copy that was cut off
-    for opened in (lambda: look_at(str(folder)), lambda: Model(folder, "ccfnet")):
+    for opened in (lambda: find_source(str(folder)), lambda: Model(folder, "ccfnet")):
         with pytest.raises(RunError, match="ccfnet/10"):
             opened()
 

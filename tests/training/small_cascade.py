@@ -20,7 +20,7 @@ def cascade(classes: int, *, synchronized: bool = False, **_: Any) -> CCFNet:
     images = keras.Input((None, None, 3), name="images")
     inner = keras.Input((None, None, 3))
     x = layers.Conv2D(6, 3, padding="same", name="body")(inner)
-    # Ours normalises fewer than four pictures otherwise; by hand that would be another network.
+    # Ours normalises fewer than four images otherwise; by hand that would be another network.
     norm = BatchNorm if synchronized else layers.BatchNormalization
     x = layers.ReLU(name="body_relu")(norm(synchronized=synchronized, name="body_norm")(x))
     x = keras.Model(inner, x, name="backbone")(images)

@@ -16,7 +16,7 @@ from ccfnet_tf.network.model import LossWeights
 from ccfnet_tf.training.optimizer import make_optimizer
 
 SIZE, CLASSES, BATCH, STEPS = 16, 3, 8, 5
-VOID_SHARES = [0.99, 0.9, 0.5, 0.0, 0.95, 0.05, 1.0, 0.3]  # of the pictures of each batch
+VOID_SHARES = [0.99, 0.9, 0.5, 0.0, 0.95, 0.05, 1.0, 0.3]  # of the images of each batch
 CONVOLUTIONS = 4  # of the toy network
 Toy = Callable[..., Any]
 
@@ -127,13 +127,13 @@ def ancestors(operation: tf.Operation) -> set[tf.Operation]:
 
 
 def test_a_batch_that_does_not_divide_is_refused(toy: Toy, two_replicas: Any) -> None:
-    wanted = r"train\.accumulate is 3: the 8 pictures of a replica's batch must divide by it"
+    wanted = r"train\.accumulate is 3: the 8 images of a replica's batch must divide by it"
     with pytest.raises(ConfigError, match=wanted) as raised:
         compiled(toy, accumulate=3).fit(batches(), verbose=0, shuffle=False)
     assert "\n" not in str(raised.value)
     with two_replicas.scope():
         model = compiled(toy, accumulate=8)
-    with pytest.raises(ConfigError, match="the 4 pictures of a replica's batch"):
+    with pytest.raises(ConfigError, match="the 4 images of a replica's batch"):
         model.fit(batches(), verbose=0, shuffle=False)
 
 

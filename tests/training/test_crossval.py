@@ -26,7 +26,7 @@ from ccfnet_tf.training.resume import resolved_paths
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
-    """Nine small pictures in a plain folder, with lists of three folds beside it."""
+    """Nine small images in a plain folder, with lists of three folds beside it."""
     root = tmp_path / "set"
     rng = np.random.default_rng(0)
     for side in ("images", "masks"):
@@ -80,7 +80,7 @@ def test_folds_of_other_data_have_no_common_mean(plain: Path, tmp_path: Path) ->
     assert _resumed(out, settings, console)["mean"]["refine.pixel_accuracy"] == pytest.approx(0.85)
     rows = [Row(str(i), "1", "3" if i < 2 else "2") for i in range(6)]
     write_digest(out / "fold_2", {"train": rows, "val": []})
-    with pytest.raises(RunError, match=r"fold_2: '0' \(and 1 more\) is another picture or label"):
+    with pytest.raises(RunError, match=r"fold_2: '0' \(and 1 more\) is another image or label"):
         _resumed(out, settings, console)
 
 

@@ -48,7 +48,7 @@ def test_a_cache_says_what_it_takes_first(tmp_path: Path, console: Console, wher
     data = check_data(config, console)
     load = training_load(config.data, data, console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "cache of decoded pictures: will take 0.00 GB" in said
+    assert "cache of decoded images: will take 0.00 GB" in said
     for sample in data.parts.train[:2] * 2:
         for got, wanted in zip(load(sample), data.parts.load(sample), strict=True):
             np.testing.assert_array_equal(got, wanted)
@@ -68,7 +68,7 @@ def test_a_training_part_without_a_label_is_refused(
 
 
 def binary(root: Path, values: list[int], *, count: int = 6) -> DataConfig:
-    """Writes pictures whose masks hold these values."""
+    """Writes images whose masks hold these values."""
     for side in ("images", "masks"):
         (root / side).mkdir(parents=True)
     for i in range(count):
@@ -100,7 +100,7 @@ def test_a_class_may_be_absent_when_that_is_said(tmp_path: Path, console: Consol
     with pytest.raises(DataError, match=r"--data.absent_classes allow"):
         said_of(data, console)
     said = said_of(replace(data, absent_classes="allow"), console)
-    assert "no picture to train on shows: crack: not learned" in said
+    assert "no image to train on shows: crack: not learned" in said
     assert "the labels to validate show 'ground' alone" in said
 
 
@@ -110,7 +110,7 @@ def test_a_class_that_the_random_share_took_is_named_and_passes(
     data = binary(tmp_path, [0])
     (held,) = read_parts(data, 0).val
     Image.fromarray(np.ones((40, 40), np.uint8)).save(held.label)
-    assert "no picture to train on shows: crack: not learned" in said_of(data, console)
+    assert "no image to train on shows: crack: not learned" in said_of(data, console)
     lists = tmp_path / "lists"
     lists.mkdir()
     (lists / "train.txt").write_text("".join(f"{s.name}\n" for s in read_parts(data, 0).train))
@@ -128,7 +128,7 @@ def test_a_crop_of_padding_is_refused(console: Console) -> None:
     with pytest.raises(ConfigError) as caught:
         look(145)
     assert str(caught.value) == (
-        "data.crop is 145: the largest picture is 48x40, at most 72x60 after data.scale: more than "
+        "data.crop is 145: the largest image is 48x40, at most 72x60 after data.scale: more than "
         "three quarters of every crop would be padding; lower data.crop"
     )
 
@@ -136,7 +136,7 @@ def test_a_crop_of_padding_is_refused(console: Console) -> None:
 def test_one_picture_is_one(tmp_path: Path, console: Console) -> None:
     data = replace(binary(tmp_path, [0, 1], count=1), val_share=0.0)
     check_data(RunConfig(data=data, train=TrainConfig(batch=1)), console)
-    assert "folder: 1 picture to train on, 0 to validate" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "folder: 1 image to train on, 0 to validate" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_damaged_records_are_named_and_count_nowhere(tmp_path: Path, console: Console) -> None:
@@ -170,7 +170,7 @@ def test_a_crop_far_larger_than_the_pictures_is_said(
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert ("warning: data.crop is" in said) is warned
     if warned:
-        assert "pictures are 48x40" in said
+        assert "images are 48x40" in said
         assert "71% of a crop is padding" in said
         assert "--data.crop 49 fits" in said
 

@@ -30,7 +30,7 @@ def config_of(root: Path | None, **data: object) -> RunConfig:
 
 
 def plain(root: Path) -> Path:
-    """Eight pictures of 24x20 with masks of three classes."""
+    """Eight images of 24x20 with masks of three classes."""
     rng = np.random.default_rng(0)
     for side in ("images", "masks"):
         (root / side).mkdir(parents=True)
@@ -194,12 +194,12 @@ def test_every_layout_of_files(name: str, tmp_path: Path) -> None:
     assert go_on(config, run) == []
     sample = look(config).parts.train[0]
     content = bytearray(Path(sample.image).read_bytes())
-    Path(sample.image).write_bytes(content + b"\0")  # readers pass over what follows a picture
+    Path(sample.image).write_bytes(content + b"\0")  # readers pass over what follows an image
     assert f"changed: {sample.image}: " in refusal(config, run)
 
 
 def test_a_label_in_a_list_of_all_is_told_by_its_sample(tmp_path: Path) -> None:
-    """One file of outlines: the digest is of each picture's own label."""
+    """One file of outlines: the digest is of each image's own label."""
     root, run = tmp_path / "set", tmp_path / "run"
     box = [1.0, 1.0, 9.0, 1.0, 9.0, 9.0, 1.0, 9.0]
     tree = {
@@ -240,7 +240,7 @@ def test_shards(address: bool, tmp_path: Path) -> None:
     mask(root)
     text = refusal(shards("two"), run)
     assert ".tfrecord: record " in text
-    assert "more" not in text  # picture and label of a record are one change
+    assert "more" not in text  # image and label of a record are one change
 
 
 def test_scenes_have_no_files(tmp_path: Path) -> None:

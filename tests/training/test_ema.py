@@ -115,7 +115,7 @@ def test_equals_it_in_the_cascade_on_two_replicas(
     labels = rng.integers(-1, 3, (STEPS, BATCH, 16, 16))
     with two_replicas.scope():
         model = toy(3)
-        # An infinite picture would spoil the statistics of batch norm.
+        # An infinite image would spoil the statistics of batch norm.
         model.get_layer("backbone").get_layer("body_norm").trainable = False
         model.compile(optimizer_of(model, precision="float16"), accumulate=2)
     recorder = Recorder()

@@ -17,7 +17,7 @@ TAXONOMY = Taxonomy(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 
 
 def pictures(count: int) -> tf.data.Dataset:
-    """Pictures one by one, each of its own size."""
+    """Images one by one, each of its own size."""
     rng = np.random.default_rng(0)
     sizes = [(33 + index, 40 - index) for index in range(count)]
     images = [rng.integers(0, 256, (1, *size, 3)).astype(np.uint8) for size in sizes]

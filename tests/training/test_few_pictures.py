@@ -1,4 +1,4 @@
-"""Single pictures, alone or as parts of a batch, are learned as well as whole batches."""
+"""Single images, alone or as parts of a batch, are learned as well as whole batches."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def cascade(*, detail: bool) -> CCFNet:
 
 
 def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nine blocks of three colours, in noise, each picture in a light of its own."""
+    """Nine blocks of three colours, in noise, each image in a light of its own."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, (count, 3, 3)).repeat(11, 1).repeat(11, 2)
     images = COLOURS[labels] + rng.normal(0, 8, (count, 1, 1, 3))
@@ -62,7 +62,7 @@ def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train(batch: int, accumulate: int, *, detail: bool) -> dict[str, float]:
-    """Returns the heads' accuracies on pictures held out."""
+    """Returns the heads' accuracies on images held out."""
     keras.utils.set_random_seed(1)
     epochs = 1 if batch == 1 else 4
     config = TrainConfig(optimizer="adamw", learning_rate=3e-3, head_rate=1.0, batch=batch)

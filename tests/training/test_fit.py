@@ -28,7 +28,7 @@ CONFIG = RunConfig(
 
 
 class ReadsDataError(Exception):
-    """Stands for the reading of all pictures."""
+    """Stands for the reading of all images."""
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,7 @@ def blobs(steps: int, seed: int) -> tf.data.Dataset:
     pictures = steps * BATCH
     centre = rng.uniform(4, SIZE - 4, (pictures, 2, 2, 1, 1))
     place = np.stack(np.mgrid[:SIZE, :SIZE])
-    away = np.sqrt(((place - centre) ** 2).sum(2))  # [pictures, 2, SIZE, SIZE]
+    away = np.sqrt(((place - centre) ** 2).sum(2))  # [images, 2, SIZE, SIZE]
     labels = np.zeros((pictures, SIZE, SIZE), np.int32)
     for disc in (0, 1):
         labels[away[:, disc] < 4] = disc + 1
@@ -68,7 +68,7 @@ def blobs(steps: int, seed: int) -> tf.data.Dataset:
 
 
 def learned(precision: str) -> dict[str, float]:
-    """Returns each head's accuracy on pictures that were not learned."""
+    """Returns each head's accuracy on images that were not learned."""
     model = compiled(precision)
     model.fit(blobs(STEPS, seed=0), verbose=0, shuffle=False)
     figures = model.evaluate(blobs(8, seed=1), verbose=0, return_dict=True)

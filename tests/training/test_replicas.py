@@ -104,7 +104,7 @@ def test_two_replicas_equal_one(
 @pytest.fixture
 def second_replica_overflows() -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     def spoil(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        # Infinite pictures on the SECOND replica alone: Keras's own check looks at the first.
+        # Infinite images on the SECOND replica alone: Keras's own check looks at the first.
         mask = np.ones((BATCH, 1, 1, 1), np.float32)
         mask[-1] = np.inf
         return dataset.map(lambda images, labels: (images * mask, labels))

@@ -276,4 +276,4 @@ def test_what_split_prints_can_be_run_as_it_is(
     (line,) = (line for line in printed if line.startswith("ccfnet-tf fit "))
     code, out, err = fit(capsys, *shlex.split(line)[2:], *KEYS, "--out", tmp_path / "run")
     assert (code, err) == (0, "")
-    assert "folder: 4 pictures to train on, 2 to validate, 2 to test, 3 classes" in out
+    assert "folder: 4 images to train on, 2 to validate, 2 to test, 3 classes" in out

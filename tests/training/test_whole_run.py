@@ -36,7 +36,7 @@ from tests.training import run_by_hand
 from tests.training.small_cascade import cascade, values
 
 QUIET = Console(quiet=True)
-STEPS = 3  # of an epoch: 12 pictures of 16 train
+STEPS = 3  # of an epoch: 12 images of 16 train
 CONFIG = RunConfig(
     data=DataConfig(
         format="scenes", scenes=16, scene_size=(32, 32), crop=33, val_share=0.25, rare_crop=0.5
@@ -106,7 +106,7 @@ def same_batches(config: RunConfig, data: RunData) -> Any:
 
 
 def accuracies(weights: Weights, data: RunData, samples: list[Sample]) -> dict[str, float]:
-    """Returns each head's share of right pixels, over pictures seen one by one."""
+    """Returns each head's share of right pixels, over images seen one by one."""
     right, pixels = dict.fromkeys(("coarse", "fine", "refine"), 0), 0
     for sample in samples:
         image, label = data.parts.load(sample)

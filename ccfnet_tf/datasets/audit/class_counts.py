@@ -1,6 +1,6 @@
 """Counts over labels: how often each class occurs, and the class weights that follow from it.
 
-Shapes: C classes. Counts add up, so the census of a part is the sum of its pictures'.
+Shapes: C classes. Counts add up, so the census of a part is the sum of its images'.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Census:
 
     Attributes:
         pixels: int64 [C], labelled pixels of each class.
-        pictures: int64 [C], pictures that show the class.
-        within: int64 [C], labelled pixels, of any class, in the pictures that show the class.
+        pictures: int64 [C], images that show the class.
+        within: int64 [C], labelled pixels, of any class, in the images that show the class.
         void: Pixels without a label.
         samples: Labels counted.
     """
@@ -61,7 +61,7 @@ class Census:
         """Returns float64 [C], median(f) / f with f the share of a class where it occurs.
 
         Median frequency balancing (Eigen and Fergus, ICCV 2015): f of a class is its pixels over
-        all labelled pixels of the pictures that show it. A class that never occurs has weight 0.
+        all labelled pixels of the images that show it. A class that never occurs has weight 0.
         """
         frequency = self.pixels / np.maximum(self.within, 1)
         seen = frequency > 0

@@ -1,4 +1,4 @@
-"""Deals the pictures of a data set to folds of like content, copies on one side.
+"""Deals the images of a data set to folds of like content, copies on one side.
 
 Shapes: N samples, U units (groups of samples that stay together), F features, K folds.
 """
@@ -17,7 +17,7 @@ from ccfnet_tf.datasets.audit.problems import fingerprint
 from ccfnet_tf.datasets.audit.scan import in_threads
 from ccfnet_tf.datasets.audit.sequences import first_of, join, near_copies, thumbnail
 from ccfnet_tf.datasets.base import Listing
-from ccfnet_tf.datasets.splits import KIN, agreeing, parts_of, refuse_unpaired
+from ccfnet_tf.datasets.splits import NEAR_DUPLICATES, agreeing, parts_of, refuse_unpaired
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.io.new_folder import new_folder, refuse_existing
 from ccfnet_tf.labels import Sample
@@ -33,9 +33,9 @@ class Split:
     Attributes:
         folders: The K folders written, in the order of the folds.
         census: Counts over the test part of each fold.
-        kept: Groups of two or more pictures that stay on one side.
-        frames: Pictures that look like another frame of their sequence.
-        absent: (fold, class id): the fold has no picture of the class although there are K groups
+        kept: Groups of two or more images that stay on one side.
+        frames: Images that look like another frame of their sequence.
+        absent: (fold, class id): the fold has no image of the class although there are K groups
             or more that show it.
     """
 
@@ -59,7 +59,7 @@ def split(
     """Deals all samples of a set, of whatever part, to folds and writes the lists.
 
     `out/fold_k/test.txt` has the names of fold k, `train.txt` those of the others, as `data.lists`
-    and `data.fold` take them. Stay on one side: near-duplicates that the layout knows, pictures of
+    and `data.fold` take them. Stay on one side: near-duplicates that the layout knows, images of
     the same pixels, frames of a sequence (by name) that look alike, and groups of `group_of`.
 
     Args:
@@ -72,7 +72,7 @@ def split(
         advance: Called after each sample, in the caller's thread.
 
     Raises:
-        ConfigError: `out` is there and not empty, or more folds than groups of pictures.
+        ConfigError: `out` is there and not empty, or more folds than groups of images.
         DataError: A file that is missing or cannot be used.
         ResourceError: The lists cannot be written.
     """
@@ -97,18 +97,18 @@ def split(
         advance()
     frames = near_copies(samples, np.array(thumbnails))
     pixels = np.array([census.pixels for census in counted])
-    kin = [listing.kin.get(sample.name, sample.name) for sample in samples]
-    groups = joined(kin, prints, frames, *named)
+    near_duplicates = [listing.near_duplicates.get(sample.name, sample.name) for sample in samples]
+    groups = joined(near_duplicates, prints, frames, *named)
     units = max(groups) + 1
     if units < 2:
         raise ConfigError(
-            f"{out}: all {len(samples)} pictures belong together (by --group-by, or as frames that "
+            f"{out}: all {len(samples)} images belong together (by --group-by, or as frames that "
             "look alike): one group cannot be dealt to folds"
         )
     if not 2 <= folds <= min(units, 100):
         raise ConfigError(
             f"--folds is {folds}: from 2 to {min(units, 100)} are possible: the set has "
-            f"{units} pictures (or groups of pictures that stay together)"
+            f"{units} images (or groups of images that stay together)"
         )
     where = deal(np.hstack([pixels, pixels > 0]), groups, folds, seed)
     made = f"data split --folds {folds} --seed {seed}"
@@ -116,7 +116,7 @@ def split(
         for k in range(folds):
             head = f"# Fold {k} of 0..{folds - 1}: {made}"
             _write(folder / f"fold_{k}", samples, where == k, head)
-        _write_kin(folder, samples, groups)
+        _write_near_duplicates(folder, samples, groups)
     return Split(
         tuple(out / f"fold_{k}" for k in range(folds)),
         tuple(_sum(counted, where == k, classes) for k in range(folds)),
@@ -307,7 +307,7 @@ def _refuse_names(samples: Sequence[Sample]) -> None:
         if name.startswith("#") or name != name.strip() or lines != 1 or "\t" in name:
             raise DataError(
                 f"{sample.image}: the name {name!r} cannot stand in a list of names: it begins "
-                "with #, has a blank at an end, a tab or a line break; rename the picture"
+                "with #, has a blank at an end, a tab or a line break; rename the image"
             )
 
 
@@ -316,18 +316,18 @@ def _write(folder: Path, samples: Sequence[Sample], tested: np.ndarray, made: st
     folder.mkdir()
     for part, chosen in (("train", ~tested), ("test", tested)):
         names = [sample.name for sample, taken in zip(samples, chosen, strict=True) if taken]
-        head = f"{made}; {len(names)} of {len(samples)} pictures, {rule}."
+        head = f"{made}; {len(names)} of {len(samples)} images, {rule}."
         lines = "".join(f"{line}\n" for line in (head, *names))
         (folder / f"{part}.txt").write_text(lines, encoding="utf-8", newline="\n")
 
 
-def _write_kin(folder: Path, samples: Sequence[Sample], groups: Sequence[int]) -> None:
+def _write_near_duplicates(folder: Path, samples: Sequence[Sample], groups: Sequence[int]) -> None:
     """Writes which samples stay on one side, for whoever takes a validation share of a fold."""
     members: dict[int, list[str]] = {}
     for sample, group in zip(samples, groups, strict=True):
         members.setdefault(group, []).append(sample.name)
     lines = ["\t".join(names) + "\n" for names in members.values() if len(names) > 1]
-    (folder / KIN).write_text("".join(lines), encoding="utf-8", newline="\n")
+    (folder / NEAR_DUPLICATES).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def _sum(counted: Sequence[Census], chosen: np.ndarray, classes: int) -> Census:

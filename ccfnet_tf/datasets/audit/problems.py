@@ -26,9 +26,9 @@ class Finding:
 
     Attributes:
         kind: `missing`, `unreadable`, `size` or `value` as in `DataError`; `duplicate`: the pixels
-            of another picture; `absent`: a class that is not where it is needed; `void`: a label
+            of another image; `absent`: a class that is not where it is needed; `void`: a label
             without a class; `set`: something about the whole set; `band`: a band beside the
-            colours is left out; `colours`: colours of masks that no list names; `dark`: a picture
+            colours is left out; `colours`: colours of masks that no list names; `dark`: an image
             of more than 8 bits that uses few of its values.
         part: `train`, `val` or `test`; empty where it belongs to none.
         file: The file's address; empty where it is about no file.
@@ -49,13 +49,13 @@ class Report:
     """What a data set was found to be.
 
     Attributes:
-        counts: Part -> number of its pictures, sound or not.
+        counts: Part -> number of its images, sound or not.
         classes: Names of the classes.
         findings: What must be mended: files that are missing, cannot be read, differ in size or
-            hold a value outside the classes; pictures that are in two parts; classes that train
+            hold a value outside the classes; images that are in two parts; classes that train
             does not show.
-        notes: What is worth knowing: what the listing notes, labels without a class, pictures that
-            one part has twice, colours of masks that no list names, pictures read as nearly black.
+        notes: What is worth knowing: what the listing notes, labels without a class, images that
+            one part has twice, colours of masks that no list names, images read as nearly black.
     """
 
     counts: Mapping[str, int]
@@ -80,7 +80,7 @@ class Report:
 
 
 def fingerprint(image: np.ndarray) -> bytes:
-    """Returns 16 bytes that two pictures share only when size and every pixel are the same."""
+    """Returns 16 bytes that two images share only when size and every pixel are the same."""
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return digest.digest()
@@ -93,7 +93,7 @@ def inspect(
     workers: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Reads every picture and label of every part once, in threads.
+    """Reads every image and label of every part once, in threads.
 
     Args:
         listing: The set.
@@ -170,7 +170,7 @@ def _look(part: str, sample: Sample, listing: Listing, load: Any, classes: int) 
         return _Seen(part, sample, (), *seen, brightest=int(image.max(initial=0)))
     except DataError as error:
         fault = error
-    try:  # the picture may be what is wrong: the label may be sound, or wrong as well
+    try:  # the image may be what is wrong: the label may be sound, or wrong as well
         census = Census.of(listing.load_label(sample), classes)
         return _Seen(part, sample, (fault,), None, census)
     except DataError as error:
@@ -194,7 +194,7 @@ def _note(line: str, kind: str = "set") -> Finding:
 
 
 class _Copies:
-    """Pictures of the same pixels: those in two parts, and those that one part has twice."""
+    """Images of the same pixels: those in two parts, and those that one part has twice."""
 
     def __init__(self) -> None:
         self.across: list[Finding] = []
@@ -272,7 +272,7 @@ class _Occurrence:
         self._pictures: dict[str, np.ndarray] = {}  # part -> int64 [C]
         self._first: dict[tuple[str, int], Sample] = {}
         self._void = 0
-        self._voided = 0  # pictures with pixels without a label
+        self._voided = 0  # images with pixels without a label
         self._beside = np.zeros(len(self._names), np.int64)  # of these, those that show the class
 
     def add(self, census: Census, part: str, sample: Sample) -> None:
@@ -291,7 +291,7 @@ class _Occurrence:
                 others = int(self._pictures[part][index]) - 1
                 more = f", as do {others} more of {part}" if others else ""
                 text = (
-                    f"shows class '{self._names[index]}'{more}, which no picture of train shows: "
+                    f"shows class '{self._names[index]}'{more}, which no image of train shows: "
                     "split anew, or drop the class with data.label_map"
                 )
                 findings.append(Finding("absent", part, sample.label, text))

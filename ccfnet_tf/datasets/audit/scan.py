@@ -44,7 +44,7 @@ def check(
     workers: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Checked:
-    """Reads every picture and label once, in threads.
+    """Reads every image and label once, in threads.
 
     Args:
         samples: What to read.

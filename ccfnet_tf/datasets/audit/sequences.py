@@ -1,4 +1,4 @@
-"""Pictures that belong together: groups that the user names, and frames of one film.
+"""Images that belong together: groups that the user names, and frames of one film.
 
 Frames of a film are as good as copies of each other: where some are trained on and others tested,
 the test measures memory. Their names show it, a prefix and a counter, as in `0001TP_006690.png`.
@@ -26,18 +26,18 @@ BY_PREFIX = r"([^/]*?)[0-9]+[^/0-9]*$"
 BY_FOLDER = "^(.*)/"
 
 _HEADS = frozenset(("name", "path", "file", "filename", "picture", "image", "sample"))
-_FEWEST = 3  # pictures that make a sequence
+_FEWEST = 3  # images that make a sequence
 _SIDE = 16  # pixels of a thumbnail
 _WINDOW = 25  # frames ahead that a frame is compared with
 
-# Mean difference of thumbnails in grey levels and their correlation. Among 2688 unrelated pictures
+# Mean difference of thumbnails in grey levels and their correlation. Among 2688 unrelated images
 # with numbered names (SIFT Flow) five pairs come below; a shift by 1 % of the width stays below.
 _DIFFERENCE, _CORRELATION, _EQUAL = 8.0, 0.97, 2.0
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a picture stands in a sequence, by its name.
+    """Where an image stands in a sequence, by its name.
 
     Attributes:
         sequence: Folder and name with `*` for the last number; folders named after parts are left
@@ -69,7 +69,7 @@ def sequences(samples: Sequence[Sample]) -> list[list[int]]:
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """Returns float32 [16 * 16 * 3], a picture uint8 [H, W, 3] made small."""
+    """Returns float32 [16 * 16 * 3], an image uint8 [H, W, 3] made small."""
     small = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32).ravel()
 
@@ -101,7 +101,7 @@ def hint(samples: Sequence[Sample]) -> str:
     by = BY_PREFIX if len(stems) > 1 else BY_FOLDER
     longest = max(found, key=len)
     return (
-        f"names look like those of {len(found)} sequences, such as the {len(longest)} pictures "
+        f"names look like those of {len(found)} sequences, such as the {len(longest)} images "
         f"like '{samples[longest[0]].name}': if they are frames of films, keep each film on one "
         f"side with --group-by '{by}' (a regular expression on the path), or --group-by FILE.csv"
     )
@@ -111,14 +111,14 @@ def groups_of(by: str, samples: Sequence[Sample], root: Path) -> list[str]:
     """Returns the group of each sample.
 
     Args:
-        by: A regular expression that is searched in the path of each picture below `root`: what its
+        by: A regular expression that is searched in the path of each image below `root`: what its
             groups match, or all that it matches without groups, is the group. Or a CSV file of
-            picture and group.
+            image and group.
         samples: The samples.
         root: Folder of the set.
 
     Raises:
-        ConfigError: Neither, or a picture that it says nothing about.
+        ConfigError: Neither, or an image that it says nothing about.
     """
     if by.casefold().endswith(".csv"):
         return _by_table(Path(by).expanduser(), samples, root)
@@ -133,7 +133,7 @@ def groups_of(by: str, samples: Sequence[Sample], root: Path) -> list[str]:
         more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
         raise ConfigError(
             f"--group-by '{by}': does not match '{lonely[0]}'{more} of {len(paths)} paths: every "
-            "picture needs a group"
+            "image needs a group"
         )
     return ["\t".join(m.groups("") or [m[0]]) for m in matches if m is not None]
 
@@ -143,19 +143,19 @@ def _by_table(path: Path, samples: Sequence[Sample], root: Path) -> list[str]:
     groups: dict[int, str] = {}
     for line, row in enumerate(_rows(path), start=1):
         if len(row) < 2 or not row[1].strip():
-            raise ConfigError(f"{path}: line {line}: expected a picture and its group, as in `a,1`")
+            raise ConfigError(f"{path}: line {line}: expected an image and its group, as in `a,1`")
         name = plain_name(row[0].strip())
         if name not in known:
             if line == 1 and name.casefold() in _HEADS:
                 continue
             hint_ = nearest(name, known)
-            raise ConfigError(f"{path}: line {line}: '{name}' is no picture of the set{hint_}")
+            raise ConfigError(f"{path}: line {line}: '{name}' is no image of the set{hint_}")
         index = known[name]
         if groups.setdefault(index, row[1].strip()) != row[1].strip():
             raise ConfigError(f"{path}: line {line}: '{name}' is in '{groups[index]}' already")
     for index, sample in enumerate(samples):
         if index not in groups:
-            raise ConfigError(f"{path}: '{sample.name}' is not in it: every picture needs a group")
+            raise ConfigError(f"{path}: '{sample.name}' is not in it: every image needs a group")
     return [groups[index] for index in range(len(samples))]
 
 
@@ -177,7 +177,7 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _ways_to_write(samples: Sequence[Sample], root: Path) -> Mapping[str, int]:
-    """Returns what a table may call a picture -> its index."""
+    """Returns what a table may call an image -> its index."""
     ways: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
         path = _below(sample, root)

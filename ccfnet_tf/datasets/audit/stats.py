@@ -27,7 +27,7 @@ class Stats:
 
     Attributes:
         census: Counts over the labels.
-        sizes: (H, W) -> number of pictures.
+        sizes: (H, W) -> number of images.
         sums: Sum of all pixels' red, green and blue, 0..255 each.
         squares: Sum of their squares.
     """
@@ -64,12 +64,12 @@ class Stats:
 
     @property
     def pixels(self) -> int:
-        """Pixels of all pictures."""
+        """Pixels of all images."""
         return sum(height * width * count for (height, width), count in self.sizes.items())
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean red, green and blue over all pixels, 0..255; 0 where there is no picture."""
+        """Mean red, green and blue over all pixels, 0..255; 0 where there is no image."""
         return tuple(total / max(self.pixels, 1) for total in self.sums)
 
     @property
@@ -113,7 +113,7 @@ class Stats:
         }
 
     def by_count(self) -> list[tuple[tuple[int, int], int]]:
-        """Returns ((H, W), number of pictures), the most frequent size first."""
+        """Returns ((H, W), number of images), the most frequent size first."""
         return sorted(self.sizes.items(), key=lambda row: (-row[1], row[0]))
 
 

@@ -1,4 +1,4 @@
-"""ADE20K, the scene parsing benchmark (ADEChallengeData2016): 20210 + 2000 pictures, 150 classes.
+"""ADE20K, the scene parsing benchmark (ADEChallengeData2016): 20210 + 2000 images, 150 classes.
 
     ROOT/images/{training,validation}/<name>.jpg
     ROOT/annotations/{training,validation}/<name>.png     masks: 0 without a label, 1..150
@@ -40,12 +40,12 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists training as the training part and validation as the test part; no picture is opened.
+    """Lists training as the training part and validation as the test part; no image is opened.
 
-    A sample's name is the part and the picture's name: `training/ADE_train_00000001`.
+    A sample's name is the part and the image's name: `training/ADE_train_00000001`.
 
     Raises:
-        DataError: The folder is not the set, or its training part holds no pictures, or it carries
+        DataError: The folder is not the set, or its training part holds no images, or it carries
             a list of other classes: its masks could begin with 0 or with 1.
     """
     require(root, signs, "ADE20K scene parsing (images/training/, annotations/training/)")

@@ -1,4 +1,4 @@
-"""The full ADE20K (Zhou et al., CVPR 2017), version of 2021: 27574 pictures, over 3000 classes.
+"""The full ADE20K (Zhou et al., CVPR 2017), version of 2021: 27574 images, over 3000 classes.
 
     ROOT/images/ADE/{training,validation}/<scene>/.../<name>.jpg
     ROOT/images/ADE/{training,validation}/<scene>/.../<name>_seg.png     class and instance
@@ -58,7 +58,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists training, and validation as the test part; no picture is opened.
+    """Lists training, and validation as the test part; no image is opened.
 
     Raises:
         DataError: The folder is not the set, its names cannot be found, classes.txt names what it

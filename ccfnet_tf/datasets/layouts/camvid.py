@@ -56,12 +56,12 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists the parts; no picture is opened.
+    """Lists the parts; no image is opened.
 
     A sample's name is the part's folder and the frame's name: `train/0001TP_006690`.
 
     Raises:
-        DataError: The folder is not the set, its training part holds no pictures, a list cannot be
+        DataError: The folder is not the set, its training part holds no images, a list cannot be
             understood, or the set's own class list is damaged or contradicts another.
     """
     require(root, signs, "CamVid (train/, trainannot/ and so on)")

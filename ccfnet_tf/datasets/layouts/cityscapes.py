@@ -8,7 +8,7 @@
 Ids that are not evaluated become void. The labels of the set's own test part are not public (the
 files hold nothing but void): figures are usually reported on val, which is the test part here, and
 a validation share is taken from train. Where the folder carries a class list (see `own_classes`),
-labelIds are its rows. CVAT lays the pictures in imgsFine/leftImg8bit/.
+labelIds are its rows. CVAT lays the images in imgsFine/leftImg8bit/.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists train as the training part and val as the test part; no picture is opened.
+    """Lists train as the training part and val as the test part; no image is opened.
 
     A sample's name is its path without the common ending: `train/aachen/aachen_000000_000019`.
 
     Raises:
-        DataError: The folder is not the set, its training part holds no pictures, or its own class
+        DataError: The folder is not the set, its training part holds no images, or its own class
             list is damaged or contradicts another.
     """
     require(root, signs, "Cityscapes (leftImg8bit/ and gtFine/)")
@@ -102,7 +102,7 @@ def _loader(meanings: dict[str, MaskValues]) -> LoadLabel:
 def _part(
     root: Path, pictures: str, part: str, *, trained: bool
 ) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:
-    """Pairs the pictures of a part; `trained`: labelTrainIds are taken where there are no ids."""
+    """Pairs the images of a part; `trained`: labelTrainIds are taken where there are no ids."""
     images = _named(files_in(root / pictures / part, IMAGE_SUFFIXES, DEEP), _IMAGE)
     masks = files_in(root / "gtFine" / part, MASKS, DEEP)
     labels = _named(masks, _IDS)  # the original wins

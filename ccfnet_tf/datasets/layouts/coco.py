@@ -9,14 +9,14 @@ The name decides: a list with the word val (valid, validation) or test in its na
 other is train (latest.json is). In place of annotations/instances_*.json there may be
 
     ROOT/annotations.json, or other JSON files in annotations/
-    ROOT/{train,valid,test}/_annotations.coco.json    Roboflow, pictures beside them
+    ROOT/{train,valid,test}/_annotations.coco.json    Roboflow, images beside them
     ROOT/{train,val,test}/annotations.json            or labels.json, annotations/*.json, ...;
-                                                      pictures beside it, or in images/ or data/
+                                                      images beside it, or in images/ or data/
     ROOT/annotations/{train,val,test}/*.json          a list each; ROOT/images/{train,val,test}/
     ROOT/result.json, labels.json, ...                Label Studio, FiftyOne
 
-Lists in folders of parts are those parts, and val is then val. A picture that is not where its
-file_name says is sought by the last parts of that path. Pictures that no list names are left out.
+Lists in folders of parts are those parts, and val is then val. An image that is not where its
+file_name says is sought by the last parts of that path. Images that no list names are left out.
 
 A class is a category; its id is the category's rank by id. A category without annotations that is
 the supercategory of others, or has the name of another, is left out; a single category is learned
@@ -67,7 +67,7 @@ ROBOFLOW = "_annotations.coco.json"
 
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
 _SHOWN = 8
-_MOST_LISTS = 20  # JSON files beside each other that may be lists; more are one a picture
+_MOST_LISTS = 20  # JSON files beside each other that may be lists; more are one an image
 
 
 class _Outline(NamedTuple):
@@ -115,7 +115,7 @@ class _List:
     Attributes:
         path: Its file.
         categories: Category id -> name and supercategory.
-        pictures: Its pictures.
+        pictures: Its images.
         without_area: Numbers of the annotations that are not drawn.
         unknown: Number of an annotation -> its category, which the list does not have.
         strays: Numbers of the annotations whose image is not in the list.
@@ -140,7 +140,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Reads the lists; no picture is opened, and no outline is drawn yet.
+    """Reads the lists; no image is opened, and no outline is drawn yet.
 
     Raises:
         DataError: No list to learn from, two for one part, a list that is damaged, categories that
@@ -254,7 +254,7 @@ def part_in(path: Path) -> str:
 
 
 class _Places(NamedTuple):
-    """Where the pictures of a list are: its own folder's name, folders, and those of others."""
+    """Where the images of a list are: its own folder's name, folders, and those of others."""
 
     own: str
     folders: list[Path]
@@ -283,7 +283,7 @@ def _places(root: Path, path: Path, paths: list[Path]) -> _Places:
 
 
 def _own_folders(root: Path, path: Path) -> list[str]:
-    """Returns the names of the folders that only one list's pictures are in."""
+    """Returns the names of the folders that only one list's images are in."""
     if folder := _folder(root, path):
         return [folder, f"images/{folder}"]
     part = part_in(path)
@@ -376,7 +376,7 @@ def _notes(read: _List) -> Iterator[str]:
     for numbers, what in (
         (
             read.without_area,
-            "without an area (no outline, fewer than 3 points, or outside the picture): not drawn",
+            "without an area (no outline, fewer than 3 points, or outside the image): not drawn",
         ),
         (read.strays, "of images that are not in the list: left out"),
     ):
@@ -402,7 +402,7 @@ def _unknown(read: _List) -> str:
 def _pictures(
     tree: Record, path: Path, places: _Places, found: FoundPictures
 ) -> dict[int, _Picture]:
-    """Returns the pictures that a list names, by their id."""
+    """Returns the images that a list names, by their id."""
     pictures: dict[int, _Picture] = {}
     names: set[str] = set()
     taken: dict[str, str] = {}
@@ -411,7 +411,7 @@ def _pictures(
         key, named = whole(entry, "id", where), path_text(entry, "file_name", where)
         parts = path_parts(named)
         if not parts:
-            raise DataError(f"{where}: file_name {shown(named)}: expected the path of a picture")
+            raise DataError(f"{where}: file_name {shown(named)}: expected the path of an image")
         relative = PurePosixPath(*parts)
         name = relative.with_suffix("").as_posix()
         name = f"{places.own}/{name}" if places.own and parts[0] != places.own else name
@@ -421,7 +421,7 @@ def _pictures(
         label = f"{path}: image {key} ({shown(named)})"
         image = _find(places, relative, named, label, found)
         if isinstance(image, str) and image in taken:
-            image = DataError(f"{label}: {image} is the picture of {taken[image]} too: keep one")
+            image = DataError(f"{label}: {image} is the image of {taken[image]} too: keep one")
         elif isinstance(image, str):
             taken[image] = f"image {key}"
         pictures[key] = _Picture(name, _size(entry, where), image, label)
@@ -429,7 +429,7 @@ def _pictures(
 
 
 def _size(entry: Record, where: str) -> tuple[int, int] | None:
-    """Returns (H, W); Label Studio states none for pictures that it could not open."""
+    """Returns (H, W); Label Studio states none for images that it could not open."""
     if entry.get("height") is None and entry.get("width") is None:
         return None
     return picture_size(entry, "height", "width", where)
@@ -452,7 +452,7 @@ def _find(
 def _packed(segmentation: Any, size: tuple[int, int] | None) -> Any:
     """Returns polygons as arrays of x, y, x, y, ..., which take a quarter of the memory.
 
-    Those that cover nothing of the picture, of (H, W), are left out; `None` where nothing is left.
+    Those that cover nothing of the image, of (H, W), are left out; `None` where nothing is left.
     What is no polygon stays as JSON held it: whatever reads the label says what is wrong.
     """
     if isinstance(segmentation, dict) and not segmentation.get("counts", segmentation):
@@ -465,7 +465,7 @@ def _packed(segmentation: Any, size: tuple[int, int] | None) -> Any:
 
 
 def _pack(values: Any, size: tuple[int, int] | None) -> Any:
-    """Returns a polygon as an array; `None` where it covers nothing of a picture of (H, W)."""
+    """Returns a polygon as an array; `None` where it covers nothing of an image of (H, W)."""
     try:
         corners = points(values, "", least=0)
     except DataError:
@@ -520,8 +520,7 @@ def _region(told: _Outline, ids: Mapping[int, int], size: tuple[int, int], where
         if isinstance(stated, list) and len(stated) == 2:
             found = f"[{shown(stated[0])}, {shown(stated[1])}]"
         raise DataError(
-            f"{where}: RLE of size {found}: the list has the picture as {list(size)} "
-            "(height, width)",
+            f"{where}: RLE of size {found}: the list has the image as {list(size)} (height, width)",
             kind="size",
         )
     runs = read_runs(segmentation.get("counts"), size, where)

@@ -1,4 +1,4 @@
-"""COCO's panoptic labels (Kirillov et al., CVPR 2019): a list, and a PNG of segments a picture.
+"""COCO's panoptic labels (Kirillov et al., CVPR 2019): a list, and a PNG of segments an image.
 
     ROOT/annotations/panoptic_train2017.json        or ROOT/panoptic_train2017.json
     ROOT/annotations/panoptic_train2017/<name>.png  or ROOT/panoptic_train2017/
@@ -39,7 +39,7 @@ class _Set:
         root: Folder of the set.
         ids: Category id -> class id.
         segments: Sample name -> number of a segment -> class id.
-        faults: Pictures and masks that are missing.
+        faults: Images and masks that are missing.
     """
 
     root: Path
@@ -49,7 +49,7 @@ class _Set:
 
     @cached_property
     def found(self) -> FoundPictures:
-        """The pictures below the folder."""
+        """The images below the folder."""
         return FoundPictures(self.root)
 
 
@@ -63,7 +63,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Reads the lists; no picture is opened.
+    """Reads the lists; no image is opened.
 
     Raises:
         DataError: No list to learn from, two for one part, a list that is damaged, or categories
@@ -168,7 +168,7 @@ def _picture(into: _Set, own: str, named: str, where: str) -> Path:
     root, relative = into.root, Path(*path_parts(named))
     folders = (root / own, root / "images" / own, root / "images", root)
     return _first([folder / relative for folder in folders]) or into.found.find(
-        named, f"{where}: picture {shown(named)}"
+        named, f"{where}: image {shown(named)}"
     )
 
 
@@ -186,7 +186,7 @@ def _load_label(segments: Mapping[str, Mapping[int, int]], sample: Sample) -> np
     if strange is not None:
         raise DataError(
             f"{sample.label}: segment {strange} is not in the list, which has "
-            f"{len(classes) - 1} of this picture: the mask is of another version",
+            f"{len(classes) - 1} of this image: the mask is of another version",
             kind="value",
         )
     table = np.array([classes[int(number)] for number in used], np.int32)

@@ -1,4 +1,4 @@
-"""Pictures labelled with CVAT, in its own format "CVAT for images": one XML file of outlines.
+"""Images labelled with CVAT, in its own format "CVAT for images": one XML file of outlines.
 
     ROOT/annotations.xml              of a project, a task or a job
     ROOT/images/[<subset>/]<name>     or elsewhere in ROOT
@@ -78,7 +78,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Reads the file; no picture is opened, and no shape is drawn yet.
+    """Reads the file; no image is opened, and no shape is drawn yet.
 
     Raises:
         DataError: No such file, one that is damaged or holds tracks, or a shape whose label is not
@@ -99,7 +99,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         subset, named = entry.get("subset") or "", entry.get("name") or ""
         parts_of_name = path_parts(named)
         if not parts_of_name:
-            raise DataError(f"{where}: expected the path of a picture as its name")
+            raise DataError(f"{where}: expected the path of an image as its name")
         name = PurePosixPath(*path_parts(subset), *parts_of_name).with_suffix("").as_posix()
         if name in pictures:
             raise DataError(f"{where}: the name is there already")
@@ -261,11 +261,11 @@ def _shapes(picture: _Picture, ids: Mapping[str, int]) -> Iterator[tuple[int, np
 
 
 def _placed(mask: _Mask, size: tuple[int, int], where: str) -> np.ndarray:
-    """Returns bool [H, W]: a mask at its place in the picture."""
+    """Returns bool [H, W]: a mask at its place in the image."""
     left, top = mask.left, mask.top
     if min(left, top) < 0 or top + mask.height > size[0] or left + mask.width > size[1]:
         raise DataError(
-            f"{where}: box {mask.width}x{mask.height} at {left}, {top}: the picture has "
+            f"{where}: box {mask.width}x{mask.height} at {left}, {top}: the image has "
             f"{size[1]}x{size[0]}",
             kind="size",
         )

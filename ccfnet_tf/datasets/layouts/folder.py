@@ -1,4 +1,4 @@
-"""Any folder of pictures and masks.
+"""Any folder of images and masks.
 
     ROOT/classes.txt                             a class name a line; the line is the class id
     ROOT/{images,masks}/...                      one set; there is no test part
@@ -7,10 +7,10 @@
 
 In place of images/ and masks/ there may be img_dir/ and ann_dir/, or images/ and labels/. Parts may
 also be called training; valid, validation and dev; testing; see `part_of`. A mask is a PNG of class
-ids and lies where its picture lies: `images/a/b.jpg`, `masks/a/b.png`.
+ids and lies where its image lies: `images/a/b.jpg`, `masks/a/b.png`.
 
-One set may be split by ROOT/train.txt, val.txt and test.txt: a picture a line, relative to images/
-or to ROOT, with or without suffix; val and test may be missing. Pictures in no list are then left
+One set may be split by ROOT/train.txt, val.txt and test.txt: an image a line, relative to images/
+or to ROOT, with or without suffix; val and test may be missing. Images in no list are then left
 out, and so are their masks.
 
 Names such as void, ignore or unlabeled stand for no class (see `name_lists`).
@@ -53,7 +53,7 @@ SUFFIXES = frozenset(
 )
 
 SIDES = (("images", "masks"), ("img_dir", "ann_dir"), ("images", "labels"))
-"""Folders of pictures and of masks, by the names that people give them."""
+"""Folders of images and of masks, by the names that people give them."""
 
 _LIST_SUFFIXES = (".txt", ".csv", ".json", ".yaml", ".yml", ".names")
 
@@ -83,10 +83,10 @@ def has_classes(root: Path) -> bool:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists the parts of a folder; no picture is opened.
+    """Lists the parts of a folder; no image is opened.
 
     Raises:
-        DataError: An unknown layout, a folder that is no part, two pictures of one name, a list, a
+        DataError: An unknown layout, a folder that is no part, two images of one name, a list, a
             class list or a table of colours that does not fit.
         ConfigError: `data.mask_values` does not fit the classes.
     """
@@ -139,7 +139,7 @@ def _own_void(classes: ClassList) -> set[int]:
 
 
 def _one_folder_each(root: Path) -> dict[str, Path]:
-    """Returns part -> the folder in `root` that holds its pictures and masks."""
+    """Returns part -> the folder in `root` that holds its images and masks."""
     found: dict[str, Path] = {}
     for part, folders in part_folders(root).items():
         with_sides = [folder for folder in folders if _has_pictures(folder) or part == folder.name]
@@ -156,12 +156,12 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def _refuse_strange_parts(root: Path) -> None:
-    """Refuses a folder such as extra/ beside train/, whose pictures nobody would see."""
+    """Refuses a folder such as extra/ beside train/, whose images nobody would see."""
     for folder in sorted(root.iterdir()):
         hidden = folder.name.startswith(".")
         if not hidden and part_of(folder.name) is None and _has_pictures(folder):
             raise DataError(
-                f"{folder}: holds pictures but is no part: parts are train, val and test; rename "
+                f"{folder}: holds images but is no part: parts are train, val and test; rename "
                 "it or move it away"
             )
 
@@ -267,12 +267,12 @@ def _flat(root: Path, unpaired: list[DataError], *, split: bool) -> dict[str, tu
     known = {stem: stem for stem in images}
     known |= {path.relative_to(within).as_posix(): stem for stem, path in images.items()}
     known = {f"{folders[0]}/{name}": stem for name, stem in known.items()} | known
-    lists = read_part_lists(root, known, f"picture in {within}") if split else {}
+    lists = read_part_lists(root, known, f"image in {within}") if split else {}
     if split and not lists:
         lists = _by_folder(within, images)
         if not lists.get("train"):
             raise DataError(
-                f"{within}: pictures for {' and '.join(lists)} alone: add train/ with pictures to "
+                f"{within}: images for {' and '.join(lists)} alone: add train/ with images to "
                 "learn from"
             )
         return _of_lists(lists, {s.name: s for s in _paired(root, "", images, masks, unpaired)})
@@ -294,12 +294,12 @@ def _of_lists(
 
 
 def _by_folder(within: Path, images: Mapping[str, Path]) -> dict[str, list[str]]:
-    """Returns part -> pictures, by the first folder of their paths.
+    """Returns part -> images, by the first folder of their paths.
 
     Without a folder for training, all that lies in no other part is for training.
 
     Raises:
-        DataError: Two folders of one part, or pictures beside the folder for training.
+        DataError: Two folders of one part, or images beside the folder for training.
     """
     parts: dict[str, list[str]] = {}
     folders: dict[str, str] = {}
@@ -316,7 +316,7 @@ def _by_folder(within: Path, images: Mapping[str, Path]) -> dict[str, list[str]]
         parts.setdefault(part, []).append(stem)
     if others and "train" in parts:
         raise DataError(
-            f"{images[others[0]]}: one of {len(others)} pictures beside {folders['train']}/ that "
+            f"{images[others[0]]}: one of {len(others)} images beside {folders['train']}/ that "
             "are in no part: move them into a part, or away"
         )
     return {"train": others, **parts} if others else parts
@@ -333,7 +333,7 @@ def _paired(
     masks: dict[str, Path],
     unpaired: list[DataError],
 ) -> tuple[Sample, ...]:
-    """Returns the pictures that have a mask; adds what lacks the other to `unpaired`."""
+    """Returns the images that have a mask; adds what lacks the other to `unpaired`."""
     pictures, labels = (folder / side for side in _names_of_sides(folder))
     lonely = sorted(images.keys() - masks.keys())
     free = masks.keys() - images.keys()
@@ -345,20 +345,16 @@ def _paired(
         found = stem if stem in others else by_name.get(plain_words(stem))
         if found in others:
             text += f"; {others[found]} lies there, but masks are PNG: export it anew as PNG"
-            text += " under its picture's name" if found != stem else ""
+            text += " under its image's name" if found != stem else ""
         elif found := found or by_place.get(_last(stem)):
             moved = _last(found) == _last(stem)
-            rule = (
-                "lies as its picture does: move it"
-                if moved
-                else "has its picture's name: rename it"
-            )
+            rule = "lies as its image does: move it" if moved else "has its image's name: rename it"
             text += f"; {masks[found]} lies there: a mask {rule}"
         free -= {found}  # said already
         unpaired.append(DataError(text, kind="missing"))
     others = _other_files(pictures, SUFFIXES) if free else {}
     for stem in sorted(free):
-        text = f"{masks[stem]}: no picture of that name in {pictures}"
+        text = f"{masks[stem]}: no image of that name in {pictures}"
         if stem in others:
             text += f"; {others[stem]} lies there, which is not read: save it as JPEG or PNG"
         unpaired.append(DataError(text, kind="missing"))
@@ -369,7 +365,7 @@ def _paired(
 
 
 def _sides_of(folder: Path) -> tuple[str, str] | None:
-    """Returns the names of the folders of pictures and masks in `folder`, if it has both.
+    """Returns the names of the folders of images and masks in `folder`, if it has both.
 
     labels/ must hold PNG files: text files in it are of other layouts.
     """
@@ -385,7 +381,7 @@ def _names_of_sides(folder: Path) -> tuple[str, str]:
 
 
 def _sides(folder: Path, names: tuple[str, str]) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Returns pictures and masks, each as relative path without suffix -> file."""
+    """Returns images and masks, each as relative path without suffix -> file."""
     for side in names:
         if not (folder / side).is_dir():
             raise DataError(f"{folder}: no {side}/ in it (found: {contents(folder)})")
@@ -393,7 +389,7 @@ def _sides(folder: Path, names: tuple[str, str]) -> tuple[dict[str, Path], dict[
     images = files_in(pictures, SUFFIXES, ANYWHERE)
     if not images:
         raise DataError(
-            f"{pictures}: no pictures (found: {contents(pictures)}): expected files such as .jpg "
+            f"{pictures}: no images (found: {contents(pictures)}): expected files such as .jpg "
             "or .png"
         )
     return images, files_in(folder / names[1], MASKS, ANYWHERE)

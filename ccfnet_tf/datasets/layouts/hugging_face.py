@@ -47,7 +47,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Reads the metadata; no picture is opened.
+    """Reads the metadata; no image is opened.
 
     Raises:
         DataError: No metadata, none that names masks, nothing to learn from, or no class list.
@@ -74,7 +74,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             part = part_named(PurePosixPath(name).parts[0]) or "train"
             parts.setdefault(part, []).append(Sample(name, str(image), str(label)))
     if not parts["train"] and not faults:
-        raise DataError(f"{root}: no {FILES[0]} or {FILES[1]} that names pictures to learn from")
+        raise DataError(f"{root}: no {FILES[0]} or {FILES[1]} that names images to learn from")
     own = find_own_classes(root)
     if own is None:
         raise DataError(
@@ -106,7 +106,7 @@ def _files(root: Path) -> list[Path]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """Yields the place and the texts of each row that names a picture."""
+    """Yields the place and the texts of each row that names an image."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -120,7 +120,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Row]]:
                 continue
             where = f"{path}: row {number}"
             if not texts.get("file_name", "").strip():
-                raise DataError(f"{where}: no file_name: every row names its picture")
+                raise DataError(f"{where}: no file_name: every row names its image")
             yield where, {key: value.strip().replace("\\", "/") for key, value in texts.items()}
     except (csv.Error, ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error}): expected a table with file_name") from error
@@ -145,5 +145,5 @@ def _mask_column(row: Row, where: str) -> str:
     what = f"several columns of masks ({', '.join(named)})" if named else "no column of masks"
     raise DataError(
         f"{where}: {what} (found: {', '.join(row)}): expected one such as mask_file_name, with a "
-        "PNG for each picture"
+        "PNG for each image"
     )

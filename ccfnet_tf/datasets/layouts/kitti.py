@@ -38,10 +38,10 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists training as the training part; no picture is opened.
+    """Lists training as the training part; no image is opened.
 
     Raises:
-        DataError: The folder is not the set, holds no pictures, or its own class list is damaged.
+        DataError: The folder is not the set, holds no images, or its own class list is damaged.
     """
     require(root, signs, "KITTI semantics (training/image_2/ and training/semantic/)")
     own = find_own_classes(root)

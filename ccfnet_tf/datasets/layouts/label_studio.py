@@ -1,7 +1,7 @@
-"""Pictures labelled with Label Studio, in its own exports JSON and JSON-MIN.
+"""Images labelled with Label Studio, in its own exports JSON and JSON-MIN.
 
     ROOT/project-1-at-2024-01-31.json      a list of tasks
-    ROOT/**/<name>                         the pictures, found by the last part of their address
+    ROOT/**/<name>                         the images, found by the last part of their address
 
 Polygons, rectangles, ellipses and brush strokes are drawn in the order of the file, later ones over
 earlier ones; other regions have no area and are noted. Of several annotations of a task the one
@@ -46,7 +46,7 @@ class _Region(NamedTuple):
 
 
 class _Task(NamedTuple):
-    """A labelled picture; `size` is (H, W), or `None` where no region states it."""
+    """A labelled image; `size` is (H, W), or `None` where no region states it."""
 
     size: tuple[int, int] | None
     regions: tuple[_Region, ...]
@@ -61,7 +61,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Reads the exports; no picture is opened, and no region is drawn yet.
+    """Reads the exports; no image is opened, and no region is drawn yet.
 
     Raises:
         DataError: No export, one that is damaged, or no label.
@@ -83,15 +83,13 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
                 continue
             try:
                 address = _address(task, where)
-                image = found.find(address, f"{where}: picture {shown(address)}")
+                image = found.find(address, f"{where}: image {shown(address)}")
             except DataError as missing:
                 faults.append(missing)
                 continue
             name = plain_name(image.relative_to(root).with_suffix("").as_posix())
             if name in tasks:
-                faults.append(
-                    DataError(f"{where}: {image} is the picture of another task: keep one")
-                )
+                faults.append(DataError(f"{where}: {image} is the image of another task: keep one"))
                 continue
             tasks[name] = _task(results, where, left_out)
             samples.append(Sample(name, str(image), where))
@@ -155,13 +153,13 @@ def _results(task: Record, where: str) -> list[Record] | None:
 
 
 def _address(task: Record, where: str) -> str:
-    """Returns the address of a task's picture: the first text that ends as one does."""
+    """Returns the address of a task's image: the first text that ends as one does."""
     holder = task.get("data")
     values = holder.values() if isinstance(holder, dict) else task.values()
     for value in values:
         if isinstance(value, str) and Path("/".join(path_parts(value))).suffix.lower() in PHOTOS:
             return value
-    raise DataError(f"{where}: no address of a picture in 'data': expected one such as .../a.jpg")
+    raise DataError(f"{where}: no address of an image in 'data': expected one such as .../a.jpg")
 
 
 def _task(results: list[Record], where: str, left_out: dict[str, int]) -> _Task:
@@ -178,14 +176,14 @@ def _task(results: list[Record], where: str, left_out: dict[str, int]) -> _Task:
             continue  # `polygon` and the like: the same region comes again, with its label
         if result.get("image_rotation"):
             raise DataError(
-                f"{place}: image_rotation is {shown(result['image_rotation'])}: the picture was "
+                f"{place}: image_rotation is {shown(result['image_rotation'])}: the image was "
                 "turned in Label Studio: turn it back there, and export the project anew"
             )
         own = picture_size(result, "original_height", "original_width", place)
         size = size or own
         if own != size:
             raise DataError(
-                f"{place}: the picture has {own[::-1]} pixels, before it had {size[::-1]}"
+                f"{place}: the image has {own[::-1]} pixels, before it had {size[::-1]}"
             )
         area = _area(value, size, place)
         if area is None:

@@ -1,6 +1,6 @@
-"""Pictures labelled with the labelme tool: a JSON file of outlines a picture.
+"""Images labelled with the labelme tool: a JSON file of outlines an image.
 
-    ROOT/**/<name>.json              names its picture in `imagePath`, relative to itself
+    ROOT/**/<name>.json              names its image in `imagePath`, relative to itself
     ROOT/{val,test}/...              these are the val and test parts (valid, validation, dev and
                                      testing as well); everything else is train
     ROOT/classes.txt                 a class name a line; may be missing. labels.txt and
@@ -17,13 +17,13 @@ oriented_rectangle, rotation, circle and mask. Points and lines have no area and
 `group_id` and `holes` change nothing. Shapes with too few points are not drawn, but noted. JSON
 files with neither `shapes` nor `imagePath` are not labelme's and left out.
 
-The picture is the file that `imagePath` names, if it lies below ROOT and has the size that the JSON
+The image is the file that `imagePath` names, if it lies below ROOT and has the size that the JSON
 file states. Else
-it is a file of that name beside the JSON file, `imageData` (the picture inside the JSON file), a
+it is a file of that name beside the JSON file, `imageData` (the image inside the JSON file), a
 file of the JSON file's own name, or the only file of that name below ROOT.
 
-A line of train.txt, val.txt or test.txt is a picture or its JSON file, relative to ROOT, with or
-without suffix; pictures in no list are left out.
+A line of train.txt, val.txt or test.txt is an image or its JSON file, relative to ROOT, with or
+without suffix; images in no list are left out.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class _Shape(NamedTuple):
 class _File(NamedTuple):
     """What is kept of a JSON file.
 
-    `image` is the JSON file itself where the picture is in it. `size` is (H, W), or `None` where it
+    `image` is the JSON file itself where the image is in it. `size` is (H, W), or `None` where it
     states none. `without_area` has the numbers of shapes that have too few points.
     """
 
@@ -123,9 +123,9 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Reads the JSON files below `root`, and keeps their shapes; no picture is opened.
+    """Reads the JSON files below `root`, and keeps their shapes; no image is opened.
 
-    JSON files that cannot be used, and pictures that lie among labelled ones and have none, are
+    JSON files that cannot be used, and images that lie among labelled ones and have none, are
     in `unpaired`.
 
     Raises:
@@ -135,7 +135,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     samples, files, faults = _find(root)
     if not samples and not faults:
         raise DataError(
-            f"{root}: no JSON files of labelme in it: expected <picture>.json beside each picture"
+            f"{root}: no JSON files of labelme in it: expected <image>.json beside each image"
         )
     labels = {shape.label for file in files.values() for shape in file.shapes}
     notes = _notes(root, files)
@@ -147,7 +147,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     source = classes or f"{root}: labels of its JSON files"
     void = read_class_list(classes).notes if classes else void_notes(source, sorted(labels))
     known = _ways_to_write(root, samples, faults)
-    lists = {} if data.lists else read_part_lists(root, known, "labelled picture of the set")
+    lists = {} if data.lists else read_part_lists(root, known, "labelled image of the set")
     if lists:
         listed = {name for names in lists.values() for name in names}
         faults = {name: fault for name, fault in faults.items() if name in listed}
@@ -174,7 +174,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
 
 
 def _inside(sample: Sample) -> bool:
-    """Returns whether the picture is in the JSON file."""
+    """Returns whether the image is in the JSON file."""
     return sample.image == sample.label
 
 
@@ -193,7 +193,7 @@ def _load_image(sample: Sample) -> np.ndarray:
 
 
 def _embedded(tree: Record, path: str | Path) -> bytes:
-    """Returns the picture file that a JSON file holds.
+    """Returns the image file that a JSON file holds.
 
     Raises:
         DataError: It is not base64.
@@ -212,7 +212,7 @@ def _notes(root: Path, files: Mapping[str, _File]) -> tuple[str, ...]:
     shapes = "shape" if len(places) == 1 else "shapes"
     more = ", ..." if len(places) > 3 else ""
     named = f"({', '.join(places[:3])}{more})"
-    why = "without an area (too few points, or outside the picture)"
+    why = "without an area (too few points, or outside the image)"
     return (f"{root}: {len(places)} {shapes} {why} not drawn {named}",)
 
 
@@ -238,7 +238,7 @@ def _find(root: Path) -> tuple[dict[str, Sample], dict[str, _File], dict[str, Da
             faults[str(path)] = DataError(text)
         elif found is not None and found.image in taken:
             other = taken[found.image]
-            faults[name] = DataError(f"{path}: {other} labels the same picture: keep one")
+            faults[name] = DataError(f"{path}: {other} labels the same image: keep one")
         elif found is not None:
             taken[found.image] = path
             samples[name] = Sample(name, found.image, str(path))
@@ -269,7 +269,7 @@ def _size(tree: Record, path: Path) -> tuple[int, int] | None:
 def _picture_of(
     tree: Record, path: Path, size: tuple[int, int] | None, pictures: FoundPictures
 ) -> str:
-    """Returns the picture of a JSON file, which may be in it."""
+    """Returns the image of a JSON file, which may be in it."""
     embedded = bool(tree.get("imageData"))
     named = path_text(tree, "imagePath", str(path)) if tree.get("imagePath") is not None else ""
     for image in (path.parent / named, path.parent / "/".join(path_parts(named)[-1:])):
@@ -294,7 +294,7 @@ def _differs(image: Path, size: tuple[int, int]) -> bool:
     try:
         return image_size(image) != size
     except DataError:
-        return False  # said when the picture is read
+        return False  # said when the image is read
 
 
 def _class_list(root: Path) -> Path | None:
@@ -348,7 +348,7 @@ def _by_folder(samples: Mapping[str, Sample]) -> dict[str, list[str]]:
 
 
 def _unlabelled(root: Path, samples: Mapping[str, Sample]) -> dict[str, DataError]:
-    """Returns a fault for each picture without a JSON file in the folders of labelled pictures."""
+    """Returns a fault for each image without a JSON file in the folders of labelled images."""
     labelled = {sample.image for sample in samples.values()}
     faults: dict[str, DataError] = {}
     for folder in sorted({Path(image).parent for image in labelled}):
@@ -382,7 +382,7 @@ def _loader(names: tuple[str, ...], files: Mapping[str, _File], listed: str) -> 
 def _shapes(
     tree: Record, path: Path, size: tuple[int, int] | None, without_area: list[int]
 ) -> Iterator[_Shape]:
-    """Yields the shapes that have an area in a picture of (H, W); adds the others' numbers."""
+    """Yields the shapes that have an area in an image of (H, W); adds the others' numbers."""
     for number, shape in enumerate(records(tree, "shapes", str(path)), start=1):
         where = f"{path}: shape {number}"
         kind = _kind(shape)

@@ -45,10 +45,10 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists training, and validation as the test part; no picture is opened.
+    """Lists training, and validation as the test part; no image is opened.
 
     Raises:
-        DataError: The folder is not the set, holds no pictures, or its configuration is damaged.
+        DataError: The folder is not the set, holds no images, or its configuration is damaged.
     """
     require(root, signs, "Mapillary Vistas (training/images/, config_v2.0.json)")
     version = _version(root) or ""

@@ -1,4 +1,4 @@
-"""Roboflow's export "Semantic Segmentation Masks": a mask beside each picture.
+"""Roboflow's export "Semantic Segmentation Masks": a mask beside each image.
 
     ROOT/{train,valid,test}/<name>.jpg
     ROOT/{train,valid,test}/<name>_mask.png
@@ -47,7 +47,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists the parts; no picture is opened.
+    """Lists the parts; no image is opened.
 
     Raises:
         DataError: The folder is not of this layout, has nothing to learn from, or its tables are
@@ -92,7 +92,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
 
 
 def _looks_like(path: Path) -> bool:
-    """Returns whether a table is of values; Roboflow's tables of whole pictures have that name."""
+    """Returns whether a table is of values; Roboflow's tables of whole images have that name."""
     if not path.is_file():
         return False
     with path.open("rb") as file:

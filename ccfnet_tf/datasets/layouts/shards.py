@@ -74,7 +74,7 @@ class Record:
     crc32: int
     height: int
     width: int
-    kin: str = ""
+    near_duplicates: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,11 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         parts.get("test", ()),
         load,
         lambda sample: load(sample)[1],
-        kin={name: record.kin for name, record in records.items() if record.kin},
+        near_duplicates={
+            name: record.near_duplicates
+            for name, record in records.items()
+            if record.near_duplicates
+        },
         read_bytes=lambda sample: example(records[sample.name], place)["image/encoded"],
         fingerprint=fingerprint,
         verify=partial(verify, place),
@@ -253,8 +257,8 @@ def _manifest(tree: dict[str, Any]) -> Manifest:
 
 
 def _record(row: list[Any]) -> Record:
-    name, file, *numbers, kin = row
-    if not (isinstance(name, str) and isinstance(file, str) and isinstance(kin, str)):
+    name, file, *numbers, near_duplicates = row
+    if not (isinstance(name, str) and isinstance(file, str) and isinstance(near_duplicates, str)):
         raise TypeError(f"record {row}")
     if len(numbers) != 6 or not all(type(n) is int and n >= 0 for n in numbers):
         raise ValueError(f"record {row}")
@@ -264,7 +268,7 @@ def _record(row: list[Any]) -> Record:
         raise ValueError(f"record {row}")
     if offset >= _FARTHEST or length >= _LONGEST or not 0 < height * width <= MAX_PIXELS:
         raise ValueError(f"record {row}")
-    return Record(name, file, number, offset, length, crc32, height, width, kin)
+    return Record(name, file, number, offset, length, crc32, height, width, near_duplicates)
 
 
 def is_plain(name: str) -> bool:

@@ -1,10 +1,10 @@
-r"""SIFT Flow (Liu, Yuen, Torralba): 2688 outdoor pictures of LabelMe, 33 classes.
+r"""SIFT Flow (Liu, Yuen, Torralba): 2688 outdoor images of LabelMe, 33 classes.
 
     ROOT/Images/<sub>/<name>.jpg
     ROOT/SemanticLabels/<sub>/<name>.mat     matrix S: 0 without a label, 1..33
-    ROOT/TestSet1.txt                        <sub>\<name>.jpg of the 200 test pictures
+    ROOT/TestSet1.txt                        <sub>\<name>.jpg of the 200 test images
 
-Everything that is not listed is for training, less two pictures that have no label at all.
+Everything that is not listed is for training, less two images that have no label at all.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from ccfnet_tf.io.matlab import read_matrix
 from ccfnet_tf.labels import Sample
 
 UNLABELLED = frozenset(("highway_bost181", "street_urb506"))
-"""Every pixel of these is 0: nothing can be learned from them, and they would count as pictures.
+"""Every pixel of these is 0: nothing can be learned from them, and they would count as images.
 
 By name, since telling it from the files would open all 2688 of them.
 """
 
 TWINS = (("insidecity_urb992", "tallbuilding_urb992"), ("mountain_sclos4", "mountain_sharp59"))
-"""Pairs of the same picture, all in the training part, that a validation share must not split."""
+"""Pairs of the same image, all in the training part, that a validation share must not split."""
 
 _LIST = "TestSet1.txt"
 
@@ -48,7 +48,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists the training part and the 200 test pictures; no picture or label is opened.
+    """Lists the training part and the 200 test images; no image or label is opened.
 
     A sample's name is its path below Images, without suffix.
 
@@ -76,7 +76,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         test,
         with_pictures(load_label),
         load_label,
-        kin=_kin(train),
+        near_duplicates=_near_duplicates(train),
         unpaired=unpaired,
     )
 
@@ -103,9 +103,9 @@ def load_label(sample: Sample) -> np.ndarray:
 
 
 def _test_names(path: Path) -> dict[str, int]:
-    """Returns the names of the test pictures, as samples are named, and their lines."""
+    """Returns the names of the test images, as samples are named, and their lines."""
     names: dict[str, int] = {}
-    for line, text in read_list(path, "the name of a test picture"):
+    for line, text in read_list(path, "the name of a test image"):
         name = PurePosixPath(text.replace("\\", "/")).with_suffix("").as_posix()
         if name in names:
             raise DataError(f"{path}: {text} is on line {names[name]} and {line}: once each")
@@ -113,7 +113,7 @@ def _test_names(path: Path) -> dict[str, int]:
     return names
 
 
-def _kin(samples: tuple[Sample, ...]) -> dict[str, str]:
+def _near_duplicates(samples: tuple[Sample, ...]) -> dict[str, str]:
     group = {name: pair[0] for pair in TWINS for name in pair}
     return {s.name: group[_last(s.name)] for s in samples if _last(s.name) in group}
 

@@ -4,7 +4,7 @@
     ROOT/labels/<id>.regions.txt     a row of class ids a line, -1 where unknown
 
 The authors publish no list of folds, so `stanford_background_folds.txt` fixes five of 143
-pictures; `data/make_stanford_folds.py` made it and says how.
+images; `data/make_stanford_folds.py` made it and says how.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TWINS = (
     ("6000068", "6000318"),  # the same bytes, labelled twice
     ("6000117", "6000324"),
     ("6000257", "6000348"),
-    ("1000288", "9000288"),  # nearly the same picture
+    ("1000288", "9000288"),  # nearly the same image
     ("1000875", "9000875"),
     ("1001184", "9001184"),
 )
@@ -40,7 +40,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists the four training folds and the test fold `data.fold`; no picture is opened.
+    """Lists the four training folds and the test fold `data.fold`; no image is opened.
 
     Raises:
         DataError: The folder is not the set.
@@ -78,14 +78,14 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         tuple(parts[True]),
         with_pictures(load_label),
         load_label,
-        kin={name: pair[0] for pair in TWINS for name in pair},
+        near_duplicates={name: pair[0] for pair in TWINS for name in pair},
         folds=len(set(folds.values())),
         unpaired=tuple(unpaired),
     )
 
 
 def fold_of() -> dict[str, int]:
-    """Returns picture id -> fold 0..4, in the order of the shipped list."""
+    """Returns image id -> fold 0..4, in the order of the shipped list."""
     text = resources.files("ccfnet_tf.datasets").joinpath("stanford_background_folds.txt")
     rows = [line.split() for line in text.read_text(encoding="ascii").splitlines()]
     return {row[0]: int(row[1]) for row in rows if row and row[0] != "#"}
@@ -116,7 +116,7 @@ def read_regions(path: str | Path) -> np.ndarray:
         if len(row) != len(rows[0]):
             raise DataError(
                 f"{path}: {len(row)} values in line {number}, {len(rows[0])} in line 1: every "
-                "row of a label is as wide as the picture"
+                "row of a label is as wide as the image"
             )
     return np.stack(rows).astype(np.int32)
 
@@ -141,5 +141,5 @@ def _row(line: bytes, path: str | Path, number: int) -> np.ndarray:
 
 def _missing(path: str, count: int) -> DataError:
     return DataError(
-        f"{path}: no such file: the set has {count} pictures; unpack it anew", kind="missing"
+        f"{path}: no such file: the set has {count} images; unpack it anew", kind="missing"
     )

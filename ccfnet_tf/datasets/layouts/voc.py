@@ -3,7 +3,7 @@
     ROOT/JPEGImages/<name>.jpg
     ROOT/SegmentationClass/<name>.png                masks: 0..20, 255 at borders; as palette
                                                      indices, or as the colours of VOC's palette
-    ROOT/ImageSets/Segmentation/{train,val}.txt      a name a line, or the paths of a picture and
+    ROOT/ImageSets/Segmentation/{train,val}.txt      a name a line, or the paths of an image and
                                                      its mask
     ROOT/labelmap.txt, class_names.txt, ...          the set's own classes (see `own_classes`)
 
@@ -14,7 +14,7 @@ the test part here, and a validation share is taken from train.txt.
 
 A set with its own classes may have other lists: default.txt (CVAT) is all that there is, val.txt
 may be missing, and where test.txt is there, val.txt is the validation part. Without any list, as
-labelme writes it, every picture is learned from.
+labelme writes it, every image is learned from.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists train.txt as the training part and val.txt as the test part; no picture is opened.
+    """Lists train.txt as the training part and val.txt as the test part; no image is opened.
 
     Raises:
-        DataError: The folder is not the set, a list is missing or names no pictures, or the set's
+        DataError: The folder is not the set, a list is missing or names no images, or the set's
             own class list is damaged or contradicts another.
     """
     require(root, signs, "PASCAL VOC (JPEGImages/, SegmentationClass/, ImageSets/Segmentation/)")
@@ -155,11 +155,11 @@ def _parts(
 
 
 def _foreign_names(root: Path, images: dict[str, Path]) -> tuple[str, ...]:
-    """Returns a note where the pictures are not VOC's, whose names are 2007_000032 or 000032."""
+    """Returns a note where the images are not VOC's, whose names are 2007_000032 or 000032."""
     strange = next((name for name in images if not re.fullmatch(r"(\d{4}_)?\d{6}", name)), None)
     if strange is None:
         return ()
-    what = f"'{strange[:60]}' is not a name of VOC's pictures: {_OWN}"
+    what = f"'{strange[:60]}' is not a name of VOC's images: {_OWN}"
     return (f"{root}: no class list in it, so the classes are VOC's 20 and background; {what}",)
 
 
@@ -169,7 +169,7 @@ def _part(
     """Returns the samples that a list names, in its order; notes them in `taken`."""
     samples: list[Sample] = []
     absent: list[DataError] = []
-    for line, text in read_list(path, "a picture's name"):
+    for line, text in read_list(path, "an image's name"):
         name = _name(text, images)
         if name in taken:
             raise DataError(f"{path}: line {line}: '{name[:60]}' is in {taken[name]} already")
@@ -184,7 +184,7 @@ def _part(
 
 
 def _name(text: str, images: dict[str, Path]) -> str:
-    """Returns the picture that a line names: `a`, `a.jpg`, `JPEGImages/a.jpg .../a.png`."""
+    """Returns the image that a line names: `a`, `a.jpg`, `JPEGImages/a.jpg .../a.png`."""
     name = plain_name(text)
     first, *others = name.split() or [name]
     if others and others[-1].casefold().endswith(MASKS):

@@ -1,7 +1,7 @@
-"""A canvas that paints picture and label together: soft masks, noise, texture.
+"""A canvas that paints image and label together: soft masks, noise, texture.
 
 Colours are RGB 0..1, as [3] or planes [3, H, W] (NumPy multiplies planes by a mask far faster
-than pixels). Masks are float32 [H, W] of coverage 0..1: edges are mixed pixels in the picture,
+than pixels). Masks are float32 [H, W] of coverage 0..1: edges are mixed pixels in the image,
 while the label takes the class that covers at least half.
 """
 
@@ -18,7 +18,7 @@ Colour = Sequence[float] | np.ndarray
 
 
 class Canvas:
-    """Picture and label that grow together.
+    """Image and label that grow together.
 
     Attributes:
         height: Rows H.

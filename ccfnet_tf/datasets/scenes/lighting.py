@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Mood:
+class Lighting:
     """Daylight and season: the colours that a scene shares."""
 
     zenith: np.ndarray
@@ -35,7 +35,7 @@ _SEASONS = {  # grass, leaves
 }
 
 
-def choose_mood(rng: np.random.Generator) -> Mood:
+def choose_lighting(rng: np.random.Generator) -> Lighting:
     """Draws daylight and season."""
     zenith, haze, light = _LIGHTS[str(rng.choice(list(_LIGHTS), p=[0.56, 0.2, 0.16, 0.08]))]
     grass, leaves = _SEASONS[str(rng.choice(list(_SEASONS), p=[0.36, 0.42, 0.15, 0.07]))]
@@ -44,7 +44,7 @@ def choose_mood(rng: np.random.Generator) -> Mood:
         shifted = np.array(colour) * rng.uniform(0.92, 1.08) + rng.normal(0, 0.02, 3)
         return np.clip(shifted, 0.02, 1.1).astype(np.float32)
 
-    return Mood(
+    return Lighting(
         zenith=near(zenith),
         haze=near(haze),
         light=np.array(light, np.float32),

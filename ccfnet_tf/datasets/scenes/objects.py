@@ -6,23 +6,23 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.datasets.scenes.canvas import Canvas
-from ccfnet_tf.datasets.scenes.lighting import Mood
+from ccfnet_tf.datasets.scenes.lighting import Lighting
 
 SKY, HILL, WATER, ROAD, GRASS, TREE, BUILDING, THING = range(8)
 
 
-def foliage(canvas: Canvas, mood: Mood) -> np.ndarray:
+def foliage(canvas: Canvas, lighting: Lighting) -> np.ndarray:
     """Returns the look of leaves, [3, H, W]."""
     u = canvas.unit
     leaves = (0.42, canvas.noise(2 * u, 2 * u)), (0.3, canvas.noise(5 * u, 5 * u))
-    return canvas.textured(mood.leaves * canvas.rng.uniform(0.75, 1.2), *leaves)
+    return canvas.textured(lighting.leaves * canvas.rng.uniform(0.75, 1.2), *leaves)
 
 
-def tree(canvas: Canvas, mood: Mood, x: float, foot: float, height: float) -> None:
+def tree(canvas: Canvas, lighting: Lighting, x: float, foot: float, height: float) -> None:
     """Plants a tree with its shadow: a trunk, and a round crown or a conifer's."""
     canvas = canvas.around(x, foot - height * 0.4, height)
     rng, u = canvas.rng, canvas.unit
-    shadow = ((canvas.x - x + mood.sun * height * 0.3) / (height * 0.45)) ** 2
+    shadow = ((canvas.x - x + lighting.sun * height * 0.3) / (height * 0.45)) ** 2
     shadow = shadow + ((canvas.y - foot) / (height * 0.06 + 1)) ** 2
     canvas.shade(np.clip(1.3 - shadow, 0, 1), 0.62)
     bark = (0.30, 0.22, 0.15) if rng.random() < 0.8 else (0.75, 0.73, 0.70)
@@ -45,14 +45,16 @@ def tree(canvas: Canvas, mood: Mood, x: float, foot: float, height: float) -> No
             [(middle[0] + dx, middle[1] + dy, r) for (dx, dy), r in zip(spread, radii, strict=True)]
         )
         crown = crown * (canvas.noise(1.6 * u, 1.6 * u) > -0.85)  # the sky shines through
-    side = np.clip((canvas.x - x) * mood.sun / (height * 0.3), -1, 1)
-    canvas.paint(crown, foliage(canvas, mood) * (1 + 0.28 * side), TREE)
+    side = np.clip((canvas.x - x) * lighting.sun / (height * 0.3), -1, 1)
+    canvas.paint(crown, foliage(canvas, lighting) * (1 + 0.28 * side), TREE)
 
 
 _WALLS = ((0.68, 0.34, 0.26), (0.88, 0.72, 0.48), (0.78, 0.52, 0.40))
 
 
-def house(canvas: Canvas, mood: Mood, x: float, foot: float, height: float, *, flat: bool) -> None:
+def house(
+    canvas: Canvas, lighting: Lighting, x: float, foot: float, height: float, *, flat: bool
+) -> None:
     """Builds a house: a block with a flat roof, or a cottage with tiles."""
     canvas = canvas.around(x, foot - height * 0.4, height * 1.2)
     rng, u = canvas.rng, canvas.unit
@@ -63,8 +65,8 @@ def house(canvas: Canvas, mood: Mood, x: float, foot: float, height: float, *, f
     field = canvas.textured(wall, (1.0, courses), (0.1, canvas.noise(8 * u, 8 * u)))
     face = canvas.polygon([(left, foot), (right, foot), (right, top), (left, top)])
     canvas.paint(face, field, BUILDING)
-    turn = left + (0.28 if mood.sun > 0 else 0.72) * width  # one side lies in shade
-    canvas.shade(face * ((canvas.x - turn) * mood.sun < 0), 0.72)
+    turn = left + (0.28 if lighting.sun > 0 else 0.72) * width  # one side lies in shade
+    canvas.shade(face * ((canvas.x - turn) * lighting.sun < 0), 0.72)
     if not flat:
         eaves = width * 0.08
         roof = [(left - eaves, top), (right + eaves, top)]
@@ -77,11 +79,13 @@ def house(canvas: Canvas, mood: Mood, x: float, foot: float, height: float, *, f
     step = max(4.5 * u, height / 9) if flat else max(5 * u, height * 0.3)
     across = ((canvas.x - left) / step + 0.25) % 1 > 0.5
     along = ((canvas.y - top) / (step * 1.1)) % 1 > 0.5
-    glass = (0.95, 0.82, 0.5) if mood.light[2] > mood.light[0] + 0.05 else (0.20, 0.25, 0.32)
+    glass = (
+        (0.95, 0.82, 0.5) if lighting.light[2] > lighting.light[0] + 0.05 else (0.20, 0.25, 0.32)
+    )
     canvas.paint(face * (across & along) * 0.85, glass)
 
 
-def things(canvas: Canvas, mood: Mood, horizon: float, kind: str) -> None:
+def things(canvas: Canvas, lighting: Lighting, horizon: float, kind: str) -> None:
     """Puts up to four things in front that suit the kind of scene."""
     rng, ground = canvas.rng, canvas.height - horizon
     menu = {"street": "car car person lamp", "village": "car car person rock fence"}.get(

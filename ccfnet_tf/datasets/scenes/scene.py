@@ -1,6 +1,6 @@
 """Outdoor scenes that the package draws itself: data without a download.
 
-A scene is a number: the same seed and size give the same picture. Most pixels can be told by
+A scene is a number: the same seed and size give the same image. Most pixels can be told by
 colour, texture and place; boundaries, reflections in water, hills in haze, trees before woods,
 shadows and thin poles cannot always.
 """
@@ -16,7 +16,7 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets import catalogue
 from ccfnet_tf.datasets.base import Listing
 from ccfnet_tf.datasets.scenes.canvas import Canvas, planes
-from ccfnet_tf.datasets.scenes.lighting import Mood, choose_mood
+from ccfnet_tf.datasets.scenes.lighting import Lighting, choose_lighting
 from ccfnet_tf.datasets.scenes.objects import (
     GRASS,
     HILL,
@@ -88,35 +88,35 @@ def draw(seed: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """
     rng = np.random.default_rng(seed)
     canvas = Canvas(size, rng)
-    mood = choose_mood(rng)
+    lighting = choose_lighting(rng)
     kind = str(rng.choice(["meadow", "lake", "coast", "village", "street"]))
     horizon = float(canvas.height * rng.uniform(0.34, 0.58))
-    _sky(canvas, mood, horizon)
+    _sky(canvas, lighting, horizon)
     if kind != "street" or rng.random() < 0.3:
-        _hills(canvas, mood, horizon)
-    _skyline(canvas, mood, horizon, kind)
-    _grass(canvas, mood, horizon)
+        _hills(canvas, lighting, horizon)
+    _skyline(canvas, lighting, horizon, kind)
+    _grass(canvas, lighting, horizon)
     if kind in ("lake", "coast"):
-        _lake(canvas, mood, horizon, coast=kind == "coast")
+        _lake(canvas, lighting, horizon, coast=kind == "coast")
     elif rng.random() < 0.15:
-        _ribbon(canvas, horizon, _water(canvas, mood, horizon), WATER)
+        _ribbon(canvas, horizon, _water(canvas, lighting, horizon), WATER)
     if kind in ("street", "village") or (kind == "meadow" and rng.random() < 0.6):
-        _road(canvas, mood, horizon, wide=kind == "street")
-    _middle(canvas, mood, horizon, kind)
-    things(canvas, mood, horizon, kind)
+        _road(canvas, lighting, horizon, wide=kind == "street")
+    _middle(canvas, lighting, horizon, kind)
+    things(canvas, lighting, horizon, kind)
     if rng.random() < 0.4:
         canvas.void_edge(THING)
-    return _photograph(canvas, mood, horizon), canvas.label
+    return _photograph(canvas, lighting, horizon), canvas.label
 
 
-def _sky(canvas: Canvas, mood: Mood, horizon: float) -> None:
+def _sky(canvas: Canvas, lighting: Lighting, horizon: float) -> None:
     down = np.clip(canvas.y / max(horizon, 1), 0, 1) ** 0.8
-    canvas.image[:] = planes(mood.zenith) + planes(mood.haze - mood.zenith) * down
+    canvas.image[:] = planes(lighting.zenith) + planes(lighting.haze - lighting.zenith) * down
     u = canvas.unit
     cover = canvas.noise(14 * u, 40 * u) + 0.5 * canvas.noise(6 * u, 16 * u)
     cover += 0.25 * canvas.noise(3 * u, 6 * u)
-    cover = np.clip(cover + mood.clouds - 0.8, 0, 0.75)
-    canvas.paint(cover, np.minimum(mood.haze + 0.14, 1.0))
+    cover = np.clip(cover + lighting.clouds - 0.8, 0, 0.75)
+    canvas.paint(cover, np.minimum(lighting.haze + 0.14, 1.0))
     if canvas.rng.random() < 0.3:  # the sun, or the moon
         x, y = canvas.rng.uniform(0.1, 0.9) * canvas.width, canvas.rng.uniform(0.2, 0.8) * horizon
         disc = np.exp(-np.hypot(canvas.x - x, canvas.y - y) / (5 * u))
@@ -124,7 +124,7 @@ def _sky(canvas: Canvas, mood: Mood, horizon: float) -> None:
     canvas.label[:] = SKY
 
 
-def _hills(canvas: Canvas, mood: Mood, horizon: float) -> None:
+def _hills(canvas: Canvas, lighting: Lighting, horizon: float) -> None:
     rng, u = canvas.rng, canvas.unit
     count = int(rng.integers(1, 3))
     rock = np.array([0.44, 0.34, 0.36]) if rng.random() < 0.4 else np.array([0.38, 0.32, 0.44])
@@ -138,11 +138,11 @@ def _hills(canvas: Canvas, mood: Mood, horizon: float) -> None:
         if rock[0] > 0.4 and near < 1:  # snow on the far rock
             snow = np.clip((ridge + height * 0.15 - canvas.y) / (3 * u) + 2 * light[0], 0, 0.9)
             field += snow * (0.93 - field)
-        mix = (1 - near) * 0.25 + mood.fog * rng.uniform(0.4, 1.0)
-        canvas.paint(mask, field + min(mix, 0.7) * (planes(mood.haze) - field), HILL)
+        mix = (1 - near) * 0.25 + lighting.fog * rng.uniform(0.4, 1.0)
+        canvas.paint(mask, field + min(mix, 0.7) * (planes(lighting.haze) - field), HILL)
 
 
-def _skyline(canvas: Canvas, mood: Mood, horizon: float, kind: str) -> None:
+def _skyline(canvas: Canvas, lighting: Lighting, horizon: float, kind: str) -> None:
     """What stands at the horizon, before the ground and its water are laid in front of it."""
     rng = canvas.rng
     if rng.random() < 0.6:  # woods
@@ -150,23 +150,23 @@ def _skyline(canvas: Canvas, mood: Mood, horizon: float, kind: str) -> None:
         edge = np.clip((np.minimum(canvas.x - low, high - canvas.x)) / 8, 0, 1)
         top = horizon + 1 - (canvas.height * 0.13 * (0.5 + canvas.curve(0.5))) * edge
         mask = np.clip(canvas.y - top + 0.5, 0, 1) * (edge > 0)
-        field = foliage(canvas, mood)
-        canvas.paint(mask, field + mood.fog * 0.3 * (planes(mood.haze) - field), TREE)
+        field = foliage(canvas, lighting)
+        canvas.paint(mask, field + lighting.fog * 0.3 * (planes(lighting.haze) - field), TREE)
     houses = {"street": (2, 5), "village": (1, 4)}.get(kind, (0, 2))
     for _ in range(int(rng.integers(*houses))):
         tall = rng.uniform(0.35, 0.8) if kind == "street" else rng.uniform(0.26, 0.42)
         x = rng.uniform(0, 1) * canvas.width
-        house(canvas, mood, x, horizon + 2, canvas.height * tall * 0.7, flat=kind == "street")
+        house(canvas, lighting, x, horizon + 2, canvas.height * tall * 0.7, flat=kind == "street")
 
 
-def _grass(canvas: Canvas, mood: Mood, horizon: float) -> None:
+def _grass(canvas: Canvas, lighting: Lighting, horizon: float) -> None:
     u, rng = canvas.unit, canvas.rng
     rise = canvas.height * rng.uniform(0, 0.05)
     mask = np.clip(canvas.y - (horizon - rise * canvas.curve(0.3)) + 0.5, 0, 1)
     depth = np.clip((canvas.y - horizon) / (canvas.height - horizon), 0, 1)
     blades = canvas.noise(2.5 * u, 1.0 * u) * (0.3 + 0.7 * depth)
     field = canvas.textured(
-        mood.grass, (0.16, blades), (0.12, canvas.noise(5 * u, 22 * u)), (0.12, depth - 0.5)
+        lighting.grass, (0.16, blades), (0.12, canvas.noise(5 * u, 22 * u)), (0.12, depth - 0.5)
     )
     if rng.random() < 0.25:  # flowers
         dots = (canvas.noise(1 * u, 1 * u) > 0.86) & (depth > 0.15)
@@ -175,7 +175,7 @@ def _grass(canvas: Canvas, mood: Mood, horizon: float) -> None:
     canvas.paint(mask, field, GRASS)
 
 
-def _water(canvas: Canvas, mood: Mood, horizon: float) -> np.ndarray:
+def _water(canvas: Canvas, lighting: Lighting, horizon: float) -> np.ndarray:
     """Returns the look of water, [3, H, W]: a mirror of what is above the horizon, in ripples."""
     u, rng = canvas.unit, canvas.rng
     depth = np.clip((canvas.y - horizon) / (canvas.height - horizon), 0, 1)
@@ -183,14 +183,14 @@ def _water(canvas: Canvas, mood: Mood, horizon: float) -> np.ndarray:
     up = np.clip(2 * horizon - canvas.y - 2 * u * ripples, 0, canvas.height - 1)
     side = np.clip(canvas.x + 2.0 * u * ripples, 0, canvas.width - 1)
     mirror = np.stack([cv2.remap(plane, side, up, cv2.INTER_LINEAR) for plane in canvas.image])
-    body = np.array([0.04, 0.26, 0.50]) * rng.uniform(0.8, 1.2) + 0.25 * (mood.zenith - 0.5)
+    body = np.array([0.04, 0.26, 0.50]) * rng.uniform(0.8, 1.2) + 0.25 * (lighting.zenith - 0.5)
     field = canvas.textured(body, (0.2, canvas.noise(3 * u, 30 * u)))
     shine = np.clip(rng.uniform(0.15, 0.5) - 0.2 * depth, 0.05, 1)
     field += shine * (mirror - field)
     return np.asarray(field * (1 + 0.13 * ripples * (0.4 + depth)), np.float32)
 
 
-def _lake(canvas: Canvas, mood: Mood, horizon: float, *, coast: bool) -> None:
+def _lake(canvas: Canvas, lighting: Lighting, horizon: float, *, coast: bool) -> None:
     rng, ground = canvas.rng, canvas.height - horizon
     far = horizon + 1 + (0 if coast else ground * rng.uniform(0, 0.1))
     near = horizon + ground * (rng.uniform(0.35, 0.9) + 0.25 * (canvas.curve(0.35) - 0.5))
@@ -199,7 +199,7 @@ def _lake(canvas: Canvas, mood: Mood, horizon: float, *, coast: bool) -> None:
         near = near + lean * ground * rng.uniform(1, 2.5)
     mask = np.clip(np.minimum(canvas.y - far, near - canvas.y) + 0.5, 0, 1)
     canvas.shade(np.clip(1 - np.abs(canvas.y - near) / (2.5 * canvas.unit), 0, 1), 0.78)  # bank
-    canvas.paint(mask, _water(canvas, mood, horizon), WATER)
+    canvas.paint(mask, _water(canvas, lighting, horizon), WATER)
 
 
 def _ribbon(canvas: Canvas, horizon: float, field: np.ndarray, class_id: int) -> np.ndarray:
@@ -214,14 +214,14 @@ def _ribbon(canvas: Canvas, horizon: float, field: np.ndarray, class_id: int) ->
     return np.asarray((canvas.x - centre) / half * np.where(mask > 0, 1, np.inf), np.float32)
 
 
-def _road(canvas: Canvas, mood: Mood, horizon: float, *, wide: bool) -> None:
+def _road(canvas: Canvas, lighting: Lighting, horizon: float, *, wide: bool) -> None:
     rng, u = canvas.rng, canvas.unit
     paved = wide or rng.random() < 0.85
     grey = np.array([0.40, 0.40, 0.43]) if paved else np.array([0.60, 0.50, 0.38])
     grain = (0.12, canvas.noise(1 * u, 1 * u)), (0.09, canvas.noise(4 * u, 18 * u))
     field = canvas.textured(grey * rng.uniform(0.8, 1.2), *grain)
     if paved and rng.random() < 0.12:  # wet: it mirrors the sky, as water does
-        field += 0.35 * (_water(canvas, mood, horizon) - field)
+        field += 0.35 * (_water(canvas, lighting, horizon) - field)
     if wide:  # a square: the whole ground is paved up to a kerb
         kerb = horizon + (canvas.height - horizon) * rng.uniform(0.02, 0.3)
         mask = np.clip(
@@ -236,7 +236,7 @@ def _road(canvas: Canvas, mood: Mood, horizon: float, *, wide: bool) -> None:
         canvas.paint((np.abs(np.abs(across) - 0.92) < 0.03) * 0.6, (0.9, 0.9, 0.88))
 
 
-def _middle(canvas: Canvas, mood: Mood, horizon: float, kind: str) -> None:
+def _middle(canvas: Canvas, lighting: Lighting, horizon: float, kind: str) -> None:
     """Houses and trees on the ground, the far ones first."""
     rng, ground = canvas.rng, canvas.height - horizon
     trees = int(rng.integers(0, 3) if kind == "street" else rng.integers(1, 4))
@@ -252,24 +252,26 @@ def _middle(canvas: Canvas, mood: Mood, horizon: float, kind: str) -> None:
             continue
         if what == "tree":
             tall = canvas.height * (0.26 + 0.75 * depth)
-            tree(canvas, mood, x, foot, tall * rng.uniform(0.8, 1.3))
+            tree(canvas, lighting, x, foot, tall * rng.uniform(0.8, 1.3))
         elif what == "block":
             side = float(rng.choice([0.0, 1.0])) * canvas.width
-            house(canvas, mood, side, foot, canvas.height * rng.uniform(0.6, 0.9), flat=True)
+            house(canvas, lighting, side, foot, canvas.height * rng.uniform(0.6, 0.9), flat=True)
         else:
-            house(canvas, mood, x, foot, canvas.height * rng.uniform(0.25, 0.45), flat=False)
+            house(canvas, lighting, x, foot, canvas.height * rng.uniform(0.25, 0.45), flat=False)
 
 
-def _photograph(canvas: Canvas, mood: Mood, horizon: float) -> np.ndarray:
-    """Returns the picture as a camera takes it: mist, daylight, blur and grain. uint8."""
+def _photograph(canvas: Canvas, lighting: Lighting, horizon: float) -> np.ndarray:
+    """Returns the image as a camera takes it: mist, daylight, blur and grain. uint8."""
     rng, u = canvas.rng, canvas.unit
     away = np.exp(-np.abs(canvas.y - horizon) / (canvas.height * 0.12))
-    mist = mood.fog * 0.35 * away * (1 + 0.8 * canvas.noise(20 * u, 40 * u))
-    canvas.paint(np.clip(mist, 0, 0.7).astype(np.float32), mood.haze)
+    mist = lighting.fog * 0.35 * away * (1 + 0.8 * canvas.noise(20 * u, 40 * u))
+    canvas.paint(np.clip(mist, 0, 0.7).astype(np.float32), lighting.haze)
     vignette = 1.04 - 0.3 * (
         (canvas.x / canvas.width - 0.5) ** 2 + (canvas.y / canvas.height - 0.5) ** 2
     )
-    image = cv2.merge(list(canvas.image * planes(mood.light * rng.uniform(0.9, 1.1)) * vignette))
+    image = cv2.merge(
+        list(canvas.image * planes(lighting.light * rng.uniform(0.9, 1.1)) * vignette)
+    )
     image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.35, 0.75) * u))
     image += rng.uniform(0.008, 0.025) * rng.standard_normal(image.shape, np.float32)
     return np.asarray(np.round(np.clip(image, 0, 1) * 255), np.uint8)

@@ -15,7 +15,7 @@ from ccfnet_tf.exporters.base import LARGEST_USUAL, Exporter
 from ccfnet_tf.exporters.litert.writer import LiteRTOptions, write_litert
 from ccfnet_tf.exporters.verify.accuracy import measure_accuracy
 from ccfnet_tf.exporters.verify.reference import reference_pictures
-from ccfnet_tf.exporters.verify.verify import prove_on_gpu
+from ccfnet_tf.exporters.verify.verify import verify_on_gpu
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.segmenter import SMALLEST
 from ccfnet_tf.runtimes.letterbox import at_most, fit, parse_size
@@ -132,4 +132,4 @@ class LiteRTExporter(Exporter):
                     f"--quantize int8 leaves {accuracy}, and at most {self.max_loss:g} may be "
                     "lost: take fp16, or accept it with --max-loss"
                 )
-        return measured | prove_on_gpu(folder, self.file.quantize)
+        return measured | verify_on_gpu(folder, self.file.quantize)

@@ -23,7 +23,7 @@ _DEQUANTIZE = schema.BuiltinOperator.DEQUANTIZE
 _VERSION_OF_HALVES = 3
 
 
-def with_halves(content: bytes) -> bytes:
+def with_float16_weights(content: bytes) -> bytes:
     """Returns a float32 file with its large constants in float16, which LiteRT widens on loading.
 
     What float16 cannot hold (above 65504) stays float32.

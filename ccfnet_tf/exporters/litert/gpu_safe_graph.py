@@ -1,4 +1,4 @@
-"""The network for one picture size, in the ops that embedded GPUs run rightly.
+"""The network for one image size, in the ops that embedded GPUs run rightly.
 
 Three layers are said in other words, which give the same answer:
 
@@ -33,8 +33,8 @@ ANSWERS = "answers"
 Answers = dict[str, tf.Tensor]
 
 
-def fixed_answers(model: Any) -> Callable[[tf.Tensor], Answers]:
-    """Returns a function from pictures of a fixed size to probabilities and P(hard).
+def gpu_safe_outputs(model: Any) -> Callable[[tf.Tensor], Answers]:
+    """Returns a function from images of a fixed size to probabilities and P(hard).
 
     Args:
         model: A `CCFNet`.

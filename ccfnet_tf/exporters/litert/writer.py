@@ -1,4 +1,4 @@
-"""A network as a LiteRT (TFLite) file of one picture size.
+"""A network as a LiteRT (TFLite) file of one image size.
 
 Signature `serving_default`: `images` float32 [B, H, W, 3], RGB 0..255 ->
 `probabilities` float32 [B, H, W, C] and `difficulty` float32 [B, H, W], or `labels` uint8 [B, H, W]
@@ -24,8 +24,8 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.exporters.base import check_choice
-from ccfnet_tf.exporters.litert.float16 import with_halves
-from ccfnet_tf.exporters.litert.gpu_safe_graph import ANSWERS, Answers, fixed_answers
+from ccfnet_tf.exporters.litert.float16 import with_float16_weights
+from ccfnet_tf.exporters.litert.gpu_safe_graph import ANSWERS, Answers, gpu_safe_outputs
 from ccfnet_tf.inference.segmenter import SMALLEST
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.letterbox import Size
@@ -61,7 +61,7 @@ class LiteRTOptions:
         quantize: `none` (float32), `fp16` (weights), `dynamic` (weights int8), `int8` (both).
         size: Height and width in pixels, at least 32.
         outputs: `probabilities`, or `labels` where bytes count.
-        batch: Pictures at once.
+        batch: Images at once.
 
     Raises:
         ConfigError: A value is not allowed.
@@ -104,7 +104,7 @@ class LiteRTOptions:
         """What the file takes, in words."""
         shape = f"[{self.batch}, {self.size[0]}, {self.size[1]}, 3]"
         return {
-            "images": f"float32 {shape}, RGB 0..255; a larger picture is shrunk with its "
+            "images": f"float32 {shape}, RGB 0..255; a larger image is shrunk with its "
             "proportions kept, what is missing at the bottom and right is mirrored",
             "orientation": "EXIF orientation is not applied: the caller does it",
         }
@@ -137,9 +137,9 @@ def write_litert(
         taxonomy: Its classes.
         path: Where to.
         options: What it is to be.
-        calibration: Pictures uint8 [H, W, 3] of that size from the training part, for int8.
+        calibration: Images uint8 [H, W, 3] of that size from the training part, for int8.
     """
-    answers = fixed_answers(model)
+    answers = gpu_safe_outputs(model)
     if options.outputs == "labels":
         answers = _as_labels(answers, len(taxonomy.names))
     spec = tf.TensorSpec([options.batch, *options.size, 3], tf.float32, name="images")
@@ -165,7 +165,7 @@ def _converted(folder: str, options: LiteRTOptions, calibration: Sequence[np.nda
     if options.quantize == "none":
         return bytes(converter.convert())
     if options.quantize == "fp16":
-        return with_halves(bytes(converter.convert()))
+        return with_float16_weights(bytes(converter.convert()))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if options.quantize == "int8":
         converter.representative_dataset = _samples(calibration, options.batch)

@@ -24,7 +24,7 @@ OPSET = 17
 """Read by onnxruntime from 1.12, TensorRT from 8.6 and OpenVINO from 2023 on."""
 
 INPUTS = {
-    "images": "uint8 [B, H, W, 3], RGB 0..255, sides from 32 up; mirror a smaller picture at the "
+    "images": "uint8 [B, H, W, 3], RGB 0..255, sides from 32 up; mirror a smaller image at the "
     "bottom and right and crop the answer",
     "orientation": "EXIF orientation is not applied: the client does it",
     "alpha": "dropped by the client, not blended",
@@ -35,7 +35,7 @@ OUTPUTS = {
 }
 
 _SIZES = ((1, 32, 32), (2, 33, 47), (1, 90, 61))  # batch, height, width
-_GROSS = 1e-3  # of a probability; real pictures are held against the format's own tolerance
+_GROSS = 1e-3  # of a probability; real images are held against the format's own tolerance
 _ONNX_DOMAINS = ("", "ai.onnx")
 _AXES = ("batch", "height", "width")
 
@@ -105,7 +105,7 @@ def _complaints() -> Iterator[list[str]]:
 def _dilated_in_one_op() -> Iterator[None]:
     """Makes dilated depthwise convolutions one op in what is traced.
 
-    TensorFlow cuts the picture into small ones instead, since its CPU kernel knows no dilation,
+    TensorFlow cuts the image into small ones instead, since its CPU kernel knows no dilation,
     and the exporter makes some thirty operators of each. ONNX's convolution is dilated itself. The
     graph is only converted, never run.
     """
@@ -179,7 +179,7 @@ def _compare(path: Path, model: Any) -> None:
     rng = np.random.default_rng(0)
     for batch, height, width in _SIZES:
         images = rng.integers(0, 256, (batch, height, width, 3), np.uint8)
-        size = f"{batch} pictures of {width}x{height}"
+        size = f"{batch} images of {width}x{height}"
         try:
             given = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"images": images}), strict=True))
         except Exception as error:

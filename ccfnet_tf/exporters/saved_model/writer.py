@@ -13,7 +13,7 @@ wants.
 
 Keras's model is held by a closure alone: as an attribute of the module it would be saved too, and
 that file loads in Python and in no session, hence not in TF Serving. Weights stay variables: as
-constants they were up to twice as fast on small pictures, where ordering them for oneDNN at every
+constants they were up to twice as fast on small images, where ordering them for oneDNN at every
 answer counts, but a ResNet-50 then took five times the memory.
 """
 
@@ -27,7 +27,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ccfnet_tf.exporters.fold_batch_norm import folded
+from ccfnet_tf.exporters.fold_batch_norm import fold_batch_norm
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network.geometry import at_least_minimum
 from ccfnet_tf.network.outputs import difficulty, exported_heads, labels, probabilities, risk
@@ -71,7 +71,7 @@ def write_saved_model(model: Any, taxonomy: Taxonomy, folder: Path) -> None:
         taxonomy: Its classes, which travel as assets.
         folder: A folder that is empty or not there.
     """
-    network = folded(exported_heads(model))
+    network = fold_batch_norm(exported_heads(model))
     module = tf.Module()
     # Keras's variables one by one, and not the model: see above.
     module.weights = [variable.value for variable in network.variables]
@@ -131,7 +131,7 @@ def _classes(taxonomy: Taxonomy, ask: tf.Tensor) -> Answers:
 
 
 def _answer(network: keras.Model) -> Callable[[tf.Tensor], Answers]:
-    """Returns a function from pictures to labels, P(hard) and probabilities of their size."""
+    """Returns a function from images to labels, P(hard) and probabilities of their size."""
 
     def answer(images: tf.Tensor) -> Answers:
         shape = tf.shape(images)

@@ -1,4 +1,4 @@
-"""What a quantised file loses in accuracy, on labelled pictures that it was not trained on."""
+"""What a quantised file loses in accuracy, on labelled images that it was not trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ccfnet_tf.inference.segmenter import Network, Prediction
 from ccfnet_tf.runtimes.letterbox import Size, fit, unfit, unfit_labels
 
 MOST = 200
-"""Pictures that are measured; of a larger part, evenly spread ones."""
+"""Images that are measured; of a larger part, evenly spread ones."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Accuracy:
     """Shares of labelled pixels that are right, 0..1.
 
     Attributes:
-        keras: By Keras, on the same pictures at the same size.
+        keras: By Keras, on the same images at the same size.
         file: By the file.
         pictures: How many.
         part: Of `val`, else `test`, else `train`.
@@ -40,7 +40,7 @@ class Accuracy:
     def __str__(self) -> str:
         return (
             f"{100 * self.file:.2f} % of pixels right, {self.loss:.2f} points below Keras's "
-            f"{100 * self.keras:.2f} % ({self.pictures} pictures of {self.part})"
+            f"{100 * self.keras:.2f} % ({self.pictures} images of {self.part})"
         )
 
 
@@ -51,14 +51,14 @@ def measure_accuracy(
     size: Size,
     advance: Callable[[float], None],
 ) -> Accuracy:
-    """Answers labelled pictures by Keras and by a file of one size.
+    """Answers labelled images by Keras and by a file of one size.
 
     Args:
         keras: The run's network; it answers at `size` too, so that size is no part of the loss.
         network: The file.
         parts: The run's data.
         size: Height and width that the file takes.
-        advance: Told the share that each picture is of the whole.
+        advance: Told the share that each image is of the whole.
     """
     named = {"val": parts.val, "test": parts.test, "train": parts.train}
     part, samples = next((name, found) for name, found in named.items() if found)

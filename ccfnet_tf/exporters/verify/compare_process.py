@@ -48,7 +48,7 @@ def _line(error: Exception) -> str:
 def compare(folder: Path, network: Network) -> Difference:
     """Returns how far a network's answers are from the references in a folder.
 
-    Where a file takes several pictures at once, each place gets another one, and all are compared.
+    Where a file takes several images at once, each place gets another one, and all are compared.
 
     Raises:
         ValueError: An answer has another form, or is not finite.

@@ -125,7 +125,7 @@ def _read_answer(path: Path) -> np.ndarray:
 
 
 def _compare(folder: Path, way: Mapping[str, Call], most: int | None = None) -> Difference:
-    """Returns the differences of one way of calling, all signatures and pictures together."""
+    """Returns the differences of one way of calling, all signatures and images together."""
     gaps = Gaps()
     for image, probabilities, difficulty in islice(read_references(folder), most):
         answer = way["probabilities"](image[np.newaxis])["probabilities"][0]
@@ -161,7 +161,7 @@ def _encoded(image: np.ndarray, kind: str) -> bytes:
 
 
 def _compare_encoded(call: Call, kind: str, content: bytes, served: Answer) -> None:
-    """Sends an encoded picture twice; the answers must be the same bytes as its pixels get."""
+    """Sends an encoded image twice; the answers must be the same bytes as its pixels get."""
     answer = call(np.array([content, content], object))
     if not answer:  # by a tool whose answers are not opened
         return

@@ -3,7 +3,7 @@
     python -m ccfnet_tf.exporters.verify.gpu_process FOLDER
 
 The last line is JSON: `largest` and `mean` difference between the two on the first reference
-picture and whether the file was `accelerated` as a whole, or an `error`. LiteRT says on stderr, and
+image and whether the file was `accelerated` as a whole, or an `error`. LiteRT says on stderr, and
 nowhere else, that a kernel was refused (`Validation error`) and which operators it cannot run; the
 caller reads it there.
 """

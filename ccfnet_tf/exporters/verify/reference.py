@@ -1,4 +1,4 @@
-"""Real pictures and what Keras answers for them: what an exported file is held against."""
+"""Real images and what Keras answers for them: what an exported file is held against."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def run_parts(run: RunInfo) -> Parts:
         return read_parts(run.config.data, run.config.seed)
     except CCFNetError as error:
         raise ConfigError(
-            f"{run.path}: an export is checked on pictures of the run's data, which cannot be "
+            f"{run.path}: an export is checked on images of the run's data, which cannot be "
             f"read ({error}); say where they are now with --data.root"
         ) from error
 
 
 def reference_pictures(parts: Parts, count: int = REFERENCES) -> list[np.ndarray]:
-    """Returns pictures, uint8 [H, W, 3]: of test, else val, else train."""
+    """Returns images, uint8 [H, W, 3]: of test, else val, else train."""
     samples = parts.test or parts.val or parts.train
     step = max(1, len(samples) // count)
     return [parts.load(sample)[0] for sample in samples[::step][:count]]
 
 
 def write_reference(path: Path, predictor: KerasNetwork, pictures: Sequence[np.ndarray]) -> None:
-    """Writes pictures and Keras's answers as named arrays, the first of at most `MOST_BYTES`.
+    """Writes images and Keras's answers as named arrays, the first of at most `MOST_BYTES`.
 
     Keys: `image/N` uint8 [H, W, 3], `probabilities/N` float32 [H, W, C], `difficulty/N` float32
     [H, W].
@@ -116,7 +116,7 @@ def _refuse_other_form(
 
 
 class Gaps:
-    """Differences, gathered over pictures and outputs."""
+    """Differences, gathered over images and outputs."""
 
     def __init__(self) -> None:
         self._gaps: list[np.ndarray] = []

@@ -16,9 +16,9 @@ from ccfnet_tf.errors import ResourceError, RunError, VerificationError
 from ccfnet_tf.exporters.verify.gpu import try_on_gpu
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.runtimes.litert import import_interpreter
-from ccfnet_tf.runtimes.manifest import CONTRACT, Contract, Difference, Format, tolerance
+from ccfnet_tf.runtimes.manifest import MANIFEST, Difference, Format, Manifest, tolerance
 from ccfnet_tf.runtimes.onnx import import_extra
-from ccfnet_tf.runtimes.sources import look_at
+from ccfnet_tf.runtimes.sources import find_source
 
 
 def verify(artifact: Path, *, console: Console) -> Difference:
@@ -28,20 +28,20 @@ def verify(artifact: Path, *, console: Console) -> Difference:
         RunError: It is no artifact, or not the one that was exported.
         VerificationError: It answers otherwise than Keras did.
     """
-    source = look_at(str(artifact))
-    if source.contract is None:
+    source = find_source(str(artifact))
+    if source.manifest is None:
         raise RunError(f"{artifact}: not an exported file: give what `ccfnet-tf export` wrote")
-    contract, place = source.contract, Path(source.place)
+    manifest, place = source.manifest, Path(source.place)
     folder = place.parent if place.is_file() else place
-    import_extras(contract.format)
+    import_extras(manifest.format)
     with new_progress(console) as bar:
         task = bar.add_task("checking it in a fresh process", total=2)
-        difference = prove(folder, contract.format, tolerance_here(contract), artifact)
+        difference = compare_with_keras(folder, manifest.format, tolerance_here(manifest), artifact)
         bar.update(task, advance=1, description="GPU")
-        quantize = contract.options.get("quantize")
-        on_gpu = prove_on_gpu(folder, quantize) if quantize else {}
+        quantize = manifest.options.get("quantize")
+        on_gpu = verify_on_gpu(folder, quantize) if quantize else {}
         bar.advance(task)
-    console.print(new_table(difference, tolerance_here(contract), contract.kind))
+    console.print(new_table(difference, tolerance_here(manifest), manifest.kind))
     for name, said in on_gpu.items():
         console.print(f"{name}: {said}", soft_wrap=True)
     console.print(f"{artifact}: equal to its run within its tolerance", soft_wrap=True)
@@ -56,7 +56,9 @@ def import_extras(format_: Format) -> None:
         import_extra("onnxruntime")
 
 
-def prove(folder: Path, format_: Format, allowed: Difference, place: Path) -> Difference:
+def compare_with_keras(
+    folder: Path, format_: Format, allowed: Difference, place: Path
+) -> Difference:
     """Holds an artifact against the answers beside it, in a process that does not know the network.
 
     Args:
@@ -100,7 +102,7 @@ def prove(folder: Path, format_: Format, allowed: Difference, place: Path) -> Di
     return difference
 
 
-def prove_on_gpu(folder: Path, quantize: str) -> dict[str, str]:
+def verify_on_gpu(folder: Path, quantize: str) -> dict[str, str]:
     """Runs a LiteRT file on this machine's GPU, if it has one; returns what came of it, in words.
 
     Raises:
@@ -112,19 +114,19 @@ def prove_on_gpu(folder: Path, quantize: str) -> dict[str, str]:
     return {"GPU": verdict.said}
 
 
-def tolerance_here(contract: Contract) -> Difference:
+def tolerance_here(manifest: Manifest) -> Difference:
     """Returns how far an artifact may be from Keras here.
 
     int8 was accepted by its accuracy, which is not measured again, so what was found then counts;
     another processor rounds otherwise.
     """
-    allowed = tolerance(contract.kind)
-    if contract.options.get("quantize") != "int8":
+    allowed = tolerance(manifest.kind)
+    if manifest.options.get("quantize") != "int8":
         return allowed
     try:
-        then = Difference(**contract.difference)
+        then = Difference(**manifest.difference)
     except TypeError as error:
-        raise RunError(f"{CONTRACT}: 'difference' lacks figures: export the run again") from error
+        raise RunError(f"{MANIFEST}: 'difference' lacks figures: export the run again") from error
     return replace(
         allowed,
         percentile=min(1.0, 2 * then.percentile),
@@ -136,7 +138,7 @@ def tolerance_here(contract: Contract) -> Difference:
 def new_table(difference: Difference, limits: Difference, kind: str) -> Table:
     """Returns what was found beside what is allowed."""
     table = Table(
-        title=f"{kind} beside Keras on real pictures", title_justify="left", title_style="bold"
+        title=f"{kind} beside Keras on real images", title_justify="left", title_style="bold"
     )
     table.add_column("difference")
     table.add_column("found", justify="right")

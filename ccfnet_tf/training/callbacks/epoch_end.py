@@ -27,14 +27,14 @@ from ccfnet_tf.runs.checkpoint_file import FREE_SPACE
 from ccfnet_tf.runs.run_files import MetricsTable
 from ccfnet_tf.runs.run_folder import CHECKPOINTS
 from ccfnet_tf.training import checkpoint
-from ccfnet_tf.training.callbacks.preemption import ToldToEnd, terminated
-from ccfnet_tf.training.callbacks.tensorboard import Board
-from ccfnet_tf.training.distribution.collectives import Workers
+from ccfnet_tf.training.callbacks.preemption import Preemption, terminated
+from ccfnet_tf.training.callbacks.tensorboard import TensorBoardLog
+from ccfnet_tf.training.distribution.collectives import Collectives
 from ccfnet_tf.training.ema import averaged
 
 PREVIEWS = 4
 EVALUATION_BATCH = 1
-"""Pictures at once. They come at their own resolution, so memory is bounded by the largest one,
+"""Images at once. They come at their own resolution, so memory is bounded by the largest one,
 and sets of many sizes would fill larger batches with blanks."""
 
 
@@ -46,7 +46,7 @@ class Validation:
         parts: Parts,
         sizes: Sequence[tuple[int, int]],
         data: DataConfig,
-        workers: Workers,
+        workers: Collectives,
         console: Console,
     ) -> None:
         """Takes the sizes [(H, W)] of the validation part, which may be empty."""
@@ -91,7 +91,7 @@ class Validation:
 
 
 class EpochEnd(keras.callbacks.Callback):
-    """Validates, then writes metrics, pictures and checkpoints, the resumable one last.
+    """Validates, then writes metrics, images and checkpoints, the resumable one last.
 
     The order matters: whatever a kill interrupts before `last.npz` is renamed is done again by
     the resumed run, and everything written before is replaced by the same.
@@ -105,7 +105,7 @@ class EpochEnd(keras.callbacks.Callback):
         progress: checkpoint.Progress,
         train: TrainConfig,
         *,
-        told: ToldToEnd,
+        told: Preemption,
         console: Console,
     ) -> None:
         super().__init__()
@@ -123,14 +123,14 @@ class EpochEnd(keras.callbacks.Callback):
         self.began = time.monotonic()
         if self.workers.chief:
             self.table = MetricsTable(run / "metrics.csv", epochs_done=progress.epoch)
-            self.board = Board(run / "tensorboard")
+            self.board = TensorBoardLog(run / "tensorboard")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Starts the clock."""
         self.began = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Validates, then writes metrics, pictures and checkpoints."""
+        """Validates, then writes metrics, images and checkpoints."""
         number = epoch + 1
         step = number * self.progress.steps
         trained = time.monotonic() - self.began

@@ -10,7 +10,7 @@ from types import FrameType
 from ccfnet_tf.errors import TerminatedError
 
 
-class ToldToEnd:
+class Preemption:
     """Whether the process was told to end since `listening` began."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from ccfnet_tf.io.console import new_progress
 
 
-class EpochBar(keras.callbacks.Callback):
+class ProgressBar(keras.callbacks.Callback):
     """A bar over the steps of an epoch with the running losses and accuracies."""
 
     def __init__(self, console: Console, epochs: int) -> None:

@@ -13,7 +13,7 @@ from ccfnet_tf.training.callbacks.epoch_end import EpochEnd
 from ccfnet_tf.training.callbacks.preemption import terminated
 
 
-class SaveWithin(keras.callbacks.Callback):
+class StepCheckpoint(keras.callbacks.Callback):
     """Writes `last.npz` between two steps; the last callback of a run.
 
     A run that is told to end (SIGTERM, to any of its workers) ends after the step under way, or

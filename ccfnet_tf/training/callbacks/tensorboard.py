@@ -1,4 +1,4 @@
-"""TensorBoard's log of a run: figures and a picture an epoch.
+"""TensorBoard's log of a run: figures and an image an epoch.
 
 TensorFlow's writer says nothing of a full disk: what does not fit is left out of the file, and what
 follows cannot be read. So the file is looked at after each epoch.
@@ -20,7 +20,7 @@ _LENGTH, _SUM = 8, 4
 """Bytes of a record's length and of each of its two checksums; the content lies between these."""
 
 
-class Board:
+class TensorBoardLog:
     """Writes into a new file of the folder.
 
     Args:
@@ -41,7 +41,7 @@ class Board:
         Args:
             epoch: Its number, from 1.
             row: Figures; those that are floats are written.
-            sheet: A picture, uint8 [H, W, 3] RGB.
+            sheet: An image, uint8 [H, W, 3] RGB.
 
         Raises:
             ResourceError: Not all of it is in the file.

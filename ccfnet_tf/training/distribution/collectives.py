@@ -11,7 +11,7 @@ import tensorflow as tf
 from ccfnet_tf.training.distribution.cluster import Cluster
 
 
-class Workers:
+class Collectives:
     """The workers that share a strategy. Every one must call the same methods in the same order.
 
     Attributes:

@@ -81,7 +81,7 @@ def test_seeds_differ() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_rare_classes_are_in_nearly_every_fold(seed: int) -> None:
-    # 20 classes of exactly 5 pictures each among 150: one a fold, or a gap that is told.
+    # 20 classes of exactly 5 images each among 150: one a fold, or a gap that is told.
     rng = np.random.default_rng(seed)
     pixels = np.zeros((150, 20))
     for index in range(20):
@@ -95,7 +95,7 @@ def test_rare_classes_are_in_nearly_every_fold(seed: int) -> None:
 
 
 def test_pictures_of_a_rare_class_are_parted() -> None:
-    # Two pictures of a rare class, so heavy in a common one that balance alone keeps them together.
+    # Two images of a rare class, so heavy in a common one that balance alone keeps them together.
     pixels = np.array([[10.0, 1], [10, 1], [5, 0], [5, 0], [5, 0], [5, 0]] + [[0.0, 0]] * 6)
     for seed in range(10):
         where = deal(pixels, list(range(12)), 2, seed)
@@ -109,7 +109,7 @@ def test_the_search_for_gaps_keeps_the_balance() -> None:
     where = deal(features(np.hstack([common, impossible])), list(range(120)), 2, 0)
     assert len(gaps(impossible, list(range(120)), where, 2)) == 1
     shares = common[where == 0].sum(axis=0) / common.sum(axis=0)
-    np.testing.assert_allclose(shares[:3], 0.5, atol=0.015)  # the fourth has 6 pictures
+    np.testing.assert_allclose(shares[:3], 0.5, atol=0.015)  # the fourth has 6 images
 
 
 def test_gaps_that_no_deal_can_fill_are_told() -> None:
@@ -135,7 +135,7 @@ def test_joined_connects_what_any_key_connects() -> None:
 
 
 def made(tmp_path: Path, *, samples: int = 12) -> Listing:
-    """Pictures 0..11 of three parts; 3 and 9 have the same pixels, 1 and 5 are kin."""
+    """Images 0..11 of three parts; 3 and 9 have the same pixels, 1 and 5 are kin."""
 
     def image(index: int) -> np.ndarray:
         return np.random.default_rng(3 if index == 9 else index).integers(
@@ -153,7 +153,7 @@ def made(tmp_path: Path, *, samples: int = 12) -> Listing:
         every[8:],
         lambda sample: (image(int(sample.name[1:])), label(sample)),
         label,
-        kin={"p1": "k", "p5": "k"},
+        near_duplicates={"p1": "k", "p5": "k"},
     )
 
 
@@ -180,7 +180,7 @@ def test_split_writes_lists_that_training_takes(tmp_path: Path) -> None:
         tested += test
     assert len(set(tested)) == 12
     head = (out / "fold_1" / "test.txt").read_text().splitlines()[0]
-    assert head.startswith("# Fold 1 of 0..2: data split --folds 3 --seed 4; 4 of 12 pictures")
+    assert head.startswith("# Fold 1 of 0..2: data split --folds 3 --seed 4; 4 of 12 images")
 
 
 def films(root: Path) -> Listing:
@@ -195,7 +195,9 @@ def films(root: Path) -> Listing:
         index = int(sample.name.split("_")[1])
         return pictures[index], np.full((16, 16), index % 3, np.int32)
 
-    return replace(listing, train=samples[:8], val=samples[8:], test=(), load=load, kin={})
+    return replace(
+        listing, train=samples[:8], val=samples[8:], test=(), load=load, near_duplicates={}
+    )
 
 
 def test_groups_stay_on_one_side(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
         assert not sides[0] & sides[1]
     with pytest.raises(ConfigError, match=r"--folds is 5: from 2 to 4 are possible"):
         split(films(tmp_path), tmp_path / "o", folds=5, seed=0, group_of=group_of)
-    with pytest.raises(ConfigError, match="all 12 pictures belong together"):
+    with pytest.raises(ConfigError, match="all 12 images belong together"):
         split(films(tmp_path), tmp_path / "o", folds=2, seed=0, group_of=lambda s: ["x"] * len(s))
 
 
@@ -269,7 +271,10 @@ def test_copies_are_written_beside_the_folds(tmp_path: Path) -> None:
     listing = made(tmp_path)
     first, second = listing.train[:2]
     split(
-        replace(listing, kin={first.name: "x", second.name: "x"}), tmp_path / "l", folds=2, seed=0
+        replace(listing, near_duplicates={first.name: "x", second.name: "x"}),
+        tmp_path / "l",
+        folds=2,
+        seed=0,
     )
     groups = [line.split("\t") for line in (tmp_path / "l" / "kin.txt").read_text().splitlines()]
     assert [first.name, second.name] in groups
@@ -312,8 +317,10 @@ def test_the_shipped_folds_of_stanford(stanford_root: Path) -> None:
     names = list(fold_of())
     labels = (read_regions(stanford_root / "labels" / f"{n}.regions.txt") for n in names)
     pixels = np.array([Census.of(label, 8).pixels for label in labels])
-    kin = {name: pair[0] for pair in TWINS for name in pair}
-    where = deal(features(pixels), joined([kin.get(name, name) for name in names]), 5, 2009)
+    near_duplicates = {name: pair[0] for pair in TWINS for name in pair}
+    where = deal(
+        features(pixels), joined([near_duplicates.get(name, name) for name in names]), 5, 2009
+    )
     assert dict(zip(names, where.tolist(), strict=True)) == fold_of()
 
 
@@ -322,7 +329,9 @@ def test_copies_that_the_layout_does_not_know(stanford_root: Path, tmp_path: Pat
     listing = stanford_background.read(data, stanford_root, 0)
     samples = {s.name: s for part in parts_of(listing).values() for s in part}
     chosen = tuple(samples[name] for twins in TWINS for name in twins)
-    done = split(replace(listing, train=chosen, test=(), kin={}), tmp_path, folds=3, seed=0)
+    done = split(
+        replace(listing, train=chosen, test=(), near_duplicates={}), tmp_path, folds=3, seed=0
+    )
     assert done.kept == 6  # three of the same pixels, three nearly so
     for k in range(3):
         test = {name for _, name in read_names(tmp_path / f"fold_{k}" / "test.txt")}

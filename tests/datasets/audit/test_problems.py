@@ -25,7 +25,7 @@ Pair = tuple[np.ndarray | DataError, np.ndarray | DataError]
 
 
 def pair(seed: int, *ids: int, size: tuple[int, int] = (4, 6)) -> Pair:
-    """A picture of its own and a label that shows these ids."""
+    """An image of its own and a label that shows these ids."""
     rng = np.random.default_rng(seed)
     label = np.resize(np.array(ids, np.int32), size)
     return rng.integers(0, 255, (*size, 3), np.uint8), label

@@ -16,7 +16,7 @@ from ccfnet_tf.labels import Sample
 
 
 def write(folder: Path, count: int) -> Parts:
-    """Pictures of different widths; picture i has i + 1 pixels of class 1."""
+    """Images of different widths; image i has i + 1 pixels of class 1."""
     for side in ("images", "masks"):
         (folder / side).mkdir()
     (folder / "classes.txt").write_text("a\nb\nc\n")

@@ -52,7 +52,7 @@ def test_sequences_go_over_parts_and_by_number() -> None:
 
 
 def film(seed: int, frames: int) -> list[np.ndarray]:
-    """Pictures of a scene that moves by a pixel of 160 from one to the next."""
+    """Images of a scene that moves by a pixel of 160 from one to the next."""
     rng = np.random.default_rng(seed)
     scene = rng.integers(0, 256, (12, 24 + frames, 3)).astype(np.uint8)
     large = np.kron(scene, np.ones((10, 10, 1), np.uint8))
@@ -80,7 +80,7 @@ def test_pictures_of_other_names_are_not_compared() -> None:
 
 
 def test_hint() -> None:
-    assert "2 sequences, such as the 5 pictures like 'train/0001TP_000000'" in hint(CAMVID)
+    assert "2 sequences, such as the 5 images like 'train/0001TP_000000'" in hint(CAMVID)
     assert f"--group-by '{BY_PREFIX}'" in hint(CAMVID)
     assert groups_of(BY_PREFIX, CAMVID, ROOT) == ["0001TP_"] * 5 + ["Seq05VD_f"] * 3
     folders = named(*(f"film{f}/{i:04d}" for f in "ab" for i in range(4)))
@@ -136,9 +136,9 @@ def test_groups_by_a_table(tmp_path: Path, text: str) -> None:
     ("text", "words"),
     [
         ("a/x,1\na/y,1\n", "'b/x' is not in it"),
-        ("a/x,1\na/z,1\nb/x,2\n", "line 2: 'a/z' is no picture of the set; did you mean"),
-        ("a/x,1\nx,2\n", "line 2: 'x' is no picture"),  # two are called so
-        ("a/x\n", "line 1: expected a picture and its group"),
+        ("a/x,1\na/z,1\nb/x,2\n", "line 2: 'a/z' is no image of the set; did you mean"),
+        ("a/x,1\nx,2\n", "line 2: 'x' is no image"),  # two are called so
+        ("a/x\n", "line 1: expected an image and its group"),
         ("a/x,1\na/x,2\n", "line 2: 'a/x' is in '1' already"),
     ],
 )

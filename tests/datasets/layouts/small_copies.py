@@ -1,7 +1,7 @@
-"""Small made-up copies of published data sets: their layouts, a few tiny pictures each.
+"""Small made-up copies of published data sets: their layouts, a few tiny images each.
 
 Every function writes below `root`, which may not exist yet, and returns it. Masks use every class
-value of the set at least once over its pictures.
+value of the set at least once over its images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SIFT_SUB = "spatial_envelope_256x256_static_8outdoorcategories"
 
 
 def photo(path: Path, seed: int = 0) -> None:
-    """Writes a picture in the format of its suffix."""
+    """Writes an image in the format of its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
     Image.fromarray(pixels).save(path)
@@ -70,7 +70,7 @@ def _element(kind: int, body: bytes, order: str) -> bytes:
 
 
 def sift_flow(root: Path) -> Path:
-    """Eight pictures, two of them for testing, one of them without any label."""
+    """Eight images, two of them for testing, one of them without any label."""
     names = [f"coast_{i}" for i in range(7)] + ["street_urb506"]
     for seed, name in enumerate(names):
         photo(root / "Images" / SIFT_SUB / f"{name}.jpg", seed)
@@ -105,7 +105,7 @@ def voc_palette() -> np.ndarray:
 
 
 def voc(root: Path, *, coloured: bool = False) -> Path:
-    """Four pictures for training, two for validation, one in no list; root is VOC2012."""
+    """Four images for training, two for validation, one in no list; root is VOC2012."""
     names = [f"2007_{i:06d}" for i in range(7)]
     for seed, name in enumerate(names):
         photo(root / "JPEGImages" / f"{name}.jpg", seed)
@@ -124,7 +124,7 @@ def voc(root: Path, *, coloured: bool = False) -> Path:
 
 
 def cityscapes(root: Path, *, train_ids: bool = False) -> Path:
-    """Four pictures of two cities for training, two for validation, one for testing."""
+    """Four images of two cities for training, two for validation, one for testing."""
     cities = (
         ("train", "aachen", 2),
         ("train", "bonn", 2),
@@ -147,7 +147,7 @@ def cityscapes(root: Path, *, train_ids: bool = False) -> Path:
 
 
 def ade20k(root: Path) -> Path:
-    """Four pictures for training, two for validation; root is ADEChallengeData2016."""
+    """Four images for training, two for validation; root is ADEChallengeData2016."""
     for part, stem, count in (("training", "train", 4), ("validation", "val", 2)):
         for index in range(1, count + 1):
             name = f"ADE_{stem}_{index:08d}"

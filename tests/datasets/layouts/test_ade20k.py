@@ -41,7 +41,7 @@ def test_unpaired_files_are_told(tmp_path: Path) -> None:
     assert (len(found.train), len(found.test)) == (3, 1)
     assert [error.kind for error in found.unpaired] == ["missing"] * 2
     assert "ADE_train_00000002.jpg: no label" in str(found.unpaired[0])
-    assert "ADE_val_00000001.png: no picture" in str(found.unpaired[1])
+    assert "ADE_val_00000001.png: no image" in str(found.unpaired[1])
 
 
 def test_two_pictures_of_one_name(tmp_path: Path) -> None:
@@ -74,6 +74,6 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / side)
         (tmp_path / side).mkdir()
     with pytest.raises(
-        DataError, match=r"images/training/<name>\.jpg: no such pictures to learn from"
+        DataError, match=r"images/training/<name>\.jpg: no such images to learn from"
     ):
         listed(tmp_path)

@@ -138,5 +138,5 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
     for side in ("train", "trainannot"):
         shutil.rmtree(tmp_path / side)
         (tmp_path / side).mkdir()
-    with pytest.raises(DataError, match=r"train/<name>\.png: no such pictures to learn from"):
+    with pytest.raises(DataError, match=r"train/<name>\.png: no such images to learn from"):
         listed(tmp_path)

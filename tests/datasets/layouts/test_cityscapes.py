@@ -68,7 +68,7 @@ def test_unpaired_files_are_told(tmp_path: Path) -> None:
     assert (len(found.train), len(found.test)) == (3, 1)
     assert [error.kind for error in found.unpaired] == ["missing"] * 2
     assert "bonn_000001_000019_leftImg8bit.png: no label" in str(found.unpaired[0])
-    assert "lindau_000000_000019_gtFine_labelIds.png: no picture" in str(found.unpaired[1])
+    assert "lindau_000000_000019_gtFine_labelIds.png: no image" in str(found.unpaired[1])
 
 
 def test_wrong_root_names_the_right_one(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / side)
     with pytest.raises(
         DataError,
-        match=r"leftImg8bit/train/<city>/<name>_leftImg8bit\.png: no such pictures to learn from",
+        match=r"leftImg8bit/train/<city>/<name>_leftImg8bit\.png: no such images to learn from",
     ):
         listed(tmp_path)
 

@@ -44,7 +44,7 @@ def tree_of(annotations: list[Tree] | None = None, **keys: Any) -> Tree:
 
 
 def put(root: Path, tree: Tree, name: str = "annotations.json", folder: str = "images") -> None:
-    """Writes a list and its pictures of 6x4 pixels."""
+    """Writes a list and its images of 6x4 pixels."""
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(tree))
@@ -152,7 +152,7 @@ def test_missing_picture(tmp_path: Path) -> None:
     assert listing.train == ()
     (fault,) = listing.unpaired
     assert fault.kind == "missing"
-    assert "annotations.json: image 7 ('a.jpg'): no such picture" in str(fault)
+    assert "annotations.json: image 7 ('a.jpg'): no such image" in str(fault)
 
 
 def test_small_things_stay_visible(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_picture_without_annotations_is_void(tmp_path: Path) -> None:
         ([[*BOX[:7], 1e9]], "coordinate 1000000000.0"),
         ({"size": [6, 4], "counts": [24]}, "RLE of size [6, 4]"),
         ({"size": [4, 6]}, "'counts' is missing"),
-        ({"size": [4, 6], "counts": [23]}, "23 pixels together: the picture has 6x4"),
+        ({"size": [4, 6], "counts": [23]}, "23 pixels together: the image has 6x4"),
         ({"size": [4, 6], "counts": "5~"}, "damaged at '~'"),
     ],
 )
@@ -251,7 +251,7 @@ IMAGE = {"id": 7, "file_name": "a.jpg", "height": 4, "width": 6}
         ({"images": [IMAGE | {"id": 7.0}]}, "'id' is 7.0"),
         ({"images": [IMAGE | {"width": -6}]}, "-6x4 pixels: expected at least 1x1"),
         ({"images": [IMAGE | {"width": 30_000_000}]}, "30000000x4 pixels: at most 80 million"),
-        ({"images": [IMAGE | {"file_name": "."}]}, "expected the path of a picture"),
+        ({"images": [IMAGE | {"file_name": "."}]}, "expected the path of an image"),
         (
             {"annotations": [annotation(4, [BOX]), annotation(5, [BOX]), annotation(3, [])]},
             "2 annotations of category_id 4, 5, where 'categories' has 2 (3..90) ('annotations'[0]",
@@ -344,7 +344,7 @@ def test_annotations_without_an_area_are_noted(tmp_path: Path, segmentation: Any
     (note,) = read(tmp_path).notes
     assert note == (
         f"{tmp_path / 'annotations.json'}: 1 annotation without an area (no outline, fewer than "
-        "3 points, or outside the picture): not drawn ('annotations'[1])"
+        "3 points, or outside the image): not drawn ('annotations'[1])"
     )
 
 
@@ -491,7 +491,7 @@ def test_a_list_in_each_part_s_folder(
         (sample,) = samples
         assert sample.name.startswith(f"{part}/")
         image, label = listing.load(sample)
-        assert abs(int(image.mean()) - colour * 90) < 5  # its own part's picture
+        assert abs(int(image.mean()) - colour * 90) < 5  # its own part's image
         assert (label == 0).sum() == 6
     (tmp_path / folders[1] / name).unlink()
     assert read(tmp_path).val is None
@@ -592,7 +592,7 @@ def test_a_picture_of_another_part_is_not_taken(tmp_path: Path) -> None:
         put(tmp_path, tree_of(), f"annotations/instances_{part}.json", part)
     (tmp_path / "train" / "a.jpg").unlink()
     (fault,) = read(tmp_path).unpaired
-    assert "instances_train.json: image 7 ('a.jpg'): no such picture" in str(fault)
+    assert "instances_train.json: image 7 ('a.jpg'): no such image" in str(fault)
 
 
 def test_two_entries_of_one_picture(tmp_path: Path) -> None:
@@ -603,7 +603,7 @@ def test_two_entries_of_one_picture(tmp_path: Path) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg")
     (tmp_path / "result.json").write_text(json.dumps(tree_of(images=images)))
     (fault,) = read(tmp_path).unpaired
-    assert "is the picture of image 7 too" in str(fault)
+    assert "is the image of image 7 too" in str(fault)
 
 
 def test_sizes_that_are_not_stated_are_the_pictures(tmp_path: Path) -> None:

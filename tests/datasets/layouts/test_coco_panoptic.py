@@ -36,7 +36,7 @@ def tree_of(**keys: Any) -> dict[str, Any]:
 
 
 def put(root: Path, part: str = "train2017", folder: str = "annotations/", **keys: Any) -> Path:
-    """Writes a list, its masks and its pictures; returns the mask."""
+    """Writes a list, its masks and its images; returns the mask."""
     masks = root / folder / f"panoptic_{part}"
     masks.mkdir(parents=True)
     (root / folder / f"panoptic_{part}.json").write_text(json.dumps(tree_of(**keys)))
@@ -94,7 +94,7 @@ def test_what_is_missing(tmp_path: Path) -> None:
     assert f"no mask {mask}: unpack the masks there" in str(fault)
     (tmp_path / "train2017" / "a.jpg").unlink()
     (fault,) = read(tmp_path).unpaired
-    assert "no such picture" in str(fault)
+    assert "no such image" in str(fault)
 
 
 def test_a_segment_that_is_not_listed(tmp_path: Path) -> None:

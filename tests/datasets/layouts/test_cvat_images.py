@@ -142,7 +142,7 @@ def test_a_missing_picture(tmp_path: Path) -> None:
     (tmp_path / "images/a.png").unlink()
     (fault,) = read(tmp_path).unpaired
     assert fault.kind == "missing"
-    assert "annotations.xml: image 0 ('a.png'): no such picture" in str(fault)
+    assert "annotations.xml: image 0 ('a.png'): no such image" in str(fault)
 
 
 LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'
@@ -165,8 +165,8 @@ LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'
         (document(BOX.replace("leaf", "lef")), "label 'lef' is not among those"),
         (document(BOX.replace("1.0,1.0", "x,1.0")), "shape 0 (polygon): 'x': expected a number"),
         (document(BOX.replace("1.0,1.0", "nan,1.0")), "coordinate nan"),
-        (document().replace('name="a.png"', 'name=".."'), "expected the path of a picture"),
-        (document().replace('name="a.png"', ""), "expected the path of a picture"),
+        (document().replace('name="a.png"', 'name=".."'), "expected the path of an image"),
+        (document().replace('name="a.png"', ""), "expected the path of an image"),
         *(
             (
                 document(f'<box label="leaf" xtl="1" ytl="1" xbr="2" ybr="2" rotation="{turn}"/>'),
@@ -196,6 +196,6 @@ def test_files_that_are_damaged(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_a_mask_outside_the_picture(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"box 3x2 at 4, 1: the picture has 6x4") as caught:
+    with pytest.raises(DataError, match=r"box 3x2 at 4, 1: the image has 6x4") as caught:
         label_of(tmp_path, '<mask label="leaf" rle="6" left="4" top="1" width="3" height="2"/>')
     assert caught.value.kind == "size"

@@ -101,7 +101,7 @@ def test_no_pictures(tmp_path: Path) -> None:
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     (tmp_path / "images" / "a.heic").write_text("")
-    fails(tmp_path, "no pictures", "a.heic")
+    fails(tmp_path, "no images", "a.heic")
 
 
 def test_picture_without_mask(tmp_path: Path) -> None:
@@ -174,13 +174,13 @@ def test_pictures_beside_the_folders_of_parts(tmp_path: Path) -> None:
     assert [s.name for s in found.train] == ["a", "more/b"]
     assert [s.name for s in found.val] == ["val/c"]
     put(tmp_path, "train/d")
-    fails(tmp_path, "images/a.jpg: one of 2 pictures beside train/ that are in no part")
+    fails(tmp_path, "images/a.jpg: one of 2 images beside train/ that are in no part")
 
 
 def test_parts_inside_images_that_cannot_be(tmp_path: Path) -> None:
     classes(tmp_path)
     put(tmp_path, "val/a")
-    fails(tmp_path, "pictures for val alone: add train/")
+    fails(tmp_path, "images for val alone: add train/")
     put(tmp_path, "train/a")
     put(tmp_path, "valid/a")
     fails(tmp_path, "val/ and valid/ are both the part val")
@@ -206,7 +206,7 @@ def test_a_part_deep_inside_is_named(tmp_path: Path) -> None:
     found = parts(tmp_path)
     assert len(found.train) == 2
     assert (
-        "images/rome/val (and 1 more): looks like the part val, but its pictures are trained"
+        "images/rome/val (and 1 more): looks like the part val, but its images are trained"
         in str(found.notes)
     )
 
@@ -227,7 +227,7 @@ def test_labels_that_are_no_pictures_are_another_layout(tmp_path: Path) -> None:
 
 
 def read_row(root: Path, names: str, values: list[int], **keys: Any) -> tuple[Listing, list[int]]:
-    """Returns the listing of one picture with a mask of these values, and its label."""
+    """Returns the listing of one image with a mask of these values, and its label."""
     put(root, "a")
     classes(root, names)
     kind = np.uint8 if max(values) < 256 else np.uint16
@@ -278,7 +278,7 @@ def test_mask_without_picture(tmp_path: Path) -> None:
     for stem in "ab":
         put(tmp_path, stem)
     (tmp_path / "images" / "b.jpg").unlink()
-    fails(tmp_path, "masks/b.png", "no picture")
+    fails(tmp_path, "masks/b.png", "no image")
 
 
 def test_two_pictures_of_one_name(tmp_path: Path) -> None:
@@ -456,7 +456,7 @@ def test_unpaired_files_are_told_and_not_raised(tmp_path: Path) -> None:
     assert [s.name for s in listing.train] == ["a"]
     assert [fault.kind for fault in listing.unpaired] == ["missing", "missing"]
     assert "images/c.jpg: no mask" in str(listing.unpaired[0])
-    assert "masks/b.png: no picture" in str(listing.unpaired[1])
+    assert "masks/b.png: no image" in str(listing.unpaired[1])
 
 
 COLOURS = "255 0 0 cat\n0,0,0,Void\n0\t200\t0\t\ttall dog\n9 9 9 void\n8 8 8 void\n"
@@ -573,7 +573,7 @@ def test_a_mask_with_a_name_of_its_own_is_hinted_at(tmp_path: Path, name: str) -
     put(tmp_path, f"x/{stem}", mask=False)
     Image.new("L", (6, 4)).save(tmp_path / "masks" / "x" / f"{name}.png")
     (error,) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired  # said once
-    assert f"{name}.png lies there: a mask has its picture's name: rename it" in str(error)
+    assert f"{name}.png lies there: a mask has its image's name: rename it" in str(error)
 
 
 def test_pictures_and_masks_with_words_of_their_own(tmp_path: Path) -> None:
@@ -585,7 +585,7 @@ def test_pictures_and_masks_with_words_of_their_own(tmp_path: Path) -> None:
     found = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0)
     errors = [str(error) for error in found.unpaired]
     for error, stem in zip(errors, ("img3", "label_1", "2_gt"), strict=True):
-        assert f"a/{stem}.png lies there: a mask has its picture's name: rename it" in error
+        assert f"a/{stem}.png lies there: a mask has its image's name: rename it" in error
 
 
 def test_a_mask_that_lies_elsewhere_is_hinted_at(tmp_path: Path) -> None:
@@ -596,7 +596,7 @@ def test_a_mask_that_lies_elsewhere_is_hinted_at(tmp_path: Path) -> None:
         Image.new("L", (6, 4)).save(tmp_path / "masks" / f"{stem}.png")
     found = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0)
     one, *others = [str(error) for error in found.unpaired]
-    assert f"{tmp_path / 'masks' / 'a.png'} lies there: a mask lies as its picture does" in one
+    assert f"{tmp_path / 'masks' / 'a.png'} lies there: a mask lies as its image does" in one
     assert len(others) == 2  # either may be b's
     assert all("masks/b.png lies there" in error for error in others)
 
@@ -609,7 +609,7 @@ def test_masks_in_a_part_s_folder_of_another_name_are_hinted_at(tmp_path: Path) 
         (tmp_path / "images" / other / "a.jpg").unlink()
     errors = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
     for error, other in zip(errors, ("Training", "validation"), strict=True):
-        assert f"masks/{other}/a.png lies there: a mask lies as its picture does" in str(error)
+        assert f"masks/{other}/a.png lies there: a mask lies as its image does" in str(error)
 
 
 def test_a_picture_of_a_kind_that_is_not_read_is_hinted_at(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_paths_stay_in_the_folder(tmp_path: Path) -> None:
         ("file_name,mask\n,a_m.png\n", "row 1: no file_name"),
         ("file_name,mask\na.jpg,a_m.png\na.jpg,a_m.png\n", "row 2: 'a' is there already"),
         ("file_name,mask\n..,a_m.png\n", "expected a path"),
-        ("", "that names pictures to learn from"),
+        ("", "that names images to learn from"),
     ],
 )
 def test_tables_that_are_damaged(tmp_path: Path, text: str, words: str) -> None:

@@ -155,8 +155,8 @@ def test_pictures(tmp_path: Path) -> None:
     put(tmp_path, [task([POLYGON]), task([POLYGON], "s3://b/c/x.png"), task([POLYGON])])
     listing = read(tmp_path)
     told = [str(fault) for fault in listing.unpaired]
-    assert "task 1: picture 's3://b/c/x.png': no such picture" in told[0]
-    assert "is the picture of another task" in told[1]
+    assert "task 1: image 's3://b/c/x.png': no such image" in told[0]
+    assert "is the image of another task" in told[1]
 
 
 @pytest.mark.parametrize(
@@ -181,10 +181,10 @@ def test_addresses_that_are_encoded(tmp_path: Path, address: str) -> None:
         ([5, task([])], "expected a list of tasks"),
         ([task([], annotations=5)], "'annotations' is 5"),
         ([task([], annotations=[{"result": 5}])], "'result' is 5"),
-        ([task([POLYGON], "nothing")], "no address of a picture"),
+        ([task([POLYGON], "nothing")], "no address of an image"),
         ([task([POLYGON | {"original_width": 10**9}])], "at most 80 million"),
         ([task([POLYGON | {"original_width": None}])], "'original_width' is missing"),
-        ([task([POLYGON, POLYGON | {"original_width": 9}])], "the picture has"),
+        ([task([POLYGON, POLYGON | {"original_width": 9}])], "the image has"),
         ([task([region("polygon", points=[[1, "x"], [1, 2], [2, 2]])])], "coordinate 'x'"),
         ([task([region("polygon", points=5)])], "'points' is 5"),
         ([task([region("rectangle", x=1, y=1, width=1, height=None)])], "coordinate missing"),

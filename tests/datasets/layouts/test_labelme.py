@@ -34,7 +34,7 @@ EXPECTED = [[1] * 6] * 2 + [[0] * 6, [VOID] * 6]  # sea, sky in alphabetical ord
 def put(
     root: Path, stem: str, shapes: list[Shape] | None = None, *, image: str = "", **keys: Any
 ) -> Path:
-    """Writes a picture of 6x4 pixels and its JSON file."""
+    """Writes an image of 6x4 pixels and its JSON file."""
     path = root / f"{stem}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     named = image or f"{path.stem}.jpg"
@@ -134,7 +134,7 @@ def test_parts_by_lists(tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text("d\n")
     assert "d.json: damaged" in str(read(tmp_path).unpaired[0])
     (tmp_path / "val.txt").write_text("dd\n")
-    with pytest.raises(DataError, match="line 1: 'dd' is no labelled picture"):
+    with pytest.raises(DataError, match="line 1: 'dd' is no labelled image"):
         read(tmp_path)
     assert len(read(tmp_path, lists="elsewhere").train) == 4
 
@@ -283,7 +283,7 @@ def test_the_file_comes_before_the_picture_in_the_json_file(tmp_path: Path) -> N
     label_of(tmp_path, [SKY], imageData=embedded(200))
     listing = read(tmp_path)
     assert listing.load(listing.train[0])[0].max() < 20
-    Image.new("RGB", (50, 50)).save(tmp_path / "a.jpg")  # of another size: another picture
+    Image.new("RGB", (50, 50)).save(tmp_path / "a.jpg")  # of another size: another image
     listing = read(tmp_path)
     assert listing.load(listing.train[0])[0].max() == 200
 
@@ -356,7 +356,7 @@ def test_shapes_without_an_area(
     assert listing.taxonomy.names == ("sea", "sky")
     np.testing.assert_array_equal(listing.load_label(listing.train[0]), EXPECTED)
     (note,) = listing.notes
-    assert "1 shape without an area (too few points, or outside the picture) not drawn" in note
+    assert "1 shape without an area (too few points, or outside the image) not drawn" in note
     assert "(a.json: shape 2)" in note
     put(tmp_path, "a", [shape("x", points, kind)])
     with pytest.raises(DataError, match="nothing is left to learn from"):
@@ -398,7 +398,7 @@ def test_two_files_for_one_picture(tmp_path: Path) -> None:
     put(tmp_path, "x/b", image="../a.jpg")
     (fault,) = read(tmp_path).unpaired
     assert "b.json" in str(fault)
-    assert "a.json labels the same picture" in str(fault)
+    assert "a.json labels the same image" in str(fault)
 
 
 def test_one_damaged_file_does_not_hide_the_others(tmp_path: Path) -> None:

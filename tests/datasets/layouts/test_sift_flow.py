@@ -62,9 +62,9 @@ def test_twins_are_kin(tmp_path: Path) -> None:
         for name, new in (("coast_0", TWINS[1][0]), ("coast_2", TWINS[1][1])):
             folder = tmp_path / side / SIFT_SUB
             (folder / f"{name}.{suffix}").rename(folder / f"{new}.{suffix}")
-    kin = listed(tmp_path).kin
-    assert set(kin) == {f"{SIFT_SUB}/{name}" for name in TWINS[1]}
-    assert len(set(kin.values())) == 1
+    near_duplicates = listed(tmp_path).near_duplicates
+    assert set(near_duplicates) == {f"{SIFT_SUB}/{name}" for name in TWINS[1]}
+    assert len(set(near_duplicates.values())) == 1
 
 
 def test_wrong_root_names_the_right_one(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_unpaired_files_are_told(tmp_path: Path) -> None:
     told = [str(error) for error in found.unpaired]
     assert [error.kind for error in found.unpaired] == ["missing"] * 3
     assert "coast_0.jpg: no label" in told[0]
-    assert "coast_6.mat: no picture" in told[1]
+    assert "coast_6.mat: no image" in told[1]
     assert "coast_4.jpg: no such file: TestSet1.txt names it" in told[2]
     assert len(found.train) == 3
     assert len(found.test) == 1
@@ -128,8 +128,8 @@ def test_label_that_is_missing(tmp_path: Path) -> None:
     assert caught.value.kind == "missing"
 
 
-# Shares of labelled pixels in per cent over all, training and test pictures, and how many test
-# pictures show the class; counted from the arrays without this package.
+# Shares of labelled pixels in per cent over all, training and test images, and how many test
+# images show the class; counted from the arrays without this package.
 SHARES = """
 awning 0.0907 0.0888 0.1134 11
 balcony 0.1050 0.1114 0.0269 2
@@ -171,7 +171,7 @@ def test_the_real_set(sift_flow_root: Path) -> None:
     found = listed(sift_flow_root)
     assert (len(found.train), len(found.test), found.unpaired) == (2486, 200, ())
     assert len({sample.name for sample in (*found.train, *found.test)}) == 2686
-    assert set(found.kin) == {f"{SIFT_SUB}/{name}" for pair in TWINS for name in pair}
+    assert set(found.near_duplicates) == {f"{SIFT_SUB}/{name}" for pair in TWINS for name in pair}
     counted = {"train": Census.empty(33), "test": Census.empty(33), "unlabelled": Census.empty(33)}
     unlabelled = [
         Sample(name, "", str(sift_flow_root / "SemanticLabels" / SIFT_SUB / f"{name}.mat"))
@@ -183,7 +183,7 @@ def test_the_real_set(sift_flow_root: Path) -> None:
             assert label.shape == (256, 256)
             counted[part] += Census.of(label, 33)
     assert counted["unlabelled"].pixels.sum() == 0
-    # The published void shares count the two pictures without a label as training pictures.
+    # The published void shares count the two images without a label as training images.
     counted["train"] += counted["unlabelled"]
     counted["all"] = counted["train"] + counted["test"]
     rows = [line.split() for line in SHARES.strip().splitlines()]

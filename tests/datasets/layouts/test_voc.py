@@ -56,7 +56,7 @@ def test_what_a_list_names_and_is_not_there(tmp_path: Path) -> None:
     found = listed(tmp_path)
     assert (len(found.train), len(found.test)) == (3, 1)
     assert [error.kind for error in found.unpaired] == ["missing"] * 2
-    assert f"train.txt: line 2: '{NAMES[1]}' has no picture" in str(found.unpaired[0])
+    assert f"train.txt: line 2: '{NAMES[1]}' has no image" in str(found.unpaired[0])
     assert f"val.txt: line 1: '{NAMES[4]}' has no mask" in str(found.unpaired[1])
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from ccfnet_tf.exporters.litert.float16 import LEAST, with_halves
+from ccfnet_tf.exporters.litert.float16 import LEAST, with_float16_weights
 
 X = np.random.default_rng(0).uniform(0.0, 1.0, (1, 8, 8, 16)).astype(np.float32)
 
@@ -51,7 +51,7 @@ def test_large_constants_are_halved_and_small_ones_stay() -> None:
         )
 
     whole = converted(graph(kernel))
-    content = with_halves(whole)
+    content = with_float16_weights(whole)
     assert halves(content) == [kernel.size]
     assert len(whole) - len(content) == pytest.approx(2 * kernel.size, abs=2000)
     rounded = converted(graph(kernel.astype(np.float16).astype(np.float32)))
@@ -63,7 +63,7 @@ def test_what_is_too_large_for_16_bits_stays() -> None:
     kernel = np.full((3, 3, 16, 32), 1e-3, np.float32)
     kernel[0, 0, 0, 0] = 1e6
 
-    content = with_halves(converted(lambda x: tf.nn.conv2d(x, kernel, 1, "SAME")))
+    content = with_float16_weights(converted(lambda x: tf.nn.conv2d(x, kernel, 1, "SAME")))
     assert halves(content) == []
     assert np.isfinite(answer(content)).all()
 
@@ -75,7 +75,7 @@ def test_one_constant_used_twice_is_kept_once() -> None:
         return tf.nn.conv2d(tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME")), kernel, 1, "SAME")
 
     whole = converted(graph)
-    content = with_halves(whole)
+    content = with_float16_weights(whole)
     assert len(whole) - len(content) == pytest.approx(2 * kernel.size, abs=2000)
     np.testing.assert_allclose(answer(content), answer(whole), atol=1e-2)
 
@@ -91,6 +91,6 @@ def test_what_nearly_cancels_is_not_rounded() -> None:
         return 1e3 * found
 
     whole = answer(converted(graph))
-    assert np.abs(answer(with_halves(converted(graph))) - whole).max() < 1e-3
+    assert np.abs(answer(with_float16_weights(converted(graph))) - whole).max() < 1e-3
     theirs = answer(converted(graph, by_the_converter=True))
     assert np.abs(theirs - whole).max() > 0.1

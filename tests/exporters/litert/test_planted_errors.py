@@ -81,7 +81,7 @@ def test_unfrozen_variables_are_refused(model: Any, folder: Path) -> None:
 
 
 def test_a_file_without_a_size_is_refused(model: Any, folder: Path, tmp_path: Path) -> None:
-    """It converts and loads; what it takes by itself is a picture of one pixel."""
+    """It converts and loads; what it takes by itself is an image of one pixel."""
     spec = tf.TensorSpec([1, None, None, 3], tf.float32, name="images")
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
@@ -106,7 +106,7 @@ def test_int8_softmaxes_are_refused_by_what_they_lose(
     monkeypatch.setattr(verify, "try_on_gpu", lambda _, **__: nothing)
     write(model, folder, quantize="int8")
     measured = exporter.measure(folder, predictor, parts, print)
-    assert measured["accuracy"].endswith("(2 pictures of val)")
+    assert measured["accuracy"].endswith("(2 images of val)")
     monkeypatch.setattr(litert, "_FLOAT_PARTS", ())
     write(model, folder, quantize="int8")
     with pytest.raises(VerificationError, match=r"int8 leaves .* points below .*--max-loss"):
@@ -118,14 +118,14 @@ def test_int8_softmaxes_are_refused_by_what_they_lose(
 def test_operators_that_no_gpu_has_are_named(
     model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = gpu_safe_graph.fixed_answers(model)
+    plain = gpu_safe_graph.gpu_safe_outputs(model)
 
     def answers(images: tf.Tensor) -> dict[str, tf.Tensor]:
         found = plain(images)
         logs = tf.nn.log_softmax(tf.math.log(found["probabilities"]))
         return {**found, "probabilities": tf.exp(logs)}
 
-    monkeypatch.setattr(litert, "fixed_answers", lambda _: answers)
+    monkeypatch.setattr(litert, "gpu_safe_outputs", lambda _: answers)
     write(model, folder)
     verdict = try_on_gpu(folder)
     if verdict.said.startswith("not tried"):

@@ -69,7 +69,7 @@ def test_the_whole_network_is_equal_to_keras(tmp_path: Path) -> None:
     write_onnx(model, path)
     hold_against_keras(model, path, [(1, 1), (32, 32), (41, 97)])
     names = {node.op_type for node in onnx.load(path).graph.node}
-    # Dilation is the convolution's own, not pictures cut into small ones.
+    # Dilation is the convolution's own, not images cut into small ones.
     assert not names & {"SpaceToDepth", "DepthToSpace"}
 
 

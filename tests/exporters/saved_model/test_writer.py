@@ -124,7 +124,7 @@ def test_encoded_answers_mixed_sizes_in_their_order(artifact: Path) -> None:
 
 BAD = {
     "empty": b"",
-    "text": b"no picture at all, but long enough to hold a header",
+    "text": b"no image at all, but long enough to hold a header",
     "cut": png(picture(40, 40))[:20],
     "gif": b"GIF89a" + bytes(40),
 }

@@ -1,4 +1,4 @@
-"""What a file loses in accuracy: counted over labelled pictures, and nothing else is charged."""
+"""What a file loses in accuracy: counted over labelled images, and nothing else is charged."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class OfOneSize:
 
 
 class Knowing:
-    """Answers pictures in their order by labels that are known."""
+    """Answers images in their order by labels that are known."""
 
     at_once = 1
 

@@ -17,14 +17,14 @@ from ccfnet_tf.exporters.base import Exporter
 from ccfnet_tf.exporters.registry import new_exporter
 from ccfnet_tf.exporters.verify import verify as module
 from ccfnet_tf.exporters.verify.gpu import GPUVerdict
-from ccfnet_tf.exporters.verify.verify import prove_on_gpu, tolerance_here, verify
+from ccfnet_tf.exporters.verify.verify import tolerance_here, verify, verify_on_gpu
 from ccfnet_tf.runtimes.manifest import (
     REFERENCE,
-    Contract,
     Difference,
+    Manifest,
     checksums,
-    read_contract,
-    write_contract,
+    read_manifest,
+    write_manifest,
 )
 
 pytestmark = pytest.mark.usefixtures("toy_network")
@@ -37,8 +37,8 @@ EXPORTERS = [
 ]
 
 
-def contract_of(exporter: Exporter, difference: Difference) -> Contract:
-    return Contract(
+def contract_of(exporter: Exporter, difference: Difference) -> Manifest:
+    return Manifest(
         format=exporter.format,
         run={},
         versions={},
@@ -56,11 +56,11 @@ def contract_of(exporter: Exporter, difference: Difference) -> Contract:
 @pytest.mark.parametrize("exporter", EXPORTERS, ids=lambda exporter: exporter.kind)
 def test_what_is_allowed_at_first_is_allowed_later(exporter: Exporter) -> None:
     allowed = exporter.tolerance
-    contract = contract_of(
+    manifest = contract_of(
         exporter, replace(allowed, percentile=0.02, mean=0.004, other_labels=0.01)
     )
-    assert contract.kind == exporter.kind
-    later = tolerance_here(contract)
+    assert manifest.kind == exporter.kind
+    later = tolerance_here(manifest)
     if exporter.kind == "tflite int8":  # was judged by its accuracy, which is not measured again
         assert later == Difference(1.0, percentile=0.04, mean=0.008, other_labels=0.021)
     else:
@@ -104,9 +104,9 @@ def test_a_failed_check_ends_with_1(
 ) -> None:
     """Checksums are right here: what is left is the comparison itself."""
     folder = shutil.copytree(unchecked["onnx"], tmp_path / "onnx")
-    contract = read_contract(folder)
+    manifest = read_manifest(folder)
     expected = spoil(folder)
-    write_contract(folder, replace(contract, files=checksums(folder)))
+    write_manifest(folder, replace(manifest, files=checksums(folder)))
     assert main(["export", "--verify-only", str(folder)]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"ccfnet-tf: {folder}: ")
@@ -132,6 +132,6 @@ def test_floats_that_a_gpu_answers_wrongly_are_refused(
     monkeypatch.setattr(module, "try_on_gpu", lambda _, **__: wrong)
     if quantize in ("none", "fp16"):
         with pytest.raises(VerificationError, match="GPU: no: it answers wrong there, by 3"):
-            prove_on_gpu(tmp_path, quantize)
+            verify_on_gpu(tmp_path, quantize)
     else:  # for CPUs; the contract says so
-        assert prove_on_gpu(tmp_path, quantize) == {"GPU": wrong.said}
+        assert verify_on_gpu(tmp_path, quantize) == {"GPU": wrong.said}

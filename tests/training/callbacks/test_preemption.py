@@ -22,7 +22,7 @@ from ccfnet_tf.evaluation.evaluate import Evaluator
 from ccfnet_tf.pipeline.worker_sharding import Share
 from ccfnet_tf.runs.checkpoint_file import read_arrays
 from ccfnet_tf.training import build, fit
-from ccfnet_tf.training.callbacks.progress_bar import EpochBar
+from ccfnet_tf.training.callbacks.progress_bar import ProgressBar
 from ccfnet_tf.training.resume import locked
 
 CONFIG = RunConfig(
@@ -105,16 +105,16 @@ def test_sigterm_within_an_epoch_is_acted_on_after_the_step(
 ) -> None:
     never, told = tmp_path / "never", tmp_path / "told"
     train(never)
-    shown, steps = EpochBar.on_train_batch_end, []
+    shown, steps = ProgressBar.on_train_batch_end, []
 
-    def told_in_the_sixth(self: EpochBar, batch: int, logs: Any = None) -> None:
+    def told_in_the_sixth(self: ProgressBar, batch: int, logs: Any = None) -> None:
         steps.append(1)
         if len(steps) == 6:
             os.kill(os.getpid(), signal.SIGTERM)
         shown(self, batch, logs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(EpochBar, "on_train_batch_end", told_in_the_sixth)
+        patched.setattr(ProgressBar, "on_train_batch_end", told_in_the_sixth)
         with pytest.raises(TerminatedError, match=r"told to end \(SIGTERM\) at step 6: saved"):
             train(told)
     assert len(steps) == 6

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from ccfnet_tf.errors import ResourceError
-from ccfnet_tf.training.callbacks.tensorboard import Board
+from ccfnet_tf.training.callbacks.tensorboard import TensorBoardLog
 
 ROW = {"epoch": 1, "loss": 0.5, "val_refine_mean_iou": 0.25}
 
@@ -40,22 +40,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_figures_and_a_picture_of_each_epoch_are_written(tmp_path: Path) -> None:
-    board = Board(tmp_path / "tensorboard")
+    board = TensorBoardLog(tmp_path / "tensorboard")
     for epoch in (1, 2):
         board.write(epoch, ROW, noise(16))
     assert tags(tmp_path / "tensorboard") == ["loss", "val_refine_mean_iou", "preview"] * 2
 
 
 def test_two_writers_of_one_folder_look_at_their_own_files(tmp_path: Path) -> None:
-    first = Board(tmp_path)
+    first = TensorBoardLog(tmp_path)
     first.write(1, ROW, noise(16))
-    second = Board(tmp_path)
+    second = TensorBoardLog(tmp_path)
     for board in (second, first):
         board.write(2, ROW, noise(8))
 
 
 def test_a_log_that_a_full_disk_cut_ends_the_run_with_its_name(small_disk: Path) -> None:
-    board = Board(small_disk / "tensorboard")
+    board = TensorBoardLog(small_disk / "tensorboard")
     board.write(1, ROW, noise(32))
     with pytest.raises(ResourceError, match="is cut, as on a full disk; ") as caught:
         board.write(2, ROW, noise(256))
@@ -66,7 +66,7 @@ def test_a_log_that_a_full_disk_cut_ends_the_run_with_its_name(small_disk: Path)
 
 @pytest.mark.parametrize("free", [0, 4096])
 def test_a_disk_that_is_full_before_the_first_epoch_is_noticed(small_disk: Path, free: int) -> None:
-    board = Board(small_disk / "tensorboard")
+    board = TensorBoardLog(small_disk / "tensorboard")
     with (small_disk / "other").open("wb") as other:
         other.write(bytes((1 << 16) - 4096 - free))
     with pytest.raises(ResourceError, match="is cut"):
