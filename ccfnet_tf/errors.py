@@ -8,7 +8,7 @@
     +-- RunError               a run folder or a checkpoint in it
     +-- ResourceError          memory or disk that ran out, a download that failed
     +-- WorkerLostError        another worker of the run ended
-    +-- VerificationError      an exported file that does not answer as Keras does
+    +-- VerificationError      an exported file whose outputs differ from Keras's
     +-- NotFiniteError         a value of training that became NaN or infinite
 
 Everything else is a fault of ours and ends with `EXIT_UNEXPECTED`.
@@ -113,7 +113,7 @@ class WorkerLostError(CCFNetError):
 
 
 class VerificationError(CCFNetError):
-    """An exported file does not answer as Keras does; it is not handed over."""
+    """The outputs of an exported file differ from Keras's; it is not published."""
 
 
 class NotFiniteError(CCFNetError):
@@ -121,7 +121,7 @@ class NotFiniteError(CCFNetError):
 
 
 class TerminatedError(Exception):
-    """The process was told to end (SIGTERM) and has saved what it was doing; not a fault."""
+    """The process received SIGTERM and has saved what it was doing; not a fault."""
 
 
 def is_disk_full(error: BaseException) -> bool:

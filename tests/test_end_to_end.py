@@ -96,7 +96,7 @@ def same_run(one: Path, other: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [
-        (signal.SIGTERM, 143, "told to end (SIGTERM) at step"),
+        (signal.SIGTERM, 143, "received SIGTERM at step"),
         (signal.SIGINT, 130, "stopped; the run goes on"),
     ],
 )

@@ -16,7 +16,7 @@ def new_parser() -> Parser:
     parser = Parser(
         prog="ccfnet-tf export",
         description="Write a run's network as a file that needs neither this package nor Keras, "
-        "and prove in a fresh process that it answers as Keras does.",
+        "and verify in a fresh process that its outputs equal Keras's.",
     )
     parser.add_argument("run", nargs="?", help="run folder")
     format_help = (
@@ -53,7 +53,9 @@ def main(args: list[str]) -> int:
     of_exports = [name for name in vars(options) if name not in ("run", "verify_only")]
     if options.verify_only is not None and (given := _given(options, *of_exports)):
         name = {"data_root": "data.root"}.get(first := next(iter(given)), first.replace("_", "-"))
-        raise ConfigError(f"--{name} is of exporting: --verify-only takes it from the artifact")
+        raise ConfigError(
+            f"--{name} applies only to export: --verify-only takes it from the artifact"
+        )
     from ccfnet_tf.io.console import new_console
     from ccfnet_tf.runtimes.manifest import find_format
 

@@ -59,7 +59,7 @@ CCFNet: semantic segmentation that knows where it may be wrong.
   predict    label images, folders and videos with a run, an exported file or a server
   crossval   fit and evaluate every fold of a data set
   data       check, count, show, split and convert data sets
-  export     write a run as a file for servers, boards or ONNX, proven equal to it
+  export     write a run as a file for servers, boards or ONNX, verified against Keras
   serve      answer over REST and gRPC, for development
   benchmark  how fast a run's network, or what was exported of it, is on this machine
   presets    list the shipped configurations

@@ -16,7 +16,7 @@ def new_parser() -> Parser:
 
     parser = Parser(
         prog="ccfnet-tf serve",
-        description="Serve an exported SavedModel with the faces of TensorFlow Serving. For "
+        description="Serve an exported SavedModel with the APIs of TensorFlow Serving. For "
         "development: one model, no batching, no encryption.",
     )
     parser.add_argument("folder", help="OUT/ccfnet, whose highest version is served, or a version")
@@ -55,7 +55,9 @@ def main(args: list[str]) -> int:
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"'{text}' is no port: expected 0 (any free one) to 65535")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a port: expected 0 (any free one) to 65535"
+        )
     return int(text)
 
 

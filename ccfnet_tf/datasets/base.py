@@ -55,7 +55,7 @@ def fingerprint(sample: Sample) -> str:
 
 
 def bytes_fingerprint(stored: bytes) -> str:
-    """Returns a digest of an image that is no file of its own."""
+    """Returns a digest of an image that is not a file of its own."""
     return hashlib.blake2b(stored, digest_size=_DIGEST).hexdigest()
 
 

@@ -1,8 +1,8 @@
 """The class list that a folder carries in a published layout: which value or colour is which class.
 
-    class_names.txt, classes.txt, labels.txt    a name a line (labelme), or `value: name`
+    class_names.txt, classes.txt, labels.txt    one name per line (labelme), or `value: name`
     labelmap.txt                                name:R,G,B:parts:actions (CVAT, Datumaro)
-    label_colors.txt, colours.txt, colors.txt   R G B name, or a name a line (CamVid, CVAT)
+    label_colors.txt, colours.txt, colors.txt   R G B name, or one name per line (CamVid, CVAT)
     dataset_meta.json                           label_map and segmentation_colors (Datumaro)
     id2label.json                               {"0": "background", ...} (Hugging Face)
 
@@ -209,7 +209,7 @@ def _classes(rows: list[Row], path: Path, *, black_first: bool) -> OwnClasses:
         colour = row.colour if stated else map_of_voc[value]
         if colour is not None:
             colours[colour] = "void" if row.void else row.name
-    taxonomy = taxonomy_of(names, path, ", a row each")
+    taxonomy = taxonomy_of(names, path, ", one row each")
     table = colour_table(path, taxonomy.names, colours)
     if set(names) <= set(colours.values()):
         taxonomy = table.taxonomy
@@ -339,7 +339,7 @@ def _read_meta(path: Path) -> list[Row]:
     tree = read_json(path)
     mapped, colours = tree.get("label_map") or {}, tree.get("segmentation_colors") or []
     if not isinstance(mapped, dict) or not isinstance(colours, list):
-        raise DataError(f"{path}: label_map is no object, or segmentation_colors is no list")
+        raise DataError(f"{path}: label_map is not an object, or segmentation_colors is not a list")
     labels = tree.get("labels") or list(mapped.values())
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise DataError(f"{path}: 'labels' is {shown(labels)}: expected a list of names")

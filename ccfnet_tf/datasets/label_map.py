@@ -64,7 +64,7 @@ def _new_names(path: Path, taxonomy: Taxonomy) -> dict[str, str]:
                 hint = nearest(old, taxonomy.names)
                 if is_void_name(old):
                     hint = ": it stands for no class already; leave it out"
-                raise ConfigError(f"{path}: '{old}' is no class of this data set{hint}")
+                raise ConfigError(f"{path}: '{old}' is not a class of this data set{hint}")
             if old in renamed:
                 raise ConfigError(f"{path}: '{old}' is in '{renamed[old]}' and '{new}': once each")
             renamed[old] = new

@@ -5,7 +5,7 @@
                                   against background, which is then class 0
     colours.txt                   `R G B name` a line, in id order; rows named void have no id. One
                                   class alone is told from background, which is then black
-    train.txt, val.txt, test.txt  the name of an image a line; also training.txt, valid.txt, ...
+    train.txt, val.txt, test.txt  the name of one image per line; also training.txt, valid.txt, ...
 
 UTF-8, or UTF-16 with a byte order mark; any line ends. Lines that begin with # are left out.
 
@@ -41,7 +41,7 @@ BACKGROUND = "background"
 BACKGROUND_NAMES = (BACKGROUND, "_background_")
 
 MAX_CLASSES = 65_000
-"""Ids of 16 bits, with room for void and for what is no class."""
+"""Ids of 16 bits, with room for void and for what is not a class."""
 
 Colour = tuple[int, int, int]
 
@@ -77,8 +77,8 @@ class ColourTable:
         path: File it came from, or another name for it, for messages.
         taxonomy: The classes; their palette is these colours.
         names: Colour -> name, those of void too.
-        ids: uint16 [2^24], packed colour -> class id minus `NO_CLASS`, so that 0 is no class. Only
-            the pages of colours that are used take memory.
+        ids: uint16 [2^24], packed colour -> class id minus `NO_CLASS`, so that 0 is not a class.
+            Only the pages of colours that are used take memory.
         fix: What else a user can do about a colour that is not there, for messages.
         notes: What is worth knowing of the list.
     """
@@ -245,7 +245,7 @@ def read_class_list(path: Path, *, background: str = BACKGROUND_NAMES[0]) -> Cla
     background.
 
     Args:
-        path: Text, a name a line.
+        path: Text, one name per line.
         background: Name of what one name alone is told from.
 
     Raises:

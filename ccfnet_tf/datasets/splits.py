@@ -21,7 +21,7 @@ from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
 
 NEAR_DUPLICATES = "kin.txt"
-"""Beside list files, or in a set: copies that stay on one side, a group a line, apart by tabs."""
+"""Beside list files, or in a set: copies that stay on one side, a group per line, apart by tabs."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _by_lists(listing: Listing, lists: Path, fold: int) -> Listing:
     if "train" not in part_lists(folder):
         raise ConfigError(
             f"data.lists: {folder}: no train.txt in it: it holds train.txt, val.txt and test.txt "
-            "(a name a line), or folders fold_0, fold_1, ... of such files, chosen by data.fold"
+            "(one name per line), or folders fold_0, fold_1, ... of such files, chosen by data.fold"
         )
     known = {sample.name: sample for part in parts_of(listing).values() for sample in part}
     names = read_part_lists(folder, {name: name for name in known}, "sample of the set")
@@ -254,7 +254,7 @@ def _by_lists(listing: Listing, lists: Path, fold: int) -> Listing:
 
 
 def _read_near_duplicates(path: Path, names: Iterable[str]) -> dict[str, str]:
-    """Reads groups of copies: a group a line, names apart by tabs; `names` are those of the set."""
+    """Reads groups of copies, one per line, names apart by tabs; `names` are those of the set."""
     if not path.is_file():
         return {}
     spelled = {plain_name(name): name for name in names}
@@ -279,7 +279,7 @@ def _is_folder(path: Path) -> bool:
 def _take(
     listing: Listing, share: float, seed: int
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Returns train and val, each in the listing's order; kin stay on one side."""
+    """Returns train and val, each in the listing's order; near-duplicates stay on one side."""
     train = listing.train
     wanted = max(1, round(share * len(train))) if share > 0 else 0
     groups: dict[str, list[str]] = {}

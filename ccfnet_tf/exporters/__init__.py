@@ -1,1 +1,1 @@
-"""A trained network as files without this package or Keras, each proven before it is there."""
+"""Trained networks as files that need neither this package nor Keras, each verified."""

@@ -1,4 +1,4 @@
-"""`export`: from a run to a file that is proven equal to it before it is handed over."""
+"""`export`: from a run to a file that is verified before it is published."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def export_run(
     Raises:
         ConfigError: The place is taken, or an extra is not installed.
         RunError: The run cannot be used.
-        VerificationError: The artifact answers otherwise than Keras; it was removed.
+        VerificationError: The artifact's outputs differ from Keras's; it was removed.
         ResourceError: The disk is full; nothing was kept.
     """
     info = _read_run(run, data_root)

@@ -91,7 +91,7 @@ class KerasNetwork:
             image: An image's path, or a uint8 array [H, W, 3], RGB.
 
         Raises:
-            DataError: The file is no image, or the array is none of that kind.
+            DataError: The file is not an image, or the array is none of that kind.
             PictureTooLargeError: Memory runs out; a smaller image may still fit.
         """
         return Prediction(*self._run(self._answer, image))

@@ -1,4 +1,4 @@
-"""What a network says about an image, and the face that whatever can say it has.
+"""What a network says about an image, and the protocol that every segmenter implements.
 
 NumPy alone: a client of a server needs no TensorFlow.
 """
@@ -78,18 +78,18 @@ def refuse_no_picture(image: object) -> None:
     """
     if not isinstance(image, np.ndarray):
         raise DataError(
-            f"an object of type {type(image).__name__} is no image: expected a path, a NumPy "
+            f"an object of type {type(image).__name__} is not an image: expected a path, a NumPy "
             "array (uint8 [H, W, 3], RGB 0..255) or an image of Pillow"
         )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise DataError(
-            f"an array of {image.dtype} {list(image.shape)} is no image: expected uint8 "
+            f"an array of {image.dtype} {list(image.shape)} is not an image: expected uint8 "
             "[H, W, 3], RGB 0..255"
         )
 
 
 def refuse_other_answer(found: Prediction | Maps, image: np.ndarray, classes: int) -> None:
-    """Refuses what a network answered where it is no answer to this image.
+    """Refuses what a network answered where it is not an answer to this image.
 
     Raises:
         ValueError: Another size, a class that has no name, or a difficulty that is not finite.

@@ -244,7 +244,7 @@ def predict_video(
     _remove_older_frames(frames, done)
     if stopped:
         raise stopped
-    # Some headers round the count; a hundredth less is no damage.
+    # Some headers round the count; a hundredth less is not damage.
     if video.promised is not None and done < video.promised - max(1, video.promised // 100):
         raise DataError(
             f"{video.source}: ends after {done} of {video.promised} frames: truncated or damaged; "

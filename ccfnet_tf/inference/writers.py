@@ -216,7 +216,8 @@ def write_png(path: Path, picture: np.ndarray, *, fix: str = "free space") -> No
 
 
 def _png(picture: np.ndarray) -> bytes:
-    # Encoded here and written by us: cv2.imwrite answers False to a full disk and leaves a stump.
+    # Encoded here and written by us: on a full disk cv2.imwrite returns False and leaves a
+    # truncated file.
     if picture.ndim == 3:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".png", picture)[1].tobytes()

@@ -138,7 +138,7 @@ def _new_name(folder: Path) -> Path:
 
 
 def _created(path: Path) -> BinaryIO:
-    """Opens a file that was not there and is no link; `remove_leftovers` sees that it is in use."""
+    """Opens a new file that is not a link; `remove_leftovers` sees that it is in use."""
     while True:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         descriptor = os.open(path, flags, 0o666)

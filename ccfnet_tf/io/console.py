@@ -62,7 +62,7 @@ def new_console(*, stderr: bool = False) -> Console:
 def new_progress(console: Console, *, figures: bool = False) -> Progress:
     """Returns a progress display; with `figures` its tasks carry a text of that name.
 
-    A console that is no terminal (a log file, a pipe) gets no bar at all.
+    A console that is not a terminal (a log file, a pipe) gets no bar at all.
     """
     columns = [
         TextColumn("{task.description}", markup=False),  # a file's name may hold [brackets]

@@ -44,7 +44,7 @@ def text_width(text: str, size: int) -> int:
 
 
 def shortened(text: str, size: int, width: int) -> str:
-    """Returns a line that is no wider than `width` pixels, cut with dots where it must be."""
+    """Returns a line that is not wider than `width` pixels, cut with dots where it must be."""
     if text_width(text, size) <= width:
         return text
     low, high = 0, len(text)

@@ -126,7 +126,7 @@ def _upright_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
 def extra_band(path: str | Path, data: bytes | None = None) -> bool:
     """Returns whether an image has a band beside its colours that `read_image` leaves out.
 
-    Only the header is looked at; a file that is no image has none.
+    Only the header is looked at; a file that is not an image has none.
     """
     try:
         with _opened(path, data) as image:

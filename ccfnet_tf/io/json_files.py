@@ -98,7 +98,7 @@ def picture_size(owner: Record, height: str, width: str, where: str) -> tuple[in
     """Returns (H, W) from the keys that state it.
 
     Raises:
-        DataError: A side that is no positive whole number, or more than `MAX_PIXELS`.
+        DataError: A side that is not a positive whole number, or more than `MAX_PIXELS`.
     """
     size = whole(owner, height, where), whole(owner, width, where)
     if min(size) < 1:

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, nearest
 
-LABEL_RULE = "labels must be class ids, or void (negative, or 255 where it is no class)"
+LABEL_RULE = "labels must be class ids, or void (negative, or 255 where it is not a class)"
 PARTS_RULE = "accumulate must divide the images of every batch on each replica; give \
 batches of one size (drop_remainder=True)"
 """What the graph's own checks say."""
@@ -74,7 +74,7 @@ def class_weights_of(given: Sequence[float] | None) -> list[float] | None:
     """Returns the weights of the classes as a list, None where there are none.
 
     Raises:
-        ConfigError: One is no number from 0 up, or all are 0.
+        ConfigError: One is not a number from 0 up, or all are 0.
     """
     if given is None:
         return None
@@ -202,7 +202,7 @@ def one_line_errors() -> Iterator[None]:
     """Turns the errors of the graph's own checks into one line.
 
     Raises:
-        DataError: A label is no class.
+        DataError: A label is not a class.
         ConfigError: A batch does not divide by `accumulate`.
     """
     try:

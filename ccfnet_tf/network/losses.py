@@ -31,7 +31,7 @@ class Target(NamedTuple):
 
 
 def split_void(labels: tf.Tensor, classes: int) -> Target:
-    """Separates class ids from void: anything below 0, and 255 where it is no class.
+    """Separates class ids from void: anything below 0, and 255 where it is not a class.
 
     Any other id outside 0..C-1 is left in, for the caller to refuse: an error in the labels must
     not pass as void.

@@ -154,7 +154,7 @@ class CCFNet(MultiWorkerFit):
         Raises:
             ConfigError: An argument of Keras's that would be ignored was given, there are not as
                 many class weights as classes, or `accumulate` is below 1. `fit` raises it where
-                the batch of a replica is no multiple of `accumulate`.
+                the batch of a replica is not a multiple of `accumulate`.
         """
         refuse_keras_arguments(loss=loss, metrics=metrics, weighted_metrics=weighted_metrics)
         # XLA was measured to bring nothing on CPU and cannot run under a strategy.
@@ -212,7 +212,7 @@ class CCFNet(MultiWorkerFit):
 
         Raises:
             ConfigError: `class_weight` was given, or a batch does not divide by `accumulate`.
-            DataError: A label is no class, or no whole number.
+            DataError: A label is not a class, or no whole number.
 
         Warns:
             UserWarning: `x` is an array of images from 0 to 1 in place of 0 to 255.
@@ -341,7 +341,7 @@ class CCFNet(MultiWorkerFit):
             labels,
             tf.equal(broken, 0.0),
             LABEL_RULE,
-            "pixels whose label is no whole number:",
+            "pixels whose label is not a whole number:",
             tf.cast(broken, tf.int32),
         )
 

@@ -79,7 +79,7 @@ def _draw_shares(axes: Any, stats: Stats, taxonomy: Taxonomy) -> None:
         axes.annotate(text, (max(value, low), place), (4, 0), textcoords="offset points",
                       va="center", fontsize=8)  # fmt: skip
     names = [_short(taxonomy.names[index]) for index in order]
-    # A name may hold $: it is no formula.
+    # A name may hold $: it is not a formula.
     drawn = [_has_letters(name) for name in names]
     ticks = [name if plain else "" for name, plain in zip(names, drawn, strict=True)]
     axes.set_yticks(places, ticks, parse_math=False, fontsize=9)

@@ -43,7 +43,7 @@ def check_report(report: Report) -> RenderableType:
 
 
 def stats_table(stats: Stats, taxonomy: Taxonomy) -> RenderableType:
-    """Returns a row a class, then void, sizes and colours."""
+    """Returns one row per class, then void, sizes and colours."""
     census = stats.census
     title = f"{census.samples} images, {int(census.pixels.sum()):,} labelled pixels"
     table = _table(title, "class", "share %", "pictures", "median freq.", "inverse log")

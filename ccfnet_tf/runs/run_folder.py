@@ -75,7 +75,7 @@ def read_run(path: str | Path) -> RunInfo:
     """Reads what a run folder says about itself.
 
     Raises:
-        RunError: The folder is missing, is no run folder, or its files cannot be read.
+        RunError: The folder is missing, is not a run folder, or its files cannot be read.
     """
     folder = Path(path).expanduser()
     if not folder.exists():
@@ -175,7 +175,7 @@ def _read_classes(file: Path) -> Taxonomy:
         tree: Any = parse_json(_text(file))
         names, palette = tree["names"], tree["palette"]
         if not all(isinstance(name, str) for name in names):
-            raise TypeError("a name is no text")
+            raise TypeError("a name is not a text")
         colours = tuple((red, green, blue) for red, green, blue in palette)
         if not all(type(value) is int and 0 <= value <= 255 for each in colours for value in each):
             raise ValueError("a colour is not three whole numbers 0..255")

@@ -1,1 +1,1 @@
-"""What was exported, opened again: every format answers through one face."""
+"""What was exported, opened again: every format answers through one protocol."""

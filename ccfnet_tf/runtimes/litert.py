@@ -1,4 +1,4 @@
-"""A LiteRT (TFLite) file on the CPU, through the face that every network has."""
+"""A LiteRT (TFLite) file on the CPU, through the protocol of all segmenters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`export.json`: what an exported file takes, what it answers, and what it was proven against."""
+"""`export.json`: what an exported file takes, what it answers, and what it was verified against."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def _manifest(tree: dict[str, Any]) -> Manifest:
     if not all(len(each) == 3 and all(0 <= value <= 255 for value in each) for each in colours):
         raise ValueError("a colour is not three whole numbers 0..255")
     if manifest.kind not in _TOLERANCES:
-        raise ValueError(f"'{manifest.kind}' is no kind of file")
+        raise ValueError(f"'{manifest.kind}' is not a kind of file")
     return manifest
 
 

@@ -101,7 +101,7 @@ class OnnxNetwork:
             image: uint8 [H, W, 3], RGB, upright, any size.
 
         Raises:
-            DataError: The array is no image.
+            DataError: The array is not an image.
             PictureTooLargeError: Memory runs out; a smaller image may still fit.
             RunError: The file answers what is none.
         """

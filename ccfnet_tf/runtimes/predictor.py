@@ -68,7 +68,7 @@ class Predictor:
             `labels, difficulty, probabilities = result`, and more as its attributes and methods.
 
         Raises:
-            DataError: It is no image.
+            DataError: It is not an image.
             PictureTooLargeError: Memory runs out; a smaller image may still fit.
             ResourceError: A server is gone, or too slow.
         """
@@ -80,7 +80,7 @@ class Predictor:
         """Labels every pixel by each branch; arguments and errors as in `predict`.
 
         Raises:
-            ConfigError: The source is no run and no `CCFNet`: the others answer refine alone.
+            ConfigError: The source is not a run and no `CCFNet`: the others answer refine alone.
         """
         from ccfnet_tf.inference.keras_network import KerasNetwork
 
@@ -110,8 +110,8 @@ def _open(
 
     if not isinstance(source, Path | CCFNet):
         raise ConfigError(
-            f"an object of type {type(source).__name__} is no network: expected a run folder, an "
-            "exported file or folder, a server's address, or a CCFNet"
+            f"an object of type {type(source).__name__} is not a network: expected a run folder, "
+            "an exported file or folder, a server's address, or a CCFNet"
         )
     return KerasNetwork(source, taxonomy=taxonomy, checkpoint=checkpoint, precision=precision)
 

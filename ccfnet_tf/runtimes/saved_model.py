@@ -50,9 +50,9 @@ class SavedModelNetwork:
             image: uint8 [H, W, 3], RGB, upright, any size.
 
         Raises:
-            DataError: The array is no image.
+            DataError: The array is not an image.
             PictureTooLargeError: Memory runs out; a smaller image may still fit.
-            RunError: The graph answers what is no answer.
+            RunError: The graph answers what is not an answer.
         """
         refuse_no_picture(image)
         try:

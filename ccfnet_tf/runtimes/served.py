@@ -1,4 +1,4 @@
-"""A network behind TensorFlow Serving's REST or gRPC face.
+"""A network behind TensorFlow Serving's REST or gRPC API.
 
     http://HOST:8501/v1/models/ccfnet[/versions/N]     no TensorFlow needed here
     grpc://HOST:8500/ccfnet[/N]                        needs tensorflow-serving-api
@@ -199,7 +199,7 @@ def _face(address: str) -> _Face:
             return _Rest(address)
         if found := _GRPC.fullmatch(address):
             return _Grpc(address, **found.groupdict())
-    raise ConfigError(f"'{address}' is no address of a served network: expected {FORMS}")
+    raise ConfigError(f"'{address}' is not an address of a served network: expected {FORMS}")
 
 
 def _names_a_host(address: str) -> bool:
@@ -278,7 +278,7 @@ def _first_row(content: bytes) -> Tensors:
         (row,) = json.loads(content)["predictions"]
         return {str(name): _from_json(value) for name, value in row.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError("the server's answer is no answer of TensorFlow Serving") from error
+        raise DataError("the server's answer is not an answer of TensorFlow Serving") from error
 
 
 def _from_json(value: Any) -> Any:

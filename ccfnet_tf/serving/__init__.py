@@ -1,1 +1,1 @@
-"""A development server with the faces of TensorFlow Serving."""
+"""A development server with the APIs of TensorFlow Serving."""

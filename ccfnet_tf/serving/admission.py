@@ -47,7 +47,7 @@ class PixelBudget:
 def pixels_of(value: np.ndarray) -> int:
     """Returns the pixels of an input: of arrays uint8 [B, H, W, 3], or of encoded images [B].
 
-    What is no image has none; the graph refuses it.
+    What is not an image has none; the graph refuses it.
     """
     if value.dtype == object:
         return sum(_encoded_pixels(each) for each in value.ravel() if isinstance(each, bytes))

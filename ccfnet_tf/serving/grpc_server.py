@@ -1,4 +1,4 @@
-"""The gRPC face: `PredictionService` with Predict and GetModelMetadata."""
+"""The gRPC server: `PredictionService` with Predict and GetModelMetadata."""
 
 from __future__ import annotations
 

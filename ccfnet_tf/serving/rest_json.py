@@ -1,4 +1,4 @@
-"""JSON to arrays and back, as TensorFlow Serving's REST face has it.
+"""JSON to arrays and back, as TensorFlow Serving's REST API has it.
 
 Row form: `instances`, a list of items, is answered by `predictions`. Columnar form: `inputs` is
 answered by `outputs`. Bytes are `{"b64": ...}`; an output's name says whether it holds bytes.
@@ -33,7 +33,7 @@ def read_request(content: bytes) -> dict[str, Any]:
     if not isinstance(tree, dict) or ("instances" in tree) == ("inputs" in tree):
         raise _bad("the body needs an object with either 'instances' or 'inputs'")
     if not isinstance(tree.get("signature_name", ""), str):
-        raise _bad("'signature_name' is no string")
+        raise _bad("'signature_name' is not a string")
     return tree
 
 
@@ -60,7 +60,7 @@ def _columns(tree: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
         return dict(given) if named else _only(names, given)
     rows = tree["instances"]
     if not isinstance(rows, list) or not rows:
-        raise _bad("'instances' is no list with items")
+        raise _bad("'instances' is not a list with items")
     if not all(isinstance(row, dict) and row.keys() != _B64 for row in rows):
         return _only(names, rows)
     if any(row.keys() != rows[0].keys() for row in rows):

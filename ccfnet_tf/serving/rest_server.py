@@ -1,4 +1,4 @@
-"""The REST face.
+"""The REST server.
 
 POST /v1/models/NAME[/versions/N]:predict
 GET  /v1/models/NAME[/versions/N]            status: AVAILABLE once it answers
@@ -32,7 +32,7 @@ THREADS = 16
 """Connections that are read or answered at a time; others wait."""
 
 CONNECTIONS = 128
-"""Connections that are open at a time, on each face; others are turned away (503)."""
+"""Connections that are open at a time, on each of REST and gRPC; others are turned away (503)."""
 
 MAX_THROWN_AWAY = 1 << 29
 """Bytes of a body that is too large: read away, so that the client comes to see the refusal."""

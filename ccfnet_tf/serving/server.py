@@ -1,4 +1,4 @@
-"""`ccfnet-tf serve`: a server for development, with the REST and gRPC faces of TensorFlow Serving.
+"""`ccfnet-tf serve`: a server for development, with the REST and gRPC APIs of TensorFlow Serving.
 
 No batching, no reloading, no encryption: what serves others is TensorFlow Serving itself.
 """
@@ -29,8 +29,8 @@ class DevelopmentServer:
     Args:
         folder: The folder of versions, or of one version.
         host: Address to listen on.
-        rest_port: Port of the REST face; 0 is any free one.
-        grpc_port: Port of the gRPC face; 0 is any free one.
+        rest_port: Port of the REST API; 0 is any free one.
+        grpc_port: Port of the gRPC API; 0 is any free one.
         name: What clients call the model.
         max_pixels: Most pixels of a request, and of all that are computed at a time.
 

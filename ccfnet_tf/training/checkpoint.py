@@ -295,7 +295,7 @@ def _progress(state: np.ndarray | None, source: Path, epochs: int | None) -> Pro
         tree = None
     fault = _fault(tree, epochs) if isinstance(tree, dict) else "no JSON object"
     if fault:
-        raise RunError(f"{source}: its '{STATE}' is no progress of this run: {fault}")
+        raise RunError(f"{source}: its '{STATE}' is not the progress of this run: {fault}")
     return Progress(**tree)
 
 

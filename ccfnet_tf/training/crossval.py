@@ -216,7 +216,7 @@ def _call(arguments: list[str], fold: int) -> None:
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     if code == EXIT_TERMINATED:
-        raise TerminatedError(f"fold {fold}: told to end (SIGTERM): saved; go on with --resume")
+        raise TerminatedError(f"fold {fold}: received SIGTERM: saved; go on with --resume")
     if code:
         raise RunError(
             f"fold {fold}: ccfnet-tf {arguments[0]} ended with exit code {code}, see above; fix "

@@ -62,7 +62,7 @@ def digest_of(data: RunData, workers: int = 0) -> dict[str, list[Row]]:
 
 
 def write_digest(run: Path, digest: Digest) -> None:
-    """Writes `data_digest.json`, a sample a line.
+    """Writes `data_digest.json`, one sample per line.
 
     Raises:
         ResourceError: The disk is full or the folder cannot be written; the older file stays.

@@ -316,7 +316,7 @@ def _learn(
 
     first, within = progress.epoch, progress.step - progress.epoch * share.steps
     with told.listening(), closing(bar):
-        if within == share.steps:  # told to end while the epoch was validated
+        if within == share.steps:  # received SIGTERM while the epoch was validated
             whole = checkpoint.restore_figures(model, restored.metrics)
             epoch_end.set_model(model)
             epoch_end.on_epoch_end(first, model.get_metrics_result() if whole else {})

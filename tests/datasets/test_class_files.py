@@ -413,7 +413,7 @@ def test_masks_that_contradict(tmp_path: Path) -> None:
         ("class_names.txt", "\n".join(f"c{i}" for i in range(300)), "300 rows: at most 256"),
         ("dataset_meta.json", "{", "damaged or not JSON"),
         ("dataset_meta.json", '{"labels": [1, 2]}', "'labels' is a list of 2"),
-        ("dataset_meta.json", '{"label_map": [1]}', "label_map is no object"),
+        ("dataset_meta.json", '{"label_map": [1]}', "label_map is not an object"),
         (
             "dataset_meta.json",
             '{"label_map": {"0": "a", "1": "b"}, "segmentation_colors": [[1, 2, 3]]}',

@@ -128,7 +128,7 @@ def test_folds_are_chosen_by_number(plain: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ({"train": "0\n1\n44\n"}, r"train\.txt: line 3: '44' is no sample"),
+        ({"train": "0\n1\n44\n"}, r"train\.txt: line 3: '44' is not a sample"),
         ({"train": "0\n1\n", "test": "2\n1\n"}, r"test\.txt: line 2: '1' is on line 2 of train"),
         ({"test": "2\n"}, r"no train\.txt"),
     ],
@@ -164,7 +164,7 @@ def test_lists_leave_out_what_they_do_not_name(plain: Path, tmp_path: Path) -> N
     (plain / "masks" / "3.png").unlink()
     found = splits.read_parts(lists(tmp_path / "l", train="4\n1\n", val="2\n"), 0)
     assert names(found.train) == ["4", "1"]
-    with pytest.raises(DataError, match="'3' is no sample of the set"):
+    with pytest.raises(DataError, match="'3' is not a sample of the set"):
         splits.read_parts(lists(tmp_path / "m", train="4\n3\n"), 0)
 
 

@@ -58,7 +58,7 @@ def model() -> keras.Model:
         "refine": keras.layers.Softmax(name="refine")(Answer(2, "last")(images)),
     }
     fine = Answer(1, "fine_logits")(images)
-    # As in the real network, fine lies behind refine's input and is no output.
+    # As in the real network, fine lies behind refine's input and is not an output.
     outputs["refine"] = outputs["refine"] + 0 * fine
     return keras.Model(images, outputs)
 

@@ -209,7 +209,9 @@ def test_labels_that_are_no_whole_numbers_are_named(
     broken[1, 2, 3:5] = label
     model = toy(CLASSES)
     model.compile("sgd", run_eagerly=eager)
-    with pytest.raises(DataError, match="pixels whose label is no whole number: 2: labels must be"):
+    with pytest.raises(
+        DataError, match="pixels whose label is not a whole number: 2: labels must be"
+    ):
         model.fit(images, broken, verbose=0)
     model.fit(images, labels.astype(np.float32), verbose=0)  # whole numbers may be floats
 

@@ -61,7 +61,7 @@ GARBLED = {
     "binary": (bytes(range(256)) * 4, []),
     "empty": (b"", []),
     "no epoch column": (ROWS.replace("epoch", "epoc").encode(), []),
-    "an epoch that is no number": (ROWS.replace("\n2,", "\nx,").encode(), [1, 3]),
+    "an epoch that is not a number": (ROWS.replace("\n2,", "\nx,").encode(), [1, 3]),
     "an epoch that is NaN": (ROWS.replace("\n2,", "\nnan,").encode(), [1, 3]),
     "an epoch below 1": (ROWS.replace("\n2,", "\n-2,").encode(), [1, 3]),
     "a cell too many": (ROWS.replace("8,0.25", "8,0.25,7").encode(), [1, 3]),

@@ -49,7 +49,7 @@ def test_the_answer_has_the_picture_s_size(path: Path, size: tuple[int, int]) ->
 
 def test_what_is_no_picture_is_refused(path: Path) -> None:
     network = OnnxNetwork(path, TAXONOMY)
-    with pytest.raises(DataError, match="is no image: expected uint8"):
+    with pytest.raises(DataError, match="is not an image: expected uint8"):
         network.predict(np.zeros((4, 4), np.uint8))
 
 

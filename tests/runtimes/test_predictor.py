@@ -75,7 +75,7 @@ def test_what_is_neither_array_nor_path_nor_pillow_is_refused(
     if given is tf.zeros:  # made here: TensorFlow is not to be used at collection
         given = tf.zeros((8, 8, 3), tf.uint8)
     for answer in (predictor.predict, predictor.predict_all_heads):
-        with pytest.raises(DataError, match=f"{type(given).__name__} is no image: expected a"):
+        with pytest.raises(DataError, match=f"{type(given).__name__} is not an image: expected a"):
             answer(given)
 
 
@@ -155,5 +155,5 @@ def test_what_is_no_source_says_what_is_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", [None, 3, b"run"])
 def test_an_object_of_another_type_is_no_source(source: Any) -> None:
-    with pytest.raises(ConfigError, match=f"type {type(source).__name__} is no network"):
+    with pytest.raises(ConfigError, match=f"type {type(source).__name__} is not a network"):
         Predictor(source)

@@ -357,7 +357,7 @@ def test_a_picture_above_the_limit_is_not_sent() -> None:
 def test_what_is_no_picture_is_not_sent() -> None:
     with playing([classes]) as address:
         network = ServedNetwork(address, patience=HASTY)
-        with pytest.raises(DataError, match="is no image"):
+        with pytest.raises(DataError, match="is not an image"):
             network.predict(IMAGE[..., 0])
 
 

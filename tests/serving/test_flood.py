@@ -39,7 +39,7 @@ def resident(process: int) -> int:
 
 
 def send_bad(address: str, place: int) -> bool:
-    """Sends three items of which one is no image; returns whether the refusal names it."""
+    """Sends three items of which one is not an image; returns whether the refusal names it."""
     items = [png(picture(33, 33))] * 3
     items[place % 3] = b"no image, however long one looks at it"
     rows = [{"b64": base64.b64encode(item).decode()} for item in items]

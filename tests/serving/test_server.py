@@ -429,7 +429,7 @@ def test_a_port_in_use_is_one_line(
     [
         (["/nowhere"], "/nowhere: no such folder"),
         (["EMPTY"], "not an exported network"),
-        (["EMPTY", "--rest-port", "70000"], "'70000' is no port"),
+        (["EMPTY", "--rest-port", "70000"], "'70000' is not a port"),
         ([], "folder"),
     ],
 )

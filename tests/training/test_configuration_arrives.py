@@ -176,7 +176,7 @@ def test_class_weights_may_be_given_one_by_one(
         np.testing.assert_allclose(value, wanted[name], atol=TOLERANCE, err_msg=name)
 
 
-class Begun(Exception):  # noqa: N818  it is no error
+class Begun(Exception):  # noqa: N818  it is not an error
     """`fit` came to the building of the network."""
 
 

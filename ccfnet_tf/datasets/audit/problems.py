@@ -51,7 +51,7 @@ class Report:
     Attributes:
         counts: Part -> number of its images, sound or not.
         classes: Names of the classes.
-        findings: What must be mended: files that are missing, cannot be read, differ in size or
+        findings: What must be fixed: files that are missing, cannot be read, differ in size or
             hold a value outside the classes; images that are in two parts; classes that train
             does not show.
         notes: What is worth knowing: what the listing notes, labels without a class, images that
@@ -65,7 +65,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing must be mended."""
+        """Whether nothing must be fixed."""
         return not self.findings
 
     def to_json(self) -> dict[str, Any]:

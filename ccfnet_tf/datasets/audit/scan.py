@@ -50,7 +50,7 @@ def check(
         samples: What to read.
         load: Reads one, `Parts.load`.
         classes: Number of classes C.
-        leave_out: A damaged record of a shard is counted as void, and is no fault.
+        leave_out: A damaged record of a shard is counted as void, and is not a fault.
         workers: Threads; 0 takes one a core, 8 at most.
         advance: Called after each sample, in the caller's thread.
 

@@ -149,7 +149,7 @@ def _by_table(path: Path, samples: Sequence[Sample], root: Path) -> list[str]:
             if line == 1 and name.casefold() in _HEADS:
                 continue
             hint_ = nearest(name, known)
-            raise ConfigError(f"{path}: line {line}: '{name}' is no image of the set{hint_}")
+            raise ConfigError(f"{path}: line {line}: '{name}' is not an image of the set{hint_}")
         index = known[name]
         if groups.setdefault(index, row[1].strip()) != row[1].strip():
             raise ConfigError(f"{path}: line {line}: '{name}' is in '{groups[index]}' already")

@@ -73,7 +73,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     table = np.full(_MOST, VOID, np.int32)
     for class_id, number in enumerate(chosen):
         table[number] = class_id
-    fix = f": list those to learn in {root / 'classes.txt'}, a name a line"
+    fix = f": list those to learn in {root / 'classes.txt'}, one name per line"
     most = MAX_CLASSES if (root / "classes.txt").is_file() else _MOST_UNCHOSEN
     taxonomy = taxonomy_of([names[n] for n in chosen], f"{root}", fix, most=most)
     load = partial(_load_label, table)
@@ -186,7 +186,8 @@ def _chosen(path: Path, names: dict[int, str]) -> list[int]:
     for line, name in read_names(path):
         if name not in places:
             raise DataError(
-                f"{path}: line {line}: '{name[:60]}' is no object of ADE20K{nearest(name, places)}"
+                f"{path}: line {line}: '{name[:60]}' is not an object of ADE20K"
+                f"{nearest(name, places)}"
             )
         chosen.append(places[name])
     return chosen

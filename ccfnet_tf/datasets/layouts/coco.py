@@ -453,7 +453,7 @@ def _packed(segmentation: Any, size: tuple[int, int] | None) -> Any:
     """Returns polygons as arrays of x, y, x, y, ..., which take a quarter of the memory.
 
     Those that cover nothing of the image, of (H, W), are left out; `None` where nothing is left.
-    What is no polygon stays as JSON held it: whatever reads the label says what is wrong.
+    What is not a polygon stays as JSON held it: whatever reads the label says what is wrong.
     """
     if isinstance(segmentation, dict) and not segmentation.get("counts", segmentation):
         return None

@@ -9,9 +9,9 @@ In place of images/ and masks/ there may be img_dir/ and ann_dir/, or images/ an
 also be called training; valid, validation and dev; testing; see `part_of`. A mask is a PNG of class
 ids and lies where its image lies: `images/a/b.jpg`, `masks/a/b.png`.
 
-One set may be split by ROOT/train.txt, val.txt and test.txt: an image a line, relative to images/
-or to ROOT, with or without suffix; val and test may be missing. Images in no list are then left
-out, and so are their masks.
+One set may be split by ROOT/train.txt, val.txt and test.txt: one image per line, relative to
+images/ or to ROOT, with or without suffix; val and test may be missing. Images in no list are then
+left out, and so are their masks.
 
 Names such as void, ignore or unlabeled stand for no class (see `name_lists`).
 
@@ -86,7 +86,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     """Lists the parts of a folder; no image is opened.
 
     Raises:
-        DataError: An unknown layout, a folder that is no part, two images of one name, a list, a
+        DataError: An unknown layout, a folder that is not a part, two images of one name, a list, a
             class list or a table of colours that does not fit.
         ConfigError: `data.mask_values` does not fit the classes.
     """
@@ -161,7 +161,7 @@ def _refuse_strange_parts(root: Path) -> None:
         hidden = folder.name.startswith(".")
         if not hidden and part_of(folder.name) is None and _has_pictures(folder):
             raise DataError(
-                f"{folder}: holds images but is no part: parts are train, val and test; rename "
+                f"{folder}: holds images but is not a part: parts are train, val and test; rename "
                 "it or move it away"
             )
 

@@ -91,7 +91,7 @@ def _classes(path: Path) -> tuple[Taxonomy, np.ndarray]:
         table[value] = len(names)
         names.append(text(row, "name", where))
         palette.append((channels[0], channels[1], channels[2]))
-    taxonomy_of(names, path, ", a row each")
+    taxonomy_of(names, path, ", one row each")
     return Taxonomy(tuple(names), tuple(palette)), table
 
 

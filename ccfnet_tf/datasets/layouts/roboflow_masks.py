@@ -2,7 +2,7 @@
 
     ROOT/{train,valid,test}/<name>.jpg
     ROOT/{train,valid,test}/<name>_mask.png
-    ROOT/{train,valid,test}/_classes.csv       "Pixel Value, Class", a class a line
+    ROOT/{train,valid,test}/_classes.csv       "Pixel Value, Class", one class per line
 
 One table may lie in ROOT for all, and one folder alone may be ROOT itself. Values that neither the
 table nor `data.mask_values` lists are refused, but for 255, which is void; so are names that
@@ -103,7 +103,7 @@ def _read_table(path: Path) -> _Values:
     """Returns value -> name.
 
     Raises:
-        DataError: Missing, not text, a row that is no value 0..255 and name, or one twice.
+        DataError: Missing, not text, a row that is not a value 0..255 and name, or one twice.
     """
     values: _Values = {}
     for number, line in read_names(path)[1:]:

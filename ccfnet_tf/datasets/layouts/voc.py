@@ -3,7 +3,7 @@
     ROOT/JPEGImages/<name>.jpg
     ROOT/SegmentationClass/<name>.png                masks: 0..20, 255 at borders; as palette
                                                      indices, or as the colours of VOC's palette
-    ROOT/ImageSets/Segmentation/{train,val}.txt      a name a line, or the paths of an image and
+    ROOT/ImageSets/Segmentation/{train,val}.txt      one name per line, or the paths of an image and
                                                      its mask
     ROOT/labelmap.txt, class_names.txt, ...          the set's own classes (see `own_classes`)
 

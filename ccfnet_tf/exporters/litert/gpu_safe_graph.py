@@ -1,6 +1,6 @@
-"""The network for one image size, in the ops that embedded GPUs run rightly.
+"""Rewrites the network for one image size with operators that embedded GPUs execute correctly.
 
-Three layers are said in other words, which give the same answer:
+Three layers are rewritten, with equal outputs:
 
 - A convolution over many channels is a sum of convolutions over slices of them. LiteRT's GPU path
   answers wrong, without an error, where 9 times the channels is above the 8192 rows that a texture

@@ -54,7 +54,7 @@ def measure_accuracy(
     """Answers labelled images by Keras and by a file of one size.
 
     Args:
-        keras: The run's network; it answers at `size` too, so that size is no part of the loss.
+        keras: The run's network; it answers at `size` too, so that size is not a part of the loss.
         network: The file.
         parts: The run's data.
         size: Height and width that the file takes.

@@ -33,7 +33,7 @@ def main() -> None:
     except OSError as error:
         kind = "full" if is_disk_full(error) else "error"
         result = {kind: _line(error)}
-    except Exception as error:  # whatever it is, the artifact is not fit to be handed over
+    except Exception as error:  # whatever it is, the artifact is not fit to be published
         result = {"error": _line(error)}
     known = sorted(name for name in sys.modules if name.startswith("ccfnet_tf.network"))
     if known:

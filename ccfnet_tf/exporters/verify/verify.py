@@ -1,4 +1,4 @@
-"""The proof that a file answers as Keras did: when it is exported, and again anywhere later."""
+"""Verifies that a file's outputs equal Keras's: on export, and again anywhere later."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def verify(artifact: Path, *, console: Console) -> Difference:
     """Repeats the check of an artifact, a folder or the file in it, from the answers beside it.
 
     Raises:
-        RunError: It is no artifact, or not the one that was exported.
-        VerificationError: It answers otherwise than Keras did.
+        RunError: It is not an artifact, or not the one that was exported.
+        VerificationError: Its outputs differ from Keras's.
     """
     source = find_source(str(artifact))
     if source.manifest is None:

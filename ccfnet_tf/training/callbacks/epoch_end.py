@@ -198,7 +198,7 @@ class EpochEnd(keras.callbacks.Callback):
         self.board.write(number, row, sheet)
 
     def _sheet(self) -> np.ndarray:
-        """Returns the preview samples, a row each, as the network sees them now."""
+        """Returns the preview samples, one row each, as the network sees them now."""
         taxonomy = self.validation.taxonomy
         self.predictor = self.predictor or KerasNetwork(self.model, taxonomy=taxonomy)
         rows = []

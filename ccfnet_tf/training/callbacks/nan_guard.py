@@ -1,4 +1,4 @@
-"""Ends a run that no longer learns: too many steps skipped, or a loss that is no number.
+"""Ends a run that no longer learns: too many steps skipped, or a loss that is not a number.
 
 The training step itself skips what is not finite (`network.model`); this says so, and when it is
 too much.

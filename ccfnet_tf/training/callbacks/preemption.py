@@ -11,7 +11,7 @@ from ccfnet_tf.errors import TerminatedError
 
 
 class Preemption:
-    """Whether the process was told to end since `listening` began."""
+    """Whether the process received SIGTERM since `listening` began."""
 
     def __init__(self) -> None:
         self.now = False
@@ -31,6 +31,4 @@ class Preemption:
 
 def terminated(step: int) -> TerminatedError:
     """Returns what ends a run that has saved itself."""
-    return TerminatedError(
-        f"told to end (SIGTERM) at step {step}: saved; the run goes on with --resume"
-    )
+    return TerminatedError(f"received SIGTERM at step {step}: saved; the run goes on with --resume")

@@ -1,4 +1,4 @@
-"""Saves a run within an epoch: every so many steps or minutes, and when it is told to end."""
+"""Saves a run within an epoch: every so many steps or minutes, and when it receives SIGTERM."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ccfnet_tf.training.callbacks.preemption import terminated
 class StepCheckpoint(keras.callbacks.Callback):
     """Writes `last.npz` between two steps; the last callback of a run.
 
-    A run that is told to end (SIGTERM, to any of its workers) ends after the step under way, or
+    A run that receives SIGTERM (to any of its workers) ends after the step under way, or
     after the end of the epoch that is being written; both leave nothing to do again.
     """
 

@@ -136,8 +136,8 @@ def test_groups_by_a_table(tmp_path: Path, text: str) -> None:
     ("text", "words"),
     [
         ("a/x,1\na/y,1\n", "'b/x' is not in it"),
-        ("a/x,1\na/z,1\nb/x,2\n", "line 2: 'a/z' is no image of the set; did you mean"),
-        ("a/x,1\nx,2\n", "line 2: 'x' is no image"),  # two are called so
+        ("a/x,1\na/z,1\nb/x,2\n", "line 2: 'a/z' is not an image of the set; did you mean"),
+        ("a/x,1\nx,2\n", "line 2: 'x' is not an image"),  # two are called so
         ("a/x\n", "line 1: expected an image and its group"),
         ("a/x,1\na/x,2\n", "line 2: 'a/x' is in '1' already"),
     ],

@@ -107,7 +107,9 @@ def test_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"399 class names: .* list those to learn in .*classes"):
         read(tmp_path)
     (tmp_path / "classes.txt").write_text("sky\ncat\n")
-    with pytest.raises(DataError, match="line 2: 'cat' is no object of ADE20K; did you mean 'car"):
+    with pytest.raises(
+        DataError, match="line 2: 'cat' is not an object of ADE20K; did you mean 'car"
+    ):
         read(tmp_path)
     (tmp_path / "classes.txt").unlink()
     (tmp_path / "index_ade20k.pkl").unlink()

@@ -134,7 +134,7 @@ def test_parts_by_lists(tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text("d\n")
     assert "d.json: damaged" in str(read(tmp_path).unpaired[0])
     (tmp_path / "val.txt").write_text("dd\n")
-    with pytest.raises(DataError, match="line 1: 'dd' is no labelled image"):
+    with pytest.raises(DataError, match="line 1: 'dd' is not a labelled image"):
         read(tmp_path)
     assert len(read(tmp_path, lists="elsewhere").train) == 4
 

@@ -89,7 +89,7 @@ def test_sigterm_in_a_validation_loses_nothing(
 
     with monkeypatch.context() as patched:
         patched.setattr(Evaluator, "_no_counts", told_in_the_second)
-        with pytest.raises(TerminatedError, match=r"told to end \(SIGTERM\) at step 8: saved"):
+        with pytest.raises(TerminatedError, match=r"received SIGTERM at step 8: saved"):
             train(told, config)
     assert len(rows(told)) == 1
     assert "going on after epoch 1 of 3 and 4 of 4 steps" in train(told, config, resume=True)
@@ -115,7 +115,7 @@ def test_sigterm_within_an_epoch_is_acted_on_after_the_step(
 
     with monkeypatch.context() as patched:
         patched.setattr(ProgressBar, "on_train_batch_end", told_in_the_sixth)
-        with pytest.raises(TerminatedError, match=r"told to end \(SIGTERM\) at step 6: saved"):
+        with pytest.raises(TerminatedError, match=r"received SIGTERM at step 6: saved"):
             train(told)
     assert len(steps) == 6
     assert "going on after epoch 1 of 3 and 2 of 4 steps" in train(told, resume=True)
