@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import ccfnet_tf
 
@@ -17,6 +18,11 @@ def test_every_public_name_is_there() -> None:
     for name in ccfnet_tf.__all__:
         assert getattr(ccfnet_tf, name).__name__ == name
         assert name in dir(ccfnet_tf)
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert ccfnet_tf.__version__ == version("ccfnet-tf")
+    assert "__version__" in dir(ccfnet_tf)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
