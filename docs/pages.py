@@ -16,8 +16,10 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 # Text in code spans and fences is matched first, so that links in it stay as they are.
-_LINK = re.compile(r"^```.*?^```|`[^`\n]*`(?!\])|(?<=\]\()(?P<to>[^)\s#:]+)(?P<anchor>#[^)\s]*)?(?=\))",
-                   re.DOTALL | re.MULTILINE)
+_LINK = re.compile(
+    r"^```.*?^```|`[^`\n]*`(?!\])|(?<=\]\()(?P<to>[^)\s#:]+)(?P<anchor>#[^)\s]*)?(?=\))",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -33,6 +35,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     Raises:
         PluginError: A link leads to a file that does not exist.
     """
+    if page.parent is None:  # a tab of its own: the list beside it would hold its name alone
+        page.meta["hide"] = ["navigation"]
     pages = {source: name for name, source in config.extra["pages"].items()}
     here = config.extra["pages"].get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
