@@ -35,7 +35,8 @@ def test_the_citation_has_the_version_and_its_date() -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["CITATION.cff", "mkdocs.yml", ".github/ISSUE_TEMPLATE/config.yml", "setup.cfg"]
+    "file",
+    ["CITATION.cff", "SECURITY.md", "mkdocs.yml", ".github/ISSUE_TEMPLATE/config.yml", "setup.cfg"],
 )
 def test_every_file_names_the_same_repository(file: str) -> None:
     found = re.findall(r"https://github\.com/[\w-]+/[\w-]+", (ROOT / file).read_text())
