@@ -39,13 +39,14 @@ env-locked:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $(VENV)/.ready
 
-# constraints.txt has one version of each package, for Python 3.11 to 3.13 on Linux;
-# requirements-ci.txt has the same versions with their hashes.
-LOCK := $(BIN)/uv pip compile setup.cfg --extra dev --python-version 3.11 --python-platform linux \
-  --quiet --custom-compile-command 'make lock'
+# One version of each package, for Python 3.11 to 3.13 on Linux, resolved by the oldest of them:
+# with hashes in requirements-ci.txt, without in constraints.txt. This package itself is left out.
 lock: env
-	$(LOCK) --upgrade --no-annotate --output-file constraints.txt
-	$(LOCK) --constraints constraints.txt --no-annotate --generate-hashes --output-file requirements-ci.txt
+	CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet --upgrade --extra dev --strip-extras \
+	  --generate-hashes --no-annotate --no-emit-options --unsafe-package ccfnet-tf \
+	  --output-file requirements-ci.txt setup.cfg
+	{ echo '# The versions the tests were run with; make lock renews them.'; \
+	  grep -oE '^[a-z0-9.-]+==[^ ]+' requirements-ci.txt; } > constraints.txt
 
 # OpenCV's wheel leaves a few system libraries to the system; a container often lacks them.
 .PHONY: check-cv2

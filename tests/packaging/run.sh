@@ -4,7 +4,7 @@
 # The newest versions are installed for every PYTHON; Python 3.11 also gets the lowest versions that
 # setup.cfg allows. One environment exists at a time (about 2 GB).
 set -euo pipefail
-python=${1:?the Python that has build and uv}
+python=${1:?the Python that has build}
 shift
 root=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
@@ -60,8 +60,11 @@ for each in "$@"; do
 
   if [ "$name" = 'Python 3.11' ]; then
     "$each" -m venv "$work/environment"
-    "$python" -m uv pip install --quiet --python "$bin/python" --resolution lowest-direct \
-      "ccfnet-tf[serving,litert,onnx] @ file://$wheel"
+    # A range such as `numpy>=2.0` or `keras>=3.13,<3.16` is held at its lower end.
+    sed -nE 's/^ +([A-Za-z0-9_-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' "$root/setup.cfg" \
+      >"$work/lowest.txt"
+    "$bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$work/lowest.txt" \
+      "${wheel}[serving,litert,onnx]"
     smoke "$bin/ccfnet-tf" "$name, wheel, lowest versions"
     exports "$bin/ccfnet-tf" "$name, wheel, lowest versions"
     rm -rf "$work/environment"
