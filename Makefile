@@ -45,6 +45,7 @@ lock: env
 	CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet --upgrade --extra dev --strip-extras \
 	  --generate-hashes --no-annotate --no-emit-options --unsafe-package ccfnet-tf \
 	  --output-file requirements-ci.txt setup.cfg
+	sed -i '/^# WARNING: The following packages were not pinned/,$$d' requirements-ci.txt
 	{ echo '# The versions the tests were run with; make lock renews them.'; \
 	  grep -oE '^[a-z0-9.-]+==[^ ]+' requirements-ci.txt; } > constraints.txt
 
