@@ -93,7 +93,7 @@ test-packages: env check-cv2
 	tests/packaging/run.sh $(BIN)/python $(PYTHONS)
 
 coverage: env check-cv2
-	$(PYTEST) -m 'not slow' --cov --cov-report=term:skip-covered --cov-report=xml
+	$(PYTEST) -m 'not slow' --cov --cov-report=term:skip-covered
 
 # Give your own data sets with make bench DATA="folder folder"
 bench: env
