@@ -22,18 +22,16 @@ wheel=$(echo "$work"/dist/*.whl)
 # smoke COMMAND WHAT: the package in a folder that is not the checkout.
 smoke() {
   rm -rf "$work/use" && mkdir "$work/use"
-  (
-    cd "$work/use"
-    "$1" --help
-    "$1" --version
-    "$1" presets
-    "$1" fit --out run --config folder --data.root "$root/data/sample" --data.crop 65 \
-      --model.backbone mobilenet_v2 --model.backbone_weights none --model.head_channels 8 \
-      --train.batch 4 --train.epochs 1
-    "$1" evaluate run
-    "$1" predict run "$root/data/sample/test/images" --out predictions
-    test "$(find predictions -name '*.label.png' | wc -l)" -gt 0
-  ) >"$work/smoke.log" 2>&1 || { cat "$work/smoke.log" >&2; echo "failed: $2" >&2; exit 1; }
+  # Joined by &&, since `set -e` does not hold on the left of ||.
+  {
+    cd "$work/use" && "$1" --help && "$1" --version && "$1" presets \
+      && "$1" fit --out run --config folder --data.root "$root/data/sample" --data.crop 65 \
+        --model.backbone mobilenet_v2 --model.backbone_weights none --model.head_channels 8 \
+        --train.batch 4 --train.epochs 1 \
+      && "$1" evaluate run \
+      && "$1" predict run "$root/data/sample/test/images" --out predictions \
+      && test "$(find predictions -name '*.label.png' | wc -l)" -eq 2
+  } >"$work/smoke.log" 2>&1 || { cat "$work/smoke.log" >&2; echo "failed: $2" >&2; exit 1; }
   echo "passed: $2 ($(grep -h '^ccfnet-tf [0-9]' "$work/smoke.log"))"
 }
 
