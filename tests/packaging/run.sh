@@ -23,7 +23,7 @@ wheel=$(echo "$work"/dist/*.whl)
 smoke() {
   rm -rf "$work/use" && mkdir "$work/use"
   # Joined by &&, since `set -e` does not hold on the left of ||.
-  {
+  (
     cd "$work/use" && "$1" --help && "$1" --version && "$1" presets \
       && "$1" fit --out run --config folder --data.root "$root/data/sample" --data.crop 65 \
         --model.backbone mobilenet_v2 --model.backbone_weights none --model.head_channels 8 \
@@ -31,7 +31,7 @@ smoke() {
       && "$1" evaluate run \
       && "$1" predict run "$root/data/sample/test/images" --out predictions \
       && test "$(find predictions -name '*.label.png' | wc -l)" -eq 2
-  } >"$work/smoke.log" 2>&1 || { cat "$work/smoke.log" >&2; echo "failed: $2" >&2; exit 1; }
+  ) >"$work/smoke.log" 2>&1 || { cat "$work/smoke.log" >&2; echo "failed: $2" >&2; exit 1; }
   echo "passed: $2 ($(grep -h '^ccfnet-tf [0-9]' "$work/smoke.log"))"
 }
 
