@@ -5,7 +5,12 @@
 # make bench-peers  the network's speed beside PyTorch's, in an environment of its own
 # make matrix RUNS="..."  every format of trained runs: exported, proven, timed; as Markdown
 # make test-addons  exported files and image operations beside TensorFlow Addons
+# make test-packages  the sdist and the wheel, each in clean environments
+# make coverage   the tests, and the share of lines that they run
 # make lint       form, types, direction of imports
+# make docs       the documentation site, in site/
+# make lock       newer versions in constraints.txt and requirements-ci.txt
+# make env-locked   the environment with the hashes of requirements-ci.txt, as CI installs it
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +20,8 @@ PEERS := .venv-peers
 ADDONS := .venv-addons
 DEMO := runs/demo
 
-.PHONY: env demo test test-slow test-all test-addons bench bench-peers matrix lint clean
+.PHONY: env env-locked lock demo test test-slow test-all test-addons test-packages coverage
+.PHONY: bench bench-peers matrix lint docs clean
 
 env: $(VENV)/.ready
 
@@ -26,6 +32,22 @@ $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@$(MAKE) --no-print-directory check-cv2
 	@touch $@
+
+env-locked:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-ci.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $(VENV)/.ready
+
+# One version of each package, for Python 3.11 to 3.13 on Linux, resolved by the oldest of them:
+# with hashes in requirements-ci.txt, without in constraints.txt. This package itself is left out.
+lock: env
+	CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet --upgrade --extra dev --strip-extras \
+	  --generate-hashes --no-annotate --no-emit-options --unsafe-package ccfnet-tf \
+	  --output-file requirements-ci.txt setup.cfg
+	sed -i '/^# WARNING: The following packages were not pinned/,$$d' requirements-ci.txt
+	{ echo '# The versions the tests were run with; make lock renews them.'; \
+	  grep -oE '^[a-z0-9.-]+==[^ ]+' requirements-ci.txt; } > constraints.txt
 
 # OpenCV's wheel leaves a few system libraries to the system; a container often lacks them.
 .PHONY: check-cv2
@@ -65,6 +87,14 @@ test-all: env check-cv2
 test-addons: env check-cv2
 	tests/addons/run.sh $(BIN)/python $(ADDONS)
 
+# Each in an environment of its own; PYTHONS="python3.11 python3.12" chooses the interpreters.
+PYTHONS ?= $(PYTHON)
+test-packages: env check-cv2
+	tests/packaging/run.sh $(BIN)/python $(PYTHONS)
+
+coverage: env check-cv2
+	$(PYTEST) -m 'not slow' --cov --cov-report=term:skip-covered
+
 # Give your own data sets with make bench DATA="folder folder"
 bench: env
 	$(BIN)/ccfnet-tf benchmark
@@ -88,5 +118,8 @@ lint: env
 	$(BIN)/mypy --config-file setup.cfg
 	$(BIN)/lint-imports --config setup.cfg
 
+docs: env
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) $(PEERS) $(ADDONS) build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(ADDONS) build site *.egg-info

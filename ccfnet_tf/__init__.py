@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ccfnet_tf.runs.run_folder import load_run
     from ccfnet_tf.runtimes.predictor import Predictor
 
+    __version__: str
+
 __all__ = ["CCFNet", "CCFNetError", "Predictor", "build_ccfnet", "load_run"]
 
 _HOMES = {
@@ -37,8 +39,12 @@ wrapt.register_post_import_hook(register, "keras")
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("ccfnet-tf")
     raise AttributeError(f"module 'ccfnet_tf' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, "__version__"])

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import ccfnet_tf
+
+API = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 
 
 def test_every_public_name_is_there() -> None:
@@ -17,6 +21,18 @@ def test_every_public_name_is_there() -> None:
     for name in ccfnet_tf.__all__:
         assert getattr(ccfnet_tf, name).__name__ == name
         assert name in dir(ccfnet_tf)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    documented = {line.split(".")[-1] for line in API.read_text().splitlines() if line[:3] == ":::"}
+    # The errors are shown from their module, all of them.
+    assert {*ccfnet_tf.__all__} - documented == {"CCFNetError"}
+    assert "errors" in documented
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert ccfnet_tf.__version__ == version("ccfnet-tf")
+    assert "__version__" in dir(ccfnet_tf)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
