@@ -14,22 +14,42 @@ import wrapt
 from ccfnet_tf.keras_registration import register
 
 if TYPE_CHECKING:
+    from ccfnet_tf.config import DataConfig
+    from ccfnet_tf.datasets.splits import read_parts
     from ccfnet_tf.errors import CCFNetError
+    from ccfnet_tf.evaluation.evaluate import Evaluation, evaluate
     from ccfnet_tf.network.ccfnet import build_ccfnet
     from ccfnet_tf.network.model import CCFNet
     from ccfnet_tf.runs.run_folder import load_run
     from ccfnet_tf.runtimes.predictor import Predictor
+    from ccfnet_tf.runtimes.served import ServedNetwork
 
     __version__: str
 
-__all__ = ["CCFNet", "CCFNetError", "Predictor", "build_ccfnet", "load_run"]
+__all__ = [
+    "CCFNet",
+    "CCFNetError",
+    "DataConfig",
+    "Evaluation",
+    "Predictor",
+    "ServedNetwork",
+    "build_ccfnet",
+    "evaluate",
+    "load_run",
+    "read_parts",
+]
 
 _HOMES = {
     "CCFNet": "ccfnet_tf.network.model",
     "CCFNetError": "ccfnet_tf.errors",
+    "DataConfig": "ccfnet_tf.config",
+    "Evaluation": "ccfnet_tf.evaluation.evaluate",
     "Predictor": "ccfnet_tf.runtimes.predictor",
+    "ServedNetwork": "ccfnet_tf.runtimes.served",
     "build_ccfnet": "ccfnet_tf.network.ccfnet",
+    "evaluate": "ccfnet_tf.evaluation.evaluate",
     "load_run": "ccfnet_tf.runs.run_folder",
+    "read_parts": "ccfnet_tf.datasets.splits",
 }
 
 

@@ -14,9 +14,14 @@ def test_every_public_name_is_there() -> None:
     assert sorted(ccfnet_tf.__all__) == [
         "CCFNet",
         "CCFNetError",
+        "DataConfig",
+        "Evaluation",
         "Predictor",
+        "ServedNetwork",
         "build_ccfnet",
+        "evaluate",
         "load_run",
+        "read_parts",
     ]
     for name in ccfnet_tf.__all__:
         assert getattr(ccfnet_tf, name).__name__ == name

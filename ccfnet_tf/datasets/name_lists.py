@@ -163,7 +163,7 @@ def read_part_lists(root: Path, known: Mapping[str, str], what: str) -> dict[str
     Args:
         root: Folder of the list files.
         known: Every way to write a name -> the sample it means.
-        what: What a name must be, for messages.
+        what: What a name must be, such as `an image of the set`, for messages.
 
     Returns:
         Part -> samples, in the order of its file; empty where `root` has no list.
@@ -184,7 +184,9 @@ def read_part_lists(root: Path, known: Mapping[str, str], what: str) -> dict[str
         for line, name in read_names(path):
             sample = known.get(name, spelled.get(plain_name(name)))
             if sample is None:
-                raise DataError(f"{path}: line {line}: '{name}' is no {what}{nearest(name, known)}")
+                raise DataError(
+                    f"{path}: line {line}: '{name}' is not {what}{nearest(name, known)}"
+                )
             if sample in taken:
                 raise DataError(f"{path}: line {line}: '{name}' is on {taken[sample]} already")
             taken[sample] = f"line {line} of {path.name}"

@@ -20,8 +20,10 @@ from ccfnet_tf.datasets.split_names import misleading_folders
 from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
 
-NEAR_DUPLICATES = "kin.txt"
+NEAR_DUPLICATES = "near_duplicates.txt"
 """Beside list files, or in a set: copies that stay on one side, a group per line, apart by tabs."""
+
+_OLD_NAME = "kin.txt"
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,7 @@ def list_set(data: DataConfig, seed: int) -> Listing:
         listing = _by_lists(listing, Path(data.lists).expanduser(), data.fold)
     elif "://" not in str(data.root):
         names = [sample.name for part in parts_of(listing).values() for sample in part]
-        listing = replace(
-            listing,
-            near_duplicates={
-                **listing.near_duplicates,
-                **_read_near_duplicates(root / NEAR_DUPLICATES, names),
-            },
-        )
+        listing = _with_near_duplicates(listing, root, names)
     if data.fold and not listing.folds:
         raise ConfigError(
             f"data.fold is {data.fold}: this set has no folds: leave it out, or make some with "
@@ -128,6 +124,16 @@ def read_parts(data: DataConfig, seed: int) -> Parts:
     Raises:
         DataError: A folder that is missing, empty, not of the layout, or has unpaired files.
         ConfigError: `data.lists` or `data.label_map` does not fit the set.
+
+    Examples:
+        >>> parts = read_parts(DataConfig(root="data/sample", val_share=0.25), seed=0)
+        >>> parts.taxonomy.names[:3]
+        ('sky', 'hill', 'water')
+        >>> len(parts.train), len(parts.val), len(parts.test)
+        (8, 2, 2)
+        >>> image, label = parts.load(parts.test[0])
+        >>> image.shape, image.dtype, label.shape, label.dtype
+        ((180, 240, 3), dtype('uint8'), (180, 240), dtype('int32'))
     """
     data = with_format(data)
     listing = list_set(data, seed)
@@ -237,26 +243,32 @@ def _by_lists(listing: Listing, lists: Path, fold: int) -> Listing:
             "(one name per line), or folders fold_0, fold_1, ... of such files, chosen by data.fold"
         )
     known = {sample.name: sample for part in parts_of(listing).values() for sample in part}
-    names = read_part_lists(folder, {name: name for name in known}, "sample of the set")
+    names = read_part_lists(folder, {name: name for name in known}, "a sample of the set")
     parts = {part: tuple(known[name] for name in chosen) for part, chosen in names.items()}
     return replace(
-        listing,
+        _with_near_duplicates(listing, lists, known),
         train=parts["train"],
         val=parts.get("val"),
         test=parts.get("test", ()),
-        near_duplicates={
-            **listing.near_duplicates,
-            **_read_near_duplicates(lists / NEAR_DUPLICATES, known),
-        },
         folds=max(folds, int(folder != lists)),
         unpaired=(),
     )
 
 
+def _with_near_duplicates(listing: Listing, folder: Path, names: Iterable[str]) -> Listing:
+    """Returns the listing with the groups of copies that a folder names, where it names any."""
+    path, notes = folder / NEAR_DUPLICATES, listing.notes
+    if not path.is_file() and (folder / _OLD_NAME).is_file():
+        path = folder / _OLD_NAME
+        notes += (f"{path}: is called {NEAR_DUPLICATES} now, and goes with the next version",)
+    if not path.is_file():
+        return listing
+    found = _read_near_duplicates(path, names)
+    return replace(listing, near_duplicates={**listing.near_duplicates, **found}, notes=notes)
+
+
 def _read_near_duplicates(path: Path, names: Iterable[str]) -> dict[str, str]:
     """Reads groups of copies, one per line, names apart by tabs; `names` are those of the set."""
-    if not path.is_file():
-        return {}
     spelled = {plain_name(name): name for name in names}
     groups = [line.split("\t") for _, line in read_names(path)]
     return {spelled.get(plain_name(name), name): group[0] for group in groups for name in group}

@@ -42,6 +42,13 @@ class Confusion:
 
     Attributes:
         counts: int64 [C, C]; row = truth, column = prediction.
+
+    Examples:
+        >>> counts = Confusion.of(np.array([0, 0, 1, VOID]), np.array([0, 1, 1, 0]), classes=2)
+        >>> counts.pixels, counts.pixel_accuracy
+        (3, 0.6666666666666666)
+        >>> counts.iou
+        (0.5, 0.5)
     """
 
     counts: np.ndarray

@@ -69,6 +69,14 @@ def build_ccfnet(
     Raises:
         ConfigError: An argument cannot be used, or the weights file does not fit.
         ResourceError: The download failed.
+
+    Examples:
+        >>> model = build_ccfnet(
+        ...     3, backbone="mobilenet_v2", backbone_weights=None, head_channels=8
+        ... )
+        >>> outputs = model(keras.ops.zeros([1, 40, 56, 3]))
+        >>> {name: tuple(value.shape) for name, value in sorted(outputs.items())}
+        {'attention': (1, 40, 56, 2), 'coarse': (1, 40, 56, 3), 'refine': (1, 40, 56, 3)}
     """
     find_backbone(backbone)
     _check_count("num_classes", num_classes, 2)

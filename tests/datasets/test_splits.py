@@ -168,11 +168,16 @@ def test_lists_leave_out_what_they_do_not_name(plain: Path, tmp_path: Path) -> N
         splits.read_parts(lists(tmp_path / "m", train="4\n3\n"), 0)
 
 
+@pytest.mark.parametrize("file", ["near_duplicates.txt", "kin.txt"])
 @pytest.mark.parametrize("beside", ["set", "l"])
-def test_copies_named_in_a_file_stay_on_one_side(plain: Path, tmp_path: Path, beside: str) -> None:
+def test_copies_named_in_a_file_stay_on_one_side(
+    plain: Path, tmp_path: Path, beside: str, file: str
+) -> None:
     data = lists(tmp_path / "l", train="0\n1\n2\n3\n4\n5\n")
     data = data if beside == "l" else DataConfig(root=str(plain))
-    (tmp_path / beside / "kin.txt").write_text("0\t4\n1\t2\t3\n")
+    (tmp_path / beside / file).write_text("0\t4\n1\t2\t3\n")
+    (note, *_) = splits.list_set(data, 0).notes or ("",)
+    assert ("is called near_duplicates.txt now" in note) == (file == "kin.txt")
     for seed in range(8):
         found = splits.read_parts(dataclasses.replace(data, val_share=0.4), seed)
         val = set(names(found.val))

@@ -79,7 +79,7 @@ def test_groups(dealt: Path, count: int) -> None:
     fuzz(table, lambda: groups_of(str(table), samples, dealt), count)
 
 
-@pytest.mark.parametrize("name", ["fold_0/train.txt", "fold_0/test.txt", "kin.txt"])
+@pytest.mark.parametrize("name", ["fold_0/train.txt", "fold_0/test.txt", "near_duplicates.txt"])
 def test_lists_of_folds(name: str, dealt: Path, count: int) -> None:
     lists = dealt.parent / "lists"
     data = DataConfig(root=str(dealt), lists=str(lists), fold=0)

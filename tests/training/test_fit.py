@@ -217,7 +217,7 @@ def test_lists_and_label_map_are_kept_in_the_run(tmp_path: Path) -> None:
     for fold in range(2):
         (lists / f"fold_{fold}").mkdir(parents=True)
         (lists / f"fold_{fold}" / "train.txt").write_text(f"{fold}\n")
-    (lists / "kin.txt").write_text("0\t1\n")
+    (lists / "near_duplicates.txt").write_text("0\t1\n")
     (tmp_path / "map.yaml").write_text("x: [a]\n")
     data = DataConfig(lists=str(lists), label_map=str(tmp_path / "map.yaml"), fold=1)
     run = tmp_path / "run"
@@ -226,7 +226,7 @@ def test_lists_and_label_map_are_kept_in_the_run(tmp_path: Path) -> None:
     assert sorted(p.relative_to(run).as_posix() for p in run.rglob("*.*")) == [
         "label_map.yaml",
         "lists/fold_1/train.txt",
-        "lists/kin.txt",
+        "lists/near_duplicates.txt",
     ]
     assert keep_files(kept, run) == kept  # a run that begins anew has its copies already
 

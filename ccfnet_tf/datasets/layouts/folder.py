@@ -267,7 +267,7 @@ def _flat(root: Path, unpaired: list[DataError], *, split: bool) -> dict[str, tu
     known = {stem: stem for stem in images}
     known |= {path.relative_to(within).as_posix(): stem for stem, path in images.items()}
     known = {f"{folders[0]}/{name}": stem for name, stem in known.items()} | known
-    lists = read_part_lists(root, known, f"image in {within}") if split else {}
+    lists = read_part_lists(root, known, f"an image in {within}") if split else {}
     if split and not lists:
         lists = _by_folder(within, images)
         if not lists.get("train"):

@@ -147,7 +147,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     source = classes or f"{root}: labels of its JSON files"
     void = read_class_list(classes).notes if classes else void_notes(source, sorted(labels))
     known = _ways_to_write(root, samples, faults)
-    lists = {} if data.lists else read_part_lists(root, known, "labelled image of the set")
+    lists = {} if data.lists else read_part_lists(root, known, "a labelled image of the set")
     if lists:
         listed = {name for names in lists.values() for name in names}
         faults = {name: fault for name, fault in faults.items() if name in listed}

@@ -276,7 +276,10 @@ def test_copies_are_written_beside_the_folds(tmp_path: Path) -> None:
         folds=2,
         seed=0,
     )
-    groups = [line.split("\t") for line in (tmp_path / "l" / "kin.txt").read_text().splitlines()]
+    groups = [
+        line.split("\t")
+        for line in (tmp_path / "l" / "near_duplicates.txt").read_text().splitlines()
+    ]
     assert [first.name, second.name] in groups
 
 
