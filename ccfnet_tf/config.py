@@ -64,12 +64,12 @@ class DataConfig:
     Attributes:
         format: Layout of the data; `auto` tells it from the folder.
         root: Folder of the data; not used by the scenes.
-        fold: Which fold is the test part (Stanford Background, or `lists` with folds).
+        fold: Which fold is the test split (Stanford Background, or `lists` with folds).
         lists: Folder of train.txt, val.txt and test.txt (a sample's name a line), or of such
             folders fold_0, fold_1, ...; takes the place of the set's own parts.
         label_map: YAML file that merges classes (`vehicle: [car, bus]`) or drops them
             (`void: [moon]`).
-        val_share: Share of the training part held back for checkpoint choice, where the set has
+        val_share: Share of the training split held back for checkpoint choice, where the set has
             no validation list of its own.
         mask_values: What the values of index masks mean where they are not the class ids: a
             class name, or void, for each, such as `{0: background, 255: crack}`.
@@ -205,7 +205,7 @@ class TrainConfig:
     """How the network learns.
 
     Attributes:
-        epochs: Passes over the training part.
+        epochs: Passes over the training split.
         batch: Images in a step, over all replicas.
         optimizer: SGD with momentum 0.9, or AdamW.
         learning_rate: Rate of the backbone at the start of the decay.
@@ -224,7 +224,7 @@ class TrainConfig:
         fine_loss_weight: Weight of a cross-entropy on fine alone; 0 is the paper.
         balanced_attention: Give hard and easy pixels the same total weight in attention's loss.
         class_weights: Weights of the classes in the losses of coarse, fine and refine: `none`,
-            `auto` (median frequency, counted over the training part), or a list.
+            `auto` (median frequency, counted over the training split), or a list.
         checkpoint_every: How often the run is saved to go on from: `N epochs`, `N steps` or
             `N minutes`; with steps and minutes also at the end of every epoch.
         rate_for_batch: The batch that `learning_rate` is meant for: the rate grows in proportion

@@ -38,7 +38,7 @@ WAYS = {"training": 3, "inference": 1}
 """Training is counted as three ways through the network: one forward, and twice as much back."""
 
 IMAGES_READ = 64
-"""Images of the training part that are read; all of a large set would take its time."""
+"""Images of the training split that are read; all of a large set would take its time."""
 
 FED_STEPS = 2
 SCHEDULE = 1000
@@ -199,7 +199,7 @@ def measure(config: RunConfig, *, rounds: int, console: Console) -> Benchmark:
 
 
 def read_some(config: RunConfig) -> RunData:
-    """Lists the data and looks at the first images of the training part.
+    """Lists the data and looks at the first images of the training split.
 
     Raises:
         CCFNetError: The data cannot be read.

@@ -89,7 +89,7 @@ def measure(
     refuse_other_classes(parts.taxonomy, info)
     samples = getattr(parts, split)
     if not samples:
-        raise DataError(f"{data.root or parts.format}: has no {split} part; {FIX[split]}")
+        raise DataError(f"{data.root or parts.format}: has no {split} split; {FIX[split]}")
     model = load_run(run)
     pictures = batch or EVALUATION_BATCH
     with new_progress(console) as bar:

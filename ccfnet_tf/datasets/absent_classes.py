@@ -19,7 +19,7 @@ _SHOWN = 6
 
 
 def allowed(data: DataConfig) -> bool:
-    """Returns whether a class may lack in the training part; drawn scenes have sound labels."""
+    """Returns whether a class may lack in the training split; drawn scenes have sound labels."""
     return data.absent_classes == "allow" or data.format == "scenes"
 
 
@@ -35,7 +35,7 @@ def explain(
 
     Args:
         missing: Classes that are absent.
-        where: Where they are absent, such as `nowhere in the training part`.
+        where: Where they are absent, such as `nowhere in the training split`.
         void_pixels: Pixels without a label there.
         mask_values: What the values of the set's masks mean, where it has index masks.
     """

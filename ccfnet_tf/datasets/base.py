@@ -90,7 +90,7 @@ class Listing:
         taxonomy: The classes.
         train: Samples to learn from.
         val: The set's own validation list; `None` where it has none.
-        test: Samples to report on; empty where the layout has no test part.
+        test: Samples to report on; empty where the layout has no test split.
         load: Reads a sample of this set; sizes of image and label may still differ.
         load_label: Reads its label alone.
         read_bytes: Returns the image as it is stored, any format that Pillow reads.

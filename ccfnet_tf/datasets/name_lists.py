@@ -205,7 +205,7 @@ def part_lists(root: Path) -> dict[str, Path]:
         part = part_named(path.stem) if path.stem.casefold() != "default" else ""
         if part in found:
             raise DataError(
-                f"{path}: {found[part].name} is the list of the {part} part too: keep one of them"
+                f"{path}: {found[part].name} is the list of the {part} split too: keep one of them"
             )
         if part and path.is_file():
             found[part] = path

@@ -39,7 +39,7 @@ class Parts:
         load: Reads a sample: image uint8 [H, W, 3] RGB, label int32 [H, W] with ids or `VOID`.
             Raises DataError where a file cannot be used or sizes differ.
         fingerprint: As that of a `Listing`.
-        own_val: The validation part is the set's own, not a share of its training part.
+        own_val: The validation split is the set's own, not a share of its training split.
         mask_values: As that of a `Listing`.
         notes: As those of a `Listing`.
     """
@@ -57,7 +57,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         if not self.train:
-            raise DataError(f"{self.format}: the training part is empty; add images to it")
+            raise DataError(f"{self.format}: the training split is empty; add images to it")
 
 
 def with_format(data: DataConfig) -> DataConfig:

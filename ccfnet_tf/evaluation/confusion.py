@@ -1,4 +1,4 @@
-"""The confusion matrix of a whole part, and the accuracies that come out of it.
+"""The confusion matrix of a whole split, and the accuracies that come out of it.
 
 Shapes: C classes; counts [C, C] int64, rows truth, columns prediction. int64 because a float32
 matrix stops counting at 2^24 pixels, which are 219 images of 320x240.

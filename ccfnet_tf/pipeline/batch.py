@@ -43,7 +43,7 @@ def training_batches(
     An epoch visits different samples only; the uneven rest is left out.
 
     Args:
-        samples: The training part.
+        samples: The training split.
         load: Reads one of them, `Parts.load`.
         data: Augmentation, readers in parallel, determinism.
         batch: Samples in a batch B, over all replicas.

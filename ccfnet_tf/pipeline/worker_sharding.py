@@ -22,7 +22,7 @@ class Share:
     """What one worker reads.
 
     Attributes:
-        steps: Batches in a pass over the training part, the same for every worker.
+        steps: Batches in a pass over the training split, the same for every worker.
         worker: Which worker, from 0.
         workers: How many there are.
         members: Indices of the samples that this worker takes, where each has files of its own;
@@ -39,7 +39,7 @@ def by_example(samples: Sequence[Sample], batch: int, worker: int = 0, workers: 
     """Returns the share of a worker that may read any sample.
 
     Args:
-        samples: The training part.
+        samples: The training split.
         batch: Samples in a batch, over all workers, which divide it evenly.
         worker: Which worker, from 0.
         workers: How many there are.
@@ -49,7 +49,7 @@ def by_example(samples: Sequence[Sample], batch: int, worker: int = 0, workers: 
     """
     if len(samples) < batch:
         raise ConfigError(
-            f"train.batch is {batch}: the training part has {len(samples)} images; "
+            f"train.batch is {batch}: the training split has {len(samples)} images; "
             "lower train.batch or add images"
         )
     return Share(len(samples) // batch, worker, workers)
@@ -88,10 +88,10 @@ def epoch_order(share: Share, samples: int, *, batch: int, seed: int, epoch: int
 
     Args:
         share: What the worker reads.
-        samples: Samples in the training part, of all workers.
+        samples: Samples in the training split, of all workers.
         batch: Samples in a batch, over all workers, which divide it evenly.
         seed: 0 or more.
-        epoch: Which pass over the training part, from 0.
+        epoch: Which pass over the training split, from 0.
 
     Returns:
         int64 [steps * batch / workers], indices of different samples.

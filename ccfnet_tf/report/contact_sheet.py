@@ -103,7 +103,7 @@ def version(
         data: Augmentation.
         seed: The run's.
         epoch: The epoch, from 0.
-        place: The sample's index in the training part.
+        place: The sample's index in the training split.
         rarity: float [C], how much `data.rare_crop` seeks each class.
 
     Returns:

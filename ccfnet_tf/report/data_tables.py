@@ -62,7 +62,7 @@ def stats_table(stats: Stats, taxonomy: Taxonomy) -> RenderableType:
         Text(f"mean of red, green, blue: {_three(stats.mean)}"),
         Text(f"standard deviation: {_three(stats.deviation)}"),
         Text(
-            "train.class_weights auto takes the median frequency over the training part alone; "
+            "train.class_weights auto takes the median frequency over the training split alone; "
             "here all parts are counted",
             style="dim",
         ),

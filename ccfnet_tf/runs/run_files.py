@@ -3,7 +3,7 @@
 config.yaml        the run's resolved configuration
 classes.json       names and colours, so that predict needs no data
 environment.json   versions, machine, command
-picture_sizes.json the largest image of the training part, for warnings of `predict`
+picture_sizes.json the largest image of the training split, for warnings of `predict`
 data_digest.json   what the data were when the run began (`data_digest`)
 metrics.csv        a row an epoch
 previews/          an image an epoch
@@ -58,7 +58,7 @@ def write_sizes(run: Path, sizes: Sequence[tuple[int, int]]) -> None:
 
     Args:
         run: The run folder.
-        sizes: Height and width of each image of the training part.
+        sizes: Height and width of each image of the training split.
     """
     largest = max(sizes, key=max)
     write_text(run / SIZES, json.dumps({"largest": list(largest), "pictures": len(sizes)}) + "\n")

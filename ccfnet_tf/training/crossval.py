@@ -108,7 +108,7 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
 
 
 def _refuse_absent(config: RunConfig, folds: int) -> None:
-    """Refuses a fold whose training part lacks a class before any fold is trained.
+    """Refuses a fold whose training split lacks a class before any fold is trained.
 
     Raises:
         DataError: A class is absent, or a label cannot be used.
@@ -181,7 +181,7 @@ def _refuse_other_data(samples: dict[str, Row], run: Path) -> None:
 
 
 def _finished(run: Path, epochs: int) -> bool:
-    """Returns whether a fold was trained to its end, and its test part measured after that."""
+    """Returns whether a fold was trained to its end, and its test split measured after that."""
     evaluation, last = run / "evaluation.json", run / CHECKPOINTS / "last.npz"
     if epochs_written(run / "metrics.csv") < epochs or not (
         evaluation.is_file() and last.is_file()
@@ -257,7 +257,7 @@ def _deviation(rows: Sequence[dict[str, float | None]]) -> dict[str, float | Non
 
 def _table(result: dict[str, Any]) -> Table:
     folds = result["folds"]
-    title = f"{len(folds)} folds, test parts: mean and standard deviation (n - 1) over folds"
+    title = f"{len(folds)} folds, test splits: mean and standard deviation (n - 1) over folds"
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("figure %")
     for fold in range(len(folds)):

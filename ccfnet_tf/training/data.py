@@ -33,8 +33,8 @@ class RunData:
 
     Attributes:
         parts: The parts.
-        train: What the training part was seen to hold.
-        val: What the validation part was seen to hold.
+        train: What the training split was seen to hold.
+        val: What the validation split was seen to hold.
     """
 
     parts: Parts
@@ -98,7 +98,7 @@ def _say_unused(config: DataConfig, parts: Parts, console: Console) -> None:
     default = DataConfig()
     if parts.own_val and config.val_share != default.val_share:
         console.print(
-            f"data.val_share {config.val_share} is not used: the set has a validation part"
+            f"data.val_share {config.val_share} is not used: the set has a validation split"
         )
     if parts.format != "folder" and config.void_value != default.void_value:
         console.print(
@@ -166,7 +166,7 @@ def class_weights(setting: str | Sequence[float], census: Census) -> list[float]
 
     Args:
         setting: `train.class_weights`.
-        census: Counts over the training part; `auto` is its median frequency.
+        census: Counts over the training split; `auto` is its median frequency.
 
     Raises:
         ConfigError: As many weights as classes are needed.
@@ -190,20 +190,20 @@ def rarity(config: DataConfig, census: Census) -> np.ndarray | None:
 
 def _refuse_void(data: RunData) -> None:
     if not data.train.census.pixels.any():
-        raise ConfigError("the training part: every pixel is void: check data.void_value")
+        raise ConfigError("the training split: every pixel is void: check data.void_value")
 
 
 def refuse_absent(config: DataConfig, parts: Parts, train: Census, val: Census) -> None:
-    """Refuses data whose training part lacks a class, unless the user allows it.
+    """Refuses data whose training split lacks a class, unless the user allows it.
 
-    A class that only the validation share shows, which was taken at random from the training part,
+    A class that only the validation share shows, which was taken at random from the training split,
     is no fault of the labels and passes.
 
     Args:
         config: Says whether a class may lack.
         parts: The parts.
-        train: Counts over the training part.
-        val: Counts over the validation part.
+        train: Counts over the training split.
+        val: Counts over the validation split.
 
     Raises:
         DataError: A class is absent.
@@ -212,13 +212,13 @@ def refuse_absent(config: DataConfig, parts: Parts, train: Census, val: Census) 
     seen = train.pixels if parts.own_val else train.pixels + val.pixels
     missing = absent(names, seen)
     if missing and not allowed(config):
-        where = "nowhere in the training part"
+        where = "nowhere in the training split"
         line = explain(missing, where, train.void, parts.mask_values)
         raise DataError(f"{config.root}: {line}", kind="value")
 
 
 def _say_one_sided(parts: Parts, data: RunData, console: Console) -> None:
-    """Names classes that are not learned, and a validation part that cannot choose."""
+    """Names classes that are not learned, and a validation split that cannot choose."""
     missing = absent(parts.taxonomy.names, data.train.census.pixels)
     if missing:
         named = ", ".join(missing)

@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 Digest = Mapping[str, Sequence[Row]]
-"""Rows of the training and of the validation part."""
+"""Rows of the training and of the validation split."""
 
 
 def digest_of(data: RunData, workers: int = 0) -> dict[str, list[Row]]:

@@ -127,7 +127,7 @@ def fit(
 
 
 def _split_option(data: RunData) -> str:
-    """Returns what `evaluate` needs to be told where the set has no test part."""
+    """Returns what `evaluate` needs to be told where the set has no test split."""
     if data.parts.test:
         return ""
     return f" --split {'val' if data.parts.val else 'train'}"

@@ -198,7 +198,7 @@ def test_help_shows_the_defaults_of_the_configuration(
         parse_fit(["--config", str(file), "--help"])
     assert ended.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Passes over the training part. (type: int, default: 4321)" in printed
+    assert "Passes over the training split. (type: int, default: 4321)" in printed
     assert "those of mine.yaml" in printed
     with pytest.raises(SystemExit):
         parse_fit(["-h"])

@@ -285,7 +285,7 @@ def test_what_cannot_be_exported_is_one_line(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--train.batch", "16"], "the training part has 8 images"),
+        (["--train.batch", "16"], "the training split has 8 images"),
         (["--train.batch", "3", "--train.strategy", "mirrored"], None),
         (["--model.backbone_weights", "no/such.weights.h5"], "no/such.weights.h5; expected"),
     ],

@@ -343,7 +343,7 @@ def test_folders_of_camvid_that_are_wrong(tmp_path: Path) -> None:
         read(camvid, tmp_path)
     for path in plants_camvid(tmp_path, ("val", "valid")):
         index_mask(path)
-    with pytest.raises(DataError, match="is the val part too"):
+    with pytest.raises(DataError, match="is the val split too"):
         read(camvid, tmp_path)
 
 

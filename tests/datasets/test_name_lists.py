@@ -199,7 +199,7 @@ def test_lists_of_parts(tmp_path: Path, train: str, val: str, test: str) -> None
 def test_lists_of_parts_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"valid\.txt: but no train\.txt"):
         lists_of(tmp_path, {"valid.txt": "a\n"})
-    with pytest.raises(DataError, match=r"valid\.txt: val\.txt is the list of the val part too"):
+    with pytest.raises(DataError, match=r"valid\.txt: val\.txt is the list of the val split too"):
         lists_of(tmp_path, {"train.txt": "b\n", "val.txt": "a\n"})
 
 

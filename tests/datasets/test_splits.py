@@ -68,7 +68,7 @@ def test_too_few_to_share(count: int) -> None:
 
 
 def test_empty_training_part() -> None:
-    with pytest.raises(DataError, match="training part is empty"):
+    with pytest.raises(DataError, match="training split is empty"):
         share(0, 0.0)
 
 

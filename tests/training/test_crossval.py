@@ -222,7 +222,7 @@ def test_every_fold_is_trained_and_tested_and_a_killed_one_goes_on(
     assert len(tree["folds"]) == 3
     tests = [json.loads((out / f"fold_{k}/evaluation.json").read_text()) for k in range(3)]
     assert [t["pictures"] for t in tests] == [3, 3, 3]
-    assert "3 folds, test parts" in done.stdout
+    assert "3 folds, test splits" in done.stdout
 
 
 def test_several_workers_are_refused(

@@ -86,7 +86,8 @@ def said_of(data: DataConfig, console: Console) -> str:
 
 def test_masks_of_0_and_255_are_refused_with_the_way_out(tmp_path: Path, console: Console) -> None:
     data = binary(tmp_path, [0, 255])
-    with pytest.raises(DataError, match="class 'crack' occurs nowhere in the training part") as got:
+    said = "class 'crack' occurs nowhere in the training split"
+    with pytest.raises(DataError, match=said) as got:
         said_of(data, console)
     assert str(tmp_path) in str(got.value)
     assert "--data.mask_values '{255: crack}'" in str(got.value)
@@ -115,7 +116,7 @@ def test_a_class_that_the_random_share_took_is_named_and_passes(
     lists.mkdir()
     (lists / "train.txt").write_text("".join(f"{s.name}\n" for s in read_parts(data, 0).train))
     (lists / "val.txt").write_text(f"{held.name}\n")
-    with pytest.raises(DataError, match="'crack' occurs nowhere in the training part"):
+    with pytest.raises(DataError, match="'crack' occurs nowhere in the training split"):
         said_of(replace(data, lists=str(lists)), console)
 
 

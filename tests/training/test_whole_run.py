@@ -4,7 +4,7 @@ Which faults which test sees:
 
     schedule one epoch too long, or by the epoch     test_a_run_equals_the_one_by_hand
     a key of `train` not passed on, gamma decayed    test_a_run_equals_the_one_by_hand
-    validated on the training part                   test_a_run_equals_the_one_by_hand
+    validated on the training split                   test_a_run_equals_the_one_by_hand
     best chosen by coarse, best = latest             test_the_best_epoch_is_kept
 """
 
@@ -165,7 +165,7 @@ def lopsided(classes: int) -> Confusion:
 
 @pytest.mark.slow
 def test_the_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one whose blended answer has the best mean IoU on the validation part, as validated."""
+    """The one whose blended answer has the best mean IoU on the validation split, as validated."""
     validated: list[Weights] = []
 
     class Told(Evaluator):

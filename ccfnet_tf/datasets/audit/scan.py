@@ -1,4 +1,4 @@
-"""Reads a whole part before the first step, so that a bad file shows up now, by name."""
+"""Reads a whole split before the first step, so that a bad file shows up now, by name."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     ROOT/images/{training,validation}/<name>.jpg
     ROOT/annotations/{training,validation}/<name>.png     masks: 0 without a label, 1..150
 
-The labels of the benchmark's test part are not public: figures are usually reported on validation,
-which is the test part here, and a validation share is taken from training.
+The labels of the benchmark's test split are not public: figures are usually reported on validation,
+which is the test split here, and a validation share is taken from training.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists training as the training part and validation as the test part; no image is opened.
+    """Lists training as the training split and validation as the test split; no image is opened.
 
     A sample's name is the part and the image's name: `training/ADE_train_00000001`.
 
     Raises:
-        DataError: The folder is not the set, or its training part holds no images, or it carries
+        DataError: The folder is not the set, or its training split holds no images, or it carries
             a list of other classes: its masks could begin with 0 or with 1.
     """
     require(root, signs, "ADE20K scene parsing (images/training/, annotations/training/)")

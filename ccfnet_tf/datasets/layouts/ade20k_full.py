@@ -11,7 +11,7 @@ taken from the index, which is looked through and never unpickled, else from the
 of classes.txt is a name, or its first word (`car` for `car, auto, automobile`); all others are
 void. Without classes.txt all names are classes, of which there may be 256.
 
-Parts of objects (<name>_parts_1.png) are not read. Validation is the test part.
+Parts of objects (<name>_parts_1.png) are not read. Validation is the test split.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists training, and validation as the test part; no image is opened.
+    """Lists training, and validation as the test split; no image is opened.
 
     Raises:
         DataError: The folder is not the set, its names cannot be found, classes.txt names what it

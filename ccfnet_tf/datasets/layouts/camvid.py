@@ -61,7 +61,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     A sample's name is the part's folder and the frame's name: `train/0001TP_006690`.
 
     Raises:
-        DataError: The folder is not the set, its training part holds no images, a list cannot be
+        DataError: The folder is not the set, its training split holds no images, a list cannot be
             understood, or the set's own class list is damaged or contradicts another.
     """
     require(root, signs, "CamVid (train/, trainannot/ and so on)")
@@ -123,7 +123,7 @@ def _folders(root: Path) -> dict[str, str]:
         if not part or not (root / name).is_dir():
             continue
         if part in found:
-            raise DataError(f"{root / name}: {found[part]}/ is the {part} part too: join them")
+            raise DataError(f"{root / name}: {found[part]}/ is the {part} split too: join them")
         found[part] = name
     return {part: found[part] for part in PARTS if part in found}
 

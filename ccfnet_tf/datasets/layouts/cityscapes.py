@@ -5,8 +5,8 @@
     ROOT/gtFine/{train,val}/<city>/<name>_gtFine_labelTrainIds.png     or these: 0..18, 255
     ROOT/label_colors.txt                                              a set's own classes
 
-Ids that are not evaluated become void. The labels of the set's own test part are not public (the
-files hold nothing but void): figures are usually reported on val, which is the test part here, and
+Ids that are not evaluated become void. The labels of the set's own test split are not public (the
+files hold nothing but void): figures are usually reported on val, which is the test split here, and
 a validation share is taken from train. Where the folder carries a class list (see `own_classes`),
 labelIds are its rows. CVAT lays the images in imgsFine/leftImg8bit/.
 """
@@ -52,12 +52,12 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists train as the training part and val as the test part; no image is opened.
+    """Lists train as the training split and val as the test split; no image is opened.
 
     A sample's name is its path without the common ending: `train/aachen/aachen_000000_000019`.
 
     Raises:
-        DataError: The folder is not the set, its training part holds no images, or its own class
+        DataError: The folder is not the set, its training split holds no images, or its own class
             list is damaged or contradicts another.
     """
     require(root, signs, "Cityscapes (leftImg8bit/ and gtFine/)")

@@ -1,7 +1,7 @@
 """Object outlines in the format of COCO (Lin et al., ECCV 2014), made into label maps.
 
     ROOT/annotations/instances_train2017.json     what is learned from
-    ROOT/annotations/instances_val2017.json       the test part, as COCO gives out no test labels
+    ROOT/annotations/instances_val2017.json       the test split, as COCO gives out no test labels
     ROOT/annotations/instances_test2017.json      if there is one: test, and val is then val
     ROOT/train2017/<file_name>                    or in images/train2017/, images/ or ROOT
 
@@ -227,7 +227,7 @@ def _parts(root: Path) -> dict[str, Path]:
         part = part_of(_folder(root, path)) or part_in(path)
         if part in found:
             raise DataError(
-                f"{path}: {found[part]} is the list of the {part} part too: keep one of them"
+                f"{path}: {found[part]} is the list of the {part} split too: keep one of them"
             )
         found[part] = path
     if "train" not in found:

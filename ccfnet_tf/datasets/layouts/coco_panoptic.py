@@ -6,7 +6,7 @@
 
 The colour of a pixel is the number of its segment, R + 256 G + 65536 B, whose category the list
 states; 0 is void. Classes are the categories by id, but for names that stand for no class (see
-`name_lists`). Parts are those of `coco`: val is the test part where there is no other.
+`name_lists`). Parts are those of `coco`: val is the test split where there is no other.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _parts(root: Path) -> dict[str, Path]:
     for path in _lists(root):
         part = coco.part_in(path)
         if part in found:
-            raise DataError(f"{path}: {found[part]} is the list of the {part} part too: keep one")
+            raise DataError(f"{path}: {found[part]} is the list of the {part} split too: keep one")
         found[part] = path
     if "train" not in found:
         there = ", ".join(path.name for path in found.values()) or "nothing"

@@ -1,7 +1,7 @@
 """Any folder of images and masks.
 
     ROOT/classes.txt                             a class name a line; the line is the class id
-    ROOT/{images,masks}/...                      one set; there is no test part
+    ROOT/{images,masks}/...                      one set; there is no test split
     ROOT/{images,masks}/{train,val,test}/...     val and test may be missing
     ROOT/{train,val,test}/{images,masks}/...     val and test may be missing
 

@@ -3,7 +3,7 @@
     ROOT/training/image_2/<name>.png
     ROOT/training/semantic/<name>.png      labelIds of Cityscapes: 0..33
 
-The labels of testing/ are not public: there is no test part. Where the folder carries a class list
+The labels of testing/ are not public: there is no test split. Where the folder carries a class list
 (see `own_classes`), the values are its rows.
 """
 
@@ -38,7 +38,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists training as the training part; no image is opened.
+    """Lists training as the training split; no image is opened.
 
     Raises:
         DataError: The folder is not the set, holds no images, or its own class list is damaged.

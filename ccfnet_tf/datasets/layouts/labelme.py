@@ -1,7 +1,7 @@
 """Images labelled with the labelme tool: a JSON file of outlines an image.
 
     ROOT/**/<name>.json              names its image in `imagePath`, relative to itself
-    ROOT/{val,test}/...              these are the val and test parts (valid, validation, dev and
+    ROOT/{val,test}/...              these are the val and test splits (valid, validation, dev and
                                      testing as well); everything else is train
     ROOT/classes.txt                 a class name a line; may be missing. labels.txt and
                                      class_names.txt, as labelme calls it, are read as well

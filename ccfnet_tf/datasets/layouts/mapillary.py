@@ -7,7 +7,7 @@
 
 A value is the row of the configuration; rows that are not evaluated are void, as are names that
 stand for no class (see `name_lists`) and 255. The labels of testing/ are not public: validation is
-the test part here.
+the test split here.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists training, and validation as the test part; no image is opened.
+    """Lists training, and validation as the test split; no image is opened.
 
     Raises:
         DataError: The folder is not the set, holds no images, or its configuration is damaged.

@@ -37,7 +37,7 @@ By name, since telling it from the files would open all 2688 of them.
 """
 
 TWINS = (("insidecity_urb992", "tallbuilding_urb992"), ("mountain_sclos4", "mountain_sharp59"))
-"""Pairs of the same image, all in the training part, that a validation share must not split."""
+"""Pairs of the same image, all in the training split, that a validation share must not split."""
 
 _LIST = "TestSet1.txt"
 
@@ -48,7 +48,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists the training part and the 200 test images; no image or label is opened.
+    """Lists the training split and the 200 test images; no image or label is opened.
 
     A sample's name is its path below Images, without suffix.
 

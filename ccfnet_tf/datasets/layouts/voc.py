@@ -10,10 +10,10 @@
 ROOT is VOCdevkit/VOC2012 or the like. Where SegmentationClass is missing, or holds no PNG (older
 versions of labelme), SegmentationClassPNG or SegmentationClassAug is read.
 The labels of VOC's test list are not public: figures are usually reported on val.txt, which is
-the test part here, and a validation share is taken from train.txt.
+the test split here, and a validation share is taken from train.txt.
 
 A set with its own classes may have other lists: default.txt (CVAT) is all that there is, val.txt
-may be missing, and where test.txt is there, val.txt is the validation part. Without any list, as
+may be missing, and where test.txt is there, val.txt is the validation split. Without any list, as
 labelme writes it, every image is learned from.
 """
 
@@ -60,7 +60,7 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists train.txt as the training part and val.txt as the test part; no image is opened.
+    """Lists train.txt as the training split and val.txt as the test split; no image is opened.
 
     Raises:
         DataError: The folder is not the set, a list is missing or names no images, or the set's

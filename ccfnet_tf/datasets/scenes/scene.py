@@ -47,7 +47,7 @@ def signs(root: Path) -> str:
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
     """Lists `data.scenes` training scenes of this seed, and the test scenes of every seed.
 
-    The test part is scenes 0..99 whatever the seed, so that runs can be compared; training
+    The test split is scenes 0..99 whatever the seed, so that runs can be compared; training
     scenes start at a million and never meet them, nor those of another seed.
     """
     first = (seed + 1) * _SEEDS_A_RUN

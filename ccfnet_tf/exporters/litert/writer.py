@@ -137,7 +137,7 @@ def write_litert(
         taxonomy: Its classes.
         path: Where to.
         options: What it is to be.
-        calibration: Images uint8 [H, W, 3] of that size from the training part, for int8.
+        calibration: Images uint8 [H, W, 3] of that size from the training split, for int8.
     """
     answers = gpu_safe_outputs(model)
     if options.outputs == "labels":

@@ -39,7 +39,7 @@ and sets of many sizes would fill larger batches with blanks."""
 
 
 class Validation:
-    """The validation part, ready to be run over after each epoch."""
+    """The validation split, ready to be run over after each epoch."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Validation:
         workers: Collectives,
         console: Console,
     ) -> None:
-        """Takes the sizes [(H, W)] of the validation part, which may be empty."""
+        """Takes the sizes [(H, W)] of the validation split, which may be empty."""
         self.samples = parts.val
         self.taxonomy = parts.taxonomy
         self.load = parts.load
@@ -62,7 +62,7 @@ class Validation:
         self.evaluator: Evaluator | None = None
 
     def run(self, model: Any, advance: Callable[[], None]) -> Evaluation | None:
-        """Evaluates the model on the whole part, divided among the workers.
+        """Evaluates the model on the whole split, divided among the workers.
 
         Args:
             model: A `CCFNet`.

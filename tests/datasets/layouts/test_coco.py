@@ -509,7 +509,7 @@ def test_a_list_in_each_part_s_folder_of_annotations(tmp_path: Path) -> None:
 def test_two_lists_in_one_part_s_folder(tmp_path: Path) -> None:
     put(tmp_path / "train", tree_of(), "a.json")
     put(tmp_path / "train", tree_of(), "b.json")
-    with pytest.raises(DataError, match=r"a\.json is the list of the train part too: keep one"):
+    with pytest.raises(DataError, match=r"a\.json is the list of the train split too: keep one"):
         read(tmp_path)
 
 

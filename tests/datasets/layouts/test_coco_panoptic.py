@@ -133,5 +133,5 @@ def test_lists_that_are_wrong(tmp_path: Path) -> None:
         coco.read(DataConfig(root=str(tmp_path)), tmp_path, 0)
     put(tmp_path, "train2017")
     put(tmp_path, "train2014")
-    with pytest.raises(DataError, match="is the list of the train part too"):
+    with pytest.raises(DataError, match="is the list of the train split too"):
         read(tmp_path)
