@@ -105,7 +105,7 @@ def training_appetite(crop: int) -> float:
 
 def _sets(sources: Sequence[str], place: str) -> list[tuple[str, Path]]:
     """Returns (name, folder) of each set: those given, and drawn copies of the layouts."""
-    from benchmarks.layout_copies import COPIES, scenes
+    from benchmarks.dataset_copies import COPIES, scenes
 
     found = [(f"{with_format(DataConfig(root=s)).format}: {s}", Path(s)) for s in sources]
     pictures = scenes(IMAGES)

@@ -24,7 +24,7 @@ from ccfnet_tf.inference.writers import (
     write_prediction,
 )
 from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
-from ccfnet_tf.report.previews import preview_sheet
+from ccfnet_tf.report.training_previews import preview_sheet
 from tests.inference.conftest import TAXONOMY
 
 LABELS = np.array([[0, 0, 1], [0, 2, 1]], np.int32)

@@ -22,7 +22,7 @@ from ccfnet_tf.inference.writers import write_png
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.batch import evaluation_batches
-from ccfnet_tf.report.previews import preview_sheet
+from ccfnet_tf.report.training_previews import preview_sheet
 from ccfnet_tf.runs.checkpoint_file import FREE_SPACE
 from ccfnet_tf.runs.run_files import MetricsTable
 from ccfnet_tf.runs.run_folder import CHECKPOINTS

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.layout_copies import COPIES, SIZE, Scenes, scenes
+from benchmarks.dataset_copies import COPIES, SIZE, Scenes, scenes
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.audit.scan import check
 from ccfnet_tf.datasets.registry import detect
