@@ -49,9 +49,11 @@ def main(args: list[str]) -> int:
     options = parser.parse_args(args)
     if options.batch is not None and options.batch < 1:
         raise ConfigError(f"--batch is {options.batch}: it must be 1 or more")
+    run = Path(options.run).expanduser()
+    read_run(run)  # refused before TensorFlow is waited for
     start_tensorflow()
     measure(
-        Path(options.run).expanduser(),
+        run,
         split=options.split,
         batch=options.batch,
         root=options.root,

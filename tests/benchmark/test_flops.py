@@ -43,6 +43,7 @@ def test_resnet_50_costs_what_is_known_of_it() -> None:
     assert sum(count(model, (1, 224, 224, 3)).values()) / 1e9 == pytest.approx(3.858, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_the_network_costs_what_tensorflow_s_profiler_counts() -> None:
     model = build_ccfnet(
         5,

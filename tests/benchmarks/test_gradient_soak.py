@@ -80,6 +80,7 @@ def test_a_fault_is_counted_under_its_variable(
     assert said == [10, 20]
 
 
+@pytest.mark.slow
 def test_every_repetition_is_a_whole_step_from_the_same_state(
     toy: Callable[..., Any], batch: tuple[tf.Tensor, tf.Tensor]
 ) -> None:

@@ -176,6 +176,7 @@ def test_what_split_prints_reads_shards(
     assert_folds(shards, lists, capsys.readouterr().out, 2)
 
 
+@pytest.mark.slow
 def test_what_split_prints_reads_stanford_background(
     stanford_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,7 +56,7 @@ def trained(toy_network: None, tmp_path_factory: pytest.TempPathFactory) -> Trai
     return Trained(root, run)
 
 
-@pytest.fixture(params=[8, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.fixture(params=[4, pytest.param(300, marks=pytest.mark.slow)])
 def count(request: pytest.FixtureRequest) -> int:
     """How often a file is damaged."""
     return int(request.param)

@@ -155,7 +155,7 @@ def test_pictures(name: str, tmp_path: Path, count: int) -> None:
 
 def test_every_suffix_of_pictures_is_tried() -> None:
     alike = {".jpeg", ".jpe", ".jfif", ".tiff", ".pgm", ".pbm", ".pnm"}
-    assert {Path(name).suffix for name in SAVED} | alike == set(inputs.PICTURES)
+    assert {Path(name).suffix for name in SAVED} | alike == set(inputs.IMAGE_SUFFIXES)
 
 
 @pytest.mark.parametrize("kind", ["L", "P", "RGB", "RGBA", "1", "I;16"])

@@ -57,7 +57,8 @@ def state_of(model: Any) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     "case",
     [
-        (math.nan, 0, {}),  # a strategy of one replica
+        # A strategy of one replica.
+        pytest.param((math.nan, 0, {}), marks=pytest.mark.slow),
         (math.nan, 1, {}),
         pytest.param((-math.inf, 2, {"clip_norm": 0.1}), marks=pytest.mark.slow),
         pytest.param((math.nan, 2, {"accumulate": 2}), marks=pytest.mark.slow),

@@ -52,6 +52,7 @@ def test_what_unpacks_to_too_much_is_refused_first(
         next(read_references(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_directory_that_promises_less_than_there_is(tmp_path: Path) -> None:
     """Python's `zipfile` would unpack all of it to give the first bytes."""
     file = io.BytesIO()
