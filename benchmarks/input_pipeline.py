@@ -197,7 +197,7 @@ def _epoch(root: Path, console: Console) -> str:
         if number in marks:
             marks[number] = memory.resident()
     shown = ", ".join(f"{resident:.0f} MB at step {step}" for step, resident in marks.items())
-    return f"{parts.format}, an epoch of {len(parts.train)} pictures: resident memory {shown}"
+    return f"{parts.format}, an epoch of {len(parts.train)} images: resident memory {shown}"
 
 
 def _table(speeds: list[Speed], step: float) -> Table:

@@ -118,7 +118,7 @@ def main(args: list[str]) -> int:
 def _predicted(outcome: Outcome, out: str) -> list[str]:
     """Returns what was written, if anything was, and what was left out."""
     lines = []
-    counts = ((outcome.pictures, "picture", ""), (outcome.frames, "frame", " of videos"))
+    counts = ((outcome.pictures, "image", ""), (outcome.frames, "frame", " of videos"))
     done = [f"{_counted(count, noun)}{of}" for count, noun, of in counts if count]
     if done:
         failed = f"; {len(outcome.failures)} failed, see above" if outcome.failures else ""

@@ -46,7 +46,7 @@ def stats_table(stats: Stats, taxonomy: Taxonomy) -> RenderableType:
     """Returns one row per class, then void, sizes and colours."""
     census = stats.census
     title = f"{census.samples} images, {int(census.pixels.sum()):,} labelled pixels"
-    table = _table(title, "class", "share %", "pictures", "median freq.", "inverse log")
+    table = _table(title, "class", "share %", "images", "median freq.", "inverse log")
     columns = (
         [share_percent(share) for share in census.shares()],
         [str(count) for count in census.pictures],
@@ -82,7 +82,7 @@ def split_table(split: Split, taxonomy: Taxonomy) -> RenderableType:
         table.add_row(Text(printable(name)), *map(share_percent, shown))
     table.add_section()
     shown = pictures if few else np.array([pictures.min(), pictures.max()])
-    table.add_row("pictures", *map(str, shown.tolist()))
+    table.add_row("images", *map(str, shown.tolist()))
     frames = f"; {split.frames} images look like another frame" if split.frames else ""
     lines = [Text(f"{split.kept} groups of copies or near-copies stay on one side{frames}")]
     lines += [

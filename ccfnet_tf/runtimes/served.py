@@ -52,17 +52,17 @@ _SAID = 200  # letters of a server's message that are shown
 
 # What a status means, in the words of `_RefusalError`.
 _REST_KINDS = {
-    400: "picture",
+    400: "image",
     404: "unknown model",
-    413: "picture",
+    413: "image",
     429: "memory",
     502: "gone",
     503: "gone",
     504: "slow",
 }
 _GRPC_KINDS = {
-    "INVALID_ARGUMENT": "picture",
-    "FAILED_PRECONDITION": "picture",
+    "INVALID_ARGUMENT": "image",
+    "FAILED_PRECONDITION": "image",
     "NOT_FOUND": "unknown model",
     "RESOURCE_EXHAUSTED": "memory",
     "UNAVAILABLE": "gone",
@@ -159,7 +159,7 @@ class ServedNetwork:
 
     def _give_up(self, refusal: _RefusalError, attempts: int) -> NoReturn:
         said = " ".join(str(refusal).split())[:_SAID]
-        if refusal.kind == "picture":
+        if refusal.kind == "image":
             raise DataError(f"the server refused it: {said}") from refusal
         if refusal.kind == "memory":
             raise PictureTooLargeError(f"the server's memory ran out on it: {said}") from refusal

@@ -78,7 +78,7 @@ def check_data(config: RunConfig, console: Console) -> RunData:
         say_left_out(left_out, console)
     _refuse_void(data)
     refuse_absent(config.data, parts, data.train.census, data.val.census)
-    pictures = "picture" if len(parts.train) == 1 else "pictures"
+    pictures = "image" if len(parts.train) == 1 else "images"
     console.print(
         f"{parts.format}: {len(parts.train)} {pictures} to train on, {len(parts.val)} to validate, "
         f"{len(parts.test)} to test, {classes} classes; every "

@@ -263,9 +263,9 @@ def test_predict_ends_with_what_was_written_and_left_out(
     [
         ([], "give either a run folder to export, or --verify-only ARTIFACT"),
         (["x", "--verify-only", "y"], "give either"),
-        (["--verify-only", "y", "--quantize", "int8"], "--quantize is of exporting"),
-        (["--verify-only", "y", "--data.root", "z"], "--data.root is of exporting"),
-        (["--verify-only", "y", "--format", "onnx"], "--format is of exporting"),
+        (["--verify-only", "y", "--quantize", "int8"], "--quantize applies only to export"),
+        (["--verify-only", "y", "--data.root", "z"], "--data.root applies only to export"),
+        (["--verify-only", "y", "--format", "onnx"], "--format applies only to export"),
         (["x", "--format", "onnx", "--quantize", "int8"], "--quantize is for --format tflite"),
         (["x", "--format", "tflite", "--precision", "bfloat16"], "for --format saved_model"),
         (["x", "--precision", "bf16"], "'bf16': expected float32, bfloat16; did you mean"),

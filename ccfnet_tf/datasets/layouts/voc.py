@@ -177,7 +177,7 @@ def _part(
         if name in images and name in labels:
             samples.append(Sample(name, str(images[name]), str(labels[name])))
             continue
-        what = "mask" if name in images else "picture"
+        what = "mask" if name in images else "image"
         message = f"{path}: line {line}: '{name[:60]}' has no {what}: add it, or take out the line"
         absent.append(DataError(message, kind="missing"))
     return tuple(samples), tuple(absent)
