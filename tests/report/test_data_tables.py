@@ -76,8 +76,8 @@ def test_stats() -> None:
     )
     text = "\n".join(lines(stats_table(stats, TAXONOMY)))
     assert "2 images, 1,000,000 labelled pixels" in text
-    assert "│ [red] sky │   99.90 │        2 │        0.501 │        1.42 │" in text
-    assert "│ sea       │    0.10 │        2 │          500 │        48.1 │" in text
+    assert "│ [red] sky │   99.90 │      2 │        0.501 │        1.42 │" in text
+    assert "│ sea       │    0.10 │      2 │          500 │        48.1 │" in text
     assert "void: 20.00 % of all pixels" in text
     assert "320x240 (4), 1x1 (1), 2x1 (1) and 2 more sizes" in text
     assert max(map(len, text.splitlines())) <= 80
@@ -93,7 +93,7 @@ def test_folds_side_by_side() -> None:
     assert "31 images in 3 folds" in text
     assert "│ [red] sky │ 100.00 │  99.00 │  98.00 │" in text
     assert "│ sea       │   0.00 │   1.00 │   2.00 │" in text
-    assert "│ images  │     10 │     11 │     10 │" in text
+    assert "│ images    │     10 │     11 │     10 │" in text
     assert "3 groups of copies or near-copies stay on one side" in text
     assert "fold 0 has no 'sea':" in text
 
@@ -101,7 +101,7 @@ def test_folds_side_by_side() -> None:
 def test_many_folds_as_a_range() -> None:
     text = "\n".join(lines(split_table(dealt(20), TAXONOMY)))
     assert "│ [red] sky │    81.00 │  100.00 │" in text
-    assert "│ images  │       10 │      11 │" in text
+    assert "│ images    │       10 │      11 │" in text
 
 
 @pytest.mark.parametrize(

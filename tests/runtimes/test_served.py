@@ -189,11 +189,11 @@ def without(name: str) -> dict[str, Any]:
 
 RGB = png(np.zeros((6, 9, 3), np.uint8))
 WRONG: dict[str, tuple[bytes, str]] = {
-    "garbage": (b"<html>", "no answer of TensorFlow Serving"),
-    "deep": (b"[" * 100_000, "no answer of TensorFlow Serving"),
-    "nothing": (b'{"predictions": []}', "no answer of TensorFlow Serving"),
-    "two": (b'{"predictions": [{}, {}]}', "no answer of TensorFlow Serving"),
-    "base64": (b'{"predictions": [{"labels_png_bytes": {"b64": "?"}}]}', "no answer of"),
+    "garbage": (b"<html>", "not an answer of TensorFlow Serving"),
+    "deep": (b"[" * 100_000, "not an answer of TensorFlow Serving"),
+    "nothing": (b'{"predictions": []}', "not an answer of TensorFlow Serving"),
+    "two": (b'{"predictions": [{}, {}]}', "not an answer of TensorFlow Serving"),
+    "base64": (b'{"predictions": [{"labels_png_bytes": {"b64": "?"}}]}', "not an answer of"),
     "key": (row(without("labels_png_bytes")), "no 'labels_png_bytes'"),
     "other key": (row(without("difficulty_png_bytes")), "no 'difficulty_png_bytes'"),
     "text": (row({**GOOD, "labels_png_bytes": "text"}), "no 'labels_png_bytes'"),
@@ -323,7 +323,7 @@ def test_http_needs_no_tensorflow() -> None:
 )
 def test_an_address_of_another_form_is_refused(address: str) -> None:
     patience = Patience(seconds=1.0, attempts=1)
-    with pytest.raises(ConfigError, match="no address of a served network: expected http://"):
+    with pytest.raises(ConfigError, match="not an address of a served network: expected http://"):
         ServedNetwork(address, patience=patience)
 
 

@@ -138,9 +138,9 @@ PIXEL = [[[[0, 0, 0]]]]
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "neither": ({}, "either 'instances' or 'inputs'"),
     "both": ({"instances": PIXEL, "inputs": PIXEL}, "either"),
-    "no rows": ({"instances": []}, "no list with items"),
+    "no rows": ({"instances": []}, "not a list with items"),
     "signature": ({"signature_name": "encodet", "instances": PIXEL}, "no signature 'encodet'"),
-    "no name": ({"signature_name": 5, "instances": PIXEL}, "no string"),
+    "no name": ({"signature_name": 5, "instances": PIXEL}, "not a string"),
     "unknown input": ({"inputs": {"image": PIXEL}}, r"\['image'\]: expected \['images'\]"),
     "uneven rows": ({"instances": [{"images": 1}, {"image": 1}]}, "different inputs"),
     "ragged": ({"instances": [[[[0, 0, 0], [0]]]]}, "no array of uint8"),
