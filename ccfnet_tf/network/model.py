@@ -69,7 +69,7 @@ class _Batch(NamedTuple):
             )
         count = tf.shape(self.images)[0]
         whole = tf.equal(count % parts, 0)
-        images = checked(self.images, whole, PARTS_RULE, "pictures", count, "accumulate", parts)
+        images = checked(self.images, whole, PARTS_RULE, "images", count, "accumulate", parts)
 
         def pieces(value: tf.Tensor | float) -> list[Any]:
             return [value] * parts if isinstance(value, float) else tf.split(value, parts)
