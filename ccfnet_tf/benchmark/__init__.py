@@ -1,1 +1,1 @@
-"""How fast things are, measured by whoever asks."""
+"""`ccfnet-tf benchmark`: speed, memory and cost of networks on this machine."""

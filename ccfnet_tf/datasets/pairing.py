@@ -37,7 +37,7 @@ def folders_seen(root: Path, *names: str) -> str:
     """Returns `a/ and b/` where `root` has all these folders, else an empty string."""
     try:
         found = all((root / name).is_dir() for name in names)
-    except OSError:  # not ours to read; whoever opens it will say so
+    except OSError:  # not ours to read; opening it will say so
         return ""
     return " and ".join(f"{name}/" for name in names) if found else ""
 

@@ -77,7 +77,7 @@ class KerasNetwork:
             raise ValueError(f"{len(self.taxonomy.names)} class names for {classes} classes")
         self._model = with_fine(model)
         signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
-        # Two graphs, traced when first called: whoever needs no heads does not pay for them.
+        # Two graphs, traced when first called: the heads cost nothing unless they are asked for.
         self._answer = tf.function(self._forward, input_signature=signature, autograph=False)
         self._heads = tf.function(self._forward_heads, input_signature=signature, autograph=False)
 

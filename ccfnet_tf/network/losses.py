@@ -1,6 +1,6 @@
 """The cascade's losses as sums over labelled pixels (paper section 3.2).
 
-Shapes: B images, H x W pixels, C classes. Every loss here is a sum; whoever knows how many
+Shapes: B images, H x W pixels, C classes. Every loss here is a sum; the caller, who knows how many
 labelled pixels the whole batch has, over all replicas, divides once. A mean per replica would
 weigh a replica with little void like one with much, and two replicas would not equal one.
 """

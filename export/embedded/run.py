@@ -59,7 +59,7 @@ Answer = dict[str, Any]
 
 
 class RunError(Exception):
-    """A wrong input, in one line: what was found, and the mend."""
+    """A wrong input, in one line: what was found, and the fix."""
 
 
 class Answered(NamedTuple):

@@ -322,7 +322,7 @@ def _write(folder: Path, samples: Sequence[Sample], tested: np.ndarray, made: st
 
 
 def _write_near_duplicates(folder: Path, samples: Sequence[Sample], groups: Sequence[int]) -> None:
-    """Writes which samples stay on one side, for whoever takes a validation share of a fold."""
+    """Writes which samples stay on one side where a validation share of a fold is taken."""
     members: dict[int, list[str]] = {}
     for sample, group in zip(samples, groups, strict=True):
         members.setdefault(group, []).append(sample.name)

@@ -18,7 +18,7 @@ class Preemption:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Notes SIGTERM inside, and leaves it to whoever had it before after that."""
+        """Notes SIGTERM inside the context; afterwards the previous handler is back."""
         former = signal.signal(signal.SIGTERM, self._note)
         try:
             yield
