@@ -22,6 +22,10 @@ from ccfnet_tf.serving.rest_server import RestServer
 NAME = "ccfnet"
 """What clients call the model."""
 
+_AWAKE = 0.2
+"""Seconds after which the main thread looks for signals: the system may deliver one to a thread of
+TensorFlow or gRPC, which does not wake the main thread, where alone Python runs handlers."""
+
 
 class DevelopmentServer:
     """Serves one model until closed; `with` closes it.
@@ -128,7 +132,8 @@ def serve(
             console.print("a server for development; use TensorFlow Serving to serve others")
             for address in (server.rest, server.grpc):
                 console.print(f"version {server.version}: {address}", soft_wrap=True)
-            told.wait()
+            while not told.wait(_AWAKE):
+                pass
         console.print("stopped")
     finally:
         for number, handler in former.items():
