@@ -19,11 +19,6 @@ FULL: dict[str, Any] = {
     "attention_input": "features_and_coarse",
     "fine_input": "pyramid_and_detail",
 }
-EVERY_BACKBONE = [
-    "resnet50",
-    pytest.param("resnet101", marks=pytest.mark.slow),
-    "mobilenet_v2",
-]
 
 
 def branch(name: str) -> list[str]:
@@ -112,7 +107,7 @@ def test_sizes_known_at_run_time_only_give_the_same(small_network: Build) -> Non
             np.testing.assert_allclose(traced(images)[name], value, atol=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_low_precision_keeps_logits_float32(small_network: Build, precision: str) -> None:
     keras.utils.set_random_seed(0)
     model = small_network(**FULL, precision=precision)
@@ -174,8 +169,18 @@ def centre_of_mass(weights: np.ndarray) -> np.ndarray:
     return (grid * weights).sum((1, 2)) / weights.sum()
 
 
-@pytest.mark.parametrize("backbone", EVERY_BACKBONE)
-@pytest.mark.parametrize("size", [(97, 97), (100, 90)])
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [
+        ("mobilenet_v2", (97, 97)),
+        ("mobilenet_v2", (100, 90)),
+        *(
+            pytest.param(backbone, size, marks=pytest.mark.slow)
+            for backbone in ("resnet50", "resnet101")
+            for size in ((97, 97), (100, 90))
+        ),
+    ],
+)
 def test_an_impulse_comes_out_where_it_went_in(
     borrowed: Build, backbone: str, size: tuple[int, int]
 ) -> None:

@@ -146,6 +146,7 @@ def test_a_faster_gradient_is_taken() -> None:
     assert "DepthwiseConv2dNativeBackpropInput" not in found
 
 
+@pytest.mark.slow
 def test_the_network_has_no_layer_of_keras_that_ours_replace(
     small_network: Callable[..., Any],
 ) -> None:

@@ -91,6 +91,7 @@ def test_parts_equal_the_whole(case: str, toy: Toy, two_replicas: Any) -> None:
             np.testing.assert_allclose(of_parts[name], values, rtol=2e-5, err_msg=told + name)
 
 
+@pytest.mark.slow
 def test_balanced_attention_balances_each_part(toy: Toy) -> None:
     # Two parts that are alike: balanced each for itself they are balanced together.
     images, labels = next(iter(batches().as_numpy_iterator()))

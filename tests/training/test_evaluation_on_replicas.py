@@ -31,7 +31,7 @@ def pictures(count: int) -> tf.data.Dataset:
     )
 
 
-@pytest.mark.parametrize("count", [4, 5])
+@pytest.mark.parametrize("count", [pytest.param(4, marks=pytest.mark.slow), 5])
 def test_two_replicas_count_what_one_counts(
     count: int, toy: Callable[..., Any], two_replicas: Any
 ) -> None:
