@@ -3,7 +3,7 @@
 # make test-all   the tests and the slow ones (under 45 minutes)
 # make bench      the network's speed beside a matrix product's; images a second of reading
 # make bench-peers  the network's speed beside PyTorch's, in an environment of its own
-# make matrix RUNS="..."  every format of trained runs: exported, proven, timed; as Markdown
+# make matrix RUNS="..."  every format of trained runs: exported, verified, timed; as Markdown
 # make test-addons  exported files and image operations beside TensorFlow Addons
 # make test-packages  the sdist and the wheel, each in clean environments
 # make coverage   the tests, and the share of lines that they run

@@ -60,7 +60,7 @@ class Row:
     Attributes:
         kind: One of `KINDS`, or `KERAS` for the run itself.
         place: What `benchmark` measures: the run's or the artifact's folder; None without one.
-        contract: What `export.json` says; None of the run, and of what was refused.
+        manifest: What `export.json` says; None of the run, and of what was refused.
         refused: Why the export handed nothing over; empty where it did.
         size_mb: What is needed to answer, on disk.
         ms: Median milliseconds of an image, by threads.

@@ -379,7 +379,7 @@ def explained() -> dict[str, str]:
             r"^    (\w+): (.*(?:\n {8,}.*)*)", inspect.getdoc(cls) or "", re.MULTILINE
         )
     }
-    return {key: rows[key] for key in key_types()}
+    return {key: rows.get(key, "") for key in key_types()}  # none under python -OO
 
 
 def from_yaml(text: str, *, source: str) -> RunConfig:
@@ -441,12 +441,18 @@ def read_value(key: str, text: str) -> Any:
     value: Any = text
     if not _fits(text, hint):
         try:
-            value = _converted(parse_yaml(f"value:\n  {text}")["value"], hint)
+            value = _converted(_only_value(parse_yaml(f"value:\n  {text}")), hint)
         except ValueError as error:
             if dict in kinds_of(hint):  # what is wrong with it lies inside
                 raise ConfigError(f"{key} is '{text}': {error}") from error
     if not _fits(value, hint):
         raise ConfigError(f"{key} is '{text}': {_rule(text, hint)}")
+    return value
+
+
+def _only_value(tree: dict[str, Any]) -> Any:
+    """Returns the value; raises ValueError where a line break hid another key behind it."""
+    (value,) = tree.values()
     return value
 
 
@@ -501,13 +507,18 @@ def _typed(value: Any, hint: Any, key: str, source: str) -> Any:
 
 def _converted(value: Any, hint: Any) -> Any:
     """Returns a value of the YAML in the form that its key has in Python, where it has one."""
-    value = tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(_as_number(each) for each in value)
     if isinstance(value, dict) and get_origin(hint) is dict:
         value = {_whole(name): each for name, each in value.items()}
-    if isinstance(value, str) and not _fits(value, hint):
-        # YAML 1.1 takes 1e-4, which lacks a point, for a text.
+    return value if _fits(value, hint) else _as_number(value)
+
+
+def _as_number(value: Any) -> Any:
+    """Returns the number that a text means: YAML 1.1 reads 1e-4, without a point, as a text."""
+    if isinstance(value, str):
         with contextlib.suppress(ValueError):
-            value = float(value)
+            return float(value)
     return value
 
 

@@ -38,8 +38,13 @@ EXIT_TERMINATED = 143
 LONGEST = 2000
 """Characters of a message: a name in a damaged file may have a million."""
 
-_LOGIN = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]+:/{1,2})(?:[^/?#@\n]*@)?(?:\S*@)?")
-_QUERY = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^\s?]*\?)\S*?(?=[:;,.'\")]*(?:\s|$))")
+# Every repetition is bounded: names in files may have a million letters.
+_SCHEME = r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{1,30}:/{1,2}"
+_LOGIN = re.compile(rf"({_SCHEME})(?:[^/?#@\n]{{0,2000}}@)?(?:\S{{0,2000}}@)?")
+_QUERY = re.compile(rf"({_SCHEME}[^\s?]{{0,2000}}\?)\S*?(?=[:;,.'\")]{{0,9}}(?:\s|$))")
+
+_READ = 20_000
+"""Characters of a message that are looked at; the middle of a longer one is left out before."""
 
 _COMPARED = 500  # names that `nearest` compares letter by letter, which is slow
 
@@ -52,9 +57,19 @@ class CCFNetError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        text = printable(message)
+        text = printable(_shortened(message))
         half = LONGEST // 2
         super().__init__(text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}")
+
+
+def _shortened(message: str) -> str:
+    """Returns a message of little more than `_READ` characters; its middle is left out."""
+    if len(message) <= _READ:
+        return message
+    word, blank, rest = message[-_READ // 2 :].partition(" ")
+    if "@" in word:  # it may be the end of an address, whose login is no longer known as one
+        word = ""
+    return f"{message[: _READ // 2]} ... {word}{blank}{rest}"
 
 
 class ConfigError(CCFNetError):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 
-from ccfnet_tf.errors import LONGEST, DataError, nearest
+from ccfnet_tf.errors import LONGEST, DataError, nearest, without_secrets
 
 
 def test_nearest() -> None:
@@ -28,3 +28,11 @@ def test_a_long_name_leaves_the_place_and_the_way_out() -> None:
     assert said.startswith("a.txt: line 1: 'xx")
     assert said.endswith("xx': take it out")
     assert str(DataError("short")) == "short"
+
+
+def test_a_name_of_a_million_letters_takes_no_time() -> None:
+    # Each letter could begin an address: what looks for logins must not read on to the end.
+    for name in ("a." * 500_000 + ":/x", "a:/" * 300_000, ";" * 1_000_000):
+        assert len(str(DataError(f"classes.txt: {name}"))) <= 2 * LONGEST
+    for name in ("a." * 8_000, "a:/" * 6_000):
+        assert without_secrets(f"{name} http://me:word@host/x") == f"{name} http://***@host/x"

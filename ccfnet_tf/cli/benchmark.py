@@ -1,7 +1,7 @@
 """`ccfnet-tf benchmark`: what a network costs, how fast it is here, and how fast it could be.
 
 One run alone, or nothing, is measured in training and inference (`speed`); anything else is
-compared by its answers (`artifacts`).
+compared by its predictions (`compare`).
 """
 
 from __future__ import annotations
@@ -137,14 +137,14 @@ def _refuse(options: Namespace, known: dict[str, Any], why: str) -> None:
 
 
 def _compare(options: Namespace) -> int:
-    from ccfnet_tf.benchmark import compare as artifacts
+    from ccfnet_tf.benchmark import compare
 
     size = _size(options.size) or _SIZE
     if not options.sources:
         raise ConfigError("--compare needs something to compare: give runs or exported files")
-    rows = artifacts.entries(options.sources, openvino=options.openvino)
+    rows = compare.entries(options.sources, openvino=options.openvino)
     console = new_console()
-    tree = artifacts.compare(
+    tree = compare.compare(
         rows,
         size=size,
         warm_up=options.warm_up,
@@ -152,8 +152,8 @@ def _compare(options: Namespace) -> int:
         threads=options.threads,
         console=console,
     )
-    console.print(artifacts.table(tree))
-    for line in artifacts.notes(tree):
+    console.print(compare.table(tree))
+    for line in compare.notes(tree):
         console.print(line)
     if options.json:
         write_json(options.json, tree)

@@ -133,7 +133,11 @@ def parse_config(base: Path, keys: list[str]) -> RunConfig:
             that the format of the data has no use for.
         SystemExit: After `--help` or `--print_config`.
     """
-    return _configured(base, _parsed(keys, "fit"), stored=False, verb="fit")
+    known = _parsed(keys, "fit")
+    for option in ("config", "out", "resume", "accept_changed_data"):
+        if getattr(known, option):  # of `fit` alone: here they would be ignored
+            raise ConfigError(_unknown(option.replace("_", "-")))
+    return _configured(base, known, stored=False, verb="fit")
 
 
 def _configured(base: Path, known: argparse.Namespace, *, stored: bool, verb: str) -> RunConfig:
@@ -193,8 +197,8 @@ def _parsed(args: list[str], verb: str) -> argparse.Namespace:
         ConfigError: An option that is not known, or a value of another type.
     """
     known, others = _new_parser(verb).parse_known_args(args, argparse.Namespace(given={}))
-    if others and others[0].startswith("--"):
-        raise ConfigError(_unknown(others[0].removeprefix("--").partition("=")[0]))
+    if others and others[0].startswith("-"):
+        raise ConfigError(_unknown(others[0].lstrip("-").partition("=")[0] or others[0]))
     if others:
         raise ConfigError(
             f"unexpected argument '{others[0]}': the folder of images is given with --data.root"

@@ -151,7 +151,7 @@ def _explain(error: BaseException, args: list[str]) -> tuple[str, int]:
 def _refuse_empty(args: list[str]) -> None:
     """Refuses an argument of no characters, which as a path would be the current folder."""
     for position, arg in enumerate(args):
-        if arg == "" or (arg.startswith("--") and arg.endswith("=")):
+        if arg == "" or (arg.startswith("--") and arg.find("=") == len(arg) - 1):
             before = args[position - 1] if arg == "" else arg[:-1]
             of = f"the value of {before}" if before.startswith("--") else "an argument"
             raise ConfigError(f"{of} is empty: give one; in a shell, see that the variable is set")

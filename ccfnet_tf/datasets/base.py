@@ -96,7 +96,7 @@ class Listing:
         read_bytes: Returns the image as it is stored, any format that Pillow reads.
         fingerprint: Returns a digest of the image as it is stored, which no path is part of.
         verify: Looks for damage that no sample shows, such as a file's checksum; takes its time.
-        kin: Sample name to a group's key, for (near-)duplicates that must stay on one side.
+        near_duplicates: Sample name to a group's key, for copies that must stay on one side.
         folds: How many folds `data.fold` can choose from; 0 where the set has none.
         unpaired: Images without a label and labels without an image, of kind `missing`, and
             label files that cannot be used at all. They are in no part; training refuses a set

@@ -28,6 +28,7 @@ class Exporter(ABC):
         libraries: Packages that the format is made and verified by, beside TensorFlow.
         last_step: What is done after the file was compared with Keras, for the progress bar.
         measures_accuracy: Whether that takes a pass over labelled images.
+        usual_size: Whether the size is still to be taken from the run's images; see `sized_for`.
         precision: What the exported network computes in.
     """
 
@@ -35,6 +36,7 @@ class Exporter(ABC):
     libraries: ClassVar[tuple[str, ...]] = ()
     last_step: ClassVar[str] = "checksums"
     measures_accuracy: bool = False
+    usual_size: bool = False
     precision: ComputeType = "float32"
 
     @property

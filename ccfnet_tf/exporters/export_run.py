@@ -36,7 +36,7 @@ LIBRARIES = ("ccfnet-tf", "tensorflow", "keras", "numpy")
 def export_run(
     run: Path, out: Path, exporter: Exporter, *, data_root: str | None, console: Console
 ) -> Path:
-    """Writes a run's network as an artifact and proves it equal to Keras.
+    """Writes a run's network as an artifact and verifies it against Keras.
 
     Args:
         run: The run folder.
@@ -57,6 +57,8 @@ def export_run(
     info = _read_run(run, data_root)
     checkpoint = info.checkpoint()
     import_extras(exporter.format)
+    if not exporter.usual_size:
+        refuse_existing(exporter.place(out))  # before a large data set is listed
     parts = run_parts(info)
     exporter = exporter.sized_for(parts)
     place = exporter.place(out)

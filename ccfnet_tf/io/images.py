@@ -382,14 +382,16 @@ def _unknown(path: str | Path, data: bytes | None) -> DataError:
                 file.seek(tags.next)
                 tags.load(file)
                 return DataError(f"{path}: {_described(tags)}")
-    except _DAMAGE:
-        pass  # no header that says what it is
+    except (*_DAMAGE, TypeError):
+        pass  # no header that says what it is, or one whose tags are of other types
     return DataError(f"{path}: not an image in a format that can be read")
 
 
 def _described(tags: Any) -> str:
     """Returns what a TIFF holds that is not read, and what to make of it."""
     bands, bits = tags.get(_SAMPLES_PER_PIXEL, 1), tags.get(_BITS, (1,))
+    if not isinstance(bands, int):
+        raise TypeError(f"{bands!r} bands")
     kind = {2: " signed", 3: " floating-point"}.get(next(iter(tags.get(_SAMPLE_FORMAT, (1,)))), "")
     stored = ", band by band" if tags.get(_PLANAR) == _BAND_BY_BAND else ""
     named = "1 band" if bands == 1 else f"{bands} bands"

@@ -15,8 +15,6 @@ import tensorflow as tf
 
 from ccfnet_tf.network.model import FINE_LAYER
 
-Outputs = dict[str, tf.Tensor]
-
 
 def with_fine(model: Any) -> keras.Model:
     """Returns a model that has the logits of the fine branch alone among its outputs.

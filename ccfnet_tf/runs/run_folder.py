@@ -2,7 +2,7 @@
 
 RUN/config.yaml                 the resolved configuration
 RUN/classes.json                {"names": [...], "palette": [[r, g, b], ...]}
-RUN/picture_sizes.json          {"largest": [height, width], "images": N} of the training split
+RUN/picture_sizes.json          {"largest": [height, width], "pictures": N} of the training split
 RUN/checkpoints/{best,last,previous}.npz
 RUN/lists/, RUN/label_map.yaml  copies of data.lists and data.label_map, where they were given
 """

@@ -40,7 +40,7 @@ TRAINED = "trained_on_at_most"
 
 _CHUNK = 1 << 20
 _SEAL = "sha256"
-"""Key of the contract's own checksum: names, colours or tolerance changed by hand are not ours."""
+"""Key of the manifest's own checksum: names, colours or tolerance changed by hand are not ours."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _manifest(tree: dict[str, Any]) -> Manifest:
-    """Returns the contract; raises TypeError or ValueError where a key or a value is another."""
+    """Returns the manifest; raises TypeError or ValueError where a key or a value is another."""
     manifest = Manifest(**tree)
     for key, hint in get_type_hints(Manifest).items():
         if not _fits(tree[key], hint):

@@ -34,7 +34,7 @@ class Source:
         kind: What it is.
         place: The server's address, else the path of what is opened: a run's or a SavedModel's
             folder, or a file.
-        contract: Of an exported file; None for runs and servers.
+        manifest: Of an exported file; None for runs and servers.
         trained: Height and width of the largest image that the network was trained on; None
             where that is not known.
     """

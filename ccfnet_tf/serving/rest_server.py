@@ -54,6 +54,7 @@ GRACE = 5.0
 
 _LEAVING = 64  # connections that were turned away and may still read that
 _LEAVE = 1.0  # seconds for it
+_PIECES = 16  # of what each of them still sends, read at a time
 
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d{1,18}))?(?P<rest>.*)")
@@ -156,8 +157,9 @@ class RestServer(HTTPServer):
         """
         for _, connection in self._leaving:
             with contextlib.suppress(OSError):
-                while connection.recv(1 << 16):
-                    pass
+                for _ in range(_PIECES):
+                    if not connection.recv(1 << 16):
+                        break
         while self._leaving and self._leaving[0][0] < before:
             self._leaving.popleft()[1].close()
 

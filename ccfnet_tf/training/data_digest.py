@@ -1,6 +1,6 @@
 """What a run's data were when it began, so that a resumed run notices a change.
 
-    RUN/data_digest.json   {"version": 1, "train": [[name, image, label], ...], "val": [...]}
+    RUN/data_digest.json   {"version": 1, "train": [[name, picture, label], ...], "val": [...]}
 
 Samples stand in the order of their part, under names whose letters with accents are one character
 each, however the disk spells them. `picture` is a digest of the file as it is stored. `label`

@@ -244,3 +244,11 @@ def test_scenes_convert_and_show(tmp_path: Path) -> None:
     sheet = cv2.imread(str(tmp_path / "s.png"))
     assert sheet is not None
     assert sheet.std() > 10
+
+
+@pytest.mark.parametrize("option", [["--resume"], ["--accept-changed-data"], ["--out", "x"]])
+def test_options_of_fit_are_not_ignored(
+    option: list[str], plain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert data("check", plain, *option) == EXIT_USER_ERROR
+    assert f"unknown key '{option[0][2:]}'" in capsys.readouterr().err

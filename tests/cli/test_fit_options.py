@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ccfnet_tf.cli.fit_options import parse_fit
+from ccfnet_tf.cli.fit_options import fit_options, parse_fit
 from ccfnet_tf.config import from_yaml, to_yaml
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.runs.run_folder import read_config
@@ -172,6 +173,9 @@ def test_print_config_can_be_given_back(tmp_path: Path, capsys: pytest.CaptureFi
         (["--model.backbone", "resnet5"], "one of resnet50, .*did you mean 'resnet50'"),
         (["--config", "demoo"], "neither a preset .*did you mean 'demo'"),
         (["--data.scale", "5"], "data.scale is '5': it must be a list"),
+        (["--train.epochs", "5\nseed: 3"], "train.epochs is '5"),
+        (["-x", "1"], "unknown key 'x'"),
+        (["--", "x"], "unknown key '--'"),
         (["--out"], "expected one argument"),
         (["--resume=3"], "ignored explicit argument"),
     ],
@@ -180,6 +184,21 @@ def test_a_mistake_is_one_line_with_the_mend(args: list[str], message: str) -> N
     with pytest.raises(ConfigError, match=message) as caught:
         parse_fit(args)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_lists_are_read_as_those_alone() -> None:
+    args = ["--train.class_weights", "[1e-1, 2]", "--data.scale", "[5e-1, 2]"]
+    config = parse_fit(args).config
+    assert config.train.class_weights == (0.1, 2)
+    assert config.data.scale == (0.5, 2)
+
+
+def test_without_docstrings_options_are_known_all_the_same() -> None:
+    code = "from ccfnet_tf.cli.fit_options import fit_options; print(len(fit_options()))"
+    done = subprocess.run(
+        [sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == len(fit_options())
 
 
 def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from ccfnet_tf.cli.main import main
-from ccfnet_tf.errors import VerificationError
+from ccfnet_tf.errors import ConfigError, VerificationError
 from ccfnet_tf.exporters import export_run as module
 from ccfnet_tf.exporters.base import Exporter
 from ccfnet_tf.exporters.registry import new_exporter
@@ -83,6 +83,18 @@ def test_files_are_proven_and_opened_again(
     assert main(["predict", str(moved), str(file), "--out", str(tmp_path / "results")]) == 0
     said = "takes 33x47: larger images are made smaller for it"
     assert (said in capsys.readouterr().out) == place.startswith("tflite")
+
+
+@pytest.mark.parametrize("options", [{}, {"size": "33x47"}])
+def test_a_place_that_is_taken_is_refused_before_the_data_are_listed(
+    options: dict[str, str], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = new_exporter("tflite" if options else "onnx", options)
+    exporter.place(tmp_path).mkdir()
+    (exporter.place(tmp_path) / "mine").write_text("")
+    monkeypatch.setattr(module, "run_parts", None)
+    with pytest.raises(ConfigError, match="already there"):
+        module.export_run(run, tmp_path, exporter, data_root=None, console=QUIET)
 
 
 def test_a_difference_leaves_nothing_behind(

@@ -106,7 +106,7 @@ def test_crossval(folds: Path, dealt: Path, count: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(crossval, "_call", never)
     monkeypatch.setattr(crossval, "_refuse_absent", lambda *_: None)
     crossval._claim(crossval.resolved_paths(settings), folds.parent / "new", resume=False)
-    (folds.parent / "new" / crossval.CONFIG).rename(folds / crossval.CONFIG)
+    (folds.parent / "new" / crossval.CROSSVAL_CONFIG).rename(folds / crossval.CROSSVAL_CONFIG)
 
     def go_on() -> None:
         options = parse_fit(["--resume", "--out", str(folds)], verb="crossval")
@@ -115,7 +115,7 @@ def test_crossval(folds: Path, dealt: Path, count: int, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(crossval, "_claim", lambda *_, **__: None)
     fuzz(folds / "fold_0" / "evaluation.json", go_on, count)
-    fuzz(folds / crossval.CONFIG, go_on, count)
+    fuzz(folds / crossval.CROSSVAL_CONFIG, go_on, count)
 
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (40, 44, 3), np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin, TiffTags
 
 from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
 from ccfnet_tf.errors import DataError
@@ -484,3 +484,17 @@ def test_a_jpeg_in_a_tiff(tmp_path: Path) -> None:
     Image.fromarray(smooth).save(tmp_path / "a.tif", compression="jpeg", quality=95)
     difference = read_image(tmp_path / "a.tif").astype(int) - smooth
     assert np.abs(difference).max() < 8
+
+
+@pytest.mark.parametrize("bands", [b"xx", 7.5])
+def test_a_tiff_whose_bands_are_no_number(bands: bytes | float, tmp_path: Path) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[256], tags[257], tags[258], tags[262] = 4, 3, 8, 1
+    tags[273], tags[279] = 8, 12
+    tags.tagtype[277] = TiffTags.ASCII if isinstance(bands, bytes) else TiffTags.FLOAT
+    tags[277] = bands.decode() if isinstance(bands, bytes) else bands
+    content = io.BytesIO()
+    tags.save(content)
+    (tmp_path / "a.tif").write_bytes(content.getvalue())
+    with pytest.raises(DataError, match="not an image in a format that can be read"):
+        read_image(tmp_path / "a.tif")

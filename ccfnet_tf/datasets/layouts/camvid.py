@@ -3,7 +3,7 @@
     ROOT/{train,val,test}/<name>.png               frames
     ROOT/{train,val,test}annot/<name>.png          masks: 0..10, 11 without a label
     ROOT/{train,val,test}.txt                      .../train/<name>.png .../trainannot/<name>.png
-    ROOT/label_colors.txt, labelmap.txt, ...       the set's own classes (see `own_classes`)
+    ROOT/label_colors.txt, labelmap.txt, ...       the set's own classes (see `class_files`)
 
 The lists hold absolute paths of their authors' machine: the last two parts of each count. Where a
 list is missing, every frame of the folder is taken; its mask has the same name, or

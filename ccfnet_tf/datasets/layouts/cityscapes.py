@@ -7,7 +7,7 @@
 
 Ids that are not evaluated become void. The labels of the set's own test split are not public (the
 files hold nothing but void): figures are usually reported on val, which is the test split here, and
-a validation share is taken from train. Where the folder carries a class list (see `own_classes`),
+a validation share is taken from train. Where the folder carries a class list (see `class_files`),
 labelIds are its rows. CVAT lays the images in imgsFine/leftImg8bit/.
 """
 

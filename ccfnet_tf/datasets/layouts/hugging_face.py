@@ -2,7 +2,7 @@
 
     ROOT/metadata.csv, metadata.jsonl       file_name, and a column of masks such as mask_file_name
     ROOT/{train,validation,test}/metadata.csv   or one a part; paths are relative to their file
-    ROOT/id2label.json, classes.txt, ...    the classes (see `own_classes`)
+    ROOT/id2label.json, classes.txt, ...    the classes (see `class_files`)
 
 In one file for all, the first folder of file_name is the part (train where it is none). The column
 of masks is the one whose name ends in file_name, or holds mask, label, annotation or segmentation.

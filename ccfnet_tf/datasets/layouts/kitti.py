@@ -4,7 +4,7 @@
     ROOT/training/semantic/<name>.png      labelIds of Cityscapes: 0..33
 
 The labels of testing/ are not public: there is no test split. Where the folder carries a class list
-(see `own_classes`), the values are its rows.
+(see `class_files`), the values are its rows.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Record:
         crc32: zlib's checksum of the content.
         height: Of image and label, in pixels.
         width: Likewise.
-        kin: Key of the group of near-duplicates it belongs to, or an empty string.
+        near_duplicates: Key of the group of near-duplicates it belongs to, or an empty string.
     """
 
     name: str

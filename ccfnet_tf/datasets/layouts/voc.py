@@ -5,7 +5,7 @@
                                                      indices, or as the colours of VOC's palette
     ROOT/ImageSets/Segmentation/{train,val}.txt      one name per line, or the paths of an image and
                                                      its mask
-    ROOT/labelmap.txt, class_names.txt, ...          the set's own classes (see `own_classes`)
+    ROOT/labelmap.txt, class_names.txt, ...          the set's own classes (see `class_files`)
 
 ROOT is VOCdevkit/VOC2012 or the like. Where SegmentationClass is missing, or holds no PNG (older
 versions of labelme), SegmentationClassPNG or SegmentationClassAug is read.

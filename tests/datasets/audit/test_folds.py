@@ -135,7 +135,7 @@ def test_joined_connects_what_any_key_connects() -> None:
 
 
 def made(tmp_path: Path, *, samples: int = 12) -> Listing:
-    """Images 0..11 of three parts; 3 and 9 have the same pixels, 1 and 5 are kin."""
+    """Images 0..11 of three parts; 3 and 9 have the same pixels, 1 and 5 are near-duplicates."""
 
     def image(index: int) -> np.ndarray:
         return np.random.default_rng(3 if index == 9 else index).integers(
