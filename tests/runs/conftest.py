@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.inference.conftest import make_run, model, other_model
+from tests.inference.conftest import make_run, model, other_model, picture, predictor
 
-__all__ = ["make_run", "model", "other_model"]
+__all__ = ["make_run", "model", "other_model", "picture", "predictor"]
