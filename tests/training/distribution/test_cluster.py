@@ -110,7 +110,7 @@ def test_slurms_nonsense_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_worker_does_not_wait_for_ever() -> None:
     script = (
         "from rich.console import Console\n"
-        "from ccfnet_tf.training import cluster\n"
+        "from ccfnet_tf.training.distribution import cluster\n"
         "cluster.PATIENCE = 3\n"
         "cluster.connect(cluster.Cluster(('127.0.0.1:1', '127.0.0.1:0'), 1), Console())\n"
     )
