@@ -1,4 +1,4 @@
-"""`ccfnet-tf evaluate`: measures a run on a part of its data."""
+"""`ccfnet-tf evaluate`: measures a run on a split of its data."""
 
 from __future__ import annotations
 
@@ -49,11 +49,8 @@ def main(args: list[str]) -> int:
     options = parser.parse_args(args)
     if options.batch is not None and options.batch < 1:
         raise ConfigError(f"--batch is {options.batch}: it must be 1 or more")
-    run = Path(options.run).expanduser()
-    read_run(run)  # refused before TensorFlow is waited for
-    start_tensorflow()
     measure(
-        run,
+        Path(options.run).expanduser(),
         split=options.split,
         batch=options.batch,
         root=options.root,
@@ -77,14 +74,15 @@ def measure(
     Raises:
         CCFNetError: The run or its data cannot be used, or memory ran out.
     """
+    info = read_run(run)
+    refuse_unwritable(run, "copy of the run")  # before TensorFlow is waited for
+    start_tensorflow()
     from ccfnet_tf.evaluation.evaluate import evaluate
     from ccfnet_tf.pipeline.batch import evaluation_batches
     from ccfnet_tf.report.evaluation_tables import report
     from ccfnet_tf.training.callbacks.epoch_end import EVALUATION_BATCH
     from ccfnet_tf.training.data import say_left_out
 
-    info = read_run(run)
-    refuse_unwritable(run, "copy of the run")  # before anything is loaded
     config = info.config
     data = config.data if root is None else replace(config.data, root=root)
     parts = read_parts(data, config.seed)

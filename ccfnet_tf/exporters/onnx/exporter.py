@@ -18,16 +18,8 @@ class OnnxExporter(Exporter):
 
     format: ClassVar[Format] = "onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "tf2onnx", "onnxruntime")
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """What the file takes, in words."""
-        return INPUTS
-
-    @property
-    def outputs(self) -> dict[str, str]:
-        """What the file returns, in words."""
-        return OUTPUTS
+    inputs = INPUTS
+    outputs = OUTPUTS
 
     def place(self, out: Path) -> Path:
         """Returns the folder `onnx` in `out`."""

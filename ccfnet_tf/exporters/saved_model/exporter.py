@@ -34,6 +34,8 @@ class SavedModelExporter(Exporter):
     """
 
     format: ClassVar[Format] = "saved_model"
+    inputs = INPUTS
+    outputs = OUTPUTS
     precision: ComputeType = "float32"
 
     def __post_init__(self) -> None:
@@ -43,16 +45,6 @@ class SavedModelExporter(Exporter):
     def options(self) -> dict[str, str]:
         """What `export.json` says of how the file was made."""
         return {} if self.precision == "float32" else {"precision": self.precision}
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """What the file takes, in words."""
-        return INPUTS
-
-    @property
-    def outputs(self) -> dict[str, str]:
-        """What the file returns, in words."""
-        return OUTPUTS
 
     def place(self, out: Path) -> Path:
         """Returns the folder of the next version: TF Serving serves the highest number."""
