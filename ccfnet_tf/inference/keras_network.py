@@ -11,10 +11,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from ccfnet_tf.inference.segmenter import Prediction, at_least, refuse_no_picture, too_large
+from ccfnet_tf.inference.segmenter import (
+    HeadOutputs,
+    Prediction,
+    at_least,
+    refuse_no_picture,
+    too_large,
+)
 from ccfnet_tf.io.images import read_image
 from ccfnet_tf.labels import Taxonomy, distinct_colours
-from ccfnet_tf.network.outputs import difficulty, labels, probabilities, with_fine
+from ccfnet_tf.network.outputs import (
+    difficulty,
+    difficulty_logit,
+    labels,
+    log_probabilities,
+    probabilities,
+    with_fine,
+)
 from ccfnet_tf.runs.run_folder import Checkpoint, load_run, read_run
 
 if TYPE_CHECKING:
@@ -77,9 +90,12 @@ class KerasNetwork:
             raise ValueError(f"{len(self.taxonomy.names)} class names for {classes} classes")
         self._model = with_fine(model)
         signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
-        # Two graphs, traced when first called: the heads cost nothing unless they are asked for.
+        # Graphs are traced when first called: the heads cost nothing unless they are asked for.
         self._answer = tf.function(self._forward, input_signature=signature, autograph=False)
         self._heads = tf.function(self._forward_heads, input_signature=signature, autograph=False)
+        self._head_outputs = tf.function(
+            self._forward_head_outputs, input_signature=signature, autograph=False
+        )
 
     def predict(self, image: str | Path | np.ndarray) -> Prediction:
         """Labels every pixel of an image.
@@ -100,6 +116,19 @@ class KerasNetwork:
         """Labels every pixel of an image by each branch; arguments and errors as in `predict`."""
         return Heads(*self._run(self._heads, image))
 
+    def head_outputs(self, image: str | Path | np.ndarray) -> HeadOutputs:
+        """Computes the outputs of all heads; arguments and errors as in `predict`."""
+        return HeadOutputs(*self._run(self._head_outputs, image))
+
+    def prediction(self, outputs: HeadOutputs) -> Prediction:
+        """Returns the prediction that follows from the outputs of the heads.
+
+        For outputs of other origin than one pass over an image: averages over scales, tiles.
+        """
+        probability = tf.sigmoid(outputs.attention).numpy()
+        found = labels(outputs.refine), probability, probabilities(outputs.refine)
+        return Prediction(*(np.asarray(each) for each in found))
+
     def _run(self, graph: Any, image: str | Path | np.ndarray) -> list[np.ndarray]:
         picture = _picture(image)
         height, width = picture.shape[:2]
@@ -116,6 +145,15 @@ class KerasNetwork:
             difficulty(outputs["attention"])[0],
             probabilities(outputs["refine"][0]),
         )
+
+    def _forward_head_outputs(self, image: tf.Tensor) -> list[tf.Tensor]:
+        outputs = self._model(tf.cast(image[tf.newaxis], tf.float32), training=False)
+        return [
+            log_probabilities(outputs["coarse"][0]),
+            log_probabilities(outputs["fine"][0]),
+            tf.cast(outputs["refine"][0], tf.float32),
+            difficulty_logit(outputs["attention"][0]),
+        ]
 
     def _forward_heads(self, image: tf.Tensor) -> list[tf.Tensor]:
         outputs = self._model(tf.cast(image[tf.newaxis], tf.float32), training=False)

@@ -46,6 +46,22 @@ class Maps(NamedTuple):
     difficulty: np.ndarray
 
 
+class HeadOutputs(NamedTuple):
+    """The outputs of all heads for one image, from which every map follows.
+
+    Attributes:
+        coarse: float32 [H, W, C]; log-probabilities of the coarse head.
+        fine: float32 [H, W, C]; log-probabilities of the fine branch alone.
+        refine: float32 [H, W, C]; log-probabilities of the blend.
+        attention: float32 [H, W]; logit of P(coarse is wrong) as the attention head sees it.
+    """
+
+    coarse: np.ndarray
+    fine: np.ndarray
+    refine: np.ndarray
+    attention: np.ndarray
+
+
 class Network(Protocol):
     """Answers images: a run, an exported file, a server."""
 
@@ -68,6 +84,16 @@ class Network(Protocol):
             PictureTooLargeError: Memory runs out; a smaller image may still fit.
             ResourceError: Nothing can be answered any more.
         """
+
+
+class CascadeNetwork(Network, Protocol):
+    """A network whose heads can be read, such as a run; not an exported file or a server."""
+
+    def head_outputs(self, image: np.ndarray, /) -> HeadOutputs:
+        """Computes the outputs of all heads; argument and errors as in `predict`."""
+
+    def prediction(self, outputs: HeadOutputs, /) -> Prediction:
+        """Returns the prediction that follows from the outputs of the heads."""
 
 
 def refuse_no_picture(image: object) -> None:

@@ -8,11 +8,13 @@ Shapes: B images of height H and width W, C classes. `refine` holds log-probabil
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 from ccfnet_tf.network.model import FINE_LAYER
 
 
@@ -63,3 +65,65 @@ def difficulty_logit(attention: tf.Tensor) -> tf.Tensor:
 def risk(probability: tf.Tensor) -> tf.Tensor:
     """Returns 1 - the largest probability, [...] of [..., C]."""
     return 1.0 - tf.reduce_max(probability, axis=-1)
+
+
+def log_probabilities(logits: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [..., C] of logits or of log-probabilities [..., C]."""
+    return tf.nn.log_softmax(tf.cast(logits, tf.float32))
+
+
+def calibrated(refine: tf.Tensor, calibration: Calibration) -> tf.Tensor:
+    """Returns calibrated log-probabilities, float32 [..., C], of refine's [..., C]."""
+    refine = tf.cast(refine, tf.float32)
+    if calibration == UNCALIBRATED:
+        return refine
+    bias = calibration.bias or (0.0,)
+    return tf.nn.log_softmax(refine * tf.constant(calibration.scale) + tf.constant(bias))
+
+
+def calibrated_attention(attention: tf.Tensor, calibration: Calibration) -> tf.Tensor:
+    """Returns the calibrated logit of P(coarse is wrong), float32 [...], of attention [..., 2]."""
+    scale, bias = calibration.attention_scale, calibration.attention_bias
+    return difficulty_logit(attention) * scale + bias
+
+
+def wrong_logit(log_probabilities: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+    """Returns the logit of 1 - P(label), float32 [...]: log of (all other classes / that class).
+
+    The other classes are added up without that one: beside a probability near 1, float32 loses
+    what is below 1e-7.
+
+    Args:
+        log_probabilities: [..., C].
+        label: Integer [...], 0..C-1.
+    """
+    chosen = tf.one_hot(label, log_probabilities.shape[-1], True, False, dtype=tf.bool)
+    others = tf.reduce_logsumexp(tf.where(chosen, -float("inf"), log_probabilities), axis=-1)
+    return others - tf.reduce_sum(tf.where(chosen, log_probabilities, 0.0), axis=-1)
+
+
+def maps(
+    outputs: Mapping[str, tf.Tensor], calibration: Calibration = UNCALIBRATED
+) -> dict[str, tf.Tensor]:
+    """Returns what users are given of the heads' outputs.
+
+    Args:
+        outputs: `coarse` [..., C] (logits or log-probabilities), `attention` [..., 2] (logits) and
+            `refine` [..., C] (log-probabilities).
+        calibration: Applied to probabilities, difficulty, risk and attention; never to labels.
+
+    Returns:
+        `labels` int32 [...]; `probabilities` float32 [..., C]; and three maps, float32 [...],
+        0..1: `attention`, P(coarse is wrong) as the attention head sees it; `difficulty`, P(coarse
+        is wrong) after fine was computed: 1 - refine's probability of coarse's label; `risk`,
+        P(the label is wrong): 1 - its probability.
+    """
+    refine = calibrated(outputs["refine"], calibration)
+    label = labels(outputs["refine"])
+    return {
+        "labels": label,
+        "probabilities": tf.exp(refine),
+        "attention": tf.sigmoid(calibrated_attention(outputs["attention"], calibration)),
+        "difficulty": tf.sigmoid(wrong_logit(refine, labels(outputs["coarse"]))),
+        "risk": tf.sigmoid(wrong_logit(refine, label)),
+    }

@@ -129,3 +129,19 @@ def test_memory_that_runs_out_names_the_picture(
 
 def test_a_bare_network_has_numbered_classes(model: Any) -> None:
     assert KerasNetwork(model).taxonomy.names == ("class 0", "class 1", "class 2")
+
+
+def test_a_prediction_follows_from_the_outputs_of_the_heads(
+    predictor: KerasNetwork, picture: np.ndarray
+) -> None:
+    outputs = predictor.head_outputs(picture)
+    for each in (outputs.coarse, outputs.fine, outputs.refine):
+        assert each.shape == (*picture.shape[:2], 3)
+        np.testing.assert_allclose(np.exp(each).sum(-1), 1, atol=1e-5)
+    heads, ours = predictor.predict_all_heads(picture), predictor.predict(picture)
+    np.testing.assert_array_equal(outputs.coarse.argmax(-1), heads.coarse)
+    np.testing.assert_array_equal(outputs.fine.argmax(-1), heads.fine)
+    again = predictor.prediction(outputs)
+    np.testing.assert_array_equal(again.labels, ours.labels)
+    np.testing.assert_allclose(again.difficulty, ours.difficulty, atol=1e-6)
+    np.testing.assert_allclose(again.probabilities, ours.probabilities, atol=1e-6)
