@@ -27,9 +27,11 @@ def test_more_classes_keep_the_first_colours() -> None:
     assert accessible_colours(40)[:8] == accessible_colours(8)
 
 
-def test_red_and_green_of_one_lightness_are_one_to_many_people() -> None:
-    assert smallest_distance(((180, 60, 0), (105, 105, 0))) < 20
-    assert smallest_distance(((0, 0, 255), (255, 255, 0))) > 100
+def test_pairs_that_a_deficiency_takes_for_one_are_near() -> None:
+    red, dark_green, green = (255, 0, 0), (0, 102, 0), (0, 204, 0)
+    assert smallest_distance((red, dark_green)) < SAME  # protanopia
+    assert smallest_distance((red, green)) < 5 * SAME  # deuteranopia
+    assert smallest_distance(((0, 0, 255), (255, 255, 0))) > 40 * SAME
 
 
 def test_more_colours_than_there_are_is_an_error() -> None:
