@@ -31,7 +31,7 @@ def test_pairs_that_a_deficiency_takes_for_one_are_near() -> None:
     red, dark_green, green = (255, 0, 0), (0, 102, 0), (0, 204, 0)
     assert smallest_distance((red, dark_green)) < SAME  # protanopia
     assert smallest_distance((red, green)) < 5 * SAME  # deuteranopia
-    assert smallest_distance(((0, 0, 255), (255, 255, 0))) > 40 * SAME
+    assert smallest_distance(((0, 0, 255), (255, 255, 0))) > 25 * SAME
 
 
 def test_more_colours_than_there_are_is_an_error() -> None:
