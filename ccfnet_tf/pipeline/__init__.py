@@ -1,1 +1,1 @@
-"""From samples to batches: augmentation and tf.data assembly."""
+"""Input pipeline: augmentation, tf.data batches, and conversion between layouts."""

@@ -1,6 +1,7 @@
-"""Changes of how an image looks that leave its label as it is: blur, colour, hidden parts.
+"""Augmentations that change the image but not its label: blur, colour jitter, cutout.
 
-Shapes: S = `data.crop`. `draws` are numbers in [0, 1), so that each function is without chance.
+Shapes: S = `data.crop`. Random numbers are passed in as `draws`, in [0, 1), so that every function
+is deterministic.
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ import math
 import tensorflow as tf
 
 RECTANGLES = 4
-"""At most so many rectangles hide parts of one image."""
+"""Maximum number of cutout rectangles per image."""
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 
 def blur(image: tf.Tensor, draw: tf.Tensor, largest: float) -> tf.Tensor:
-    """Leaves half of the images sharp; the others get a Gaussian blur.
+    """Applies a Gaussian blur to half of the images and leaves the others sharp.
 
-    The deviation in pixels is uniform in 0 to `largest`. The kernel's size follows from `largest`
-    alone, three deviations either way. The crop's edges are reflected, so that they do not darken.
+    The standard deviation in pixels is uniform in [0, `largest`]. The kernel size depends on
+    `largest` alone and covers three standard deviations on either side. The edges of the crop are
+    reflected, so that they do not darken.
 
     Args:
-        image: float32 [S, S, 3], S above three times `largest`. What lies beside the image
-            must hold the image's edge, not a fill colour.
-        draw: float32 []: below 0.5 sharp, then ever more blur.
-        largest: Deviation at a draw of 1.
+        image: float32 [S, S, 3], S larger than three times `largest`. Pixels outside the image
+            must repeat its edge; a fill colour would bleed into it.
+        draw: float32 []. Values below 0.5 leave the image sharp; above, blur increases linearly.
+        largest: Standard deviation in pixels at a draw of 1.
 
     Returns:
         float32 [S, S, 3].
@@ -34,7 +36,7 @@ def blur(image: tf.Tensor, draw: tf.Tensor, largest: float) -> tf.Tensor:
     def blurred() -> tf.Tensor:
         reach = math.ceil(3.0 * largest)
         away = tf.range(-reach, reach + 1, dtype=tf.float32)
-        # A draw just above a half: a deviation of 0.01 is a kernel of a single 1, and no 0 / 0.
+        # Close to 0 the division below is undefined; 0.01 already gives the identity kernel.
         deviation = tf.maximum(largest * (2.0 * draw - 1.0), 0.01)
         kernel = tf.exp(-0.5 * tf.square(away / deviation))
         kernel = tf.tile((kernel / tf.reduce_sum(kernel))[:, None, None, None], [1, 1, 3, 1])
@@ -46,16 +48,16 @@ def blur(image: tf.Tensor, draw: tf.Tensor, largest: float) -> tf.Tensor:
 
 
 def tint(image: tf.Tensor, inside: tf.Tensor, draws: tf.Tensor, strength: float) -> tf.Tensor:
-    """Changes brightness, contrast and saturation, each by a factor in 1 +- strength.
+    """Changes brightness, contrast and saturation, each by a factor within 1 +- `strength`.
 
     Args:
         image: float32 [S, S, 3].
-        inside: bool [S, S]: the pixels whose mean stays under a change of contrast.
+        inside: bool [S, S], the pixels inside the image. Contrast changes around their mean.
         draws: float32 [3].
         strength: 0 (no change) to 1.
 
     Returns:
-        float32 [S, S, 3] within 0 to 255.
+        float32 [S, S, 3], clipped to 0..255.
     """
     factors = 1.0 + strength * (2.0 * draws - 1.0)
     image = image * factors[0]
@@ -68,23 +70,24 @@ def tint(image: tf.Tensor, inside: tf.Tensor, draws: tf.Tensor, strength: float)
 
 
 def hidden(crop: int, draws: tf.Tensor, largest: float) -> tf.Tensor:
-    """Returns the pixels that 1 to `RECTANGLES` rectangles hide, never more than `largest`.
+    """Returns the mask of 1 to `RECTANGLES` cutout rectangles.
 
-    The share that they hide together is uniform in 0 to `largest`, less where they overlap.
-    They are alike in area, with sides of 1:2 to 2:1, and lie wholly in the crop.
+    The share of the crop that they cover together is uniform in [0, `largest`], and lower where
+    they overlap. All have about the same area, aspect ratios of 1:2 to 2:1, and are entirely
+    inside the crop.
 
     Args:
         crop: S.
-        draws: float32 [5, `RECTANGLES`]: of row 0 the first is the share and of row 1 the first
-            the number; then the sides, top and left of each rectangle.
-        largest: 0 to 0.5.
+        draws: float32 [5, `RECTANGLES`]. The first entries of rows 0 and 1 choose the share and the
+            number of rectangles; rows 2 to 4 the aspect ratio, top and left of each.
+        largest: Largest share of the crop, 0 to 0.5.
 
     Returns:
-        bool [S, S].
+        bool [S, S], true where a pixel is hidden.
     """
     number = tf.floor(1.0 + draws[1, 0] * RECTANGLES)
     area = draws[0, 0] * largest * crop**2 / number
-    # Whole pixels, rounded down: the product of the sides is never above the area.
+    # Rounding down keeps the product of the sides at or below the requested area.
     height = tf.floor(tf.sqrt(area * 2.0 ** (2.0 * draws[2] - 1.0)))
     width = tf.minimum(tf.floor(area / tf.maximum(height, 1.0)), float(crop))
     height = tf.where(tf.range(RECTANGLES, dtype=tf.float32) < number, height, 0.0)

@@ -1,6 +1,6 @@
-"""Seeded changes of one image and its label: zoom, turn, crop, flip, and how it looks.
+"""Seeded augmentation of one image and its label: geometry in one resampling, then appearance.
 
-Shapes: H, W of the image; S = `data.crop`; C classes. Places are (y, x).
+Shapes: H, W of the image; S = `data.crop`; C classes. Coordinates are (y, x).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ccfnet_tf.labels import VOID
 from ccfnet_tf.pipeline.appearance import RECTANGLES, blur, hidden, tint
 
 PADDING = (124, 116, 104)
-"""ImageNet's mean colour: what lies beside the image looks like nothing in particular."""
+"""Fill colour outside the image: the mean colour of ImageNet, a neutral value."""
 
-# Each key of `DataConfig` has its own stream of chance: switching one on leaves the others' draws.
+# Each option of `DataConfig` has its own random stream: enabling one does not change the others.
 _ROTATE, _RARE_CROP, _BLUR, _CUTOUT = 1, 2, 3, 4
 
 
@@ -28,21 +28,22 @@ def augment(
     data: DataConfig,
     rarity: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Zooms, turns, crops, flips, blurs, tints and hides; the same seed gives the same result.
+    """Scales, rotates, crops, flips, blurs, jitters colours and applies cutout.
 
-    Image and label go through one geometry in one resampling: image bilinear, label nearest, so
-    that the label never gains a value. Where the crop reaches over the image (where the zoomed
-    image is smaller than the crop, and at corners of a turned crop) the label is `VOID` and the
-    image `PADDING`. Hidden rectangles (`data.cutout`) show `PADDING` too, but keep their label:
-    the network must tell from what is around.
+    The same seed gives the same result. Image and label are resampled once, by the same transform:
+    the image bilinearly, the label by nearest neighbour, so that no new label values appear. Where
+    the crop extends beyond the image (the scaled image is smaller than the crop, or a corner of a
+    rotated crop is outside), the label is `VOID` and the image `PADDING`. Cutout rectangles
+    (`data.cutout`) are filled with `PADDING` too but keep their label, so that the network learns
+    to use the context.
 
     Args:
         image: uint8 [H, W, 3].
         label: int32 [H, W].
         seed: int32 [2].
         data: `crop`, `scale`, `rotate`, `flip`, `colour`, `blur`, `cutout` and `rare_crop`.
-        rarity: float32 [C]: how much `data.rare_crop` seeks a class, 0 never. Without it all
-            crops are ordinary, as they are for a label that shows no class that is sought.
+        rarity: float32 [C], sampling weight of each class for `data.rare_crop`; 0 excludes a class.
+            Crops are uniform if it is `None`, and for labels without a class of positive weight.
 
     Returns:
         image uint8 [S, S, 3], label int32 [S, S].
@@ -50,7 +51,7 @@ def augment(
     draws = tf.random.stateless_uniform([7], seed)
     size = tf.cast(tf.shape(label), tf.float32)  # H, W
     zoom = data.scale[0] + draws[0] * (data.scale[1] - data.scale[0])
-    # Room is negative where the zoomed image is smaller: then it lies anywhere in the crop.
+    # Negative where the scaled image is smaller than the crop: it is then placed anywhere in it.
     room = size * zoom - data.crop
     start = draws[1:3] * room
     turn = turn_by(_draws(seed, _ROTATE, []), data.rotate) if data.rotate else None
@@ -61,29 +62,34 @@ def augment(
             lambda: rare_pixel(label, rarity, chances[1:]),
             lambda: tf.constant([-1.0, -1.0]),
         )
-        around = _start_that_shows(
+        around = _start_containing(
             pixel, draws[1:3], room=room, crop=data.crop, zoom=zoom, turn=turn
         )
         start = tf.where(pixel[0] < 0.0, start, around)
-    layers = resample(image, label, crop=data.crop, zoom=zoom, start=start, turn=turn)
+    arrays = resample(image, label, crop=data.crop, zoom=zoom, start=start, turn=turn)
     if data.flip:
-        layers = [tf.where(draws[3] < 0.5, tf.reverse(x, [1]), x) for x in layers]
-    image, label, inside = layers
+        arrays = [tf.where(draws[3] < 0.5, tf.reverse(x, [1]), x) for x in arrays]
+    image, label, inside = arrays
     if data.blur:
         image = blur(image, _draws(seed, _BLUR, []), data.blur)
     if data.colour:
         image = tint(image, inside, draws[4:7], data.colour)
-    shown = inside
+    visible = inside
     if data.cutout:
-        shown &= ~hidden(data.crop, _draws(seed, _CUTOUT, [5, RECTANGLES]), data.cutout)
-    image = tf.where(shown[..., None], image, tf.constant(PADDING, tf.float32))
+        visible &= ~hidden(data.crop, _draws(seed, _CUTOUT, [5, RECTANGLES]), data.cutout)
+    image = tf.where(visible[..., None], image, tf.constant(PADDING, tf.float32))
     return tf.cast(tf.round(image), tf.uint8), tf.where(inside, label, VOID)
 
 
 def turn_by(draw: tf.Tensor, largest: float) -> tf.Tensor:
-    """Returns float32 [2, 2], a turn of `largest` degrees clockwise at a `draw` of 1, back at 0.
+    """Returns the rotation matrix of a crop.
 
-    It takes a way in the crop to the same way in the zoomed image, both (y, x).
+    Args:
+        draw: float32 [], 0 for `largest` degrees anticlockwise to 1 for `largest` clockwise.
+        largest: Largest angle in degrees.
+
+    Returns:
+        float32 [2, 2], maps a (y, x) offset in the crop to that in the scaled image.
     """
     angle = math.radians(largest) * (2.0 * draw - 1.0)
     cosine, sine = tf.cos(angle), tf.sin(angle)
@@ -91,33 +97,35 @@ def turn_by(draw: tf.Tensor, largest: float) -> tf.Tensor:
 
 
 def rare_pixel(label: tf.Tensor, rarity: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Draws a pixel: first its class, by `rarity` among those in the label, then evenly within it.
+    """Draws a class of the label by its weight in `rarity`, then one of its pixels uniformly.
 
     Args:
         label: int32 [H, W].
-        rarity: float32 [C].
+        rarity: float32 [C], weights of the classes.
         draws: float32 [2], in [0, 1): for the class and the pixel.
 
     Returns:
-        float32 [2]: the pixel's row and column, or -1 and -1: no class that is sought is there.
+        float32 [2], row and column of the pixel; (-1, -1) if the label has no class of positive
+        weight.
     """
     weight = tf.cast(rarity, tf.float32)
     flat = tf.reshape(label, [-1])
-    # Void counts as bin 0; the op refuses negative values.
+    # Bin 0 is void: the op rejects negative values.
     there = tf.raw_ops.DenseBincount(
         input=flat - VOID, size=tf.size(weight) + 1, weights=[0.0][:0], binary_output=True
     )
     mass = tf.cumsum(tf.where(there[1:] > 0.0, weight, 0.0))
-    # The first class whose mass exceeds the draw; C, which no pixel has, where all masses are 0.
+    # The first class whose cumulative weight exceeds the draw; C, which is no pixel's class, if all
+    # weights are 0.
     chosen = tf.reduce_sum(tf.cast(mass <= draws[0] * mass[-1], tf.int32))
-    places = tf.where(flat == chosen)[:, 0]
-    number = tf.cast(tf.size(places), tf.float32)
-    place = tf.concat([places, [-1]], 0)[tf.cast(draws[1] * number, tf.int32)]
+    indices = tf.where(flat == chosen)[:, 0]
+    number = tf.cast(tf.size(indices), tf.float32)
+    place = tf.concat([indices, [-1]], 0)[tf.cast(draws[1] * number, tf.int32)]
     width = tf.shape(label, tf.int64)[1]
     return tf.cast(tf.stack([place // width, place % width]), tf.float32)
 
 
-def _start_that_shows(
+def _start_containing(
     pixel: tf.Tensor,
     draws: tf.Tensor,
     *,
@@ -126,21 +134,21 @@ def _start_that_shows(
     zoom: tf.Tensor,
     turn: tf.Tensor | None,
 ) -> tf.Tensor:
-    """Returns a start that shows `pixel`, evenly among those of ordinary crops that do.
+    """Returns a crop start, uniform among the starts of ordinary crops that contain `pixel`.
 
-    A turned crop in the image's corner does not reach that corner: where no ordinary start
-    shows the pixel, the nearest one that does is taken.
+    A rotated crop at a corner of the image does not contain that corner. If no ordinary start
+    contains the pixel, the nearest start that does is returned.
     """
     half = (crop - 1) / 2.0
     turn = tf.eye(2) if turn is None else turn
-    target = (pixel + 0.5) * zoom - crop / 2.0  # the start that shows it in the middle
-    # However the crop is turned, it reaches so far along both axes of the image.
+    target = (pixel + 0.5) * zoom - crop / 2.0  # centres the crop on the pixel
+    # Half-width that the crop covers along both axes of the image at this rotation.
     reach = half / tf.reduce_sum(tf.abs(turn[0]))
     low = tf.clip_by_value(tf.minimum(room, 0.0), target - reach, target + reach)
     high = tf.clip_by_value(tf.maximum(room, 0.0), target - reach, target + reach)
     start = low + draws * (high - low)
-    # Under a zoom below 1 the label shows only some pixels: move the crop by up to half a pixel
-    # so that one of its pixels lies on the centre of this one.
+    # At a scale below 1, nearest neighbour skips label pixels: shift the crop by up to half a pixel
+    # so that one of its pixels falls on the centre of the chosen one.
     place = tf.floor(tf.linalg.matvec(turn, target - start, transpose_a=True) + half + 0.5)
     return target - tf.linalg.matvec(turn, place - half)
 
@@ -154,27 +162,31 @@ def resample(
     start: tf.Tensor,
     turn: tf.Tensor | None,
 ) -> list[tf.Tensor]:
-    """Returns image float32 [S, S, 3], label [S, S], and bool [S, S]: inside the image.
+    """Resamples one crop of image and label.
 
-    Pixels are squares with their centre at +0.5: output pixel k shows the image at
-    (k + 0.5 + start) / zoom - 0.5, where that is turned about the crop's centre. Beside the
-    image the image holds the image's edge.
+    Pixel centres are at +0.5: output pixel k samples the image at (k + 0.5 + start) / zoom - 0.5,
+    rotated about the centre of the crop. Outside the image, its edge pixels are repeated.
+
+    Returns:
+        Image float32 [S, S, 3], label [S, S], and bool [S, S], true inside the image.
     """
     size = tf.shape(label)
     step = 1.0 / zoom
-    steps = step * (tf.eye(2) if turn is None else turn)  # image (y, x) a pixel down, right
-    first = (0.5 + start) * step - 0.5  # y, x in the image of output pixel 0
-    first += (crop - 1) / 2 * (step - tf.reduce_sum(steps, axis=1))  # nothing without a turn
-    ways = (crop - 1) * steps
-    # Cut the rows and columns that are needed before turning them to float32 (12 bytes a pixel).
-    least = first + tf.reduce_sum(tf.minimum(ways, 0.0), axis=1)
-    most = first + tf.reduce_sum(tf.maximum(ways, 0.0), axis=1)
+    steps = step * (
+        tf.eye(2) if turn is None else turn
+    )  # columns: (y, x) step in the image per pixel down and per pixel right
+    first = (0.5 + start) * step - 0.5  # (y, x) in the image of output pixel 0
+    first += (crop - 1) / 2 * (step - tf.reduce_sum(steps, axis=1))  # zero without a rotation
+    extent = (crop - 1) * steps
+    # Slice the required region before the cast to float32, which takes 12 bytes per pixel.
+    least = first + tf.reduce_sum(tf.minimum(extent, 0.0), axis=1)
+    most = first + tf.reduce_sum(tf.maximum(extent, 0.0), axis=1)
     low = tf.clip_by_value(tf.cast(tf.floor(least), tf.int32), 0, size - 1)
     high = tf.clip_by_value(tf.cast(tf.math.ceil(most), tf.int32) + 1, 1, size)
     image, label = (x[low[0] : high[0], low[1] : high[1]] for x in (image, label))
     offset = first - tf.cast(low, tf.float32)
     rows = [steps[1, 1], steps[1, 0], offset[1], steps[0, 1], steps[0, 0], offset[0], 0.0, 0.0]
-    matrix = tf.stack(rows)[None]  # the op counts (x, y), from the centre of pixel 0
+    matrix = tf.stack(rows)[None]  # the op uses (x, y), with the origin at the centre of pixel 0
     image = _transform(tf.cast(image, tf.float32)[None], matrix, crop, "BILINEAR")[0]
     label = _transform(label[None, ..., None], matrix, crop, "NEAREST")[0, ..., 0]
     down = tf.range(crop, dtype=tf.float32)[:, None]
@@ -187,8 +199,8 @@ def resample(
 
 
 def _transform(images: tf.Tensor, matrix: tf.Tensor, crop: int, interpolation: str) -> tf.Tensor:
-    # Fill mode NEAREST: the image's edge must not be mixed with a fill colour; what lies
-    # outside is masked by the caller.
+    # NEAREST repeats the edge, so that no fill colour is interpolated into it. The caller masks
+    # pixels outside the image.
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=matrix,

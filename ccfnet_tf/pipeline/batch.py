@@ -1,7 +1,8 @@
-"""tf.data assembly: which sample comes when, and batches of one shape.
+"""tf.data pipelines for training and evaluation.
 
-The position in training is one number, so a run goes on anywhere without iterator state. Datasets
-are deterministic (`data.deterministic`), with reading in parallel and ahead of the step.
+The position in training is a single step number, so that a run can resume at any step without
+saved iterator state. Datasets are deterministic (`data.deterministic`), read in parallel and
+prefetch batches.
 """
 
 from __future__ import annotations
@@ -36,39 +37,40 @@ def training_batches(
     share: Share | None = None,
     replicas: int = 1,
 ) -> tf.data.Dataset:
-    """Returns an endless tf.data.Dataset of augmented batches.
+    """Returns an infinite tf.data.Dataset of augmented batches.
 
-    Step n has the same content whatever `first_step` was: the order of an epoch, a uniform
-    permutation, comes from (seed, epoch), the augmentation of a sample from (seed, epoch, sample).
-    An epoch visits different samples only; the uneven rest is left out.
+    The content of step n does not depend on `first_step`: the order of an epoch, a uniform
+    permutation, is derived from (seed, epoch), and the augmentation of a sample from (seed, epoch,
+    sample). An epoch visits no sample twice; samples that do not fill a batch are dropped.
 
     Args:
         samples: The training split.
-        load: Reads one of them, `Parts.load`.
-        data: Augmentation, readers in parallel, determinism.
-        batch: Samples in a batch B, over all replicas.
-        seed: Seed of order and augmentation.
-        first_step: Steps already done.
-        rarity: float [C], how much `data.rare_crop` seeks each class; `None` turns it off.
-        share: What this process reads of every batch; all of it where `None`.
-        replicas: Replicas of this process; its part of a batch comes in so many elements.
+        load: Reads one sample, as `Parts.load` does.
+        data: Augmentation, number of parallel readers, determinism.
+        batch: Global batch size B, over all workers and replicas.
+        seed: Seed of the sample order and of augmentation.
+        first_step: Number of steps already done.
+        rarity: float [C], sampling weights of the classes for `data.rare_crop`; `None` disables it.
+        share: The samples of each batch that this process reads; all of them if `None`.
+        replicas: Number of replicas in this process. Its share of a batch is split into this many
+            elements of the dataset.
 
     Returns:
         Dataset of (image uint8 [b, S, S, 3], label int32 [b, S, S]) with S = `data.crop` and
         b = B / workers / replicas.
 
     Raises:
-        ConfigError: There are fewer samples than a batch holds.
+        ConfigError: There are fewer samples than the batch size.
     """
     part = share or by_example(samples, batch)
-    mine = batch // part.workers
+    local_batch = batch // part.workers
     read = reader(samples, load)
-    sought = None if rarity is None else tf.constant(rarity, tf.float32)
+    weights = None if rarity is None else tf.constant(rarity, tf.float32)
 
     def visits(epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         index = tf.numpy_function(order, [epoch], tf.int64, stateful=False)
-        index = tf.ensure_shape(index, [part.steps * mine])
-        return tf.fill([part.steps * mine], epoch), index
+        index = tf.ensure_shape(index, [part.steps * local_batch])
+        return tf.fill([part.steps * local_batch], epoch), index
 
     def order(epoch: np.ndarray) -> np.ndarray:
         return epoch_order(part, len(samples), batch=batch, seed=seed, epoch=int(epoch))
@@ -76,15 +78,15 @@ def training_batches(
     def example(epoch: tf.Tensor, index: tf.Tensor) -> Example:
         key = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
         key = tf.random.experimental.stateless_fold_in(key, tf.cast(index, tf.int32))
-        picture, mask = read(index)
-        image, label = augment(picture, mask, key, data=data, rarity=sought)
+        pixels, mask = read(index)
+        image, label = augment(pixels, mask, key, data=data, rarity=weights)
         side = data.crop
         return tf.ensure_shape(image, [side, side, 3]), tf.ensure_shape(label, [side, side])
 
     epochs = tf.data.Dataset.counter(first_step // part.steps)
-    visited = epochs.map(visits).unbatch().skip(first_step % part.steps * mine)
+    visited = epochs.map(visits).unbatch().skip(first_step % part.steps * local_batch)
     examples = visited.map(example, _workers(data), deterministic=data.deterministic)
-    return _finish(examples, mine // replicas, deterministic=data.deterministic)
+    return _finish(examples, local_batch // replicas, deterministic=data.deterministic)
 
 
 def evaluation_batches(
@@ -95,21 +97,21 @@ def evaluation_batches(
     *,
     batch: int,
 ) -> tuple[tf.data.Dataset, int]:
-    """Returns every sample once, at its own resolution, in batches of one size each.
+    """Returns every sample once, at its own resolution, in batches of equal image size.
 
-    The last batch of each size is filled up with samples that are all `VOID`, so that every
-    batch has B samples and no metric changes.
+    The last batch of each size is padded with samples that are entirely `VOID`: every batch has B
+    samples, and metrics are unaffected.
 
     Args:
-        samples: The part.
-        sizes: (H, W) of each, as `datasets.audit.scan.check` returns them.
-        load: Reads one of them, `Parts.load`.
-        data: Readers in parallel.
-        batch: Samples in a batch B, over all replicas.
+        samples: The samples of the split.
+        sizes: (H, W) of each sample, as `datasets.audit.scan.check` returns them.
+        load: Reads one sample, as `Parts.load` does.
+        data: Number of parallel readers.
+        batch: Global batch size B, over all replicas.
 
     Returns:
-        Dataset of (image uint8 [B, H, W, 3], label int32 [B, H, W]), H and W differ between
-        batches; and the number of batches.
+        Dataset of (image uint8 [B, H, W, 3], label int32 [B, H, W]), where H and W differ between
+        batches, and the number of batches.
 
     Raises:
         ValueError: `samples` and `sizes` differ in length.
@@ -119,8 +121,8 @@ def evaluation_batches(
     for index, (_, size) in enumerate(zip(samples, sizes, strict=True)):
         groups.setdefault(size, []).append(index)
     for (height, width), members in groups.items():
-        filled = members + [-1] * (-len(members) % batch)
-        rows.extend((index, height, width) for index in filled)
+        padded = members + [-1] * (-len(members) % batch)
+        rows.extend((index, height, width) for index in padded)
     read = reader(samples, load)
 
     def example(row: tf.Tensor) -> Example:
@@ -133,10 +135,10 @@ def evaluation_batches(
 
 
 def original_error(error: BaseException) -> CCFNetError | None:
-    """Returns the error that a reader raised inside tf.data, or `None` if it was another.
+    """Returns the package error that a reader raised inside tf.data, `None` for other errors.
 
-    TensorFlow turns an exception of a Python function into one of `tf.errors` whose message
-    holds `<module>.<class>: <text>` and a traceback.
+    TensorFlow converts an exception of a Python function into one of `tf.errors` whose message
+    contains `<module>.<class>: <text>` and a traceback.
     """
     if not isinstance(error, tf.errors.OpError):
         return None
@@ -148,7 +150,7 @@ def original_error(error: BaseException) -> CCFNetError | None:
 
 
 def reader(samples: Sequence[Sample], load: Load) -> Callable[[tf.Tensor], Example]:
-    """Returns a function from a sample's index (a tensor) to image [H, W, 3] and label [H, W]."""
+    """Returns a function from a sample index (a tensor) to image [H, W, 3] and label [H, W]."""
     fixed = tuple(samples)
 
     def arrays(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Writes a data set anew: as TFRecord shards, or as a plain folder of images and masks."""
+"""Converts a data set to TFRecord shards, or to a plain folder of images and masks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ccfnet_tf.labels import VOID, Sample, Taxonomy, is_void_name
 
 Advance = Callable[[], None]
 
-# How images of a format are named. MPO is what Pillow calls a JPEG of many cameras and phones.
+# File suffix of each Pillow format. Pillow reports JPEG files of many cameras and phones as MPO.
 _SUFFIXES = {
     "JPEG": ".jpg",
     "MPO": ".jpg",
@@ -45,24 +45,24 @@ _SUFFIXES = {
 def write_shards(
     listing: Listing, out: Path, count: int, *, workers: int = 0, advance: Advance = lambda: None
 ) -> shards.Manifest:
-    """Writes `count` shards a part and the manifest; images keep their encoded bytes.
+    """Writes `count` shards per split and the manifest; images keep their encoded bytes.
 
-    Every sample is read and checked on the way, and every record is read back and compared.
+    Every sample is checked while it is written, and every record is read back and compared.
 
     Args:
-        listing: What to convert.
-        out: Folder to make; whole or not there.
-        count: Shards a part; fewer where a part has fewer samples.
-        workers: Threads; 0 takes one a core, 8 at most.
-        advance: Called twice a sample: when it was written, and when it was read back.
+        listing: The data set to convert.
+        out: Folder to create. It appears only once it is complete.
+        count: Shards per split; fewer for a split with fewer samples.
+        workers: Number of threads; 0 uses one per core, at most 8.
+        advance: Called twice per sample: after it is written, and after it is read back.
 
     Raises:
-        DataError: A sample that cannot be used, or a record that reads back otherwise.
+        DataError: A sample cannot be used, or a record differs when read back.
         ConfigError: `out` is not empty.
         ResourceError: The disk is full.
     """
     refuse_unpaired(listing)
-    with _made(out) as folder:
+    with _new_folder(out) as folder:
         parts: dict[str, tuple[shards.Record, ...]] = {}
         counts: dict[str, list[int]] = {}
         for part, samples in parts_of(listing).items():
@@ -86,16 +86,16 @@ def write_shards(
 def write_folder(
     listing: Listing, out: Path, *, workers: int = 0, advance: Advance = lambda: None
 ) -> None:
-    """Writes images (their encoded bytes), index masks and classes as the folder layout.
+    """Writes images (their encoded bytes), index masks and class lists in the folder layout.
 
     Args:
-        listing: What to convert; masks have 16 bits where there are more than 255 classes.
-        out: Folder to make; whole or not there.
-        workers: Threads; 0 takes one a core, 8 at most.
+        listing: The data set to convert. Masks have 16 bits if it has more than 255 classes.
+        out: Folder to create. It appears only once it is complete.
+        workers: Number of threads; 0 uses one per core, at most 8.
         advance: Called after each sample.
 
     Raises:
-        DataError: A sample that cannot be used.
+        DataError: A sample cannot be used.
         ConfigError: `out` is not empty.
         ResourceError: The disk is full.
     """
@@ -104,7 +104,7 @@ def write_folder(
     _refuse_names(names)
     load = agreeing(listing.load)
 
-    with _made(out) as folder:
+    with _new_folder(out) as folder:
 
         def write(item: tuple[str, str, Sample]) -> None:
             part, stem, sample = item
@@ -126,21 +126,21 @@ def write_folder(
 
 
 def _stems(part: str, samples: Sequence[Sample]) -> dict[str, Sample]:
-    """Returns the name below images/ and masks/ of each sample: its own, without the part."""
+    """Returns the path of each sample below images/ and masks/: its name without the split."""
     stems: dict[str, Sample] = {}
     for sample in samples:
         stem = sample.name.removeprefix(f"{part}/")
         if stem in stems or Path(stem).is_absolute() or ".." in Path(stem).parts:
             raise DataError(
-                f"{sample.image}: cannot be written as {part}/images/{stem}: another has that "
-                "name, or it leads out of the folder; rename it"
+                f"{sample.image}: cannot be written as {part}/images/{stem}: another image has "
+                "this name, or the path leads outside the folder; rename it"
             )
         stems[stem] = sample
     return stems
 
 
 def _stored(encoded: bytes, image: np.ndarray) -> tuple[str, bytes]:
-    """Returns suffix and bytes: as they are, or as PNG where the format is not one of ours."""
+    """Returns suffix and bytes of an image; formats outside `_SUFFIXES` are re-encoded as PNG."""
     with Image.open(io.BytesIO(encoded)) as opened:
         suffix = _SUFFIXES.get(str(opened.format))
     if suffix:
@@ -159,7 +159,7 @@ def _write(path: Path, content: bytes) -> None:
 def _write_near_duplicates(
     folder: Path, near_duplicates: Mapping[str, str], renamed: Mapping[str, str]
 ) -> None:
-    """Writes which samples are copies of each other, so that no split parts them."""
+    """Writes the groups of near-duplicates, so that later splits keep each group together."""
     groups: dict[str, list[str]] = {}
     for name, key in near_duplicates.items():
         if name in renamed:
@@ -170,17 +170,17 @@ def _write_near_duplicates(
 
 
 def _refuse_names(names: Sequence[str]) -> None:
-    """Refuses names of classes that would be none in classes.txt."""
+    """Raises DataError for class names that classes.txt would read as void or as a comment."""
     for name in names:
         if is_void_name(name) or name.startswith("#"):
             raise DataError(
-                f"class '{name}': classes.txt would not have it as a class: give it another name "
-                f"with data.label_map, as in `{name.strip('#_')} class: ['{name}']`"
+                f"class '{name}': classes.txt would read this name as void or as a comment: rename "
+                f"the class with data.label_map, as in `{name.strip('#_')} class: ['{name}']`"
             )
 
 
 def _write_classes(folder: Path, taxonomy: Taxonomy) -> None:
-    """Writes classes.txt, and colours.txt where each class has a colour of its own."""
+    """Writes classes.txt, and colours.txt if all classes have different colours."""
     names, palette = taxonomy.names, taxonomy.palette
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     if len(set(palette)) == len(palette):
@@ -189,7 +189,10 @@ def _write_classes(folder: Path, taxonomy: Taxonomy) -> None:
 
 
 def encode_label(label: np.ndarray, classes: int) -> bytes:
-    """Returns a label, int32 [H, W], as a grey PNG: 8 bits and void 255, or 16 bits and 65535."""
+    """Encodes a label, int32 [H, W], as a greyscale PNG.
+
+    Up to 255 classes take 8 bits, with void as 255; more take 16 bits, with void as 65535.
+    """
     void = shards.void_value(classes)
     kind = np.uint8 if void == 255 else np.uint16
     file = io.BytesIO()
@@ -217,8 +220,8 @@ def _encode(listing: Listing, sample: Sample) -> _Encoded:
     classes = len(listing.taxonomy.names)
     if not shards.is_plain(sample.name):
         raise DataError(
-            f"{sample.image}: the name {sample.name!r} cannot stand in a manifest (a backslash, a "
-            "control character, or it leads out of a folder): rename the image"
+            f"{sample.image}: the name {sample.name!r} is not allowed in a manifest (it has a "
+            "backslash or a control character, or leads outside the folder): rename the image"
         )
     _, label = agreeing(listing.load)(sample)
     content = _example(sample.name, listing.read_bytes(sample), encode_label(label, classes))
@@ -267,10 +270,12 @@ def _read_back(listing: Listing, folder: Path, workers: int, advance: Advance) -
     written = shards.read(data, folder, 0)
 
     def compare(pair: tuple[Sample, Sample]) -> None:
-        mine, theirs = pair
-        same = listing.read_bytes(mine) == written.read_bytes(theirs)
-        if not same or not np.array_equal(listing.load_label(mine), written.load_label(theirs)):
-            raise DataError(f"{theirs.image}: reads back otherwise than {mine.image}: convert anew")
+        source, record = pair
+        same = listing.read_bytes(source) == written.read_bytes(record)
+        if not same or not np.array_equal(listing.load_label(source), written.load_label(record)):
+            raise DataError(
+                f"{record.image}: differs from {source.image} when read back: convert again"
+            )
 
     for part, samples in parts_of(listing).items():
         for _ in in_threads(compare, zip(samples, parts_of(written)[part], strict=True), workers):
@@ -283,8 +288,8 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def _made(out: Path) -> Iterator[Path]:
-    """`new_folder`, which TensorFlow's own error of a full disk undoes as well."""
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Wraps `new_folder` so that TensorFlow's error for a full disk also removes the folder."""
     try:
         with new_folder(out) as folder:
             yield folder

@@ -1,4 +1,4 @@
-"""Which samples of a batch a worker reads, where several train together."""
+"""Assigns samples to workers in multi-worker training."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.labels import Sample
 
 _ORDER = 2
-"""Stream of chance of the order; that of `data.val_share` is 1."""
+"""Random stream of the sample order; stream 1 draws the `data.val_share` split."""
 
 OfWorker = Callable[[int], Sequence[int]]
-"""Indices of the samples that worker w may take."""
+"""Maps a worker number to the indices of the samples that it may read."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker reads.
+    """The samples that one worker reads.
 
     Attributes:
-        steps: Batches in a pass over the training split, the same for every worker.
-        worker: Which worker, from 0.
-        workers: How many there are.
-        members: Indices of the samples that this worker takes, where each has files of its own;
-            `None` where the workers' parts together are the batch that one would read.
+        steps: Batches per epoch, the same for every worker.
+        worker: Index of this worker, from 0.
+        workers: Number of workers.
+        members: Indices of the samples that this worker reads, if each worker has its own files.
+            `None` if all workers see the same order and each reads its slice of every batch.
     """
 
     steps: int
@@ -40,12 +40,12 @@ def by_example(samples: Sequence[Sample], batch: int, worker: int = 0, workers: 
 
     Args:
         samples: The training split.
-        batch: Samples in a batch, over all workers, which divide it evenly.
-        worker: Which worker, from 0.
-        workers: How many there are.
+        batch: Global batch size; a multiple of the number of workers.
+        worker: Index of the worker, from 0.
+        workers: Number of workers.
 
     Raises:
-        ConfigError: There are fewer samples than a batch holds.
+        ConfigError: There are fewer samples than the batch size.
     """
     if len(samples) < batch:
         raise ConfigError(
@@ -56,45 +56,47 @@ def by_example(samples: Sequence[Sample], batch: int, worker: int = 0, workers: 
 
 
 def by_file(of_worker: OfWorker, batch: int, worker: int, workers: int) -> Share:
-    """Returns the share of a worker that reads files of its own.
+    """Returns the share of a worker that reads only its own files.
 
-    A pass is as long as the worker with the fewest samples can go without seeing one twice.
+    The worker with the fewest samples determines the length of an epoch, so that no worker sees a
+    sample twice in it.
 
     Args:
-        of_worker: Which samples are in the files of each worker.
-        batch: Samples in a batch, over all workers, which divide it evenly.
-        worker: Which worker, from 0.
-        workers: How many there are.
+        of_worker: Maps a worker to the samples in its files.
+        batch: Global batch size; a multiple of the number of workers.
+        worker: Index of the worker, from 0.
+        workers: Number of workers.
 
     Raises:
-        ConfigError: A worker has fewer samples than its part of a batch.
+        ConfigError: A worker has fewer samples than its share of a batch.
     """
     members = [tuple(of_worker(each)) for each in range(workers)]
-    mine, fewest = batch // workers, min(map(len, members))
-    if fewest < mine:
+    local_batch, fewest = batch // workers, min(map(len, members))
+    if fewest < local_batch:
         raise ConfigError(
-            f"train.batch is {batch}, {mine} for each of {workers} workers: one of them has shards "
-            f"with {fewest} samples; lower train.batch, or convert with a larger --shards"
+            f"train.batch is {batch}, {local_batch} for each of {workers} workers: one worker has "
+            f"shards with {fewest} samples; lower train.batch, or convert with a larger --shards"
         )
-    return Share(fewest // mine, worker, workers, members[worker])
+    return Share(fewest // local_batch, worker, workers, members[worker])
 
 
 def epoch_order(share: Share, samples: int, *, batch: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns which samples a worker reads in an epoch, in order.
+    """Returns the samples that a worker reads in an epoch, in order.
 
-    Every order has the same chance, and so has every choice of the samples that an epoch leaves
-    out. Workers that read by example draw the same order and take their parts of its batches;
-    those with files of their own draw one each, else the same samples would always meet.
+    All orders are equally likely, and so are all choices of the samples that an epoch drops.
+    Workers that share the data by example draw the same order, and each takes its slice of every
+    batch. Workers with their own files draw independent orders; otherwise the same samples would
+    always be batched together.
 
     Args:
-        share: What the worker reads.
-        samples: Samples in the training split, of all workers.
-        batch: Samples in a batch, over all workers, which divide it evenly.
-        seed: 0 or more.
-        epoch: Which pass over the training split, from 0.
+        share: The share of the worker.
+        samples: Number of samples in the training split, over all workers.
+        batch: Global batch size; a multiple of the number of workers.
+        seed: Seed of the run, 0 or more.
+        epoch: Number of the epoch, from 0.
 
     Returns:
-        int64 [steps * batch / workers], indices of different samples.
+        int64 [steps * batch / workers], distinct sample indices.
     """
     if share.members is None:
         order = np.random.default_rng([seed, _ORDER, epoch]).permutation(samples)

@@ -1,1 +1,1 @@
-"""A data set on the screen and on paper: tables, a figure, a sheet of samples."""
+"""Reports for people: tables for the terminal, figures, and sheets of images."""

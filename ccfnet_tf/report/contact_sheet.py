@@ -1,4 +1,4 @@
-"""Samples as training sees them: image, label, both, and versions that augmentation makes."""
+"""Contact sheet of samples: image, label, overlay, and augmented versions as in training."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from ccfnet_tf.pipeline.augment import augment
 
 TITLES = ("image", "label", "label over image")
 
-_PAIR_GAP = 2  # between the image and the label of a version
+_PAIR_GAP = 2  # pixels between the image and the label of a version
 
-Line = tuple[tuple[str, ...], list[np.ndarray]]
-"""Titles above a line of cells, if it has any, and the cells, uint8 [H, W, 3] each."""
+Row = tuple[tuple[str, ...], list[np.ndarray]]
+"""A row of the sheet: titles above the cells (may be empty), and cells, uint8 [H, W, 3] each."""
 
 
 def contact_sheet(
@@ -46,42 +46,42 @@ def contact_sheet(
     versions: int = 4,
     rarity: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draws some samples below each other, and the classes they show at the bottom.
+    """Draws samples below each other, with a legend of the classes they contain at the bottom.
 
-    A sample takes three lines below its name: image, label in colours and label over image; the
-    images of its versions; their labels. Four columns are as wide as a page or a screen shows
-    without making it smaller. Where `samples` is the training part of a run with this seed and this
-    `data`, version n is what epoch n shows the network.
+    Each sample has a name and three rows: image, coloured label and overlay; the images of its
+    augmented versions; the labels of these versions. Four columns fit a page or a screen without
+    downscaling. If `samples` is the training split of a run with the same `seed` and `data`,
+    version n is the sample as the network sees it in epoch n.
 
     Args:
-        samples: What to choose from, never empty.
-        load: Reads one, `Parts.load`.
+        samples: Samples to choose from, not empty.
+        load: Reads one sample, as `Parts.load` does.
         taxonomy: Names and colours of the classes.
-        data: Augmentation.
-        seed: Chooses the samples and how they are varied.
-        count: Number of samples, if there are as many.
-        versions: Number of versions of each.
-        rarity: float [C], how much `data.rare_crop` seeks each class; `None` turns it off.
+        data: Augmentation options.
+        seed: Seed for the choice of samples and for augmentation.
+        count: Number of samples; fewer if `samples` has fewer.
+        versions: Number of augmented versions per sample.
+        rarity: float [C], sampling weights of the classes for `data.rare_crop`; `None` disables it.
 
     Returns:
-        uint8 [H, W, 3] RGB on white; all columns are 240 pixels wide, whatever the sizes of the
-        images. Void is black, beside the image too.
+        uint8 [H, W, 3] RGB on white. All columns are 240 pixels wide, regardless of image size.
+        Void, including pixels outside the image, is black.
 
     Raises:
-        DataError: A sample that cannot be used.
+        DataError: A sample cannot be used.
     """
-    places = np.random.default_rng(seed).permutation(len(samples))[:count]
-    blocks: list[tuple[str, list[Line]]] = []
+    indices = np.random.default_rng(seed).permutation(len(samples))[:count]
+    blocks: list[tuple[str, list[Row]]] = []
     labels: list[np.ndarray] = []
-    for place in sorted(places.tolist()):
+    for place in sorted(indices.tolist()):
         image, label = load(samples[place])
-        varied = [
+        augmented = [
             version(image, label, data, seed=seed, epoch=n, place=place, rarity=rarity)
             for n in range(versions)
         ]
         name = f"{samples[place].name}   {image.shape[1]} x {image.shape[0]}"
-        blocks.append((name, _lines(image, label, varied, taxonomy)))
-        labels += [label, *(each for _, each in varied)]
+        blocks.append((name, _sample_rows(image, label, augmented, taxonomy)))
+        labels += [label, *(each for _, each in augmented)]
     return _draw(blocks, shown_ids(labels), taxonomy)
 
 
@@ -95,69 +95,69 @@ def version(
     place: int,
     rarity: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Varies a sample as `pipeline.batch.training_batches` does.
+    """Augments a sample as `pipeline.batch.training_batches` does.
 
     Args:
         image: uint8 [H, W, 3] RGB.
         label: int32 [H, W].
-        data: Augmentation.
-        seed: The run's.
-        epoch: The epoch, from 0.
-        place: The sample's index in the training split.
-        rarity: float [C], how much `data.rare_crop` seeks each class.
+        data: Augmentation options.
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0.
+        place: Index of the sample in the training split.
+        rarity: float [C], sampling weights of the classes for `data.rare_crop`.
 
     Returns:
         image uint8 [S, S, 3] and label int32 [S, S] with S = `data.crop`.
     """
     key = tf.random.experimental.stateless_fold_in(tf.constant([seed, epoch], tf.int32), place)
-    sought = None if rarity is None else tf.constant(rarity, tf.float32)
-    varied = augment(tf.constant(image), tf.constant(label), key, data=data, rarity=sought)
-    return varied[0].numpy(), varied[1].numpy()
+    weights = None if rarity is None else tf.constant(rarity, tf.float32)
+    augmented = augment(tf.constant(image), tf.constant(label), key, data=data, rarity=weights)
+    return augmented[0].numpy(), augmented[1].numpy()
 
 
-def _lines(
+def _sample_rows(
     image: np.ndarray,
     label: np.ndarray,
-    varied: Sequence[tuple[np.ndarray, np.ndarray]],
+    augmented: Sequence[tuple[np.ndarray, np.ndarray]],
     taxonomy: Taxonomy,
-) -> list[Line]:
-    """Returns the lines of a sample."""
+) -> list[Row]:
+    """Returns the rows of a sample."""
     sample = [image, colour_picture(label, taxonomy), overlay_picture(label, image, taxonomy)]
-    lines: list[Line] = [(TITLES, [to_width(cell) for cell in sample])]
-    if varied:
-        titles = tuple(f"version {number + 1}" for number in range(len(varied)))
-        lines.append((titles, [to_width(picture) for picture, _ in varied]))
-        lines.append(((), [to_width(colour_picture(each, taxonomy)) for _, each in varied]))
-    return lines
+    rows: list[Row] = [(TITLES, [to_width(cell) for cell in sample])]
+    if augmented:
+        titles = tuple(f"version {number + 1}" for number in range(len(augmented)))
+        rows.append((titles, [to_width(version_image) for version_image, _ in augmented]))
+        rows.append(((), [to_width(colour_picture(each, taxonomy)) for _, each in augmented]))
+    return rows
 
 
 def _draw(
-    blocks: Sequence[tuple[str, list[Line]]], ids: Sequence[int], taxonomy: Taxonomy
+    blocks: Sequence[tuple[str, list[Row]]], ids: Sequence[int], taxonomy: Taxonomy
 ) -> np.ndarray:
     columns = max(len(cells) for _, cells in blocks[0][1])
     width = _left(columns - 1) + CELL_WIDTH + MARGIN
     names = legend(ids, taxonomy, width)
-    heights = [LINE + sum(map(_height, lines)) + 2 * GAP for _, lines in blocks]
+    heights = [LINE + sum(map(_height, rows)) + 2 * GAP for _, rows in blocks]
     sheet = blank(MARGIN + sum(heights) + len(names) + MARGIN, width)
     top = MARGIN
-    for name, lines in blocks:
+    for name, rows in blocks:
         draw_text(sheet, shortened(name, TITLE, width - 2 * MARGIN), (MARGIN, top), TITLE)
         top += LINE
-        for line in lines:
-            _draw_line(sheet, line, top)
-            top += _height(line)
+        for row in rows:
+            _draw_row(sheet, row, top)
+            top += _height(row)
         top += 2 * GAP
     paste(sheet, names, 0, top)
     return sheet
 
 
-def _height(line: Line) -> int:
-    titles, cells = line
+def _height(row: Row) -> int:
+    titles, cells = row
     return (LINE if titles else 0) + max(map(len, cells)) + (GAP if titles == TITLES else _PAIR_GAP)
 
 
-def _draw_line(sheet: np.ndarray, line: Line, top: int) -> None:
-    titles, cells = line
+def _draw_row(sheet: np.ndarray, row: Row, top: int) -> None:
+    titles, cells = row
     for column, title in enumerate(titles):
         draw_text(sheet, title, (_left(column), top), SMALL)
     for column, cell in enumerate(cells):

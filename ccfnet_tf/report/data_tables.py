@@ -1,6 +1,6 @@
-"""What is known of a data set, on the screen: readable at 80 columns.
+"""Terminal tables about a data set, readable at 80 columns.
 
-Nothing here imports TensorFlow: these tables come before any training.
+This module does not import TensorFlow: the tables are shown before any training.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ccfnet_tf.errors import printable
 from ccfnet_tf.labels import Taxonomy
 
 LISTED = 20
-"""Findings of one kind that are listed; JSON has all."""
+"""Maximum number of findings listed per kind; the JSON report contains all."""
 
 _SIZES = 3
 _FOLDS = 6
 
 
 def check_report(report: Report) -> RenderableType:
-    """Returns how much of what was found, then each thing, then the verdict."""
+    """Returns the number of findings per kind, then each finding, then a summary."""
     blocks: list[RenderableType] = []
     if report.findings or report.notes:
         table = _table(_counts(report.counts), "kind", "number")
@@ -43,7 +43,7 @@ def check_report(report: Report) -> RenderableType:
 
 
 def stats_table(stats: Stats, taxonomy: Taxonomy) -> RenderableType:
-    """Returns one row per class, then void, sizes and colours."""
+    """Returns a table with one row per class, then void share, image sizes and colours."""
     census = stats.census
     title = f"{census.samples} images, {int(census.pixels.sum()):,} labelled pixels"
     table = _table(title, "class", "share %", "images", "median freq.", "inverse log")
@@ -54,7 +54,7 @@ def stats_table(stats: Stats, taxonomy: Taxonomy) -> RenderableType:
         [_weight(weight) for weight in census.inverse_log()],
     )
     for name, *values in zip(taxonomy.names, *columns, strict=True):
-        table.add_row(Text(printable(name)), *values)  # Text: a name may hold [brackets]
+        table.add_row(Text(printable(name)), *values)  # Text: a name may contain [brackets]
     return Group(
         table,
         Text(f"void: {share_percent(stats.void_share)} % of all pixels"),
@@ -62,29 +62,31 @@ def stats_table(stats: Stats, taxonomy: Taxonomy) -> RenderableType:
         Text(f"mean of red, green, blue: {_three(stats.mean)}"),
         Text(f"standard deviation: {_three(stats.deviation)}"),
         Text(
-            "train.class_weights auto takes the median frequency over the training split alone; "
-            "here all parts are counted",
+            "train.class_weights auto computes the median frequency on the training split only; "
+            "this table counts all splits",
             style="dim",
         ),
     )
 
 
 def split_table(split: Split, taxonomy: Taxonomy) -> RenderableType:
-    """Returns the share of each class in the test part of each fold."""
+    """Returns a table of the share of each class in the test split of each fold."""
     shares = np.array([census.shares() for census in split.census])
-    pictures = np.array([census.samples for census in split.census])
-    title = f"{int(pictures.sum())} images in {len(pictures)} folds"
-    few = len(pictures) <= _FOLDS
-    heads = [f"fold {k}" for k in range(len(pictures))] if few else ["smallest", "largest"]
+    image_counts = np.array([census.samples for census in split.census])
+    title = f"{int(image_counts.sum())} images in {len(image_counts)} folds"
+    few = len(image_counts) <= _FOLDS
+    heads = [f"fold {k}" for k in range(len(image_counts))] if few else ["smallest", "largest"]
     table = _table(title, "class %", *heads)
     for name, row in zip(taxonomy.names, shares.T, strict=True):
         shown = row if few else (row.min(), row.max())
         table.add_row(Text(printable(name)), *map(share_percent, shown))
     table.add_section()
-    shown = pictures if few else np.array([pictures.min(), pictures.max()])
+    shown = image_counts if few else np.array([image_counts.min(), image_counts.max()])
     table.add_row("images", *map(str, shown.tolist()))
     frames = f"; {split.frames} images look like another frame" if split.frames else ""
-    lines = [Text(f"{split.kept} groups of copies or near-copies stay on one side{frames}")]
+    lines = [
+        Text(f"{split.kept} groups of copies or near-duplicates, each kept in one fold{frames}")
+    ]
     lines += [
         Text(f"fold {fold} has no '{taxonomy.names[index]}': try another --seed or fewer --folds")
         for fold, index in split.absent
@@ -93,13 +95,13 @@ def split_table(split: Split, taxonomy: Taxonomy) -> RenderableType:
 
 
 def share_percent(share: float) -> str:
-    """Returns a share 0..1 in percent: two decimals, more where the first two are zeros."""
+    """Formats a share 0..1 in percent with two decimals, small shares with two digits."""
     value = share * 100
     return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
 
 
 def _rows(report: Report) -> list[tuple[str, list[Finding]]]:
-    """Returns findings, then notes, by kind, in order of first appearance."""
+    """Groups findings, then notes, by kind, in order of first appearance."""
     rows: dict[str, list[Finding]] = {}
     for finding in report.findings:
         rows.setdefault(finding.kind, []).append(finding)
@@ -111,7 +113,7 @@ def _rows(report: Report) -> list[tuple[str, list[Finding]]]:
 def _lines(findings: Sequence[Finding]) -> list[Text]:
     lines = [Text(f"  {f.part}: {f}" if f.part else f"  {f}") for f in findings[:LISTED]]
     more = len(findings) - LISTED
-    return [*lines, Text(f"  and {more} more (JSON has all)")] if more > 0 else lines
+    return [*lines, Text(f"  and {more} more (--json lists all)")] if more > 0 else lines
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -136,7 +138,7 @@ def _three(values: Sequence[float]) -> str:
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    """Returns a table whose columns after the first stand at the right."""
+    """Returns a table; columns after the first are right-aligned."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column(first, overflow="fold")
     for name in others:

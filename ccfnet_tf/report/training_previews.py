@@ -1,4 +1,4 @@
-"""The image that shows a network learn: image, label, coarse, difficulty and refine in a row."""
+"""Preview images written during training, with label and the outputs of all heads."""
 
 from __future__ import annotations
 
@@ -28,25 +28,27 @@ TITLES = ("image", "label", "coarse", "difficulty", "refine")
 _SCALE = 64
 
 PreviewRow = tuple[np.ndarray, np.ndarray, Heads]
-"""image uint8 [H, W, 3] RGB, label int32 [H, W], what the heads answer."""
+"""Image uint8 [H, W, 3] RGB, label int32 [H, W], and the outputs of the heads."""
 
 
 def preview_sheet(rows: Sequence[PreviewRow], taxonomy: Taxonomy) -> np.ndarray:
-    """Draws images below each other, titles on top, and the classes they show at the bottom.
+    """Draws one row per image, with column titles and a legend of the classes they contain.
+
+    The columns are image, label, coarse prediction, difficulty and refined prediction.
 
     Args:
-        rows: One or more images with their label and answers; sizes may differ.
+        rows: One or more images with label and head outputs; sizes may differ.
         taxonomy: Names and colours of the classes.
 
     Returns:
-        uint8 RGB on white; all columns are 240 pixels wide, whatever the images' sizes.
+        uint8 [H, W, 3] RGB on white. All columns are 240 pixels wide, regardless of image size.
     """
     cells = [[to_width(cell) for cell in _cells(*row, taxonomy)] for row in rows]
     width = 2 * MARGIN + len(TITLES) * CELL_WIDTH + (len(TITLES) - 1) * GAP
-    shown = [part for _, label, h in rows for part in (label, h.coarse, h.refine)]
-    names = legend(shown_ids(shown), taxonomy, width)
-    pictures_height = sum(row[0].shape[0] + GAP for row in cells)
-    sheet = blank(MARGIN + LINE + pictures_height + GAP + len(names) + MARGIN, width)
+    label_maps = [part for _, label, h in rows for part in (label, h.coarse, h.refine)]
+    names = legend(shown_ids(label_maps), taxonomy, width)
+    images_height = sum(row[0].shape[0] + GAP for row in cells)
+    sheet = blank(MARGIN + LINE + images_height + GAP + len(names) + MARGIN, width)
 
     for column, title in enumerate(TITLES):
         draw_text(sheet, title, (_left(column), MARGIN - 4), TITLE)
@@ -74,7 +76,7 @@ def _cells(
 
 
 def _draw_scale(sheet: np.ndarray, column: int) -> None:
-    """Draws `easy ... hard` with the colours between, at the right end of a column's title."""
+    """Draws the colour scale from easy to hard at the right end of a column title."""
     right = _left(column) + CELL_WIDTH
     ramp = np.tile(np.linspace(0.0, 1.0, _SCALE, dtype=np.float32), (8, 1))
     for text, left in (("easy", right - _SCALE - 68), ("hard", right - 31)):

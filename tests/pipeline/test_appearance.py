@@ -29,13 +29,13 @@ def test_blur_is_opencv_gaussian(draw: float, largest: float) -> None:
 
 
 @pytest.mark.parametrize("draw", [0.0, 0.3, 0.4999, 0.5, 0.5001])
-def test_half_of_the_draws_leave_the_picture_sharp(draw: float) -> None:
+def test_half_of_the_draws_leave_the_image_sharp(draw: float) -> None:
     image = np.random.default_rng(0).uniform(0, 255, (33, 33, 3)).astype(np.float32)
     np.testing.assert_array_equal(blurred(image, draw, 2.0), image)
 
 
 @pytest.mark.parametrize("draw", [0.6, 1.0])
-def test_blur_darkens_no_edge(draw: float) -> None:
+def test_blur_does_not_darken_edges(draw: float) -> None:
     image = np.full((32, 32, 3), (255, 200, 7), np.float32)
     np.testing.assert_allclose(blurred(image, draw, 5.0), image, rtol=1e-5)
 
@@ -51,7 +51,7 @@ def covered(crop: int, draws: np.ndarray, largest: float) -> np.ndarray:
     seed=st.integers(0, 2**31),
     extreme=st.booleans(),
 )
-def test_never_more_is_hidden_than_allowed(
+def test_hidden_share_is_within_the_limit(
     crop: int, largest: float, seed: int, extreme: bool
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -64,11 +64,11 @@ def test_never_more_is_hidden_than_allowed(
     assert mask.mean() <= largest
 
 
-def test_rectangles_hide_half_of_the_limit_on_average_and_lie_anywhere() -> None:
+def test_rectangles_hide_half_of_the_limit_on_average_at_any_position() -> None:
     rng = np.random.default_rng(0)
     masks = [covered(64, rng.uniform(0, 1, (5, RECTANGLES)), 0.2) for _ in range(300)]
     shares = np.array([mask.mean() for mask in masks])
-    assert 0.08 < shares.mean() < 0.1  # half of 0.2, less overlaps and whole pixels
+    assert 0.08 < shares.mean() < 0.1  # half of 0.2, minus overlaps and rounding
     assert shares.max() > 0.17
     assert shares.min() < 0.01
     where = np.mean(masks, axis=0)
@@ -78,7 +78,7 @@ def test_rectangles_hide_half_of_the_limit_on_average_and_lie_anywhere() -> None
 
 
 @pytest.mark.parametrize("number", range(1, RECTANGLES + 1))
-def test_as_many_rectangles_as_drawn_share_the_area(number: int) -> None:
+def test_area_is_shared_by_the_drawn_number_of_rectangles(number: int) -> None:
     draws = np.full((5, RECTANGLES), 0.5)
     draws[0, 0], draws[1, 0] = 0.999, (number - 0.5) / RECTANGLES
     draws[3, :], draws[4, :] = (0.0, 0.0, 0.99, 0.99), (0.0, 0.99, 0.0, 0.99)
@@ -93,7 +93,7 @@ def test_as_many_rectangles_as_drawn_share_the_area(number: int) -> None:
         assert abs(height - side) < 2
 
 
-def test_sides_go_from_half_to_double() -> None:
+def test_aspect_ratios_are_between_half_and_double() -> None:
     ratios = []
     for draw in (0.0, 0.999):
         draws = np.full((5, RECTANGLES), 0.5)

@@ -33,7 +33,7 @@ def run(
 def runs(
     image: Any, label: Any, seeds: int, data: DataConfig, rarity: Any | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `run` with the seeds 0 to `seeds` - 1, stacked; in tf.data, which is faster."""
+    """Stacks the results of `run` for seeds 0 to `seeds` - 1; tf.data makes this faster."""
     keys = tf.data.Dataset.from_tensor_slices([[3, seed] for seed in range(seeds)])
     image, label = tf.constant(image), tf.constant(label)
     results = keys.map(lambda key: augment(image, label, key, data=data, rarity=rarity))
@@ -42,7 +42,7 @@ def runs(
 
 
 def coordinates(height: int, width: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image that says where each pixel was, and a label that says the same exactly."""
+    """Returns an image and a label that both encode the position of each pixel."""
     y, x = np.mgrid[:height, :width]
     image = np.stack([x * step, y * step, 0 * x], -1).astype(np.uint8)
     return image, (y * 1000 + x).astype(np.int32)
@@ -65,7 +65,7 @@ def test_image_and_label_agree_to_the_pixel(
         gaps.append(picture[..., 1][inside] / step - mask[inside] // 1000)
     everything = np.concatenate(gaps)
     assert np.abs(everything).max() <= 0.5 + 0.5 / step + 1e-3
-    if scale[1] not in (0.5, 1.0):  # there every sample of a crop lies off by the same fraction
+    if scale[1] not in (0.5, 1.0):  # at these, all samples of a crop have the same sub-pixel offset
         assert abs(everything.mean()) < 0.03
 
 
@@ -82,7 +82,7 @@ def test_zoom_is_opencv_resize(zoom: float) -> None:
         np.testing.assert_array_equal(mask, label.repeat(3, 0).repeat(3, 1))
 
 
-def test_no_zoom_is_a_plain_cut() -> None:
+def test_without_zoom_the_crop_is_a_slice() -> None:
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
     label = np.arange(3500, dtype=np.int32).reshape(50, 70)
     corners = set()
@@ -93,7 +93,7 @@ def test_no_zoom_is_a_plain_cut() -> None:
         corners.add((top, left))
         np.testing.assert_array_equal(mask, label[top : top + 32, left : left + 32])
         shift = np.abs(picture.astype(int) - image[top : top + 32, left : left + 32]).mean()
-        assert shift < 60  # the cut starts between pixels, so neighbours mix
+        assert shift < 60  # the crop starts between pixels, so neighbours are interpolated
     assert len(corners) > 15
 
 
@@ -119,7 +119,7 @@ def test_flip_mirrors_about_half() -> None:
     rare=st.booleans(),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_labels_gain_nothing_and_padding_is_void_only_where_needed(
+def test_labels_gain_no_values_and_padding_is_void(
     *, size: tuple[int, int], crop: int, zoom: float, flip: bool, rare: bool, seed: int
 ) -> None:
     image = np.full((*size, 3), 7, np.uint8)
@@ -133,7 +133,7 @@ def test_labels_gain_nothing_and_padding_is_void_only_where_needed(
     void = mask == VOID
     assert (picture[void] == PADDING).all()
     assert (picture[~void] == 7).all()
-    if void.all():  # less than a pixel is left of the image
+    if void.all():  # less than one pixel of the image is visible
         assert min(size) * zoom <= 1
         return
     for axis, side in ((1, size[0]), (0, size[1])):
@@ -155,7 +155,7 @@ def test_labels_gain_nothing_and_padding_is_void_only_where_needed(
     rare_crop=st.floats(0.0, 1.0),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_with_everything_on(
+def test_all_augmentations_together(
     size: tuple[int, int], crop: int, zoom: float, seed: int, **keys: Any
 ) -> None:
     image = np.full((*size, 3), 7, np.uint8)
@@ -170,7 +170,7 @@ def test_with_everything_on(
     assert mask.dtype == np.int32
     assert set(np.unique(mask)) <= {VOID, *np.unique(label)}
     padded = (picture == PADDING).all(axis=-1)
-    assert (picture[~padded] == 7).all()  # neither blur nor bilinear mixes padding in
+    assert (picture[~padded] == 7).all()  # neither blur nor interpolation mixes padding in
     assert (padded & (mask != VOID)).mean() <= data.cutout
 
 
@@ -182,7 +182,7 @@ def test_with_everything_on(
     degrees=st.floats(-180.0, 180.0),
     place=st.tuples(st.floats(-0.3, 1.3), st.floats(-0.3, 1.3)),
 )
-def test_resample_is_the_formula_in_float64(
+def test_resample_matches_the_formula_in_float64(
     size: tuple[int, int], crop: int, zoom: float, degrees: float, place: tuple[float, float]
 ) -> None:
     image, label = coordinates(*size, 2)
@@ -204,7 +204,7 @@ def test_resample_is_the_formula_in_float64(
     x = (start[1] + crop / 2 + sine * down + cosine * right) / zoom
     height, width = size
     depth = np.minimum(np.minimum(y, height - y), np.minimum(x, width - x))
-    clear = np.abs(depth) > 2e-3  # float32 may decide otherwise at the very edge
+    clear = np.abs(depth) > 2e-3  # float32 rounding may differ at the edge itself
     np.testing.assert_array_equal(inside[clear], depth[clear] > 0)
     clear &= inside & (np.abs(y - np.round(y)) > 2e-3) & (np.abs(x - np.round(x)) > 2e-3)
     expected = np.floor(y).astype(int) * 1000 + np.floor(x).astype(int)
@@ -230,7 +230,7 @@ def test_a_quarter_turn_is_rot90(draw: float, turns: int) -> None:
     np.testing.assert_array_equal(np.round(picture), np.rot90(image, turns))
 
 
-def test_turns_are_spread_about_ordinary_crops() -> None:
+def test_rotations_are_uniform_and_independent_of_zoom() -> None:
     _, label = coordinates(80, 100, 1)
     image = np.zeros((80, 100, 3), np.uint8)
     angles, zooms = [], []
@@ -248,24 +248,24 @@ def test_turns_are_spread_about_ordinary_crops() -> None:
     assert 20 < max(angles) < 26
     assert -26 < min(angles) < -20
     assert abs(np.mean(angles)) < 6
-    assert abs(np.corrcoef(angles, zooms)[0, 1]) < 0.5  # each has its own chance
+    assert abs(np.corrcoef(angles, zooms)[0, 1]) < 0.5  # drawn independently
 
 
-def test_void_of_the_label_stays_void_and_keeps_its_picture() -> None:
+def test_void_pixels_stay_void_and_keep_their_colour() -> None:
     image, label = np.full((40, 40, 3), 7, np.uint8), np.full((40, 40), VOID, np.int32)
     picture, mask = run(image, label, 0, config(40, 1.5))
     assert (mask == VOID).all()
     assert (picture == 7).all()
 
 
-def test_padded_picture_lies_anywhere_in_the_crop() -> None:
+def test_padded_image_is_at_any_position_in_the_crop() -> None:
     image, label = np.full((20, 20, 3), 7, np.uint8), np.zeros((20, 20), np.int32)
     tops = {int((run(image, label, s, config(64))[1] == 0).any(axis=1).argmax()) for s in range(30)}
     assert min(tops) < 10
     assert max(tops) > 34
 
 
-def test_seed_decides_everything() -> None:
+def test_same_seed_gives_the_same_result() -> None:
     image, label = coordinates(44, 50, 5)
     data = config(33, 0.75, 1.5, flip=True, colour=0.4)
     first, again, other = (run(image, label, seed, data) for seed in (1, 1, 2))
@@ -275,7 +275,7 @@ def test_seed_decides_everything() -> None:
 
 
 @pytest.mark.parametrize("more", [{"flip": True, "colour": 0.4}, EVERYTHING | {"rare_crop": 0.5}])
-def test_inside_tf_data_as_outside(more: dict[str, Any]) -> None:
+def test_results_are_the_same_inside_tf_data(more: dict[str, Any]) -> None:
     image, label = coordinates(44, 50, 5)
     image[..., 2] = np.random.default_rng(0).integers(0, 256, (44, 50))
     label = label % 7
@@ -287,7 +287,7 @@ def test_inside_tf_data_as_outside(more: dict[str, Any]) -> None:
         np.testing.assert_array_equal(mask, outside[1])
 
 
-def test_colour_changes_the_picture_alone() -> None:
+def test_colour_changes_only_the_image() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(60, 180, (40, 40, 3), np.uint8)
     label = rng.integers(0, 5, (40, 40)).astype(np.int32)
@@ -308,9 +308,9 @@ def test_colour_changes_the_picture_alone() -> None:
     assert abs(np.mean(means) - plain[0][plain[1] != VOID].mean()) < 20  # no drift
 
 
-def test_what_only_looks_leaves_the_label_and_each_other() -> None:
+def test_appearance_options_leave_the_label_and_are_independent() -> None:
     rng = np.random.default_rng(0)
-    image = rng.integers(1, 100, (60, 60, 3), np.uint8)  # never padding
+    image = rng.integers(1, 100, (60, 60, 3), np.uint8)  # never the padding colour
     label = rng.integers(-1, 5, (60, 60)).astype(np.int32)
     base = {"rotate": 20.0, "flip": True}
     plain = runs(image, label, 40, config(40, 0.5, 2.0, **base))
@@ -334,19 +334,19 @@ def test_what_only_looks_leaves_the_label_and_each_other() -> None:
     rotate=st.sampled_from([0.0, 20.0, 180.0]),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_a_rare_pixel_is_always_shown(
+def test_a_rare_pixel_is_always_in_the_crop(
     size: tuple[int, int], spot: tuple[float, float], zoom: float, rotate: float, seed: int
 ) -> None:
     label = np.zeros(size, np.int32)
     label[int(spot[0] * size[0]), int(spot[1] * size[1])] = 3
     data = config(33, zoom, rotate=rotate, flip=True, rare_crop=1.0)
-    rarity = np.array([0, 5, 0, 1], np.float32)  # class 1 is nowhere
+    rarity = np.array([0, 5, 0, 1], np.float32)  # class 1 does not occur
     mask = run(np.zeros((*size, 3), np.uint8), label, seed, data, rarity)[1]
     assert (mask == 3).any()
 
 
 @pytest.mark.parametrize("rotate", [0.0, 45.0])
-def test_a_rare_pixel_lies_anywhere_in_the_crop(rotate: float) -> None:
+def test_a_rare_pixel_is_at_any_position_in_the_crop(rotate: float) -> None:
     label = np.zeros((100, 120), np.int32)
     label[50, 60] = 1
     data = config(33, 1.0, rotate=rotate, rare_crop=1.0)
@@ -356,16 +356,16 @@ def test_a_rare_pixel_lies_anywhere_in_the_crop(rotate: float) -> None:
     assert (places.min(axis=0) < 6).all()
     assert (places.max(axis=0) > 26).all()
     assert (np.abs(places.mean(axis=0) - 16) < 4).all()
-    if not rotate:  # evenly: the deviation of 33 places is 9.5
+    if not rotate:  # uniform: the standard deviation over 33 positions is 9.5
         assert (np.abs(places.std(axis=0) - 9.5) < 1.5).all()
 
 
-def test_a_class_is_drawn_by_rarity_and_its_pixels_evenly() -> None:
+def test_classes_are_drawn_by_rarity_and_pixels_uniformly() -> None:
     label = np.full((6, 10), VOID, np.int32)
-    label[:4, :5] = 0  # never sought
+    label[:4, :5] = 0  # weight 0
     label[:4, 5:] = 1
     label[5, :4] = 3
-    rarity = np.array([0, 3, 100, 1, 7], np.float32)  # 2 and 4 are not there
+    rarity = np.array([0, 3, 100, 1, 7], np.float32)  # 2 and 4 do not occur
     draws = (np.arange(8) + 0.5) / 8
     found = [
         tuple(np.asarray(rare_pixel(tf.constant(label), rarity, tf.constant([u, v], tf.float32))))
@@ -384,7 +384,7 @@ def test_a_class_is_drawn_by_rarity_and_its_pixels_evenly() -> None:
     ("value", "rarity"),
     [(VOID, np.ones(3)), (1, np.array([1.0, 0.0, 1.0])), (1, np.zeros(3)), (1, None)],
 )
-def test_nothing_sought_is_an_ordinary_crop(value: int, rarity: Any) -> None:
+def test_without_a_rare_class_crops_are_ordinary(value: int, rarity: Any) -> None:
     image, label = coordinates(44, 50, 5)
     label[:] = value
     for seed in range(3):

@@ -54,7 +54,7 @@ def test_shapes_are_fixed() -> None:
 
 
 @pytest.mark.parametrize("step", [3, 6])
-def test_a_run_goes_on_at_any_step(step: int) -> None:
+def test_a_run_resumes_at_any_step(step: int) -> None:
     parts = scenes()
 
     def batches(seed: int, first_step: int = 0) -> Any:
@@ -78,8 +78,10 @@ def test_an_epoch_visits_each_sample_at_most_once() -> None:
     labels = [label[:, 0, 0] for _, label in arrays(dataset, 5 * steps)]
     epochs = np.concatenate(labels).reshape(5, 12)
     assert all(len(set(epoch)) == 12 for epoch in epochs.tolist())
-    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 5  # another order each time
-    assert set(epochs.ravel().tolist()) == set(range(14))  # those left out take turns
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 5  # a different order in every epoch
+    assert set(epochs.ravel().tolist()) == set(
+        range(14)
+    )  # the dropped samples differ between epochs
 
 
 def test_augmentation_differs_between_epochs_and_samples() -> None:
@@ -89,7 +91,7 @@ def test_augmentation_differs_between_epochs_and_samples() -> None:
     assert len({picture.tobytes() for picture in pictures}) == 6
 
 
-def test_reading_may_overtake_where_order_does_not_matter() -> None:
+def test_nondeterministic_order_is_allowed() -> None:
     loose = dataclasses.replace(PLAIN, deterministic=False)
     dataset = training_batches(NUMBERED, number, loose, batch=4, seed=0)
     assert not dataset.options().deterministic
@@ -97,7 +99,7 @@ def test_reading_may_overtake_where_order_does_not_matter() -> None:
     assert set(labels.tolist()) <= set(range(14))
 
 
-def test_rare_classes_are_sought_when_asked() -> None:
+def test_rare_crops_are_used_if_enabled() -> None:
     def load(_: Sample) -> tuple[np.ndarray, np.ndarray]:
         label = np.zeros((200, 200), np.int32)
         label[180:183, 20:23] = 1
@@ -150,7 +152,7 @@ def test_evaluation_of_nothing() -> None:
     assert arrays(dataset, -1) == []
 
 
-def test_a_file_that_breaks_after_the_check_is_named(tmp_path: Path) -> None:
+def test_a_file_damaged_after_the_check_is_named(tmp_path: Path) -> None:
     for side in ("images", "masks"):
         (tmp_path / side).mkdir()
     for i in range(4):
@@ -177,7 +179,7 @@ def test_a_file_that_breaks_after_the_check_is_named(tmp_path: Path) -> None:
         assert str(error) == str(direct.value)
 
 
-def test_other_errors_are_not_ours() -> None:
+def test_other_errors_are_not_converted() -> None:
     def hungry(_: object) -> tuple[np.ndarray, np.ndarray]:
         raise MemoryError("DataErrors: no")
 

@@ -21,7 +21,7 @@ from ccfnet_tf.pipeline.convert import encode_label, write_folder, write_shards
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three parts of images in several formats and sizes."""
+    """Three splits of images in several formats and sizes."""
     rng = np.random.default_rng(0)
     root = tmp_path / "set"
     for part, count in (("train", 7), ("val", 2), ("test", 3)):
@@ -101,7 +101,7 @@ def test_labels_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
 
 
 @pytest.mark.parametrize("to", ["shards", "folder"])
-def test_sixteen_bits_go_there_and_back(tmp_path: Path, to: str) -> None:
+def test_sixteen_bit_labels_round_trip(tmp_path: Path, to: str) -> None:
     names = "".join(f"c{i}\n" for i in range(300))
     ids = np.random.default_rng(0).choice([*range(300), 65535], (30, 40)).astype(np.uint16)
     for side in ("images", "masks"):
@@ -125,7 +125,7 @@ def test_encoded_labels_are_plain_pngs() -> None:
 
 
 @pytest.mark.parametrize("write", [write_folder, lambda s, o: write_shards(s, o, 2)])
-def test_a_bad_sample_leaves_nothing(folder: Path, tmp_path: Path, write: object) -> None:
+def test_a_bad_sample_leaves_no_output(folder: Path, tmp_path: Path, write: object) -> None:
     Image.fromarray(np.full((41, 50), 9, np.uint8)).save(folder / "train/masks/sub/1.png")
     with pytest.raises(DataError, match="value 9"):
         write(list_set(config(folder), 0), tmp_path / "out")  # type: ignore[operator]
@@ -153,13 +153,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("write", [write_folder, lambda s, o: write_shards(s, o, 2)])
-def test_a_full_disk_leaves_nothing(folder: Path, small_disk: Path, write: object) -> None:
+def test_a_full_disk_leaves_no_output(folder: Path, small_disk: Path, write: object) -> None:
     with pytest.raises(ResourceError, match="nothing was kept"):
         write(list_set(config(folder), 0), small_disk / "out")  # type: ignore[operator]
     assert list(small_disk.iterdir()) == []
 
 
-def test_unpaired_files_are_not_dropped_in_silence(folder: Path, tmp_path: Path) -> None:
+def test_unpaired_files_raise(folder: Path, tmp_path: Path) -> None:
     (folder / "train" / "masks" / "sub" / "1.png").unlink()
     with pytest.raises(DataError, match="no mask"):
         write_folder(list_set(config(folder), 0), tmp_path / "out")
@@ -177,7 +177,7 @@ def listing_of(path: Path, *names: str, classes: tuple[str, ...] = ("a", "b")) -
 
 
 @pytest.mark.parametrize("names", [("a", "train/a"), ("../a",), ("/a",)])
-def test_names_that_would_overwrite_or_lead_out(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_names_that_overwrite_or_leave_the_folder(tmp_path: Path, names: tuple[str, ...]) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
     with pytest.raises(DataError, match="cannot be written as train/images/"):
         write_folder(listing_of(tmp_path / "x.png", *names), tmp_path / "out")
@@ -185,9 +185,7 @@ def test_names_that_would_overwrite_or_lead_out(tmp_path: Path, names: tuple[str
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("MPO", ".jpg"), ("JPEG2000", ".png")])
-def test_formats_that_the_folder_layout_does_not_name(
-    tmp_path: Path, kind: str, suffix: str
-) -> None:
+def test_unknown_image_formats_are_written_as_png(tmp_path: Path, kind: str, suffix: str) -> None:
     path = tmp_path / "picture"
     frames = {"save_all": True, "append_images": [Image.new("RGB", (40, 40))]}
     Image.new("RGB", (40, 40), (9, 99, 200)).save(path, kind, **frames if kind == "MPO" else {})
@@ -199,7 +197,7 @@ def test_formats_that_the_folder_layout_does_not_name(
 
 
 @pytest.mark.parametrize("name", ["Void", "ignore", "__ignore__", "#5"])
-def test_names_that_classes_txt_would_not_have_as_classes(tmp_path: Path, name: str) -> None:
+def test_class_names_that_classes_txt_reads_as_void_or_comment(tmp_path: Path, name: str) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
     source = listing_of(tmp_path / "x.png", "a", classes=("sky", name))
     with pytest.raises(DataError, match=f"class '{name}': .* data.label_map"):
@@ -207,7 +205,7 @@ def test_names_that_classes_txt_would_not_have_as_classes(tmp_path: Path, name: 
     assert not (tmp_path / "out").exists()
 
 
-def test_copies_survive(tmp_path: Path) -> None:
+def test_near_duplicates_are_kept(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
     source = listing_of(tmp_path / "x.png", "a", "b", "c", classes=("sky", "sea"))
     source = dataclasses.replace(source, near_duplicates={"a": "k", "c": "k"})
@@ -219,7 +217,7 @@ def test_copies_survive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\\b", "a\nb", "../a"])
-def test_names_that_no_manifest_holds(tmp_path: Path, name: str) -> None:
+def test_names_not_allowed_in_a_manifest(tmp_path: Path, name: str) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
-    with pytest.raises(DataError, match="cannot stand in a manifest"):
+    with pytest.raises(DataError, match="is not allowed in a manifest"):
         write_shards(listing_of(tmp_path / "x.png", name), tmp_path / "out", 1)

@@ -36,7 +36,7 @@ def test_a_sheet() -> None:
     assert 3 * (160 + 2 * 240) < sheet.shape[0] < 3 * (160 + 2 * 240) + 450
     seen = colours(sheet)
     assert {(10, 200, 30), (250, 0, 130), (0, 0, 0)} <= seen  # sky, sea, void
-    assert (90, 90, 250) not in seen  # no image shows the moon, nor does the legend
+    assert (90, 90, 250) not in seen  # no image contains the moon, and the legend leaves it out
     again = contact_sheet(SAMPLES, load, TAXONOMY, DATA, 0, count=3, versions=2)
     np.testing.assert_array_equal(sheet, again)
 
@@ -53,10 +53,10 @@ def test_columns_are_image_label_and_overlay() -> None:
     np.testing.assert_allclose(cells[2][122, 122], expected, atol=1)
 
 
-def test_versions_stand_in_columns_with_their_label_below() -> None:
+def test_versions_are_columns_with_their_label_below() -> None:
     data = DataConfig(crop=240, scale=(1.0, 1.0), colour=0.0, flip=False)
     sheet = contact_sheet(SAMPLES[:1], load, TAXONOMY, data, 0, versions=4)
-    assert sheet.shape[1] == 2 * 14 + 4 * 240 + 3 * 8  # as wide as a page shows it
+    assert sheet.shape[1] == 2 * 14 + 4 * 240 + 3 * 8  # four columns
     image, label = version(*load(SAMPLES[0]), data, seed=0, epoch=3, place=0)
     top, left = 14 + 24 + 24 + 160 + 8 + 24, 14 + 3 * 248
     np.testing.assert_array_equal(sheet[top : top + 240, left : left + 240], image)
@@ -64,7 +64,7 @@ def test_versions_stand_in_columns_with_their_label_below() -> None:
     np.testing.assert_array_equal(below, colour_picture(label, TAXONOMY))
 
 
-def test_seeds_choose_other_samples_and_fewer_are_no_error() -> None:
+def test_seeds_choose_different_samples_and_fewer_are_allowed() -> None:
     sheets = [contact_sheet(SAMPLES, load, TAXONOMY, DATA, s, count=2, versions=0) for s in (0, 1)]
     assert sheets[0].shape == sheets[1].shape
     assert (sheets[0] != sheets[1]).any()
@@ -82,7 +82,7 @@ def test_versions_are_what_training_sees() -> None:
     for place, sample in enumerate(SAMPLES):
         image, label = version(*load(sample), DATA, seed=5, epoch=1, place=place)
         trained = seen[label.tobytes()]
-        np.testing.assert_allclose(image, trained, atol=1)  # a graph may round otherwise
+        np.testing.assert_allclose(image, trained, atol=1)  # a graph may round differently
 
 
 def test_a_bad_sample_is_named() -> None:

@@ -28,12 +28,12 @@ def draw(path: Path, found: Stats, names: tuple[str, ...]) -> np.ndarray:
 
 
 def bar(picture: np.ndarray, index: int, count: int) -> int:
-    """Returns how many pixels wide a class's bar is, its line of edge left out."""
+    """Returns the width of the bar of a class in pixels, without its edge line."""
     colour = distinct_colours(count)[index]
     return int((picture == colour).all(axis=-1).sum(axis=1).max())
 
 
-def test_bars_are_as_long_as_the_shares(tmp_path: Path) -> None:
+def test_bar_lengths_are_proportional_to_the_shares(tmp_path: Path) -> None:
     picture = draw(tmp_path / "a.png", stats(100, 50, 0), ("sky", "sea", "sand"))
     sky, sea, sand = (bar(picture, index, 3) for index in range(3))
     assert sky > 200
@@ -41,14 +41,14 @@ def test_bars_are_as_long_as_the_shares(tmp_path: Path) -> None:
     assert sand == 0
 
 
-def test_the_axis_is_logarithmic_above_a_hundredfold(tmp_path: Path) -> None:
+def test_the_axis_is_logarithmic_above_a_ratio_of_100(tmp_path: Path) -> None:
     picture = draw(tmp_path / "a.png", stats(99_000, 990, 10), ("sky", "sea", "sand"))
     sky, sea, sand = (bar(picture, index, 3) for index in range(3))
-    assert sky - sea == pytest.approx(sea - sand, abs=4)  # each a hundredth of the one before
+    assert sky - sea == pytest.approx(sea - sand, abs=4)  # each is a hundredth of the previous one
     assert sand > 10
 
 
-def test_many_classes_make_it_taller(tmp_path: Path) -> None:
+def test_height_grows_with_the_number_of_classes(tmp_path: Path) -> None:
     few, many = (
         draw(tmp_path / "a.png", stats(*range(1, n + 1)), tuple(f"class {i}" for i in range(n)))
         for n in (3, 40)
@@ -62,15 +62,15 @@ def test_many_classes_make_it_taller(tmp_path: Path) -> None:
 def test_any_name_can_be_drawn(tmp_path: Path, name: str) -> None:
     picture = draw(tmp_path / "a.png", stats(100, 50), (name, "sea"))
     assert bar(picture, 0, 2) > 200
-    # Nothing is cut off at the border.
+    # No text is clipped at the border.
     assert all((side == 255).all() for side in (picture[0], picture[-1], picture[:, 0]))
 
 
-def test_nothing_counted(tmp_path: Path) -> None:
+def test_empty_stats(tmp_path: Path) -> None:
     draw(tmp_path / "a.png", Stats.empty(2), ("sky", "sea"))
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_unwritable_path(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError, match="give a folder that can be written"):
         draw(tmp_path / "file" / "a.png", stats(1, 1), ("sky", "sea"))
@@ -81,5 +81,5 @@ def test_names_are_drawn_in_every_script(name: str, tmp_path: Path) -> None:
     picture = draw(tmp_path / "a.png", stats(10, 20), (name, "sea"))
     boxes = draw(tmp_path / "b.png", stats(10, 20), ("\ue000" * len(name), "sea"))
     left = picture[:, : picture.shape[1] // 5]
-    assert (left < 100).any()  # something stands there
+    assert (left < 100).any()  # a name is drawn
     assert picture.shape != boxes.shape or (picture != boxes).any()

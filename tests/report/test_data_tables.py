@@ -31,12 +31,12 @@ def census(*pixels: int, void: int = 0, samples: int = 2) -> Census:
     return Census(counts, shown, shown * counts.sum() // samples, void, samples)
 
 
-def test_a_sound_set_is_one_line() -> None:
+def test_a_valid_set_is_one_line() -> None:
     report = Report({"train": 4, "test": 2}, TAXONOMY.names, (), ())
     assert lines(check_report(report)) == ["train 4, test 2 images, 2 classes: nothing to fix"]
 
 
-def test_findings_are_counted_and_listed_up_to_20_a_kind() -> None:
+def test_findings_are_counted_and_listed_up_to_20_per_kind() -> None:
     sizes = [Finding("size", "train", f"{i:02}.jpg", "3x2 pixels") for i in range(23)]
     value = Finding("value", "val", "x.png", "value 9 on 3 pixels")
     notes = (Finding("absent", "", "", "class '[red] sky' occurs nowhere"),)
@@ -49,18 +49,18 @@ def test_findings_are_counted_and_listed_up_to_20_a_kind() -> None:
     assert "│ absent (note) │      1 │ class '[red] sky' occurs nowhere" in text
     assert sum("3x2 pixels" in line for line in found) == 20
     assert "  train: 19.jpg: 3x2 pixels" in found
-    assert "  and 3 more (JSON has all)" in found
+    assert "  and 3 more (--json lists all)" in found
     assert "  val: x.png: value 9 on 3 pixels" in found
     assert "  class '[red] sky' occurs nowhere" in found
     assert found[-1] == "train 30, val 2 images, 2 classes: 24 to fix, see above"
 
 
-def test_long_addresses_are_not_cut() -> None:
+def test_long_paths_are_not_truncated() -> None:
     address = "/data/" + "folder/" * 20 + "a.jpg"
     finding = Finding("size", "train", address, "3x2 pixels")
     found = lines(check_report(Report({"train": 1}, TAXONOMY.names, (finding,), ())))
     assert max(map(len, found)) <= 80
-    assert "".join(found).count("a.jpg") == 2  # folded over lines, in the table and in the list
+    assert "".join(found).count("a.jpg") == 2  # wrapped, in the table and in the list
     found = lines(
         check_report(Report({"train": 1}, TAXONOMY.names, (finding,), ())), soft_wrap=True
     )
@@ -94,7 +94,7 @@ def test_folds_side_by_side() -> None:
     assert "│ [red] sky │ 100.00 │  99.00 │  98.00 │" in text
     assert "│ sea       │   0.00 │   1.00 │   2.00 │" in text
     assert "│ images    │     10 │     11 │     10 │" in text
-    assert "3 groups of copies or near-copies stay on one side" in text
+    assert "3 groups of copies or near-duplicates, each kept in one fold" in text
     assert "fold 0 has no 'sea':" in text
 
 
@@ -112,6 +112,6 @@ def test_small_shares_keep_two_digits(share: float, text: str) -> None:
     assert share_percent(share) == text
 
 
-def test_tables_need_no_tensorflow() -> None:
+def test_tables_do_not_import_tensorflow() -> None:
     code = "import sys, ccfnet_tf.report.data_tables; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
