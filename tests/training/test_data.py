@@ -189,4 +189,4 @@ def test_a_broken_set_names_the_command_that_lists_its_faults(
     with pytest.raises(DataError) as caught:
         check_data(RunConfig(data=data, train=TrainConfig(batch=2)), console)
     assert str(caught.value).endswith(f"ccfnet-tf data check '{root}'")
-    assert "and 3 more files" in str(caught.value)
+    assert "and 3 more bad files" in str(caught.value)

@@ -1,1 +1,1 @@
-"""Reads a whole data set: what is wrong, what it holds, which folds it makes."""
+"""Checks, statistics and cross-validation folds computed from a complete data set."""

@@ -1,6 +1,6 @@
-"""Counts over labels: how often each class occurs, and the class weights that follow from it.
+"""Pixel and image counts per class, and the class weights computed from them.
 
-Shapes: C classes. Counts add up, so the census of a part is the sum of its images'.
+Shapes: C classes. Counts are additive: the census of a split is the sum over its images.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from ccfnet_tf.labels import VOID
 
 @dataclass(frozen=True)
 class Census:
-    """What was counted over some labels.
+    """Class counts over a number of labels.
 
     Attributes:
-        pixels: int64 [C], labelled pixels of each class.
-        pictures: int64 [C], images that show the class.
-        within: int64 [C], labelled pixels, of any class, in the images that show the class.
-        void: Pixels without a label.
-        samples: Labels counted.
+        pixels: int64 [C], pixels of each class.
+        pictures: int64 [C], images that contain the class.
+        within: int64 [C], labelled pixels of all classes in the images that contain the class.
+        void: Number of pixels without a label.
+        samples: Number of labels.
     """
 
     pixels: np.ndarray
@@ -32,7 +32,7 @@ class Census:
 
     @classmethod
     def empty(cls, classes: int) -> Census:
-        """Returns the census of no label."""
+        """Returns a census with all counts zero."""
         zeros = np.zeros(classes, np.int64)
         return cls(zeros, zeros, zeros, 0, 0)
 
@@ -41,8 +41,8 @@ class Census:
         """Counts one label, int32 [H, W] with ids 0..C-1 or `VOID`."""
         counts = np.bincount(label.ravel() - VOID, minlength=classes + 1).astype(np.int64)
         void, pixels = int(counts[0]), counts[1:]
-        shown = (pixels > 0).astype(np.int64)
-        return cls(pixels, shown, shown * pixels.sum(), void, 1)
+        present = (pixels > 0).astype(np.int64)
+        return cls(pixels, present, present * pixels.sum(), void, 1)
 
     def __add__(self, other: Census) -> Census:
         return Census(
@@ -54,20 +54,23 @@ class Census:
         )
 
     def shares(self) -> np.ndarray:
-        """Returns float64 [C], the share of labelled pixels of each class; adds up to 1."""
+        """Returns float64 [C], the share of each class in the labelled pixels; sums to 1."""
         return self.pixels / max(int(self.pixels.sum()), 1)
 
     def median_frequency(self) -> np.ndarray:
-        """Returns float64 [C], median(f) / f with f the share of a class where it occurs.
+        """Returns the weights of median frequency balancing (Eigen and Fergus, ICCV 2015).
 
-        Median frequency balancing (Eigen and Fergus, ICCV 2015): f of a class is its pixels over
-        all labelled pixels of the images that show it. A class that never occurs has weight 0.
+        The frequency f of a class is the number of its pixels divided by the number of labelled
+        pixels in the images that contain it.
+
+        Returns:
+            float64 [C], median(f) / f; 0 for classes that do not occur.
         """
         frequency = self.pixels / np.maximum(self.within, 1)
-        seen = frequency > 0
+        occurs = frequency > 0
         weights = np.zeros(len(frequency))
-        if seen.any():
-            weights[seen] = np.median(frequency[seen]) / frequency[seen]
+        if occurs.any():
+            weights[occurs] = np.median(frequency[occurs]) / frequency[occurs]
         return weights
 
     def inverse_log(self) -> np.ndarray:

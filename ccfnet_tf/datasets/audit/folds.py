@@ -1,4 +1,4 @@
-"""Deals the images of a data set to folds of like content, copies on one side.
+"""Splits a data set into stratified folds and keeps near-duplicates in one fold.
 
 Shapes: N samples, U units (groups of samples that stay together), F features, K folds.
 """
@@ -22,21 +22,21 @@ from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.io.new_folder import new_folder, refuse_existing
 from ccfnet_tf.labels import Sample
 
-_TRADES = 30_000
-_AT_ONCE = 128
+_MIN_SWAPS = 30_000
+_BATCH = 128
 
 
 @dataclass(frozen=True)
 class Split:
-    """What `split` dealt.
+    """Result of `split`.
 
     Attributes:
         folders: The K folders written, in the order of the folds.
-        census: Counts over the test part of each fold.
-        kept: Groups of two or more images that stay on one side.
-        frames: Images that look like another frame of their sequence.
-        absent: (fold, class id): the fold has no image of the class although there are K groups
-            or more that show it.
+        census: Class counts over the test split of each fold.
+        kept: Number of groups of two or more images, each kept in one fold.
+        frames: Number of images that inspect_sample like another frame of their sequence.
+        absent: Pairs (fold, class id) of a fold without any image of the class, although K or more
+            groups contain it.
     """
 
     folders: tuple[Path, ...]
@@ -56,24 +56,25 @@ def split(
     workers: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Split:
-    """Deals all samples of a set, of whatever part, to folds and writes the lists.
+    """Assigns all samples of a set to folds and writes the split lists.
 
-    `out/fold_k/test.txt` has the names of fold k, `train.txt` those of the others, as `data.lists`
-    and `data.fold` take them. Stay on one side: near-duplicates that the layout knows, images of
-    the same pixels, frames of a sequence (by name) that look alike, and groups of `group_of`.
+    `out/fold_k/test.txt` lists the names of fold k, `train.txt` those of the other folds, in the
+    form that `data.lists` and `data.fold` read. Kept in one fold are near-duplicates that the
+    layout defines, identical images, similar frames of a sequence (by name), and groups of
+    `group_of`.
 
     Args:
-        listing: The set; its own division into parts is not kept.
-        out: Folder to make for the lists; whole or not there.
+        listing: The set. Its own splits are merged.
+        out: Folder to create for the lists. It appears only once it is complete.
         folds: Number of folds K.
-        seed: Another seed gives another deal.
-        group_of: Returns the group of each sample; a group stays on one side.
-        workers: Threads; 0 takes one a core, 8 at most.
-        advance: Called after each sample, in the caller's thread.
+        seed: Seed of the assignment.
+        group_of: Returns the group of each sample; a group is kept in one fold.
+        workers: Number of threads; 0 uses one per core, at most 8.
+        advance: Called after each sample, in the thread of the caller.
 
     Raises:
-        ConfigError: `out` is there and not empty, or more folds than groups of images.
-        DataError: A file that is missing or cannot be used.
+        ConfigError: `out` exists and is not empty, or there are more folds than groups of images.
+        DataError: A file is missing or cannot be used.
         ResourceError: The lists cannot be written.
     """
     samples = tuple(sample for part in parts_of(listing).values() for sample in part)
@@ -83,38 +84,38 @@ def split(
     named = [group_of(samples)] if group_of else []
     load, classes = agreeing(listing.load), len(listing.taxonomy.names)
 
-    def look(sample: Sample) -> tuple[bytes, np.ndarray, Census]:
+    def inspect_sample(sample: Sample) -> tuple[bytes, np.ndarray, Census]:
         image, label = load(sample)
         return fingerprint(image), thumbnail(image), Census.of(label, classes)
 
-    prints: list[bytes] = []
+    fingerprints: list[bytes] = []
     thumbnails: list[np.ndarray] = []
     counted: list[Census] = []
-    for mark, small, census in in_threads(look, samples, workers):
-        prints.append(mark)
+    for image_fingerprint, small, census in in_threads(inspect_sample, samples, workers):
+        fingerprints.append(image_fingerprint)
         thumbnails.append(small)
         counted.append(census)
         advance()
     frames = near_copies(samples, np.array(thumbnails))
     pixels = np.array([census.pixels for census in counted])
     near_duplicates = [listing.near_duplicates.get(sample.name, sample.name) for sample in samples]
-    groups = joined(near_duplicates, prints, frames, *named)
+    groups = joined(near_duplicates, fingerprints, frames, *named)
     units = max(groups) + 1
     if units < 2:
         raise ConfigError(
-            f"{out}: all {len(samples)} images belong together (by --group-by, or as frames that "
-            "look alike): one group cannot be dealt to folds"
+            f"{out}: all {len(samples)} images are in one group (by --group-by, or as similar "
+            "frames): one group cannot be split into folds"
         )
     if not 2 <= folds <= min(units, 100):
         raise ConfigError(
-            f"--folds is {folds}: from 2 to {min(units, 100)} are possible: the set has "
-            f"{units} images (or groups of images that stay together)"
+            f"--folds is {folds}: expected 2 to {min(units, 100)}: the set has {units} images (or "
+            "groups of images that stay together)"
         )
     where = deal(np.hstack([pixels, pixels > 0]), groups, folds, seed)
-    made = f"data split --folds {folds} --seed {seed}"
+    command = f"data split --folds {folds} --seed {seed}"
     with new_folder(out) as folder:
         for k in range(folds):
-            head = f"# Fold {k} of 0..{folds - 1}: {made}"
+            head = f"# Fold {k} of 0..{folds - 1}: {command}"
             _write(folder / f"fold_{k}", samples, where == k, head)
         _write_near_duplicates(folder, samples, groups)
     return Split(
@@ -127,11 +128,11 @@ def split(
 
 
 def joined(*keys: Sequence[Hashable]) -> list[int]:
-    """Returns a group for each sample: 0, 1, ... in order of first appearance.
+    """Merges groupings; returns a group number for each sample, in order of first appearance.
 
     Args:
-        keys: One or more keys for each sample; samples that share one are in one group, and so
-            are those that such groups connect.
+        keys: One or more sequences of keys, one key per sample. Samples that share a key are in one
+            group, transitively.
     """
     group = list(range(len(keys[0])))
     for column in keys:
@@ -144,42 +145,43 @@ def joined(*keys: Sequence[Hashable]) -> list[int]:
 
 
 def deal(features: np.ndarray, groups: Sequence[int], folds: int, seed: int) -> np.ndarray:
-    """Deals samples to folds of equal size and like features; the same seed gives the same deal.
+    """Assigns samples to folds of equal size with balanced features.
 
-    From a seeded random deal, two units trade places whenever that brings their folds closer
-    together in the share they have of each feature. A fold may still lack a feature which K units
-    or more have (features a, b and c in units ab, bc and ca, two folds); `gaps` tells which.
+    Starting from a seeded random assignment, units of two folds are swapped whenever that makes the
+    feature shares of the folds more equal. A fold may still lack a feature that K or more units
+    have (for example features a, b and c in the units ab, bc and ca, with two folds); see `gaps`.
+    The same seed gives the same result.
 
     Args:
-        features: float or int [N, F], 0 or more: what shall be balanced, such as the pixels of
-            each class, and whether a class is there.
-        groups: N numbers 0..U-1; samples of one number, a unit, are in one fold.
-        folds: Number of folds K, U at most.
-        seed: Chooses the first deal and the trades.
+        features: float or int [N, F], non-negative quantities to balance, such as the pixels of
+            each class and whether a class occurs.
+        groups: N numbers 0..U-1. Samples with the same number form a unit and are in one fold.
+        folds: Number of folds K, at most U.
+        seed: Seed of the initial assignment and of the swaps.
 
     Returns:
-        int [N], the fold of each sample. Sizes differ by 1 at most where units allow it.
+        int [N], the fold of each sample. Fold sizes differ by at most 1 if the units allow it.
     """
     rng = np.random.default_rng(seed)
     size, weight = _units(features, groups, folds)
     large = sorted(np.flatnonzero(size > 1), key=lambda unit: -size[unit])
     small = np.flatnonzero(size == 1)
     order = np.array([*large, *small[rng.permutation(len(small))]], np.int64)
-    table = _Table(size[order], weight[order], folds)
-    table.level()
+    assignment = _Assignment(size[order], weight[order], folds)
+    assignment.level()
     units = len(order)
-    trades = max(_TRADES, 10 * units)
-    for first in range(0, trades, _AT_ONCE):
-        table.trade(rng.integers(units, size=(min(_AT_ONCE, trades - first), 2)))
+    swaps = max(_MIN_SWAPS, 10 * units)
+    for first in range(0, swaps, _BATCH):
+        assignment.swap_if_better(rng.integers(units, size=(min(_BATCH, swaps - first), 2)))
     fold_of_unit = np.empty(units, np.int64)
-    fold_of_unit[order] = table.where
+    fold_of_unit[order] = assignment.where
     return fold_of_unit[np.asarray(groups)]
 
 
 def gaps(
     features: np.ndarray, groups: Sequence[int], where: np.ndarray, folds: int
 ) -> list[tuple[int, int]]:
-    """Returns (fold, feature) of the folds that lack a feature which K units or more have."""
+    """Returns pairs (fold, feature) where a fold lacks a feature that K or more units have."""
     shown = _units(features, groups, folds)[1] > 0
     fold_of_unit = np.empty(len(shown), np.int64)
     fold_of_unit[np.asarray(groups)] = where
@@ -191,7 +193,7 @@ def gaps(
 def _units(
     features: np.ndarray, groups: Sequence[int], folds: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns sizes int64 [U] and features float64 [U, F] of units; 1 a fold would be perfect."""
+    """Returns sizes int64 [U] and features float64 [U, F] of the units, scaled to 1 per fold."""
     total = features.sum(axis=0, dtype=np.float64)
     scaled = features / np.where(total > 0, total / folds, 1)
     size = np.bincount(groups)
@@ -201,7 +203,7 @@ def _units(
 
 
 class _Pairs(NamedTuple):
-    """Trades to weigh against each other: unit `a` of fold `f` against unit `b` of fold `g`."""
+    """Candidate swaps of unit `a` in fold `f` with unit `b` in fold `g`, each int64 [M]."""
 
     a: np.ndarray
     b: np.ndarray
@@ -209,19 +211,19 @@ class _Pairs(NamedTuple):
     g: np.ndarray
 
 
-class _Table:
-    """Units, dealt to folds.
+class _Assignment:
+    """Assignment of units to folds.
 
     Attributes:
         where: int64 [U], the fold of each unit.
-        sizes: int64 [K], samples in each fold.
-        sums: float64 [K, F], features of each fold; all 1 would be perfect.
+        sizes: int64 [K], number of samples in each fold.
+        sums: float64 [K, F], feature sums of each fold; 1 is the ideal.
     """
 
     def __init__(self, size: np.ndarray, weight: np.ndarray, folds: int) -> None:
-        """Deals the units in their order, large ones first, each to the smallest fold.
+        """Assigns each unit in order to the smallest fold, large units first.
 
-        The last, of size 1 and in random order, fill one fold after the other.
+        Units of size 1 come last, in random order, and fill one fold after the other.
         """
         self.size, self.weight, self.folds = size, weight, folds
         sizes = [0] * folds
@@ -237,27 +239,29 @@ class _Table:
         self.limits = (min(sizes), max(sizes))
 
     def level(self) -> None:
-        """Moves and trades units as long as that makes the sizes of folds more equal."""
+        """Moves and swaps units as long as that makes the fold sizes more equal."""
         while self.sizes.max() - self.sizes.min() > 1:
-            # A unit that moves trades with nobody: a unit of size 0 in each fold stands for that.
+            # A move is a swap with an empty unit: each fold gets one of size 0.
             size = np.concatenate([self.size, np.zeros(self.folds, np.int64)])
             where = np.concatenate([self.where, np.arange(self.folds)])
             f, g = int(self.sizes.argmax()), int(self.sizes.argmin())
-            ones, others = np.flatnonzero(where == f), np.flatnonzero(where == g)
-            less = size[ones][:, None] - size[others][None]  # what fold f loses and g gains
+            units_f, units_g = np.flatnonzero(where == f), np.flatnonzero(where == g)
+            less = (
+                size[units_f][:, None] - size[units_g][None]
+            )  # change in size of fold g, and of f with opposite sign
             gap = int(self.sizes[f] - self.sizes[g])
             after = np.abs(gap - 2 * less)
             best = int(after.argmin())
             if after.flat[best] >= gap:
                 break
             i, j = np.unravel_index(best, after.shape)
-            for unit, fold in ((ones[i], g), (others[j], f)):
+            for unit, fold in ((units_f[i], g), (units_g[j], f)):
                 if unit < len(self.size):
                     self._move(int(unit), fold)
         self.limits = (int(self.sizes.min()), int(self.sizes.max()))
 
-    def trade(self, proposals: np.ndarray) -> None:
-        """Does those of the trades int [M, 2] that help, one after the other."""
+    def swap_if_better(self, proposals: np.ndarray) -> None:
+        """Applies the proposed swaps, int [M, 2], that improve the balance, one after the other."""
         while len(proposals):
             pairs = self._pairs(proposals[:, 0], proposals[:, 1])
             better = self._allowed(pairs)
@@ -272,7 +276,7 @@ class _Table:
         return _Pairs(a, b, self.where[a], self.where[b])
 
     def _allowed(self, pairs: _Pairs) -> np.ndarray:
-        """Returns bool [M]: two folds, whose sizes stay within those of the levelled deal."""
+        """Returns bool [M]: the folds differ and their sizes stay within the limits of `level`."""
         grows = self.size[pairs.b] - self.size[pairs.a]
         low, high = self.limits
         allowed = pairs.f != pairs.g
@@ -281,7 +285,7 @@ class _Table:
         return np.asarray(allowed)
 
     def _gain(self, pairs: _Pairs) -> np.ndarray:
-        """Returns float64 [M]: by how much the squared distance of the folds from 1 changes."""
+        """Returns float64 [M], the change in squared distance of the two folds from the ideal."""
         change = self.weight[pairs.b] - self.weight[pairs.a]
         f, g = self.sums[pairs.f] - 1, self.sums[pairs.g] - 1
         after = (f + change) ** 2 + (g - change) ** 2
@@ -300,29 +304,29 @@ class _Table:
 
 
 def _refuse_names(samples: Sequence[Sample]) -> None:
-    """Refuses names that cannot stand in a list."""
+    """Raises DataError for names that a list file cannot represent."""
     for sample in samples:
         name = sample.name
         lines = len(name.splitlines())
         if name.startswith("#") or name != name.strip() or lines != 1 or "\t" in name:
             raise DataError(
-                f"{sample.image}: the name {name!r} cannot stand in a list of names: it begins "
-                "with #, has a blank at an end, a tab or a line break; rename the image"
+                f"{sample.image}: the name {name!r} is not allowed in a list: it starts with #, "
+                "starts or ends with a space, or has a tab or a line break; rename the image"
             )
 
 
-def _write(folder: Path, samples: Sequence[Sample], tested: np.ndarray, made: str) -> None:
+def _write(folder: Path, samples: Sequence[Sample], tested: np.ndarray, command: str) -> None:
     rule = "class shares balanced, copies on one side"
     folder.mkdir()
     for part, chosen in (("train", ~tested), ("test", tested)):
         names = [sample.name for sample, taken in zip(samples, chosen, strict=True) if taken]
-        head = f"{made}; {len(names)} of {len(samples)} images, {rule}."
+        head = f"{command}; {len(names)} of {len(samples)} images, {rule}."
         lines = "".join(f"{line}\n" for line in (head, *names))
         (folder / f"{part}.txt").write_text(lines, encoding="utf-8", newline="\n")
 
 
 def _write_near_duplicates(folder: Path, samples: Sequence[Sample], groups: Sequence[int]) -> None:
-    """Writes which samples stay on one side where a validation share of a fold is taken."""
+    """Writes the groups, so that the validation share of a fold keeps them together as well."""
     members: dict[int, list[str]] = {}
     for sample, group in zip(samples, groups, strict=True):
         members.setdefault(group, []).append(sample.name)

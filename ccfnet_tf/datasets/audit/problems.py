@@ -1,4 +1,4 @@
-"""Everything that is wrong or odd in a data set, found by reading all of it once."""
+"""Finds all problems of a data set in one pass over its files."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from ccfnet_tf.labels import Sample
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """A problem or a note.
 
     Attributes:
-        kind: `missing`, `unreadable`, `size` or `value` as in `DataError`; `duplicate`: the pixels
-            of another image; `absent`: a class that is not where it is needed; `void`: a label
-            without a class; `set`: something about the whole set; `band`: a band beside the
-            colours is left out; `colours`: colours of masks that no list names; `dark`: an image
-            of more than 8 bits that uses few of its values.
-        part: `train`, `val` or `test`; empty where it belongs to none.
-        file: The file's address; empty where it is about no file.
-        text: What is wrong with it, one line.
+        kind: `missing`, `unreadable`, `size` or `value` as in `DataError`; `duplicate`: an image
+            with the same pixels as another; `absent`: a class is missing where it is needed;
+            `void`: a label without any class; `set`: a remark on the data set; `band`: a band in
+            addition to RGB is ignored; `colours`: mask colours that are in no list; `dark`: an
+            image of more than 8 bits that uses only a small part of its range.
+        part: `train`, `val` or `test`; empty if the file is in no split.
+        file: Path of the file; empty if the finding is not about a file.
+        text: One-line description.
     """
 
     kind: str
@@ -46,16 +46,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What a data set was found to be.
+    """Result of checking a data set.
 
     Attributes:
-        counts: Part -> number of its images, sound or not.
+        counts: Split -> number of images, valid or not.
         classes: Names of the classes.
-        findings: What must be fixed: files that are missing, cannot be read, differ in size or
-            hold a value outside the classes; images that are in two parts; classes that train
-            does not show.
-        notes: What is worth knowing: what the listing notes, labels without a class, images that
-            one part has twice, colours of masks that no list names, images read as nearly black.
+        findings: Problems to fix: missing or unreadable files, different sizes of image and label,
+            unknown mask values, images in two splits, classes without a training pixel.
+        notes: Remarks: notes of the listing, labels without any class, duplicates within a split,
+            mask colours that are in no list, images that are nearly black.
     """
 
     counts: Mapping[str, int]
@@ -65,11 +64,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing must be fixed."""
+        """Whether there is nothing to fix."""
         return not self.findings
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain values; every finding is in them."""
+        """Returns JSON values with all findings and notes."""
         return {
             "ok": self.ok,
             "counts": dict(self.counts),
@@ -80,7 +79,7 @@ class Report:
 
 
 def fingerprint(image: np.ndarray) -> bytes:
-    """Returns 16 bytes that two images share only when size and every pixel are the same."""
+    """Returns a 16-byte digest of the size and the pixels of an image."""
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return digest.digest()
@@ -93,20 +92,20 @@ def inspect(
     workers: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Reads every image and label of every part once, in threads.
+    """Checks a data set; reads every image and label of all splits once, in threads.
 
     Args:
-        listing: The set.
-        allow_absent: Classes that train does not show are noted, not found wrong.
-        workers: Threads; 0 takes one a core, 8 at most.
-        advance: Called after each sample, in the caller's thread.
+        listing: The data set.
+        allow_absent: Whether to report classes without a training pixel as notes, not findings.
+        workers: Number of threads; 0 uses one per core, at most 8.
+        advance: Called after each sample, in the thread of the caller.
     """
     parts = parts_of(listing)
     classes = len(listing.taxonomy.names)
     load = agreeing(listing.load)
 
-    def look(place: tuple[str, Sample]) -> _Seen:
-        return _look(*place, listing, load, classes)
+    def inspect_sample(item: tuple[str, Sample]) -> _Seen:
+        return _inspect_sample(*item, listing, load, classes)
 
     findings = [_finding(error, "", ()) for error in (*listing.unpaired, *listing.verify())]
     missing = {finding.file for finding in findings}
@@ -115,8 +114,8 @@ def inspect(
         notes.append(_note(band, "band"))
     copies, colours = _Copies(), _Colours()
     occurrence = _Occurrence(listing)
-    places = [(part, sample) for part, samples in parts.items() for sample in samples]
-    for seen in in_threads(look, places, workers):
+    items = [(part, sample) for part, samples in parts.items() for sample in samples]
+    for seen in in_threads(inspect_sample, items, workers):
         part, sample = seen.part, seen.sample
         addresses = (sample.image, sample.label)
         faults = [_finding(error, part, addresses) for error in seen.faults]
@@ -126,14 +125,15 @@ def inspect(
             copies.add(seen.print, part, sample)
         if 0 < seen.brightest < _DARK and is_deep(sample.image):
             text = (
-                f"more than 8 bits a pixel, but the brightest is read as {seen.brightest} of 255, "
-                "nearly black: bring 10 or 12 bits to the full range of 16 first"
+                "more than 8 bits per pixel, but the brightest pixel is read as "
+                f"{seen.brightest} of 255, nearly black: scale 10 or 12 bits to the full 16-bit "
+                "range first"
             )
             notes.append(Finding("dark", part, sample.image, text))
         if seen.census is not None:
             occurrence.add(seen.census, part, sample)
             if not seen.census.pixels.any():
-                text = "no pixel has a class: nothing is learned from it or measured on it"
+                text = "no pixel has a class: it has no effect on training or evaluation"
                 notes.append(Finding("void", part, sample.label, text))
         advance()
     absent = (*occurrence.not_in_train(), *occurrence.nowhere())
@@ -145,14 +145,14 @@ def inspect(
             *notes,
             *copies.within,
             *colours.notes(),
-            *occurrence.in_two_codings(),
+            *occurrence.mixed_values(),
             *(absent if allow_absent else ()),
         ),
     )
 
 
 class _Seen(NamedTuple):
-    """What is kept of a sample: no pixels, so that memory stays flat."""
+    """Results for one sample, without pixels, so that memory use stays constant."""
 
     part: str
     sample: Sample
@@ -162,15 +162,15 @@ class _Seen(NamedTuple):
     brightest: int = 0
 
 
-def _look(part: str, sample: Sample, listing: Listing, load: Any, classes: int) -> _Seen:
-    """Reads one sample; of one that cannot be used, what can be said of its label."""
+def _inspect_sample(part: str, sample: Sample, listing: Listing, load: Any, classes: int) -> _Seen:
+    """Checks one sample; if it cannot be used, its label is still checked separately."""
     try:
         image, label = load(sample)
         seen = fingerprint(image), Census.of(label, classes)
         return _Seen(part, sample, (), *seen, brightest=int(image.max(initial=0)))
     except DataError as error:
         fault = error
-    try:  # the image may be what is wrong: the label may be sound, or wrong as well
+    try:  # the error may concern the image only
         census = Census.of(listing.load_label(sample), classes)
         return _Seen(part, sample, (fault,), None, census)
     except DataError as error:
@@ -179,9 +179,9 @@ def _look(part: str, sample: Sample, listing: Listing, load: Any, classes: int) 
 
 
 def _finding(error: DataError, part: str, addresses: tuple[str, ...]) -> Finding:
-    """Splits `file: what is wrong` at the file."""
+    """Splits an error of the form `file: text`."""
     line = str(error)
-    for address in addresses:  # which may hold a colon itself
+    for address in addresses:  # may contain a colon
         if line.startswith(f"{address}: "):
             return Finding(error.kind, part, address, line[len(address) + 2 :])
     file, _, text = line.partition(": ")
@@ -194,37 +194,37 @@ def _note(line: str, kind: str = "set") -> Finding:
 
 
 class _Copies:
-    """Images of the same pixels: those in two parts, and those that one part has twice."""
+    """Collects images with identical pixels, across splits and within a split."""
 
     def __init__(self) -> None:
         self.across: list[Finding] = []
         self.within: list[Finding] = []
-        self._first: dict[bytes, dict[str, Sample]] = {}  # fingerprint -> part -> first such
+        self._first: dict[bytes, dict[str, Sample]] = {}  # fingerprint -> split -> first sample
 
     def add(self, fingerprint: bytes, part: str, sample: Sample) -> None:
         first = self._first.setdefault(fingerprint, {})
         if part in first:
-            text = f"the same pixels as {first[part].image}: keep both on one side of any split"
+            text = f"same pixels as {first[part].image}: keep both on one side of any split"
             self.within.append(Finding("duplicate", part, sample.image, text))
             return
         for other, earlier in first.items():
             text = (
-                f"the same pixels as {earlier.image}, which is in {other}: "
-                "remove one of them, or put both in one part"
+                f"same pixels as {earlier.image}, which is in {other}: remove one of them, or put "
+                "both in the same split"
             )
             self.across.append(Finding("duplicate", part, sample.image, text))
         first[part] = sample
 
 
 class _Colours:
-    """Colours of masks that no list names: on how many pixels, in how many masks, the first."""
+    """Counts mask colours that are in no list: pixels, masks, and the first mask of each."""
 
     def __init__(self) -> None:
         self._masks = 0
         self._found: dict[tuple[int, int, int], tuple[int, int, str]] = {}
 
     def add(self, faults: Sequence[DataError], mask: str) -> None:
-        """Counts the colours of a mask among whose faults they are."""
+        """Adds the unknown colours of a mask, taken from its errors."""
         for fault in faults[:1]:
             if not isinstance(fault, ColoursError):
                 continue
@@ -234,93 +234,105 @@ class _Colours:
                 self._found[colour] = pixels + count, masks + 1, first
 
     def notes(self) -> list[Finding]:
-        """Returns how many there are, then the most frequent ones, each with its line of a list."""
+        """Returns a summary, then the most frequent colours with the line to add to colours.txt."""
         if not self._found:
             return []
         count = len(self._found)
-        few = count <= _MOST_COLOURS
+        few = count <= _MAX_COLOURS
         text = (
-            f"{count} colours that no list names in {self._masks} masks; a line for each in "
-            "colours.txt says which class it is"
+            f"{count} unknown colours in {self._masks} masks; add one line per colour to "
+            "colours.txt to define its class"
             if few
-            else f"{count} colours that no list names in {self._masks} masks, more than classes "
-            "have: smoothing or JPEG leaves such masks, make them anew without; most frequent:"
+            else f"{count} unknown colours in {self._masks} masks, too many for classes: such "
+            "masks come from smoothing or JPEG, export them again without; most frequent:"
         )
         order = sorted(self._found.items(), key=lambda item: -item[1][0])
-        return [Finding("colours", "", "", text), *(_colour_note(*each) for each in order[:_SHOWN])]
+        return [
+            Finding("colours", "", "", text),
+            *(_colour_note(*each) for each in order[:_MAX_COLOURS_LISTED]),
+        ]
 
 
-_DARK = 32  # of 255: 16 bits that hold no more than 13 of them are below
-_SHOWN = 19
-_MOST_COLOURS = 256
+_DARK = 32  # of 255; 16-bit images that use at most 13 bits are below
+_MAX_COLOURS_LISTED = 19
+_MAX_COLOURS = 256
 
 
 def _colour_note(colour: tuple[int, int, int], seen: tuple[int, int, str]) -> Finding:
     pixels, masks, first = seen
     more = f", also in {masks - 1} more" if masks > 1 else ""
     rgb = " ".join(map(str, colour))
-    text = f"{rgb} on {pixels:,} pixels{more}: in colours.txt the line `{rgb} NAME`"
+    text = f"{rgb} on {pixels:,} pixels{more}: add `{rgb} NAME` to colours.txt"
     return Finding("colours", "", first, text)
 
 
 class _Occurrence:
-    """Which classes occur where."""
+    """Records which classes occur in which splits."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
         self._names = listing.taxonomy.names
-        self._pictures: dict[str, np.ndarray] = {}  # part -> int64 [C]
+        self._image_counts: dict[str, np.ndarray] = {}  # split -> int64 [C]
         self._first: dict[tuple[str, int], Sample] = {}
         self._void = 0
-        self._voided = 0  # images with pixels without a label
-        self._beside = np.zeros(len(self._names), np.int64)  # of these, those that show the class
+        self._images_with_void = 0  # number of images with void pixels
+        self._with_void = np.zeros(len(self._names), np.int64)  # of these, images with the class
 
     def add(self, census: Census, part: str, sample: Sample) -> None:
         for index in np.flatnonzero(census.pictures):
             self._first.setdefault((part, int(index)), sample)
-        self._pictures[part] = self._pictures.get(part, 0) + census.pictures
+        self._image_counts[part] = self._image_counts.get(part, 0) + census.pictures
         self._void += census.void
         if census.void:
-            self._voided += 1
-            self._beside += census.pictures
+            self._images_with_void += 1
+            self._with_void += census.pictures
 
     def not_in_train(self) -> list[Finding]:
         findings = []
         for (part, index), sample in self._first.items():
             if ("train", index) not in self._first:
-                others = int(self._pictures[part][index]) - 1
-                more = f", as do {others} more of {part}" if others else ""
+                others = int(self._image_counts[part][index]) - 1
+                more = f" (as do {others} more of {part})" if others else ""
                 text = (
-                    f"shows class '{self._names[index]}'{more}, which no image of train shows: "
-                    "split anew, or drop the class with data.label_map"
+                    f"contains class '{self._names[index]}'{more}, which no training image does: "
+                    "split again, or drop the class with data.label_map"
                 )
                 findings.append(Finding("absent", part, sample.label, text))
         return findings
 
-    def in_two_codings(self) -> list[Finding]:
-        """Returns a note where void and a class of two are in no label together.
+    def mixed_values(self) -> list[Finding]:
+        """Returns a note if, with two classes, void never occurs together with one of them.
 
-        So it is where some masks of a set hold 0 and 1, and others 0 and 255.
+        This happens if some masks use the values 0 and 1, and others 0 and 255.
         """
         masks = self._listing.mask_values
-        shown = np.sum([*self._pictures.values()], axis=0)
-        if masks is None or len(masks.void) != 1 or len(self._names) != 2 or not self._voided:
+        image_counts = np.sum([*self._image_counts.values()], axis=0)
+        if (
+            masks is None
+            or len(masks.void) != 1
+            or len(self._names) != 2
+            or not self._images_with_void
+        ):
             return []
-        apart = [i for i in (0, 1) if shown[i] and not self._beside[i] and self._beside[1 - i]]
-        if not apart:
+        exclusive = [
+            i
+            for i in (0, 1)
+            if image_counts[i] and not self._with_void[i] and self._with_void[1 - i]
+        ]
+        if not exclusive:
             return []
-        name, void = self._names[apart[0]], masks.void[0]
-        own = [value for value, index in masks.ids.items() if index == apart[0]]
+        name, void = self._names[exclusive[0]], masks.void[0]
+        own = [value for value, index in masks.ids.items() if index == exclusive[0]]
         option = as_option(dict.fromkeys([*own, void], name))
         text = (
-            f"{self._voided} labels hold {void}, the value for no label, and {shown[apart[0]]} "
-            f"hold '{name}', but none both: if {void} means '{name}' in some masks, say so with "
-            f"{option}"
+            f"{self._images_with_void} labels contain {void}, the void value, and "
+            f"{image_counts[exclusive[0]]} contain '{name}', but none both: if {void} means "
+            f"'{name}' in some masks, set {option}"
         )
         return [Finding("void", "", "", text)]
 
     def nowhere(self) -> list[Finding]:
-        if not self._first:  # nothing could be read, or all is void: which is said elsewhere
+        if not self._first:  # nothing readable, or all void: reported elsewhere
             return []
         found = {index for _, index in self._first}
         missing = [name for index, name in enumerate(self._names) if index not in found]

@@ -1,4 +1,4 @@
-"""Reads a whole split before the first step, so that a bad file shows up now, by name."""
+"""Reads a complete split before training starts, so that a bad file is reported immediately."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ccfnet_tf.errors import DamagedRecordError, DataError
 from ccfnet_tf.labels import Sample
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a part was seen to hold.
+    """Result of reading a split.
 
     Attributes:
         sizes: (H, W) of each sample, in order.
-        census: Counts over their labels.
-        labels: A digest of each label, in order; empty texts where a record is left out.
-        damaged: Records of shards that are left out.
+        census: Class counts over the labels.
+        labels: Digest of each label, in order; an empty string for a skipped record.
+        damaged: Errors of the damaged shard records that were skipped.
     """
 
     sizes: list[tuple[int, int]]
@@ -47,19 +47,19 @@ def check(
     """Reads every image and label once, in threads.
 
     Args:
-        samples: What to read.
-        load: Reads one, `Parts.load`.
+        samples: Samples to read.
+        load: Loads a sample, as `Parts.load` does.
         classes: Number of classes C.
-        leave_out: A damaged record of a shard is counted as void, and is not a fault.
-        workers: Threads; 0 takes one a core, 8 at most.
-        advance: Called after each sample, in the caller's thread.
+        leave_out: Whether to treat damaged shard records as void instead of raising.
+        workers: Number of threads; 0 uses one per core, at most 8.
+        advance: Called after each sample, in the thread of the caller.
 
     Raises:
-        DataError: The first bad sample in order, with a count of further ones.
+        DataError: The error of the first bad sample in order, with the number of others.
     """
 
-    def look(sample: Sample) -> tuple[tuple[int, int], Census, str] | DataError:
-        # Only a DataError is an answer; memory that runs out, or a fault of ours, goes up.
+    def inspect_sample(sample: Sample) -> tuple[tuple[int, int], Census, str] | DataError:
+        # Only a DataError is a result; out-of-memory errors and bugs propagate.
         try:
             label = load(sample)[1]
         except DataError as error:
@@ -72,44 +72,46 @@ def check(
     labels: list[str] = []
     damaged: list[DamagedRecordError] = []
     faults: list[DataError] = []
-    for answer in in_threads(look, samples, workers):
-        if isinstance(answer, DamagedRecordError) and leave_out:
-            damaged.append(answer)
-            sizes.append(answer.size)
+    for result in in_threads(inspect_sample, samples, workers):
+        if isinstance(result, DamagedRecordError) and leave_out:
+            damaged.append(result)
+            sizes.append(result.size)
             labels.append("")
-        elif isinstance(answer, DataError):
-            faults.append(answer)
+        elif isinstance(result, DataError):
+            faults.append(result)
         else:
-            sizes.append(answer[0])
-            census += answer[1]
-            labels.append(answer[2])
+            sizes.append(result[0])
+            census += result[1]
+            labels.append(result[2])
         advance()
     if faults:
-        more = f" (and {len(faults) - 1} more files with faults)" if len(faults) > 1 else ""
+        more = f" (and {len(faults) - 1} more bad files)" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{more}", kind=faults[0].kind) from faults[0]
     return Checked(sizes, census, labels, tuple(damaged))
 
 
 def in_threads(
-    function: Callable[[Item], Answer], items: Iterable[Item], workers: int = 0
-) -> Iterator[Answer]:
-    """Yields `function` of each item, in order; decoders leave Python's lock to other threads.
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int = 0
+) -> Iterator[Result]:
+    """Applies a function to items in threads and yields the results in order.
+
+    Threads run in parallel because image decoders release the GIL.
 
     Args:
-        function: What to do with an item.
-        items: Taken a few ahead of the answers, so that memory stays flat.
-        workers: Threads; 0 takes one a core, 8 at most.
+        function: Function of an item.
+        items: Consumed only a few items ahead of the results, which bounds memory.
+        workers: Number of threads; 0 uses one per core, at most 8.
     """
     workers = workers or min(8, os.cpu_count() or 1)
-    waiting: deque[Future[Answer]] = deque()
+    pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 4 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(function, item))
+                if len(pending) > 4 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()

@@ -1,7 +1,8 @@
-"""Images that belong together: groups that the user names, and frames of one film.
+"""Groups of related images: groups given by the user, and frames of a video.
 
-Frames of a film are as good as copies of each other: where some are trained on and others tested,
-the test measures memory. Their names show it, a prefix and a counter, as in `0001TP_006690.png`.
+Frames of a video are near-duplicates of each other. If some are in the training split and others in
+the test split, the test measures memorisation. They are recognised by names with a prefix and a
+counter, as in `0001TP_006690.png`.
 """
 
 from __future__ import annotations
@@ -22,27 +23,28 @@ from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.labels import Sample
 
 BY_PREFIX = r"([^/]*?)[0-9]+[^/0-9]*$"
-"""Takes the file name up to its last number."""
+"""Matches the file name up to its last number."""
 BY_FOLDER = "^(.*)/"
 
-_HEADS = frozenset(("name", "path", "file", "filename", "picture", "image", "sample"))
-_FEWEST = 3  # images that make a sequence
+_HEADER_NAMES = frozenset(("name", "path", "file", "filename", "picture", "image", "sample"))
+_MIN_SEQUENCE = 3  # minimum number of images in a sequence
 _SIDE = 16  # pixels of a thumbnail
-_WINDOW = 25  # frames ahead that a frame is compared with
+_WINDOW = 25  # number of following frames that a frame is compared with
 
-# Mean difference of thumbnails in grey levels and their correlation. Among 2688 unrelated images
-# with numbered names (SIFT Flow) five pairs come below; a shift by 1 % of the width stays below.
+# Thresholds for the mean difference of thumbnails in grey levels and for their correlation. Five
+# pairs of the 2688 unrelated images with numbered names in SIFT Flow pass them; an image shifted by
+# 1 % of the width passes.
 _DIFFERENCE, _CORRELATION, _EQUAL = 8.0, 0.97, 2.0
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where an image stands in a sequence, by its name.
+    """Position of an image in a sequence, derived from its name.
 
     Attributes:
-        sequence: Folder and name with `*` for the last number; folders named after parts are left
-            out, since a film may be in several.
-        number: The last number of the name.
+        sequence: Folder and name with `*` for the last number. Folders named after splits are
+            dropped, because a video may be in several splits.
+        number: The last number in the name.
     """
 
     sequence: str
@@ -50,7 +52,7 @@ class Frame:
 
 
 def frame_of(name: str) -> Frame | None:
-    """Returns the place that a sample's name tells; None without a number in it."""
+    """Parses the name of a sample; returns None if it has no number."""
     *folders, last = name.split("/")
     counter = re.fullmatch(r"(.*?)([0-9]+)([^0-9]*)", last)
     if counter is None:
@@ -60,26 +62,29 @@ def frame_of(name: str) -> Frame | None:
 
 
 def sequences(samples: Sequence[Sample]) -> list[list[int]]:
-    """Returns the samples, by index and in order, of each sequence of three or more."""
+    """Returns the ordered sample indices of each sequence of three or more images."""
     found: dict[str, list[tuple[int, int]]] = {}
     for index, sample in enumerate(samples):
         if frame := frame_of(sample.name):
             found.setdefault(frame.sequence, []).append((frame.number, index))
-    return [[i for _, i in sorted(each)] for each in found.values() if len(each) >= _FEWEST]
+    return [[i for _, i in sorted(each)] for each in found.values() if len(each) >= _MIN_SEQUENCE]
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """Returns float32 [16 * 16 * 3], an image uint8 [H, W, 3] made small."""
+    """Returns an image, uint8 [H, W, 3], downscaled to float32 [16 * 16 * 3]."""
     small = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32).ravel()
 
 
 def near_copies(samples: Sequence[Sample], thumbnails: np.ndarray) -> list[int]:
-    """Returns a key for each sample; frames of a sequence that look alike share one.
+    """Groups similar frames of the same sequence.
 
     Args:
         samples: N samples.
-        thumbnails: float32 [N, P], what `thumbnail` returned.
+        thumbnails: float32 [N, P], results of `thumbnail`.
+
+    Returns:
+        A group key for each sample.
     """
     group = list(range(len(samples)))
     for frames in sequences(samples):
@@ -92,7 +97,7 @@ def near_copies(samples: Sequence[Sample], thumbnails: np.ndarray) -> list[int]:
 
 
 def hint(samples: Sequence[Sample]) -> str:
-    """Returns a line on how to keep films together, where names look like those of frames."""
+    """Returns a hint on grouping if the names look like those of video frames; else empty."""
     found = sequences(samples)
     if len(found) < 2 or 2 * sum(map(len, found)) < len(samples):
         return ""
@@ -101,9 +106,9 @@ def hint(samples: Sequence[Sample]) -> str:
     by = BY_PREFIX if len(stems) > 1 else BY_FOLDER
     longest = max(found, key=len)
     return (
-        f"names look like those of {len(found)} sequences, such as the {len(longest)} images "
-        f"like '{samples[longest[0]].name}': if they are frames of films, keep each film on one "
-        f"side with --group-by '{by}' (a regular expression on the path), or --group-by FILE.csv"
+        f"the names look like frames of {len(found)} sequences, such as the {len(longest)} images "
+        f"like '{samples[longest[0]].name}': if they are video frames, keep each video in one fold "
+        f"with --group-by '{by}' (a regular expression for the path), or --group-by FILE.csv"
     )
 
 
@@ -111,51 +116,55 @@ def groups_of(by: str, samples: Sequence[Sample], root: Path) -> list[str]:
     """Returns the group of each sample.
 
     Args:
-        by: A regular expression that is searched in the path of each image below `root`: what its
-            groups match, or all that it matches without groups, is the group. Or a CSV file of
-            image and group.
+        by: A regular expression that is searched in the path of each image below `root`. The text
+            of its capturing groups, or of the match if it has none, is the group. Or the path of a
+            CSV file with the columns image and group.
         samples: The samples.
         root: Folder of the set.
 
     Raises:
-        ConfigError: Neither, or an image that it says nothing about.
+        ConfigError: `by` is neither, or an image has no group.
     """
     if by.casefold().endswith(".csv"):
         return _by_table(Path(by).expanduser(), samples, root)
     try:
         pattern = re.compile(by)
     except re.error as error:
-        raise ConfigError(f"--group-by '{by}': no regular expression ({error})") from error
+        raise ConfigError(f"--group-by '{by}': not a valid regular expression ({error})") from error
     paths = [_below(sample, root) for sample in samples]
     matches = [pattern.search(path) for path in paths]
-    lonely = [path for path, match in zip(paths, matches, strict=True) if match is None]
-    if lonely:
-        more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
+    unmatched = [path for path, match in zip(paths, matches, strict=True) if match is None]
+    if unmatched:
+        more = f" and {len(unmatched) - 1} more" if len(unmatched) > 1 else ""
         raise ConfigError(
-            f"--group-by '{by}': does not match '{lonely[0]}'{more} of {len(paths)} paths: every "
-            "image needs a group"
+            f"--group-by '{by}': does not match '{unmatched[0]}'{more} of {len(paths)} paths: "
+            "every image needs a group"
         )
     return ["\t".join(m.groups("") or [m[0]]) for m in matches if m is not None]
 
 
 def _by_table(path: Path, samples: Sequence[Sample], root: Path) -> list[str]:
-    known = _ways_to_write(samples, root)
+    known = _spellings(samples, root)
     groups: dict[int, str] = {}
     for line, row in enumerate(_rows(path), start=1):
         if len(row) < 2 or not row[1].strip():
             raise ConfigError(f"{path}: line {line}: expected an image and its group, as in `a,1`")
         name = plain_name(row[0].strip())
         if name not in known:
-            if line == 1 and name.casefold() in _HEADS:
+            if line == 1 and name.casefold() in _HEADER_NAMES:
                 continue
-            hint_ = nearest(name, known)
-            raise ConfigError(f"{path}: line {line}: '{name}' is not an image of the set{hint_}")
+            suggestion = nearest(name, known)
+            raise ConfigError(
+                f"{path}: line {line}: '{name}' is not an image of the set{suggestion}"
+            )
         index = known[name]
         if groups.setdefault(index, row[1].strip()) != row[1].strip():
-            raise ConfigError(f"{path}: line {line}: '{name}' is in '{groups[index]}' already")
+            raise ConfigError(
+                f"{path}: line {line}: '{name}' is already in group '{groups[index]}'"
+            )
     for index, sample in enumerate(samples):
         if index not in groups:
-            raise ConfigError(f"{path}: '{sample.name}' is not in it: every image needs a group")
+            raise ConfigError(f"{path}: '{sample.name}' is not listed: every image needs a group")
     return [groups[index] for index in range(len(samples))]
 
 
@@ -176,17 +185,17 @@ def _rows(path: Path) -> list[list[str]]:
         raise ConfigError(f"--group-by {path}: not a CSV file ({error})") from error
 
 
-def _ways_to_write(samples: Sequence[Sample], root: Path) -> Mapping[str, int]:
-    """Returns what a table may call an image -> its index."""
-    ways: dict[str, list[int]] = {}
+def _spellings(samples: Sequence[Sample], root: Path) -> Mapping[str, int]:
+    """Returns every accepted spelling of an image -> its index."""
+    spellings: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
         path = _below(sample, root)
         names = {sample.name, sample.name + Path(path).suffix, path, path.rpartition(".")[0]}
         names |= {name.rpartition("/")[2] for name in names}
         for name in map(plain_name, names):
-            ways.setdefault(name, []).append(index)
+            spellings.setdefault(name, []).append(index)
     exact = {plain_name(sample.name): index for index, sample in enumerate(samples)}
-    return {name: found[0] for name, found in ways.items() if len(found) == 1} | exact
+    return {name: found[0] for name, found in spellings.items() if len(found) == 1} | exact
 
 
 def _below(sample: Sample, root: Path) -> str:
@@ -197,7 +206,7 @@ def _below(sample: Sample, root: Path) -> str:
 
 
 def _alike(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Returns bool [M] of two times M thumbnails, float32 [M, P]."""
+    """Compares M pairs of thumbnails, float32 [M, P]; returns bool [M]."""
     difference = np.abs(ones - others).mean(axis=1)
     one, other = (each - each.mean(axis=1, keepdims=True) for each in (ones, others))
     scale = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
@@ -207,7 +216,7 @@ def _alike(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def first_of(group: list[int], index: int) -> int:
-    """Returns the first member of a group; `group` has, for each index, an earlier member."""
+    """Returns the root of an index in the union-find structure `group`, with path compression."""
     while group[index] != index:
         group[index] = group[group[index]]
         index = group[index]
@@ -215,6 +224,6 @@ def first_of(group: list[int], index: int) -> int:
 
 
 def join(group: list[int], one: int, other: int) -> None:
-    """Makes one group of two."""
+    """Merges the groups of two indices."""
     low, high = sorted((first_of(group, one), first_of(group, other)))
     group[high] = low

@@ -1,6 +1,7 @@
-"""What a data set looks like in figures: classes, sizes, colours.
+"""Statistics of a data set: class frequencies, image sizes, mean colour.
 
-Shapes: C classes. Counts are exact integers and add up: those of a set are the sum of its parts'.
+Shapes: C classes. Counts are exact integers and additive: those of a set are the sum over its
+splits.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from ccfnet_tf.datasets.audit.scan import in_threads
 from ccfnet_tf.datasets.base import Load
 from ccfnet_tf.labels import Sample, Taxonomy
 
-_ROWS = 256
+_BAND_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What was counted over some samples.
+    """Statistics over a number of samples.
 
     Attributes:
-        census: Counts over the labels.
+        census: Class counts over the labels.
         sizes: (H, W) -> number of images.
-        sums: Sum of all pixels' red, green and blue, 0..255 each.
-        squares: Sum of their squares.
+        sums: Sums of red, green and blue over all pixels, 0..255 each.
+        squares: Sums of their squares.
     """
 
     census: Census
@@ -39,16 +40,18 @@ class Stats:
 
     @classmethod
     def empty(cls, classes: int) -> Stats:
-        """Returns the figures of no sample."""
+        """Returns statistics with all counts zero."""
         return cls(Census.empty(classes), {}, (0, 0, 0), (0, 0, 0))
 
     @classmethod
     def of(cls, image: np.ndarray, label: np.ndarray, classes: int) -> Stats:
-        """Counts one sample: uint8 [H, W, 3] RGB and int32 [H, W]."""
-        levels = np.zeros((3, 256), np.int64)  # how often each value occurs: exact, and quick
-        for top in range(0, len(image), _ROWS):  # a band at a time: counting takes 8 bytes a value
+        """Counts one sample: image uint8 [H, W, 3] RGB and label int32 [H, W]."""
+        levels = np.zeros((3, 256), np.int64)  # histogram: exact and fast
+        for top in range(
+            0, len(image), _BAND_ROWS
+        ):  # in bands, because bincount needs 8 bytes per value
             for channel in range(3):
-                values = image[top : top + _ROWS, :, channel].ravel()
+                values = image[top : top + _BAND_ROWS, :, channel].ravel()
                 levels[channel] += np.bincount(values, minlength=256)
         sums, squares = levels @ np.arange(256), levels @ np.arange(256) ** 2
         size = (image.shape[0], image.shape[1])
@@ -64,19 +67,19 @@ class Stats:
 
     @property
     def pixels(self) -> int:
-        """Pixels of all images."""
+        """Number of pixels of all images."""
         return sum(height * width * count for (height, width), count in self.sizes.items())
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean red, green and blue over all pixels, 0..255; 0 where there is no image."""
+        """Mean red, green and blue over all pixels, 0..255; 0 if there are no images."""
         return tuple(total / max(self.pixels, 1) for total in self.sums)
 
     @property
     def deviation(self) -> tuple[float, ...]:
         """Standard deviation of red, green and blue over all pixels."""
         count = max(self.pixels, 1)
-        # In whole numbers up to the root: the difference of two large floats would be inexact.
+        # Integers up to the square root: the difference of two large floats would lose precision.
         variances = [
             count * square - total**2 for total, square in zip(self.sums, self.squares, strict=True)
         ]
@@ -84,11 +87,11 @@ class Stats:
 
     @property
     def void_share(self) -> float:
-        """Share of the pixels that have no label, 0..1."""
+        """Share of pixels without a label, 0..1."""
         return self.census.void / max(self.census.void + int(self.census.pixels.sum()), 1)
 
     def to_json(self, taxonomy: Taxonomy) -> dict[str, Any]:
-        """Returns plain values: counts, shares 0..1, suggested weights, colours 0..255."""
+        """Returns JSON values: counts, shares 0..1, suggested weights, colours 0..255."""
         columns = {
             "pixels": self.census.pixels,
             "share": self.census.shares(),
@@ -113,7 +116,7 @@ class Stats:
         }
 
     def by_count(self) -> list[tuple[tuple[int, int], int]]:
-        """Returns ((H, W), number of images), the most frequent size first."""
+        """Returns pairs of (H, W) and number of images, the most frequent size first."""
         return sorted(self.sizes.items(), key=lambda row: (-row[1], row[0]))
 
 
@@ -125,21 +128,21 @@ def survey(
     workers: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Stats:
-    """Reads every sample once, in threads, and counts.
+    """Computes statistics; reads every sample once, in threads.
 
     Args:
-        samples: What to read.
-        load: Reads one, `Parts.load`.
+        samples: Samples to read.
+        load: Loads a sample, as `Parts.load` does.
         taxonomy: The classes.
-        workers: Threads; 0 takes one a core, 8 at most.
-        advance: Called after each sample, in the caller's thread.
+        workers: Number of threads; 0 uses one per core, at most 8.
+        advance: Called after each sample, in the thread of the caller.
 
     Raises:
-        DataError: The first sample, in order, that cannot be used.
+        DataError: The error of the first sample in order that cannot be used.
     """
     classes = len(taxonomy.names)
     total = Stats.empty(classes)
-    sizes: Counter[tuple[int, int]] = Counter()  # beside: adding up mappings that grow takes long
+    sizes: Counter[tuple[int, int]] = Counter()  # kept separately: adding growing mappings is slow
     for stats in in_threads(lambda s: Stats.of(*load(s), classes), samples, workers):
         sizes.update(stats.sizes)
         total += replace(stats, sizes={})

@@ -1,1 +1,1 @@
-"""Outdoor scenes drawn by the package: data without a download."""
+"""Generated outdoor scenes: a synthetic data set that needs no download."""

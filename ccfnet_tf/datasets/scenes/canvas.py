@@ -1,8 +1,8 @@
-"""A canvas that paints image and label together: soft masks, noise, texture.
+"""Canvas that paints image and label together, with soft masks, noise and texture.
 
-Colours are RGB 0..1, as [3] or planes [3, H, W] (NumPy multiplies planes by a mask far faster
-than pixels). Masks are float32 [H, W] of coverage 0..1: edges are mixed pixels in the image,
-while the label takes the class that covers at least half.
+Colours are RGB 0..1, as [3] or planes [3, H, W]; NumPy multiplies planes by a mask much faster than
+interleaved pixels. Masks are float32 [H, W] with coverage 0..1: the image blends edge pixels, the
+label takes a class where it covers at least half of a pixel.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Colour = Sequence[float] | np.ndarray
 
 
 class Canvas:
-    """Image and label that grow together.
+    """An image and its label, painted together.
 
     Attributes:
         height: Rows H.
         width: Columns W.
-        unit: Pixels of one line at the reference height of 120 rows, at least 1.
-        rng: Where every choice comes from.
+        unit: Scale relative to the reference height of 120 rows, at least 1.
+        rng: Source of all random choices.
         image: float32 [3, H, W], RGB 0..1.
         label: int32 [H, W].
         y: float32 [H, 1], row numbers.
@@ -41,9 +41,9 @@ class Canvas:
         self.x = np.arange(self.width, dtype=np.float32)[None, :]
 
     def around(self, x: float, y: float, reach: float) -> Canvas:
-        """Returns the part within `reach` of a point, as a canvas onto the same pixels.
+        """Returns the region within `reach` of a point as a canvas that shares its pixels.
 
-        Coordinates stay those of the whole. Most things are small: this makes them cheap.
+        Coordinates remain those of the full canvas. Painting small objects on a region is faster.
         """
         left, right = (min(max(0, int(x + s * reach)), self.width - 1) for s in (-1, 1))
         top, low = (min(max(0, int(y + s * reach)), self.height - 1) for s in (-1, 1))
@@ -67,7 +67,7 @@ class Canvas:
         return cv2.resize(cells, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
 
     def curve(self, rough: float = 0.5) -> np.ndarray:
-        """Returns a ridge line [W], 0..1; each octave has `rough` times the height of the last."""
+        """Returns a ridge line [W], 0..1; `rough` is the ratio of heights of successive octaves."""
         line = np.zeros((1, self.width), np.float32)
         for octave in range(5):
             knots = self.rng.random((1, 3 * 2**octave)).astype(np.float32)
@@ -101,9 +101,9 @@ class Canvas:
         return mask.astype(np.float32) / 255
 
     def paint(self, mask: np.ndarray, colour: Colour, class_id: int | None = None) -> None:
-        """Mixes a colour in by `mask`; the label follows where a class is given.
+        """Blends a colour into the image by `mask`, and sets the label if a class is given.
 
-        Only the mask's bounding box is touched: most things are small.
+        Only the bounding box of the mask is processed, because most objects are small.
         """
         rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
         if not rows.size:
@@ -117,23 +117,23 @@ class Canvas:
             self.label[box][mask[box] >= 0.5] = class_id
 
     def shade(self, mask: np.ndarray, factor: float) -> None:
-        """Darkens or lightens by `mask`; the label stays."""
+        """Darkens or lightens the image by `mask`; the label is unchanged."""
         self.image *= (1 + mask * (factor - 1)).astype(np.float32)
 
     def textured(self, colour: Colour, *layers: tuple[float, np.ndarray]) -> np.ndarray:
-        """Returns [3, H, W]: a colour whose brightness varies by (strength, noise) layers."""
+        """Returns [3, H, W], a colour with brightness varied by (strength, noise) layers."""
         light = np.ones((self.height, self.width), np.float32)
         for strength, noise in layers:
             light += np.float32(strength) * noise.astype(np.float32)
         return planes(colour) * light
 
     def void_edge(self, class_id: int) -> None:
-        """Makes the outline of a class void, one pixel wide, as annotators often leave it."""
+        """Sets a one-pixel outline around a class to void, as annotators often do."""
         inside = (self.label == class_id).astype(np.uint8)
         cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
         self.label[(cv2.dilate(inside, cross) - inside) == 1] = VOID
 
 
 def planes(colour: Colour) -> np.ndarray:
-    """Returns a colour [3] as float32 [3, 1, 1], to mix with planes."""
+    """Returns a colour [3] as float32 [3, 1, 1], for arithmetic with planes."""
     return np.asarray(colour, np.float32)[:, None, None]

@@ -1,4 +1,4 @@
-"""Daylight and season of a scene."""
+"""Daylight and season of a generated scene."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Lighting:
-    """Daylight and season: the colours that a scene shares."""
+    """Daylight and season: colours shared by all objects of a scene."""
 
     zenith: np.ndarray
     haze: np.ndarray
     light: np.ndarray
     grass: np.ndarray
     leaves: np.ndarray
-    sun: float  # -1 from the left, 1 from the right
+    sun: float  # direction: -1 from the left, 1 from the right
     clouds: float
     fog: float
 
 
-_LIGHTS = {  # zenith, horizon, tint of everything
+_LIGHTS = {  # zenith, horizon, tint of the image
     "noon": ((0.25, 0.50, 0.86), (0.72, 0.85, 0.96), (1.0, 1.0, 0.98)),
     "evening": ((0.45, 0.58, 0.84), (0.99, 0.84, 0.68), (1.04, 0.94, 0.82)),
     "overcast": ((0.68, 0.74, 0.80), (0.86, 0.89, 0.92), (0.90, 0.92, 0.94)),
@@ -36,7 +36,7 @@ _SEASONS = {  # grass, leaves
 
 
 def choose_lighting(rng: np.random.Generator) -> Lighting:
-    """Draws daylight and season."""
+    """Draws a random daylight and season."""
     zenith, haze, light = _LIGHTS[str(rng.choice(list(_LIGHTS), p=[0.56, 0.2, 0.16, 0.08]))]
     grass, leaves = _SEASONS[str(rng.choice(list(_SEASONS), p=[0.36, 0.42, 0.15, 0.07]))]
 

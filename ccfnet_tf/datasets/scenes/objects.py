@@ -1,4 +1,4 @@
-"""What stands in a scene: trees, houses, and things in front. See scenes.py for the whole."""
+"""Objects of a generated scene: trees, houses and foreground things. See `scene` for the scene."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ SKY, HILL, WATER, ROAD, GRASS, TREE, BUILDING, THING = range(8)
 
 
 def foliage(canvas: Canvas, lighting: Lighting) -> np.ndarray:
-    """Returns the look of leaves, [3, H, W]."""
+    """Returns a texture of leaves, [3, H, W]."""
     u = canvas.unit
     leaves = (0.42, canvas.noise(2 * u, 2 * u)), (0.3, canvas.noise(5 * u, 5 * u))
     return canvas.textured(lighting.leaves * canvas.rng.uniform(0.75, 1.2), *leaves)
 
 
 def tree(canvas: Canvas, lighting: Lighting, x: float, foot: float, height: float) -> None:
-    """Plants a tree with its shadow: a trunk, and a round crown or a conifer's."""
+    """Draws a tree with its shadow: a trunk with a round or a conical crown."""
     canvas = canvas.around(x, foot - height * 0.4, height)
     rng, u = canvas.rng, canvas.unit
     shadow = ((canvas.x - x + lighting.sun * height * 0.3) / (height * 0.45)) ** 2
@@ -55,7 +55,7 @@ _WALLS = ((0.68, 0.34, 0.26), (0.88, 0.72, 0.48), (0.78, 0.52, 0.40))
 def house(
     canvas: Canvas, lighting: Lighting, x: float, foot: float, height: float, *, flat: bool
 ) -> None:
-    """Builds a house: a block with a flat roof, or a cottage with tiles."""
+    """Draws a house: a block with a flat roof, or a cottage with a tiled roof."""
     canvas = canvas.around(x, foot - height * 0.4, height * 1.2)
     rng, u = canvas.rng, canvas.unit
     width = height * (rng.uniform(0.45, 0.9) if flat else rng.uniform(1.0, 1.8))
@@ -86,7 +86,7 @@ def house(
 
 
 def things(canvas: Canvas, lighting: Lighting, horizon: float, kind: str) -> None:
-    """Puts up to four things in front that suit the kind of scene."""
+    """Draws one to three foreground things that suit the kind of scene."""
     rng, ground = canvas.rng, canvas.height - horizon
     menu = {"street": "car car person lamp", "village": "car car person rock fence"}.get(
         kind, "person person rock rock fence lamp"
@@ -103,7 +103,7 @@ def things(canvas: Canvas, lighting: Lighting, horizon: float, kind: str) -> Non
 
 
 def standing_place(canvas: Canvas, foot: float, *, wet: bool = False) -> float | None:
-    """Returns an x where a thing may stand in row `foot`: in water or out of it; None if none."""
+    """Draws an x position in row `foot`, on water if `wet`, else on land; None if none is found."""
     for x in canvas.rng.uniform(0.03, 0.97, 6) * canvas.width:
         row, column = min(int(foot), canvas.height - 1), int(x)
         if (canvas.label[row, column] == WATER) == wet:
@@ -112,7 +112,7 @@ def standing_place(canvas: Canvas, foot: float, *, wet: bool = False) -> float |
 
 
 def _bright(rng: np.random.Generator) -> np.ndarray:
-    """Returns a strong colour that nature seldom has."""
+    """Returns a saturated colour that is rare in nature."""
     hue = np.array([[[rng.choice([0, 6, 150, 160, 170]), rng.integers(170, 255), 215]]])
     return cv2.cvtColor(hue.astype(np.uint8), cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32) / 255
 

@@ -1,8 +1,8 @@
-"""Outdoor scenes that the package draws itself: data without a download.
+"""Generated outdoor scenes: a synthetic data set that needs no download.
 
-A scene is a number: the same seed and size give the same image. Most pixels can be told by
-colour, texture and place; boundaries, reflections in water, hills in haze, trees before woods,
-shadows and thin poles cannot always.
+The same seed and size give the same scene. Most pixels can be classified by colour, texture and
+position; boundaries, reflections in water, hills in haze, trees in front of woods, shadows and thin
+poles are hard.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from ccfnet_tf.labels import Sample
 TAXONOMY = catalogue.taxonomy("scenes")
 
 TEST_SCENES = 100
-_SEEDS_A_RUN = 1_000_000  # more than data.scenes may be, so that runs never share a scene
+_SEEDS_PER_RUN = 1_000_000  # above the maximum of data.scenes, so that seeds never share a scene
 
 
 def signs(root: Path) -> str:
-    """Returns nothing: no folder holds the scenes."""
+    """Returns an empty string: scenes are generated, not stored in a folder."""
     return ""
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists `data.scenes` training scenes of this seed, and the test scenes of every seed.
+    """Lists `data.scenes` training scenes for this seed, and the common test scenes.
 
-    The test split is scenes 0..99 whatever the seed, so that runs can be compared; training
-    scenes start at a million and never meet them, nor those of another seed.
+    The test split is scenes 0..99 for every seed, so that runs can be compared. Training scenes
+    start at one million and overlap neither with the test scenes nor with those of other seeds.
     """
-    first = (seed + 1) * _SEEDS_A_RUN
+    first = (seed + 1) * _SEEDS_PER_RUN
     train = tuple(_sample(f"train/{i:05d}", first + i) for i in range(data.scenes))
     test = tuple(_sample(f"test/{i:05d}", i) for i in range(TEST_SCENES))
 
@@ -80,8 +80,8 @@ def draw(seed: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Draws a scene.
 
     Args:
-        seed: Which one.
-        size: H, W in pixels, 32 or more.
+        seed: Number of the scene.
+        size: (H, W) in pixels, at least 32.
 
     Returns:
         image uint8 [H, W, 3] RGB, label int32 [H, W] with ids of `TAXONOMY` or `VOID`.
@@ -102,11 +102,11 @@ def draw(seed: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         _ribbon(canvas, horizon, _water(canvas, lighting, horizon), WATER)
     if kind in ("street", "village") or (kind == "meadow" and rng.random() < 0.6):
         _road(canvas, lighting, horizon, wide=kind == "street")
-    _middle(canvas, lighting, horizon, kind)
+    _midground(canvas, lighting, horizon, kind)
     things(canvas, lighting, horizon, kind)
     if rng.random() < 0.4:
         canvas.void_edge(THING)
-    return _photograph(canvas, lighting, horizon), canvas.label
+    return _camera_image(canvas, lighting, horizon), canvas.label
 
 
 def _sky(canvas: Canvas, lighting: Lighting, horizon: float) -> None:
@@ -143,7 +143,7 @@ def _hills(canvas: Canvas, lighting: Lighting, horizon: float) -> None:
 
 
 def _skyline(canvas: Canvas, lighting: Lighting, horizon: float, kind: str) -> None:
-    """What stands at the horizon, before the ground and its water are laid in front of it."""
+    """Draws woods and houses at the horizon, before ground and water are drawn over them."""
     rng = canvas.rng
     if rng.random() < 0.6:  # woods
         low, high = sorted(rng.uniform(-0.2, 1.2, 2) * canvas.width)
@@ -176,7 +176,7 @@ def _grass(canvas: Canvas, lighting: Lighting, horizon: float) -> None:
 
 
 def _water(canvas: Canvas, lighting: Lighting, horizon: float) -> np.ndarray:
-    """Returns the look of water, [3, H, W]: a mirror of what is above the horizon, in ripples."""
+    """Returns a texture of water, [3, H, W], that reflects the image above the horizon."""
     u, rng = canvas.unit, canvas.rng
     depth = np.clip((canvas.y - horizon) / (canvas.height - horizon), 0, 1)
     ripples = canvas.noise(1.2 * u, 9 * u)
@@ -194,7 +194,7 @@ def _lake(canvas: Canvas, lighting: Lighting, horizon: float, *, coast: bool) ->
     rng, ground = canvas.rng, canvas.height - horizon
     far = horizon + 1 + (0 if coast else ground * rng.uniform(0, 0.1))
     near = horizon + ground * (rng.uniform(0.35, 0.9) + 0.25 * (canvas.curve(0.35) - 0.5))
-    if coast:  # the shore runs away from the viewer
+    if coast:  # the shore recedes from the viewer
         lean = rng.choice([-1.0, 1.0]) * (canvas.x[0] / canvas.width - rng.uniform(0.3, 0.7))
         near = near + lean * ground * rng.uniform(1, 2.5)
     mask = np.clip(np.minimum(canvas.y - far, near - canvas.y) + 0.5, 0, 1)
@@ -203,7 +203,7 @@ def _lake(canvas: Canvas, lighting: Lighting, horizon: float, *, coast: bool) ->
 
 
 def _ribbon(canvas: Canvas, horizon: float, field: np.ndarray, class_id: int) -> np.ndarray:
-    """Lays a winding band from the horizon to the viewer; returns -1..1 across it, [H, W]."""
+    """Draws a winding band from the horizon to the viewer; returns -1..1 across it, [H, W]."""
     rng, width = canvas.rng, canvas.width
     depth = np.clip((canvas.y - horizon) / (canvas.height - horizon), 1e-3, 1)
     centre = width * (rng.uniform(0.25, 0.75) + rng.uniform(-0.5, 0.5) * depth)
@@ -220,9 +220,9 @@ def _road(canvas: Canvas, lighting: Lighting, horizon: float, *, wide: bool) -> 
     grey = np.array([0.40, 0.40, 0.43]) if paved else np.array([0.60, 0.50, 0.38])
     grain = (0.12, canvas.noise(1 * u, 1 * u)), (0.09, canvas.noise(4 * u, 18 * u))
     field = canvas.textured(grey * rng.uniform(0.8, 1.2), *grain)
-    if paved and rng.random() < 0.12:  # wet: it mirrors the sky, as water does
+    if paved and rng.random() < 0.12:  # wet: reflects the sky, as water does
         field += 0.35 * (_water(canvas, lighting, horizon) - field)
-    if wide:  # a square: the whole ground is paved up to a kerb
+    if wide:  # a square: all ground is paved up to a kerb
         kerb = horizon + (canvas.height - horizon) * rng.uniform(0.02, 0.3)
         mask = np.clip(
             canvas.y - kerb - rng.uniform(-0.08, 0.08) * (canvas.x - canvas.width / 2) + 0.5, 0, 1
@@ -236,8 +236,8 @@ def _road(canvas: Canvas, lighting: Lighting, horizon: float, *, wide: bool) -> 
         canvas.paint((np.abs(np.abs(across) - 0.92) < 0.03) * 0.6, (0.9, 0.9, 0.88))
 
 
-def _middle(canvas: Canvas, lighting: Lighting, horizon: float, kind: str) -> None:
-    """Houses and trees on the ground, the far ones first."""
+def _midground(canvas: Canvas, lighting: Lighting, horizon: float, kind: str) -> None:
+    """Draws houses and trees on the ground, the distant ones first."""
     rng, ground = canvas.rng, canvas.height - horizon
     trees = int(rng.integers(0, 3) if kind == "street" else rng.integers(1, 4))
     stands = sorted((float(d), "tree") for d in rng.uniform(0.03, 0.5, trees))
@@ -260,8 +260,8 @@ def _middle(canvas: Canvas, lighting: Lighting, horizon: float, kind: str) -> No
             house(canvas, lighting, x, foot, canvas.height * rng.uniform(0.25, 0.45), flat=False)
 
 
-def _photograph(canvas: Canvas, lighting: Lighting, horizon: float) -> np.ndarray:
-    """Returns the image as a camera takes it: mist, daylight, blur and grain. uint8."""
+def _camera_image(canvas: Canvas, lighting: Lighting, horizon: float) -> np.ndarray:
+    """Returns the image, uint8 [H, W, 3], with mist, daylight, vignette, blur and noise."""
     rng, u = canvas.rng, canvas.unit
     away = np.exp(-np.abs(canvas.y - horizon) / (canvas.height * 0.12))
     mist = lighting.fog * 0.35 * away * (1 + 0.8 * canvas.noise(20 * u, 40 * u))

@@ -30,7 +30,7 @@ def test_weights_by_hand() -> None:
     np.testing.assert_allclose(both.inverse_log()[[0, 3]], 1 / np.log([1.02 + 3 / 9, 1.02]))
 
 
-def test_no_label_and_only_void() -> None:
+def test_no_labels_and_only_void() -> None:
     void = Census.of(np.full((3, 4), VOID, np.int32), 2)
     for census, pixels in ((Census.empty(2), 0), (void, 12)):
         assert census.void == pixels
@@ -40,7 +40,7 @@ def test_no_label_and_only_void() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=6), st.integers(0, 6))
-def test_merging_in_any_split_is_the_whole(seeds: list[int], cut: int) -> None:
+def test_counts_are_additive(seeds: list[int], cut: int) -> None:
     labels = [np.random.default_rng(s).integers(VOID, 5, (4, 7)).astype(np.int32) for s in seeds]
     parts = [Census.of(label, 5) for label in labels]
     whole = sum(parts, Census.empty(5))

@@ -17,7 +17,7 @@ from ccfnet_tf.datasets.base import Listing
 from ccfnet_tf.datasets.layouts import stanford_background
 from ccfnet_tf.datasets.layouts.stanford_background import TWINS, fold_of, read_regions
 from ccfnet_tf.datasets.name_lists import read_names
-from ccfnet_tf.datasets.splits import _by_lists, _take, parts_of
+from ccfnet_tf.datasets.splits import _draw_val, _with_lists, parts_of
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError
 from ccfnet_tf.labels import Sample, Taxonomy, distinct_colours
 
@@ -25,7 +25,7 @@ NAMES = ("sky", "sea", "moon")
 
 
 def random_set(samples: int, classes: int, seed: int) -> np.ndarray:
-    """Pixels of classes from common to rare, as real sets have them."""
+    """Pixel counts of classes from common to rare, as in real data sets."""
     rng = np.random.default_rng(seed)
     frequency = np.geomspace(0.9, 0.05, classes)
     return (rng.random((samples, classes)) < frequency) * rng.gamma(1, 1000, (samples, classes))
@@ -41,7 +41,7 @@ def features(pixels: np.ndarray) -> np.ndarray:
     folds=st.integers(2, 6),
     seed=st.integers(0, 99),
 )
-def test_every_deal(sizes: list[int], folds: int, seed: int) -> None:
+def test_any_assignment_is_valid(sizes: list[int], folds: int, seed: int) -> None:
     groups = np.repeat(np.arange(len(sizes)), sizes)
     groups = np.random.default_rng(seed).permutation(groups)
     found = features(random_set(len(groups), 4, seed))
@@ -50,13 +50,13 @@ def test_every_deal(sizes: list[int], folds: int, seed: int) -> None:
     assert all(len(set(where[groups == unit])) == 1 for unit in range(len(sizes)))
     counts = np.bincount(where, minlength=folds)
     assert len(counts) == folds
-    # Singles fill whatever the larger units leave, if there are enough of them.
+    # Single samples even out the sizes if there are enough of them.
     if sizes.count(1) >= 2 * folds:
         assert counts.max() - counts.min() <= 1
 
 
-def test_sizes_become_equal_where_units_allow_it() -> None:
-    # The smallest fold first gives 7 and 5; one trade makes it 6 and 6.
+def test_sizes_are_equal_if_units_allow_it() -> None:
+    # The smallest fold first gives 7 and 5; one swap gives 6 and 6.
     groups = np.repeat(np.arange(5), [3, 3, 2, 2, 2])
     where = deal(np.zeros((12, 1)), groups.tolist(), 2, 0)
     assert np.bincount(where).tolist() == [6, 6]
@@ -81,7 +81,7 @@ def test_seeds_differ() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_rare_classes_are_in_nearly_every_fold(seed: int) -> None:
-    # 20 classes of exactly 5 images each among 150: one a fold, or a gap that is told.
+    # 20 classes of exactly 5 images each among 150: one per fold, or a reported gap.
     rng = np.random.default_rng(seed)
     pixels = np.zeros((150, 20))
     for index in range(20):
@@ -94,8 +94,8 @@ def test_rare_classes_are_in_nearly_every_fold(seed: int) -> None:
     assert np.bincount(where).tolist() == [30] * 5
 
 
-def test_pictures_of_a_rare_class_are_parted() -> None:
-    # Two images of a rare class, so heavy in a common one that balance alone keeps them together.
+def test_images_of_a_rare_class_are_in_different_folds() -> None:
+    # Two images of a rare class; balancing the common class alone would keep them together.
     pixels = np.array([[10.0, 1], [10, 1], [5, 0], [5, 0], [5, 0], [5, 0]] + [[0.0, 0]] * 6)
     for seed in range(10):
         where = deal(pixels, list(range(12)), 2, seed)
@@ -112,7 +112,7 @@ def test_the_search_for_gaps_keeps_the_balance() -> None:
     np.testing.assert_allclose(shares[:3], 0.5, atol=0.015)  # the fourth has 6 images
 
 
-def test_gaps_that_no_deal_can_fill_are_told() -> None:
+def test_unavoidable_gaps_are_reported() -> None:
     pixels = np.array([[1.0, 1, 0], [0, 1, 1], [1, 0, 1]])
     where = deal(pixels, [0, 1, 2], 2, 0)
     left = gaps(pixels, [0, 1, 2], where, 2)
@@ -128,14 +128,14 @@ def test_a_class_of_fewer_units_than_folds_is_no_gap() -> None:
     assert gaps(pixels, [0, 0, 0, 1, 2, 3], where, 2) == []
 
 
-def test_joined_connects_what_any_key_connects() -> None:
+def test_joined_merges_groups_of_all_keys() -> None:
     assert joined(["a", "b", "c", "d", "b"]) == [0, 1, 2, 3, 1]
     assert joined(["a", "a", "b", "c", "d"], [1, 2, 2, 3, 4]) == [0, 0, 0, 1, 2]
     assert joined(["a", "b", "c", "d"], [1, 2, 2, 1], [5, 6, 7, 6]) == [0, 0, 0, 0]
 
 
 def made(tmp_path: Path, *, samples: int = 12) -> Listing:
-    """Images 0..11 of three parts; 3 and 9 have the same pixels, 1 and 5 are near-duplicates."""
+    """Images 0..11 in three splits; 3 and 9 have the same pixels, 1 and 5 are near-duplicates."""
 
     def image(index: int) -> np.ndarray:
         return np.random.default_rng(3 if index == 9 else index).integers(
@@ -157,7 +157,7 @@ def made(tmp_path: Path, *, samples: int = 12) -> Listing:
     )
 
 
-def test_split_writes_lists_that_training_takes(tmp_path: Path) -> None:
+def test_split_writes_lists_for_training(tmp_path: Path) -> None:
     listing = made(tmp_path)
     steps: list[int] = []
     out = tmp_path / "lists"
@@ -168,13 +168,13 @@ def test_split_writes_lists_that_training_takes(tmp_path: Path) -> None:
     assert done.absent == ()
     tested: list[str] = []
     for k, census in enumerate(done.census):
-        parts = _by_lists(listing, out, k)
+        parts = _with_lists(listing, out, k)
         train, test = ([s.name for s in part] for part in (parts.train, parts.test))
         assert parts.val is None
         assert len(test) == census.samples == 4
         assert (census.pictures > 0).all()
         assert sorted(train + test) == sorted(f"p{i}" for i in range(12))
-        assert train == sorted(train, key=lambda name: int(name[1:]))  # in the set's order
+        assert train == sorted(train, key=lambda name: int(name[1:]))  # in the order of the set
         for one, other in (("p3", "p9"), ("p1", "p5")):
             assert (one in test) == (other in test)
         tested += test
@@ -184,7 +184,7 @@ def test_split_writes_lists_that_training_takes(tmp_path: Path) -> None:
 
 
 def films(root: Path) -> Listing:
-    """Twelve frames of four films, whose parts the names do not follow."""
+    """Twelve frames of four videos, in splits that do not follow the names."""
     listing = made(root)
     samples = tuple(
         Sample(f"{'ab'[i % 2]}{'cd'[i // 2 % 2]}_{i}", f"{i}.jpg", f"{i}.png") for i in range(12)
@@ -200,7 +200,7 @@ def films(root: Path) -> Listing:
     )
 
 
-def test_groups_stay_on_one_side(tmp_path: Path) -> None:
+def test_groups_stay_in_one_fold(tmp_path: Path) -> None:
     def group_of(samples: Sequence[Sample]) -> list[str]:
         return groups_of("^(..)_", [replace(s, image=f"{s.name}.jpg") for s in samples], tmp_path)
 
@@ -211,17 +211,17 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
             {name[:2] for _, name in read_names(folder / f"{p}.txt")} for p in ("train", "test")
         ]
         assert not sides[0] & sides[1]
-    with pytest.raises(ConfigError, match=r"--folds is 5: from 2 to 4 are possible"):
+    with pytest.raises(ConfigError, match=r"--folds is 5: expected 2 to 4"):
         split(films(tmp_path), tmp_path / "o", folds=5, seed=0, group_of=group_of)
-    with pytest.raises(ConfigError, match="all 12 images belong together"):
+    with pytest.raises(ConfigError, match="all 12 images are in one group"):
         split(films(tmp_path), tmp_path / "o", folds=2, seed=0, group_of=lambda s: ["x"] * len(s))
 
 
-def test_frames_that_look_alike_stay_on_one_side(tmp_path: Path) -> None:
+def test_similar_frames_stay_in_one_fold(tmp_path: Path) -> None:
     listing = films(tmp_path)
 
     def load(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """Frames of the films ac and bc differ in a pixel alone."""
+        """Frames of the videos ac and bc differ in a single pixel."""
         image, label = listing.load(sample)
         if sample.name[1] == "c":
             image = np.full_like(image, 200 if sample.name[0] == "a" else 50)
@@ -236,13 +236,13 @@ def test_frames_that_look_alike_stay_on_one_side(tmp_path: Path) -> None:
             assert sum(name.startswith(film) for name in tested) in (0, 3)
 
 
-def test_a_validation_share_of_films_is_never_empty(tmp_path: Path) -> None:
+def test_a_validation_share_of_videos_is_never_empty(tmp_path: Path) -> None:
     def group_of(samples: Sequence[Sample]) -> list[str]:
         return [s.name[:2] for s in samples]
 
     split(films(tmp_path), tmp_path / "out", folds=2, seed=0, group_of=group_of)
-    listing = _by_lists(films(tmp_path), tmp_path / "out", 0)
-    train, val = _take(listing, 0.1, 0)
+    listing = _with_lists(films(tmp_path), tmp_path / "out", 0)
+    train, val = _draw_val(listing, 0.1, 0)
     assert {s.name[:2] for s in train}.isdisjoint({s.name[:2] for s in val})
     assert (len(train), len(val)) == (3, 3)
 
@@ -257,7 +257,7 @@ def test_split_twice_is_the_same_and_another_seed_is_not(tmp_path: Path) -> None
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_lists_that_are_there_stay(tmp_path: Path) -> None:
+def test_existing_lists_are_kept(tmp_path: Path) -> None:
     out = tmp_path / "lists"
     (out / "fold_7").mkdir(parents=True)
     (out / "fold_7" / "train.txt").write_text("mine")
@@ -267,7 +267,7 @@ def test_lists_that_are_there_stay(tmp_path: Path) -> None:
     assert not (out / "fold_0").exists()
 
 
-def test_copies_are_written_beside_the_folds(tmp_path: Path) -> None:
+def test_near_duplicates_are_written_next_to_the_folds(tmp_path: Path) -> None:
     listing = made(tmp_path)
     first, second = listing.train[:2]
     split(
@@ -284,8 +284,8 @@ def test_copies_are_written_beside_the_folds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folds", [0, 1, 11])
-def test_numbers_of_folds_that_cannot_be(tmp_path: Path, folds: int) -> None:
-    with pytest.raises(ConfigError, match=rf"--folds is {folds}: from 2 to 10 are possible"):
+def test_invalid_numbers_of_folds(tmp_path: Path, folds: int) -> None:
+    with pytest.raises(ConfigError, match=rf"--folds is {folds}: expected 2 to 10"):
         split(made(tmp_path), tmp_path / "out", folds=folds, seed=0)
     assert not (tmp_path / "out").exists()
 
@@ -296,20 +296,20 @@ def with_name(listing: Listing, name: str) -> Listing:
 
 
 @pytest.mark.parametrize("name", ["#p0", " p0", "p0\n", "p\n0", "p\u20280"])
-def test_names_that_a_list_cannot_hold(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"^0\.jpg: the name .* cannot stand in a list") as caught:
+def test_names_not_allowed_in_a_list(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"^0\.jpg: the name .* is not allowed in a list") as caught:
         split(with_name(made(tmp_path), name), tmp_path / "out", folds=2, seed=0)
     assert "\n" not in str(caught.value)
 
 
-def test_unpaired_files_are_refused(tmp_path: Path) -> None:
+def test_unpaired_files_raise(tmp_path: Path) -> None:
     lonely = DataError("z.jpg: no mask", kind="missing")
     listing = replace(made(tmp_path), unpaired=(lonely, lonely, lonely))
     with pytest.raises(DataError, match=r"^z\.jpg: no mask \(and 2 more such files\)$"):
         split(listing, tmp_path / "out", folds=2, seed=0)
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_unwritable_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file")
     with pytest.raises(ResourceError, match="while writing"):
         split(made(tmp_path), tmp_path / "file" / "out", folds=2, seed=0)
@@ -327,7 +327,7 @@ def test_the_shipped_folds_of_stanford(stanford_root: Path) -> None:
     assert dict(zip(names, where.tolist(), strict=True)) == fold_of()
 
 
-def test_copies_that_the_layout_does_not_know(stanford_root: Path, tmp_path: Path) -> None:
+def test_near_duplicates_not_known_to_the_layout(stanford_root: Path, tmp_path: Path) -> None:
     data = DataConfig(format="stanford_background", root=str(stanford_root))
     listing = stanford_background.read(data, stanford_root, 0)
     samples = {s.name: s for part in parts_of(listing).values() for s in part}
@@ -335,7 +335,7 @@ def test_copies_that_the_layout_does_not_know(stanford_root: Path, tmp_path: Pat
     done = split(
         replace(listing, train=chosen, test=(), near_duplicates={}), tmp_path, folds=3, seed=0
     )
-    assert done.kept == 6  # three of the same pixels, three nearly so
+    assert done.kept == 6  # three exact duplicates, three near-duplicates
     for k in range(3):
         test = {name for _, name in read_names(tmp_path / f"fold_{k}" / "test.txt")}
         assert len(test) == 4

@@ -25,7 +25,7 @@ Pair = tuple[np.ndarray | DataError, np.ndarray | DataError]
 
 
 def pair(seed: int, *ids: int, size: tuple[int, int] = (4, 6)) -> Pair:
-    """An image of its own and a label that shows these ids."""
+    """Returns a unique image and a label with these ids."""
     rng = np.random.default_rng(seed)
     label = np.resize(np.array(ids, np.int32), size)
     return rng.integers(0, 255, (*size, 3), np.uint8), label
@@ -60,7 +60,7 @@ def make(**parts: dict[str, Pair]) -> Listing:
     )
 
 
-def test_a_sound_set() -> None:
+def test_a_valid_set() -> None:
     listing = make(train={"a": pair(0, 0, 1, 2), "b": pair(1, 0, VOID)}, test={"c": pair(2, 1)})
     steps: list[str] = []
     report = inspect(listing, advance=lambda: steps.append(threading.current_thread().name))
@@ -69,7 +69,7 @@ def test_a_sound_set() -> None:
     assert steps == ["MainThread"] * 3
 
 
-def test_files_that_cannot_be_used_are_all_named_by_kind() -> None:
+def test_bad_files_are_reported_by_kind() -> None:
     value = DataError("c.png: value 9 on 3 pixels: the rule", kind="value")
     listing = make(
         train={
@@ -97,19 +97,19 @@ def test_files_that_cannot_be_used_are_all_named_by_kind() -> None:
     assert not report.notes
 
 
-def test_a_missing_file_is_named_once() -> None:
+def test_a_missing_file_is_reported_once() -> None:
     listing = make(train={"a": (pair(0, 0)[0], DataError("a.png: no such file"))})
     lonely = DataError("a.png: no such file: unpack the set anew", kind="missing")
     report = inspect(replace(listing, unpaired=(lonely,)))
     assert [(f.kind, f.file) for f in report.findings] == [("missing", "a.png")]
 
 
-def test_an_address_may_hold_a_colon() -> None:
+def test_a_path_may_contain_a_colon() -> None:
     listing = make(train={"s3: a": (DataError("s3: a.jpg: truncated"), pair(0, 0, 1, 2)[1])})
     assert inspect(listing).findings == (Finding("unreadable", "train", "s3: a.jpg", "truncated"),)
 
 
-def test_a_fault_of_ours_is_no_finding() -> None:
+def test_internal_errors_propagate() -> None:
     def broken(_: Sample) -> tuple[np.ndarray, np.ndarray]:
         raise MemoryError
 
@@ -117,7 +117,7 @@ def test_a_fault_of_ours_is_no_finding() -> None:
         inspect(replace(make(train={"a": pair(0, 0)}), load=broken))
 
 
-def test_the_same_pixels_in_two_parts_are_wrong_and_in_one_part_noted() -> None:
+def test_duplicates_across_splits_are_findings_and_within_a_split_notes() -> None:
     same = pair(7, 0, 1, 2)
     other_label = (same[0], pair(0, 1)[1])
     report = inspect(
@@ -131,12 +131,12 @@ def test_the_same_pixels_in_two_parts_are_wrong_and_in_one_part_noted() -> None:
         ("duplicate", "test", "e.jpg"),
         ("duplicate", "test", "g.jpg"),
     ]
-    assert report.findings[0].text.startswith("the same pixels as a.jpg, which is in train:")
+    assert report.findings[0].text.startswith("same pixels as a.jpg, which is in train:")
     assert [(n.kind, n.part, n.file) for n in report.notes] == [
         ("duplicate", "train", "c.jpg"),
         ("duplicate", "test", "f.jpg"),
     ]
-    assert report.notes[1].text.startswith("the same pixels as e.jpg:")
+    assert report.notes[1].text.startswith("same pixels as e.jpg:")
 
 
 def test_fingerprints_differ_by_one_pixel_and_by_shape() -> None:
@@ -145,10 +145,10 @@ def test_fingerprints_differ_by_one_pixel_and_by_shape() -> None:
     other[3, 5, 2] = 1
     prints = {fingerprint(each) for each in (image, other, image.reshape(6, 4, 3))}
     assert len(prints) == 3
-    assert fingerprint(image[::-1, ::-1]) == fingerprint(image)  # values count, not memory layout
+    assert fingerprint(image[::-1, ::-1]) == fingerprint(image)  # independent of the memory layout
 
 
-def test_classes_that_train_does_not_show() -> None:
+def test_classes_missing_in_train() -> None:
     report = inspect(
         make(
             train={"a": pair(0, 0)},
@@ -158,29 +158,29 @@ def test_classes_that_train_does_not_show() -> None:
     )
     found = [("absent", "test", "d.png"), ("absent", "", "")]
     assert [(f.kind, f.part, f.file) for f in report.findings] == found
-    assert "class 'sea', as do 1 more of test" in report.findings[0].text
+    assert "class 'sea' (as do 1 more of test)" in report.findings[0].text
     assert "class 'sand' occurs nowhere: fix the masks" in report.findings[1].text
     assert report.notes == ()
 
 
-def test_absent_classes_that_are_allowed_are_noted() -> None:
+def test_allowed_absent_classes_are_notes() -> None:
     listing = make(train={"a": pair(0, 0)}, test={"b": pair(1, 1)})
     report = inspect(listing, allow_absent=True)
     assert report.ok
     assert [(n.kind, n.part) for n in report.notes] == [("absent", "test"), ("absent", "")]
 
 
-def test_void_in_place_of_a_class_is_named() -> None:
+def test_void_instead_of_a_class_is_reported() -> None:
     listing = make(train={"a": pair(0, 0, 1, VOID)})
     masks = index_values(NAMES, None, void=[255])
     text = inspect(replace(listing, mask_values=masks)).findings[-1].text
-    assert "if 255 is 'sand', say so with --data.mask_values '{255: sand}'" in text
+    assert "if 255 means 'sand', set --data.mask_values '{255: sand}'" in text
     assert "mask_values" not in inspect(listing).findings[-1].text
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_two_codings_in_one_set_are_noted(together: bool) -> None:
-    """Most masks hold 0 and 255, one holds 0 and 1."""
+def test_mixed_mask_values_are_noted(together: bool) -> None:
+    """Most masks contain 0 and 255, one contains 0 and 1."""
     labels = {"a": pair(0, 0, VOID), "b": pair(1, 0, VOID), "c": pair(2, 0, 1)}
     listing = make(train=labels | ({"d": pair(3, 0, 1, VOID)} if together else {}))
     names = NAMES[:2]
@@ -191,7 +191,7 @@ def test_two_codings_in_one_set_are_noted(together: bool) -> None:
         assert found == []
     else:
         (text,) = found
-        assert "2 labels hold 255, the value for no label, and 1 hold 'sea', but none both" in text
+        assert "2 labels contain 255, the void value, and 1 contain 'sea', but none both" in text
         assert "--data.mask_values '{1: sea, 255: sea}'" in text
     assert inspect(replace(listing, mask_values=None)).notes == ()
 
@@ -248,7 +248,7 @@ def test_twins_of_stanford(stanford_root: Path) -> None:
     whole = stanford(stanford_root)
     samples = {s.name: s for part in parts_of(whole).values() for s in part}
     ones, others = (tuple(samples[twins[side]] for twins in TWINS) for side in (0, 1))
-    equal = {other for _, other in TWINS[:3]}  # the other three pairs are only nearly the same
+    equal = {other for _, other in TWINS[:3]}  # the other three pairs are near-duplicates
     together = inspect(replace(whole, train=ones + others, test=()))
     assert not stems(together.findings)
     assert stems(together.notes) == equal
@@ -267,7 +267,7 @@ def test_all_of_stanford(stanford_root: Path) -> None:
 
 
 def coloured(root: Path, masks: list[list[list[int]]], layout: str = "folder") -> Report:
-    """Looks at a set of masks of these colours, a row of pixels each."""
+    """Checks a set of masks with these colours, one row of pixels each."""
     pictures, labels = {"folder": ("images", "masks"), "camvid": ("train", "trainannot")}[layout]
     for number, pixels in enumerate(masks):
         mask = np.array([pixels], np.uint8)
@@ -285,23 +285,23 @@ RED, BLACK, BLUE = [255, 0, 0], [0, 0, 0], [0, 0, 255]
 
 
 @pytest.mark.parametrize("layout", ["folder", "camvid"])
-def test_colours_that_no_list_names_are_shown(tmp_path: Path, layout: str) -> None:
+def test_unknown_colours_are_reported(tmp_path: Path, layout: str) -> None:
     report = coloured(tmp_path, [[RED, RED, BLACK], [BLUE, RED, RED]], layout)
     labels = tmp_path / ("masks" if layout == "folder" else "trainannot")
     assert [f.kind for f in report.findings[:2]] == ["value", "value"]
     notes = [str(note) for note in report.notes if note.kind == "colours"]
-    line = "in colours.txt the line"
+    end = "to colours.txt"
     assert notes[0].startswith(
-        "3 colours that no list names in 2 masks; a line for each in colours"
+        "3 unknown colours in 2 masks; add one line per colour to colours.txt"
     )
     assert notes[1:] == [
-        f"{labels / '0.png'}: 255 0 0 on 4 pixels, also in 1 more: {line} `255 0 0 NAME`",
-        f"{labels / '0.png'}: 0 0 0 on 1 pixels: {line} `0 0 0 NAME`",
-        f"{labels / '1.png'}: 0 0 255 on 1 pixels: {line} `0 0 255 NAME`",
+        f"{labels / '0.png'}: 255 0 0 on 4 pixels, also in 1 more: add `255 0 0 NAME` {end}",
+        f"{labels / '0.png'}: 0 0 0 on 1 pixels: add `0 0 0 NAME` {end}",
+        f"{labels / '1.png'}: 0 0 255 on 1 pixels: add `0 0 255 NAME` {end}",
     ]
 
 
-def test_the_lines_shown_make_the_set_sound(tmp_path: Path) -> None:
+def test_the_suggested_lines_fix_the_set(tmp_path: Path) -> None:
     masks = [[RED, RED, BLACK], [BLUE, RED, RED]]
     notes = [note.text for note in coloured(tmp_path, masks).notes if note.kind == "colours"]
     lines = [note.split("`")[1] for note in notes[1:]]
@@ -318,11 +318,11 @@ def test_the_lines_shown_make_the_set_sound(tmp_path: Path) -> None:
     )
 
 
-def test_many_colours_are_what_smoothing_leaves(tmp_path: Path) -> None:
+def test_many_colours_are_attributed_to_smoothing(tmp_path: Path) -> None:
     many = [[i % 256, i // 256, 7] for i in range(400)]
     report = coloured(tmp_path, [[*many[:200], *[RED] * 9], [*many[200:], *[RED] * 9]])
     notes = [note for note in report.notes if note.kind == "colours"]
-    assert "401 colours" in notes[0].text
+    assert "401 unknown colours" in notes[0].text
     assert "smoothing" in notes[0].text
     assert len(notes) == 20
     assert notes[1].text.startswith("255 0 0 on 18 pixels")
@@ -330,7 +330,7 @@ def test_many_colours_are_what_smoothing_leaves(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("bits", "dark"), [(16, False), (12, True), (10, True)])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_few_bits_in_many_are_said(tmp_path: Path, suffix: str, bits: int, dark: bool) -> None:
+def test_dark_deep_images_are_noted(tmp_path: Path, suffix: str, bits: int, dark: bool) -> None:
     report = coloured(tmp_path, [[[0, 0, 0], [1, 1, 1]]])
     assert report.ok
     (tmp_path / "images" / "0.png").unlink()

@@ -16,7 +16,7 @@ from ccfnet_tf.labels import Sample
 
 
 def write(folder: Path, count: int) -> Parts:
-    """Images of different widths; image i has i + 1 pixels of class 1."""
+    """Writes images of different widths; image i has i + 1 pixels of class 1."""
     for side in ("images", "masks"):
         (folder / side).mkdir()
     (folder / "classes.txt").write_text("a\nb\nc\n")
@@ -37,7 +37,7 @@ def test_sizes_in_order_and_counts(tmp_path: Path) -> None:
     assert seen.census.pixels.tolist() == [8 * sum(range(10, 22)) - 78, 78, 0]
 
 
-def test_first_fault_in_order_and_the_count_of_others(tmp_path: Path) -> None:
+def test_first_error_in_order_and_the_number_of_others(tmp_path: Path) -> None:
     parts = write(tmp_path, 12)
     samples = parts.train
     Image.fromarray(np.full((8, 13), 7, np.uint8)).save(samples[3].label)
@@ -50,10 +50,10 @@ def test_first_fault_in_order_and_the_count_of_others(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         check(samples, parts.load, 3)
     assert str(caught.value).startswith(samples[3].label)
-    assert "(and 2 more files" in str(caught.value)
+    assert "(and 2 more bad files" in str(caught.value)
 
 
-def test_sizes_that_differ_are_named(tmp_path: Path) -> None:
+def test_different_sizes_raise(tmp_path: Path) -> None:
     parts = write(tmp_path, 2)
     Image.fromarray(np.zeros((8, 12), np.uint8)).save(parts.train[0].label)
     with pytest.raises(DataError) as caught:
@@ -64,7 +64,7 @@ def test_sizes_that_differ_are_named(tmp_path: Path) -> None:
     assert caught.value.kind == "size"
 
 
-def test_memory_that_runs_out_is_not_a_bad_file() -> None:
+def test_memory_errors_propagate() -> None:
     def hungry(_: Sample) -> tuple[np.ndarray, np.ndarray]:
         raise MemoryError
 
@@ -72,7 +72,7 @@ def test_memory_that_runs_out_is_not_a_bad_file() -> None:
         check([Sample("a", "", "")] * 2, hungry, 3)
 
 
-def test_threads_answer_in_order_and_take_few_items_ahead() -> None:
+def test_threads_keep_the_order_and_read_few_items_ahead() -> None:
     taken: list[int] = []
     lock = threading.Lock()
 
@@ -87,16 +87,16 @@ def test_threads_answer_in_order_and_take_few_items_ahead() -> None:
         return i * i
 
     ahead = []
-    for done, answer in enumerate(in_threads(slow_at_first, items(), 3)):  # type: ignore[arg-type]
-        assert answer == done * done
+    for done, result in enumerate(in_threads(slow_at_first, items(), 3)):  # type: ignore[arg-type]
+        assert result == done * done
         ahead.append(len(taken) - done)
     assert max(ahead) <= 4 * 3 + 2
     assert len(ahead) == 500
 
 
-def test_threads_stop_when_nobody_listens() -> None:
+def test_threads_stop_if_the_generator_is_closed() -> None:
     started: list[int] = []
-    answers = in_threads(lambda i: started.append(i) or i, range(10_000), 2)
-    assert next(iter(answers)) == 0
-    answers.close()  # type: ignore[attr-defined]
+    results = in_threads(lambda i: started.append(i) or i, range(10_000), 2)
+    assert next(iter(results)) == 0
+    results.close()  # type: ignore[attr-defined]
     assert len(started) < 100

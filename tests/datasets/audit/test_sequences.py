@@ -46,34 +46,34 @@ def test_frame_of(name: str, frame: Frame | None) -> None:
     assert frame_of(name) == frame
 
 
-def test_sequences_go_over_parts_and_by_number() -> None:
+def test_sequences_span_splits_and_are_sorted_by_number() -> None:
     assert sequences(CAMVID) == [[0, 1, 2, 3, 4], [5, 6, 7]]
     assert sequences(named("f10", "f9", "f2", "g1", "g2")) == [[2, 1, 0]]
 
 
 def film(seed: int, frames: int) -> list[np.ndarray]:
-    """Images of a scene that moves by a pixel of 160 from one to the next."""
+    """Returns images of a scene, shifted by one pixel of 160 per frame."""
     rng = np.random.default_rng(seed)
     scene = rng.integers(0, 256, (12, 24 + frames, 3)).astype(np.uint8)
     large = np.kron(scene, np.ones((10, 10, 1), np.uint8))
     return [large[:, i : i + 160] for i in range(frames)]
 
 
-def test_frames_that_look_alike_are_joined() -> None:
+def test_similar_frames_are_joined() -> None:
     samples = named(*(f"a_{i}" for i in range(6)), *(f"b_{i}" for i in range(6)))
     pictures = film(0, 6) + film(1, 6)
     keys = near_copies(samples, np.array([thumbnail(p) for p in pictures]))
     assert keys == [0] * 6 + [6] * 6
 
 
-def test_unlike_pictures_with_numbers_are_not_joined() -> None:
+def test_different_images_with_numbers_are_not_joined() -> None:
     samples = named(*(f"a_{i}" for i in range(8)))
     pictures = [film(seed, 1)[0] for seed in range(8)]
     keys = near_copies(samples, np.array([thumbnail(p) for p in pictures]))
     assert keys == list(range(8))
 
 
-def test_pictures_of_other_names_are_not_compared() -> None:
+def test_images_of_other_names_are_not_compared() -> None:
     same = film(0, 1) * 3
     keys = near_copies(named("x", "y", "z"), np.array([thumbnail(p) for p in same]))
     assert keys == [0, 1, 2]
@@ -86,7 +86,7 @@ def test_hint() -> None:
     folders = named(*(f"film{f}/{i:04d}" for f in "ab" for i in range(4)))
     assert f"--group-by '{BY_FOLDER}'" in hint(folders)
     assert len(set(groups_of(BY_FOLDER, folders, ROOT))) == 2
-    assert hint(named(*(f"img{i}" for i in range(50)))) == ""  # one series tells nothing
+    assert hint(named(*(f"img{i}" for i in range(50)))) == ""  # a single sequence is no evidence
     assert hint(named("cat", "dog", "cow")) == ""
 
 
@@ -107,12 +107,12 @@ def test_groups_by_an_expression(by: str, groups: list[str]) -> None:
 @pytest.mark.parametrize(
     ("by", "words"),
     [
-        ("(", "no regular expression"),
+        ("(", "not a valid regular expression"),
         ("(a+)_", r"does not match 'images/b_1.png' and 1 more of 3 paths"),
         ("none.csv", "none.csv: no such file"),
     ],
 )
-def test_expressions_that_say_too_little(by: str, words: str) -> None:
+def test_invalid_expressions(by: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         groups_of(by, named("a_1", "b_1", "c_1"), ROOT)
 
@@ -135,14 +135,14 @@ def test_groups_by_a_table(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a/x,1\na/y,1\n", "'b/x' is not in it"),
+        ("a/x,1\na/y,1\n", "'b/x' is not listed"),
         ("a/x,1\na/z,1\nb/x,2\n", "line 2: 'a/z' is not an image of the set; did you mean"),
-        ("a/x,1\nx,2\n", "line 2: 'x' is not an image"),  # two are called so
+        ("a/x,1\nx,2\n", "line 2: 'x' is not an image"),  # ambiguous
         ("a/x\n", "line 1: expected an image and its group"),
-        ("a/x,1\na/x,2\n", "line 2: 'a/x' is in '1' already"),
+        ("a/x,1\na/x,2\n", "line 2: 'a/x' is already in group '1'"),
     ],
 )
-def test_tables_that_do_not_fit(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_tables(tmp_path: Path, text: str, words: str) -> None:
     table = tmp_path / "films.csv"
     table.write_text(text)
     with pytest.raises(ConfigError, match=words):

@@ -33,7 +33,7 @@ def samples(*seeds: int) -> list[Sample]:
     return [Sample(str(seed), "", "") for seed in seeds]
 
 
-def test_figures_are_those_of_numpy() -> None:
+def test_statistics_match_numpy() -> None:
     seeds = range(12)
     stats = survey(samples(*seeds), load, TAXONOMY)
     pixels = np.concatenate([draw(seed)[0].reshape(-1, 3) for seed in seeds]).astype(np.float64)
@@ -46,17 +46,17 @@ def test_figures_are_those_of_numpy() -> None:
     assert sum(stats.sizes.values()) == stats.census.samples == 12
 
 
-def test_large_pictures_are_counted_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_counted_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
     label = np.zeros((7, 5), np.int32)
     whole = Stats.of(image, label, 1)
-    monkeypatch.setattr(module, "_ROWS", 3)
+    monkeypatch.setattr(module, "_BAND_ROWS", 3)
     assert Stats.of(image, label, 1).squares == whole.squares
     assert Stats.of(image, label, 1).sums == whole.sums == tuple(image.sum(axis=(0, 1)).tolist())
 
 
-def test_sums_are_exact_where_floats_are_not() -> None:
-    # 2^40 white pixels but for one: its variance is lost in float64 when squares are subtracted.
+def test_sums_are_exact_beyond_float_precision() -> None:
+    # 2^40 white pixels and one other: subtracting squares in float64 would lose the variance.
     white = 2**40 - 1
     sums = (255 * white + 254,) * 3
     squares = (255**2 * white + 254**2,) * 3
@@ -66,7 +66,7 @@ def test_sums_are_exact_where_floats_are_not() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 99), max_size=8), st.integers(0, 8), st.integers(1, 4))
-def test_parts_add_up_to_the_whole(seeds: list[int], cut: int, workers: int) -> None:
+def test_statistics_are_additive(seeds: list[int], cut: int, workers: int) -> None:
     one, other, whole = (
         survey(samples(*some), load, TAXONOMY, workers=workers)
         for some in (seeds[:cut], seeds[cut:], seeds)
@@ -104,7 +104,7 @@ def test_json() -> None:
     assert (sand["pixels"], sand["median_frequency"]) == (0, 0.0)
 
 
-def test_no_sample_has_no_figures() -> None:
+def test_empty_statistics() -> None:
     empty = survey([], load, TAXONOMY)
     assert empty.mean == empty.deviation == (0.0, 0.0, 0.0)
     assert empty.void_share == 0.0

@@ -20,7 +20,7 @@ def test_label_takes_the_class_that_covers_half() -> None:
     np.testing.assert_allclose(ground.image[1], ground.image[0] / 2)
 
 
-def test_a_part_paints_on_the_same_pixels_in_the_same_coordinates() -> None:
+def test_a_region_shares_pixels_and_coordinates() -> None:
     whole, split = canvas(), canvas()
     for ground in (whole, split.around(15, 10, 8)):
         ground.paint(ground.polygon([(11, 6), (20, 6), (20, 13), (11, 13)]), (1, 1, 1), 2)
@@ -30,7 +30,7 @@ def test_a_part_paints_on_the_same_pixels_in_the_same_coordinates() -> None:
     np.testing.assert_array_equal(whole.image, split.image)
 
 
-def test_a_part_outside_the_picture_is_small_and_harmless() -> None:
+def test_a_region_outside_the_image_is_small_and_harmless() -> None:
     ground = canvas()
     part = ground.around(-50, 90, 5)
     part.paint(part.polygon([(-55, 85), (-45, 85), (-45, 95)]), (1, 1, 1), 2)

@@ -29,7 +29,7 @@ def test_shapes_and_values(size: tuple[int, int]) -> None:
         assert set(np.unique(label)) <= {VOID, *range(len(scenes.TAXONOMY.names))}
 
 
-def test_every_class_is_common_and_none_is_in_every_scene_but_sky_and_grass() -> None:
+def test_every_class_is_common_and_only_sky_and_grass_are_in_every_scene() -> None:
     labels = [scenes.draw(10_000 + seed, (60, 80))[1] for seed in range(60)]
     counts = np.stack([np.bincount(label.ravel() + 1, minlength=9) for label in labels])
     shares = counts.sum(axis=0) / counts.sum()
@@ -47,14 +47,14 @@ def test_classes_differ_in_colour_and_pixels_are_noisy() -> None:
     means = np.stack([pixels[ids == k].mean(axis=0) for k in range(8)])
     gaps = np.linalg.norm(means[:, None] - means[None], axis=-1)[~np.eye(8, dtype=bool)]
     assert gaps.min() > 5
-    assert min(pixels[ids == k].std() for k in range(8)) > 10  # no class is one flat colour
+    assert min(pixels[ids == k].std() for k in range(8)) > 10  # no class is uniform in colour
 
 
-def test_seeds_of_parts_and_of_runs_never_meet() -> None:
+def test_scenes_of_splits_and_seeds_do_not_overlap() -> None:
     data = DataConfig(format="scenes", scenes=100_000)
     runs = [scenes.read(data, Path(), seed) for seed in (0, 1)]
     tests = {s.image for run in runs for s in run.test}
-    assert len(tests) == scenes.TEST_SCENES  # the same for every run
+    assert len(tests) == scenes.TEST_SCENES  # the same for every seed
     trains = [s.image for run in runs for s in run.train]
     assert len(set(trains)) == len(trains) == 200_000
     assert not tests & set(trains)
