@@ -1,1 +1,1 @@
-"""One small reader a layout: files in, samples out. No TensorFlow here."""
+"""Readers for data set layouts, one module per layout. This package does not import TensorFlow."""

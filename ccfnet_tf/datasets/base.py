@@ -1,4 +1,4 @@
-"""What a reader of a layout hands back: the addresses of a data set, before val is taken."""
+"""The result of a layout reader: the samples of a data set and functions that load them."""
 
 from __future__ import annotations
 
@@ -16,38 +16,40 @@ from ccfnet_tf.io.images import extra_band, read_image
 from ccfnet_tf.labels import Sample, Taxonomy
 
 Load = Callable[[Sample], tuple[np.ndarray, np.ndarray]]
-"""A sample's image uint8 [H, W, 3] RGB and label int32 [H, W] (ids or `VOID`)."""
+"""Loads a sample: image uint8 [H, W, 3] RGB and label int32 [H, W], class ids or `VOID`."""
 
 LoadLabel = Callable[[Sample], np.ndarray]
-"""A sample's label alone, int32 [H, W]."""
+"""Loads only the label of a sample, int32 [H, W]."""
 
 
-_DIGEST = 8  # bytes: enough against accidents, which is all that a digest of data is for
-_SMALL = 2**20
-_END = 2**16
+_DIGEST_BYTES = 8  # bytes; enough to detect accidental changes, not deliberate ones
+_MAX_FULL_DIGEST = 2**20
+_END_BYTES = 2**16
 
 
 def stored_bytes(sample: Sample) -> bytes:
-    """Returns the bytes of a sample's image file."""
+    """Returns the bytes of the image file of a sample."""
     return Path(sample.image).read_bytes()
 
 
 def fingerprint(sample: Sample) -> str:
-    """Returns a digest of a sample's image file: of all of it, or of its size and ends if large.
+    """Returns a digest of the image file of a sample.
+
+    The digest covers the size and the content, or only the start and end of files above 1 MiB.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The file cannot be read.
     """
-    digest = hashlib.blake2b(digest_size=_DIGEST)
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     try:
         with Path(sample.image).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             digest.update(size.to_bytes(8, "little"))
-            if size <= _SMALL:
+            if size <= _MAX_FULL_DIGEST:
                 digest.update(file.read())
             else:
-                digest.update(file.read(_END))
-                file.seek(-_END, os.SEEK_END)
+                digest.update(file.read(_END_BYTES))
+                file.seek(-_END_BYTES, os.SEEK_END)
                 digest.update(file.read())
     except OSError as error:
         raise DataError(f"{sample.image}: cannot be read ({error.strerror})") from error
@@ -55,55 +57,56 @@ def fingerprint(sample: Sample) -> str:
 
 
 def bytes_fingerprint(stored: bytes) -> str:
-    """Returns a digest of an image that is not a file of its own."""
-    return hashlib.blake2b(stored, digest_size=_DIGEST).hexdigest()
+    """Returns a digest of an image that is not stored as a separate file."""
+    return hashlib.blake2b(stored, digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def label_fingerprint(label: np.ndarray) -> str:
     """Returns a digest of a label, int32 [H, W]."""
-    digest = hashlib.blake2b(str(label.shape).encode(), digest_size=_DIGEST)
+    digest = hashlib.blake2b(str(label.shape).encode(), digest_size=_DIGEST_BYTES)
     digest.update(np.ascontiguousarray(label, np.int32).data)
     return digest.hexdigest()
 
 
-_COMMON = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"))
+_COMMON_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"))
 
 
 def bands_note(samples: Iterable[Sample]) -> str:
-    """Returns a line on images of which a band beside the colours is left out; else empty."""
-    odd = [s.image for s in samples if Path(s.image).suffix.lower() not in _COMMON]
-    found = [image for image in odd if extra_band(image)]
-    if not found:
+    """Returns a note on images with a band in addition to RGB, which is ignored; else empty."""
+    candidates = [s.image for s in samples if Path(s.image).suffix.lower() not in _COMMON_SUFFIXES]
+    extra = [image for image in candidates if extra_band(image)]
+    if not extra:
         return ""
-    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
     return (
-        f"{found[0]}{more}: a band beside the colours, such as near infrared, is left out; the "
-        "colours are taken as they are stored"
+        f"{extra[0]}{more}: a band in addition to RGB, such as near infrared, is ignored; the "
+        "colours are used as stored"
     )
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The parts of a data set as its layout states them.
+    """The splits of a data set as its layout defines them.
 
     Attributes:
         taxonomy: The classes.
-        train: Samples to learn from.
-        val: The set's own validation list; `None` where it has none.
-        test: Samples to report on; empty where the layout has no test split.
-        load: Reads a sample of this set; sizes of image and label may still differ.
-        load_label: Reads its label alone.
-        read_bytes: Returns the image as it is stored, any format that Pillow reads.
-        fingerprint: Returns a digest of the image as it is stored, which no path is part of.
-        verify: Looks for damage that no sample shows, such as a file's checksum; takes its time.
-        near_duplicates: Sample name to a group's key, for copies that must stay on one side.
-        folds: How many folds `data.fold` can choose from; 0 where the set has none.
-        unpaired: Images without a label and labels without an image, of kind `missing`, and
-            label files that cannot be used at all. They are in no part; training refuses a set
-            that has any.
-        mask_values: What the values of its index masks mean; `None` where its labels are of
-            another kind.
-        notes: What is worth knowing of the set, each `file: what` on one line.
+        train: Training samples.
+        val: Validation samples defined by the set; `None` if it defines none.
+        test: Test samples; empty if the layout has no test split.
+        load: Loads a sample. The sizes of image and label are not compared yet.
+        load_label: Loads only the label of a sample.
+        read_bytes: Returns the encoded image, in any format that Pillow reads.
+        fingerprint: Returns a digest of the encoded image, independent of its path.
+        verify: Checks for damage that loading samples does not reveal, such as a wrong file
+            checksum. May take long.
+        near_duplicates: Maps sample names to group keys. The samples of a group must stay on one
+            side of a split.
+        folds: Number of folds that `data.fold` can select; 0 if the set has none.
+        unpaired: Images without a label and labels without an image (kind `missing`), and label
+            files that cannot be read at all. They belong to no split; training rejects a set that
+            has any.
+        mask_values: Meaning of the values of index masks; `None` for other kinds of labels.
+        notes: Remarks on the set, each a line of the form `file: remark`.
     """
 
     taxonomy: Taxonomy
@@ -123,5 +126,5 @@ class Listing:
 
 
 def with_pictures(load_label: LoadLabel) -> Load:
-    """Returns a loader of ordinary image files with the labels that `load_label` reads."""
+    """Returns a loader for ordinary image files, with labels loaded by `load_label`."""
     return lambda sample: (read_image(sample.image), load_label(sample))

@@ -1,4 +1,4 @@
-"""Keeps decoded images, so that an epoch after the first does not decode them again."""
+"""Cache of decoded images, so that only the first epoch decodes them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CGROUP = Path("/sys/fs/cgroup")
 class Cache:
     """A loader that decodes each sample once.
 
-    Samples lie one after another in one block of bytes, in memory or in a file: the image as
-    uint8, the label as uint8 or (more than 255 classes) uint16, whose largest value is void.
+    Samples are stored consecutively in one buffer, in memory or in a file: the image as uint8, the
+    label as uint8, or as uint16 for more than 255 classes. The largest value of the type is void.
     """
 
     def __init__(
@@ -33,12 +33,12 @@ class Cache:
         *,
         classes: int,
     ) -> None:
-        """Plans the cache; takes no space yet.
+        """Computes the layout of the cache without allocating it.
 
         Args:
-            samples: What will be asked for.
-            sizes: (H, W) of each.
-            load: Reads one.
+            samples: Samples that will be requested.
+            sizes: (H, W) of each sample.
+            load: Loads a sample.
             classes: Number of classes C.
         """
         self._load = load
@@ -53,24 +53,30 @@ class Cache:
         self._filled: set[str] = set()
         self._block: np.ndarray | None = None
         self.size = int(ends[-1])
-        """Bytes that the cache takes once it is full."""
+        """Size of the full cache in bytes."""
 
     def in_memory(self) -> Cache:
-        """Takes the space in memory.
+        """Allocates the cache in memory.
 
         Raises:
-            ConfigError: Less is free.
+            ConfigError: Not enough memory is available.
         """
         self._refuse_more_than(_free_memory(), "memory", "name a file in data.cache, or use none")
         self._block = np.empty(self.size, np.uint8)
         return self
 
     def in_file(self, path: Path) -> Cache:
-        """Takes the space in a file that goes when this process ends, however it ends.
+        """Allocates the cache in a file.
+
+        The file is unlinked immediately, so that it disappears when the process ends for any
+        reason.
+
+        Args:
+            path: File to create.
 
         Raises:
-            ConfigError: There is such a file already, or less is free on its disk.
-            ResourceError: It cannot be written, or the disk has no room after all.
+            ConfigError: The file exists, or its disk has too little free space.
+            ResourceError: The file cannot be written, or the disk is full after all.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,17 +90,17 @@ class Cache:
                     path.unlink()
         except FileExistsError as error:
             raise ConfigError(
-                f"data.cache: {path}: already there: name a new file, which goes when the run ends"
+                f"data.cache: {path}: exists: name a new file; it is removed when the run ends"
             ) from error
         except OSError as error:
             raise ResourceError(f"data.cache: {path}: {error.strerror}: name another") from error
         return self
 
     def load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """Returns image uint8 [H, W, 3] and label int32 [H, W]; reads the sample at most once.
+        """Returns image uint8 [H, W, 3] and label int32 [H, W], decoding a sample at most once.
 
         Raises:
-            DataError: The sample has another size than it had; of kind `size`.
+            DataError: The size of the sample has changed; of kind `size`.
         """
         if sample.name not in self._filled:
             image, label = self._load(sample)
@@ -112,10 +118,10 @@ class Cache:
     def _put(self, sample: Sample, image: np.ndarray, label: np.ndarray) -> None:
         start, size = self._slots[sample.name]
         for array in (image, label):
-            if array.shape[:2] != size:  # it would lie over the next sample
+            if array.shape[:2] != size:  # would overwrite the next sample
                 raise DataError(
                     f"{sample.image}: {array.shape[1]}x{array.shape[0]} pixels, but "
-                    f"{size[1]}x{size[0]} when the run began: put the old file back, or start anew",
+                    f"{size[1]}x{size[0]} when the run began: restore the file, or start a new run",
                     kind="size",
                 )
         middle = start + image.size
@@ -123,7 +129,7 @@ class Cache:
         assert self._block is not None
         self._block[start:middle] = image.ravel()
         self._block[middle : middle + stored.nbytes] = stored.ravel().view(np.uint8)
-        # Last: another thread must not read a slot that is half written.
+        # Last, so that other threads never read a partly written slot.
         self._filled.add(sample.name)
 
     def _refuse_more_than(self, free: int | None, where: str, fix: str) -> None:
@@ -135,12 +141,12 @@ class Cache:
 
 
 def in_gigabytes(size: int) -> str:
-    """Returns `1.23 GB` for a number of bytes."""
+    """Formats a number of bytes, as in `1.23 GB`."""
     return f"{size / 1e9:.2f} GB"
 
 
 def _reserve(file: BinaryIO, size: int) -> None:
-    """Takes the space now: on a full disk, writing to a hole of a mapped file ends the process."""
+    """Reserves disk space: writing to a hole of a mapped file on a full disk raises SIGBUS."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
     else:  # macOS
@@ -148,31 +154,31 @@ def _reserve(file: BinaryIO, size: int) -> None:
 
 
 def _free_memory() -> int | None:
-    """Returns the bytes of memory that can be had without swapping; None where nobody says."""
-    said = [free for free in (_free_in_system(), _free_in_group()) if free is not None]
-    return min(said, default=None)
+    """Returns the bytes of memory available without swapping; None if unknown."""
+    known = [free for free in (_free_in_system(), _free_in_cgroup()) if free is not None]
+    return min(known, default=None)
 
 
 def _free_in_system() -> int | None:
     try:
-        rows = MEMORY.read_text(encoding="ascii").splitlines()
+        lines = MEMORY.read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    free = [row.split()[1] for row in rows if row.startswith("MemAvailable:")]
+    free = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return int(free[0]) * 1024 if free else None
 
 
-def _free_in_group() -> int | None:
-    """Returns what the memory limit of a container (cgroup v2) leaves; None where there is none."""
+def _free_in_cgroup() -> int | None:
+    """Returns the bytes left under the cgroup v2 memory limit; None if there is no limit."""
     try:
         limit, used = (
             (CGROUP / f"memory.{name}").read_text(encoding="ascii") for name in ("max", "current")
         )
-        rows = (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        lines = (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
     if limit.strip() == "max":
         return None
-    # Files that were read once count as used, but their pages are given back on demand.
-    pages = [int(row.split()[1]) for row in rows if row.startswith("inactive_file ")]
+    # The page cache counts as used, but its inactive pages are reclaimed on demand.
+    pages = [int(line.split()[1]) for line in lines if line.startswith("inactive_file ")]
     return max(0, int(limit) - int(used) + sum(pages))

@@ -1,7 +1,7 @@
-"""The data sets known by name: names, colours, and the values of their masks, each set once.
+"""Published data sets: class names, colours and mask values.
 
-Names and colours lie in `classes/<set>.txt`: `R G B name` a line, in id order; a row named void is
-the colour of pixels without a label.
+Names and colours are stored in `classes/<set>.txt`, one `R G B name` per line, in id order. A row
+named void gives the colour of pixels without a label.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ccfnet_tf.labels import VOID, Taxonomy
 
 @dataclass(frozen=True)
 class Coding:
-    """What the values of a set's masks mean.
+    """Meaning of the mask values of a data set.
 
     Attributes:
-        values: The value of each class, in id order.
-        void: Values of pixels without a label.
+        values: Mask value of each class, in id order.
+        void: Mask values of pixels without a label.
     """
 
     values: Sequence[int]
@@ -43,7 +43,7 @@ _CITYSCAPES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31,
 CODINGS = {
     "camvid": Coding(range(11), void=(11,)),
     "voc": Coding(range(21), void=(255,)),
-    # labelIds; the number plate has id -1, which 8 bits hold as 255
+    # labelIds; licence plates have id -1, stored as 255 in 8 bits
     "cityscapes": Coding(_CITYSCAPES, void={*range(34), 255} - {*_CITYSCAPES}),
     "cityscapes_train_ids": Coding(range(19), void=(255,)),
     "ade20k": Coding(range(1, 151), void=(0,)),
@@ -52,7 +52,7 @@ CODINGS = {
 
 @cache
 def taxonomy(name: str) -> Taxonomy:
-    """Returns names and colours of a published set.
+    """Returns the class names and colours of a published set.
 
     Args:
         name: File name in `classes/` without suffix, such as `voc`.
@@ -67,5 +67,5 @@ def taxonomy(name: str) -> Taxonomy:
 
 
 def class_file(name: str) -> Path:
-    """Returns the file of names and colours of a published set."""
+    """Returns the file with the class names and colours of a published set."""
     return Path(str(resources.files("ccfnet_tf.datasets").joinpath("classes", f"{name}.txt")))

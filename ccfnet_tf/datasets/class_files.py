@@ -1,4 +1,4 @@
-"""The class list that a folder carries in a published layout: which value or colour is which class.
+"""Reads the class list of a data folder, which maps mask values or colours to classes.
 
     class_names.txt, classes.txt, labels.txt    one name per line (labelme), or `value: name`
     labelmap.txt                                name:R,G,B:parts:actions (CVAT, Datumaro)
@@ -6,11 +6,11 @@
     dataset_meta.json                           label_map and segmentation_colors (Datumaro)
     id2label.json                               {"0": "background", ...} (Hugging Face)
 
-A row is the value of a class in index masks. In labelmap.txt and label_colors.txt, a class of the
-colour black is value 0 wherever its row stands, as CVAT and Datumaro count it. Names that stand for
-no class are void (see `name_lists`). Where a list states no colours, those of PASCAL VOC's map
-apply, as in labelme and Datumaro. One name alone in a text file is a class against background,
-which is then value 0 and black.
+The row number of a class is its value in index masks. In labelmap.txt and label_colors.txt, a black
+class has value 0 regardless of its row, as in CVAT and Datumaro. Names such as void or ignore (see
+`name_lists`) mean pixels without a class. A list without colours uses the PASCAL VOC colour map, as
+labelme and Datumaro do. A text file with a single name defines that class and background, which has
+value 0 and the colour black.
 """
 
 from __future__ import annotations
@@ -42,16 +42,18 @@ from ccfnet_tf.io.json_files import read_json, shown
 from ccfnet_tf.labels import IGNORED, VOID, Taxonomy, is_void_name
 
 BOUNDARY = (224, 224, 192)
-"""The colour of VOC's borders between objects, which have the value 255."""
+"""Colour of the borders between objects in PASCAL VOC, which have the mask value 255."""
 
 _BLACK = (0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a list; `colour` is `None` where it states none.
+    """A row of a class list.
 
-    A value that a list leaves out is a row without a name.
+    Attributes:
+        name: Class name; empty for a value that the list skips.
+        colour: RGB; `None` if the row has no colour.
     """
 
     name: str
@@ -59,21 +61,21 @@ class Row:
 
     @property
     def void(self) -> bool:
-        """Whether pixels of this row have no class."""
+        """Whether the row is void: its pixels have no class."""
         return not self.name or is_void_name(self.name)
 
 
 @dataclass(frozen=True)
 class OwnClasses:
-    """A folder's own classes.
+    """The classes defined by the class list of a folder.
 
     Attributes:
-        path: The list.
+        path: The class list.
         taxonomy: The classes in order of their values.
-        values: int32 [N]: value of a mask -> class id, `VOID` or `NO_CLASS`.
-        colours: Colour of a mask -> class id or `VOID`.
-        stated: The list itself states the colours.
-        notes: What is worth knowing of the list.
+        values: int32 [N], mask value -> class id, `VOID` or `NO_CLASS`.
+        colours: Mask colour -> class id or `VOID`.
+        stated: Whether the list itself contains the colours.
+        notes: Remarks on the list.
     """
 
     path: Path
@@ -85,31 +87,31 @@ class OwnClasses:
 
     @property
     def meaning(self) -> MaskValues:
-        """What the values of grey masks mean."""
+        """Meaning of the values of greyscale masks."""
         known = np.flatnonzero(self.values != NO_CLASS).tolist()
         ids = {value: int(self.values[value]) for value in known}
         return MaskValues(self.taxonomy.names, ids, self._rule())
 
     def with_mask_values(self, given: Mapping[int, str | int] | None) -> OwnClasses:
-        """Returns the classes with the values of `data.mask_values`.
+        """Returns the classes with mask values replaced by those of `data.mask_values`.
 
         Raises:
-            ConfigError: It names no class of the list, or takes the only value of a class.
+            ConfigError: A name is not in the list, or a class loses its only value.
         """
         return replace(self, values=with_given(self.meaning, given).table) if given else self
 
     def read_label(self, mask: str | Path) -> np.ndarray:
-        """Reads a mask: RGB and palette by its colours, grey by its values.
+        """Reads a mask: RGB and palette images by colour, greyscale images by value.
 
-        The indices of a palette count where the list states no colours, or where the palette is
-        the ramp of greys, which says nothing.
+        Palette images are read by index if the list has no colours, or if the palette is a plain
+        grey ramp, which carries no information.
 
         Returns:
             int32 [H, W], class ids or `VOID`.
 
         Raises:
-            DataError: Missing, damaged, or a value or colour that the list does not have; of kind
-                `value`.
+            DataError: The file is missing or damaged, or has a value or colour that is not in the
+                list (kind `value`).
         """
         pixels, palette = read_coloured_mask(mask)
         if pixels.ndim == 3:
@@ -120,7 +122,7 @@ class OwnClasses:
         return to_classes(pixels, values, mask, self._rule())
 
     def _by_palette(self, used: np.ndarray, palette: np.ndarray, mask: str | Path) -> np.ndarray:
-        """Returns the table of values by the colours of a palette, uint8 [256, 3]."""
+        """Returns the table from values to classes that follows from a palette, uint8 [256, 3]."""
         greys = np.repeat(np.arange(256)[:, None], 3, axis=1)
         if (palette[used] == greys[used]).all():
             return self.values
@@ -134,7 +136,7 @@ class OwnClasses:
             raise DataError(
                 f"{mask}: its palette gives value {others[0]} the colour {colour}, which is not "
                 f"in {self.path}: add a row with that colour, or remove the colours from the list "
-                "so that the values count",
+                "so that masks are read by value",
                 kind="value",
             )
         for value in listed:
@@ -150,15 +152,15 @@ class OwnClasses:
         return (
             f"{self.path} names {len(known)} classes, values {known.min()}..{known.max()}"
             f"{', and 255 is void' if self.values[255] == VOID else ''}: add the missing rows, "
-            "correct the mask, or say what the value means with data.mask_values"
+            "correct the mask, or define the value with data.mask_values"
         )
 
 
 def find_own_classes(root: Path) -> OwnClasses | None:
-    """Returns the class list that a folder carries; `None` where it has none.
+    """Returns the classes of the class list in a folder; `None` if there is no list.
 
     Raises:
-        DataError: A list that is damaged, or two that name other classes or give other colours.
+        DataError: A list is damaged, or two lists have different classes or colours.
     """
     found = [
         _classes(rows, root / name, black_first=black_first)
@@ -166,13 +168,13 @@ def find_own_classes(root: Path) -> OwnClasses | None:
         if (root / name).is_file() and (rows := read(root / name))
     ]
     for one, other in pairwise(found):
-        _compare(one, other)
+        _require_consistent(one, other)
     stated = [each for each in found if each.stated]
     return next(iter((*stated, *found)), None)
 
 
 def voc_colours(count: int) -> tuple[Colour, ...]:
-    """Returns the first colours of VOC's map: the bits of an index in turn, highest last."""
+    """Returns the first `count` colours of the VOC colour map, made from the bits of the index."""
 
     def channel(index: int, first: int) -> int:
         return sum((index >> 3 * turn + first & 1) << 7 - turn for turn in range(8))
@@ -181,12 +183,12 @@ def voc_colours(count: int) -> tuple[Colour, ...]:
 
 
 def _classes(rows: list[Row], path: Path, *, black_first: bool) -> OwnClasses:
-    """Returns what the rows of a list mean.
+    """Builds the classes from the rows of a list.
 
     Args:
-        rows: In order of the file.
+        rows: Rows in file order.
         path: The file.
-        black_first: Value 0 is the row of black; without colours, of the background.
+        black_first: Whether value 0 is the black row, or the background in a list without colours.
     """
     if len(rows) > 256:
         raise DataError(f"{path}: {len(rows)} rows: at most 256")
@@ -194,8 +196,8 @@ def _classes(rows: list[Row], path: Path, *, black_first: bool) -> OwnClasses:
     if black_first:
         rows = _black_first(rows, stated)
     elif rows[0].name.casefold() == IGNORED and not stated:
-        rows = rows[1:]  # labelme gives it the value -1
-    map_of_voc = voc_colours(len(rows))
+        rows = rows[1:]  # value -1 in labelme
+    voc_map = voc_colours(len(rows))
     names = [row.name for row in rows if not row.void]
     if len(names) == 1:
         void = [row.name for row in rows if row.void and row.name]
@@ -206,7 +208,7 @@ def _classes(rows: list[Row], path: Path, *, black_first: bool) -> OwnClasses:
     colours: dict[Colour, str] = {BOUNDARY: "void"}
     for value, row in enumerate(rows):
         values[value] = VOID if row.void else ids[row.name]
-        colour = row.colour if stated else map_of_voc[value]
+        colour = row.colour if stated else voc_map[value]
         if colour is not None:
             colours[colour] = "void" if row.void else row.name
     taxonomy = taxonomy_of(names, path, ", one row each")
@@ -218,9 +220,10 @@ def _classes(rows: list[Row], path: Path, *, black_first: bool) -> OwnClasses:
 
 
 def _black_first(rows: list[Row], stated: bool) -> list[Row]:
-    """Returns the rows as CVAT and Datumaro count them.
+    """Returns the rows in the order in which CVAT and Datumaro number them.
 
-    They write a void row of black first themselves: where it is not, another tool counted.
+    These tools write a black void row first. A black void row elsewhere comes from another tool,
+    and the order is kept.
     """
     first = [row for row in rows if row.colour == _BLACK and not row.void]
     if not stated:
@@ -229,8 +232,8 @@ def _black_first(rows: list[Row], stated: bool) -> list[Row]:
     return [*first, *(row for row in rows if row not in first)]
 
 
-def _compare(one: OwnClasses, other: OwnClasses) -> None:
-    """Refuses two lists of one folder that contradict each other."""
+def _require_consistent(one: OwnClasses, other: OwnClasses) -> None:
+    """Raises DataError if two lists of one folder contradict each other."""
     pairs = zip(
         (*map(_plain, one.taxonomy.names), "nothing"),
         (*map(_plain, other.taxonomy.names), "nothing"),
@@ -240,23 +243,23 @@ def _compare(one: OwnClasses, other: OwnClasses) -> None:
     if different:
         raise DataError(
             f"{other.path}: '{different[1]}' where {one.path.name} has '{different[0]}': the two "
-            "must name the same classes in the same order; remove the one that is wrong"
+            "must name the same classes in the same order; remove the wrong list"
         )
     both = (one.values != NO_CLASS) & (other.values != NO_CLASS)
     if (one.values != other.values)[both].any():
         value = int(np.flatnonzero(both & (one.values != other.values))[0])
         raise DataError(
-            f"{other.path}: value {value} is another class than in {one.path.name}; remove the "
-            "one that is wrong"
+            f"{other.path}: value {value} is a different class in {one.path.name}; remove the "
+            "wrong list"
         )
     if one.stated and other.stated:
-        for name, mine, theirs in zip(
+        for name, colour, other_colour in zip(
             one.taxonomy.names, one.taxonomy.palette, other.taxonomy.palette, strict=True
         ):
-            if mine != theirs:
+            if colour != other_colour:
                 raise DataError(
-                    f"{other.path}: '{name}' is {' '.join(map(str, theirs))}, but "
-                    f"{' '.join(map(str, mine))} in {one.path.name}; remove the one that is wrong"
+                    f"{other.path}: '{name}' is {' '.join(map(str, other_colour))}, but "
+                    f"{' '.join(map(str, colour))} in {one.path.name}; remove the wrong list"
                 )
 
 
@@ -264,13 +267,13 @@ def _plain(name: str) -> str:
     return BACKGROUND if is_background_name(name) else name
 
 
-def _refuse_twice(rows: Sequence[Row], path: Path) -> list[Row]:
-    """Returns the rows, none of which has the name or the colour of another."""
+def _require_unique(rows: Sequence[Row], path: Path) -> list[Row]:
+    """Returns the rows; raises DataError if two share a name or a colour."""
     names: set[str] = set()
     colours: dict[Colour, str] = {}
     for row in rows:
         if row.name in names and not row.void:
-            raise DataError(f"{path}: '{row.name}' is there twice: once each")
+            raise DataError(f"{path}: '{row.name}' occurs twice: list each class once")
         names.add(row.name)
         if row.colour is None:
             continue
@@ -278,30 +281,30 @@ def _refuse_twice(rows: Sequence[Row], path: Path) -> list[Row]:
             colour = " ".join(map(str, row.colour))
             raise DataError(
                 f"{path}: '{colours[row.colour]}' and '{row.name}' have the colour {colour}: "
-                "give each its own"
+                "use a different colour for each class"
             )
         colours[row.colour] = row.name
     if not rows:
-        raise DataError(f"{path}: no class is named in it: write a row for each, or remove it")
+        raise DataError(f"{path}: contains no class: add one row per class, or remove the file")
     return list(rows)
 
 
 def _against_background(rows: list[Row]) -> list[Row]:
-    """Returns the rows of a text file; background is added where they name one class alone."""
+    """Returns the rows of a text file; adds background if they contain a single class."""
     classes = [row for row in rows if row.name.casefold() != IGNORED]
     if len(classes) != 1 or classes[0].void or is_background_name(classes[0].name):
         return rows
     (only,) = classes
-    black = any(row.colour == _BLACK for row in rows)  # then nothing says what background is
+    black = any(row.colour == _BLACK for row in rows)  # leaves no colour for background
     return rows if black else [Row(BACKGROUND, only.colour and _BLACK), only]
 
 
 def _read_names(path: Path) -> list[Row]:
-    """Reads names, each on the line of its value or behind it; values left out are void."""
+    """Reads names by line number or by the value before the name; skipped values are void."""
     names = read_class_rows(path)
     first = min(0, *names) if names else 0
     rows = [Row(names.get(value, ""), None) for value in range(first, max(names, default=-1) + 1)]
-    return _against_background(_refuse_twice(rows, path))
+    return _against_background(_require_unique(rows, path))
 
 
 def _read_labelmap(path: Path) -> list[Row]:
@@ -314,7 +317,7 @@ def _read_labelmap(path: Path) -> list[Row]:
                 "`leaf:128,0,0::`"
             )
         rows.append(Row(name.strip(), _colour(rest[0].split(","), f"{path}: line {number}")))
-    return _against_background(_refuse_twice(rows, path))
+    return _against_background(_require_unique(rows, path))
 
 
 def _read_label_colors(path: Path) -> list[Row]:
@@ -331,11 +334,11 @@ def _read_label_colors(path: Path) -> list[Row]:
         raise DataError(
             f"{path}: '{bare[:60]}' has no colour while other rows have one: expected `R G B name`"
         )
-    return _against_background(_refuse_twice(rows, path))
+    return _against_background(_require_unique(rows, path))
 
 
 def _read_meta(path: Path) -> list[Row]:
-    """Reads Datumaro's JSON file; empty where it names no classes."""
+    """Reads the JSON file of Datumaro; returns no rows if it names no classes."""
     tree = read_json(path)
     mapped, colours = tree.get("label_map") or {}, tree.get("segmentation_colors") or []
     if not isinstance(mapped, dict) or not isinstance(colours, list):
@@ -350,19 +353,19 @@ def _read_meta(path: Path) -> list[Row]:
     for key, label in mapped.items():
         if not re.fullmatch("[0-9]{1,3}", key) or labels[int(key) : int(key) + 1] != [label]:
             raise DataError(
-                f"{path}: label_map has {shown(label)} as {shown(key)}, which is not its place in "
-                "the list of labels; remove the one that is wrong"
+                f"{path}: label_map has {shown(label)} as {shown(key)}, which is not its index in "
+                "the list of labels; correct one of them"
             )
     of = {
         label: _colour(colour, f"{path}: segmentation_colors")
         for label, colour in zip(mapped.values(), colours, strict=False)
     }
     rows = [Row(" ".join(label.split()), of.get(label)) for label in labels]
-    return _refuse_twice(rows, path) if rows else []
+    return _require_unique(rows, path) if rows else []
 
 
 def _read_id2label(path: Path) -> list[Row]:
-    """Reads values and names; values that it leaves out are void."""
+    """Reads a JSON object from values to names; skipped values are void."""
     tree = read_json(path)
     names: dict[int, str] = {}
     for key, name in tree.items():
@@ -370,11 +373,11 @@ def _read_id2label(path: Path) -> list[Row]:
             raise DataError(f"{path}: {shown(key)}: {shown(name)}: expected 0..255 and a name")
         names[int(key)] = " ".join(name.split())
     values = range(max(names, default=-1) + 1)
-    return _refuse_twice([Row(names.get(value, ""), None) for value in values], path)
+    return _require_unique([Row(names.get(value, ""), None) for value in values], path)
 
 
 def _colour(parts: object, where: str) -> Colour | None:
-    """Returns a colour of three numbers, as texts or numbers; `None` where nothing is stated."""
+    """Parses a colour from three strings or numbers; returns `None` if it is empty."""
     if parts is None or parts == [""]:
         return None
     listed = [str(part).strip() for part in parts] if isinstance(parts, list) else []
@@ -386,7 +389,7 @@ def _colour(parts: object, where: str) -> Colour | None:
     return red, green, blue
 
 
-# File -> its reader, and whether its rows are counted with black first.
+# File name -> its reader, and whether value 0 is the black row.
 _LISTS = {
     "class_names.txt": (_read_names, False),
     "classes.txt": (_read_names, False),
@@ -399,4 +402,4 @@ _LISTS = {
     "id2label.json": (_read_id2label, False),
 }
 NAMES = tuple(_LISTS)
-"""The files that may hold a folder's own class list."""
+"""File names of the supported class lists."""

@@ -1,6 +1,6 @@
-r"""Images that a file names: only those below the folder of the set are ever opened.
+r"""Locates images that annotation files name; opens only files below the folder of the set.
 
-Paths of another computer are found by their last parts:
+Paths from another computer are matched by their last components:
 
 ../../media/upload/1/a.jpg    C:\data\a.jpg    https://host/data/a%20b.jpg
 /data/local-files/?d=set/a.jpg and /data/upload/1/0a1b2c3d-a.jpg (Label Studio)
@@ -20,20 +20,20 @@ from ccfnet_tf.datasets.pairing import PHOTOS
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.json_files import shown
 
-_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before a name
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # prefix that Label Studio adds to file names
 
 
 def path_parts(named: str) -> tuple[str, ...]:
-    """Returns the folders and the name of a path from anywhere, without what leads upwards.
+    """Splits a path of any operating system into components, dropping roots, `.` and `..`.
 
     Args:
-        named: A path of any system, or an address.
+        named: A path or a URL.
     """
     path = named.replace("\\", "/")
     if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE) or "/?d=" in path:
         try:
             address = urlsplit(path)
-        except ValueError:  # what looks like an address and is none is taken as a path
+        except ValueError:  # not a valid URL: treat it as a path
             address = urlsplit("")
         path = (parse_qs(address.query).get("d") or [unquote(address.path)])[0] or path
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
@@ -41,13 +41,13 @@ def path_parts(named: str) -> tuple[str, ...]:
 
 
 def is_below(path: str | Path, root: Path) -> bool:
-    """Returns whether a path lies in a folder as it is written; links in the folder are its own."""
+    """Returns whether a path is below a folder, without resolving symbolic links."""
     lexical = Path(os.path.normpath(Path(path).absolute()))
     return lexical.is_relative_to(os.path.normpath(root.absolute()))
 
 
 class FoundPictures:
-    """The images below a folder, by name."""
+    """Index of the images below a folder, by file name."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -63,38 +63,38 @@ class FoundPictures:
         return found
 
     def find(self, named: str, where: str, outside: Collection[Path] = ()) -> Path:
-        """Returns the one image whose path ends as the named path does.
+        """Returns the image whose path matches the last components of a named path.
 
         Args:
-            named: What a file calls it.
-            where: Place that messages begin with.
-            outside: Folders whose images are others.
+            named: Path as written in an annotation file.
+            where: Start of error messages: the file and position that names the image.
+            outside: Folders to exclude from the search.
 
         Raises:
-            DataError: None, or several; of kind `missing`.
+            DataError: No image matches, or several do; of kind `missing`.
         """
         *folders, name = path_parts(named) or ("",)
-        plain = unquote(name)
+        unquoted = unquote(name)
         for spelling in (
             name,
-            plain,
-            *(_UPLOADED.sub("", each, count=1) for each in (name, plain)),
+            unquoted,
+            *(_UPLOADED.sub("", each, count=1) for each in (name, unquoted)),
         ):
-            there = self._by_name.get(plain_name(spelling), ())
-            found = [path for path in there if _is_outside(path, outside)]
+            candidates = self._by_name.get(plain_name(spelling), ())
+            found = [path for path in candidates if _is_outside(path, outside)]
             if len(found) > 1:
                 found = _longest_match(found, folders)
             if len(found) == 1:
                 return found[0]
             if found:
-                both = " and ".join(str(path) for path in found[:2])
+                matches = " and ".join(str(path) for path in found[:2])
                 raise DataError(
-                    f"{where}: image {shown(named)} could be {both}: write the path below "
+                    f"{where}: image {shown(named)} could be {matches}: write its path relative to "
                     f"{self.root} into the file",
                     kind="missing",
                 )
         raise DataError(
-            f"{where}: no such image in {self.root}, and none of that name: add it",
+            f"{where}: no such image, and none of that name, in {self.root}: add it",
             kind="missing",
         )
 
@@ -104,7 +104,7 @@ def _is_outside(path: Path, folders: Collection[Path]) -> bool:
 
 
 def _longest_match(paths: list[Path], folders: list[str]) -> list[Path]:
-    """Returns those paths that share the most folders before the name."""
+    """Returns the paths that share the most parent folders with the named path."""
 
     def shared(path: Path) -> int:
         pairs = zip(reversed(folders), reversed(path.parts[:-1]), strict=False)

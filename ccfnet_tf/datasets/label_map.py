@@ -1,9 +1,9 @@
-"""A label map merges classes of a set, or drops them: a YAML file of the user's.
+"""Label maps: YAML files that merge or drop classes of a data set.
 
-    vehicle: [car, bus]     these two become one class
-    void: [moon]            pixels of these count nowhere; so with the other names for no class
+    vehicle: [car, bus]     merges two classes into one
+    void: [moon]            drops a class: its pixels are ignored (also: ignore, unlabeled, ...)
 
-Classes that no line names stay as they are. Ids are given anew, in the order of the set.
+Classes that are not listed stay unchanged. Ids are renumbered in the order of the set.
 """
 
 from __future__ import annotations
@@ -20,35 +20,39 @@ from ccfnet_tf.labels import VOID, Taxonomy, is_void_name
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A set's classes after merging and dropping.
+    """The classes of a set after merging and dropping.
 
     Attributes:
         taxonomy: The new classes.
-        table: int32 [C + 1] old id -> new id or `VOID`; its last entry is void's own, which old
-            id -1 indexes.
+        table: int32 [C + 1], old id -> new id or `VOID`. The last entry is void, which the old id
+            -1 indexes.
     """
 
     taxonomy: Taxonomy
     table: np.ndarray
 
     def apply(self, label: np.ndarray) -> np.ndarray:
-        """Returns a label, int32 [H, W], with the new ids."""
+        """Converts a label, int32 [H, W], to the new ids."""
         return self.table[label]
 
 
 def read_label_map(path: Path, taxonomy: Taxonomy) -> LabelMap:
-    """Reads a label map for a set of these classes.
+    """Reads a label map.
+
+    Args:
+        path: YAML file.
+        taxonomy: The classes of the set.
 
     Raises:
-        ConfigError: No such file, not YAML of that form, a class that the set does not have or
-            that is named twice, or fewer than 2 classes left.
+        ConfigError: The file is missing or is not YAML of this form, a class is unknown or listed
+            twice, or fewer than 2 classes remain.
     """
     renamed = _new_names(path, taxonomy)
     dropped = {old for old, new in renamed.items() if is_void_name(new)}
     name_of = {old: renamed.get(old, old) for old in taxonomy.names if old not in dropped}
     names = tuple(dict.fromkeys(name_of.values()))
     if len(names) < 2:
-        raise ConfigError(f"{path}: {len(names)} classes are left: at least 2 are needed")
+        raise ConfigError(f"{path}: {len(names)} classes remain: at least 2 are needed")
     palette = tuple(taxonomy.palette[_source(name, name_of, taxonomy)] for name in names)
     ids = {name: index for index, name in enumerate(names)}
     table = [VOID if old in dropped else ids[name_of[old]] for old in taxonomy.names]
@@ -56,39 +60,41 @@ def read_label_map(path: Path, taxonomy: Taxonomy) -> LabelMap:
 
 
 def _new_names(path: Path, taxonomy: Taxonomy) -> dict[str, str]:
-    """Returns old name -> new name of the classes that the file names."""
+    """Returns old name -> new name of the classes listed in the file."""
     renamed: dict[str, str] = {}
-    for new, olds in _tree(path).items():
+    for new, olds in _read_tree(path).items():
         for old in olds:
             if old not in taxonomy.names:
                 hint = nearest(old, taxonomy.names)
                 if is_void_name(old):
-                    hint = ": it stands for no class already; leave it out"
+                    hint = ": it already means no class; leave it out"
                 raise ConfigError(f"{path}: '{old}' is not a class of this data set{hint}")
             if old in renamed:
-                raise ConfigError(f"{path}: '{old}' is in '{renamed[old]}' and '{new}': once each")
+                raise ConfigError(
+                    f"{path}: '{old}' is in '{renamed[old]}' and '{new}': list it once"
+                )
             renamed[old] = new
     return renamed
 
 
-def _tree(path: Path) -> dict[str, list[str]]:
+def _read_tree(path: Path) -> dict[str, list[str]]:
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file: data.label_map names a YAML file") from error
-    except (OSError, ValueError) as error:  # bytes that are no text are a ValueError too
+    except (OSError, ValueError) as error:  # undecodable bytes raise a ValueError too
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected lines such as `vehicle: [car, bus]`")
     for new, olds in tree.items():
-        of_names = isinstance(olds, list) and all(isinstance(old, str) for old in olds)
-        if not isinstance(new, str) or not of_names:
+        valid = isinstance(olds, list) and all(isinstance(old, str) for old in olds)
+        if not isinstance(new, str) or not valid:
             raise ConfigError(f"{path}: '{new}' must hold a list of class names, as in [car, bus]")
     return tree
 
 
 def _source(name: str, name_of: dict[str, str], taxonomy: Taxonomy) -> int:
-    """Returns the old class that gives a new one its colour: its namesake, else the first."""
+    """Returns the old class whose colour a new class gets: its namesake, else the first."""
     if name_of.get(name) == name:
         return taxonomy.names.index(name)
     return next(i for i, old in enumerate(taxonomy.names) if name_of.get(old) == name)

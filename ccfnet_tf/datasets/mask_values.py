@@ -1,8 +1,8 @@
-"""What the values of a set's index masks mean: class ids unless `data.mask_values` says otherwise.
+"""Meaning of the values of index masks: class ids, unless `data.mask_values` overrides them.
 
-`data.mask_values` maps values to class names, as in `{0: background, 255: crack}`; several values
-may mean one class, and `void` means that nobody said what the pixel shows. A class that it does not
-name keeps its own value, and so does void.
+`data.mask_values` maps values to class names, as in `{0: background, 255: crack}`. Several values
+may map to one class, and `void` marks pixels without a label. Classes that it does not list, and
+void, keep their own values.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ccfnet_tf.errors import ConfigError, DataError, nearest
 from ccfnet_tf.io.images import NO_CLASS, VALUES, read_index_values, to_classes
 from ccfnet_tf.labels import VOID, is_void_name
 
-_SHOWN = 8
+_MAX_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class MaskValues:
-    """What the values of index masks mean.
+    """Meaning of the values of index masks.
 
     Attributes:
-        names: The C classes.
-        ids: Value 0..65535 -> class id 0..C-1 or `VOID`; other values are refused.
-        rule: What a mask holds and what to do about other values; made from the rest where empty.
-        given: `data.mask_values`.
+        names: Names of the C classes.
+        ids: Value 0..65535 -> class id 0..C-1 or `VOID`; other values are rejected.
+        rule: Text of error messages: the allowed values and the fix. Generated if empty.
+        given: The option `data.mask_values`.
     """
 
     names: tuple[str, ...]
@@ -39,28 +39,28 @@ class MaskValues:
 
     @property
     def void(self) -> tuple[int, ...]:
-        """Values of pixels without a label, in order."""
+        """Values of pixels without a label, sorted."""
         return tuple(sorted(value for value, index in self.ids.items() if index == VOID))
 
     @cached_property
     def table(self) -> np.ndarray:
-        """int32 [65536]: value -> class id, `VOID` or `NO_CLASS`."""
+        """int32 [65536], value -> class id, `VOID` or `NO_CLASS`."""
         table = np.full(VALUES, NO_CLASS, np.int32)
         table[list(self.ids)] = list(self.ids.values())
         return table
 
     def classes_of(self, values: np.ndarray, path: str | Path) -> np.ndarray:
-        """Translates the values of a mask.
+        """Converts mask values to class ids.
 
         Args:
             values: int32 [H, W], 0..65535.
-            path: The mask, for messages.
+            path: The mask file, for error messages.
 
         Returns:
             int32 [H, W], 0..C-1 or `VOID`.
 
         Raises:
-            DataError: A value that means nothing; of kind `value`.
+            DataError: A value has no meaning; of kind `value`.
         """
         try:
             return to_classes(values, self.table, path, self.rule or self._plain_rule)
@@ -71,34 +71,34 @@ class MaskValues:
     def _plain_rule(self) -> str:
         classes = {value: index for value, index in self.ids.items() if index != VOID}
         if all(value == index for value, index in classes.items()):
-            meant = f"0..{len(classes) - 1} (the {len(classes)} classes)"
+            allowed = f"0..{len(classes) - 1} (the {len(classes)} classes)"
         else:
             shown = [f"{value} ({self.names[classes[value]]})" for value in sorted(classes)]
-            more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-            meant = ", ".join(shown[:_SHOWN]) + more
+            more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
+            allowed = ", ".join(shown[:_MAX_SHOWN]) + more
         void = " or " + ", ".join(map(str, self.void)) + " (data.void_value)" if self.void else ""
         return (
-            f"a mask holds {meant}{void}; fix the mask, set data.void_value, or name the class in "
+            f"a mask holds {allowed}{void}; fix the mask, set data.void_value, or add the class to "
             "classes.txt"
         )
 
     def _proposal(self, values: np.ndarray) -> str:
-        """Returns what to set, where a mask has about as many values as there are classes."""
+        """Returns a fix for unknown values, guessed from how many values the mask has."""
         found = np.unique(values).tolist()
         if len(found) == len(self.names):
-            shown = as_option(dict(zip(found, self.names, strict=True)))
-            return f", or say what each value means, such as {shown}"
+            option = as_option(dict(zip(found, self.names, strict=True)))
+            return f", or define the values, for example with {option}"
         if len(found) > 2 * len(self.names) + 2:
             if found == list(range(found[0], found[-1] + 1)):
                 return (
-                    f"; {found[0]} to {found[-1]} in one mask look like numbers of objects: export "
-                    "classes, not instances"
+                    f"; the values {found[0]} to {found[-1]} look like instance ids: export class "
+                    "ids, not instances"
                 )
             return (
-                f"; {len(found)} values in one mask are what JPEG or smoothing leaves of it: make "
-                "it anew without"
+                f"; {len(found)} values in one mask are typical of JPEG compression or smoothing: "
+                "export it again without them"
             )
-        return ", or say what the value means with data.mask_values"
+        return ", or define the value with data.mask_values"
 
 
 def index_values(
@@ -109,17 +109,17 @@ def index_values(
     void: Collection[int],
     rule: str = "",
 ) -> MaskValues:
-    """Returns what the values of a set's masks mean.
+    """Builds the meaning of mask values from a layout and `data.mask_values`.
 
     Args:
-        names: The C classes.
-        given: `data.mask_values`.
-        values: The layout's own value of each class; 0..C-1 where None.
-        void: The layout's own values of void; they win over a class of the same value.
-        rule: As in `MaskValues`, where `given` is None.
+        names: Names of the C classes.
+        given: The option `data.mask_values`.
+        values: Mask value of each class in the layout; 0..C-1 if None.
+        void: Void values of the layout; they take precedence over class values.
+        rule: As in `MaskValues`; used if `given` is None.
 
     Raises:
-        ConfigError: `given` names no class of the set, or takes the only value of a class.
+        ConfigError: `given` has an unknown class, or takes the only value of a class.
     """
     own = {value: index for index, value in enumerate(values or range(len(names)))}
     ids = own | dict.fromkeys(void, VOID)
@@ -127,23 +127,29 @@ def index_values(
 
 
 def with_given(meaning: MaskValues, given: Mapping[int, str | int] | None) -> MaskValues:
-    """Returns what values mean after `data.mask_values`.
+    """Applies `data.mask_values` to the meaning of mask values.
+
+    Args:
+        meaning: Meaning of the values in the layout.
+        given: The option `data.mask_values`.
 
     Raises:
-        ConfigError: As `index_values`.
+        ConfigError: As in `index_values`.
     """
     if not given:
         return meaning
     names = meaning.names
-    said = {value: _meant(str(name), names) for value, name in given.items()}
-    named = set(said.values()) - {VOID}
-    ids = {value: index for value, index in meaning.ids.items() if index not in named} | said
+    overrides = {value: _class_id(str(name), names) for value, name in given.items()}
+    overridden = set(overrides.values()) - {VOID}
+    ids = {
+        value: index for value, index in meaning.ids.items() if index not in overridden
+    } | overrides
     for value, index in meaning.ids.items():
         if index != VOID and index not in ids.values():
             taken = "void" if ids[value] == VOID else f"'{names[ids[value]]}'"
             raise ConfigError(
-                f"data.mask_values: '{names[index]}' has no value: its own, {value}, means "
-                f"{taken}; say which value '{names[index]}' has"
+                f"data.mask_values: '{names[index]}' has no value, because {value} now means "
+                f"{taken}; add a value for '{names[index]}'"
             )
     return MaskValues(names, ids, given=given)
 
@@ -152,13 +158,13 @@ def read_index_mask(path: str | Path, meaning: MaskValues) -> np.ndarray:
     """Reads an index mask, int32 [H, W] with class ids or `VOID`.
 
     Raises:
-        DataError: Missing, damaged, another kind of image, or a value that means nothing.
+        DataError: The file is missing, damaged or not an index mask, or a value has no meaning.
     """
     return meaning.classes_of(read_index_values(path), path)
 
 
 def as_option(meaning: Mapping[int, str | int]) -> str:
-    """Returns `data.mask_values` as it can be given to a shell."""
+    """Returns the option `data.mask_values`, quoted for a shell."""
     import shlex
 
     import yaml
@@ -167,12 +173,12 @@ def as_option(meaning: Mapping[int, str | int]) -> str:
     return f"--data.mask_values {shlex.quote(text.strip())}"
 
 
-def _meant(name: str, names: Sequence[str]) -> int:
+def _class_id(name: str, names: Sequence[str]) -> int:
     if name in names:
         return names.index(name)
     if is_void_name(name):
         return VOID
     raise ConfigError(
         f"data.mask_values: '{name}' is neither void nor a class of this set"
-        f"{nearest(name, names) or ': the classes are ' + ', '.join(names[:_SHOWN])}"
+        f"{nearest(name, names) or ': the classes are ' + ', '.join(names[:_MAX_SHOWN])}"
     )

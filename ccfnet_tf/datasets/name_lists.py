@@ -1,17 +1,18 @@
-"""The small text files beside images: class lists, tables of colours, and lists of names.
+"""Text files of a data set: class lists, colour tables and lists of image names.
 
-    classes.txt                   a class name a line; the line is the class id. Or `value: name`,
-                                  also with a comma or a blank. One name alone means that class
-                                  against background, which is then class 0
-    colours.txt                   `R G B name` a line, in id order; rows named void have no id. One
-                                  class alone is told from background, which is then black
-    train.txt, val.txt, test.txt  the name of one image per line; also training.txt, valid.txt, ...
+    classes.txt                   one class name per line; the line number, from 0, is the class id.
+                                  Or `value: name`, also separated by a comma or a space. A single
+                                  name defines that class and background, which is class 0
+    colours.txt                   one `R G B name` per line, in id order; rows named void have no
+                                  id. A single class implies background, which is black
+    train.txt, val.txt, test.txt  one image name per line; also training.txt, valid.txt, ...
 
-UTF-8, or UTF-16 with a byte order mark; any line ends. Lines that begin with # are left out.
+Files are UTF-8, or UTF-16 with a byte order mark, with any line endings. Lines starting with # are
+comments.
 
-In every list of classes that a layout carries, the names void, ignore, ignored, unlabeled,
-unlabelled and `__ignore__`, in upper or lower case, stand for no class: their pixels count nowhere.
-background and `_background_` are the class of what nobody outlined.
+In every class list, the names void, ignore, ignored, unlabeled, unlabelled and `__ignore__`, in any
+case, mean no class: their pixels are ignored. background and `_background_` name the class of all
+pixels that are not annotated.
 """
 
 from __future__ import annotations
@@ -41,46 +42,46 @@ BACKGROUND = "background"
 BACKGROUND_NAMES = (BACKGROUND, "_background_")
 
 MAX_CLASSES = 65_000
-"""Ids of 16 bits, with room for void and for what is not a class."""
+"""Maximum number of classes: 16-bit ids, with values reserved for void and for unknown."""
 
 Colour = tuple[int, int, int]
 
 
 def void_notes(source: str | Path, names: Iterable[str]) -> tuple[str, ...]:
-    """Returns a note on the names of a list that stand for no class.
+    """Returns a note on the void names of a class list.
 
-    None on labelme's `__ignore__`, which can mean nothing else.
+    The `__ignore__` of labelme is not reported, because it is unambiguous.
 
     Args:
         source: The list.
-        names: All names in it.
+        names: All names in the list.
     """
     other = (name for name in dict.fromkeys(names) if name.casefold() != IGNORED)
     void = [f"'{name}'" for name in other if is_void_name(name)]
     if not void:
         return ()
-    stands = "stands" if len(void) == 1 else "stand"
-    said = f"{', '.join(void)} {stands} for no class (void), whose pixels count nowhere"
-    return (f"{source}: {said}; to learn it as a class, give it another name",)
+    means = "means" if len(void) == 1 else "mean"
+    remark = f"{', '.join(void)} {means} no class (void): these pixels are ignored"
+    return (f"{source}: {remark}; to train it as a class, rename it",)
 
 
 def is_background_name(name: str) -> bool:
-    """Returns whether a class is that of what nobody outlined."""
+    """Returns whether a name is that of the background class."""
     return name.casefold() in BACKGROUND_NAMES
 
 
 @dataclass(frozen=True)
 class ColourTable:
-    """Which colour of a mask means which class.
+    """Maps mask colours to classes.
 
     Attributes:
-        path: File it came from, or another name for it, for messages.
-        taxonomy: The classes; their palette is these colours.
-        names: Colour -> name, those of void too.
-        ids: uint16 [2^24], packed colour -> class id minus `NO_CLASS`, so that 0 is not a class.
-            Only the pages of colours that are used take memory.
-        fix: What else a user can do about a colour that is not there, for messages.
-        notes: What is worth knowing of the list.
+        path: Source file, or a name of the table, for error messages.
+        taxonomy: The classes, with these colours as palette.
+        names: Colour -> name, including void.
+        ids: uint16 [2^24], packed colour -> class id minus `NO_CLASS`, so that 0 means no class.
+            Memory is only used for pages with a colour of the table.
+        fix: Suggestion for unknown colours in error messages.
+        notes: Remarks on the list.
     """
 
     path: Path | str
@@ -91,21 +92,21 @@ class ColourTable:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is worth knowing of the table."""
+        """Remarks on the table."""
         return void_notes(self.path, self.names.values())
 
     def classes_of(self, colours: np.ndarray, mask: str | Path) -> np.ndarray:
-        """Translates the colours of a mask exactly.
+        """Converts the colours of a mask to class ids; colours must match exactly.
 
         Args:
             colours: uint8 [H, W, 3] RGB.
-            mask: The file, for messages.
+            mask: The mask file, for error messages.
 
         Returns:
             int32 [H, W], class ids or `VOID`.
 
         Raises:
-            ColoursError: A colour that is not in the table.
+            ColoursError: A colour is not in the table.
         """
         packed = colours[..., 0].astype(np.int32)
         for channel in (1, 2):
@@ -113,12 +114,12 @@ class ColourTable:
             packed |= colours[..., channel]
         label = self.ids[packed].astype(np.int32) + NO_CLASS
         if label.min(initial=VOID) == NO_CLASS:
-            strange, counts = np.unique(packed[label == NO_CLASS], return_counts=True)
-            worst = int(counts.argmax())
-            more = f" and {len(strange) - 1} other colours" if len(strange) > 1 else ""
-            red, green, blue = _unpack(int(strange[worst]))
+            unknown, counts = np.unique(packed[label == NO_CLASS], return_counts=True)
+            top = int(counts.argmax())
+            more = f" and {len(unknown) - 1} other colours" if len(unknown) > 1 else ""
+            red, green, blue = _unpack(int(unknown[top]))
             raise ColoursError(
-                f"{mask}: colour {red} {green} {blue} on {counts[worst]} pixels{more}: not in "
+                f"{mask}: colour {red} {green} {blue} on {counts[top]} pixels{more}: not in "
                 f"{self.path}, whose nearest row is '{self._nearest((red, green, blue))}': correct "
                 f"the mask (no smoothing, no JPEG), or {self.fix}",
                 count_colours(colours[label == NO_CLASS]),
@@ -134,78 +135,79 @@ class ColourTable:
 
 
 def read_names(path: Path) -> list[tuple[int, str]]:
-    """Reads a list of names, one a line; blank lines and lines that begin with # are left out.
+    """Reads a list of names, one per line; skips blank lines and lines starting with #.
 
     Returns:
-        (line number from 1, name) in the order of the file.
+        Pairs of line number, from 1, and name, in file order.
 
     Raises:
-        DataError: Missing, or not text.
+        DataError: The file is missing or not text.
     """
-    lines = enumerate(_lines(path, "it lists names, one a line"), start=1)
+    lines = enumerate(_lines(path, "it must list one name per line"), start=1)
     names = [(number, line.strip()) for number, line in lines]
     return [(number, name) for number, name in names if name and not name.startswith("#")]
 
 
 def plain_name(name: str) -> str:
-    """Returns a path as all spell it: with forward slashes, and é as one character.
+    """Normalises a path: forward slashes and composed characters (Unicode NFC).
 
-    macOS and archives made there write é as e and an accent; Windows writes backslashes.
+    macOS, and archives created there, store é as e and a combining accent; Windows uses
+    backslashes.
     """
     return unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
 
 
 def read_part_lists(root: Path, known: Mapping[str, str], what: str) -> dict[str, list[str]]:
-    """Reads those of train.txt, val.txt and test.txt that `root` has.
+    """Reads the split lists train.txt, val.txt and test.txt in `root`, as far as they exist.
 
-    They may also be called training, valid, validation, dev or testing, in upper or lower case.
+    The names training, valid, validation, dev and testing are accepted as well, in any case.
 
     Args:
         root: Folder of the list files.
-        known: Every way to write a name -> the sample it means.
-        what: What a name must be, such as `an image of the set`, for messages.
+        known: Every accepted spelling of a name -> its sample.
+        what: What a name must refer to, such as `an image of the set`, for error messages.
 
     Returns:
-        Part -> samples, in the order of its file; empty where `root` has no list.
+        Split -> samples in file order; empty if `root` has no lists.
 
     Raises:
-        DataError: A name that is not known, or is listed twice; two lists of one part; no train.txt
-            beside another.
+        DataError: A name is unknown or listed twice, a split has two lists, or train.txt is
+            missing next to other lists.
     """
-    spelled = {plain_name(name): sample for name, sample in known.items()}
+    normalised = {plain_name(name): sample for name, sample in known.items()}
     paths = part_lists(root)
     if paths and "train" not in paths:
         first = next(iter(paths.values()))
-        raise DataError(f"{first}: but no train.txt: list what is to be learned too")
+        raise DataError(f"{first}: there is no train.txt next to it: add a list of training images")
     parts: dict[str, list[str]] = {}
-    taken: dict[str, str] = {}
+    listed_on: dict[str, str] = {}
     for part, path in paths.items():
         parts[part] = []
         for line, name in read_names(path):
-            sample = known.get(name, spelled.get(plain_name(name)))
+            sample = known.get(name, normalised.get(plain_name(name)))
             if sample is None:
                 raise DataError(
                     f"{path}: line {line}: '{name}' is not {what}{nearest(name, known)}"
                 )
-            if sample in taken:
-                raise DataError(f"{path}: line {line}: '{name}' is on {taken[sample]} already")
-            taken[sample] = f"line {line} of {path.name}"
+            if sample in listed_on:
+                raise DataError(f"{path}: line {line}: '{name}' is already on {listed_on[sample]}")
+            listed_on[sample] = f"line {line} of {path.name}"
             parts[part].append(sample)
     return parts
 
 
 def part_lists(root: Path) -> dict[str, Path]:
-    """Returns part -> the list in `root` that is named after it.
+    """Returns split -> its list file in `root`.
 
     Raises:
-        DataError: Two lists of one part.
+        DataError: A split has two lists.
     """
     found: dict[str, Path] = {}
     for path in sorted(root.glob("*.[tT][xX][tT]")):
         part = part_named(path.stem) if path.stem.casefold() != "default" else ""
         if part in found:
             raise DataError(
-                f"{path}: {found[part].name} is the list of the {part} split too: keep one of them"
+                f"{path}: {found[part].name} is also a list of the {part} split: keep one of them"
             )
         if part and path.is_file():
             found[part] = path
@@ -213,19 +215,19 @@ def part_lists(root: Path) -> dict[str, Path]:
 
 
 def part_named(word: str) -> str:
-    """Returns `train`, `val` or `test` for what tools call it; an empty string for other words."""
+    """Returns the split (`train`, `val` or `test`) that a word names; empty for other words."""
     lowered = word.casefold()
     return next((part for part, words in _PART_WORDS.items() if lowered in words), "")
 
 
 class ClassList(NamedTuple):
-    """What a class list says.
+    """Contents of a class list.
 
     Attributes:
         taxonomy: The classes.
-        values: The value of each class in a mask.
-        void: Values of masks that the list calls void.
-        notes: What is worth knowing of the list.
+        values: Mask value of each class.
+        void: Mask values that the list declares void.
+        notes: Remarks on the list.
     """
 
     taxonomy: Taxonomy
@@ -235,24 +237,25 @@ class ClassList(NamedTuple):
 
 
 def read_classes(path: Path, *, background: str = BACKGROUND_NAMES[0]) -> Taxonomy:
-    """Returns the classes of a class list; see `read_class_list`."""
+    """Returns only the classes of a class list; see `read_class_list`."""
     return read_class_list(path, background=background).taxonomy
 
 
 def read_class_list(path: Path, *, background: str = BACKGROUND_NAMES[0]) -> ClassList:
-    """Reads a class list: the first line is value 0, or each line has its value before the name.
+    """Reads a class list. The first line is value 0, or each line has its value before the name.
 
-    Names that stand for no class make the value of their line void; but `__ignore__` on the first
-    line is -1 to labelme, so that the line after it is 0. One name alone is a class against
+    Void names make the value of their line void. As in labelme, `__ignore__` on the first line has
+    the value -1, so that the next line is value 0. A list with a single name defines that class and
     background.
 
     Args:
-        path: Text, one name per line.
-        background: Name of what one name alone is told from.
+        path: Text file with one name per line.
+        background: Name of the background class that is added to a single name.
 
     Raises:
-        DataError: Missing, not text, no class or too many, a name or a value twice, a blank line
-            between names (it would shift the ids after it), or another kind of file.
+        DataError: The file is missing, not text or another kind of file; it has no class or too
+            many; a name or value occurs twice; or there is a blank line between names, which would
+            shift the ids of later lines.
     """
     rows = read_class_rows(path)
     void = tuple(value for value, name in rows.items() if is_void_name(name) and value >= 0)
@@ -262,45 +265,50 @@ def read_class_list(path: Path, *, background: str = BACKGROUND_NAMES[0]) -> Cla
         only = next(iter(values))
         refuse_one_beside_void(path, only, [rows[value] for value in void])
         if values[only] > 1:
-            raise DataError(f"{path}: '{only}' alone: name what the other values are as well")
-        values, void = _against_background(only, background, path), ()
-    taxonomy = taxonomy_of(list(values), path, ", one a line")
+            raise DataError(f"{path}: '{only}' is the only class: name the other values as well")
+        values, void = _with_background_values(only, background, path), ()
+    taxonomy = taxonomy_of(list(values), path, ", one per line")
     return ClassList(taxonomy, tuple(values.values()), void, notes)
 
 
 def read_class_rows(path: Path) -> dict[int, str]:
-    """Reads a list of names: value of a mask -> name, in order of the values.
+    """Reads a list of names and returns mask value -> name, ordered by value.
 
-    The value is the place of the line, or the number before each name. labelme's `__ignore__` on
-    the first line has the value -1.
+    The value is the line number, from 0, or the number before each name. The `__ignore__` of
+    labelme on the first line has the value -1.
 
     Raises:
-        DataError: As `read_class_list`.
+        DataError: As in `read_class_list`.
     """
-    lines = [line.strip() for line in _lines(path, "it names the classes, one a line")]
+    lines = [line.strip() for line in _lines(path, "it must list one class name per line")]
     rows = [(number, line) for number, line in enumerate(lines, start=1) if line[:1] != "#"]
-    _refuse_other_files(path, [line for _, line in rows])
+    _require_name_list(path, [line for _, line in rows])
     seen: dict[str | int, int] = {}
     found: dict[int, str] = {}
     for number, value, name in _with_values(rows):
         if not name:
-            raise DataError(f"{path}: line {number} is blank: the line of a name is its class id")
+            raise DataError(
+                f"{path}: line {number} is blank: it would shift the class ids of later lines; "
+                "remove it"
+            )
         void = is_void_name(name) and name.casefold() != IGNORED
         for key in (value,) if void else (value, name):
             if key in seen:
-                raise DataError(f"{path}: '{key}' is on line {seen[key]} and {number}: once each")
+                raise DataError(
+                    f"{path}: '{key}' is on lines {seen[key]} and {number}: list it once"
+                )
             seen[key] = number
         found[value] = name
     return dict(sorted(found.items()))
 
 
 def _with_values(rows: list[tuple[int, str]]) -> list[tuple[int, int, str]]:
-    """Returns the number of each line, and the value and the name on it."""
-    numbered = [re.fullmatch(r"([0-9]{1,5})(\s*[:,;=]\s*|\s+)(\S.*)", line) for _, line in rows]
-    titled = len(rows) > 2 and re.search(r"[,;:=\t]", rows[0][1]) and not numbered[0]
-    if titled and all(numbered[1:]):  # `id,name`
-        rows, numbered = rows[1:], numbered[1:]
-    found = [match for match in numbered if match]
+    """Returns line number, value and name of each row."""
+    matches = [re.fullmatch(r"([0-9]{1,5})(\s*[:,;=]\s*|\s+)(\S.*)", line) for _, line in rows]
+    has_header = len(rows) > 2 and re.search(r"[,;:=\t]", rows[0][1]) and not matches[0]
+    if has_header and all(matches[1:]):  # `id,name`
+        rows, matches = rows[1:], matches[1:]
+    found = [match for match in matches if match]
     values = [int(match[1]) for match in found]
     consecutive = sorted(values) in (list(range(len(rows))), list(range(1, len(rows) + 1)))
     if rows and len(found) == len(rows) and (consecutive or all(m[2].strip() for m in found)):
@@ -309,46 +317,52 @@ def _with_values(rows: list[tuple[int, str]]) -> list[tuple[int, int, str]]:
     return [(number, value, name) for value, (number, name) in enumerate(rows, start=first)]
 
 
-def _refuse_other_files(path: Path, lines: Sequence[str]) -> None:
-    """Refuses a class list that is a table of colours, or YAML, JSON or names on one line."""
+def _require_name_list(path: Path, lines: Sequence[str]) -> None:
+    """Raises DataError if a class list is a colour table, YAML, JSON, or a single line of names."""
     if lines and all(re.fullmatch(r"\d{1,3}([\s,]+\d{1,3}){2}[\s,]+\S.*", line) for line in lines):
         raise DataError(
-            f"{path}: '{lines[0][:60]}': rows of `R G B name` are a table of colours: rename the "
+            f"{path}: '{lines[0][:60]}': rows of `R G B name` form a colour table: rename the "
             "file to colours.txt"
         )
     first = lines[0] if lines else ""
     on_one = len(lines) == 1 and re.search("[,;]", first)
     if on_one or re.match(r"[\[{]|- |\w+\s*[:=]\s*([\[{].*)?$", first):
-        raise DataError(f"{path}: '{first[:60]}': expected one name a line, and nothing else")
+        raise DataError(f"{path}: '{first[:60]}': expected one name per line and nothing else")
 
 
 def refuse_one_beside_void(path: Path, only: str, void: Sequence[str]) -> None:
-    """Refuses a list of one class and rows that stand for none: nothing could be told apart.
+    """Rejects a list with one class and void rows, which leaves nothing to distinguish.
 
     Raises:
-        DataError: There are such rows.
+        DataError: There are void rows.
     """
     if void:
         raise DataError(
-            f"{path}: '{only}' is the only class, for '{void[0]}' stands for no class (void): if "
-            f"it is what is to be told from '{only}', call it background"
+            f"{path}: '{only}' is the only class, because '{void[0]}' means no class (void): if "
+            f"it means everything except '{only}', rename it to background"
         )
 
 
-def _against_background(name: str, background: str, path: Path) -> dict[str, int]:
-    """Returns the values of background and of the one class of a list."""
+def _with_background_values(name: str, background: str, path: Path) -> dict[str, int]:
+    """Returns the values of background and of the only class of a list."""
     if is_background_name(name):
-        raise DataError(f"{path}: '{name}' alone: name what is to be told from it as well")
+        raise DataError(f"{path}: '{name}' is the only class: add the other classes")
     return {background: 0, name: 1}
 
 
 def taxonomy_of(
     names: list[str], source: str | Path, fix: str, *, most: int = MAX_CLASSES
 ) -> Taxonomy:
-    """Returns the classes of these names, with colours that are far apart.
+    """Builds a taxonomy with well separated colours.
+
+    Args:
+        names: Class names in id order.
+        source: Source of the names, for error messages.
+        fix: End of the error message.
+        most: Maximum number of classes.
 
     Raises:
-        DataError: Fewer than 2 or more than `most` names.
+        DataError: There are fewer than 2 or more than `most` names.
     """
     if not 2 <= len(names) <= most:
         raise DataError(f"{source}: {len(names)} class names: expected 2 to {most}{fix}")
@@ -358,17 +372,20 @@ def taxonomy_of(
 def with_background(
     names: Sequence[str], source: str | Path
 ) -> tuple[Taxonomy, dict[str, int], int]:
-    """Returns the classes of outlines, class ids by name, and what a pixel without an outline is.
+    """Builds the classes of a set with polygon labels.
 
-    That is void, unless a class is named background (or `_background_`, as labelme writes it). One
-    class alone is learned against background. Names that stand for no class are void.
+    Pixels outside all polygons are void, unless a class is named background (or `_background_`, as
+    in labelme). A single class is trained against background. Void names have no class.
 
     Args:
-        names: What outlines are called, in order.
-        source: Where they come from, for messages.
+        names: Names of the polygons, in order.
+        source: Source of the names, for error messages.
+
+    Returns:
+        The classes, name -> class id or `VOID`, and the class id of pixels outside all polygons.
 
     Raises:
-        DataError: No class, or too many.
+        DataError: There is no class, or there are too many.
     """
     classes = [name for name in names if not is_void_name(name)]
     backgrounds = [name for name in classes if is_background_name(name)]
@@ -382,14 +399,14 @@ def with_background(
 
 
 def read_colour_table(path: Path) -> ColourTable:
-    """Reads a table of colours: `R G B name` a line, apart by spaces, tabs or commas.
+    """Reads a colour table: one `R G B name` per line, separated by spaces, tabs or commas.
 
-    The order of the rows is the order of the ids. Rows of names that stand for no class, of which
-    there may be several, give colours of pixels without a label.
+    Rows are in id order. Void rows, of which there may be several, give the colours of pixels
+    without a label.
 
     Raises:
-        DataError: Missing, not text, another kind of line, a colour or a class twice, no class or
-            too many.
+        DataError: The file is missing, not text or has other lines; a colour or class occurs
+            twice; or there is no class or too many.
     """
     names: dict[Colour, str] = {}
     seen: dict[Colour | str, int] = {}
@@ -399,28 +416,30 @@ def read_colour_table(path: Path) -> ColourTable:
         for key in (colour,) if void else (colour, name):
             if key in seen:
                 shown = " ".join(map(str, key)) if isinstance(key, tuple) else key
-                raise DataError(f"{path}: '{shown}' is on line {seen[key]} and {number}: once each")
+                raise DataError(
+                    f"{path}: '{shown}' is on lines {seen[key]} and {number}: list it once"
+                )
             seen[key] = number
         names[colour] = name
     classes = [name for name in names.values() if not is_void_name(name)]
     if len(classes) == 1 and (0, 0, 0) not in names:
-        background, _ = _against_background(classes[0], BACKGROUND, path)
+        background, _ = _with_background_values(classes[0], BACKGROUND, path)
         names[0, 0, 0] = background
         classes = [background, *classes]
-    checked = taxonomy_of(classes, path, ", one `R G B name` a line")
+    checked = taxonomy_of(classes, path, ", one `R G B name` per line")
     return colour_table(path, checked.names, names)
 
 
 def colour_table(
     path: Path | str, classes: Sequence[str], names: Mapping[Colour, str], fix: str = "add a row"
 ) -> ColourTable:
-    """Returns the table of these colours.
+    """Builds a `ColourTable`.
 
     Args:
-        path: File it came from, or another name for it, for messages.
+        path: Source file, or a name of the table, for error messages.
         classes: Names of the classes, in id order.
-        names: Colour -> name of a class, or void.
-        fix: As that of `ColourTable`.
+        names: Colour -> class name or void.
+        fix: As in `ColourTable`.
     """
     order = {name: class_id for class_id, name in enumerate(classes)}
     palette = list(distinct_colours(len(classes)))
@@ -434,7 +453,7 @@ def colour_table(
 
 
 def _lines(path: Path, what: str) -> list[str]:
-    """Returns the lines of a text file; blank ones at the end are left out."""
+    """Returns the lines of a text file without trailing blank lines."""
     try:
         stored = path.read_bytes()
         utf16 = stored.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

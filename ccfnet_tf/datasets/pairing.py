@@ -1,4 +1,4 @@
-"""What readers of published layouts share: is it this layout, which files belong together."""
+"""Helpers for layout readers: layout detection, file listing, and pairing images with labels."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ PHOTOS = frozenset(
 )
 MASKS = (".png",)
 
-# Patterns of files in a folder.
+# Glob patterns for the files of a folder.
 HERE = ("*.*",)
-DEEP = ("*.*", "*/*.*")  # and in the folders in it, which may be links
+DEEP = ("*.*", "*/*.*")  # also in subfolders, which may be symbolic links
 ANYWHERE = ("**/*",)
 
-_NEARBY = 200  # folders looked at for a hint
+_NEARBY = 200  # maximum number of folders searched for a hint
 
 _WORDS = re.compile(
     r"\.(jpe?g|png|tiff?|bmp|webp)$"
     r"|(?<![a-z])(mask|masks|label|labels|labelids|gt|seg|segmentation|l)(?![a-z])"
     r"|(?<![a-z])(image|img|rgb|photo)(?![a-z])"
 )
-"""What tools put into the names of images and masks to tell them apart; `a.jpg.png` too."""
+"""Words and suffixes that tools add to the names of images and masks, as in `a.jpg.png`."""
 
 
 def folders_seen(root: Path, *names: str) -> str:
-    """Returns `a/ and b/` where `root` has all these folders, else an empty string."""
+    """Returns `a/ and b/` if `root` has all these folders, else an empty string."""
     try:
         found = all((root / name).is_dir() for name in names)
-    except OSError:  # not ours to read; opening it will say so
+    except OSError:  # no permission; the later open reports it
         return ""
     return " and ".join(f"{name}/" for name in names) if found else ""
 
 
 def require(root: Path, signs: Callable[[Path], str], expected: str) -> None:
-    """Refuses a folder that is not of a layout; names the right one if it is near.
+    """Checks that a folder has a layout; suggests a nearby folder that has it.
 
     Args:
-        root: The folder given.
-        signs: The layout's own.
-        expected: What it is and holds, for the message.
+        root: The given folder.
+        signs: Detection function of the layout.
+        expected: Description of the layout and its files, for the error message.
 
     Raises:
-        DataError: `signs` finds none in `root`.
+        DataError: `signs` does not recognise `root`.
     """
     if signs(root):
         return
@@ -62,7 +62,7 @@ def require(root: Path, signs: Callable[[Path], str], expected: str) -> None:
 
 
 def contents(folder: Path) -> str:
-    """Returns the first few names in a folder, for a message."""
+    """Returns the first few names in a folder, for error messages."""
     names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if p.name[0] != ".")
     return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") if names else "nothing"
 
@@ -70,18 +70,18 @@ def contents(folder: Path) -> str:
 def files_in(
     folder: Path, suffixes: Collection[str], patterns: Sequence[str] = HERE
 ) -> dict[str, Path]:
-    """Lists files; those that are hidden, or in a hidden folder, are left out.
+    """Lists the files of a folder; skips hidden files and hidden folders.
 
     Args:
-        folder: Where; one that is missing holds none.
-        suffixes: In lower case; the case of a file's own does not matter.
-        patterns: Where in it, as `Path.glob` takes them; no file may fit two.
+        folder: Folder to list. A missing folder counts as empty.
+        suffixes: Accepted suffixes in lower case; they match in any case.
+        patterns: Patterns for `Path.glob`; no file may match two of them.
 
     Returns:
-        Path below `folder` without suffix, as `plain_name` spells it -> file, sorted.
+        Path below `folder` without suffix, normalised by `plain_name` -> file, sorted.
 
     Raises:
-        DataError: Two files of one name.
+        DataError: Two files have the same name without suffix.
     """
     found: dict[str, Path] = {}
     for path in sorted(chain.from_iterable(folder.glob(pattern) for pattern in patterns)):
@@ -102,80 +102,82 @@ def files_in(
 def pair(
     images: Mapping[str, Path], labels: Mapping[str, Path], *, within: str, prefix: str = ""
 ) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:
-    """Joins images and labels of one key.
+    """Pairs images and labels with the same key.
 
     Args:
         images: Key -> image.
         labels: Key -> label.
-        within: Where the other half was sought, for messages.
-        prefix: Comes before the key in a sample's name.
+        within: Folders that were searched for the counterpart, for error messages.
+        prefix: Prefix of the key in the names of the samples.
 
     Returns:
-        The samples in order of their keys; an error of kind `missing` for each lonely file.
+        The samples, sorted by key, and an error of kind `missing` for each unpaired file.
     """
     samples = tuple(
         Sample(prefix + key, str(images[key]), str(labels[key]))
         for key in sorted(images.keys() & labels.keys())
     )
-    free = {key: path for key, path in labels.items() if key not in images}
-    by_name = unambiguous((plain_words(key), key) for key in free)
-    lonely: list[str] = []
+    unused = {key: path for key, path in labels.items() if key not in images}
+    by_name = unambiguous((plain_words(key), key) for key in unused)
+    unpaired: list[str] = []
     for key, path in images.items():
         if key not in labels:
-            found = free.pop(by_name.get(plain_words(key), ""), None)
+            found = unused.pop(by_name.get(plain_words(key), ""), None)
             text = f"{path}: no label of that name in {within}"
-            named = f"{found} lies there: a label has its image's name: rename it"
-            lonely.append(f"{text}; {named}" if found else f"{text}: add it, or remove this file")
-    for path in free.values():
+            advice = f"{found} may be it: a label must have the name of its image: rename it"
+            unpaired.append(
+                f"{text}; {advice}" if found else f"{text}: add it, or remove this file"
+            )
+    for path in unused.values():
         text = f"{path}: no image of that name in {within}: add it, or remove this file"
-        lonely.append(text)
-    return samples, tuple(DataError(text, kind="missing") for text in lonely)
+        unpaired.append(text)
+    return samples, tuple(DataError(text, kind="missing") for text in unpaired)
 
 
 def require_pictures(
     part: tuple[tuple[Sample, ...], tuple[DataError, ...]], expected: Path
 ) -> None:
-    """Refuses a part that has neither samples nor lonely files.
+    """Checks that a split has any files.
 
     Args:
-        part: What `pair` returned.
-        expected: Pattern of its images' paths, for the message.
+        part: Result of `pair`.
+        expected: Pattern of the image paths, for the error message.
 
     Raises:
-        DataError: There is nothing in it.
+        DataError: The split has neither samples nor unpaired files.
     """
     if not any(part):
-        raise DataError(f"{expected}: no such images to learn from; unpack the set anew")
+        raise DataError(f"{expected}: no training images found; unpack the data set again")
 
 
 def read_list(path: Path, what: str) -> list[tuple[int, str]]:
     """Reads a list file of a published set.
 
     Args:
-        path: Text, `what` a line.
-        what: For messages.
+        path: Text file with one entry per line.
+        what: Name of an entry, for error messages.
 
     Returns:
-        Line number from 1 and text, without blank lines and outer spaces.
+        Pairs of line number, from 1, and stripped text, without blank lines.
 
     Raises:
-        DataError: Missing, not text, or nothing in it.
+        DataError: The file is missing, not text, or empty.
     """
     rows = read_names(path)
     if not rows:
-        raise DataError(f"{path}: empty: expected {what} a line; unpack the set anew")
+        raise DataError(f"{path}: empty: expected {what} per line; unpack the data set again")
     return rows
 
 
 def not_there(path: Path, listed: Path) -> DataError:
-    """Returns the error of a file that a list names and that is not there."""
+    """Returns the error for a listed file that does not exist."""
     return DataError(
-        f"{path}: no such file: {listed.name} names it; unpack the set anew", kind="missing"
+        f"{path}: no such file: {listed.name} lists it; unpack the data set again", kind="missing"
     )
 
 
 def plain_words(stem: str) -> str:
-    """Returns a path without what names images and masks, in lower case: `a/b` of `A/b_mask`."""
+    """Returns a path in lower case without words for images and masks, as `a/b` for `A/b_mask`."""
     *folders, name = stem.casefold().split("/")
     folder = "/".join(part_of(each) or each for each in folders)
     plain = re.sub(r"[\s._-]+", "-", _WORDS.sub("", name)).strip("-")
@@ -183,7 +185,7 @@ def plain_words(stem: str) -> str:
 
 
 def unambiguous(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Returns key -> value of the keys that have one value."""
+    """Returns key -> value for the keys with exactly one value."""
     found: dict[str, set[str]] = {}
     for key, value in pairs:
         found.setdefault(key, set()).add(value)

@@ -1,4 +1,4 @@
-"""Which layouts there are, and which of them a folder has."""
+"""Registry of data set layouts, and detection of the layout of a folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ from ccfnet_tf.errors import DataError
 
 
 class Reader(NamedTuple):
-    """The one module that knows a layout, as two functions."""
+    """Functions of a layout module.
+
+    Attributes:
+        signs: Returns what in a folder indicates the layout; empty if nothing does.
+        read: Lists the data set.
+    """
 
     signs: Callable[[Path], str]
     read: Callable[[DataConfig, Path, int], Listing]
@@ -64,25 +69,27 @@ READERS: dict[DataFormat, Reader] = {
 }
 
 
-_NEARBY = 50  # folders looked at for a hint
+_NEARBY = 50  # maximum number of folders searched for a hint
 
 
 def detect(root: Path) -> DataFormat:
-    """Returns the layout of a folder, a key of `READERS`.
+    """Detects the layout of a folder, a key of `READERS`.
 
     Raises:
-        DataError: None fits, or several do.
+        DataError: No layout matches, or several do.
     """
     found = {name: reader.signs(root) for name, reader in READERS.items()}
     found = {name: signs for name, signs in found.items() if signs}
-    if len(found) > 1 and not folder.has_classes(root):  # what cannot be read is not meant
+    if len(found) > 1 and not folder.has_classes(
+        root
+    ):  # without classes it cannot be read as `folder`
         found.pop("folder", None)
     if len(found) == 1:
         return next(iter(found))
     if found:
         seen = "; ".join(f"{name} ({signs})" for name, signs in found.items())
         raise DataError(
-            f"{root}: looks like more than one layout: {seen}: say which with --data.format"
+            f"{root}: matches more than one layout: {seen}: choose one with --data.format"
         )
     near = _below(root) or _above(root)
     if near:
@@ -91,32 +98,29 @@ def detect(root: Path) -> DataFormat:
 
 
 def _below(root: Path) -> str:
-    """Returns the first folder in `root` that has a layout, which, and what to do about it.
-
-    Empty where none has.
-    """
+    """Returns advice on the first folder below `root` that has a layout; empty if none has."""
     below = (path for pattern in ("*/", "*/*/") for path in sorted(root.glob(pattern)))
     for near in islice(below, _NEARBY):
         if near.name.startswith("."):
             continue
         for name, reader in READERS.items():
             if signs := reader.signs(near):
-                beside = sorted(path for path in near.parent.iterdir() if path.is_dir())
-                alike = [path for path in beside if path != near and reader.signs(path)]
-                fix = "give that folder"
+                siblings = sorted(path for path in near.parent.iterdir() if path.is_dir())
+                alike = [path for path in siblings if path != near and reader.signs(path)]
+                fix = "use that folder"
                 if alike:
                     fix = (
-                        f"so is {alike[0].name}/ beside it ({len(alike) + 1} in all): name them "
-                        "train/, val/ and test/, or put them together, or give one of them"
+                        f"so is {alike[0].name}/ next to it ({len(alike) + 1} in all): name them "
+                        "train/, val/ and test/, merge them, or use one of them"
                     )
                 return f"{near} is {name} ({signs}): {fix}"
     return ""
 
 
 def _above(root: Path) -> str:
-    """Returns which layout the folder above has, where `root` is a part of it; else empty."""
-    above = root.absolute().parent
+    """Returns advice if `root` belongs to the layout of its parent folder; else empty."""
+    parent = root.absolute().parent
     for name, reader in READERS.items():
-        if f"{root.name}/" in (signs := reader.signs(above)):
-            return f"{above}, which holds it, is {name} ({signs}): give that folder"
+        if f"{root.name}/" in (signs := reader.signs(parent)):
+            return f"its parent folder {parent} is {name} ({signs}): use that folder"
     return ""

@@ -1,4 +1,4 @@
-"""The parts of a data set, whatever its layout, and how its samples become arrays."""
+"""The splits of a data set in any layout, and loading of samples as arrays."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
 
 NEAR_DUPLICATES = "near_duplicates.txt"
-"""Beside list files, or in a set: copies that stay on one side, a group per line, apart by tabs."""
+"""File in a data set or next to split lists, with one tab-separated group of copies per line."""
 
 _OLD_NAME = "kin.txt"
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What is learned from, chosen by, and reported on. Addresses only; nothing is read yet.
+    """The training, validation and test splits of a data set. Images are not read yet.
 
     Attributes:
         format: Layout, a key of `READERS`.
         taxonomy: The classes.
-        train: Samples to learn from, never empty.
-        val: Samples that checkpoint choice sees; may be empty.
-        test: Samples to report on; may be empty.
-        load: Reads a sample: image uint8 [H, W, 3] RGB, label int32 [H, W] with ids or `VOID`.
-            Raises DataError where a file cannot be used or sizes differ.
-        fingerprint: As that of a `Listing`.
-        own_val: The validation split is the set's own, not a share of its training split.
-        mask_values: As that of a `Listing`.
-        notes: As those of a `Listing`.
+        train: Training samples, not empty.
+        val: Validation samples, used to choose the checkpoint; may be empty.
+        test: Test samples; may be empty.
+        load: Loads a sample: image uint8 [H, W, 3] RGB, label int32 [H, W], class ids or `VOID`.
+            Raises DataError if a file cannot be used or the sizes differ.
+        fingerprint: As in `Listing`.
+        own_val: Whether the set defines its validation split, rather than `data.val_share`.
+        mask_values: As in `Listing`.
+        notes: As in `Listing`.
     """
 
     format: DataFormat
@@ -61,31 +61,31 @@ class Parts:
 
 
 def with_format(data: DataConfig) -> DataConfig:
-    """Returns `data` with the layout that its folder has in place of `auto`.
+    """Returns `data` with `format` set to the detected layout if it is `auto`.
 
     Raises:
-        DataError: No folder, or its layout cannot be told.
+        DataError: The folder does not exist, or its layout is not recognised.
     """
     if data.format == "scenes":
         return data
-    if "://" in str(data.root):  # an object store: of all layouts only shards can lie there
+    if "://" in str(data.root):  # object stores support only the layout `shards`
         return replace(data, format="shards") if data.format == "auto" else data
     root = _root(data)
     if not root.is_dir():
         why = "is a file" if root.is_file() else "no such folder"
-        raise DataError(f"{root}: {why}: give the folder that holds the data with --data.root")
+        raise DataError(f"{root}: {why}: set --data.root to the folder of the data")
     return replace(data, format=detect(root)) if data.format == "auto" else data
 
 
 def list_set(data: DataConfig, seed: int) -> Listing:
-    """Lists a data set with its own parts, or those of `data.lists`, and mapped classes.
+    """Lists a data set with its own splits or those of `data.lists`, and applies the label map.
 
     Args:
-        data: Which set, and where.
-        seed: Chooses which scenes are drawn.
+        data: Configuration of the data set.
+        seed: Seed of generated scenes.
 
     Raises:
-        DataError: A folder that is missing, empty, or not of the layout.
+        DataError: The folder is missing, empty, or does not have the layout.
         ConfigError: `data.lists` or `data.label_map` does not fit the set.
     """
     data = with_format(data)
@@ -93,21 +93,21 @@ def list_set(data: DataConfig, seed: int) -> Listing:
     listing = READERS[data.format].read(data, root, seed)
     if data.mask_values and listing.mask_values is None:
         raise ConfigError(
-            f"data.mask_values is {data.mask_values}: format '{data.format}' says itself what "
-            "its labels hold: leave it out"
+            f"data.mask_values is {data.mask_values}: format '{data.format}' defines its labels "
+            "itself: remove data.mask_values"
         )
     if not data.lists and data.format not in ("scenes", "shards", "cityscapes"):
         lines = (*misleading_folders(root, parts_of(listing)), *_unused_lists(root))
         listing = replace(listing, notes=(*listing.notes, *lines))
     if data.lists:
-        listing = _by_lists(listing, Path(data.lists).expanduser(), data.fold)
+        listing = _with_lists(listing, Path(data.lists).expanduser(), data.fold)
     elif "://" not in str(data.root):
         names = [sample.name for part in parts_of(listing).values() for sample in part]
         listing = _with_near_duplicates(listing, root, names)
     if data.fold and not listing.folds:
         raise ConfigError(
-            f"data.fold is {data.fold}: this set has no folds: leave it out, or make some with "
-            "ccfnet-tf data split"
+            f"data.fold is {data.fold}: this set has no folds: remove data.fold, or create folds "
+            "with ccfnet-tf data split"
         )
     if data.label_map:
         listing = _mapped(listing, Path(data.label_map).expanduser())
@@ -115,14 +115,16 @@ def list_set(data: DataConfig, seed: int) -> Listing:
 
 
 def read_parts(data: DataConfig, seed: int) -> Parts:
-    """Lists every part; takes `data.val_share` of train where the set has no validation list.
+    """Returns the splits of a data set.
+
+    If the set has no validation split, a share `data.val_share` of the training split is used.
 
     Args:
-        data: Which set, and where.
-        seed: Chooses the validation share (and which scenes are drawn).
+        data: Configuration of the data set.
+        seed: Seed of the validation share and of generated scenes.
 
     Raises:
-        DataError: A folder that is missing, empty, not of the layout, or has unpaired files.
+        DataError: The folder is missing, empty, does not have the layout, or has unpaired files.
         ConfigError: `data.lists` or `data.label_map` does not fit the set.
 
     Examples:
@@ -143,7 +145,7 @@ def read_parts(data: DataConfig, seed: int) -> Parts:
         raise DataError(f"{error}{all_of_them(data)}", kind=error.kind) from error
     train, val = listing.train, listing.val
     if val is None:
-        train, val = _take(listing, data.val_share, seed)
+        train, val = _draw_val(listing, data.val_share, seed)
     return Parts(
         data.format,
         listing.taxonomy,
@@ -159,16 +161,16 @@ def read_parts(data: DataConfig, seed: int) -> Parts:
 
 
 def parts_of(listing: Listing) -> dict[str, tuple[Sample, ...]]:
-    """Returns part -> samples, without parts that are missing or empty."""
+    """Returns split -> samples, without missing or empty splits."""
     parts = {"train": listing.train, "val": listing.val or (), "test": listing.test}
     return {part: samples for part, samples in parts.items() if samples}
 
 
 def refuse_unpaired(listing: Listing) -> None:
-    """Refuses a set with files that have no partner.
+    """Rejects a set with unpaired images or labels.
 
     Raises:
-        DataError: The first of them, with the number of others.
+        DataError: The first unpaired file, with the number of others.
     """
     if listing.unpaired:
         first, others = listing.unpaired[0], len(listing.unpaired) - 1
@@ -177,24 +179,24 @@ def refuse_unpaired(listing: Listing) -> None:
 
 
 def all_of_them(data: DataConfig) -> str:
-    """Returns, for the end of a message, the command that lists every fault of a set."""
+    """Returns the end of an error message: the command that lists all problems of a set."""
     if not data.root:
         return ""
-    return f"; all that is wrong: ccfnet-tf data check {shlex.quote(data.root)}"
+    return f"; to list all problems: ccfnet-tf data check {shlex.quote(data.root)}"
 
 
 def agreeing(load: Load) -> Load:
-    """Returns `load` that refuses a sample whose image and label differ in size."""
+    """Wraps `load` to raise DataError if image and label differ in size."""
 
     def checked(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         image, label = load(sample)
         if image.shape[:2] != label.shape:
-            turned = image.shape[1::-1] == label.shape
-            hint = " (EXIF orientation of the image is applied: turn the mask too)"
+            rotated = image.shape[1::-1] == label.shape
+            hint = " (EXIF orientation of the image is applied: rotate the mask too)"
             raise DataError(
                 f"{sample.image}: {image.shape[1]}x{image.shape[0]} pixels, but its label "
                 f"{sample.label} has {label.shape[1]}x{label.shape[0]}: they must agree"
-                f"{hint if turned else ''}",
+                f"{hint if rotated else ''}",
                 kind="size",
             )
         return image, label
@@ -203,7 +205,7 @@ def agreeing(load: Load) -> Load:
 
 
 def without_damage(load: Load) -> Load:
-    """Returns `load` that gives a void sample in place of a damaged record: it counts nowhere."""
+    """Wraps `load` to replace damaged records by void samples, which are ignored."""
 
     def tolerant(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         try:
@@ -231,16 +233,16 @@ def _mapped(listing: Listing, path: Path) -> Listing:
     return replace(listing, taxonomy=label_map.taxonomy, load=load, load_label=load_label)
 
 
-def _by_lists(listing: Listing, lists: Path, fold: int) -> Listing:
-    """Returns the listing with the parts that list files name; what they leave out is out."""
+def _with_lists(listing: Listing, lists: Path, fold: int) -> Listing:
+    """Returns the listing with the splits of list files; drops samples that are not listed."""
     folds = sum(1 for _ in takewhile(_is_folder, (lists / f"fold_{k}" for k in count())))
     folder = lists / f"fold_{fold}"
     if not folder.is_dir() and not folds:
         folder = lists
     if "train" not in part_lists(folder):
         raise ConfigError(
-            f"data.lists: {folder}: no train.txt in it: it holds train.txt, val.txt and test.txt "
-            "(one name per line), or folders fold_0, fold_1, ... of such files, chosen by data.fold"
+            f"data.lists: {folder}: no train.txt: expected train.txt, val.txt and test.txt (one "
+            "name per line), or folders fold_0, fold_1, ... of such files, chosen by data.fold"
         )
     known = {sample.name: sample for part in parts_of(listing).values() for sample in part}
     names = read_part_lists(folder, {name: name for name in known}, "a sample of the set")
@@ -256,11 +258,11 @@ def _by_lists(listing: Listing, lists: Path, fold: int) -> Listing:
 
 
 def _with_near_duplicates(listing: Listing, folder: Path, names: Iterable[str]) -> Listing:
-    """Returns the listing with the groups of copies that a folder names, where it names any."""
+    """Returns the listing with the near-duplicate groups of a folder, if it has any."""
     path, notes = folder / NEAR_DUPLICATES, listing.notes
     if not path.is_file() and (folder / _OLD_NAME).is_file():
         path = folder / _OLD_NAME
-        notes += (f"{path}: is called {NEAR_DUPLICATES} now, and goes with the next version",)
+        notes += (f"{path}: rename it to {NEAR_DUPLICATES}; the next version ignores the old name",)
     if not path.is_file():
         return listing
     found = _read_near_duplicates(path, names)
@@ -268,17 +270,17 @@ def _with_near_duplicates(listing: Listing, folder: Path, names: Iterable[str]) 
 
 
 def _read_near_duplicates(path: Path, names: Iterable[str]) -> dict[str, str]:
-    """Reads groups of copies, one per line, names apart by tabs; `names` are those of the set."""
-    spelled = {plain_name(name): name for name in names}
+    """Reads tab-separated groups, one per line; `names` are the sample names of the set."""
+    normalised = {plain_name(name): name for name in names}
     groups = [line.split("\t") for _, line in read_names(path)]
-    return {spelled.get(plain_name(name), name): group[0] for group in groups for name in group}
+    return {normalised.get(plain_name(name), name): group[0] for group in groups for name in group}
 
 
 def _unused_lists(root: Path) -> tuple[str, ...]:
-    """Returns a note on a folder of lists in a set, which split it only where it is named."""
+    """Returns notes on folders of split lists, which have no effect without `data.lists`."""
     found = sorted(path.parent for path in root.glob("*/train.txt"))
     return tuple(
-        f"{folder}: its lists of parts are not used; to split by them add --data.lists "
+        f"{folder}: its split lists are not used; to use them, add --data.lists "
         f"{shlex.quote(str(folder))}"
         for folder in found
     )
@@ -288,10 +290,10 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir()
 
 
-def _take(
+def _draw_val(
     listing: Listing, share: float, seed: int
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Returns train and val, each in the listing's order; near-duplicates stay on one side."""
+    """Draws the validation split by groups of near-duplicates; returns train and val in order."""
     train = listing.train
     wanted = max(1, round(share * len(train))) if share > 0 else 0
     groups: dict[str, list[str]] = {}
@@ -301,18 +303,18 @@ def _take(
         )
     if wanted and len(groups) < 2:
         raise DataError(
-            f"{train[0].name if train else 'training part'}: too few images to take "
-            f"data.val_share {share} of them; add images or set data.val_share 0"
+            f"{train[0].name if train else 'training split'}: too few images for a validation "
+            f"share of {share}; add images or set data.val_share 0"
         )
     keys = list(groups)
-    held: set[str] = set()
+    held_out: set[str] = set()
     for index in np.random.default_rng([seed, 1]).permutation(len(keys)):
         group = groups[keys[index]]
-        if len(held) + len(group) <= wanted:
-            held.update(group)
-    if wanted and not held:  # groups, such as films, are all larger than the share
-        held.update(groups[min(keys, key=lambda key: len(groups[key]))])
+        if len(held_out) + len(group) <= wanted:
+            held_out.update(group)
+    if wanted and not held_out:  # every group, such as a video, is larger than the share
+        held_out.update(groups[min(keys, key=lambda key: len(groups[key]))])
     return (
-        tuple(sample for sample in train if sample.name not in held),
-        tuple(sample for sample in train if sample.name in held),
+        tuple(sample for sample in train if sample.name not in held_out),
+        tuple(sample for sample in train if sample.name in held_out),
     )

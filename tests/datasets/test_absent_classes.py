@@ -16,33 +16,33 @@ def test_absent() -> None:
     assert absent(NAMES, np.array([4, 1, 9])) == ()
 
 
-def test_void_that_occurs_is_the_likely_cause() -> None:
+def test_void_pixels_are_reported_as_the_likely_cause() -> None:
     line = explain(("leaf",), "nowhere", 1200, MASKS)
-    assert line.startswith("class 'leaf' occurs nowhere, but 255, the value for no label, does, on")
-    assert "1,200 pixels: if 255 is 'leaf', say so with --data.mask_values '{255: leaf}'" in line
+    assert line.startswith("class 'leaf' occurs nowhere, but 255, the void value, occurs on")
+    assert "1,200 pixels: if 255 means 'leaf', set --data.mask_values '{255: leaf}'" in line
     assert line.endswith("if it is meant to be absent, add --data.absent_classes allow")
-    assert "if 255 is one of them" in explain(("leaf", "stem"), "nowhere", 1, MASKS)
+    assert "if 255 means one of them" in explain(("leaf", "stem"), "nowhere", 1, MASKS)
 
 
 @pytest.mark.parametrize(("void", "masks"), [(0, MASKS), (9, None)])
-def test_without_void_or_without_masks_there_is_no_value_to_name(void: int, masks: object) -> None:
+def test_without_void_or_masks_no_value_is_suggested(void: int, masks: object) -> None:
     line = explain(("leaf",), "nowhere", void, masks)  # type: ignore[arg-type]
     assert "mask_values" not in line
     assert "--data.absent_classes allow" in line
 
 
-def test_what_values_mean_already_stays_in_the_advice() -> None:
+def test_given_mask_values_are_kept_in_the_advice() -> None:
     given = index_values(NAMES, {0: "ground", 128: "leaf"}, void=[255])
     line = explain(("stem",), "nowhere", 9, given)
     assert "--data.mask_values '{0: ground, 128: leaf, 255: stem}'" in line
 
 
-def test_many_are_not_all_named() -> None:
+def test_long_lists_are_truncated() -> None:
     line = explain([f"c{i}" for i in range(9)], "nowhere", 0, None)
     assert "'c5' and 3 more occur nowhere" in line
 
 
-def test_who_may_lack_classes() -> None:
+def test_allowed() -> None:
     assert not allowed(DataConfig(root="r"))
     assert allowed(DataConfig(root="r", absent_classes="allow"))
     assert allowed(DataConfig(format="scenes"))

@@ -35,7 +35,7 @@ class Reader:
 
 @pytest.mark.parametrize(("classes", "width"), [(2, 1), (255, 1), (256, 2), (1000, 2)])
 @pytest.mark.parametrize("where", ["memory", "file"])
-def test_what_comes_back_is_what_was_read_once(
+def test_samples_are_read_once_and_returned_unchanged(
     tmp_path: Path, classes: int, width: int, where: str
 ) -> None:
     reader = Reader(classes)
@@ -61,14 +61,14 @@ def test_many_threads(tmp_path: Path) -> None:
         np.testing.assert_array_equal(label, wanted[1])
 
 
-def test_the_file_goes_with_the_process(tmp_path: Path) -> None:
+def test_the_file_is_unlinked(tmp_path: Path) -> None:
     Cache(SAMPLES, SIZES, Reader(3), classes=3).in_file(tmp_path / "c")
-    assert list(tmp_path.iterdir()) == []  # open, but without a name
+    assert list(tmp_path.iterdir()) == []  # open, but unlinked
 
 
-def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("mine")
-    with pytest.raises(ConfigError, match=r"data\.cache: .*/c: already there"):
+    with pytest.raises(ConfigError, match=r"data\.cache: .*/c: exists"):
         Cache(SAMPLES, SIZES, Reader(3), classes=3).in_file(tmp_path / "c")
     assert (tmp_path / "c").read_text() == "mine"
 
@@ -80,18 +80,16 @@ def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"400000\.00 GB are needed"):
         cache.in_file(tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(module, "MEMORY", tmp_path / "no such")  # a system that does not say
+    monkeypatch.setattr(module, "MEMORY", tmp_path / "no such")  # a system without this file
     Cache(SAMPLES, SIZES, Reader(3), classes=3).in_memory()
 
 
-def test_a_place_that_cannot_be_written() -> None:
+def test_an_unwritable_path() -> None:
     with pytest.raises(ResourceError, match=r"data\.cache: /proc/"):
         Cache(SAMPLES, SIZES, Reader(3), classes=3).in_file(Path("/proc/no/cache"))
 
 
-def test_the_file_has_its_space_from_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_space_is_reserved_in_advance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     unlink = Path.unlink
 
@@ -116,7 +114,7 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_of_another_size_than_before(tmp_path: Path) -> None:
+def test_an_image_whose_size_changed(tmp_path: Path) -> None:
     samples = [Sample("x", "x.jpg", "x.png"), Sample("y", "y.jpg", "y.png")]
     images, labels = {"x": (4, 6), "y": (3, 5)}, {"x": (4, 6), "y": (3, 5)}
 

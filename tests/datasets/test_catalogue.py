@@ -18,7 +18,7 @@ def test_names_and_colours(name: str, classes: int) -> None:
     assert len(found.names) == len(set(found.names)) == classes
     assert all(word == word.strip() and word.isascii() and word for word in found.names)
     assert all(0 <= channel <= 255 for colour in found.palette for channel in colour)
-    twins = 1 if name == "ade20k" else 0  # road and skyscraper, in the benchmark itself
+    twins = 1 if name == "ade20k" else 0  # road and skyscraper share a colour in the benchmark
     assert len(set(found.palette)) == classes - twins
 
 
@@ -51,7 +51,7 @@ def test_known_classes(
     assert colour is None or found.palette[class_id] == colour
 
 
-def test_voc_colours_are_the_development_kits() -> None:
+def test_voc_colours_match_the_development_kit() -> None:
     np.testing.assert_array_equal(taxonomy("voc").palette, voc_palette()[:21])
     table = read_colour_table(class_file("voc"))
     assert table.taxonomy == taxonomy("voc")

@@ -59,7 +59,7 @@ IDS = np.resize([0, 1, 2, 2, VOID, 0, 1], SIZE)
 
 
 def colour_mask(path: Path, colours: Colours, ids: np.ndarray = IDS) -> None:
-    """Writes an RGB mask; void is VOC's border."""
+    """Writes an RGB mask; void has the border colour of VOC."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = np.array([*colours.values(), (224, 224, 192)], np.uint8)
     Image.fromarray(table[ids]).save(path)
@@ -70,7 +70,7 @@ def index_mask(path: Path, ids: np.ndarray = IDS, palette: bytes | None = None) 
 
 
 def plants_voc(root: Path, *, lists: tuple[str, ...] = ("train", "val")) -> list[Path]:
-    """Writes images in VOC's layout, one a list; returns where their masks go."""
+    """Writes images in the VOC layout, one per list; returns the paths of their masks."""
     masks = []
     for index, part in enumerate(lists):
         photo(root / "JPEGImages" / f"{index}.jpg", index)
@@ -108,7 +108,7 @@ def labels(listing: Listing) -> list[np.ndarray]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("kind", ["grey", "palette", "rgb"])
-def test_the_list_names_the_classes(tmp_path: Path, layout: str, file: str, kind: str) -> None:
+def test_classes_come_from_the_list(tmp_path: Path, layout: str, file: str, kind: str) -> None:
     reader, write = LAYOUTS[layout]
     for path in write(tmp_path):
         if kind == "rgb":
@@ -127,11 +127,11 @@ def test_the_list_names_the_classes(tmp_path: Path, layout: str, file: str, kind
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("file", STATING)
-def test_colours_are_the_lists(tmp_path: Path, layout: str, file: str) -> None:
+def test_colours_come_from_the_list(tmp_path: Path, layout: str, file: str) -> None:
     reader, write = LAYOUTS[layout]
     rgb, palette = write(tmp_path)
     colour_mask(rgb, CVAT_COLOURS)
-    # Indices of a palette in another order than the rows: the colours count.
+    # The palette has another order than the rows: masks are read by colour.
     order = [CVAT_COLOURS[name] for name in ("stem", "background", "leaf")]
     index_mask(
         palette, np.array([1, 2, 0, VOID])[IDS], bytes(np.array(order, np.uint8)).ljust(768, b"\7")
@@ -144,7 +144,7 @@ def test_colours_are_the_lists(tmp_path: Path, layout: str, file: str) -> None:
 
 
 @pytest.mark.parametrize("file", STATING[:2])
-def test_black_is_value_0_wherever_its_row_stands(tmp_path: Path, file: str) -> None:
+def test_black_is_value_0_in_any_row(tmp_path: Path, file: str) -> None:
     (path,) = plants_voc(tmp_path, lists=("default",))
     index_mask(path)
     turned = {name: CVAT_COLOURS[name] for name in ("leaf", "background", "stem")}
@@ -155,7 +155,7 @@ def test_black_is_value_0_wherever_its_row_stands(tmp_path: Path, file: str) -> 
 
 
 @pytest.mark.parametrize("file", STATING)
-def test_void_of_black_keeps_its_row(tmp_path: Path, file: str) -> None:
+def test_black_void_keeps_its_row(tmp_path: Path, file: str) -> None:
     (path,) = plants_voc(tmp_path, lists=("default",))
     index_mask(path, np.resize([0, 1, 2], SIZE))
     colours = {"leaf": (250, 50, 83), "stem": (50, 183, 250), "Void": (0, 0, 0)}
@@ -165,7 +165,7 @@ def test_void_of_black_keeps_its_row(tmp_path: Path, file: str) -> None:
     np.testing.assert_array_equal(labels(listing)[0], np.resize([0, 1, VOID], SIZE))
 
 
-def test_a_meta_file_states_the_values_itself(tmp_path: Path) -> None:
+def test_a_meta_file_defines_the_values(tmp_path: Path) -> None:
     turned = {name: CVAT_COLOURS[name] for name in ("leaf", "background", "stem")}
     (tmp_path / "dataset_meta.json").write_text(meta(turned))
     found = find_own_classes(tmp_path)
@@ -174,7 +174,7 @@ def test_a_meta_file_states_the_values_itself(tmp_path: Path) -> None:
     assert found.values[:3].tolist() == [0, 1, 2]
     tree = json.loads(meta(turned)) | {"labels": list(CVAT_COLOURS)}
     (tmp_path / "dataset_meta.json").write_text(json.dumps(tree))
-    with pytest.raises(DataError, match="label_map has 'leaf' as '0', which is not its place"):
+    with pytest.raises(DataError, match="label_map has 'leaf' as '0', which is not its index"):
         find_own_classes(tmp_path)
     del tree["labels"]
     (tmp_path / "dataset_meta.json").write_text(json.dumps(tree))
@@ -205,7 +205,7 @@ def test_a_labelmap_without_colours(tmp_path: Path) -> None:
         ("colours.txt", "250 0 0 crack\n"),
     ],
 )
-def test_one_class_is_told_from_background(tmp_path: Path, file: str, content: str) -> None:
+def test_one_class_implies_background(tmp_path: Path, file: str, content: str) -> None:
     (tmp_path / file).write_text(content)
     found = find_own_classes(tmp_path)
     assert found is not None
@@ -225,9 +225,7 @@ def test_one_class_is_told_from_background(tmp_path: Path, file: str, content: s
         ("id2label.json", '{"1": "crack"}'),
     ],
 )
-def test_one_class_without_anything_that_is_background(
-    tmp_path: Path, file: str, content: str
-) -> None:
+def test_one_class_without_background_raises(tmp_path: Path, file: str, content: str) -> None:
     (tmp_path / file).write_text(content)
     with pytest.raises(DataError, match=r"1 class names: expected 2|'crack' is the only class"):
         find_own_classes(tmp_path)
@@ -267,7 +265,7 @@ def test_labelme_writes_no_lists(tmp_path: Path) -> None:
     assert listing.taxonomy.names == ("_background_", "leaf", "stem")
     (tmp_path / "SegmentationClass").rename(tmp_path / "SegmentationClassPNG")
     (tmp_path / "SegmentationClass").mkdir()
-    (tmp_path / "SegmentationClass" / "0.npy").touch()  # as older versions of labelme write it
+    (tmp_path / "SegmentationClass" / "0.npy").touch()  # written by older versions of labelme
     np.testing.assert_array_equal(labels(read(voc, tmp_path))[0], IDS)
     (tmp_path / "JPEGImages" / "0.jpg").unlink()
     (fault,) = read(voc, tmp_path).unpaired
@@ -293,7 +291,7 @@ def test_lists_of_voc(tmp_path: Path, lists: tuple[str, ...], parts: tuple[Any, 
     assert (len(listing.train), val, len(listing.test)) == parts
 
 
-def test_pictures_in_folders(tmp_path: Path) -> None:
+def test_images_in_folders(tmp_path: Path) -> None:
     photo(tmp_path / "JPEGImages" / "day 1" / "a.png")
     index_mask(tmp_path / "SegmentationClass" / "day 1" / "a.png")
     lists = tmp_path / "ImageSets" / "Segmentation"
@@ -303,7 +301,7 @@ def test_pictures_in_folders(tmp_path: Path) -> None:
     assert [sample.name for sample in read(voc, tmp_path).train] == ["day 1/a"]
 
 
-def test_lists_of_voc_that_are_wrong(tmp_path: Path) -> None:
+def test_invalid_lists_of_voc(tmp_path: Path) -> None:
     for path in plants_voc(tmp_path, lists=("val",)):
         index_mask(path)
     (tmp_path / "labelmap.txt").write_text(labelmap(CVAT_COLOURS))
@@ -336,7 +334,7 @@ def test_lists_of_camvid_with_blanks_and_other_suffixes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels(listing)[0], IDS)
 
 
-def test_folders_of_camvid_that_are_wrong(tmp_path: Path) -> None:
+def test_invalid_folders_of_camvid(tmp_path: Path) -> None:
     for path in plants_camvid(tmp_path, ("val",)):
         index_mask(path)
     with pytest.raises(DataError, match=r"no train/ and trainannot/"):
@@ -357,17 +355,17 @@ CONTRADICTIONS = [
 
 
 @pytest.mark.parametrize(("file", "content", "words"), CONTRADICTIONS)
-def test_lists_that_contradict(tmp_path: Path, file: str, content: str, words: str) -> None:
+def test_contradicting_lists(tmp_path: Path, file: str, content: str, words: str) -> None:
     (tmp_path / "labelmap.txt").write_text(labelmap(CVAT_COLOURS))
     (tmp_path / file).write_text(content)
     with pytest.raises(DataError) as caught:
         find_own_classes(tmp_path)
     assert words in str(caught.value)
-    assert "remove the one that is wrong" in str(caught.value)
+    assert "remove the wrong list" in str(caught.value)
     assert str(tmp_path) in str(caught.value)
 
 
-def test_lists_that_agree(tmp_path: Path) -> None:
+def test_consistent_lists(tmp_path: Path) -> None:
     for file, content in FILES.items():
         (tmp_path / file).write_text(content(CVAT_COLOURS))
     (tmp_path / "class_names.txt").write_text("_background_\nleaf\nstem\n")
@@ -377,7 +375,7 @@ def test_lists_that_agree(tmp_path: Path) -> None:
     assert found.taxonomy.names == PLANTS
 
 
-def test_masks_that_contradict(tmp_path: Path) -> None:
+def test_masks_with_unknown_palette_colours(tmp_path: Path) -> None:
     (path,) = plants_voc(tmp_path, lists=("default",))
     (tmp_path / "labelmap.txt").write_text(labelmap(CVAT_COLOURS))
     index_mask(path, np.full(SIZE, 3))
@@ -394,7 +392,7 @@ def test_masks_that_contradict(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"value 1 the colour 128 0 0, which is not in .*labelmap"):
         listing.load_label(listing.train[0])
     ramp = np.repeat(np.arange(256, dtype=np.uint8), 3).tobytes()
-    index_mask(path, palette=ramp)  # greys say nothing: the values count
+    index_mask(path, palette=ramp)  # a grey ramp carries no colours: masks are read by value
     np.testing.assert_array_equal(listing.load_label(listing.train[0]), IDS)
 
 
@@ -404,9 +402,9 @@ def test_masks_that_contradict(tmp_path: Path) -> None:
         ("labelmap.txt", "leaf\n", "line 1: 'leaf': expected `name:R,G,B:parts:actions`"),
         ("labelmap.txt", "a:1,2::\nb:1,2,3::\n", "line 1: a list of 2: expected three numbers"),
         ("labelmap.txt", "a:1,2,300::\n", "line 1: colour 1 2 300: expected numbers 0..255"),
-        ("labelmap.txt", "a:1,2,3::\na:1,2,4::\n", "'a' is there twice"),
+        ("labelmap.txt", "a:1,2,3::\na:1,2,4::\n", "'a' occurs twice"),
         ("labelmap.txt", "a:1,2,3::\nb:1,2,3::\n", "'a' and 'b' have the colour 1 2 3"),
-        ("labelmap.txt", "# nothing\n", "no class is named in it"),
+        ("labelmap.txt", "# nothing\n", "contains no class"),
         ("label_colors.txt", "1 2 3 a\nb\n", "'b' has no colour"),
         ("label_colors.txt", "\ufeff", "no class"),
         ("class_names.txt", "background\n", "1 class names"),
@@ -426,7 +424,7 @@ def test_masks_that_contradict(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_lists_that_are_damaged(tmp_path: Path, file: str, content: str, words: str) -> None:
+def test_damaged_lists(tmp_path: Path, file: str, content: str, words: str) -> None:
     (tmp_path / file).write_text(content, encoding="utf-8")
     if words == "no class":
         (tmp_path / file).write_bytes(b"\xff\xff")
@@ -463,7 +461,7 @@ def test_cityscapes_with_its_own_classes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(labels(listing)[0], IDS)
 
 
-def test_ade20k_refuses_other_classes(tmp_path: Path) -> None:
+def test_ade20k_rejects_other_classes(tmp_path: Path) -> None:
     small_copies.ade20k(tmp_path)
     (tmp_path / "classes.txt").write_text("leaf\nstem\n")
     with pytest.raises(DataError, match=r"classes\.txt: names other classes .* train/masks"):
@@ -471,7 +469,7 @@ def test_ade20k_refuses_other_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_strange_names_without_a_list_are_noted(tmp_path: Path, layout: str) -> None:
+def test_unusual_names_without_a_list_are_noted(tmp_path: Path, layout: str) -> None:
     reader, write = LAYOUTS[layout]
     for path in write(tmp_path):
         index_mask(path)

@@ -11,9 +11,7 @@ from tests.datasets.layouts.small_copies import photo
 
 @pytest.mark.parametrize("stored", ["NFC", "NFD"])
 @pytest.mark.parametrize("named", ["NFC", "NFD"])
-def test_letters_with_accents_are_spelled_in_two_ways(
-    tmp_path: Path, stored: str, named: str
-) -> None:
+def test_accents_match_in_both_unicode_forms(tmp_path: Path, stored: str, named: str) -> None:
     path = tmp_path / unicodedata.normalize(stored, "caf\u00e9.jpg")
     photo(path)
     text = unicodedata.normalize(named, "C:\\media\\caf\u00e9.jpg")

@@ -29,7 +29,7 @@ def test_merging_and_dropping(tmp_path: Path) -> None:
     assert found.apply(label).dtype == np.int32
 
 
-def test_a_class_may_join_another_and_keep_its_name_and_colour(tmp_path: Path) -> None:
+def test_merging_into_an_existing_class_keeps_its_name_and_colour(tmp_path: Path) -> None:
     found = mapped(tmp_path, "road: [sky]\n")
     assert found.taxonomy.names == ("road", "car", "bus", "moon")
     assert found.taxonomy.palette[0] == (4, 4, 4)
@@ -51,7 +51,10 @@ def test_a_class_that_is_called_void_stays(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("vehicle: [bus, cra]\n", "'cra' is not a class of this data set; did you mean 'car'"),
-        ("void: [Unlabeled]\n", "'Unlabeled' is not a class .* for no class already; leave it out"),
+        (
+            "void: [Unlabeled]\n",
+            "'Unlabeled' is not a class .* already means no class; leave it out",
+        ),
         ("a: [bus]\nb: [bus]\n", "'bus' is in 'a' and 'b'"),
         ("a: bus\n", "'a' must hold a list"),
         ("a: [1]\n", "'a' must hold a list"),
@@ -59,11 +62,11 @@ def test_a_class_that_is_called_void_stays(tmp_path: Path) -> None:
         ("[bus]\n", "expected lines such as"),
         ("a: [bus\n", "not YAML"),
         ("", "expected lines such as"),
-        ("void: [sky, car, bus, moon]\n", "1 classes are left"),
-        ("one: [sky, car, bus, moon, road]\n", "1 classes are left"),
+        ("void: [sky, car, bus, moon]\n", "1 classes remain"),
+        ("one: [sky, car, bus, moon, road]\n", "1 classes remain"),
     ],
 )
-def test_maps_that_do_not_fit(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_maps(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=f"map.yaml: .*{words}") as caught:
         mapped(tmp_path, text)
     assert "\n" not in str(caught.value)
@@ -79,7 +82,7 @@ def test_no_such_file(tmp_path: Path) -> None:
     goal=st.lists(st.sampled_from(["x", "y", "void", "own"]), min_size=5, max_size=5),
     seed=st.integers(0, 1000),
 )
-def test_any_map_keeps_pixels_and_gives_no_unknown_id(
+def test_any_map_keeps_pixels_and_yields_valid_ids(
     tmp_path_factory: pytest.TempPathFactory, goal: list[str], seed: int
 ) -> None:
     tree: dict[str, list[str]] = {}
@@ -90,7 +93,7 @@ def test_any_map_keeps_pixels_and_gives_no_unknown_id(
     text = "".join(f"{new}: [{', '.join(olds)}]\n" for new, olds in tree.items()) or "{}\n"
     folder = tmp_path_factory.mktemp("map")
     if len(left - {"void"}) < 2:
-        with pytest.raises(ConfigError, match="are left"):
+        with pytest.raises(ConfigError, match="classes remain"):
             mapped(folder, text)
         return
     found = mapped(folder, text)

@@ -1,4 +1,4 @@
-"""Files that a set's own files name are opened below its folder alone."""
+"""Paths in the files of a data set are only opened below its folder."""
 
 from __future__ import annotations
 
@@ -140,12 +140,12 @@ def test_only_files_below_the_folder_are_opened(
         monkeypatch.chdir(root)
     given = Path() if relative else root
     assert detect(given) == writer.__name__
-    if writer in (folder, labelme):  # nothing is left, or the list is refused
+    if writer in (folder, labelme):  # no sample remains, or the list is rejected
         with pytest.raises(DataError, match="x"):
             list_set(DataConfig(root=str(given)), 0)
         return
     listing = list_set(DataConfig(root=str(given)), 0)
-    assert listing.unpaired  # it is named, not passed over
+    assert listing.unpaired  # reported, not skipped silently
     for samples in parts_of(listing).values():
         for sample in samples:
             for file in (sample.image, sample.label):
@@ -154,7 +154,7 @@ def test_only_files_below_the_folder_are_opened(
 
 
 @pytest.mark.parametrize("writer", [labelme, coco, cvat_images, label_studio])
-def test_a_path_that_leads_outside_is_found_inside_by_its_last_part(
+def test_a_path_outside_is_matched_inside_by_its_last_components(
     tmp_path: Path, writer: Callable[[Path, str], None]
 ) -> None:
     photo(tmp_path / "outside" / "x.jpg")

@@ -16,15 +16,17 @@ def lonely(images: list[str], labels: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("label", ["a_mask", "mask-a", "A", "a_gt_", "a.jpg", "a segmentation"])
-def test_a_label_with_a_name_of_its_own_is_said_once(label: str) -> None:
+def test_a_label_with_another_name_is_reported_once(label: str) -> None:
     (line,) = lonely(["a"], [label])
-    named = f"{Path(f'm/{label}.png')} lies there: a label has its image's name: rename it"
+    named = (
+        f"{Path(f'm/{label}.png')} may be it: a label must have the name of its image: rename it"
+    )
     assert line == f"{Path('i/a.jpg')}: no label of that name in i/ or m/; {named}"
 
 
-def test_files_without_a_partner() -> None:
+def test_unpaired_files() -> None:
     one, other = lonely(["a", "c"], ["ab", "c"])
     assert one.startswith(f"{Path('i/a.jpg')}: no label of that name")
     assert other.startswith(f"{Path('m/ab.png')}: no image of that name")
-    assert "lies there" not in one + other
-    assert len(lonely(["a"], ["a_mask", "mask_a"])) == 3  # which of them is not known
+    assert "may be it" not in one + other
+    assert len(lonely(["a"], ["a_mask", "mask_a"])) == 3  # ambiguous

@@ -76,45 +76,46 @@ def sample(root: Path, name: str) -> Sample:
     return Sample(name, str(path), str(root / "masks" / f"{name}.png"))
 
 
-def test_folders_that_are_not_what_they_are_called(tmp_path: Path) -> None:
+def test_misleading_folders(tmp_path: Path) -> None:
     train = [sample(tmp_path, name) for name in ("images/a/valid/1", "images/a/train/1", "x/2")]
     parts = {"train": train, "test": [sample(tmp_path, "images/val/1")]}
     sample(tmp_path, "images/testing/1")
-    (tmp_path / "images" / "dev").mkdir()  # empty: nothing is lost
+    (tmp_path / "images" / "dev").mkdir()  # empty
     (tmp_path / ".git" / "test").mkdir(parents=True)
+    images = tmp_path / "images"
     assert misleading_folders(tmp_path, parts) == (
-        f"{tmp_path}/images/testing: looks like the part test, but its images are in no part",
-        f"{tmp_path}/images/a/valid: looks like the part val, but its images are trained on",
+        f"{images}/testing: looks like the test split, but its images are in no split",
+        f"{images}/a/valid: looks like the val split, but its images are used for training",
     )
 
 
-def test_folders_with_a_part_in_their_names(tmp_path: Path) -> None:
+def test_folders_with_a_split_in_their_names(tmp_path: Path) -> None:
     train = [sample(tmp_path, f"images/{name}/1") for name in ("train_set", "val_set", "valid2")]
     sample(tmp_path, "test_images/1")
     unused, trained = misleading_folders(tmp_path, {"train": train})
     assert unused == (
-        f"{tmp_path}/test_images: looks like the part test, but its images are in no part"
+        f"{tmp_path}/test_images: looks like the test split, but its images are in no split"
     )
     assert trained == (
-        f"{tmp_path}/images/val_set (and 1 more): looks like the part val, but its images are "
-        "trained on"
+        f"{tmp_path}/images/val_set (and 1 more): looks like the val split, but its images are "
+        "used for training"
     )
 
 
-def test_what_is_in_a_folder_of_a_part_is_said_once(tmp_path: Path) -> None:
+def test_nested_folders_are_reported_once(tmp_path: Path) -> None:
     sample(tmp_path, "test_set/test_images/1")
     (line,) = misleading_folders(tmp_path, {"train": [sample(tmp_path, "images/1")]})
-    assert line.startswith(f"{tmp_path}/test_set: looks like the part test")
+    assert line.startswith(f"{tmp_path}/test_set: looks like the test split")
 
 
-def test_a_layout_says_which_folders_it_leaves_out(tmp_path: Path) -> None:
+def test_unused_folders_are_reported(tmp_path: Path) -> None:
     root = small_copies.camvid(tmp_path)
     small_copies.photo(root / "valid" / "0.png")
     notes = list_set(DataConfig(root=str(root)), 0).notes
-    assert notes == (f"{root}/valid: looks like the part val, but its images are in no part",)
+    assert notes == (f"{root}/valid: looks like the val split, but its images are in no split",)
 
 
 @pytest.mark.parametrize("layout", ["sift_flow", "camvid", "voc", "cityscapes", "ade20k"])
-def test_published_layouts_mislead_nobody(tmp_path: Path, layout: str) -> None:
+def test_published_layouts_are_not_reported(tmp_path: Path, layout: str) -> None:
     root = getattr(small_copies, layout)(tmp_path)
     assert list_set(DataConfig(root=str(root)), 0).notes == ()

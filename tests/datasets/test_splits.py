@@ -40,7 +40,7 @@ def share(count: int, val_share: float, seed: int = 0, **near_duplicates: str) -
     ("count", "val_share", "held"),
     [(100, 0.1, 10), (100, 0.0, 0), (5, 0.01, 1), (3, 0.5, 2), (2, 0.5, 1)],
 )
-def test_share_of_the_training_part(count: int, val_share: float, held: int) -> None:
+def test_validation_share_of_the_training_split(count: int, val_share: float, held: int) -> None:
     found = share(count, val_share)
     assert len(found.val) == held
     assert sorted(found.train + found.val, key=lambda s: s.name) == list(samples(count))
@@ -53,21 +53,21 @@ def test_seed_chooses_the_share() -> None:
     assert len({share(100, 0.1, seed).val for seed in range(5)}) == 5
 
 
-def test_kin_stay_together() -> None:
+def test_near_duplicates_stay_together() -> None:
     near_duplicates = {f"{i:03d}": f"family {i // 4}" for i in range(40)}
     for seed in range(5):
         val = [int(s.name) for s in share(40, 0.25, seed, **near_duplicates).val]
-        assert len(val) == 8  # whole families of four, as many as fit in ten
+        assert len(val) == 8  # complete groups of four, as many as fit in ten
         assert all((i - i % 4 + j) in val for i in val for j in range(4))
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_too_few_to_share(count: int) -> None:
+def test_too_few_images_for_a_validation_share(count: int) -> None:
     with pytest.raises(DataError, match=r"data\.val_share"):
         share(count, 0.1)
 
 
-def test_empty_training_part() -> None:
+def test_empty_training_split() -> None:
     with pytest.raises(DataError, match="training split is empty"):
         share(0, 0.0)
 
@@ -80,7 +80,7 @@ def test_datasets_do_not_import_tensorflow() -> None:
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
-    """Six images in a plain folder; image i shows class i % 3 everywhere."""
+    """Six images in a plain folder; image i has class i % 3 everywhere."""
     root = tmp_path / "set"
     for side in ("images", "masks"):
         (root / side).mkdir(parents=True)
@@ -102,20 +102,20 @@ def lists(folder: Path, **parts_: str) -> DataConfig:
     return DataConfig(root=str(folder.parent / "set"), lists=str(folder))
 
 
-def test_the_layout_is_told_from_the_folder(plain: Path) -> None:
+def test_the_layout_is_detected(plain: Path) -> None:
     assert splits.with_format(DataConfig(root=str(plain))).format == "folder"
     assert splits.read_parts(DataConfig(root=str(plain), val_share=0.0), 0).format == "folder"
     assert splits.with_format(DataConfig(root="gs://bucket/set")).format == "shards"
 
 
-def test_lists_take_the_place_of_the_sets_own_parts(plain: Path, tmp_path: Path) -> None:
+def test_lists_replace_the_splits_of_the_set(plain: Path, tmp_path: Path) -> None:
     found = splits.read_parts(lists(tmp_path / "l", train="4\n1\n", val="2\n", test="0\n5\n"), 0)
     assert names(found.train) == ["4", "1"]
     assert names(found.val) == ["2"]
     assert names(found.test) == ["0", "5"]
 
 
-def test_folds_are_chosen_by_number(plain: Path, tmp_path: Path) -> None:
+def test_folds_are_selected_by_number(plain: Path, tmp_path: Path) -> None:
     for fold in range(2):
         lists(tmp_path / "l" / f"fold_{fold}", train=f"{fold}\n3\n", test=f"{1 - fold}\n")
     for fold in range(2):
@@ -129,13 +129,14 @@ def test_folds_are_chosen_by_number(plain: Path, tmp_path: Path) -> None:
     ("text", "words"),
     [
         ({"train": "0\n1\n44\n"}, r"train\.txt: line 3: '44' is not a sample"),
-        ({"train": "0\n1\n", "test": "2\n1\n"}, r"test\.txt: line 2: '1' is on line 2 of train"),
+        (
+            {"train": "0\n1\n", "test": "2\n1\n"},
+            r"test\.txt: line 2: '1' is already on line 2 of train",
+        ),
         ({"test": "2\n"}, r"no train\.txt"),
     ],
 )
-def test_lists_that_do_not_fit(
-    plain: Path, tmp_path: Path, text: dict[str, str], words: str
-) -> None:
+def test_invalid_lists(plain: Path, tmp_path: Path, text: dict[str, str], words: str) -> None:
     with pytest.raises((DataError, ConfigError), match=words):
         splits.read_parts(lists(tmp_path / "l", **text), 0)
 
@@ -150,17 +151,17 @@ def test_mapped_classes_reach_both_loaders(plain: Path, tmp_path: Path) -> None:
     assert [int(listing.load_label(s)[0, 0]) for s in found.train] == [0, 1, 0, 0, 1, 0]
 
 
-def test_unpaired_files_are_refused(plain: Path) -> None:
+def test_unpaired_files_raise(plain: Path) -> None:
     (plain / "masks" / "3.png").unlink()
     (plain / "images" / "4.png").unlink()
     with pytest.raises(
-        DataError, match=r"\(and 1 more such files\); all .* data check /"
+        DataError, match=r"\(and 1 more such files\); to list all problems: .* data check /"
     ) as caught:
         splits.read_parts(DataConfig(root=str(plain)), 0)
     assert caught.value.kind == "missing"
 
 
-def test_lists_leave_out_what_they_do_not_name(plain: Path, tmp_path: Path) -> None:
+def test_unlisted_samples_are_dropped(plain: Path, tmp_path: Path) -> None:
     (plain / "masks" / "3.png").unlink()
     found = splits.read_parts(lists(tmp_path / "l", train="4\n1\n", val="2\n"), 0)
     assert names(found.train) == ["4", "1"]
@@ -170,21 +171,21 @@ def test_lists_leave_out_what_they_do_not_name(plain: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("file", ["near_duplicates.txt", "kin.txt"])
 @pytest.mark.parametrize("beside", ["set", "l"])
-def test_copies_named_in_a_file_stay_on_one_side(
+def test_listed_near_duplicates_stay_on_one_side(
     plain: Path, tmp_path: Path, beside: str, file: str
 ) -> None:
     data = lists(tmp_path / "l", train="0\n1\n2\n3\n4\n5\n")
     data = data if beside == "l" else DataConfig(root=str(plain))
     (tmp_path / beside / file).write_text("0\t4\n1\t2\t3\n")
     (note, *_) = splits.list_set(data, 0).notes or ("",)
-    assert ("is called near_duplicates.txt now" in note) == (file == "kin.txt")
+    assert ("rename it to near_duplicates.txt" in note) == (file == "kin.txt")
     for seed in range(8):
         found = splits.read_parts(dataclasses.replace(data, val_share=0.4), seed)
         val = set(names(found.val))
-        assert val in ({"0", "4"}, {"5"}), val  # whole groups of at most 0.4 * 6 images
+        assert val in ({"0", "4"}, {"5"}), val  # complete groups of at most 0.4 * 6 images
 
 
-def test_a_fold_where_there_are_none(plain: Path, tmp_path: Path) -> None:
+def test_a_fold_without_folds(plain: Path, tmp_path: Path) -> None:
     for data in (DataConfig(root=str(plain)), lists(tmp_path / "l", train="0\n1\n2\n")):
         with pytest.raises(ConfigError, match=r"data\.fold is 2: this set has no folds"):
             splits.read_parts(dataclasses.replace(data, fold=2), 0)

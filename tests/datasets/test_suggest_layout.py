@@ -56,29 +56,35 @@ def fill(root: Path, *files: str) -> Path:
             "rename train/ to train/images/, rename train_labels/ to train/masks/, rename val/ to",
         ),
         (("train/a.jpg", "train_masks/a_mask.png"), "rename train_masks/ to train/masks/"),
-        (("a.jpg", "a_mask.png"), "masks lie beside their images ('a_mask')"),
+        (("a.jpg", "a_mask.png"), "masks are next to their images ('a_mask')"),
         (("b/a.jpg", "b/a_seg.png"), "without '_seg'"),
-        (("a.jpg", "b.jpg"), "images in images/, a PNG of class ids for each in masks/"),
+        (
+            ("a.jpg", "b.jpg"),
+            "images in images/, for each a PNG of class ids of the same name in masks/",
+        ),
         (("set.zip",), "an archive: unpack it"),
-        (("train/images/a.jpg", "train/labels/a.txt", "data.yaml"), "YOLO's outlines"),
-        (("images/a.jpg", "labels/a.txt"), "YOLO's outlines"),
-        (("JPEGImages/a.jpg", "Annotations/a.xml"), "boxes (Annotations/*.xml), which label no"),
-        (("meta.json", "ds/img/a.jpg", "ds/ann/a.jpg.json"), "Supervisely's own format"),
+        (("train/images/a.jpg", "train/labels/a.txt", "data.yaml"), "YOLO polygons"),
+        (("images/a.jpg", "labels/a.txt"), "YOLO polygons"),
+        (
+            ("JPEGImages/a.jpg", "Annotations/a.xml"),
+            "boxes (Annotations/*.xml), without pixel labels",
+        ),
+        (("meta.json", "ds/img/a.jpg", "ds/ann/a.jpg.json"), "Supervisely format"),
         (("data/train-0.parquet",), "Parquet"),
-        (("a.jpg", "task-1-annotation-2-by-3-tag-leaf-0.png"), "Label Studio's brush strokes"),
-        (("a.jpg", "via_region_data.json"), "VGG Image Annotator's own format"),
-        (("notes.txt",), "no images within four folders"),
-        ((), "no images within four folders"),
+        (("a.jpg", "task-1-annotation-2-by-3-tag-leaf-0.png"), "Label Studio brush masks"),
+        (("a.jpg", "via_region_data.json"), "VGG Image Annotator format"),
+        (("notes.txt",), "no images within four levels"),
+        ((), "no images within four levels"),
     ],
 )
-def test_what_is_seen_and_what_to_do(tmp_path: Path, files: tuple[str, ...], words: str) -> None:
+def test_advice(tmp_path: Path, files: tuple[str, ...], words: str) -> None:
     message = told(fill(tmp_path, *files))
     assert words in message
     assert "(found: " in message or "found: " in message
     assert "data/README.md" in message
 
 
-def test_what_is_seen_is_named(tmp_path: Path) -> None:
+def test_contents_are_listed(tmp_path: Path) -> None:
     assert "found: gt/, imgs/" in told(fill(tmp_path, "imgs/a.jpg", "gt/a.png"))
 
 
@@ -88,42 +94,40 @@ def test_a_layout_below(tmp_path: Path) -> None:
     assert f"but {tmp_path}/VOCdevkit/VOC2012 is voc (JPEGImages/ and " in message
 
 
-def test_datumaros_own_format_is_not_coco(tmp_path: Path) -> None:
+def test_datumaro_format_is_not_coco(tmp_path: Path) -> None:
     fill(tmp_path, "images/a.jpg", "annotations/default.json")
     text = '{"infos": {}, "categories": {"label": {"labels": []}}, "items": []}'
     (tmp_path / "annotations" / "default.json").write_text(text)
-    assert "Datumaro's own format" in told(tmp_path)
+    assert "Datumaro format" in told(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a-asset.json", '{"asset": {"name": "a.jpg"}, "regions": []}', "VoTT's own"),
-        ("p.vott", "{}", "VoTT's own"),
-        ("export.json", '[{"ID": "x", "Labeled Data": "a.jpg", "Label": {}}]', "Labelbox's own"),
-        ("x/export.json", '[{"data_row": {"id": "x"}}]', "Labelbox's own"),
+        ("a-asset.json", '{"asset": {"name": "a.jpg"}, "regions": []}', "VoTT format"),
+        ("p.vott", "{}", "VoTT format"),
+        ("export.json", '[{"ID": "x", "Labeled Data": "a.jpg", "Label": {}}]', "Labelbox format"),
+        ("x/export.json", '[{"data_row": {"id": "x"}}]', "Labelbox format"),
         (
             "annotations.json",
             '{"a.jpg1": {"filename": "a.jpg", "regions": [{"shape_attributes": {}}]}}',
-            "VGG Image Annotator's own",
+            "VGG Image Annotator format",
         ),
-        ("a.jpg.json", '{"metadata": {"name": "a.jpg"}, "instances": []}', "SuperAnnotate's own"),
-        ("annotations/a.json", '{"item": {"name": "a"}, "annotations": []}', "Darwin's own"),
+        ("a.jpg.json", '{"metadata": {"name": "a.jpg"}, "instances": []}', "SuperAnnotate format"),
+        ("annotations/a.json", '{"item": {"name": "a"}, "annotations": []}', "V7 Darwin format"),
         (
             "a.json",
             '{"image": {"filename": "a"}, "annotations": [{"name": "x", "polygon": {}}]}',
-            "Darwin's own",
+            "V7 Darwin format",
         ),
-        ("ann/a.json", '{"objects": [{"points": {"exterior": []}}]}', "Supervisely's own"),
-        ("labels.json", '[{"name": "a", "labels": [{"poly2d": []}]}]', "Scalabel's own"),
-        ("gt/a.json", '{"imgHeight": 4, "imgWidth": 6, "objects": []}', "Cityscapes' outlines"),
-        ("annotations/train.json", '{"categories": {"label": {}}, "items": []}', "Datumaro's own"),
-        ("train.csv", "ImageId,EncodedPixels\n", "run lengths in a table (train.csv)"),
+        ("ann/a.json", '{"objects": [{"points": {"exterior": []}}]}', "Supervisely format"),
+        ("labels.json", '[{"name": "a", "labels": [{"poly2d": []}]}]', "Scalabel format"),
+        ("gt/a.json", '{"imgHeight": 4, "imgWidth": 6, "objects": []}', "Cityscapes polygons"),
+        ("annotations/train.json", '{"categories": {"label": {}}, "items": []}', "Datumaro format"),
+        ("train.csv", "ImageId,EncodedPixels\n", "a table of run lengths (train.csv)"),
     ],
 )
-def test_formats_of_tools_that_are_not_read(
-    tmp_path: Path, name: str, text: str, words: str
-) -> None:
+def test_unsupported_formats_of_tools(tmp_path: Path, name: str, text: str, words: str) -> None:
     fill(tmp_path, "a.jpg", name)
     (tmp_path / name).write_text(text)
     assert words in told(tmp_path)
@@ -134,5 +138,6 @@ def test_several_folders_of_one_layout(tmp_path: Path) -> None:
         fill(tmp_path, f"{part}/images/x.jpg", f"{part}/masks/x.png")
     message = told(tmp_path)
     assert (
-        f"{tmp_path / 'a'} is folder (images/ and masks/): so is b/ beside it (3 in all)" in message
+        f"{tmp_path / 'a'} is folder (images/ and masks/): so is b/ next to it (3 in all)"
+        in message
     )

@@ -72,7 +72,7 @@ def test_empty_stats(tmp_path: Path) -> None:
 
 def test_an_unwritable_path(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ResourceError, match="give a folder that can be written"):
+    with pytest.raises(ResourceError, match="choose a writable folder"):
         draw(tmp_path / "file" / "a.png", stats(1, 1), ("sky", "sea"))
 
 

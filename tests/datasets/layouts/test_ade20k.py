@@ -73,7 +73,5 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
     for side in ("images/training", "annotations/training"):
         shutil.rmtree(tmp_path / side)
         (tmp_path / side).mkdir()
-    with pytest.raises(
-        DataError, match=r"images/training/<name>\.jpg: no such images to learn from"
-    ):
+    with pytest.raises(DataError, match=r"images/training/<name>\.jpg: no training images found"):
         listed(tmp_path)

@@ -88,7 +88,7 @@ def test_unpaired_files_are_told(tmp_path: Path) -> None:
         assert found.val is not None
         assert (len(found.train), len(found.val), len(found.test)) == (4, 1, 1)
         if lists:
-            assert f"{root}/val/{NAMES[1]}.png: no such file: val.txt names it" in told
+            assert f"{root}/val/{NAMES[1]}.png: no such file: val.txt lists it" in told
 
 
 @pytest.mark.parametrize(
@@ -138,5 +138,5 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
     for side in ("train", "trainannot"):
         shutil.rmtree(tmp_path / side)
         (tmp_path / side).mkdir()
-    with pytest.raises(DataError, match=r"train/<name>\.png: no such images to learn from"):
+    with pytest.raises(DataError, match=r"train/<name>\.png: no training images found"):
         listed(tmp_path)

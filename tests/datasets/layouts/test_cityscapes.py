@@ -98,7 +98,7 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / side)
     with pytest.raises(
         DataError,
-        match=r"leftImg8bit/train/<city>/<name>_leftImg8bit\.png: no such images to learn from",
+        match=r"leftImg8bit/train/<city>/<name>_leftImg8bit\.png: no training images found",
     ):
         listed(tmp_path)
 

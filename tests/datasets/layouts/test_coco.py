@@ -535,7 +535,7 @@ def test_categories_that_stand_for_no_class_are_said(tmp_path: Path) -> None:
     put(tmp_path, tree_of(categories=[*CATEGORIES, {"id": 5, "name": "Unlabeled"}]))
     listing = read(tmp_path)
     assert listing.taxonomy.names == ("tall car", "toothbrush")
-    assert "'Unlabeled' stands for no class" in listing.notes[0]
+    assert "'Unlabeled' means no class" in listing.notes[0]
 
 
 @pytest.mark.parametrize("name", ["result.json", "labels.json", "my export.json"])

@@ -75,7 +75,7 @@ def test_categories_that_stand_for_no_class(tmp_path: Path, name: str) -> None:
     listing = read(tmp_path)
     assert listing.taxonomy.names == ("road", "sky")
     np.testing.assert_array_equal(listing.load_label(listing.train[0]), np.where(IDS == 1, 1, VOID))
-    assert f"'{name}' stands for no class" in listing.notes[0]
+    assert f"'{name}' means no class" in listing.notes[0]
 
 
 def test_outlines_come_first(tmp_path: Path) -> None:

@@ -205,9 +205,8 @@ def test_a_part_deep_inside_is_named(tmp_path: Path) -> None:
         put(tmp_path, stem)
     found = parts(tmp_path)
     assert len(found.train) == 2
-    assert (
-        "images/rome/val (and 1 more): looks like the part val, but its images are trained"
-        in str(found.notes)
+    assert "images/rome/val (and 1 more): looks like the val split, but its images are used" in str(
+        found.notes
     )
 
 
@@ -316,7 +315,7 @@ def test_names_that_stand_for_no_class_are_said(tmp_path: Path) -> None:
     assert found.taxonomy.names == ("cat", "dog")
     assert found.load(found.train[0])[1][0].tolist() == [0, VOID, VOID, VOID, 0, 0]
     (note,) = found.notes
-    assert note.startswith(f"{tmp_path / 'classes.txt'}: 'Unlabeled' stands for no class (void)")
+    assert note.startswith(f"{tmp_path / 'classes.txt'}: 'Unlabeled' means no class (void)")
 
 
 def test_lists_in_a_folder_of_their_own_are_named(tmp_path: Path) -> None:
@@ -328,7 +327,7 @@ def test_lists_in_a_folder_of_their_own_are_named(tmp_path: Path) -> None:
     (lists / "train.txt").write_text("a\n")
     (lists / "valid.txt").write_text("b\n")
     (note,) = parts(tmp_path).notes
-    assert note.endswith(f"not used; to split by them add --data.lists '{lists}'")
+    assert note.endswith(f"not used; to use them, add --data.lists '{lists}'")
     data = DataConfig(root=str(tmp_path), lists=str(lists))
     found = read_parts(data, seed=0)
     assert found.notes == ()
@@ -350,10 +349,10 @@ def test_numbers_of_objects_are_no_smoothing(tmp_path: Path) -> None:
     mask = np.arange(24, dtype=np.uint8).reshape(4, 6)
     Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
     found = parts(tmp_path)
-    with pytest.raises(DataError, match="0 to 23 in one mask look like numbers of objects"):
+    with pytest.raises(DataError, match="0 to 23 look like instance ids"):
         found.load(found.train[0])
     Image.fromarray(mask * 9).save(tmp_path / "masks" / "a.png")
-    with pytest.raises(DataError, match="what JPEG or smoothing leaves"):
+    with pytest.raises(DataError, match="typical of JPEG"):
         found.load(found.train[0])
 
 

@@ -515,7 +515,7 @@ def test_labels_for_background_and_for_no_class(
     assert label[1].tolist() == [0] * 6
     assert label[3].tolist() == [VOID] * 6
     named = not listed and void != "__ignore__"
-    assert any("stands for no class" in note for note in listing.notes) == named
+    assert any("means no class" in note for note in listing.notes) == named
 
 
 def test_letters_with_accents_give_one_name_however_the_disk_spells_them(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_unpaired_files_are_told(tmp_path: Path) -> None:
     assert [error.kind for error in found.unpaired] == ["missing"] * 3
     assert "coast_0.jpg: no label" in told[0]
     assert "coast_6.mat: no image" in told[1]
-    assert "coast_4.jpg: no such file: TestSet1.txt names it" in told[2]
+    assert "coast_4.jpg: no such file: TestSet1.txt lists it" in told[2]
     assert len(found.train) == 3
     assert len(found.test) == 1
 
