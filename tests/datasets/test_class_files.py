@@ -308,7 +308,7 @@ def test_invalid_lists_of_voc(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no train\.txt or default\.txt \(found: val\.txt\)"):
         read(voc, tmp_path)
     plants_voc(tmp_path, lists=("train", "default"))
-    with pytest.raises(DataError, match=r"train\.txt: default\.txt is the list of train too"):
+    with pytest.raises(DataError, match=r"train\.txt: default\.txt is also the list of the train"):
         read(voc, tmp_path)
 
 
@@ -341,7 +341,7 @@ def test_invalid_folders_of_camvid(tmp_path: Path) -> None:
         read(camvid, tmp_path)
     for path in plants_camvid(tmp_path, ("val", "valid")):
         index_mask(path)
-    with pytest.raises(DataError, match="is the val split too"):
+    with pytest.raises(DataError, match="is also the val split"):
         read(camvid, tmp_path)
 
 
@@ -464,7 +464,7 @@ def test_cityscapes_with_its_own_classes(tmp_path: Path) -> None:
 def test_ade20k_rejects_other_classes(tmp_path: Path) -> None:
     small_copies.ade20k(tmp_path)
     (tmp_path / "classes.txt").write_text("leaf\nstem\n")
-    with pytest.raises(DataError, match=r"classes\.txt: names other classes .* train/masks"):
+    with pytest.raises(DataError, match=r"classes\.txt: lists classes other .* train/masks"):
         read(ade20k, tmp_path)
 
 
@@ -474,7 +474,7 @@ def test_unusual_names_without_a_list_are_noted(tmp_path: Path, layout: str) -> 
     for path in write(tmp_path):
         index_mask(path)
     (note,) = read(reader, tmp_path).notes
-    assert note.startswith(f"{tmp_path}: no class list in it")
+    assert note.startswith(f"{tmp_path}: no class list found")
     original = getattr(small_copies, layout)(tmp_path / "original")
     assert read(reader, original).notes == ()
 

@@ -1,10 +1,10 @@
 """ADE20K, the scene parsing benchmark (ADEChallengeData2016): 20210 + 2000 images, 150 classes.
 
     ROOT/images/{training,validation}/<name>.jpg
-    ROOT/annotations/{training,validation}/<name>.png     masks: 0 without a label, 1..150
+    ROOT/annotations/{training,validation}/<name>.png     masks: 0 is unlabelled, 1..150 are classes
 
-The labels of the benchmark's test split are not public: figures are usually reported on validation,
-which is the test split here, and a validation share is taken from training.
+The labels of the benchmark's test split are not public, so results are usually reported on the
+validation images. They are the test split here; a validation split is held out from training.
 """
 
 from __future__ import annotations
@@ -31,22 +31,24 @@ from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
 _CODING = CODINGS["ade20k"]
-_RULE = "a mask of ADE20K holds 1..150 (the classes) or 0 (no label); unpack the set anew"
+_RULE = "a mask of ADE20K contains 1..150 (classes) or 0 (unlabelled); unpack the data set again"
 
 
 def signs(root: Path) -> str:
-    """Returns what of this layout is in `root`, or an empty string."""
+    """Returns the folders that identify this layout in `root`, or an empty string."""
     return folders_seen(root, "images/training", "annotations/training")
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists training as the training split and validation as the test split; no image is opened.
+    """Lists `training` as the training split and `validation` as the test split.
 
-    A sample's name is the part and the image's name: `training/ADE_train_00000001`.
+    Images are not opened. A sample is named after its folder and its image:
+    `training/ADE_train_00000001`.
 
     Raises:
-        DataError: The folder is not the set, or its training split holds no images, or it carries
-            a list of other classes: its masks could begin with 0 or with 1.
+        DataError: The folder does not have this layout, its training split contains no images, or
+            it contains a list of other classes. Such masks are ambiguous: their first class may
+            have the value 0 or 1.
     """
     require(root, signs, "ADE20K scene parsing (images/training/, annotations/training/)")
     _refuse_own_classes(root)
@@ -76,9 +78,10 @@ def _refuse_own_classes(root: Path) -> None:
     own = find_own_classes(root)
     if own is not None and own.taxonomy.names != taxonomy("ade20k").names:
         raise DataError(
-            f"{own.path}: names other classes than ADE20K's 150: for a set with its own classes "
-            "rename images/training to train/images, annotations/training to train/masks, "
-            "validation alike to val/, and the list to classes.txt (its first line is value 0)"
+            f"{own.path}: lists classes other than ADE20K's 150: for a data set with its own "
+            "classes, rename images/training to train/images, annotations/training to "
+            "train/masks, the validation folders to val/images and val/masks, and the list to "
+            "classes.txt (its first line is value 0)"
         )
 
 

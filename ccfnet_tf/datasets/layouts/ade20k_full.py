@@ -1,17 +1,18 @@
-"""The full ADE20K (Zhou et al., CVPR 2017), version of 2021: 27574 images, over 3000 classes.
+"""The full ADE20K (Zhou et al., CVPR 2017), 2021 version: 27574 images, over 3000 classes.
 
     ROOT/images/ADE/{training,validation}/<scene>/.../<name>.jpg
     ROOT/images/ADE/{training,validation}/<scene>/.../<name>_seg.png     class and instance
-    ROOT/images/ADE/{training,validation}/<scene>/.../<name>.json        its objects
+    ROOT/images/ADE/{training,validation}/<scene>/.../<name>.json        objects of the image
     ROOT/index_ade20k.pkl                                                all names, in order
-    ROOT/classes.txt                                                     those to learn, yours
+    ROOT/classes.txt                                                     optional: names to learn
 
-A pixel's class is R / 10 * 256 + G, the place of its name in the index from 1; 0 is void. Names are
-taken from the index, which is looked through and never unpickled, else from the JSON files. A line
-of classes.txt is a name, or its first word (`car` for `car, auto, automobile`); all others are
-void. Without classes.txt all names are classes, of which there may be 256.
+The class of a pixel is R / 10 * 256 + G, the position of its name in the index, counted from 1; 0
+is void. Names are read from the index, which is scanned and never unpickled; without an index they
+are read from the JSON files. A line of classes.txt is a name or its first synonym (`car` for
+`car, auto, automobile`); all other names are void. Without classes.txt every name is a class; at
+most 256 are accepted.
 
-Parts of objects (<name>_parts_1.png) are not read. Validation is the test split.
+Masks of object parts (<name>_parts_1.png) are not read. Validation is the test split.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from ccfnet_tf.labels import VOID, Sample
 
 INDEX = "index_ade20k.pkl"
 _SEG = "_seg"
-_MOST_UNCHOSEN = 256  # classes; the list of all objects is for nobody to learn
-_MOST = 26 * 256 + 256  # what R / 10 and G can state
+_MAX_WITHOUT_LIST = 256  # classes; more need a classes.txt that selects those to learn
+_MAX_NUMBERS = 26 * 256 + 256  # class numbers that R / 10 and G can encode
 
 _MEMOIZING = ("MEMOIZE", "BINPUT", "LONG_BINPUT")
 _MEMOIZED = ("BINGET", "LONG_BINGET")
@@ -48,40 +49,42 @@ _Part = tuple[tuple[Sample, ...], tuple[DataError, ...]]
 
 
 def signs(root: Path) -> str:
-    """Returns what of this layout is in `root`, or an empty string."""
+    """Returns a mask that identifies this layout in `root`, or an empty string."""
     try:
-        folder = _pictures(root)
+        folder = _image_folder(root)
         masks = islice((root / folder / "training").rglob(f"*{_SEG}.png"), 1) if folder else ()
         return next((path.relative_to(root).as_posix() for path in masks), "")
     except OSError:
-        return ""  # what cannot be looked at shows no sign
+        return ""  # an unreadable folder is not recognised
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists training, and validation as the test split; no image is opened.
+    """Lists `training` as the training split and `validation` as the test split.
+
+    Images are not opened.
 
     Raises:
-        DataError: The folder is not the set, its names cannot be found, classes.txt names what it
-            does not have, or there are too many classes.
+        DataError: The folder does not have this layout, the class names cannot be found,
+            classes.txt lists an unknown name, or there are too many classes.
     """
     require(root, signs, "ADE20K (images/ADE/training/**/*_seg.png)")
-    folder = root / _pictures(root)
+    folder = root / _image_folder(root)
     train, test = _part(folder, "training"), _part(folder, "validation")
     require_pictures(train, folder / "training" / "<scene>" / "<name>.jpg")
     names = _index_names(root / INDEX) if (root / INDEX).is_file() else _json_names(folder)
     chosen = _chosen(root / "classes.txt", names)
-    table = np.full(_MOST, VOID, np.int32)
+    table = np.full(_MAX_NUMBERS, VOID, np.int32)
     for class_id, number in enumerate(chosen):
         table[number] = class_id
-    fix = f": list those to learn in {root / 'classes.txt'}, one name per line"
-    most = MAX_CLASSES if (root / "classes.txt").is_file() else _MOST_UNCHOSEN
+    fix = f": list the names to learn in {root / 'classes.txt'}, one name per line"
+    most = MAX_CLASSES if (root / "classes.txt").is_file() else _MAX_WITHOUT_LIST
     taxonomy = taxonomy_of([names[n] for n in chosen], f"{root}", fix, most=most)
     load = partial(_load_label, table)
     unpaired = train[1] + test[1]
     return Listing(taxonomy, train[0], None, test[0], with_pictures(load), load, unpaired=unpaired)
 
 
-def _pictures(root: Path) -> str:
+def _image_folder(root: Path) -> str:
     return next(
         (name for name in ("images/ADE", "images") if (root / name / "training").is_dir()), ""
     )
@@ -95,36 +98,37 @@ def _part(folder: Path, part: str) -> _Part:
 
 
 def _index_names(path: Path) -> dict[int, str]:
-    """Returns place from 1 -> name: the texts of the list `objectnames` in the index.
+    """Returns position from 1 -> name: the strings of the list `objectnames` in the index.
 
-    The file's opcodes are looked through; nothing is built or called.
+    The pickle opcodes of the file are scanned; no object is constructed and no code is called.
     """
     try:
-        # Mapped: a damaged length asks a file, but no map, for more memory than there is to read.
+        # With a memory map, a damaged length in an opcode cannot cause a large allocation. A read
+        # from a file object allocates the requested length.
         with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            found = list(islice(_texts_after(content, "objectnames"), _MOST - 1))
+            found = list(islice(_texts_after(content, "objectnames"), _MAX_NUMBERS - 1))
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror})") from error
     except (ValueError, KeyError, IndexError, OverflowError) as error:
-        raise DataError(f"{path}: damaged ({error}): unpack the set anew") from error
+        raise DataError(f"{path}: damaged ({error}): unpack the data set again") from error
     if not found:
-        raise DataError(f"{path}: no list 'objectnames' in it: unpack the set anew")
+        raise DataError(f"{path}: contains no list 'objectnames': unpack the data set again")
     return dict(enumerate(found, start=1))
 
 
 def _texts_after(file: mmap, key: str) -> Iterator[str]:
-    """Yields the texts of the list that follows a text in a pickle.
+    """Yields the strings of the list that follows the string `key` in a pickle.
 
-    A list is written empty, then filled in batches: MARK, its texts, APPENDS. A text that was
-    written before is named by its place among what was memoized.
+    A pickle writes an empty list, then fills it in batches: MARK, the strings, APPENDS. A string
+    that occurred before is written as its index in the memo.
     """
     memo: dict[int, str] = {}
-    place, state, last = 0, "before", ""
-    for opcode, value, _ in pickletools.genops(cast(IO[bytes], file)):  # it reads as a file does
+    memo_index, state, last = 0, "before", ""
+    for opcode, value, _ in pickletools.genops(cast(IO[bytes], file)):  # a map has `read` as well
         name = opcode.name
         if name in _MEMOIZING:
-            memo[place if value is None else int(value)] = last
-            place += 1
+            memo[memo_index if value is None else int(value)] = last
+            memo_index += 1
             continue
         if name == "FRAME":
             continue
@@ -149,14 +153,14 @@ def _texts_after(file: mmap, key: str) -> Iterator[str]:
 
 
 def _json_names(folder: Path) -> dict[int, str]:
-    """Returns the names that the JSON files give to places in the index."""
+    """Returns position in the index -> name, as the JSON files state them."""
     names: dict[int, str] = {}
     for found in in_threads(_names_in, sorted(folder.rglob("*.json"))):
         names |= found
     if not names:
         raise DataError(
-            f"{folder}: no JSON files with the names of objects, and no {INDEX} in the set: use "
-            "the version of 2021, or add its index"
+            f"{folder}: no JSON files with object names, and no {INDEX} in the data set: use the "
+            "2021 version, or add its index"
         )
     return names
 
@@ -168,35 +172,35 @@ def _names_in(path: Path) -> dict[int, str]:
     found: dict[int, str] = {}
     for number, each in enumerate(records(tree, "object", str(path))):
         where = f"{path}: object {number}"
-        place = whole(each, "name_ndx", where)
-        if 0 < place < _MOST:
-            found[place] = text(each, "name", where)
+        position = whole(each, "name_ndx", where)
+        if 0 < position < _MAX_NUMBERS:
+            found[position] = text(each, "name", where)
     return found
 
 
 def _chosen(path: Path, names: dict[int, str]) -> list[int]:
-    """Returns the places of the names to learn, in order of their ids."""
+    """Returns the positions in the index of the names to learn, in order of their class ids."""
     if not path.is_file():
         return sorted(names)
-    places: dict[str, int] = {}
-    for place in sorted(names, reverse=True):  # of names alike, the first place
-        places[names[place].split(",")[0].strip()] = place
-    places |= {name: place for place, name in names.items()}
+    positions: dict[str, int] = {}
+    for position in sorted(names, reverse=True):  # the first of equal names wins
+        positions[names[position].split(",")[0].strip()] = position
+    positions |= {name: position for position, name in names.items()}
     chosen = []
     for line, name in read_names(path):
-        if name not in places:
+        if name not in positions:
             raise DataError(
                 f"{path}: line {line}: '{name[:60]}' is not an object of ADE20K"
-                f"{nearest(name, places)}"
+                f"{nearest(name, positions)}"
             )
-        chosen.append(places[name])
+        chosen.append(positions[name])
     return chosen
 
 
 def _load_label(table: np.ndarray, sample: Sample) -> np.ndarray:
-    """Reads a label, int32 [H, W], class ids or `VOID`."""
+    """Reads a label as int32 [H, W] of class ids or `VOID`."""
     mask = read_mask(sample.label)
     if mask.ndim != 3:
-        raise DataError(f"{sample.label}: not RGB: a mask of ADE20K states classes by R and G")
+        raise DataError(f"{sample.label}: not RGB: a mask of ADE20K encodes classes in R and G")
     number = mask[..., 0].astype(np.int32) // 10 * 256 + mask[..., 1]
     return table[number]

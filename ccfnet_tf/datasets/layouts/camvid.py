@@ -1,16 +1,16 @@
 """CamVid as the SegNet tutorial published it: 367, 101 and 233 frames of 480x360, 11 classes.
 
     ROOT/{train,val,test}/<name>.png               frames
-    ROOT/{train,val,test}annot/<name>.png          masks: 0..10, 11 without a label
+    ROOT/{train,val,test}annot/<name>.png          masks: 0..10 are classes, 11 is unlabelled
     ROOT/{train,val,test}.txt                      .../train/<name>.png .../trainannot/<name>.png
-    ROOT/label_colors.txt, labelmap.txt, ...       the set's own classes (see `class_files`)
+    ROOT/label_colors.txt, labelmap.txt, ...       classes of the data set (see `class_files`)
 
-The lists hold absolute paths of their authors' machine: the last two parts of each count. Where a
-list is missing, every frame of the folder is taken; its mask has the same name, or
-`trainannot_1.png` belongs to `train_1.png`.
+The lists contain absolute paths of the authors' machine; only the folder and the file name of each
+are used. Without a list, every frame of the folder is used. Its mask has the same name, or
+`trainannot_1.png` for the frame `train_1.png`.
 
-CVAT and Datumaro write sets in this layout, with classes of their own and masks in their colours.
-Their folders may be called otherwise, such as default/ and defaultannot/.
+CVAT and Datumaro write data sets in this layout, with their own classes and with masks in the
+colours of those classes. Their folders may have other names, such as default/ and defaultannot/.
 """
 
 from __future__ import annotations
@@ -41,37 +41,42 @@ from ccfnet_tf.errors import ColoursError, DataError
 from ccfnet_tf.io.images import count_colours, read_mask
 from ccfnet_tf.labels import Sample
 
-_OWN = "for a set with its own classes add label_colors.txt, `R G B name` a line"
-_RULE = f"a mask of CamVid holds 0..10 (the classes) or 11 (no label): correct it, or {_OWN}"
+_ADD_CLASS_LIST = (
+    "for a data set with its own classes, add label_colors.txt with one `R G B name` per line"
+)
+_RULE = (
+    "a mask of CamVid contains 0..10 (classes) or 11 (unlabelled): correct it, or "
+    f"{_ADD_CLASS_LIST}"
+)
 _ANNOT = "annot"
 
 _Part = tuple[tuple[Sample, ...], tuple[DataError, ...]]
 
 
 def signs(root: Path) -> str:
-    """Returns what of this layout is in `root`, or an empty string."""
+    """Returns the folders that identify this layout in `root`, or an empty string."""
     return folders_seen(root, "train", "trainannot") or next(
         (folders_seen(root, name, name + _ANNOT) for name in _folders(root).values()), ""
     )
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists the parts; no image is opened.
+    """Lists the splits without opening images.
 
-    A sample's name is the part's folder and the frame's name: `train/0001TP_006690`.
+    A sample is named after the folder of its split and its frame: `train/0001TP_006690`.
 
     Raises:
-        DataError: The folder is not the set, its training split holds no images, a list cannot be
-            understood, or the set's own class list is damaged or contradicts another.
+        DataError: The folder does not have this layout, its training split contains no images, a
+            list is malformed, or its class list is damaged or contradicts another.
     """
     require(root, signs, "CamVid (train/, trainannot/ and so on)")
     folders = _folders(root)
     if "train" not in folders:
         there = ", ".join(f"{name}/" for name in folders.values())
-        raise DataError(f"{root}: {there} but no train/ and trainannot/: add what is to be learned")
+        raise DataError(f"{root}: {there} but no train/ and trainannot/: add the training images")
     parts = {part: _part(root, name) for part, name in folders.items()}
     require_pictures(parts["train"], root / folders["train"] / "<name>.png")
-    nothing: _Part = ((), ())
+    empty: _Part = ((), ())
     own = find_own_classes(root)
     own = own and own.with_mask_values(data.mask_values)
     meaning = index_values(
@@ -85,7 +90,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         taxonomy("camvid") if own is None else own.taxonomy,
         parts["train"][0],
         parts["val"][0] if "val" in parts else None,
-        parts.get("test", nothing)[0],
+        parts.get("test", empty)[0],
         with_pictures(load),
         load,
         unpaired=tuple(error for part in parts.values() for error in part[1]),
@@ -99,7 +104,8 @@ def _loader(meaning: MaskValues) -> LoadLabel:
         mask = read_mask(sample.label)
         if mask.ndim == 3:
             raise ColoursError(
-                f"{sample.label}: RGB colours, and no list says which class each is: {_OWN}",
+                f"{sample.label}: an RGB mask, but no list assigns colours to classes: "
+                f"{_ADD_CLASS_LIST}",
                 count_colours(mask),
             )
         return meaning.classes_of(mask, sample.label)
@@ -108,35 +114,37 @@ def _loader(meaning: MaskValues) -> LoadLabel:
 
 
 def _folders(root: Path) -> dict[str, str]:
-    """Returns part -> name of the folder of its frames, beside which one of masks lies.
+    """Returns split -> name of its folder of frames that has a folder of masks next to it.
 
     Raises:
-        DataError: Two folders of one part.
+        DataError: Two folders belong to the same split.
     """
     found: dict[str, str] = {}
     try:
         names = sorted(path.name.removesuffix(_ANNOT) for path in root.glob(f"*{_ANNOT}/"))
-    except OSError:  # not ours to read; whatever opens it will say so
+    except OSError:  # reported when the folder is opened
         return {}
     for name in names:
         part = part_named(name)
         if not part or not (root / name).is_dir():
             continue
         if part in found:
-            raise DataError(f"{root / name}: {found[part]}/ is the {part} split too: join them")
+            raise DataError(
+                f"{root / name}: {found[part]}/ is also the {part} split: merge the two"
+            )
         found[part] = name
     return {part: found[part] for part in PARTS if part in found}
 
 
 def _foreign_names(root: Path, part: _Part) -> tuple[str, ...]:
-    """Returns a note where the frames are not CamVid's, such as 0001TP_006690, Seq05VD_f02370."""
+    """Returns a note if a frame is not named as CamVid's are (0001TP_006690, Seq05VD_f02370)."""
     names = [sample.name.split("/")[-1] for sample in part[0]]
-    ours = r"(\d{4}[A-Z0-9]{2}|Seq05VD)_f?\d{5,6}"
-    strange = next((name for name in names if not re.fullmatch(ours, name)), None)
-    if strange is None:
+    camvid_name = r"(\d{4}[A-Z0-9]{2}|Seq05VD)_f?\d{5,6}"
+    foreign = next((name for name in names if not re.fullmatch(camvid_name, name)), None)
+    if foreign is None:
         return ()
-    what = f"'{strange[:60]}' is not a name of CamVid's frames: {_OWN}"
-    return (f"{root}: no class list in it, so the classes are CamVid's 11; {what}",)
+    reason = f"'{foreign[:60]}' is not the name of a CamVid frame: {_ADD_CLASS_LIST}"
+    return (f"{root}: no class list found, so CamVid's 11 classes are used; {reason}",)
 
 
 def _part(root: Path, part: str) -> _Part:
@@ -152,7 +160,7 @@ def _part(root: Path, part: str) -> _Part:
 
 
 def _listed(path: Path, part: str, images: dict[str, Path], labels: dict[str, Path]) -> _Part:
-    """Returns the pairs that a list names, in its order."""
+    """Returns the pairs that a list contains, in its order."""
     samples: list[Sample] = []
     absent: list[DataError] = []
     there = {plain_name(f"{part}/{file.name}"): file for file in images.values()}
@@ -162,7 +170,7 @@ def _listed(path: Path, part: str, images: dict[str, Path], labels: dict[str, Pa
         files = (f"{part}/{image}", f"{part}{_ANNOT}/{label}")
         for file in files:
             if file in seen:
-                raise DataError(f"{path}: {file} is named twice: once each")
+                raise DataError(f"{path}: {file} is listed twice: list each file once")
         seen.update(files)
         missing = [file for file in files if file not in there]
         absent += [not_there(path.parent / file, path) for file in missing]
@@ -173,13 +181,13 @@ def _listed(path: Path, part: str, images: dict[str, Path], labels: dict[str, Pa
 
 
 def _pairs(path: Path, part: str) -> list[tuple[str, str]]:
-    """Returns the file names of frames and masks; a pair or many on a line.
+    """Returns the file names of frames and masks; a line may contain several pairs.
 
     Raises:
-        DataError: A line that is not made of pairs from the two folders of the part.
+        DataError: A line does not consist of pairs from the two folders of the split.
     """
     pairs: list[tuple[str, str]] = []
-    for number, text in read_list(path, "a frame's path and its mask's"):
+    for number, text in read_list(path, "the paths of a frame and its mask"):
         files = [PurePosixPath(word) for word in _paths(plain_name(text))]
         images, labels = files[::2], files[1::2]
         good = all(file.parent.name == part for file in images) and all(
@@ -195,8 +203,8 @@ def _pairs(path: Path, part: str) -> list[tuple[str, str]]:
 
 
 def _paths(text: str) -> list[str]:
-    """Returns the paths on a line: in quotes, or apart by blanks."""
+    """Returns the paths on a line, which are quoted or separated by blanks."""
     if '"' in text:
         return re.findall(r'"([^"]+)"', text)
-    # A blank inside a foreign folder's name only cuts off what does not count.
+    # A blank in a folder name truncates the start of a path, which is not used.
     return [word for word in text.split() if PurePosixPath(word).suffix.lower() in PHOTOS]

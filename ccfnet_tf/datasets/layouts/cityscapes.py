@@ -2,13 +2,13 @@
 
     ROOT/leftImg8bit/{train,val}/<city>/<name>_leftImg8bit.png
     ROOT/gtFine/{train,val}/<city>/<name>_gtFine_labelIds.png          ids 0..33
-    ROOT/gtFine/{train,val}/<city>/<name>_gtFine_labelTrainIds.png     or these: 0..18, 255
-    ROOT/label_colors.txt                                              a set's own classes
+    ROOT/gtFine/{train,val}/<city>/<name>_gtFine_labelTrainIds.png     alternatively 0..18, 255
+    ROOT/label_colors.txt                                              classes of the data set
 
-Ids that are not evaluated become void. The labels of the set's own test split are not public (the
-files hold nothing but void): figures are usually reported on val, which is the test split here, and
-a validation share is taken from train. Where the folder carries a class list (see `class_files`),
-labelIds are its rows. CVAT lays the images in imgsFine/leftImg8bit/.
+Ids that are not evaluated become void. The labels of the published test split are not public (the
+files contain only void), so results are usually reported on val. It is the test split here; a
+validation split is held out from train. If the folder contains a class list (see `class_files`),
+labelIds are row numbers of that list. CVAT stores the images in imgsFine/leftImg8bit/.
 """
 
 from __future__ import annotations
@@ -38,33 +38,37 @@ from ccfnet_tf.labels import Sample
 _IMAGE, _IDS, _TRAIN_IDS = "_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds"
 _IMAGE_FOLDERS = ("leftImg8bit", "imgsFine/leftImg8bit")
 _RULES = {
-    "cityscapes": "labelIds of Cityscapes are 0..33, or 255 (number plate); unpack the set anew",
-    "cityscapes_train_ids": "labelTrainIds are 0..18 (the classes) or 255 (not evaluated); "
-    "make them anew with createTrainIdLabelImgs.py of the set's scripts",
+    "cityscapes": "labelIds of Cityscapes are 0..33, or 255 (licence plate); unpack the data set "
+    "again",
+    "cityscapes_train_ids": "labelTrainIds are 0..18 (classes) or 255 (not evaluated); create them "
+    "again with createTrainIdLabelImgs.py of cityscapesScripts",
 }
 
 
 def signs(root: Path) -> str:
-    """Returns what of this layout is in `root`, or an empty string."""
+    """Returns the folders that identify this layout in `root`, or an empty string."""
     return folders_seen(root, _IMAGE_FOLDERS[0], "gtFine") or folders_seen(
         root, _IMAGE_FOLDERS[1], "gtFine"
     )
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists train as the training split and val as the test split; no image is opened.
+    """Lists `train` as the training split and `val` as the test split.
 
-    A sample's name is its path without the common ending: `train/aachen/aachen_000000_000019`.
+    Images are not opened. A sample is named after its path without the common ending:
+    `train/aachen/aachen_000000_000019`.
 
     Raises:
-        DataError: The folder is not the set, its training split holds no images, or its own class
-            list is damaged or contradicts another.
+        DataError: The folder does not have this layout, its training split contains no images, or
+            its class list is damaged or contradicts another.
     """
     require(root, signs, "Cityscapes (leftImg8bit/ and gtFine/)")
-    pictures = next(name for name in _IMAGE_FOLDERS if (root / name).is_dir())
+    image_folder = next(name for name in _IMAGE_FOLDERS if (root / name).is_dir())
     own = find_own_classes(root)
-    train, test = (_part(root, pictures, part, trained=own is None) for part in ("train", "val"))
-    require_pictures(train, root / pictures / "train" / "<city>" / f"<name>{_IMAGE}.png")
+    train, test = (
+        _part(root, image_folder, part, train_ids=own is None) for part in ("train", "val")
+    )
+    require_pictures(train, root / image_folder / "train" / "<city>" / f"<name>{_IMAGE}.png")
     meanings = {
         coding: index_values(
             taxonomy("cityscapes").names,
@@ -92,24 +96,26 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
 
 def _loader(meanings: dict[str, MaskValues]) -> LoadLabel:
     def load_label(sample: Sample) -> np.ndarray:
-        trained = Path(sample.label).stem.endswith(_TRAIN_IDS)
-        meaning = meanings["cityscapes_train_ids" if trained else "cityscapes"]
+        train_ids = Path(sample.label).stem.endswith(_TRAIN_IDS)
+        meaning = meanings["cityscapes_train_ids" if train_ids else "cityscapes"]
         return read_index_mask(sample.label, meaning)
 
     return load_label
 
 
 def _part(
-    root: Path, pictures: str, part: str, *, trained: bool
+    root: Path, image_folder: str, part: str, *, train_ids: bool
 ) -> tuple[tuple[Sample, ...], tuple[DataError, ...]]:
-    """Pairs the images of a part; `trained`: labelTrainIds are taken where there are no ids."""
-    images = _named(files_in(root / pictures / part, IMAGE_SUFFIXES, DEEP), _IMAGE)
+    """Pairs the images of a split; with `train_ids`, labelTrainIds replace missing labelIds."""
+    images = _by_stem(files_in(root / image_folder / part, IMAGE_SUFFIXES, DEEP), _IMAGE)
     masks = files_in(root / "gtFine" / part, MASKS, DEEP)
-    labels = _named(masks, _IDS)  # the original wins
-    if trained:
-        labels = _named(masks, _TRAIN_IDS) | labels
-    return pair(images, labels, within=f"{pictures}/{part}/ or gtFine/{part}/", prefix=f"{part}/")
+    labels = _by_stem(masks, _IDS)
+    if train_ids:
+        labels = _by_stem(masks, _TRAIN_IDS) | labels
+    return pair(
+        images, labels, within=f"{image_folder}/{part}/ or gtFine/{part}/", prefix=f"{part}/"
+    )
 
 
-def _named(files: dict[str, Path], ending: str) -> dict[str, Path]:
+def _by_stem(files: dict[str, Path], ending: str) -> dict[str, Path]:
     return {key.removesuffix(ending): path for key, path in files.items() if key.endswith(ending)}

@@ -1,13 +1,14 @@
-"""Images labelled with CVAT, in its own format "CVAT for images": one XML file of outlines.
+"""Images labelled with CVAT, in the format "CVAT for images": one XML file of shapes.
 
     ROOT/annotations.xml              of a project, a task or a job
     ROOT/images/[<subset>/]<name>     or elsewhere in ROOT
 
-The subset decides: Validation and Test are those parts, any other is train. Classes are the labels
-that the file lists, in its order. Polygons, masks, boxes and ellipses are drawn in the order of
-`z_order`, as in CVAT's masks; polylines, points, skeletons, cuboids and tags have no area and are
-noted. A pixel without a shape is void, unless a label is named background: then it is of that
-class. A single label is learned against background. "CVAT for video" (tracks) is not read.
+The subset of an image decides its split: Validation and Test are those splits, any other is train.
+Classes are the labels that the file lists, in its order. Polygons, masks, boxes and ellipses are
+drawn by ascending `z_order`, as in the masks that CVAT exports. Polylines, points, skeletons,
+cuboids and tags have no area; they are not drawn, and a note counts them. A pixel without a shape
+is void, unless a label is named background: then it has that class. A single label is learned
+against background. "CVAT for video" (tracks) is not supported.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _NOT_DRAWN = ("polyline", "points", "cuboid", "skeleton", "tag")
 
 
 class _Mask(NamedTuple):
-    """Runs along the rows of a box: how many pixels outside and inside follow each other."""
+    """A mask in a box: lengths of alternating runs outside and inside it, row by row."""
 
     left: int
     top: int
@@ -49,22 +50,22 @@ class _Mask(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """What is drawn: an outline float64 [N, 2], an ellipse, or a mask."""
+    """A shape with an area: an outline float64 [N, 2], an ellipse, or a mask."""
 
     label: str
     where: str
     area: np.ndarray | Ellipse | _Mask
 
 
-class _Picture(NamedTuple):
-    """An entry of the file; its shapes in the order in which they are drawn."""
+class _Image(NamedTuple):
+    """One image of the file: its size (H, W), and its shapes in drawing order."""
 
     size: tuple[int, int]
     shapes: tuple[_Shape, ...]
 
 
 def signs(root: Path) -> str:
-    """Returns the XML file in `root`; empty where there is none of CVAT's."""
+    """Returns the name of CVAT's XML file in `root`, or an empty string."""
     try:
         for path in (root / FILE, *sorted(root.glob("*.xml"))[:3]):
             if path.is_file():
@@ -73,16 +74,16 @@ def signs(root: Path) -> str:
                 if b"<annotations" in head:
                     return path.name
     except OSError:
-        pass  # what cannot be looked at shows no sign
+        pass  # an unreadable folder is not recognised
     return ""
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Reads the file; no image is opened, and no shape is drawn yet.
+    """Reads the XML file. Opens no image; label maps are drawn when they are loaded.
 
     Raises:
-        DataError: No such file, one that is damaged or holds tracks, or a shape whose label is not
-            listed.
+        DataError: The file is missing, is damaged or contains tracks, or the label of a shape is
+            not listed.
     """
     path = root / (signs(root) or FILE)
     tree = read_xml(path)
@@ -90,30 +91,30 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         kind = "tracks" if tree.tag == "annotations" else f"<{tree.tag[:60]}>"
         raise DataError(f"{path}: {kind}: export it from CVAT as 'CVAT for images 1.1'")
     not_drawn: dict[str, int] = {}
-    pictures: dict[str, _Picture] = {}
+    images: dict[str, _Image] = {}
     parts: dict[str, list[Sample]] = {"train": []}
     faults: list[DataError] = []
-    found = FoundPictures(root)
+    finder = FoundPictures(root)
     for number, entry in enumerate(tree.iterfind("image")):
         where = f"{path}: image {number} ({shown(entry.get('name', ''))})"
         subset, named = entry.get("subset") or "", entry.get("name") or ""
         parts_of_name = path_parts(named)
         if not parts_of_name:
-            raise DataError(f"{where}: expected the path of an image as its name")
+            raise DataError(f"{where}: expected the path of an image in 'name'")
         name = PurePosixPath(*path_parts(subset), *parts_of_name).with_suffix("").as_posix()
-        if name in pictures:
-            raise DataError(f"{where}: the name is there already")
-        pictures[name] = _picture(entry, where, not_drawn)
+        if name in images:
+            raise DataError(f"{where}: the name is not unique")
+        images[name] = _read_image(entry, where, not_drawn)
         try:
-            image = _find(root, subset, named, where, found)
+            image = _find(root, subset, named, where, finder)
         except DataError as missing:
             faults.append(missing)
             continue
         part = part_named(subset) or "train"
         parts.setdefault(part, []).append(Sample(name, str(image), where))
-    labels = _labels(tree, path, pictures)
+    labels = _labels(tree, path, images)
     taxonomy, ids, background = with_background(labels, f"{path}: labels")
-    load_label = partial(_load_label, pictures, ids, background)
+    load_label = partial(_load_label, images, ids, background)
     left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(not_drawn.items()))
     not_drawn_notes = (f"{path}: without an area, not drawn: {left_out}",) if left_out else ()
     return Listing(
@@ -128,8 +129,8 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     )
 
 
-def _labels(tree: Element, path: Path, pictures: Mapping[str, _Picture]) -> list[str]:
-    """Returns the labels that the file lists; those of its shapes where it lists none."""
+def _labels(tree: Element, path: Path, images: Mapping[str, _Image]) -> list[str]:
+    """Returns the labels that the file lists, or those of its shapes if it lists none."""
     meta = tree.find("meta")
     listed = (
         []
@@ -140,51 +141,51 @@ def _labels(tree: Element, path: Path, pictures: Mapping[str, _Picture]) -> list
             if not label.findtext("parent")  # the points of a skeleton
         ]
     )
-    used = {shape.label: shape.where for picture in pictures.values() for shape in picture.shapes}
+    used = {shape.label: shape.where for image in images.values() for shape in image.shapes}
     names = list(dict.fromkeys(name for name in listed if name)) or sorted(used)
-    strange = next((name for name in used if name not in names), None)
-    if strange is not None:
+    unknown = next((name for name in used if name not in names), None)
+    if unknown is not None:
         raise DataError(
-            f"{used[strange]}: label {shown(strange)} is not among those that {path.name} lists"
+            f"{used[unknown]}: label {shown(unknown)} is not among the labels of {path.name}"
         )
     return names
 
 
-def _find(root: Path, subset: str, named: str, where: str, found: FoundPictures) -> Path:
+def _find(root: Path, subset: str, named: str, where: str, finder: FoundPictures) -> Path:
     relative, below = Path(*path_parts(named)), Path(*path_parts(subset))
     folders = [root / "images" / below, root / "images", root / below, root]
     for folder in folders:
         if is_there(folder / relative):
             return folder / relative
-    return found.find(named, where)
+    return finder.find(named, where)
 
 
-def _picture(entry: Element, where: str, not_drawn: dict[str, int]) -> _Picture:
-    """Returns an entry; counts the shapes that are not drawn."""
-    sides = {key: _whole(entry, key, where) for key in ("height", "width")}
+def _read_image(entry: Element, where: str, not_drawn: dict[str, int]) -> _Image:
+    """Reads one image; counts in `not_drawn` the shapes that are not drawn, by kind."""
+    sides = {key: _integer(entry, key, where) for key in ("height", "width")}
     size = picture_size(dict(sides), "height", "width", where)
     ordered: list[tuple[float, _Shape]] = []
     for number, element in enumerate(entry):
-        place = f"{where}: shape {number} ({element.tag[:20]})"
+        item = f"{where}: shape {number} ({element.tag[:20]})"
         if element.tag not in _DRAWN:
             if element.tag not in _NOT_DRAWN:
-                raise DataError(f"{place}: expected one of {', '.join((*_DRAWN, *_NOT_DRAWN))}")
+                raise DataError(f"{item}: expected one of {', '.join((*_DRAWN, *_NOT_DRAWN))}")
             not_drawn[element.tag] = not_drawn.get(element.tag, 0) + 1
             continue
-        area = _area(element, place)
+        area = _area(element, item)
         if area is None:
             kind = f"{element.tag} of fewer than 3 points"
             not_drawn[kind] = not_drawn.get(kind, 0) + 1
             continue
         label = " ".join(element.get("label", "").split())
-        order = _number(element, "z_order", place) if element.get("z_order") else 0.0
-        ordered.append((order, _Shape(label, place, area)))
+        order = _number(element, "z_order", item) if element.get("z_order") else 0.0
+        ordered.append((order, _Shape(label, item, area)))
     ordered.sort(key=lambda pair: pair[0])
-    return _Picture(size, tuple(shape for _, shape in ordered))
+    return _Image(size, tuple(shape for _, shape in ordered))
 
 
 def _area(element: Element, where: str) -> np.ndarray | Ellipse | _Mask | None:
-    """Returns what a shape covers; `None` for polygons of fewer than 3 points."""
+    """Returns the area of a shape; `None` for a polygon of fewer than 3 points."""
     if element.tag == "polygon":
         texts = [text for pair in element.get("points", "").split(";") for text in pair.split(",")]
         numbers = [_float(text, where) for text in texts if text.strip()]
@@ -192,12 +193,12 @@ def _area(element: Element, where: str) -> np.ndarray | Ellipse | _Mask | None:
         return corners if len(corners) > 2 else None
     if element.tag == "mask":
         left, top, width, height = (
-            _whole(element, key, where) for key in ("left", "top", "width", "height")
+            _integer(element, key, where) for key in ("left", "top", "width", "height")
         )
         runs = [_int(run, "rle", where) for run in element.get("rle", "").split(",")]
         if min(width, height) < 1 or min(runs) < 0 or sum(runs) != width * height:
             raise DataError(
-                f"{where}: runs of {shown(sum(runs))} pixels together in a box of "
+                f"{where}: the runs of 'rle' sum to {shown(sum(runs))} pixels in a box of "
                 f"{shown(width)}x{shown(height)}"
             )
         return _Mask(left, top, width, height, runs)
@@ -212,7 +213,7 @@ def _area(element: Element, where: str) -> np.ndarray | Ellipse | _Mask | None:
 
 
 def _degrees(element: Element, where: str) -> float:
-    """Returns by how much a shape is turned, clockwise."""
+    """Returns the clockwise rotation of a shape in degrees."""
     degrees = _number(element, "rotation", where) if element.get("rotation") else 0.0
     return float(points([degrees, 0.0], f"{where}: rotation", least=1)[0][0])
 
@@ -233,44 +234,44 @@ def _float(text: str, where: str) -> float:
         raise DataError(f"{where}: {shown(text)}: expected a number") from error
 
 
-def _whole(element: Element, key: str, where: str) -> int:
+def _integer(element: Element, key: str, where: str) -> int:
     return _int(element.get(key, ""), key, where)
 
 
 def _int(text: str, key: str, where: str) -> int:
     if not re.fullmatch(r"\s*-?[0-9]{1,18}\s*", text):
-        raise DataError(f"{where}: {key} {shown(text)}: expected a whole number")
+        raise DataError(f"{where}: {key} {shown(text)}: expected an integer")
     return int(text)
 
 
 def _load_label(
-    pictures: Mapping[str, _Picture], ids: Mapping[str, int], background: int, sample: Sample
+    images: Mapping[str, _Image], ids: Mapping[str, int], background: int, sample: Sample
 ) -> np.ndarray:
-    picture = pictures[sample.name]
-    return draw(picture.size, _shapes(picture, ids), background, where=sample.label)
+    image = images[sample.name]
+    return draw(image.size, _shapes(image, ids), background, where=sample.label)
 
 
-def _shapes(picture: _Picture, ids: Mapping[str, int]) -> Iterator[tuple[int, np.ndarray]]:
-    for shape in picture.shapes:
+def _shapes(image: _Image, ids: Mapping[str, int]) -> Iterator[tuple[int, np.ndarray]]:
+    for shape in image.shapes:
         area = shape.area
         if isinstance(area, _Mask):
-            area = _placed(area, picture.size, shape.where)
+            area = _to_image(area, image.size, shape.where)
         elif isinstance(area, Ellipse):
             area = area.outline()
         yield ids.get(shape.label, VOID), area
 
 
-def _placed(mask: _Mask, size: tuple[int, int], where: str) -> np.ndarray:
-    """Returns bool [H, W]: a mask at its place in the image."""
+def _to_image(mask: _Mask, size: tuple[int, int], where: str) -> np.ndarray:
+    """Returns bool [H, W] of the size of the image, true inside the mask."""
     left, top = mask.left, mask.top
     if min(left, top) < 0 or top + mask.height > size[0] or left + mask.width > size[1]:
         raise DataError(
-            f"{where}: box {mask.width}x{mask.height} at {left}, {top}: the image has "
+            f"{where}: box {mask.width}x{mask.height} at {left}, {top} exceeds the image of "
             f"{size[1]}x{size[0]}",
             kind="size",
         )
-    whole = np.zeros(size, bool)
-    # `to_mask` counts down the columns: rows and columns change places.
+    full = np.zeros(size, bool)
+    # `to_mask` decodes column by column, CVAT's runs go row by row: decode the transposed box.
     inside = to_mask(mask.runs, (mask.width, mask.height)).T
-    whole[top : top + mask.height, left : left + mask.width] = inside
-    return whole
+    full[top : top + mask.height, left : left + mask.width] = inside
+    return full

@@ -1,24 +1,24 @@
 """Any folder of images and masks.
 
-    ROOT/classes.txt                             a class name a line; the line is the class id
-    ROOT/{images,masks}/...                      one set; there is no test split
-    ROOT/{images,masks}/{train,val,test}/...     val and test may be missing
-    ROOT/{train,val,test}/{images,masks}/...     val and test may be missing
+    ROOT/classes.txt                             one class name per line; the line is the class id
+    ROOT/{images,masks}/...                      no splits: all images are for training
+    ROOT/{images,masks}/{train,val,test}/...     val and test are optional
+    ROOT/{train,val,test}/{images,masks}/...     val and test are optional
 
-In place of images/ and masks/ there may be img_dir/ and ann_dir/, or images/ and labels/. Parts may
-also be called training; valid, validation and dev; testing; see `part_of`. A mask is a PNG of class
-ids and lies where its image lies: `images/a/b.jpg`, `masks/a/b.png`.
+The folders may also be named img_dir/ and ann_dir/, or images/ and labels/. Splits may also be
+named training; valid, validation and dev; testing; see `part_of`. A mask is a PNG of class ids with
+the relative path of its image: `images/a/b.jpg`, `masks/a/b.png`.
 
-One set may be split by ROOT/train.txt, val.txt and test.txt: one image per line, relative to
-images/ or to ROOT, with or without suffix; val and test may be missing. Images in no list are then
-left out, and so are their masks.
+Without folders of splits, the lists ROOT/train.txt, val.txt and test.txt can define the splits: one
+image per line, relative to images/ or to ROOT, with or without suffix; val and test are optional.
+Images that are in no list are then left out, and so are their masks.
 
 Names such as void, ignore or unlabeled stand for no class (see `name_lists`).
 
-Where colours are the labels, ROOT/colours.txt (or colors.txt) with `R G B name` a line takes the
-place of classes.txt, or stands beside it with the same names. Beside index masks it says in which
-colours the classes are shown. Each mask is then read by what it is: RGB by its colours, and so a
-palette whose colours are all in the table; grey and other palettes by their ids.
+For colour-coded labels, ROOT/colours.txt (or colors.txt) with one `R G B name` per line replaces
+classes.txt. It may also accompany a classes.txt with the same names; for index masks it defines the
+display colours. The type of each mask decides how it is read: RGB masks by colour, palette masks by
+colour if all their colours are in the table, grey and other palette masks by class id.
 """
 
 from __future__ import annotations
@@ -53,24 +53,24 @@ SUFFIXES = frozenset(
 )
 
 SIDES = (("images", "masks"), ("img_dir", "ann_dir"), ("images", "labels"))
-"""Folders of images and of masks, by the names that people give them."""
+"""Pairs of folder names for images and masks."""
 
 _LIST_SUFFIXES = (".txt", ".csv", ".json", ".yaml", ".yml", ".names")
 
 COLOURS = ("colours.txt", "colors.txt")
-"""Names that the table of colours may have."""
+"""File names of the colour table."""
 
 
 def signs(root: Path) -> str:
-    """Returns which folders of this layout `root` has; empty where it is another."""
+    """Returns the folders that identify this layout in `root`, or an empty string."""
     folders = [root]
     try:
         folders += part_folders(root).get("train", [])
-    except OSError:  # it is reported where it is opened
+    except OSError:  # reported when the folder is opened
         return ""
     for folder in folders:
         sides = _sides_of(folder)
-        # Folders called labels/ are of several layouts; a class list tells this one.
+        # Several layouts have a folder labels/; a class list identifies this one.
         if sides and (has_classes(root) or "labels" not in sides):
             below = "" if folder == root else f"{folder.name}/"
             return f"{below}{sides[0]}/ and {below}{sides[1]}/"
@@ -78,24 +78,24 @@ def signs(root: Path) -> str:
 
 
 def has_classes(root: Path) -> bool:
-    """Returns whether `root` has a file that names its classes."""
+    """Returns whether `root` has a class list or a colour table."""
     return any((root / name).is_file() for name in ("classes.txt", *COLOURS))
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists the parts of a folder; no image is opened.
+    """Lists the splits of a folder without opening images.
 
     Raises:
-        DataError: An unknown layout, a folder that is not a part, two images of one name, a list, a
-            class list or a table of colours that does not fit.
-        ConfigError: `data.mask_values` does not fit the classes.
+        DataError: The layout is unknown, a folder of images is not a split, two images have the
+            same name, or a list, the class list or the colour table is invalid.
+        ConfigError: `data.mask_values` does not match the classes.
     """
     unpaired: list[DataError] = []
     folders = _one_folder_each(root)
     if "train" in folders:
-        _refuse_strange_parts(root)
+        _refuse_unknown_folders(root)
         parts = {part: _pairs(folder, unpaired) for part, folder in folders.items()}
-    elif _has_pictures(root):
+    elif _has_images(root):
         parts = _flat(root, unpaired, split=not data.lists)
         for part, folder in folders.items():
             if part in parts:
@@ -103,12 +103,12 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
                 other = f"{part}.txt" if by_list else f"{parts[part][0].name.split('/')[0]}/"
                 within = "" if by_list else f" below {_names_of_sides(root)[0]}/"
                 raise DataError(
-                    f"{root}: {other}{within} and {folder.name}/ in it: keep one of them"
+                    f"{root}: both {other}{within} and {folder.name}/ are there: keep one of them"
                 )
         parts |= {part: _pairs(folder, unpaired) for part, folder in folders.items()}
     else:
         raise DataError(
-            f"{root}: no images/ and no train/ in it (found: {contents(root)}): expected "
+            f"{root}: contains neither images/ nor train/ (found: {contents(root)}): expected "
             "images/ and masks/, or train/, val/, test/ with images/ and masks/ in each"
         )
     classes, table = _classes(root)
@@ -134,35 +134,35 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
 
 
 def _own_void(classes: ClassList) -> set[int]:
-    """Returns the value of void where none is given; none where the list has it as a class."""
+    """Returns the default value of void, or an empty set if the class list uses it for a class."""
     return {void_value(len(classes.values))} - set(classes.values)
 
 
 def _one_folder_each(root: Path) -> dict[str, Path]:
-    """Returns part -> the folder in `root` that holds its images and masks."""
+    """Returns split -> the folder in `root` that contains its images and masks."""
     found: dict[str, Path] = {}
     for part, folders in part_folders(root).items():
-        with_sides = [folder for folder in folders if _has_pictures(folder) or part == folder.name]
+        with_sides = [folder for folder in folders if _has_images(folder) or part == folder.name]
         if len(with_sides) > 1:
             names = " and ".join(f"{folder.name}/" for folder in with_sides)
-            raise DataError(f"{root}: {names} are both the part {part}: put them together")
+            raise DataError(f"{root}: {names} are both the {part} split: merge them")
         if with_sides:
             found[part] = with_sides[0]
     return found
 
 
-def _has_pictures(folder: Path) -> bool:
+def _has_images(folder: Path) -> bool:
     return any((folder / images).is_dir() for images, _ in SIDES)
 
 
-def _refuse_strange_parts(root: Path) -> None:
-    """Refuses a folder such as extra/ beside train/, whose images nobody would see."""
+def _refuse_unknown_folders(root: Path) -> None:
+    """Raises an error for a folder such as extra/ next to train/, which would be ignored."""
     for folder in sorted(root.iterdir()):
         hidden = folder.name.startswith(".")
-        if not hidden and part_of(folder.name) is None and _has_pictures(folder):
+        if not hidden and part_of(folder.name) is None and _has_images(folder):
             raise DataError(
-                f"{folder}: holds images but is not a part: parts are train, val and test; rename "
-                "it or move it away"
+                f"{folder}: contains images but is not a split: splits are train, val and test; "
+                "rename it or move it away"
             )
 
 
@@ -172,7 +172,7 @@ def _classes(root: Path) -> tuple[ClassList, ColourTable | None]:
         _refuse_without_list(root)
         return read_class_list(root / "classes.txt"), None
     if len(colours) > 1:
-        raise DataError(f"{colours[1]}: {colours[0].name} is there too: keep one of them")
+        raise DataError(f"{colours[1]}: {colours[0].name} is also there: keep one of them")
     table = read_colour_table(colours[0])
     names = table.taxonomy.names
     classes = ClassList(table.taxonomy, tuple(range(len(names))), (), table.notes)
@@ -182,17 +182,17 @@ def _classes(root: Path) -> tuple[ClassList, ColourTable | None]:
             pairs = zip((*listed.taxonomy.names, "nothing"), (*names, "nothing"), strict=False)
             one, other = next(pair for pair in pairs if pair[0] != pair[1])
             raise DataError(
-                f"{root / 'classes.txt'}: '{one}' where colours.txt has '{other}': the two name "
-                "the same classes in the same order; remove one"
+                f"{root / 'classes.txt'}: '{one}' where colours.txt has '{other}': both must list "
+                "the same classes in the same order; correct or remove one"
             )
         classes = listed._replace(taxonomy=table.taxonomy)
     return classes, table
 
 
 def _refuse_without_list(root: Path) -> None:
-    """Refuses a folder without classes.txt; says which of its files may be its class list.
+    """Raises an error if classes.txt is missing; suggests a file that may be the class list.
 
-    Tools count the rows of some of these lists otherwise, so none is taken for classes.txt unasked.
+    Tools number the rows of such files differently, so none is used as classes.txt automatically.
     """
     if (root / "classes.txt").is_file():
         return
@@ -201,14 +201,14 @@ def _refuse_without_list(root: Path) -> None:
     others = [path.name for path in texts if path not in lists and path.name[0] != "."]
     others.sort(key=lambda name: name not in NAMES)
     there = (
-        f"{others[0]} is there: make it classes.txt, with the class of value 0 on the first line, "
-        "or colours.txt (`R G B name` a line) where colours are the labels"
+        f"{others[0]} is there: save it as classes.txt, with the class of value 0 on the first "
+        "line, or as colours.txt (one `R G B name` per line) for colour-coded labels"
         if others
-        else "where colours are the labels, colours.txt says `R G B name` a line; found: "
+        else "for colour-coded labels add colours.txt with one `R G B name` per line; found: "
         f"{contents(root)}"
     )
     raise DataError(
-        f"{root / 'classes.txt'}: no such file: it names the classes, one a line; {there}"
+        f"{root / 'classes.txt'}: no such file: add it with one class name per line; {there}"
     )
 
 
@@ -228,13 +228,14 @@ def _loader(meaning: MaskValues, table: ColourTable | None) -> LoadLabel:
 def _by_colour(
     values: np.ndarray, palette: np.ndarray, meaning: MaskValues, table: ColourTable, path: str
 ) -> np.ndarray | None:
-    """Returns int32 [256], the class of each value by its colour in a palette.
+    """Returns int32 [256], the class of each index by its colour in the palette.
 
-    `None` where the indices count: not all colours that are used are in the table. The value of
-    void is void whatever its colour.
+    Returns `None` if some colour in use is not in the table: the indices are then the class ids.
+    The value of void is void whatever its colour.
 
     Raises:
-        DataError: Some colours are in the table, as other classes than their indices, and some not.
+        DataError: Some colours are not in the table, and others are there with a class that
+            contradicts their index.
     """
     used = [value for value in np.unique(values).tolist() if value not in meaning.void]
     colours = [(int(red), int(green), int(blue)) for red, green, blue in palette[used]]
@@ -246,20 +247,20 @@ def _by_colour(
         return ids
     for value, name in named.items():
         if order.get(name, VOID) != meaning.ids.get(value):
-            strange = next(value for value in used if value not in named)
+            unlisted = next(value for value in used if value not in named)
             raise DataError(
                 f"{path}: its palette gives value {value} the colour of '{name}' in "
-                f"{table.path}, and value {strange} a colour that is not in it: add that colour, "
-                "or save the mask in grey where its values count",
+                f"{table.path}, and value {unlisted} a colour that is not in it: add that colour, "
+                "or save the mask as a grey PNG to use its values",
                 kind="value",
             )
     return None
 
 
 def _flat(root: Path, unpaired: list[DataError], *, split: bool) -> dict[str, tuple[Sample, ...]]:
-    """Returns the parts of one pair of folders: by list files, else by folders in them.
+    """Returns the splits of one pair of folders: by list files, or else by their subfolders.
 
-    Without either, or without `split`, all is train.
+    Without either, or with `split=False`, all images are for training.
     """
     folders = _names_of_sides(root)
     images, masks = _sides(root, folders)
@@ -272,8 +273,8 @@ def _flat(root: Path, unpaired: list[DataError], *, split: bool) -> dict[str, tu
         lists = _by_folder(within, images)
         if not lists.get("train"):
             raise DataError(
-                f"{within}: images for {' and '.join(lists)} alone: add train/ with images to "
-                "learn from"
+                f"{within}: images for {' and '.join(lists)} only: add train/ with the training "
+                "images"
             )
         return _of_lists(lists, {s.name: s for s in _paired(root, "", images, masks, unpaired)})
     if not lists:
@@ -294,12 +295,13 @@ def _of_lists(
 
 
 def _by_folder(within: Path, images: Mapping[str, Path]) -> dict[str, list[str]]:
-    """Returns part -> images, by the first folder of their paths.
+    """Returns split -> images, by the first folder of their paths.
 
-    Without a folder for training, all that lies in no other part is for training.
+    Without a training folder, all images outside the other splits are for training.
 
     Raises:
-        DataError: Two folders of one part, or images beside the folder for training.
+        DataError: A split has two folders, or there are images outside the training folder that
+            belong to no split.
     """
     parts: dict[str, list[str]] = {}
     folders: dict[str, str] = {}
@@ -312,12 +314,12 @@ def _by_folder(within: Path, images: Mapping[str, Path]) -> dict[str, list[str]]
             continue
         if folders.setdefault(part, first) != first:
             names = f"{folders[part]}/ and {first}/"
-            raise DataError(f"{within}: {names} are both the part {part}: put them together")
+            raise DataError(f"{within}: {names} are both the {part} split: merge them")
         parts.setdefault(part, []).append(stem)
     if others and "train" in parts:
         raise DataError(
-            f"{images[others[0]]}: one of {len(others)} images beside {folders['train']}/ that "
-            "are in no part: move them into a part, or away"
+            f"{images[others[0]]}: one of {len(others)} images next to {folders['train']}/ that "
+            "are in no split: move them into a split, or elsewhere"
         )
     return {"train": others, **parts} if others else parts
 
@@ -333,30 +335,32 @@ def _paired(
     masks: dict[str, Path],
     unpaired: list[DataError],
 ) -> tuple[Sample, ...]:
-    """Returns the images that have a mask; adds what lacks the other to `unpaired`."""
-    pictures, labels = (folder / side for side in _names_of_sides(folder))
-    lonely = sorted(images.keys() - masks.keys())
+    """Returns the images that have a mask; adds an error for every other file to `unpaired`."""
+    image_folder, labels = (folder / side for side in _names_of_sides(folder))
+    without_mask = sorted(images.keys() - masks.keys())
     free = masks.keys() - images.keys()
-    others = _other_files(labels, MASKS) if lonely else {}
-    by_name = unambiguous((plain_words(stem), stem) for stem in [*free, *others])
-    by_place = unambiguous((_last(stem), stem) for stem in free)
-    for stem in lonely:
+    others = _other_files(labels, MASKS) if without_mask else {}
+    by_plain_name = unambiguous((plain_words(stem), stem) for stem in [*free, *others])
+    by_file_name = unambiguous((_last(stem), stem) for stem in free)
+    for stem in without_mask:
         text = f"{images[stem]}: no mask {labels / stem}.png"
-        found = stem if stem in others else by_name.get(plain_words(stem))
+        found = stem if stem in others else by_plain_name.get(plain_words(stem))
         if found in others:
-            text += f"; {others[found]} lies there, but masks are PNG: export it anew as PNG"
-            text += " under its image's name" if found != stem else ""
-        elif found := found or by_place.get(_last(stem)):
+            text += f"; found {others[found]}, but masks must be PNG: export it again as PNG"
+            text += " with the name of its image" if found != stem else ""
+        elif found := found or by_file_name.get(_last(stem)):
             moved = _last(found) == _last(stem)
-            rule = "lies as its image does: move it" if moved else "has its image's name: rename it"
-            text += f"; {masks[found]} lies there: a mask {rule}"
-        free -= {found}  # said already
+            rule = (
+                "the folder of its image: move it" if moved else "the name of its image: rename it"
+            )
+            text += f"; found {masks[found]}: a mask must have {rule}"
+        free -= {found}  # already reported
         unpaired.append(DataError(text, kind="missing"))
-    others = _other_files(pictures, SUFFIXES) if free else {}
+    others = _other_files(image_folder, SUFFIXES) if free else {}
     for stem in sorted(free):
-        text = f"{masks[stem]}: no image of that name in {pictures}"
+        text = f"{masks[stem]}: no image of that name in {image_folder}"
         if stem in others:
-            text += f"; {others[stem]} lies there, which is not read: save it as JPEG or PNG"
+            text += f"; found {others[stem]}, an unsupported format: save it as JPEG or PNG"
         unpaired.append(DataError(text, kind="missing"))
     return tuple(
         Sample(f"{prefix}/{stem}" if prefix else stem, str(images[stem]), str(masks[stem]))
@@ -365,9 +369,9 @@ def _paired(
 
 
 def _sides_of(folder: Path) -> tuple[str, str] | None:
-    """Returns the names of the folders of images and masks in `folder`, if it has both.
+    """Returns the names of the image folder and the mask folder in `folder`, if it has both.
 
-    labels/ must hold PNG files: text files in it are of other layouts.
+    A folder labels/ must contain PNG files: with text files it belongs to another layout.
     """
     for images, masks in SIDES:
         both = (folder / images).is_dir() and (folder / masks).is_dir()
@@ -384,19 +388,19 @@ def _sides(folder: Path, names: tuple[str, str]) -> tuple[dict[str, Path], dict[
     """Returns images and masks, each as relative path without suffix -> file."""
     for side in names:
         if not (folder / side).is_dir():
-            raise DataError(f"{folder}: no {side}/ in it (found: {contents(folder)})")
-    pictures = folder / names[0]
-    images = files_in(pictures, SUFFIXES, ANYWHERE)
+            raise DataError(f"{folder}: contains no {side}/ (found: {contents(folder)})")
+    image_folder = folder / names[0]
+    images = files_in(image_folder, SUFFIXES, ANYWHERE)
     if not images:
         raise DataError(
-            f"{pictures}: no images (found: {contents(pictures)}): expected files such as .jpg "
-            "or .png"
+            f"{image_folder}: no images (found: {contents(image_folder)}): expected files such as "
+            ".jpg or .png"
         )
     return images, files_in(folder / names[1], MASKS, ANYWHERE)
 
 
 def _other_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
-    """Returns relative path without suffix -> file of whatever has none of these suffixes."""
+    """Returns relative path without suffix -> file, for files with any other suffix."""
     return {
         plain_name(path.relative_to(folder).with_suffix("").as_posix()): path
         for path in sorted(folder.rglob("*"))
@@ -405,5 +409,5 @@ def _other_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
 
 
 def _last(stem: str) -> str:
-    """Returns the name at the end of a path."""
+    """Returns the last component of a path."""
     return stem.rpartition("/")[2]

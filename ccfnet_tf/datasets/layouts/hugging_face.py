@@ -1,11 +1,12 @@
-"""An image folder of the Hugging Face hub, with masks that its metadata names.
+"""An image folder of the Hugging Face hub whose metadata lists the masks.
 
-    ROOT/metadata.csv, metadata.jsonl       file_name, and a column of masks such as mask_file_name
-    ROOT/{train,validation,test}/metadata.csv   or one a part; paths are relative to their file
-    ROOT/id2label.json, classes.txt, ...    the classes (see `class_files`)
+    ROOT/metadata.csv, metadata.jsonl           file_name, and a mask column such as mask_file_name
+    ROOT/{train,validation,test}/metadata.csv   or one file per split
+    ROOT/id2label.json, classes.txt, ...        the classes (see `class_files`)
 
-In one file for all, the first folder of file_name is the part (train where it is none). The column
-of masks is the one whose name ends in file_name, or holds mask, label, annotation or segmentation.
+Paths are relative to the metadata file. In a single file for all splits, the first folder of
+file_name is the split; it is train if that folder is not a split. The mask column is the one whose
+name ends in file_name or contains mask, label, annotation or segmentation.
 """
 
 from __future__ import annotations
@@ -28,29 +29,29 @@ from ccfnet_tf.io.json_files import is_there
 from ccfnet_tf.labels import Sample
 
 FILES = ("metadata.csv", "metadata.jsonl")
-_WORDS = ("mask", "label", "annotation", "segmentation")
+_MASK_WORDS = ("mask", "label", "annotation", "segmentation")
 
 Row = dict[str, str]
 
 
 def signs(root: Path) -> str:
-    """Returns the first metadata file in `root`; empty where there is none that names masks."""
+    """Returns the first metadata file in `root` with a mask column, or an empty string."""
     try:
         for path in _files(root):
             with path.open("rb") as file:
                 head = file.readline(10_000)
-            if b"file_name" in head and any(word.encode() in head for word in _WORDS):
+            if b"file_name" in head and any(word.encode() in head for word in _MASK_WORDS):
                 return path.relative_to(root).as_posix()
     except OSError:
-        pass  # what cannot be looked at shows no sign
+        pass  # an unreadable folder is not recognised
     return ""
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Reads the metadata; no image is opened.
+    """Reads the metadata without opening images.
 
     Raises:
-        DataError: No metadata, none that names masks, nothing to learn from, or no class list.
+        DataError: There is no metadata, no mask column, no training image, or no class list.
     """
     parts: dict[str, list[Sample]] = {"train": []}
     faults: list[DataError] = []
@@ -64,7 +65,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             image = path.parent / inside
             name = PurePosixPath(folder, inside).with_suffix("").as_posix()
             if name in seen:
-                raise DataError(f"{where}: '{name[:60]}' is there already: once each")
+                raise DataError(f"{where}: '{name[:60]}' is listed twice: list each image once")
             seen.add(name)
             label = path.parent.joinpath(*path_parts(row[_mask_column(row, where)]))
             absent = next((file for file in (image, label) if not is_there(file)), None)
@@ -74,12 +75,12 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             part = part_named(PurePosixPath(name).parts[0]) or "train"
             parts.setdefault(part, []).append(Sample(name, str(image), str(label)))
     if not parts["train"] and not faults:
-        raise DataError(f"{root}: no {FILES[0]} or {FILES[1]} that names images to learn from")
+        raise DataError(f"{root}: no {FILES[0]} or {FILES[1]} that lists training images")
     own = find_own_classes(root)
     if own is None:
         raise DataError(
-            f"{root}: nothing says what the values of the masks mean: add classes.txt (a name a "
-            'line, from value 0) or id2label.json ({"0": "background", ...})'
+            f"{root}: no class list defines the values of the masks: add classes.txt (one name "
+            'per line, from value 0) or id2label.json ({"0": "background", ...})'
         )
     own = own.with_mask_values(data.mask_values)
     found = {part: tuple(parts[part]) for part in PARTS if part in parts}
@@ -106,12 +107,12 @@ def _files(root: Path) -> list[Path]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """Yields the place and the texts of each row that names an image."""
+    """Yields the position (for messages) and the string values of each row."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a UTF-8 text file ({error})") from error
-    lines = io.StringIO(text, newline="")  # not splitlines: a text may hold U+2028
+    lines = io.StringIO(text, newline="")  # not splitlines: a value may contain U+2028
     rows = csv.DictReader(lines) if path.suffix == ".csv" else map(_json_row, lines)
     try:
         for number, row in enumerate(rows, start=1):
@@ -120,7 +121,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Row]]:
                 continue
             where = f"{path}: row {number}"
             if not texts.get("file_name", "").strip():
-                raise DataError(f"{where}: no file_name: every row names its image")
+                raise DataError(f"{where}: no file_name: every row must have the path of an image")
             yield where, {key: value.strip().replace("\\", "/") for key, value in texts.items()}
     except (csv.Error, ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error}): expected a table with file_name") from error
@@ -132,18 +133,18 @@ def _json_row(line: str) -> dict[str, object]:
 
 
 def _mask_column(row: Row, where: str) -> str:
-    """Returns the column of masks: of names that fit, those whose text is a PNG's."""
+    """Returns the mask column: its name matches, and its value is the path of a PNG."""
     fitting = [
         key
         for key, value in row.items()
         if key != "file_name" and value.lower().endswith(".png")
-        if key.endswith("file_name") or any(word in key.lower() for word in _WORDS)
+        if key.endswith("file_name") or any(word in key.lower() for word in _MASK_WORDS)
     ]
-    named = [key for key in fitting if any(word in key.lower() for word in _WORDS)] or fitting
+    named = [key for key in fitting if any(word in key.lower() for word in _MASK_WORDS)] or fitting
     if len(named) == 1:
         return named[0]
-    what = f"several columns of masks ({', '.join(named)})" if named else "no column of masks"
+    what = f"several mask columns ({', '.join(named)})" if named else "no mask column"
     raise DataError(
-        f"{where}: {what} (found: {', '.join(row)}): expected one such as mask_file_name, with a "
-        "PNG for each image"
+        f"{where}: {what} (found: {', '.join(row)}): expected one such as mask_file_name, with "
+        "one PNG per image"
     )

@@ -3,8 +3,8 @@
     ROOT/training/image_2/<name>.png
     ROOT/training/semantic/<name>.png      labelIds of Cityscapes: 0..33
 
-The labels of testing/ are not public: there is no test split. Where the folder carries a class list
-(see `class_files`), the values are its rows.
+The labels of testing/ are not public, so there is no test split. If the folder contains a class
+list (see `class_files`), mask values are row numbers of that list.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ from ccfnet_tf.datasets.pairing import (
 )
 from ccfnet_tf.labels import Sample
 
-_RULE = "a mask of KITTI holds Cityscapes' labelIds 0..33, or 255; unpack the set anew"
+_RULE = "a mask of KITTI contains Cityscapes' labelIds 0..33, or 255; unpack the data set again"
 
 
 def signs(root: Path) -> str:
-    """Returns what of this layout is in `root`, or an empty string."""
+    """Returns the folders that identify this layout in `root`, or an empty string."""
     return folders_seen(root, "training/image_2", "training/semantic")
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists training as the training split; no image is opened.
+    """Lists `training` as the training split without opening images.
 
     Raises:
-        DataError: The folder is not the set, holds no images, or its own class list is damaged.
+        DataError: The folder does not have this layout, contains no images, or its class list is
+            damaged.
     """
     require(root, signs, "KITTI semantics (training/image_2/ and training/semantic/)")
     own = find_own_classes(root)

@@ -1,16 +1,17 @@
-"""Images labelled with Label Studio, in its own exports JSON and JSON-MIN.
+"""Images labelled with Label Studio, in its export formats JSON and JSON-MIN.
 
     ROOT/project-1-at-2024-01-31.json      a list of tasks
-    ROOT/**/<name>                         the images, found by the last part of their address
+    ROOT/**/<name>                         the images, looked up by the file name of their address
 
 Polygons, rectangles, ellipses and brush strokes are drawn in the order of the file, later ones over
-earlier ones; other regions have no area and are noted. Of several annotations of a task the one
-marked as ground truth counts, else the first that was not cancelled. Tasks without an annotation
-are left out and noted. Classes are the labels in alphabetical order. A pixel without a region is
-void, unless a label is named background: then it is of that class. A single label is learned
-against background. There are no parts: split with `ccfnet-tf data split`, or by lists.
+earlier ones. Regions of other kinds have no area and are left out. If a task has several
+annotations, the one marked as ground truth is used, or else the first that was not cancelled. Tasks
+without an annotation are left out. Notes count what is left out. Classes are the labels in
+alphabetical order. A pixel without a region is void, unless a label is named background: then it
+has that class. A single label is learned against background. The format has no splits: create them
+with `ccfnet-tf data split`, or with list files.
 
-Its COCO export (result.json) is read by `coco`; brush strokes are in the JSON exports alone.
+The COCO export (result.json) is read by `coco`. Only the JSON exports contain brush strokes.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from ccfnet_tf.io.label_studio_rle import to_brush
 from ccfnet_tf.io.polygons import FARTHEST, Ellipse, draw, points, turned
 from ccfnet_tf.labels import Sample
 
-_MOST_FILES = 20  # JSON files beside each other that are looked at
+_MAX_FILES = 20  # JSON files of a folder that are examined
 
 
 class _Region(NamedTuple):
-    """What is drawn: an outline float64 [N, 2] of pixels, an ellipse, or a brush's packed runs."""
+    """A region: an outline float64 [N, 2] in pixels, an ellipse, or the encoded runs of a brush."""
 
     label: str
     where: str
@@ -46,30 +47,32 @@ class _Region(NamedTuple):
 
 
 class _Task(NamedTuple):
-    """A labelled image; `size` is (H, W), or `None` where no region states it."""
+    """A labelled image; `size` is (H, W), or `None` if no region states it."""
 
     size: tuple[int, int] | None
     regions: tuple[_Region, ...]
 
 
 def signs(root: Path) -> str:
-    """Returns the first export in `root`; empty where there is none."""
+    """Returns the name of the first export in `root`, or an empty string if there is none."""
     try:
         return next((path.name for path in _files(root)), "")
     except OSError:
-        return ""  # what cannot be looked at shows no sign
+        return ""  # an unreadable folder is not recognised
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Reads the exports; no image is opened, and no region is drawn yet.
+    """Reads the exports. Opens no image; label maps are drawn when they are loaded.
 
     Raises:
-        DataError: No export, one that is damaged, or no label.
+        DataError: There is no export, one is damaged, or none contains a label.
     """
     files = _files(root)
     if not files:
-        raise DataError(f"{root}: no JSON export of Label Studio in it: expected a list of tasks")
-    found = FoundPictures(root)
+        raise DataError(
+            f"{root}: contains no JSON export of Label Studio: expected a list of tasks"
+        )
+    finder = FoundPictures(root)
     tasks: dict[str, _Task] = {}
     samples: list[Sample] = []
     faults: list[DataError] = []
@@ -83,22 +86,24 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
                 continue
             try:
                 address = _address(task, where)
-                image = found.find(address, f"{where}: image {shown(address)}")
+                image = finder.find(address, f"{where}: image {shown(address)}")
             except DataError as missing:
                 faults.append(missing)
                 continue
             name = plain_name(image.relative_to(root).with_suffix("").as_posix())
             if name in tasks:
-                faults.append(DataError(f"{where}: {image} is the image of another task: keep one"))
+                faults.append(
+                    DataError(f"{where}: {image} is also the image of another task: keep one")
+                )
                 continue
             tasks[name] = _task(results, where, left_out)
             samples.append(Sample(name, str(image), where))
     labels = sorted({region.label for task in tasks.values() for region in task.regions})
     if faults and not labels:
-        raise faults[0]  # says more than that there are no labels
+        raise faults[0]  # the reason why there are no labels
     taxonomy, ids, background = with_background(labels, f"{root}: labels of the export")
     load_label = partial(_load_label, tasks, ids, background)
-    said = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
+    counts = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
     return Listing(
         taxonomy,
         tuple(samples),
@@ -109,14 +114,14 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         unpaired=tuple(faults),
         notes=(
             *void_notes(f"{root}: labels of the export", labels),
-            *((f"{root}: left out: {said}",) if said else ()),
+            *((f"{root}: left out: {counts}",) if counts else ()),
         ),
     )
 
 
 def _files(root: Path) -> list[Path]:
     paths = sorted(path for path in root.glob("*.json") if path.name[0] != ".")
-    return [path for path in paths[:_MOST_FILES] if _looks_like(path)]
+    return [path for path in paths[:_MAX_FILES] if _looks_like(path)]
 
 
 def _looks_like(path: Path) -> bool:
@@ -134,9 +139,9 @@ def _task_list(path: Path) -> list[Record]:
 
 
 def _results(task: Record, where: str) -> list[Record] | None:
-    """Returns the regions of the annotation that counts; `None` where there is none."""
+    """Returns the regions of the annotation that is used, or `None` if there is none."""
     annotations = task.get("annotations")
-    if annotations is None:  # JSON-MIN: lists of regions under names of the user's
+    if annotations is None:  # JSON-MIN: lists of regions under keys that the user chose
         lists = [value for value in task.values() if isinstance(value, list)]
         regions = [each for values in lists for each in values if isinstance(each, dict)]
         return [{"value": region} | region for region in regions] or None
@@ -153,43 +158,43 @@ def _results(task: Record, where: str) -> list[Record] | None:
 
 
 def _address(task: Record, where: str) -> str:
-    """Returns the address of a task's image: the first text that ends as one does."""
+    """Returns the address of a task's image: the first string with the suffix of an image."""
     holder = task.get("data")
     values = holder.values() if isinstance(holder, dict) else task.values()
     for value in values:
         if isinstance(value, str) and Path("/".join(path_parts(value))).suffix.lower() in PHOTOS:
             return value
-    raise DataError(f"{where}: no address of an image in 'data': expected one such as .../a.jpg")
+    raise DataError(f"{where}: no image address in 'data': expected one such as .../a.jpg")
 
 
 def _task(results: list[Record], where: str, left_out: dict[str, int]) -> _Task:
-    """Returns what a task shows; counts the regions that are not drawn."""
+    """Returns the size and the regions of a task; counts in `left_out` those that are not drawn."""
     size: tuple[int, int] | None = None
     regions: list[_Region] = []
     for number, result in enumerate(results):
-        place = f"{where}: region {number}"
+        item = f"{where}: region {number}"
         value = result.get("value")
         label = _label(value) if isinstance(value, dict) else ""
         if not isinstance(value, dict) or not label:
             if result.get("type") not in ("polygon", "rectangle", "ellipse", "brush", "relation"):
                 left_out["regions without an area or a label"] += 1
-            continue  # `polygon` and the like: the same region comes again, with its label
+            continue  # the same region follows with its label
         if result.get("image_rotation"):
             raise DataError(
-                f"{place}: image_rotation is {shown(result['image_rotation'])}: the image was "
-                "turned in Label Studio: turn it back there, and export the project anew"
+                f"{item}: image_rotation is {shown(result['image_rotation'])}: the image was "
+                "rotated in Label Studio: rotate it back there, and export the project again"
             )
-        own = picture_size(result, "original_height", "original_width", place)
+        own = picture_size(result, "original_height", "original_width", item)
         size = size or own
         if own != size:
             raise DataError(
-                f"{place}: the image has {own[::-1]} pixels, before it had {size[::-1]}"
+                f"{item}: the image is {own[::-1]} pixels, but {size[::-1]} in earlier regions"
             )
-        area = _area(value, size, place)
+        area = _area(value, size, item)
         if area is None:
             left_out["regions without an area or a label"] += 1
             continue
-        regions.append(_Region(label, place, area))
+        regions.append(_Region(label, item, area))
     return _Task(size, tuple(regions))
 
 
@@ -202,10 +207,10 @@ def _label(value: Record) -> str:
 
 
 def _area(value: Record, size: tuple[int, int], where: str) -> np.ndarray | Ellipse | bytes | None:
-    """Returns what a region covers; `None` where it has no area."""
-    scale = np.array([size[1], size[0]]) / 100  # coordinates are percent of the sides
+    """Returns the area of a region, or `None` if it has none."""
+    scale = np.array([size[1], size[0]]) / 100  # coordinates are percentages of width and height
     if "rle" in value:
-        return _packed(value["rle"], where)
+        return _brush_bytes(value["rle"], where)
     if "points" in value:
         pairs = value["points"]
         if not isinstance(pairs, list) or any(
@@ -222,16 +227,20 @@ def _area(value: Record, size: tuple[int, int], where: str) -> np.ndarray | Elli
         corner, sides = _pair(value, "x", "y", where), _pair(value, "width", "height", where)
         corner, sides = _pixels(corner, scale, where), _pixels(sides, scale, where)
         box = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * sides
-        return corner + turned(box, _degrees(value, where))  # about its first corner
+        return corner + turned(box, _degrees(value, where))  # rotated about its first corner
     return None
 
 
 def _pixels(percent: np.ndarray, scale: np.ndarray, where: str) -> np.ndarray:
-    """Returns coordinates or lengths in pixels; raises DataError beyond `FARTHEST`."""
+    """Returns coordinates or lengths in pixels.
+
+    Raises:
+        DataError: One is greater than `FARTHEST`.
+    """
     pixels = percent * scale
     if (farthest := float(np.abs(pixels).max())) > FARTHEST:
         raise DataError(
-            f"{where}: {farthest:.0f} pixels from the corner or wide: expected at most {FARTHEST}"
+            f"{where}: a coordinate or length of {farthest:.0f} pixels: expected at most {FARTHEST}"
         )
     return pixels
 
@@ -241,11 +250,11 @@ def _pair(value: Record, first: str, second: str, where: str) -> np.ndarray:
 
 
 def _degrees(value: Record, where: str) -> float:
-    """Returns by how much a region is turned, clockwise."""
+    """Returns the clockwise rotation of a region in degrees."""
     return float(points([value.get("rotation") or 0, 0], where, least=1)[0][0])
 
 
-def _packed(rle: Any, where: str) -> bytes:
+def _brush_bytes(rle: Any, where: str) -> bytes:
     try:
         return bytes(rle) if isinstance(rle, list) else b""
     except (TypeError, ValueError) as error:

@@ -1,29 +1,29 @@
-"""Images labelled with the labelme tool: a JSON file of outlines an image.
+"""Images labelled with the labelme tool: one JSON file of shapes per image.
 
-    ROOT/**/<name>.json              names its image in `imagePath`, relative to itself
-    ROOT/{val,test}/...              these are the val and test splits (valid, validation, dev and
-                                     testing as well); everything else is train
-    ROOT/classes.txt                 a class name a line; may be missing. labels.txt and
-                                     class_names.txt, as labelme calls it, are read as well
-    ROOT/{train,val,test}.txt        lists that split the set otherwise; may be missing
+    ROOT/**/<name>.json              has the path of its image in `imagePath`, relative to itself
+    ROOT/{val,test}/...              the val and test splits (also valid, validation, dev and
+                                     testing); everything else is train
+    ROOT/classes.txt                 optional: one class name per line. labels.txt, and labelme's
+                                     own class_names.txt, are read as well
+    ROOT/{train,val,test}.txt        optional: lists that define other splits
 
-Without such a list, the classes are all labels of the set in alphabetical order. Names that stand
-for no class are void (see `name_lists`). background, or `_background_`, is the class of every pixel
-that no shape covers; there is one where the list names it, where there is no list and a shape has
-that label, or where there is one other class alone. Else pixels that no shape covers are void.
+Without a class list, the classes are all labels of the data set in alphabetical order. Names that
+stand for no class are void (see `name_lists`). background, or `_background_`, is the class of all
+pixels that no shape covers. It exists if the class list contains it, if there is no list and a
+shape has that label, or if there is only one other class. Otherwise such pixels are void.
 
 Shapes are drawn in the order of the file, later ones over earlier ones: polygon, rectangle,
-oriented_rectangle, rotation, circle and mask. Points and lines have no area and label nothing;
-`group_id` and `holes` change nothing. Shapes with too few points are not drawn, but noted. JSON
-files with neither `shapes` nor `imagePath` are not labelme's and left out.
+oriented_rectangle, rotation, circle and mask. Points and lines have no area and are ignored, as are
+`group_id` and `holes`. Shapes with too few points are not drawn; a note counts them. JSON files
+with neither `shapes` nor `imagePath` are not labelme files and are left out.
 
-The image is the file that `imagePath` names, if it lies below ROOT and has the size that the JSON
-file states. Else
-it is a file of that name beside the JSON file, `imageData` (the image inside the JSON file), a
-file of the JSON file's own name, or the only file of that name below ROOT.
+The image is the file at `imagePath`, if it is below ROOT and has the size that the JSON file
+states. Otherwise it is the first of: a file of that name next to the JSON file, `imageData` (the
+image embedded in the JSON file), an image with the name of the JSON file, or the only file of that
+name below ROOT.
 
 A line of train.txt, val.txt or test.txt is an image or its JSON file, relative to ROOT, with or
-without suffix; images in no list are left out.
+without suffix. Images that are in no list are left out.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ from ccfnet_tf.io.json_files import (
 from ccfnet_tf.io.polygons import circle, draw, is_outside, points
 from ccfnet_tf.labels import BACKGROUND, VOID, Sample, Taxonomy, is_void_name
 
-# Shape type -> numbers of points that it may have; `None` is any from 3 on.
+# Shape type -> allowed numbers of points; `None` allows 3 or more.
 _AREAS: Mapping[str, tuple[int, ...] | None] = {
     "polygon": None,
     "rectangle": (2, 4),
@@ -83,9 +83,9 @@ _NO_AREA = ("point", "points", "line", "linestrip")
 
 
 class _Shape(NamedTuple):
-    """A shape that has an area: its place in the file, its points float64 [N, 2] of (x, y).
+    """A shape with an area: its position in the file from 1, its points float64 [N, 2] of (x, y).
 
-    `mask` is base64, and empty for other kinds than mask.
+    `mask` is a base64 string, empty unless the kind is mask.
     """
 
     number: int
@@ -96,10 +96,11 @@ class _Shape(NamedTuple):
 
 
 class _File(NamedTuple):
-    """What is kept of a JSON file.
+    """The content of a JSON file.
 
-    `image` is the JSON file itself where the image is in it. `size` is (H, W), or `None` where it
-    states none. `without_area` has the numbers of shapes that have too few points.
+    `image` is the path of the JSON file itself if the image is embedded in it. `size` is (H, W), or
+    `None` if the file does not state it. `without_area` has the positions of the shapes that have
+    too few points.
     """
 
     image: str
@@ -109,7 +110,7 @@ class _File(NamedTuple):
 
 
 def signs(root: Path) -> str:
-    """Returns a JSON file of labelme's near the top of `root`; empty where there is none."""
+    """Returns a labelme JSON file from the top levels of `root`, or an empty string."""
     try:
         for pattern in ("*.json", "*/*.json", "*/*/*.json"):
             for path in islice(root.glob(pattern), 3):
@@ -118,36 +119,36 @@ def signs(root: Path) -> str:
                 if b'"shapes"' in head or b'"imagePath"' in head:
                     return path.relative_to(root).as_posix()
     except OSError:
-        pass  # what cannot be looked at shows no sign
+        pass  # an unreadable folder is not recognised
     return ""
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Reads the JSON files below `root`, and keeps their shapes; no image is opened.
+    """Reads the JSON files below `root` and keeps their shapes. Opens no image.
 
-    JSON files that cannot be used, and images that lie among labelled ones and have none, are
-    in `unpaired`.
+    `unpaired` has an error for each invalid JSON file, and for each image without a JSON file in
+    the folder of a labelled image.
 
     Raises:
-        DataError: No JSON file of labelme's, a list or a class list that does not fit, fewer than
-            2 labels.
+        DataError: There is no labelme JSON file, a list or the class list is invalid, or there are
+            fewer than 2 labels.
     """
     samples, files, faults = _find(root)
     if not samples and not faults:
         raise DataError(
-            f"{root}: no JSON files of labelme in it: expected <image>.json beside each image"
+            f"{root}: contains no labelme JSON files: expected <image>.json next to each image"
         )
     labels = {shape.label for file in files.values() for shape in file.shapes}
     notes = _notes(root, files)
     if notes and not labels:
-        raise DataError(f"{notes[0]}: nothing is left to learn from")
+        raise DataError(f"{notes[0]}: no other shape is left to learn from")
     classes = _class_list(root)
     named = {label for label in labels if not is_void_name(label)}
     taxonomy = _taxonomy(root, classes, named, faults)
     source = classes or f"{root}: labels of its JSON files"
     void = read_class_list(classes).notes if classes else void_notes(source, sorted(labels))
-    known = _ways_to_write(root, samples, faults)
-    lists = {} if data.lists else read_part_lists(root, known, "a labelled image of the set")
+    known = _list_entries(root, samples, faults)
+    lists = {} if data.lists else read_part_lists(root, known, "a labelled image of the data set")
     if lists:
         listed = {name for names in lists.values() for name in names}
         faults = {name: fault for name, fault in faults.items() if name in listed}
@@ -173,30 +174,30 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     )
 
 
-def _inside(sample: Sample) -> bool:
-    """Returns whether the image is in the JSON file."""
+def _is_embedded(sample: Sample) -> bool:
+    """Returns whether the image is embedded in the JSON file."""
     return sample.image == sample.label
 
 
 def _bytes_of(sample: Sample) -> bytes:
-    if _inside(sample):
+    if _is_embedded(sample):
         return _embedded(read_json(sample.label), sample.label)
     return stored_bytes(sample)
 
 
 def _fingerprint(sample: Sample) -> str:
-    return bytes_fingerprint(_bytes_of(sample)) if _inside(sample) else fingerprint(sample)
+    return bytes_fingerprint(_bytes_of(sample)) if _is_embedded(sample) else fingerprint(sample)
 
 
 def _load_image(sample: Sample) -> np.ndarray:
-    return read_image(sample.image, _bytes_of(sample) if _inside(sample) else None)
+    return read_image(sample.image, _bytes_of(sample) if _is_embedded(sample) else None)
 
 
 def _embedded(tree: Record, path: str | Path) -> bytes:
-    """Returns the image file that a JSON file holds.
+    """Returns the encoded image that is embedded in a JSON file.
 
     Raises:
-        DataError: It is not base64.
+        DataError: `imageData` is not base64.
     """
     try:
         return base64.b64decode(text(tree, "imageData", str(path)), validate=True)
@@ -205,7 +206,7 @@ def _embedded(tree: Record, path: str | Path) -> bytes:
 
 
 def _notes(root: Path, files: Mapping[str, _File]) -> tuple[str, ...]:
-    """Returns a note of the shapes that are not drawn."""
+    """Returns a note about the shapes that are not drawn."""
     places = [f"{name}.json: shape {n}" for name, file in files.items() for n in file.without_area]
     if not places:
         return ()
@@ -217,7 +218,7 @@ def _notes(root: Path, files: Mapping[str, _File]) -> tuple[str, ...]:
 
 
 def _find(root: Path) -> tuple[dict[str, Sample], dict[str, _File], dict[str, DataError]]:
-    """Returns samples and their files by name, and faults by the name of the JSON file."""
+    """Returns samples and JSON files by sample name, and errors by the name of the JSON file."""
     samples: dict[str, Sample] = {}
     files: dict[str, _File] = {}
     faults: dict[str, DataError] = {}
@@ -227,18 +228,18 @@ def _find(root: Path) -> tuple[dict[str, Sample], dict[str, _File], dict[str, Da
         for path in sorted(root.rglob("*.json"), key=lambda path: [*map(plain_name, path.parts)])
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts)
     ]
-    pictures = FoundPictures(root)
-    reads = in_threads(partial(_read, pictures=pictures), paths)
+    finder = FoundPictures(root)
+    reads = in_threads(partial(_read, finder=finder), paths)
     for path, found in zip(paths, reads, strict=True):
         name = plain_name(path.relative_to(root).with_suffix("").as_posix())
         if isinstance(found, DataError):
             faults[name] = found
         elif found is not None and name in samples:
-            text = f"{path}: {samples[name].label} has that name in other characters: keep one"
+            text = f"{path}: {samples[name].label} has the same name in other characters: keep one"
             faults[str(path)] = DataError(text)
         elif found is not None and found.image in taken:
             other = taken[found.image]
-            faults[name] = DataError(f"{path}: {other} labels the same image: keep one")
+            faults[name] = DataError(f"{path}: {other} labels the same image: keep one of them")
         elif found is not None:
             taken[found.image] = path
             samples[name] = Sample(name, found.image, str(path))
@@ -246,8 +247,8 @@ def _find(root: Path) -> tuple[dict[str, Sample], dict[str, _File], dict[str, Da
     return samples, files, faults
 
 
-def _read(path: Path, pictures: FoundPictures) -> _File | DataError | None:
-    """Returns a JSON file, or what is wrong with it; `None` where it is not labelme's."""
+def _read(path: Path, finder: FoundPictures) -> _File | DataError | None:
+    """Returns the content of a JSON file or its error; `None` if it is not a labelme file."""
     try:
         tree = read_json(path)
         if "shapes" not in tree and "imagePath" not in tree:
@@ -255,26 +256,24 @@ def _read(path: Path, pictures: FoundPictures) -> _File | DataError | None:
         size = _size(tree, path)
         without_area: list[int] = []
         shapes = tuple(_shapes(tree, path, size, without_area))
-        return _File(_picture_of(tree, path, size, pictures), size, shapes, tuple(without_area))
+        return _File(_image_of(tree, path, size, finder), size, shapes, tuple(without_area))
     except DataError as fault:
         return fault
 
 
 def _size(tree: Record, path: Path) -> tuple[int, int] | None:
     if tree.get("imageHeight") is None and tree.get("imageWidth") is None:
-        return None  # files of the first versions state none
+        return None  # the first versions of labelme do not write it
     return picture_size(tree, "imageHeight", "imageWidth", str(path))
 
 
-def _picture_of(
-    tree: Record, path: Path, size: tuple[int, int] | None, pictures: FoundPictures
-) -> str:
-    """Returns the image of a JSON file, which may be in it."""
+def _image_of(tree: Record, path: Path, size: tuple[int, int] | None, finder: FoundPictures) -> str:
+    """Returns the path of the image; that of the JSON file if the image is embedded in it."""
     embedded = bool(tree.get("imageData"))
     named = path_text(tree, "imagePath", str(path)) if tree.get("imagePath") is not None else ""
     for image in (path.parent / named, path.parent / "/".join(path_parts(named)[-1:])):
         plain = Path(os.path.normpath(image))
-        there = named and is_below(plain, pictures.root) and is_there(plain)
+        there = named and is_below(plain, finder.root) and is_there(plain)
         if there and not (embedded and size and _differs(plain, size)):
             return str(plain)
     if embedded:
@@ -285,29 +284,29 @@ def _picture_of(
                 return str(image)
     named = path_text(tree, "imagePath", str(path))
     where = f"{path}: imagePath {shown(named)}"
-    if not is_below(path.parent / named, pictures.root):
-        where += f" leads out of {pictures.root}: give the folder that holds both with --data.root"
-    return str(pictures.find(named, where))
+    if not is_below(path.parent / named, finder.root):
+        where += f" leads out of {finder.root}: set --data.root to a folder that contains both"
+    return str(finder.find(named, where))
 
 
 def _differs(image: Path, size: tuple[int, int]) -> bool:
     try:
         return image_size(image) != size
     except DataError:
-        return False  # said when the image is read
+        return False  # reported when the image is read
 
 
 def _class_list(root: Path) -> Path | None:
-    """Returns the set's class list, if it has one.
+    """Returns the class list, or `None` if there is none.
 
     Raises:
-        DataError: It has two that differ.
+        DataError: There are two that differ.
     """
     found = [path for name in CLASS_LISTS if (path := root / name).is_file()]
     for other in found[1:]:
         if read_classes(other).names != read_classes(found[0]).names:
             raise DataError(
-                f"{other}: names other classes than {found[0].name}: remove the one that is wrong"
+                f"{other}: lists other classes than {found[0].name}: remove the wrong one"
             )
     return found[0] if found else None
 
@@ -318,24 +317,24 @@ def _taxonomy(
     if classes is not None:
         return read_classes(classes, background=BACKGROUND)
     if faults and len(labels) < 2:
-        raise next(iter(faults.values()))  # says more than that there are too few classes
+        raise next(iter(faults.values()))  # the likely reason why there are too few classes
     others = sorted(label for label in labels if not is_background_name(label))
     if len(others) == 1 or len(others) < len(labels):
         background = next(iter(sorted(labels.difference(others))), BACKGROUND)
         others = [background, *others]
-    return taxonomy_of(others, f"{root}: labels of its JSON files", "; label something else too")
+    return taxonomy_of(others, f"{root}: labels of its JSON files", "; label another class too")
 
 
-def _ways_to_write(
+def _list_entries(
     root: Path, samples: Mapping[str, Sample], faults: Mapping[str, DataError]
 ) -> dict[str, str]:
-    """Returns what a list may call a sample -> its name."""
+    """Returns entry of a list file -> sample name, for all spellings that are accepted."""
     known = {name: name for name in (*samples, *faults)}
     known |= {f"{name}.json": name for name in (*samples, *faults)}
     for name, sample in samples.items():
-        picture = Path(os.path.relpath(sample.image, root))
-        known.setdefault(picture.as_posix(), name)
-        known.setdefault(picture.with_suffix("").as_posix(), name)
+        image = Path(os.path.relpath(sample.image, root))
+        known.setdefault(image.as_posix(), name)
+        known.setdefault(image.with_suffix("").as_posix(), name)
     return known
 
 
@@ -348,7 +347,7 @@ def _by_folder(samples: Mapping[str, Sample]) -> dict[str, list[str]]:
 
 
 def _unlabelled(root: Path, samples: Mapping[str, Sample]) -> dict[str, DataError]:
-    """Returns a fault for each image without a JSON file in the folders of labelled images."""
+    """Returns an error for each image without a JSON file in the folders of labelled images."""
     labelled = {sample.image for sample in samples.values()}
     faults: dict[str, DataError] = {}
     for folder in sorted({Path(image).parent for image in labelled}):
@@ -356,8 +355,8 @@ def _unlabelled(root: Path, samples: Mapping[str, Sample]) -> dict[str, DataErro
             used = str(path) in labelled or path.with_suffix(".json").exists()
             if path.suffix.lower() in PHOTOS and path.name[0] != "." and not used:
                 faults[str(path)] = DataError(
-                    f"{path}: no JSON file of labelme names it: label it, remove it, or list the "
-                    f"labelled ones in {root / 'train.txt'}",
+                    f"{path}: has no labelme JSON file: label it, remove it, or list the labelled "
+                    f"images in {root / 'train.txt'}",
                     kind="missing",
                 )
     return faults
@@ -382,7 +381,10 @@ def _loader(names: tuple[str, ...], files: Mapping[str, _File], listed: str) -> 
 def _shapes(
     tree: Record, path: Path, size: tuple[int, int] | None, without_area: list[int]
 ) -> Iterator[_Shape]:
-    """Yields the shapes that have an area in an image of (H, W); adds the others' numbers."""
+    """Yields the shapes that have an area in an image of (H, W).
+
+    Adds the positions of the others to `without_area`.
+    """
     for number, shape in enumerate(records(tree, "shapes", str(path)), start=1):
         where = f"{path}: shape {number}"
         kind = _kind(shape)
@@ -406,7 +408,7 @@ def _shapes(
 def _kind(shape: Record) -> object:
     kind = shape.get("shape_type")
     if isinstance(kind, (list, dict)):
-        return shown(kind)  # cannot be looked up
+        return shown(kind)  # unhashable
     return "polygon" if kind is None else kind
 
 
@@ -453,16 +455,16 @@ def _corners(shape: Record, where: str, counts: tuple[int, ...] | None) -> np.nd
 
 
 def _mask(packed: str, corner: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
-    """Returns bool [H, W]: the mask that a shape holds as a PNG, laid at its top left corner."""
+    """Returns bool [H, W]: the mask of a shape, a base64 PNG, placed at its top left corner."""
     try:
         stored = base64.b64decode(packed, validate=True)
     except ValueError as error:
         raise DataError(f"{where}: 'mask' is damaged ({error}): expected base64") from error
     patch = read_image(f"{where}: mask", stored)[..., 0] > 0
-    whole = np.zeros(size, bool)
+    full = np.zeros(size, bool)
     left, top = (int(side) for side in np.round(corner))
     patch = patch[max(0, -top) :, max(0, -left) :]
-    room = whole[max(0, top) :, max(0, left) :]
-    height, width = min(len(patch), len(room)), min(patch.shape[1], room.shape[1])
-    room[:height, :width] = patch[:height, :width]
-    return whole
+    target = full[max(0, top) :, max(0, left) :]
+    height, width = min(len(patch), len(target)), min(patch.shape[1], target.shape[1])
+    target[:height, :width] = patch[:height, :width]
+    return full

@@ -2,12 +2,12 @@
 
     ROOT/{training,validation}/images/<name>.jpg
     ROOT/{training,validation}/labels/<name>.png           1.1: palette indices
-    ROOT/{training,validation}/v2.0/labels/<name>.png      later: v2.0 is read before v1.2
-    ROOT/config.json, config_v2.0.json, config_v1.2.json   names, colours, what is evaluated
+    ROOT/{training,validation}/v2.0/labels/<name>.png      2.0, or v1.2/labels/; the newest is read
+    ROOT/config.json, config_v2.0.json, config_v1.2.json   names, colours, which are evaluated
 
-A value is the row of the configuration; rows that are not evaluated are void, as are names that
-stand for no class (see `name_lists`) and 255. The labels of testing/ are not public: validation is
-the test split here.
+A mask value is a row number of the configuration. Rows that are not evaluated are void, as are
+names that stand for no class (see `name_lists`) and the value 255. The labels of testing/ are not
+public, so validation is the test split here.
 """
 
 from __future__ import annotations
@@ -39,16 +39,19 @@ _Part = tuple[tuple[Sample, ...], tuple[DataError, ...]]
 
 
 def signs(root: Path) -> str:
-    """Returns what of this layout is in `root`, or an empty string."""
+    """Returns the files that identify this layout in `root`, or an empty string."""
     found = _version(root)
     return "" if found is None else f"{_VERSIONS[found]} and training/images/"
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists training, and validation as the test split; no image is opened.
+    """Lists `training` as the training split and `validation` as the test split.
+
+    Images are not opened.
 
     Raises:
-        DataError: The folder is not the set, holds no images, or its configuration is damaged.
+        DataError: The folder does not have this layout, contains no images, or its configuration is
+            damaged.
     """
     require(root, signs, "Mapillary Vistas (training/images/, config_v2.0.json)")
     version = _version(root) or ""
@@ -61,19 +64,19 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
 
 
 def _version(root: Path) -> str | None:
-    """Returns the newest version of labels in `root` that has its configuration."""
+    """Returns the newest version in `root` that has both labels and a configuration, or `None`."""
     try:
         for version, config in _VERSIONS.items():
             labels = root / "training" / version / "labels"
             if (root / config).is_file() and labels.is_dir():
                 return version
     except OSError:
-        pass  # what cannot be looked at shows no sign
+        pass  # an unreadable folder is not recognised
     return None
 
 
 def _classes(path: Path) -> tuple[Taxonomy, np.ndarray]:
-    """Returns the classes that are evaluated, and int32 [256]: value -> class id or `VOID`."""
+    """Returns the evaluated classes, and int32 [256]: mask value -> class id or `VOID`."""
     rows = records(read_json(path), "labels", str(path))
     table = np.full(256, NO_CLASS, np.int32)
     table[255] = VOID
@@ -87,11 +90,11 @@ def _classes(path: Path) -> tuple[Taxonomy, np.ndarray]:
         colour = row.get("color")
         channels = colour if isinstance(colour, list) else []
         if len(channels) != 3 or any(type(c) is not int or not 0 <= c < 256 for c in channels):
-            raise DataError(f"{where}: 'color' is {shown(colour)}: expected three of 0..255")
+            raise DataError(f"{where}: 'color' is {shown(colour)}: expected three integers 0..255")
         table[value] = len(names)
         names.append(text(row, "name", where))
         palette.append((channels[0], channels[1], channels[2]))
-    taxonomy_of(names, path, ", one row each")
+    taxonomy_of(names, path, ", one row per class")
     return Taxonomy(tuple(names), tuple(palette)), table
 
 
@@ -105,6 +108,6 @@ def _part(root: Path, part: str, version: str) -> _Part:
 
 
 def _load_label(table: np.ndarray, config: Path, sample: Sample) -> np.ndarray:
-    """Reads a label, int32 [H, W], class ids or `VOID`."""
-    rule = f"{config} has no such row: unpack labels and configuration of one version"
+    """Reads a label as int32 [H, W] of class ids or `VOID`."""
+    rule = f"{config} has no such row: unpack labels and configuration of the same version"
     return to_classes(read_index_values(sample.label), table, sample.label, rule)

@@ -1,12 +1,12 @@
-"""Roboflow's export "Semantic Segmentation Masks": a mask beside each image.
+"""Roboflow's export "Semantic Segmentation Masks": each mask is stored next to its image.
 
     ROOT/{train,valid,test}/<name>.jpg
     ROOT/{train,valid,test}/<name>_mask.png
     ROOT/{train,valid,test}/_classes.csv       "Pixel Value, Class", one class per line
 
-One table may lie in ROOT for all, and one folder alone may be ROOT itself. Values that neither the
-table nor `data.mask_values` lists are refused, but for 255, which is void; so are names that
-stand for no class (see `name_lists`).
+The splits may share one table in ROOT, and a single split may be ROOT itself. The value 255 and
+names that stand for no class (see `name_lists`) are void. Any other value that neither the table
+nor `data.mask_values` lists is an error.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ _Values = dict[int, str]
 
 
 def signs(root: Path) -> str:
-    """Returns the first table of classes in `root`; empty where there is none."""
+    """Returns the first class table in `root`, or an empty string if there is none."""
     try:
         paths = (root / FILE, *sorted(root.glob(f"*/{FILE}")))
         return next((p.relative_to(root).as_posix() for p in paths if _looks_like(p)), "")
     except OSError:
-        return ""  # what cannot be looked at shows no sign
+        return ""  # an unreadable folder is not recognised
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists the parts; no image is opened.
+    """Lists the splits without opening images.
 
     Raises:
-        DataError: The folder is not of this layout, has nothing to learn from, or its tables are
-            damaged or differ.
+        DataError: The folder does not have this layout, contains no training images, or its tables
+            are damaged or differ.
     """
     require(root, signs, f"a Roboflow export of masks (train/{FILE} and so on)")
     tables = {part_named(p.parent.name): p for p in sorted(root.glob(f"*/{FILE}"))}
@@ -61,17 +61,17 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         if (part := part_named(folder.name)) and (part in tables or (root / FILE).is_file())
     } or {"train": root}
     if "train" not in folders:
-        raise DataError(f"{root}: no train/{FILE} in it: add what is to be learned")
+        raise DataError(f"{root}: contains no train/{FILE}: add the training split")
     paths = {part: tables.get(part, root / FILE) for part in folders}
     values = {part: _read_table(path) for part, path in paths.items()}
     for part, table in values.items():
         if table != values["train"]:
-            raise DataError(f"{paths[part]}: not the classes of {paths['train']}")
+            raise DataError(f"{paths[part]}: its classes differ from those of {paths['train']}")
     meaning = _meaning(values["train"], paths["train"], data)
     if len(meaning.names) == 1:
         void = [name for name in values["train"].values() if is_void_name(name)]
         refuse_one_beside_void(paths["train"], meaning.names[0], void)
-    taxonomy = taxonomy_of(list(meaning.names), paths["train"], ", a line each")
+    taxonomy = taxonomy_of(list(meaning.names), paths["train"], ", one per line")
     parts = {part: _part(root, folder) for part, folder in folders.items()}
     require_pictures(parts["train"], folders["train"] / "<name>.jpg")
 
@@ -92,7 +92,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
 
 
 def _looks_like(path: Path) -> bool:
-    """Returns whether a table is of values; Roboflow's tables of whole images have that name."""
+    """Returns whether a table lists mask values; image-level label tables have the same name."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -103,7 +103,8 @@ def _read_table(path: Path) -> _Values:
     """Returns value -> name.
 
     Raises:
-        DataError: Missing, not text, a row that is not a value 0..255 and name, or one twice.
+        DataError: The file is missing or not text, a row is not a value 0..255 and a name, or a
+            value or name is not unique.
     """
     values: _Values = {}
     for number, line in read_names(path)[1:]:
@@ -111,7 +112,10 @@ def _read_table(path: Path) -> _Values:
         if len(row) != 2 or not re.fullmatch("[0-9]{1,3}", row[0]) or int(row[0]) > 255:
             raise DataError(f"{path}: line {number}: '{line[:60]}': expected `value, class`")
         if not row[1] or int(row[0]) in values or row[1] in values.values():
-            raise DataError(f"{path}: line {number}: '{line[:60]}': once each, and with a name")
+            raise DataError(
+                f"{path}: line {number}: '{line[:60]}': values and names must be unique and not "
+                "empty"
+            )
         values[int(row[0])] = row[1]
     return values
 
@@ -124,7 +128,7 @@ def _meaning(table: _Values, path: Path, data: DataConfig) -> MaskValues:
         data.mask_values,
         values=list(classes),
         void=void | ({255} - classes.keys()),
-        rule=f"{path} lists no such value: add the row, or export the masks anew",
+        rule=f"{path} lists no such value: add a row for it, or export the masks again",
     )
 
 

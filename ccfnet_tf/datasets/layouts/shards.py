@@ -1,11 +1,12 @@
-"""Sharded TFRecord files with a manifest, as `ccfnet-tf data convert` writes them.
+"""Sharded TFRecord files with a manifest, written by `ccfnet-tf data convert`.
 
     ROOT/manifest.json
     ROOT/train-00000-of-00008.tfrecord, ...     tf.train.Example: image and label, encoded
 
-The manifest says where each record lies, so any sample is read alone: order, resume and every
-augmented batch are those of the set the shards were made from. ROOT may be an address that
-`tf.io.gfile` knows (`gs://...`); TensorFlow is imported for such places, and to parse a record.
+The manifest contains the position of each record, so samples can be read in any order. Sample
+order, resuming and augmented batches are therefore the same as for the original data set. ROOT may
+be an address that `tf.io.gfile` supports (`gs://...`). TensorFlow is imported only for such
+addresses and to parse a record.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from ccfnet_tf.labels import VOID, Sample, Taxonomy
 MANIFEST = "manifest.json"
 KIND = "ccfnet-tf shards"
 VERSION = 1
-_HEAD = 12  # bytes before a record's content: its length, and a checksum of the length
-FRAME = _HEAD + 4  # and a checksum after it
+_HEAD = 12  # bytes before the content of a record: its length, and a checksum of the length
+FRAME = _HEAD + 4  # these, and a checksum after the content
 
-_LONGEST = 2**31  # bytes of a record: a tf.train.Example holds no more
-_FARTHEST = 2**48  # bytes before it: more than any disk has; seeking further fails in odd ways
+_MAX_LENGTH = 2**31  # bytes of a record, the limit of a tf.train.Example
+_MAX_OFFSET = 2**48  # bytes, beyond the size of any disk; larger seeks raise other errors
 
-# What a manifest of another shape raises on the way.
-_DAMAGE = (
+# Exceptions raised while parsing a manifest that has another structure.
+_MANIFEST_ERRORS = (
     AttributeError,
     KeyError,
     OverflowError,
@@ -52,18 +53,18 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Record:
-    """Where a sample lies.
+    """Position of a sample in the shards.
 
     Attributes:
-        name: The sample's name.
+        name: Name of the sample.
         file: File name of the shard.
-        number: Position in the shard, from 0.
-        offset: Byte at which the record's frame starts.
-        length: Bytes of its content.
-        crc32: zlib's checksum of the content.
-        height: Of image and label, in pixels.
-        width: Likewise.
-        near_duplicates: Key of the group of near-duplicates it belongs to, or an empty string.
+        number: Index in the shard, from 0.
+        offset: Byte offset of the record's frame.
+        length: Length of the content in bytes.
+        crc32: CRC-32 of the content, as computed by zlib.
+        height: Height of image and label in pixels.
+        width: Width of image and label in pixels.
+        near_duplicates: Key of the group of near-duplicates of the sample, or an empty string.
     """
 
     name: str
@@ -79,13 +80,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What shards hold.
+    """Content of the shards of a data set.
 
     Attributes:
         taxonomy: The classes.
-        parts: Part's name -> records in order; `val` is missing where the set has no such part.
-        counts: Part's name -> labelled pixels of each class.
-        checksums: Shard's file name -> SHA-256 of the file.
+        parts: Split -> records in order; `val` is absent if the data set has no such split.
+        counts: Split -> number of labelled pixels of each class.
+        checksums: File name of a shard -> SHA-256 of the file.
     """
 
     taxonomy: Taxonomy
@@ -94,7 +95,7 @@ class Manifest:
     checksums: dict[str, str]
 
     def to_json(self) -> str:
-        """Returns the manifest's text."""
+        """Returns the manifest as a JSON string."""
         tree = {
             "kind": KIND,
             "version": VERSION,
@@ -116,7 +117,7 @@ def _rows(records: tuple[Record, ...]) -> str:
 
 
 def signs(root: Path) -> str:
-    """Returns what shows that `root` holds shards, or an empty string."""
+    """Returns the name of the manifest if `root` contains shards, or an empty string."""
     try:
         with (root / MANIFEST).open("rb") as file:
             return MANIFEST if KIND.encode() in file.read(200) else ""
@@ -125,25 +126,25 @@ def signs(root: Path) -> str:
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists the records of every shard; opens the manifest alone.
+    """Lists the records of every shard. Opens only the manifest.
 
     Raises:
-        DataError: No manifest, one that is damaged, or a shard that is missing.
+        DataError: The manifest is missing or damaged.
     """
-    place = data.root or "."
-    manifest = read_manifest(place)
+    location = data.root or "."
+    manifest = read_manifest(location)
     records = {record.name: record for part in manifest.parts.values() for record in part}
 
     def load(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        return _decode(records[sample.name], place, len(manifest.taxonomy.names))
+        return _decode(records[sample.name], location, len(manifest.taxonomy.names))
 
     def fingerprint(sample: Sample) -> str:
-        # Reading compares the record with this checksum; nothing need be read once more.
+        # Loading verifies this checksum, so the record need not be read here.
         record = records[sample.name]
         return f"{record.length} {record.crc32:08x}"
 
     parts = {
-        part: tuple(Sample(r.name, _address(place, r), _address(place, r)) for r in rows)
+        part: tuple(Sample(r.name, _address(location, r), _address(location, r)) for r in rows)
         for part, rows in manifest.parts.items()
     }
     return Listing(
@@ -158,24 +159,26 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             for name, record in records.items()
             if record.near_duplicates
         },
-        read_bytes=lambda sample: example(records[sample.name], place)["image/encoded"],
+        read_bytes=lambda sample: example(records[sample.name], location)["image/encoded"],
         fingerprint=fingerprint,
-        verify=partial(verify, place),
+        verify=partial(verify, location),
     )
 
 
 def files_of(samples: Sequence[Sample]) -> list[str]:
-    """Returns the shards that hold the samples, each once."""
+    """Returns the shards that contain the samples, without duplicates."""
     return list(dict.fromkeys(_file(sample) for sample in samples))
 
 
 def of_worker(samples: Sequence[Sample], worker: int, workers: int) -> tuple[int, ...]:
-    """Returns the indices of samples in every `workers`-th shard: no two workers open one file.
+    """Returns the indices of the samples of one worker; no two workers share a shard.
+
+    Worker i of n reads the shards i, i + n, i + 2n, ...
 
     Args:
-        samples: A part, as `read` lists it.
-        worker: Which worker, from 0.
-        workers: How many there are.
+        samples: A split, as listed by `read`.
+        worker: Index of the worker, from 0.
+        workers: Number of workers.
 
     Raises:
         DataError: There are fewer shards than workers.
@@ -186,47 +189,57 @@ def of_worker(samples: Sequence[Sample], worker: int, workers: int) -> tuple[int
             f"{files[0] if files else 'no shard'}: {len(files)} shards for {workers} workers: "
             "convert with a larger --shards"
         )
-    mine = set(files[worker::workers])
-    return tuple(i for i, sample in enumerate(samples) if _file(sample) in mine)
+    own = set(files[worker::workers])
+    return tuple(i for i, sample in enumerate(samples) if _file(sample) in own)
 
 
-def read_manifest(place: str) -> Manifest:
+def read_manifest(location: str) -> Manifest:
     """Reads ROOT/manifest.json.
 
+    Args:
+        location: ROOT, a folder or an address that `tf.io.gfile` supports.
+
     Raises:
-        DataError: Missing, or not what `data convert` writes.
+        DataError: The manifest is missing or damaged, or has another version.
     """
-    path = _inside(place, MANIFEST)
+    path = _inside(location, MANIFEST)
     try:
         with open_binary(path) as file:
             content = file.read()
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file: it lists the shards") from error
+        raise DataError(f"{path}: no such file: it must list the shards") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
     try:
         tree = json.loads(content)
         if (tree["kind"], tree["version"]) != (KIND, VERSION):
-            raise DataError(f"{path}: not a manifest of version {VERSION}; convert anew")
+            raise DataError(
+                f"{path}: not a manifest of version {VERSION}; convert the data set again"
+            )
         return _manifest(tree)
-    except _DAMAGE as error:
+    except _MANIFEST_ERRORS as error:
         reason = f"{type(error).__name__}: {first_line(error)[:200]}"
-        raise DataError(f"{path}: damaged manifest ({reason}); convert anew") from error
+        raise DataError(
+            f"{path}: damaged manifest ({reason}); convert the data set again"
+        ) from error
 
 
-def verify(place: str) -> tuple[DataError, ...]:
-    """Compares the SHA-256 of every shard with the manifest's; reads the whole files.
+def verify(location: str) -> tuple[DataError, ...]:
+    """Compares the SHA-256 of every shard with the manifest. Reads the complete files.
+
+    Args:
+        location: ROOT, a folder or an address that `tf.io.gfile` supports.
 
     Returns:
         An error for each shard that is missing, cannot be read, or differs.
 
     Raises:
-        DataError: As `read_manifest` does.
+        DataError: The manifest is missing or damaged, or has another version.
     """
-    checksums = read_manifest(place).checksums
+    checksums = read_manifest(location).checksums
 
-    def look(file: str) -> DataError | None:
-        path = _inside(place, file)
+    def check(file: str) -> DataError | None:
+        path = _inside(location, file)
         digest = hashlib.sha256()
         try:
             with open_binary(path) as stream:
@@ -238,9 +251,11 @@ def verify(place: str) -> tuple[DataError, ...]:
             return DataError(f"{path}: cannot be read ({first_line(error)})")
         if digest.hexdigest() == checksums[file]:
             return None
-        return DataError(f"{path}: its SHA-256 is not the manifest's: copy or convert the set anew")
+        return DataError(
+            f"{path}: its SHA-256 differs from the manifest: copy or convert the data set again"
+        )
 
-    return tuple(fault for fault in in_threads(look, checksums) if fault)
+    return tuple(fault for fault in in_threads(check, checksums) if fault)
 
 
 def _manifest(tree: dict[str, Any]) -> Manifest:
@@ -249,10 +264,10 @@ def _manifest(tree: dict[str, Any]) -> Manifest:
     parts = {part: tuple(_record(row) for row in rows) for part, rows in tree["parts"].items()}
     records = [record for rows in parts.values() for record in rows]
     if len({record.name for record in records}) < len(records):
-        raise ValueError("a name of a record is there twice")
+        raise ValueError("two records have the same name")
     checksums = {file: str(checksum) for file, checksum in tree["sha256"].items()}
     if checksums.keys() != {record.file for record in records}:
-        raise ValueError("sha256 and the records name different files")
+        raise ValueError("'sha256' and the records list different files")
     return Manifest(taxonomy, parts, dict(tree["counts"]), checksums)
 
 
@@ -263,35 +278,39 @@ def _record(row: list[Any]) -> Record:
     if len(numbers) != 6 or not all(type(n) is int and n >= 0 for n in numbers):
         raise ValueError(f"record {row}")
     number, offset, length, crc32, height, width = numbers
-    # Neither name nor file must lead out of a folder, nor numbers ask for more than there can be.
+    # A crafted manifest must not address files outside the folder or cause large allocations.
     if not is_plain(name) or not is_plain(file) or "/" in file:
         raise ValueError(f"record {row}")
-    if offset >= _FARTHEST or length >= _LONGEST or not 0 < height * width <= MAX_PIXELS:
+    if offset >= _MAX_OFFSET or length >= _MAX_LENGTH or not 0 < height * width <= MAX_PIXELS:
         raise ValueError(f"record {row}")
     return Record(name, file, number, offset, length, crc32, height, width, near_duplicates)
 
 
 def is_plain(name: str) -> bool:
-    """Returns whether a text is a relative path that stays where it is, and can be written."""
+    """Returns whether a name is a relative path without `..` and with printable characters only."""
     path = PurePosixPath(name)
     return (
         bool(path.parts)
         and not path.is_absolute()
         and ".." not in path.parts
         and "\\" not in name
-        # Neither control characters nor halves of a character.
+        # No control characters and no surrogates.
         and not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
     )
 
 
-def example(record: Record, place: str) -> dict[str, bytes]:
-    """Returns the byte features of a record, after its checksum was found right.
+def example(record: Record, location: str) -> dict[str, bytes]:
+    """Returns the byte features of a record after verifying its checksum.
+
+    Args:
+        record: The record.
+        location: ROOT, a folder or an address that `tf.io.gfile` supports.
 
     Raises:
         DataError: The shard is missing or cannot be opened.
-        DamagedRecordError: It is cut off, or the record is not as it was written.
+        DamagedRecordError: The shard is truncated, or the checksum differs.
     """
-    path = _inside(place, record.file)
+    path = _inside(location, record.file)
     where = f"{path}: record {record.number} ({record.name})"
     try:
         with open_binary(path) as file:
@@ -305,7 +324,7 @@ def example(record: Record, place: str) -> dict[str, bytes]:
         raise DataError(f"{where}: cannot be read ({first_line(error)})") from error
     if len(content) != record.length or zlib.crc32(content) != record.crc32:
         raise DamagedRecordError(
-            f"{where}: damaged (its checksum differs): copy or convert the set anew",
+            f"{where}: damaged (its checksum differs): copy or convert the data set again",
             size=(record.height, record.width),
         )
     return parse(content)
@@ -321,11 +340,11 @@ def parse(content: bytes) -> dict[str, bytes]:
 
 @contextmanager
 def open_binary(path: str) -> Iterator[BinaryIO]:
-    """Opens a file to read, by `tf.io.gfile` where the path is an address (`gs://...`).
+    """Opens a file for reading, with `tf.io.gfile` if the path is an address (`gs://...`).
 
     Raises:
-        OSError: It cannot be opened, or not be read while it is open.
-        EOFError: It was read at a place beyond its end; some files give no bytes there instead.
+        OSError: The file cannot be opened or read.
+        EOFError: A read began beyond the end of the file; local files return no bytes instead.
     """
     if "://" not in path:
         with Path(path).expanduser().open("rb") as file:
@@ -345,22 +364,31 @@ def open_binary(path: str) -> Iterator[BinaryIO]:
 
 
 def void_value(classes: int) -> int:
-    """Returns void in the labels of records: PNGs of 8 bits, or of 16 where classes need them."""
+    """Returns the value of void in label PNGs: 255 (8 bits) or, for more classes, 65535 (16 bits).
+
+    Args:
+        classes: Number of classes.
+    """
     return 255 if classes <= 255 else 65535
 
 
-def _decode(record: Record, place: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    features = example(record, place)
-    where = f"{_address(place, record)} ({record.name})"
+def _decode(record: Record, location: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    features = example(record, location)
+    where = f"{_address(location, record)} ({record.name})"
     image = read_image(where, features["image/encoded"])
     return image, decode_label(features["label/encoded"], where, classes)
 
 
 def decode_label(encoded: bytes, where: str, classes: int) -> np.ndarray:
-    """Returns the label of a record, int32 [H, W] with ids or `VOID`.
+    """Returns the label of a record as int32 [H, W] of class ids or `VOID`.
+
+    Args:
+        encoded: The label PNG.
+        where: Start of error messages.
+        classes: Number of classes.
 
     Raises:
-        DataError: Not a label that `data convert` wrote for this number of classes.
+        DataError: The PNG is damaged, or contains a value that is neither a class id nor void.
     """
     void = void_value(classes)
     values = read_grey_values(where, encoded)
@@ -373,16 +401,16 @@ def decode_label(encoded: bytes, where: str, classes: int) -> np.ndarray:
     return label
 
 
-def _address(place: str, record: Record) -> str:
-    return f"{_inside(place, record.file)}: record {record.number}"
+def _address(location: str, record: Record) -> str:
+    return f"{_inside(location, record.file)}: record {record.number}"
 
 
-def _inside(place: str, file: str) -> str:
-    return f"{place.rstrip('/')}/{file}"
+def _inside(location: str, file: str) -> str:
+    return f"{location.rstrip('/')}/{file}"
 
 
 def _no_shard(path: str) -> DataError:
-    return DataError(f"{path}: no such file, but the manifest has it", kind="missing")
+    return DataError(f"{path}: no such file, but the manifest lists it", kind="missing")
 
 
 def _file(sample: Sample) -> str:

@@ -1,10 +1,10 @@
 r"""SIFT Flow (Liu, Yuen, Torralba): 2688 outdoor images of LabelMe, 33 classes.
 
     ROOT/Images/<sub>/<name>.jpg
-    ROOT/SemanticLabels/<sub>/<name>.mat     matrix S: 0 without a label, 1..33
+    ROOT/SemanticLabels/<sub>/<name>.mat     matrix S: 0 is unlabelled, 1..33 are classes
     ROOT/TestSet1.txt                        <sub>\<name>.jpg of the 200 test images
 
-Everything that is not listed is for training, less two images that have no label at all.
+All other images are for training, except two that have no labelled pixel.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from ccfnet_tf.io.matlab import read_matrix
 from ccfnet_tf.labels import Sample
 
 UNLABELLED = frozenset(("highway_bost181", "street_urb506"))
-"""Every pixel of these is 0: nothing can be learned from them, and they would count as images.
+"""Images in which every pixel is unlabelled. They are left out of the training split.
 
-By name, since telling it from the files would open all 2688 of them.
+They are listed by name, because finding them would require opening all 2688 label files.
 """
 
 TWINS = (("insidecity_urb992", "tallbuilding_urb992"), ("mountain_sclos4", "mountain_sharp59"))
-"""Pairs of the same image, all in the training split, that a validation share must not split."""
+"""Pairs of the same image, all for training; both go to the same side of a validation split."""
 
 _LIST = "TestSet1.txt"
 
 
 def signs(root: Path) -> str:
-    """Returns what of this layout is in `root`, or an empty string."""
+    """Returns the folders that identify this layout in `root`, or an empty string."""
     return folders_seen(root, "Images", "SemanticLabels")
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists the training split and the 200 test images; no image or label is opened.
+    """Lists the training split and the 200 test images without opening images or labels.
 
-    A sample's name is its path below Images, without suffix.
+    A sample is named after its path below Images, without suffix.
 
     Raises:
-        DataError: The folder is not the set, or the list is missing or holds no names.
+        DataError: The folder does not have this layout, or the list is missing or empty.
     """
     require(root, signs, f"SIFT Flow (Images/, SemanticLabels/, {_LIST})")
     images = files_in(root / "Images", IMAGE_SUFFIXES, DEEP)
@@ -88,27 +88,30 @@ def load_label(sample: Sample) -> np.ndarray:
         int32 [H, W], 0..32 or `VOID`.
 
     Raises:
-        DataError: Missing, damaged, or a value above 33; of kind `value`.
+        DataError: The file is missing or damaged, or contains a value outside 0..33 (of kind
+            `value`).
     """
     values = read_matrix(sample.label, "S")
     last = len(taxonomy("sift_flow").names)
     if values.min() < 0 or values.max() > last:
-        strange = values[(values < 0) | (values > last)]
+        invalid = values[(values < 0) | (values > last)]
         raise DataError(
-            f"{sample.label}: value {strange[0]} ({strange.size} pixels outside): S holds "
-            f"1..{last} (the classes) or 0 (no label); unpack the set anew",
+            f"{sample.label}: value {invalid[0]} ({invalid.size} pixels out of range): S contains "
+            f"1..{last} (classes) or 0 (unlabelled); unpack the data set again",
             kind="value",
         )
     return values.astype(np.int32) - 1  # 0 becomes VOID
 
 
 def _test_names(path: Path) -> dict[str, int]:
-    """Returns the names of the test images, as samples are named, and their lines."""
+    """Returns sample name -> line number, for the test images."""
     names: dict[str, int] = {}
     for line, text in read_list(path, "the name of a test image"):
         name = PurePosixPath(text.replace("\\", "/")).with_suffix("").as_posix()
         if name in names:
-            raise DataError(f"{path}: {text} is on line {names[name]} and {line}: once each")
+            raise DataError(
+                f"{path}: {text} is on lines {names[name]} and {line}: list each image once"
+            )
         names[name] = line
     return names
 

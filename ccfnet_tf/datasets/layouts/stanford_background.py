@@ -1,10 +1,10 @@
 """Stanford Background (Gould, Fulton, Koller, ICCV 2009) in its original layout.
 
     ROOT/images/<id>.jpg
-    ROOT/labels/<id>.regions.txt     a row of class ids a line, -1 where unknown
+    ROOT/labels/<id>.regions.txt     one row of class ids per line, -1 is unknown
 
-The authors publish no list of folds, so `stanford_background_folds.txt` fixes five of 143
-images; `data/make_stanford_folds.py` made it and says how.
+The authors publish no list of folds. `stanford_background_folds.txt` defines five folds of 143
+images; `data/make_stanford_folds.py` created it and documents the procedure.
 """
 
 from __future__ import annotations
@@ -30,27 +30,29 @@ TWINS = (
     ("1000875", "9000875"),
     ("1001184", "9001184"),
 )
-"""Pairs that a fold, and a validation share, must not split."""
+"""Pairs of near-duplicates; both images go to the same fold and the same side of a split."""
 
 
 def signs(root: Path) -> str:
-    """Returns what shows that `root` is the set, or an empty string."""
+    """Returns the folders that identify this layout in `root`, or an empty string."""
     labels = (root / "labels").glob("*.regions.txt")
     return "images/ and labels/*.regions.txt" if next(labels, None) else ""
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists the four training folds and the test fold `data.fold`; no image is opened.
+    """Lists fold `data.fold` as the test split and the other four as the training split.
+
+    Images are not opened.
 
     Raises:
-        DataError: The folder is not the set.
-        ConfigError: There is no such fold.
+        DataError: The folder does not have this layout.
+        ConfigError: `data.fold` is not a fold.
     """
     if not ((root / "images").is_dir() and (root / "labels").is_dir()):
         inner = [p.parent.name for p in sorted(root.glob("*/labels")) if p.is_dir()]
         hint = f"; did you mean {root / inner[0]}?" if inner else ""
         raise DataError(
-            f"{root}: no images/ and labels/ in it: expected the folder iccv09Data of Stanford "
+            f"{root}: contains no images/ and labels/: expected the folder iccv09Data of Stanford "
             f"Background (images/<id>.jpg, labels/<id>.regions.txt){hint}"
         )
     folds = fold_of()
@@ -85,7 +87,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
 
 
 def fold_of() -> dict[str, int]:
-    """Returns image id -> fold 0..4, in the order of the shipped list."""
+    """Returns image id -> fold 0..4, in the order of `stanford_background_folds.txt`."""
     text = resources.files("ccfnet_tf.datasets").joinpath("stanford_background_folds.txt")
     rows = [line.split() for line in text.read_text(encoding="ascii").splitlines()]
     return {row[0]: int(row[1]) for row in rows if row and row[0] != "#"}
@@ -95,10 +97,11 @@ def read_regions(path: str | Path) -> np.ndarray:
     """Reads a label file: rows of integers, -1 (unknown) or a class id 0..7.
 
     Returns:
-        int32 [H, W], 0..7 or `VOID` (which is -1 as in the file).
+        int32 [H, W], 0..7 or `VOID` (-1, as in the file).
 
     Raises:
-        DataError: Missing, empty, rows of unequal length, letters, another value.
+        DataError: The file is missing or empty, its rows differ in length, or it contains another
+            value.
     """
     try:
         raw = Path(path).read_bytes()
@@ -116,16 +119,20 @@ def read_regions(path: str | Path) -> np.ndarray:
         if len(row) != len(rows[0]):
             raise DataError(
                 f"{path}: {len(row)} values in line {number}, {len(rows[0])} in line 1: every "
-                "row of a label is as wide as the image"
+                "row of a label must be as wide as the image"
             )
     return np.stack(rows).astype(np.int32)
 
 
 def _row(line: bytes, path: str | Path, number: int) -> np.ndarray:
-    """Returns one row of ids; one digit and one space in turn is the fast road (15 times)."""
+    """Returns one row of ids.
+
+    Rows of single digits separated by single spaces are parsed without splitting, which is 15 times
+    as fast.
+    """
     line = line.strip()
     if b"8" not in line:
-        line = line.replace(b"-1", b"8")  # one character a value
+        line = line.replace(b"-1", b"8")  # one character per value
         digits, gaps = line[::2], line[1::2]
         if not digits.strip(b"012345678") and not gaps.strip(b" ") and len(line) % 2:
             row = np.frombuffer(digits, np.uint8).astype(np.int8) - 48
@@ -141,5 +148,5 @@ def _row(line: bytes, path: str | Path, number: int) -> np.ndarray:
 
 def _missing(path: str, count: int) -> DataError:
     return DataError(
-        f"{path}: no such file: the set has {count} images; unpack it anew", kind="missing"
+        f"{path}: no such file: the data set has {count} images; unpack it again", kind="missing"
     )

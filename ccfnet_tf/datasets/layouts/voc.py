@@ -1,20 +1,20 @@
-"""PASCAL VOC (2007 to 2012), the segmentation task, and sets that tools write in its layout.
+"""PASCAL VOC segmentation (2007 to 2012), and data sets that tools write in its layout.
 
     ROOT/JPEGImages/<name>.jpg
     ROOT/SegmentationClass/<name>.png                masks: 0..20, 255 at borders; as palette
                                                      indices, or as the colours of VOC's palette
     ROOT/ImageSets/Segmentation/{train,val}.txt      one name per line, or the paths of an image and
                                                      its mask
-    ROOT/labelmap.txt, class_names.txt, ...          the set's own classes (see `class_files`)
+    ROOT/labelmap.txt, class_names.txt, ...          classes of the data set (see `class_files`)
 
-ROOT is VOCdevkit/VOC2012 or the like. Where SegmentationClass is missing, or holds no PNG (older
-versions of labelme), SegmentationClassPNG or SegmentationClassAug is read.
-The labels of VOC's test list are not public: figures are usually reported on val.txt, which is
-the test split here, and a validation share is taken from train.txt.
+ROOT is the folder of one year, such as VOCdevkit/VOC2012. If SegmentationClass is missing or
+contains no PNG (older versions of labelme), SegmentationClassPNG or SegmentationClassAug is read.
+The labels of VOC's test list are not public, so results are usually reported on val.txt. It is the
+test split here; a validation split is held out from train.txt.
 
-A set with its own classes may have other lists: default.txt (CVAT) is all that there is, val.txt
-may be missing, and where test.txt is there, val.txt is the validation split. Without any list, as
-labelme writes it, every image is learned from.
+A data set with its own classes may have other lists. default.txt (CVAT) is the training list,
+val.txt is optional, and with a test.txt, val.txt is the validation split. Without any list, as
+labelme writes it, all images are for training.
 """
 
 from __future__ import annotations
@@ -46,8 +46,11 @@ from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.images import read_mask
 from ccfnet_tf.labels import Sample, Taxonomy
 
-_OWN = f"for a set with its own classes add {NAMES[0]} or {NAMES[3]}"
-_RULE = f"a mask of VOC holds 0..20 (the classes) or 255 (border): unpack the set anew, or {_OWN}"
+_ADD_CLASS_LIST = f"for a data set with its own classes, add {NAMES[0]} or {NAMES[3]}"
+_RULE = (
+    "a mask of VOC contains 0..20 (classes) or 255 (border): unpack the data set again, or "
+    f"{_ADD_CLASS_LIST}"
+)
 _MASKS = ("SegmentationClass", "SegmentationClassPNG", "SegmentationClassAug")
 _LISTS = Path("ImageSets", "Segmentation")
 
@@ -55,16 +58,18 @@ _Part = tuple[tuple[Sample, ...], tuple[DataError, ...]]
 
 
 def signs(root: Path) -> str:
-    """Returns what of this layout is in `root`, or an empty string."""
+    """Returns the folders that identify this layout in `root`, or an empty string."""
     return next(filter(None, (folders_seen(root, "JPEGImages", name) for name in _MASKS)), "")
 
 
 def read(data: DataConfig, root: Path, seed: int) -> Listing:
-    """Lists train.txt as the training split and val.txt as the test split; no image is opened.
+    """Lists train.txt as the training split and val.txt as the test split.
+
+    Images are not opened.
 
     Raises:
-        DataError: The folder is not the set, a list is missing or names no images, or the set's
-            own class list is damaged or contradicts another.
+        DataError: The folder does not have this layout, a list is missing or contains no images, or
+            the class list is damaged or contradicts another.
     """
     require(root, signs, "PASCAL VOC (JPEGImages/, SegmentationClass/, ImageSets/Segmentation/)")
     images = files_in(root / "JPEGImages", PHOTOS, ANYWHERE)
@@ -126,21 +131,23 @@ def _listing(
 
 
 def _own_lists(folder: Path) -> dict[str, Path]:
-    """Returns part -> its list, of whatever spelling; default.txt is what is learned from.
+    """Returns split -> its list, which may have any name of that split; default.txt is train.
 
     Raises:
-        DataError: Two lists of one part, or none to learn from.
+        DataError: A split has two lists, or there is no training list.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*.txt")):
         part = part_named(path.stem)
         if part in found:
-            raise DataError(f"{path}: {found[part].name} is the list of {part} too: keep one")
+            raise DataError(
+                f"{path}: {found[part].name} is also the list of the {part} split: keep one"
+            )
         if part:
             found[part] = path
     if "train" not in found and (folder / "trainval.txt").is_file():
         found = {"train": folder / "trainval.txt"} | found
-        found.pop("val", None)  # which trainval.txt holds too
+        found.pop("val", None)  # trainval.txt contains it
     if found and "train" not in found:
         names = ", ".join(path.name for path in found.values())
         raise DataError(f"{folder}: no train.txt or default.txt (found: {names}): add one")
@@ -155,36 +162,36 @@ def _parts(
 
 
 def _foreign_names(root: Path, images: dict[str, Path]) -> tuple[str, ...]:
-    """Returns a note where the images are not VOC's, whose names are 2007_000032 or 000032."""
-    strange = next((name for name in images if not re.fullmatch(r"(\d{4}_)?\d{6}", name)), None)
-    if strange is None:
+    """Returns a note if an image is not named as VOC's are (2007_000032 or 000032)."""
+    foreign = next((name for name in images if not re.fullmatch(r"(\d{4}_)?\d{6}", name)), None)
+    if foreign is None:
         return ()
-    what = f"'{strange[:60]}' is not a name of VOC's images: {_OWN}"
-    return (f"{root}: no class list in it, so the classes are VOC's 20 and background; {what}",)
+    reason = f"'{foreign[:60]}' is not the name of a VOC image: {_ADD_CLASS_LIST}"
+    return (f"{root}: no class list found, so VOC's 20 classes and background are used; {reason}",)
 
 
 def _part(
     path: Path, images: dict[str, Path], labels: dict[str, Path], taken: dict[str, str]
 ) -> _Part:
-    """Returns the samples that a list names, in its order; notes them in `taken`."""
+    """Returns the samples of a list, in its order; adds them to `taken`."""
     samples: list[Sample] = []
     absent: list[DataError] = []
     for line, text in read_list(path, "an image's name"):
         name = _name(text, images)
         if name in taken:
-            raise DataError(f"{path}: line {line}: '{name[:60]}' is in {taken[name]} already")
+            raise DataError(f"{path}: line {line}: '{name[:60]}' is already in {taken[name]}")
         taken[name] = path.name
         if name in images and name in labels:
             samples.append(Sample(name, str(images[name]), str(labels[name])))
             continue
         what = "mask" if name in images else "image"
-        message = f"{path}: line {line}: '{name[:60]}' has no {what}: add it, or take out the line"
+        message = f"{path}: line {line}: '{name[:60]}' has no {what}: add it, or remove the line"
         absent.append(DataError(message, kind="missing"))
     return tuple(samples), tuple(absent)
 
 
 def _name(text: str, images: dict[str, Path]) -> str:
-    """Returns the image that a line names: `a`, `a.jpg`, `JPEGImages/a.jpg .../a.png`."""
+    """Returns the image of a line such as `a`, `a.jpg` or `JPEGImages/a.jpg .../a.png`."""
     name = plain_name(text)
     first, *others = name.split() or [name]
     if others and others[-1].casefold().endswith(MASKS):
@@ -198,4 +205,4 @@ def _name(text: str, images: dict[str, Path]) -> str:
 def _colours() -> ColourTable:
     classes = taxonomy("voc")
     colours = dict(zip(classes.palette, classes.names, strict=True)) | {BOUNDARY: "void"}
-    return colour_table("the colours of PASCAL VOC", classes.names, colours, _OWN)
+    return colour_table("the colours of PASCAL VOC", classes.names, colours, _ADD_CLASS_LIST)

@@ -1,4 +1,4 @@
-"""Small made-up copies of published data sets: their layouts, a few tiny images each.
+"""Small synthetic copies of published data sets: their layouts with a few tiny images.
 
 Every function writes below `root`, which may not exist yet, and returns it. Masks use every class
 value of the set at least once over its images.
@@ -25,13 +25,13 @@ def photo(path: Path, seed: int = 0) -> None:
 
 
 def values(allowed: list[int], seed: int = 0) -> np.ndarray:
-    """Returns uint8 [H, W] that holds each allowed value."""
+    """Returns uint8 [H, W] that contains each allowed value."""
     label = np.resize(np.array(allowed, np.uint8), SIZE[0] * SIZE[1])
     return np.random.default_rng(seed).permutation(label).reshape(SIZE)
 
 
 def mask(path: Path, label: np.ndarray, palette: bytes | None = None) -> None:
-    """Writes a PNG of class values, grey, or palette where there is one."""
+    """Writes a PNG of class values: grey, or with a palette if one is given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(label)
     if palette:
@@ -40,7 +40,7 @@ def mask(path: Path, label: np.ndarray, palette: bytes | None = None) -> None:
 
 
 def mat(label: np.ndarray, *, name: str = "S", order: str = "<", compressed: bool = False) -> bytes:
-    """Returns a MATLAB 5 file of two variables: an 1x1 `before`, and `name`."""
+    """Returns a MATLAB 5 file of two variables: a 1x1 `before`, and `name`."""
     head = b"MATLAB 5.0 MAT-file".ljust(124) + (b"\0\1IM" if order == "<" else b"\1\0MI")
     variables = [_variable("before", np.ones((1, 1)), order), _variable(name, label, order)]
     if compressed:
@@ -98,7 +98,7 @@ def camvid(root: Path, *, lists: bool = True) -> Path:
 
 
 def voc_palette() -> np.ndarray:
-    """Returns uint8 [256, 3]: bits of the index in turn for red, green and blue."""
+    """Returns VOC's palette, uint8 [256, 3]: index bits alternate between red, green and blue."""
     bits = np.arange(256)[:, None] >> np.arange(8) & 1  # lowest first
     channels = [(bits[:, c::3] << 7 - np.arange(len(range(c, 8, 3)))).sum(1) for c in range(3)]
     return np.stack(channels, -1).astype(np.uint8)

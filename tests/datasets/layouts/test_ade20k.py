@@ -19,7 +19,7 @@ def listed(root: Path) -> Listing:
     return read(DataConfig(format="ade20k", root=str(root)), root, 0)
 
 
-def test_parts(tmp_path: Path) -> None:
+def test_splits(tmp_path: Path) -> None:
     found = listed(small(tmp_path))
     assert [s.name for s in found.train] == [f"training/ADE_train_{i:08d}" for i in range(1, 5)]
     assert found.val is None
@@ -32,7 +32,7 @@ def test_parts(tmp_path: Path) -> None:
         assert label.dtype == np.int32
 
 
-def test_unpaired_files_are_told(tmp_path: Path) -> None:
+def test_unpaired_files_are_reported(tmp_path: Path) -> None:
     small(tmp_path)
     (tmp_path / "annotations" / "training" / "ADE_train_00000002.png").unlink()
     (tmp_path / "images" / "validation" / "ADE_val_00000001.jpg").unlink()
@@ -44,7 +44,7 @@ def test_unpaired_files_are_told(tmp_path: Path) -> None:
     assert "ADE_val_00000001.png: no image" in str(found.unpaired[1])
 
 
-def test_two_pictures_of_one_name(tmp_path: Path) -> None:
+def test_two_images_of_one_name(tmp_path: Path) -> None:
     small(tmp_path)
     (tmp_path / "images" / "training" / "ADE_train_00000002.png").touch()
     with pytest.raises(DataError, match=r"ADE_train_00000002\.jpg has the same name"):
@@ -68,7 +68,7 @@ def test_value_outside(tmp_path: Path) -> None:
     assert caught.value.kind == "value"
 
 
-def test_nothing_to_learn_from(tmp_path: Path) -> None:
+def test_no_training_images(tmp_path: Path) -> None:
     small(tmp_path)
     for side in ("images/training", "annotations/training"):
         shutil.rmtree(tmp_path / side)

@@ -17,9 +17,9 @@ from ccfnet_tf.labels import VOID
 from tests.datasets.layouts.small_copies import SIZE, photo
 
 NAMES = [f"thing {index}" for index in range(1, 400)]
-NAMES[300] = "car, auto, automobile"  # place 301: R / 10 is 1, G is 45
+NAMES[300] = "car, auto, automobile"  # position 301: R / 10 is 1, G is 45
 NAMES[11] = "sky"
-PLACES = np.resize([0, 301, 12, 5], SIZE)
+POSITIONS = np.resize([0, 301, 12, 5], SIZE)
 
 
 def small(
@@ -28,7 +28,7 @@ def small(
     for part in ("training", "validation"):
         folder = root / sub / part / "urban" / "street"
         photo(folder / "ADE_1.jpg")
-        colours = np.stack([PLACES // 256 * 10, PLACES % 256, PLACES], -1).astype(np.uint8)
+        colours = np.stack([POSITIONS // 256 * 10, POSITIONS % 256, POSITIONS], -1).astype(np.uint8)
         Image.fromarray(colours).save(folder / "ADE_1_seg.png")
         Image.fromarray(colours).save(folder / "ADE_1_parts_1.png")
         Image.fromarray(colours[..., 0]).save(_made(folder / "ADE_1") / "instance_000_ADE_1.png")
@@ -90,7 +90,7 @@ def test_the_index_is_not_unpickled(tmp_path: Path) -> None:
 def test_an_index_that_is_damaged(tmp_path: Path, content: bytes) -> None:
     small(tmp_path)
     (tmp_path / "index_ade20k.pkl").write_bytes(content)
-    with pytest.raises(DataError, match=r"index_ade20k\.pkl: (damaged|no list)"):
+    with pytest.raises(DataError, match=r"index_ade20k\.pkl: (damaged|contains no list)"):
         read(tmp_path)
 
 
@@ -102,9 +102,11 @@ def test_all_names_are_classes_where_they_are_few(tmp_path: Path) -> None:
     np.testing.assert_array_equal(label, np.resize([VOID, 2, 1, 0], SIZE))
 
 
-def test_what_is_wrong(tmp_path: Path) -> None:
+def test_invalid_data_sets(tmp_path: Path) -> None:
     small(tmp_path)
-    with pytest.raises(DataError, match=r"399 class names: .* list those to learn in .*classes"):
+    with pytest.raises(
+        DataError, match=r"399 class names: .* list the names to learn in .*classes"
+    ):
         read(tmp_path)
     (tmp_path / "classes.txt").write_text("sky\ncat\n")
     with pytest.raises(
@@ -115,5 +117,5 @@ def test_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "index_ade20k.pkl").unlink()
     for path in tmp_path.rglob("*.json"):
         path.unlink()
-    with pytest.raises(DataError, match="use the version of 2021, or add its index"):
+    with pytest.raises(DataError, match="use the 2021 version, or add its index"):
         read(tmp_path)

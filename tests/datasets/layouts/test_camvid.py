@@ -23,7 +23,7 @@ def listed(root: Path) -> Listing:
 
 
 @pytest.mark.parametrize("lists", [True, False])
-def test_parts(tmp_path: Path, lists: bool) -> None:
+def test_splits(tmp_path: Path, lists: bool) -> None:
     found = listed(small(tmp_path, lists=lists))
     assert [s.name for s in found.train] == [f"train/{name}" for name in NAMES]
     assert found.val is not None
@@ -39,7 +39,7 @@ def test_parts(tmp_path: Path, lists: bool) -> None:
         assert label.dtype == np.int32
 
 
-def test_parts_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_splits(tmp_path: Path) -> None:
     small(tmp_path)
     for part in ("val", "test"):
         (tmp_path / part).rename(tmp_path / f"{part} elsewhere")
@@ -48,7 +48,7 @@ def test_parts_that_are_not_there(tmp_path: Path) -> None:
     assert found.test == ()
 
 
-def test_lists_choose_and_order(tmp_path: Path) -> None:
+def test_lists_select_and_order(tmp_path: Path) -> None:
     small(tmp_path)
     (tmp_path / "train.txt").write_text(
         r"C:\My Sets\CamVid\train\0001TP_000003.png C:\My Sets\CamVid\trainannot\0001TP_000003.png"
@@ -75,20 +75,20 @@ def test_masks_named_after_their_folder_without_a_list(tmp_path: Path) -> None:
     assert not found.unpaired
 
 
-def test_unpaired_files_are_told(tmp_path: Path) -> None:
+def test_unpaired_files_are_reported(tmp_path: Path) -> None:
     for lists in (True, False):
         root = small(tmp_path / str(lists), lists=lists)
         (root / "testannot" / f"{NAMES[0]}.png").unlink()
         (root / "val" / f"{NAMES[1]}.png").unlink()
         found = listed(root)
         assert [error.kind for error in found.unpaired] == ["missing"] * 2
-        told = " ".join(str(error) for error in found.unpaired)
-        assert NAMES[1] in told
-        assert NAMES[0] in told
+        errors = " ".join(str(error) for error in found.unpaired)
+        assert NAMES[1] in errors
+        assert NAMES[0] in errors
         assert found.val is not None
         assert (len(found.train), len(found.val), len(found.test)) == (4, 1, 1)
         if lists:
-            assert f"{root}/val/{NAMES[1]}.png: no such file: val.txt lists it" in told
+            assert f"{root}/val/{NAMES[1]}.png: no such file: val.txt lists it" in errors
 
 
 @pytest.mark.parametrize(
@@ -100,14 +100,14 @@ def test_unpaired_files_are_told(tmp_path: Path) -> None:
         ("/x/trainannot/a.png /x/train/a.png\n", "line 1"),
         ("/x/val/a.png /x/valannot/a.png\n", "line 1"),
         ("\n/x/train/a.jpg /x/trainannot/a.jpg\n", "line 2"),
-        ("/x/train/a.png /x/trainannot/a.png\n" * 2, "train/a.png is named twice"),
+        ("/x/train/a.png /x/trainannot/a.png\n" * 2, "train/a.png is listed twice"),
         (
             "/x/train/a.png /x/trainannot/a.png /x/train/b.png /x/trainannot/a.png",
-            "trainannot/a.png is named twice",
+            "trainannot/a.png is listed twice",
         ),
     ],
 )
-def test_lists_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
+def test_lists_that_are_invalid(tmp_path: Path, text: str, words: str) -> None:
     small(tmp_path)
     (tmp_path / "train.txt").write_text(text)
     with pytest.raises(DataError) as caught:
@@ -133,10 +133,10 @@ def test_value_outside(tmp_path: Path) -> None:
     assert caught.value.kind == "value"
 
 
-def test_nothing_to_learn_from(tmp_path: Path) -> None:
+def test_no_training_images(tmp_path: Path) -> None:
     small(tmp_path, lists=False)
     for side in ("train", "trainannot"):
         shutil.rmtree(tmp_path / side)
         (tmp_path / side).mkdir()
-    with pytest.raises(DataError, match=r"train/<name>\.png: no training images found"):
+    with pytest.raises(DataError, match=r"train/<name>\.png: no such images to learn from"):
         listed(tmp_path)

@@ -24,7 +24,7 @@ def listed(root: Path) -> Listing:
     return read(DataConfig(format="cityscapes", root=str(root)), root, 0)
 
 
-def test_parts(tmp_path: Path) -> None:
+def test_splits(tmp_path: Path) -> None:
     found = listed(small(tmp_path))
     assert [s.name for s in found.train] == [
         "train/aachen/aachen_000000_000019",
@@ -60,7 +60,7 @@ def test_label_ids_win_over_train_ids(tmp_path: Path) -> None:
     assert not found.unpaired
 
 
-def test_unpaired_files_are_told(tmp_path: Path) -> None:
+def test_unpaired_files_are_reported(tmp_path: Path) -> None:
     small(tmp_path)
     Path(tmp_path, "gtFine/train/bonn/bonn_000001_000019_gtFine_labelIds.png").unlink()
     Path(tmp_path, "leftImg8bit/val/lindau/lindau_000000_000019_leftImg8bit.png").unlink()
@@ -92,7 +92,7 @@ def test_value_outside(tmp_path: Path, train_ids: bool, value: int, words: str) 
     assert caught.value.kind == "value"
 
 
-def test_nothing_to_learn_from(tmp_path: Path) -> None:
+def test_no_training_images(tmp_path: Path) -> None:
     small(tmp_path)
     for side in ("leftImg8bit/train", "gtFine/train"):
         shutil.rmtree(tmp_path / side)

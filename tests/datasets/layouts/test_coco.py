@@ -20,8 +20,8 @@ from ccfnet_tf.labels import VOID
 Tree = dict[str, Any]
 
 CATEGORIES = [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "tall car", "supercategory": "x"}]
-BOX = [1, 1, 4, 1, 4, 3, 1, 3]  # 6 of 6x4 pixels
-SMALL = [2, 1, 3, 1, 3, 2, 2, 2]  # 1 of them
+BOX = [1, 1, 4, 1, 4, 3, 1, 3]  # covers 6 of 6x4 pixels
+SMALL = [2, 1, 3, 1, 3, 2, 2, 2]  # covers 1 pixel of BOX
 
 
 def annotation(category: int, segmentation: Any, image: int = 7, **keys: Any) -> Tree:
@@ -44,7 +44,7 @@ def tree_of(annotations: list[Tree] | None = None, **keys: Any) -> Tree:
 
 
 def put(root: Path, tree: Tree, name: str = "annotations.json", folder: str = "images") -> None:
-    """Writes a list and its images of 6x4 pixels."""
+    """Writes an annotation file and its images of 6x4 pixels."""
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(tree))
@@ -126,26 +126,28 @@ def test_other_names_and_folders_in_file_names(tmp_path: Path) -> None:
     assert [s.name for s in read(tmp_path).train] == ["my_train/x/a", "my_train/b.c"]
 
 
-def test_which_lists_there_are(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no list to learn from \(found: nothing\)"):
+def test_missing_and_duplicate_lists(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no annotation file for training \(found: nothing\)"):
         read(tmp_path)
     put(tmp_path, tree_of(), "annotations/instances_val2017.json")
     with pytest.raises(DataError, match=r"found: annotations/instances_val2017\.json"):
         read(tmp_path)
     put(tmp_path, tree_of(), "annotations/instances_train2014.json")
     put(tmp_path, tree_of(), "annotations/instances_train2017.json")
-    with pytest.raises(DataError, match=r"train2017\.json: .*instances_train2014\.json .* too"):
+    with pytest.raises(DataError, match=r"train2017\.json: .*instances_train2014\.json also"):
         read(tmp_path)
 
 
 def test_lists_must_have_the_same_categories(tmp_path: Path) -> None:
     put(tmp_path, tree_of(), "annotations/instances_train.json")
     put(tmp_path, tree_of([], categories=CATEGORIES[:1]), "annotations/instances_val.json")
-    with pytest.raises(DataError, match=r"instances_val\.json: its categories are not those of"):
+    with pytest.raises(
+        DataError, match=r"instances_val\.json: its categories differ from those of"
+    ):
         read(tmp_path)
 
 
-def test_missing_picture(tmp_path: Path) -> None:
+def test_missing_image(tmp_path: Path) -> None:
     put(tmp_path, tree_of())
     (tmp_path / "images" / "a.jpg").unlink()
     listing = read(tmp_path)
@@ -167,12 +169,15 @@ def test_several_polygons_are_one_thing(tmp_path: Path) -> None:
     far = [5, 0, 6, 0, 6, 4, 5, 4]
     label = label_of(tmp_path, [annotation(90, [far, SMALL]), annotation(3, [SMALL, SMALL])])
     assert (label == 1).sum() == 4
-    assert label[1, 2] == 0  # the smaller of the two; drawn twice, it is still there
+    assert (
+        label[1, 2] == 0
+    )  # the smaller annotation is drawn last; repeating its polygon is harmless
 
 
 @pytest.mark.parametrize("counts", [[5, 2, 2, 2, 2, 2, 9], "5220007"])
 def test_run_lengths(tmp_path: Path, counts: Any) -> None:
-    # Down the columns: 5 outside, then 2 of each of 3 columns; as text, differences from the 4th.
+    # Column by column: 5 pixels outside, then 2 inside in each of 3 columns. Compressed RLE stores
+    # differences from the fourth run on.
     crowd = annotation(90, {"size": [4, 6], "counts": counts}, iscrowd=1)
     label = label_of(tmp_path, [crowd])
     expected = np.full((4, 6), VOID)
@@ -202,7 +207,7 @@ def test_ignored_categories_are_void(tmp_path: Path, name: str) -> None:
     assert (label == 0).sum() == 18
 
 
-def test_a_picture_without_annotations_is_void(tmp_path: Path) -> None:
+def test_an_image_without_annotations_is_void(tmp_path: Path) -> None:
     assert (label_of(tmp_path, []) == VOID).all()
 
 
@@ -240,7 +245,7 @@ IMAGE = {"id": 7, "file_name": "a.jpg", "height": 4, "width": 6}
                 "categories": [*CATEGORIES, {"id": 4, "name": "toothbrush"}],
                 "annotations": [annotation(4, [BOX]), annotation(90, [BOX])],
             },
-            "id 4, 'toothbrush': the name is there twice",
+            "id 4, 'toothbrush': the name is not unique",
         ),
         ({"annotations": [annotation(3, []), annotation(90, None)]}, "none of the 2 annotations"),
         ({"categories": [*CATEGORIES, {"id": 3, "name": "x"}]}, "id 3, 'x'"),
@@ -295,12 +300,12 @@ def test_signs(tmp_path: Path) -> None:
         ("test2017", "test"),
     ],
 )
-def test_the_part_is_a_whole_word_of_the_name(tmp_path: Path, name: str, part: str) -> None:
+def test_the_split_is_a_whole_word_of_the_name(tmp_path: Path, name: str, part: str) -> None:
     put(tmp_path, tree_of(), f"annotations/{name}.json")
     if part == "train":
         assert len(read(tmp_path).train) == 1
         return
-    with pytest.raises(DataError, match="no list to learn from"):
+    with pytest.raises(DataError, match="no annotation file for training"):
         read(tmp_path)
     other = tree_of(images=[{"id": 7, "file_name": "b.jpg", "height": 4, "width": 6}])
     put(tmp_path, other, "annotations/train.json")
@@ -311,7 +316,7 @@ def test_outlines_are_kept_in_little_memory(tmp_path: Path) -> None:
     corners = [round(float(value), 2) for value in np.random.default_rng(0).uniform(0, 6, 40_000)]
     put(tmp_path, tree_of([annotation(3, [corners]), annotation(90, [BOX, BOX[:4]])]))
     tracemalloc.start()
-    listing = read(tmp_path)  # held while memory is measured
+    listing = read(tmp_path)  # kept while memory is measured
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept < 2 * 8 * len(corners)
@@ -336,7 +341,7 @@ NO_AREA: list[Any] = [
 
 
 @pytest.mark.parametrize("segmentation", NO_AREA)
-def test_annotations_without_an_area_are_noted(tmp_path: Path, segmentation: Any) -> None:
+def test_annotations_without_an_area_are_reported(tmp_path: Path, segmentation: Any) -> None:
     entries = [annotation(3, [BOX]), annotation(90, segmentation)]
     label = label_of(tmp_path, entries)
     assert (label == 0).sum() == 6
@@ -372,13 +377,15 @@ def test_an_outline_that_crosses_itself_is_drawn_though_its_area_adds_up_to_noth
     assert read(tmp_path).notes == ()
 
 
-def test_outlines_of_too_many_crossings_name_the_picture(
+def test_outlines_of_too_many_crossings_name_the_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(polygons, "MOST_CROSSINGS", 5)
-    with pytest.raises(DataError, match="outlines cross rows of pixels 6 times: at most 5") as said:
+    with pytest.raises(
+        DataError, match="outlines cross rows of pixels 6 times: at most 5"
+    ) as caught:
         label_of(tmp_path, [annotation(3, [[0, 0, 4, 0, 4, 3, 0, 3]])])
-    assert str(said.value).startswith(f"{tmp_path / 'annotations.json'}: ")
+    assert str(caught.value).startswith(f"{tmp_path / 'annotations.json'}: ")
 
 
 def test_a_box_without_an_outline_is_not_background(tmp_path: Path) -> None:
@@ -394,7 +401,7 @@ def test_annotations_of_images_that_are_not_listed(tmp_path: Path) -> None:
     label = label_of(tmp_path, [annotation(3, [BOX], image=8), annotation(90, [BOX])])
     assert (label == 1).sum() == 6
     (note,) = read(tmp_path).notes
-    assert "1 annotation of images that are not in the list: left out" in note
+    assert "1 annotation of images that are not in the file: left out" in note
 
 
 def test_one_category_is_learned_against_background(tmp_path: Path) -> None:
@@ -419,7 +426,7 @@ def test_root_categories_are_left_out(tmp_path: Path, root: Tree) -> None:
     assert listing.taxonomy.names == ("tall car", "toothbrush")
     assert sorted(np.unique(label)) == [VOID, 0, 1]
     (note,) = listing.notes
-    assert f"category '{root['name']}' (id {root['id']}) holds others" in note
+    assert f"category '{root['name']}' (id {root['id']}) is only a group of others" in note
 
 
 @pytest.mark.parametrize("key", [0, 50, 99])
@@ -435,7 +442,7 @@ def test_a_root_that_has_annotations_stays(tmp_path: Path) -> None:
     assert read(tmp_path).taxonomy.names == ("things", "tall car", "toothbrush")
 
 
-def test_a_root_with_annotations_in_another_part_stays(tmp_path: Path) -> None:
+def test_a_root_with_annotations_in_another_split_stays(tmp_path: Path) -> None:
     for part, category in (("train", 3), ("val", 0)):
         tree = tree_of([annotation(category, [BOX])], categories=[ROOT, *BELOW])
         put(tmp_path, tree, f"annotations/instances_{part}.json", part)
@@ -457,7 +464,7 @@ def test_roboflow(tmp_path: Path) -> None:
     for path in tmp_path.glob("test/*"):
         path.unlink()
     assert [s.name for s in read(tmp_path).val or ()] == ["valid/valid_jpg.rf.0"]
-    assert len(read(tmp_path / "train").train) == 1  # a folder of its own
+    assert len(read(tmp_path / "train").train) == 1  # a split folder as ROOT
 
 
 @pytest.mark.parametrize(
@@ -475,7 +482,7 @@ def test_roboflow(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("folders", [("train", "val", "test"), ("Training", "valid", "test2017")])
 @pytest.mark.parametrize("same_names", [True, False])
-def test_a_list_in_each_part_s_folder(
+def test_a_list_in_each_split_folder(
     tmp_path: Path, name: str, folder: str, folders: tuple[str, ...], same_names: bool
 ) -> None:
     for colour, part in enumerate(folders):
@@ -491,13 +498,13 @@ def test_a_list_in_each_part_s_folder(
         (sample,) = samples
         assert sample.name.startswith(f"{part}/")
         image, label = listing.load(sample)
-        assert abs(int(image.mean()) - colour * 90) < 5  # its own part's image
+        assert abs(int(image.mean()) - colour * 90) < 5  # the image of its own split
         assert (label == 0).sum() == 6
     (tmp_path / folders[1] / name).unlink()
     assert read(tmp_path).val is None
 
 
-def test_a_list_in_each_part_s_folder_of_annotations(tmp_path: Path) -> None:
+def test_a_list_in_each_split_folder_of_annotations(tmp_path: Path) -> None:
     for part in ("train", "valid"):
         put(tmp_path, tree_of(), f"annotations/{part}/outlines.json", f"images/{part}")
     assert detect(tmp_path) == "coco"
@@ -506,32 +513,32 @@ def test_a_list_in_each_part_s_folder_of_annotations(tmp_path: Path) -> None:
     assert [s.image for s in listing.val or ()] == [str(tmp_path / "images" / "valid" / "a.jpg")]
 
 
-def test_two_lists_in_one_part_s_folder(tmp_path: Path) -> None:
+def test_two_lists_in_one_split_folder(tmp_path: Path) -> None:
     put(tmp_path / "train", tree_of(), "a.json")
     put(tmp_path / "train", tree_of(), "b.json")
-    with pytest.raises(DataError, match=r"a\.json is the list of the train split too: keep one"):
+    with pytest.raises(DataError, match=r"a\.json also annotates the train split: keep one"):
         read(tmp_path)
 
 
 def test_annotations_of_categories_that_are_not_in_the_list(tmp_path: Path) -> None:
-    told = [
+    annotations = [
         annotation(3, [BOX]),
         annotation(77, [SMALL]),
         annotation(0, [[4, 3, 6, 3, 6, 4, 4, 4]]),
     ]
     categories = [*CATEGORIES, {"id": 100, "name": "background"}]
-    label = label_of(tmp_path, told, categories=categories)
-    assert (label == VOID).sum() == 3  # what they show is not known, and no background
+    label = label_of(tmp_path, annotations, categories=categories)
+    assert (label == VOID).sum() == 3  # void, not background
     assert (label == 0).sum() == 5
     (note,) = read(tmp_path).notes
     assert note == (
         f"{tmp_path / 'annotations.json'}: 2 annotations of category_id 0, 77, where 'categories' "
-        "has 3 (3..100) ('annotations'[1], 'annotations'[2]): add the categories that are "
-        "missing; their pixels are void"
+        "has 3 (3..100) ('annotations'[1], 'annotations'[2]): add the missing "
+        "categories; their pixels are void"
     )
 
 
-def test_categories_that_stand_for_no_class_are_said(tmp_path: Path) -> None:
+def test_categories_that_stand_for_no_class_are_reported(tmp_path: Path) -> None:
     put(tmp_path, tree_of(categories=[*CATEGORIES, {"id": 5, "name": "Unlabeled"}]))
     listing = read(tmp_path)
     assert listing.taxonomy.names == ("tall car", "toothbrush")
@@ -539,7 +546,7 @@ def test_categories_that_stand_for_no_class_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["result.json", "labels.json", "my export.json"])
-def test_a_list_beside_the_pictures(tmp_path: Path, name: str) -> None:
+def test_a_list_next_to_the_images(tmp_path: Path, name: str) -> None:
     put(tmp_path, tree_of(), name)
     (tmp_path / "notes.json").write_text('{"info": 1}')
     assert coco.signs(tmp_path) == name
@@ -571,7 +578,7 @@ def test_paths_of_other_computers(tmp_path: Path, named: str, folder: str) -> No
     assert (listing.load(listing.train[0])[1] == 0).sum() == 6
 
 
-def test_paths_that_could_be_two_pictures(tmp_path: Path) -> None:
+def test_paths_that_could_be_two_images(tmp_path: Path) -> None:
     for folder in ("1/x", "2/x"):
         (tmp_path / folder).mkdir(parents=True)
         Image.new("RGB", (6, 4)).save(tmp_path / folder / "a.jpg")
@@ -587,7 +594,7 @@ def test_paths_that_could_be_two_pictures(tmp_path: Path) -> None:
     assert listing.train[0].image == str(tmp_path / "2/x/a.jpg")
 
 
-def test_a_picture_of_another_part_is_not_taken(tmp_path: Path) -> None:
+def test_an_image_of_another_split_is_not_taken(tmp_path: Path) -> None:
     for part in ("train", "val"):
         put(tmp_path, tree_of(), f"annotations/instances_{part}.json", part)
     (tmp_path / "train" / "a.jpg").unlink()
@@ -595,7 +602,7 @@ def test_a_picture_of_another_part_is_not_taken(tmp_path: Path) -> None:
     assert "instances_train.json: image 7 ('a.jpg'): no such image" in str(fault)
 
 
-def test_two_entries_of_one_picture(tmp_path: Path) -> None:
+def test_two_entries_of_one_image(tmp_path: Path) -> None:
     images = [
         {"id": i, "file_name": f"{folder}/a.jpg", "height": 4, "width": 6}
         for i, folder in ((7, "../x"), (8, "../y"))
@@ -603,9 +610,9 @@ def test_two_entries_of_one_picture(tmp_path: Path) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg")
     (tmp_path / "result.json").write_text(json.dumps(tree_of(images=images)))
     (fault,) = read(tmp_path).unpaired
-    assert "is the image of image 7 too" in str(fault)
+    assert "is also the image of image 7" in str(fault)
 
 
-def test_sizes_that_are_not_stated_are_the_pictures(tmp_path: Path) -> None:
+def test_sizes_that_are_not_stated_are_the_images(tmp_path: Path) -> None:
     image = {"id": 7, "file_name": "a.jpg", "height": None, "width": None}
     assert (label_of(tmp_path, [annotation(3, [BOX])], images=[image]) == 0).sum() == 6

@@ -20,7 +20,7 @@ CATEGORIES = [
     {"id": 200, "name": "sky", "isthing": 0, "color": [1, 2, 3]},
     {"id": 1, "name": "person", "isthing": 1, "color": [4, 5, 6]},
 ]
-NUMBERS = np.resize([0, 7, 300, 70000], SIZE)  # of segments: R + 256 G + 65536 B
+NUMBERS = np.resize([0, 7, 300, 70000], SIZE)  # segment numbers: R + 256 G + 65536 B
 IDS = np.resize([VOID, 0, 1, 0], SIZE)
 
 
@@ -36,7 +36,7 @@ def tree_of(**keys: Any) -> dict[str, Any]:
 
 
 def put(root: Path, part: str = "train2017", folder: str = "annotations/", **keys: Any) -> Path:
-    """Writes a list, its masks and its images; returns the mask."""
+    """Writes a panoptic file, its masks and its images; returns the path of the mask."""
     masks = root / folder / f"panoptic_{part}"
     masks.mkdir(parents=True)
     (root / folder / f"panoptic_{part}.json").write_text(json.dumps(tree_of(**keys)))
@@ -101,7 +101,9 @@ def test_a_segment_that_is_not_listed(tmp_path: Path) -> None:
     mask = put(tmp_path)
     Image.new("RGB", SIZE[::-1], (1, 1, 0)).save(mask)
     listing = read(tmp_path)
-    with pytest.raises(DataError, match="segment 257 is not in the list, which has 3") as caught:
+    with pytest.raises(
+        DataError, match="segment 257 is not in the annotation file, which has 3"
+    ) as caught:
         listing.load(listing.train[0])
     assert caught.value.kind == "value"
 
@@ -109,8 +111,8 @@ def test_a_segment_that_is_not_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"images": []}, "image_id 9: there is no such image"),
-        ({"categories": CATEGORIES[:1]}, "category_id 1: there is no such category"),
+        ({"images": []}, "image_id 9: no such id in 'images'"),
+        ({"categories": CATEGORIES[:1]}, "category_id 1: no such id in 'categories'"),
         ({"annotations": [{"image_id": 9, "file_name": "a.png"}]}, "'segments_info' is missing"),
         ({"annotations": 5}, "'annotations' is 5"),
     ],
@@ -123,15 +125,17 @@ def test_lists_that_are_damaged(tmp_path: Path, keys: dict[str, Any], words: str
     assert str(caught.value).startswith(str(tmp_path / "annotations" / "panoptic_train2017.json"))
 
 
-def test_lists_that_are_wrong(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no list to learn from \(found: nothing\)"):
+def test_lists_that_are_invalid(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no annotation file for training \(found: nothing\)"):
         read(tmp_path)
     put(tmp_path, "val2017")
-    with pytest.raises(DataError, match=r"no list to learn from \(found: panoptic_val2017"):
+    with pytest.raises(
+        DataError, match=r"no annotation file for training \(found: panoptic_val2017"
+    ):
         read(tmp_path)
     with pytest.raises(DataError, match=r"panoptic_val2017\.json.*--data\.format coco_panoptic"):
         coco.read(DataConfig(root=str(tmp_path)), tmp_path, 0)
     put(tmp_path, "train2017")
     put(tmp_path, "train2014")
-    with pytest.raises(DataError, match="is the list of the train split too"):
+    with pytest.raises(DataError, match="also annotates the train split"):
         read(tmp_path)

@@ -58,7 +58,7 @@ def test_outlines(tmp_path: Path, picture: str) -> None:
     np.testing.assert_array_equal(listing.load(listing.train[0])[1], expected)
 
 
-def test_parts(tmp_path: Path) -> None:
+def test_splits(tmp_path: Path) -> None:
     images = "".join(
         f'<image id="{i}" name="a.png" subset="{subset}" width="6" height="4">{BOX}</image>'
         for i, subset in enumerate(("Train", "Validation", "Test"))
@@ -80,7 +80,7 @@ def test_parts(tmp_path: Path) -> None:
         ('<box label="leaf" xtl="1" ytl="1" xbr="4" ybr="3" rotation="180"/>', [(1, 1), (2, 3)]),
         ('<box label="leaf" xtl="2" ytl="0" xbr="3" ybr="4" rotation="90"/>', None),
         ('<ellipse label="leaf" cx="3" cy="2" rx="3" ry="1"/>', [(1, 2), (2, 3)]),
-        # In the rows of a box of 3x2 at (1, 1): one outside, four inside, one outside.
+        # Row by row in a box of 3x2 at (1, 1): one pixel outside, four inside, one outside.
         ('<mask label="leaf" rle="1, 4, 1" left="1" top="1" width="3" height="2"/>', None),
     ],
 )
@@ -92,11 +92,11 @@ def test_shapes(tmp_path: Path, shape: str, pixels: list[tuple[int, int]] | None
     if "mask" in shape:
         assert np.argwhere(label == 1).tolist() == [[1, 2], [1, 3], [2, 1], [2, 2]]
     if 'rotation="90"' in shape:
-        assert (label == 1).sum() == 4  # 1x4 upright is 4x1 lying
+        assert (label == 1).sum() == 4  # 1x4 rotated by 90 degrees is 4x1
 
 
 def test_many_large_ellipses_take_memory_one_by_one(tmp_path: Path) -> None:
-    """A file of 18 kB, whose outlines would take 100 MB at once."""
+    """A file of 18 kB whose outlines would take 100 MB if they were all kept."""
     put(tmp_path, document('<ellipse label="leaf" cx="1" cy="1" rx="1e6" ry="1e6"/>' * 300))
     tracemalloc.start()
     listing = read(tmp_path)
@@ -106,7 +106,7 @@ def test_many_large_ellipses_take_memory_one_by_one(tmp_path: Path) -> None:
     assert (listing.load_label(listing.train[0]) == 1).all()
 
 
-def test_higher_z_order_lies_above(tmp_path: Path) -> None:
+def test_higher_z_order_is_drawn_on_top(tmp_path: Path) -> None:
     above = '<box label="stem" xtl="0" ytl="0" xbr="6" ybr="4" z_order="2"/>'
     below = BOX.replace('z_order="0"', 'z_order="-1"')
     assert (label_of(tmp_path, above + below) == 0).all()
@@ -126,7 +126,7 @@ def test_ignored_labels_are_void(tmp_path: Path) -> None:
     assert (label == 0).sum() == 18
 
 
-def test_shapes_without_an_area_are_noted(tmp_path: Path) -> None:
+def test_shapes_without_an_area_are_reported(tmp_path: Path) -> None:
     others = (
         '<polyline label="leaf" points="1,1;2,2"/><points label="leaf" points="1,1"/>'
         '<polygon label="leaf" points="1,1;2,2"/><tag label="leaf"/><polyline label="leaf"/>'
@@ -137,7 +137,7 @@ def test_shapes_without_an_area_are_noted(tmp_path: Path) -> None:
     assert "not drawn: 1 points, 1 polygon of fewer than 3 points, 2 polyline, 1 tag" in note
 
 
-def test_a_missing_picture(tmp_path: Path) -> None:
+def test_a_missing_image(tmp_path: Path) -> None:
     put(tmp_path, document())
     (tmp_path / "images/a.png").unlink()
     (fault,) = read(tmp_path).unpaired
@@ -162,7 +162,7 @@ LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'
         (document().replace('encoding="utf-8"', 'encoding="nonsense"'), "damaged or not XML"),
         (document().replace('width="6"', ""), "width"),
         (document().replace('width="6"', 'width="99999999999"'), "at most 80 million"),
-        (document(BOX.replace("leaf", "lef")), "label 'lef' is not among those"),
+        (document(BOX.replace("leaf", "lef")), "label 'lef' is not among the labels of"),
         (document(BOX.replace("1.0,1.0", "x,1.0")), "shape 0 (polygon): 'x': expected a number"),
         (document(BOX.replace("1.0,1.0", "nan,1.0")), "coordinate nan"),
         (document().replace('name="a.png"', 'name=".."'), "expected the path of an image"),
@@ -178,11 +178,11 @@ LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'
         (document('<box label="leaf" xtl="1"/>'), "ytl: '': expected a number"),
         (
             document('<mask label="leaf" rle="1,4" left="1" top="1" width="3" height="2"/>'),
-            "runs of 5 pixels together in a box of 3x2",
+            "the runs of 'rle' sum to 5 pixels in a box of 3x2",
         ),
         (
             document('<mask label="leaf" rle="x" left="1" top="1" width="3" height="2"/>'),
-            "rle 'x': expected a whole number",
+            "rle 'x': expected an integer",
         ),
     ],
 )
@@ -195,7 +195,7 @@ def test_files_that_are_damaged(tmp_path: Path, text: str, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_mask_outside_the_picture(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"box 3x2 at 4, 1: the image has 6x4") as caught:
+def test_a_mask_outside_the_image(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"box 3x2 at 4, 1 exceeds the image of 6x4") as caught:
         label_of(tmp_path, '<mask label="leaf" rle="6" left="4" top="1" width="3" height="2"/>')
     assert caught.value.kind == "size"

@@ -61,7 +61,7 @@ def test_one_set_with_nested_folders(tmp_path: Path) -> None:
     np.testing.assert_array_equal(label[0], [0, 1, VOID, 1, 0, 0])
 
 
-def test_three_parts_have_unique_names(tmp_path: Path) -> None:
+def test_three_splits_have_unique_names(tmp_path: Path) -> None:
     classes(tmp_path)
     for part in ("train", "val", "test"):
         put(tmp_path / part, "a")
@@ -70,7 +70,7 @@ def test_three_parts_have_unique_names(tmp_path: Path) -> None:
     assert names == ["train/a", "val/a", "test/a"]
 
 
-def test_test_part_may_be_missing(tmp_path: Path) -> None:
+def test_test_split_may_be_missing(tmp_path: Path) -> None:
     classes(tmp_path)
     for stem in "abcd":
         put(tmp_path / "train", stem)
@@ -97,14 +97,14 @@ def test_missing_masks_folder(tmp_path: Path) -> None:
     fails(tmp_path, "no masks/")
 
 
-def test_no_pictures(tmp_path: Path) -> None:
+def test_no_images(tmp_path: Path) -> None:
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     (tmp_path / "images" / "a.heic").write_text("")
     fails(tmp_path, "no images", "a.heic")
 
 
-def test_picture_without_mask(tmp_path: Path) -> None:
+def test_image_without_mask(tmp_path: Path) -> None:
     classes(tmp_path)
     put(tmp_path, "a")
     put(tmp_path, "x/b", mask=False)
@@ -117,14 +117,14 @@ def test_a_mask_of_another_format_is_named(tmp_path: Path) -> None:
     classes(tmp_path)
     put(tmp_path, "x/b")
     (tmp_path / "masks" / "x" / "b.png").rename(tmp_path / "masks" / "x" / "b.jpg")
-    fails(tmp_path, "no mask", f"{tmp_path}/masks/x/b.jpg lies there, but masks are PNG")
+    fails(tmp_path, "no mask", f"found {tmp_path}/masks/x/b.jpg, but masks must be PNG")
 
 
-def test_a_folder_that_is_no_part_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_split_is_refused(tmp_path: Path) -> None:
     classes(tmp_path)
     for part in ("train", "extra"):
         put(tmp_path / part, "a")
-    fails(tmp_path, f"{tmp_path / 'extra'}: ", "parts are train, val and test; rename it or move")
+    fails(tmp_path, f"{tmp_path / 'extra'}: ", "splits are train, val and test; rename it or move")
     (tmp_path / "extra").rename(tmp_path / ".away")
     (tmp_path / "notes").mkdir()
     assert len(parts(tmp_path).train) == 1
@@ -144,7 +144,7 @@ ALIASES = [
 @pytest.mark.parametrize("sides", folder.SIDES)
 @pytest.mark.parametrize("names", ALIASES)
 @pytest.mark.parametrize("inside", [False, True])
-def test_parts_by_their_usual_names(
+def test_splits_by_their_usual_names(
     tmp_path: Path, sides: tuple[str, str], names: tuple[str, str, str], inside: bool
 ) -> None:
     classes(tmp_path)
@@ -166,24 +166,24 @@ def test_parts_by_their_usual_names(
     assert listed == [[f"{names[0]}/a"], [f"{names[1]}/a"], test]
 
 
-def test_pictures_beside_the_folders_of_parts(tmp_path: Path) -> None:
+def test_images_next_to_split_folders(tmp_path: Path) -> None:
     classes(tmp_path)
     for stem in ("a", "more/b", "val/c"):
         put(tmp_path, stem)
-    found = parts(tmp_path)  # without train/ they are what is learned from
+    found = parts(tmp_path)  # without train/ they are the training split
     assert [s.name for s in found.train] == ["a", "more/b"]
     assert [s.name for s in found.val] == ["val/c"]
     put(tmp_path, "train/d")
-    fails(tmp_path, "images/a.jpg: one of 2 images beside train/ that are in no part")
+    fails(tmp_path, "images/a.jpg: one of 2 images next to train/ that are in no split")
 
 
-def test_parts_inside_images_that_cannot_be(tmp_path: Path) -> None:
+def test_invalid_splits_inside_images(tmp_path: Path) -> None:
     classes(tmp_path)
     put(tmp_path, "val/a")
-    fails(tmp_path, "images for val alone: add train/")
+    fails(tmp_path, "images for val only: add train/")
     put(tmp_path, "train/a")
     put(tmp_path, "valid/a")
-    fails(tmp_path, "val/ and valid/ are both the part val")
+    fails(tmp_path, "val/ and valid/ are both the val split")
 
 
 def test_lists_win_over_folders_inside_images(tmp_path: Path) -> None:
@@ -192,14 +192,14 @@ def test_lists_win_over_folders_inside_images(tmp_path: Path) -> None:
     assert [s.name for s in parts(tmp_path).train] == ["val/v", "a"]
 
 
-def test_two_folders_of_one_part(tmp_path: Path) -> None:
+def test_two_folders_of_one_split(tmp_path: Path) -> None:
     classes(tmp_path)
     for part in ("train", "val", "valid"):
         put(tmp_path / part, "a")
-    fails(tmp_path, "val/ and valid/ are both the part val: put them together")
+    fails(tmp_path, "val/ and valid/ are both the val split: merge them")
 
 
-def test_a_part_deep_inside_is_named(tmp_path: Path) -> None:
+def test_a_split_deep_inside_is_named(tmp_path: Path) -> None:
     classes(tmp_path)
     for stem in ("rome/train/a", "rome/val/b"):
         put(tmp_path, stem)
@@ -218,7 +218,7 @@ def test_a_folder_called_labels_needs_a_class_list(tmp_path: Path) -> None:
     assert folder.signs(tmp_path) == "images/ and labels/"
 
 
-def test_labels_that_are_no_pictures_are_another_layout(tmp_path: Path) -> None:
+def test_labels_that_are_no_images_are_another_layout(tmp_path: Path) -> None:
     for side in ("images", "labels"):
         (tmp_path / side).mkdir()
     (tmp_path / "labels" / "a.txt").write_text("0 0.1 0.1 0.2 0.2 0.3 0.1")
@@ -272,7 +272,7 @@ def test_a_full_palette_has_no_room_for_void(tmp_path: Path) -> None:
     assert read_row(tmp_path, names, [0, 255])[1] == [0, 255]
 
 
-def test_mask_without_picture(tmp_path: Path) -> None:
+def test_mask_without_image(tmp_path: Path) -> None:
     classes(tmp_path)
     for stem in "ab":
         put(tmp_path, stem)
@@ -280,7 +280,7 @@ def test_mask_without_picture(tmp_path: Path) -> None:
     fails(tmp_path, "masks/b.png", "no image")
 
 
-def test_two_pictures_of_one_name(tmp_path: Path) -> None:
+def test_two_images_of_one_name(tmp_path: Path) -> None:
     classes(tmp_path)
     put(tmp_path, "a", suffix="jpg")
     put(tmp_path, "a", suffix="png")
@@ -290,9 +290,9 @@ def test_two_pictures_of_one_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["labels.txt", "class_names.txt", "labelmap.txt"])
 def test_a_class_list_of_another_name_is_hinted_at(tmp_path: Path, name: str) -> None:
     put(tmp_path, "a")
-    fails(tmp_path, "classes.txt: no such file", "where colours are the labels, colours.txt says")
+    fails(tmp_path, "classes.txt: no such file", "for colour-coded labels add colours.txt")
     (tmp_path / name).write_text("cat\ndog\n")
-    fails(tmp_path, "classes.txt: no such file", f"{name} is there: make it classes.txt")
+    fails(tmp_path, "classes.txt: no such file", f"{name} is there: save it as classes.txt")
     classes(tmp_path)
     assert parts(tmp_path).taxonomy.names == ("cat", "dog")
 
@@ -305,10 +305,10 @@ def test_any_file_that_may_be_the_class_list_is_hinted_at(tmp_path: Path, name: 
     (tmp_path / "train.txt").write_text("a\n")
     fails(tmp_path, "classes.txt: no such file", "found: images/, masks/, train.txt")
     (tmp_path / name).write_text("x")
-    fails(tmp_path, f"{name} is there: make it classes.txt", "or colours.txt (`R G B name` a line)")
+    fails(tmp_path, f"{name} is there: save it as classes.txt", "or as colours.txt (one `R G B")
 
 
-def test_names_that_stand_for_no_class_are_said(tmp_path: Path) -> None:
+def test_names_that_stand_for_no_class_are_reported(tmp_path: Path) -> None:
     put(tmp_path, "a")
     classes(tmp_path, "cat\nUnlabeled\ndog\n")
     found = parts(tmp_path)
@@ -403,7 +403,7 @@ def test_list_files_that_do_not_fit(
 @pytest.mark.parametrize(
     "line", ["a/b", "./a/b", "a/b.jpg", "a\\b.jpg", "images/a/b.jpg", "images\\a\\b", "images/a/b"]
 )
-def test_ways_to_write_a_picture_in_a_list(tmp_path: Path, line: str) -> None:
+def test_spellings_of_an_image_in_a_list(tmp_path: Path, line: str) -> None:
     listed(tmp_path, {"train.txt": f"{line}\r\n"})
     put(tmp_path, "a/b")
     assert [sample.name for sample in parts(tmp_path).train] == ["a/b"]
@@ -425,13 +425,13 @@ def test_letters_with_accents_are_spelled_in_two_ways(
     assert Path(sample.label).is_file()
 
 
-def test_listed_picture_without_a_mask(tmp_path: Path) -> None:
+def test_listed_image_without_a_mask(tmp_path: Path) -> None:
     listed(tmp_path, LISTS)
     (tmp_path / "masks" / "a.png").unlink()
     fails(tmp_path, "a.jpg", "no mask")
 
 
-def test_a_part_by_list_and_by_folder(tmp_path: Path) -> None:
+def test_a_split_by_list_and_by_folder(tmp_path: Path) -> None:
     listed(tmp_path, LISTS)
     put(tmp_path / "val", "v")
     assert [s.name for s in parts(tmp_path).val] == ["val/v"]
@@ -445,7 +445,7 @@ def test_given_lists_take_the_place_of_its_own(tmp_path: Path) -> None:
     assert [s.name for s in listing.train] == ["a", "b", "c/d", "rest"]
 
 
-def test_unpaired_files_are_told_and_not_raised(tmp_path: Path) -> None:
+def test_unpaired_files_are_reported_and_not_raised(tmp_path: Path) -> None:
     classes(tmp_path)
     for stem in "ab":
         put(tmp_path, stem)
@@ -510,7 +510,7 @@ def test_colors_txt_is_read_too_and_two_tables_are_refused(tmp_path: Path) -> No
     (tmp_path / "colours.txt").rename(tmp_path / "colors.txt")
     assert parts(tmp_path).taxonomy.names == ("cat", "tall dog")
     (tmp_path / "colours.txt").write_text(COLOURS)
-    fails(tmp_path, "colors.txt: colours.txt is there too", "keep one")
+    fails(tmp_path, "colors.txt: colours.txt is also there", "keep one")
 
 
 def test_a_table_gives_the_classes_of_index_masks_their_colours(tmp_path: Path) -> None:
@@ -527,13 +527,13 @@ def test_a_table_gives_the_classes_of_index_masks_their_colours(tmp_path: Path) 
     [
         ([(0, 0, 0), (255, 0, 0)], [1, 0, VOID]),  # the colours of the table, in another order
         ([(255, 0, 0), (0, 0, 0)], [0, 1, VOID]),
-        ([(7, 7, 7), (8, 8, 8)], [0, 1, VOID]),  # other colours: the indices count
+        ([(7, 7, 7), (8, 8, 8)], [0, 1, VOID]),  # other colours: read by index
         ([(255, 0, 0), (8, 8, 8)], [0, 1, VOID]),
         ([(0, 0, 0), (8, 8, 8)], "value 0 the colour of 'sea' in"),
     ],
 )
 @pytest.mark.parametrize("listed", [False, True])
-def test_palettes_beside_a_table_of_colours(
+def test_palettes_with_a_colour_table(
     tmp_path: Path, palette: list[tuple[int, ...]], expected: list[int] | str, listed: bool
 ) -> None:
     put(tmp_path, "a")
@@ -565,17 +565,17 @@ def test_coloured_masks_without_a_table_hint_at_it(tmp_path: Path, mode: str) ->
     "name",
     ["a_mask", "a-mask", "a.mask", "a_label", "a_gt", "mask_a", "A_seg", "a_L", "a.jpg", "a.TIF"],
 )
-def test_a_mask_with_a_name_of_its_own_is_hinted_at(tmp_path: Path, name: str) -> None:
+def test_a_mask_with_another_name_is_hinted_at(tmp_path: Path, name: str) -> None:
     classes(tmp_path)
     put(tmp_path, "x/b")
     stem = name[0] if name[0] == "A" else "a"
     put(tmp_path, f"x/{stem}", mask=False)
     Image.new("L", (6, 4)).save(tmp_path / "masks" / "x" / f"{name}.png")
-    (error,) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired  # said once
-    assert f"{name}.png lies there: a mask has its image's name: rename it" in str(error)
+    (error,) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired  # reported once
+    assert f"{name}.png: a mask must have the name of its image: rename it" in str(error)
 
 
-def test_pictures_and_masks_with_words_of_their_own(tmp_path: Path) -> None:
+def test_images_and_masks_with_different_prefixes(tmp_path: Path) -> None:
     classes(tmp_path)
     for stem in ("image_1", "image_2", "Img3"):
         put(tmp_path, f"a/{stem}", mask=False)
@@ -584,10 +584,10 @@ def test_pictures_and_masks_with_words_of_their_own(tmp_path: Path) -> None:
     found = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0)
     errors = [str(error) for error in found.unpaired]
     for error, stem in zip(errors, ("img3", "label_1", "2_gt"), strict=True):
-        assert f"a/{stem}.png lies there: a mask has its image's name: rename it" in error
+        assert f"a/{stem}.png: a mask must have the name of its image: rename it" in error
 
 
-def test_a_mask_that_lies_elsewhere_is_hinted_at(tmp_path: Path) -> None:
+def test_a_mask_in_another_folder_is_hinted_at(tmp_path: Path) -> None:
     classes(tmp_path)
     for stem in ("x/a", "x/b", "y/b"):
         put(tmp_path, stem, mask=False)
@@ -595,12 +595,12 @@ def test_a_mask_that_lies_elsewhere_is_hinted_at(tmp_path: Path) -> None:
         Image.new("L", (6, 4)).save(tmp_path / "masks" / f"{stem}.png")
     found = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0)
     one, *others = [str(error) for error in found.unpaired]
-    assert f"{tmp_path / 'masks' / 'a.png'} lies there: a mask lies as its image does" in one
-    assert len(others) == 2  # either may be b's
-    assert all("masks/b.png lies there" in error for error in others)
+    assert f"{tmp_path / 'masks' / 'a.png'}: a mask must have the folder of its image" in one
+    assert len(others) == 2  # masks/b.png fits both images named b
+    assert all("masks/b.png: a mask must" in error for error in others)
 
 
-def test_masks_in_a_part_s_folder_of_another_name_are_hinted_at(tmp_path: Path) -> None:
+def test_masks_in_a_split_folder_of_another_name_are_hinted_at(tmp_path: Path) -> None:
     classes(tmp_path)
     for part, other in (("train", "Training"), ("val", "validation")):
         put(tmp_path, f"{part}/a", mask=False)
@@ -608,16 +608,16 @@ def test_masks_in_a_part_s_folder_of_another_name_are_hinted_at(tmp_path: Path) 
         (tmp_path / "images" / other / "a.jpg").unlink()
     errors = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
     for error, other in zip(errors, ("Training", "validation"), strict=True):
-        assert f"masks/{other}/a.png lies there: a mask lies as its image does" in str(error)
+        assert f"masks/{other}/a.png: a mask must have the folder of its image" in str(error)
 
 
-def test_a_picture_of_a_kind_that_is_not_read_is_hinted_at(tmp_path: Path) -> None:
+def test_an_image_of_an_unsupported_format_is_hinted_at(tmp_path: Path) -> None:
     classes(tmp_path)
     for stem in ("a", "b"):
         put(tmp_path, stem)
     (tmp_path / "images" / "a.jpg").rename(tmp_path / "images" / "a.heic")
     (error,) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
-    assert "a.heic lies there, which is not read: save it as JPEG or PNG" in str(error)
+    assert "a.heic, an unsupported format: save it as JPEG or PNG" in str(error)
 
 
 def test_a_mask_of_another_format_and_name_is_hinted_at(tmp_path: Path) -> None:
@@ -625,15 +625,15 @@ def test_a_mask_of_another_format_and_name_is_hinted_at(tmp_path: Path) -> None:
     put(tmp_path, "a", mask=False)
     (tmp_path / "masks" / "a_mask.npy").write_bytes(b"")
     (error,) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
-    assert "a_mask.npy lies there, but masks are PNG: export it anew as PNG under its" in str(error)
+    assert "a_mask.npy, but masks must be PNG: export it again as PNG with the" in str(error)
 
 
-def test_another_picture_s_mask_is_no_hint(tmp_path: Path) -> None:
+def test_another_image_s_mask_is_no_hint(tmp_path: Path) -> None:
     classes(tmp_path)
     put(tmp_path, "ab")
     put(tmp_path, "a", mask=False)
     (error,) = folder.read(DataConfig(root=str(tmp_path)), tmp_path, 0).unpaired
-    assert "lies there" not in str(error)
+    assert "; found" not in str(error)
 
 
 def test_signs(tmp_path: Path) -> None:

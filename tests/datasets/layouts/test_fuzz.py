@@ -1,4 +1,4 @@
-"""Damaged files end in one line that names them, or in arrays that keep their promise."""
+"""Damaged files raise a one-line error with their path, or give arrays of the documented form."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ READERS = {
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def mutants(whole: bytes, count: int, seed: str) -> Iterator[bytes]:
-    """Yields damaged copies; half the damage falls on the first bytes, where headers are."""
+def mutants(original: bytes, count: int, seed: str) -> Iterator[bytes]:
+    """Yields damaged copies; half of the damage is in the first bytes, where headers are."""
     rng = random.Random(seed)
     for _ in range(count):
-        damaged = bytearray(whole)
+        damaged = bytearray(original)
         for _ in range(rng.choice((1, 1, 2, 5))):
             if not damaged:
                 break
@@ -66,7 +66,7 @@ def mutants(whole: bytes, count: int, seed: str) -> Iterator[bytes]:
 
 
 def outcome(read: Callable[[], Any]) -> Any:
-    """Returns what `read` returns, or its DataError; anything else goes up."""
+    """Returns the result of `read` or its DataError; other exceptions propagate."""
     try:
         return read()
     except DataError as error:
@@ -80,10 +80,10 @@ def one_line(error: DataError) -> bool:
 def survives(
     path: Path, read: Callable[[], np.ndarray], promise: Callable[[np.ndarray], bool], count: int
 ) -> None:
-    """Damages `path` again and again; each time `read` keeps its promise or says what is wrong."""
-    whole = path.read_bytes()
+    """Damages `path` repeatedly; `read` must return a valid result or raise a DataError."""
+    original = path.read_bytes()
     refused = 0
-    for number, damaged in enumerate(mutants(whole, count, path.name)):
+    for number, damaged in enumerate(mutants(original, count, path.name)):
         path.write_bytes(damaged)
         found = outcome(read)
         if isinstance(found, DataError):
@@ -92,7 +92,7 @@ def survives(
             assert one_line(found), number
         else:
             assert promise(found), number
-    path.write_bytes(whole)
+    path.write_bytes(original)
     assert promise(read())
     assert refused > count // 20
 

@@ -1,4 +1,4 @@
-"""Damaged class lists, tables and exports end in one line, or in labels that keep their promise."""
+"""Damaged class lists, tables and exports raise a one-line error or give valid labels."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ FILES: dict[str, tuple[str, Callable[[Path], Path]]] = {
 
 
 def outcome(reader: Any, root: Path) -> list[DataError]:
-    """Returns what is refused; anything else goes up."""
+    """Returns the errors; exceptions other than DataError propagate."""
     try:
         listing = reader.read(DataConfig(root=str(root)), root, 0)
     except DataError as error:
@@ -133,10 +133,10 @@ def test_damaged_files(tmp_path: Path, file: str) -> None:
     name, write = FILES[file]
     path = write(tmp_path)
     reader = READERS[name]  # type: ignore[index]
-    whole = path.read_bytes()
+    original = path.read_bytes()
     assert outcome(reader, tmp_path) == []
     refused = 0
-    for number, damaged in enumerate(mutants(whole, 60, file)):
+    for number, damaged in enumerate(mutants(original, 60, file)):
         path.write_bytes(damaged)
         reader.signs(tmp_path)
         faults = outcome(reader, tmp_path)

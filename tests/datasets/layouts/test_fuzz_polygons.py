@@ -1,4 +1,4 @@
-"""Outlines against a slow drawing pixel by pixel; damaged JSON files against the readers."""
+"""Compares polygon drawing with a slow per-pixel version; fuzzes the readers of JSON files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ COCO = {
 
 
 def write_labelme(root: Path, content: bytes) -> Path:
-    for name in ("a.json", "b.json"):  # b stays whole
+    for name in ("a.json", "b.json"):  # b stays undamaged
         (root / name).write_text(json.dumps(LABELME | {"imagePath": f"{name[0]}.png"}))
     (root / "a.json").write_bytes(content)
     return root / "a.json"
@@ -130,7 +130,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def outcome(reader: Any, root: Path) -> tuple[int, list[DataError]]:
-    """Returns how many samples were read, and what was refused; anything else goes up."""
+    """Returns the number of samples read, and the errors; other exceptions propagate."""
     try:
         listing: Listing = reader.read(DataConfig(root=str(root)), root, 0)
     except DataError as error:
@@ -151,7 +151,7 @@ def outcome(reader: Any, root: Path) -> tuple[int, list[DataError]]:
 
 
 def judge(reader: Any, root: Path, path: Path) -> bool:
-    """Returns whether a file was refused, after looking at how."""
+    """Returns whether a file was refused, after checking the error."""
     read, faults = outcome(reader, root)
     assert read or faults
     for fault in faults:
@@ -165,7 +165,7 @@ def judge(reader: Any, root: Path, path: Path) -> bool:
 
 
 def places(tree: Any, road: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yields the road to every value of a tree."""
+    """Yields the path of every value in a JSON tree."""
     if road:
         yield road
     if isinstance(tree, dict):
@@ -177,7 +177,7 @@ def places(tree: Any, road: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_whole_files_are_read(pictures: Path, layout: str) -> None:
+def test_undamaged_files_are_read(pictures: Path, layout: str) -> None:
     reader, tree, write = LAYOUTS[layout]
     write(pictures, json.dumps(tree).encode())
     assert outcome(reader, pictures) == (2, [])
@@ -207,12 +207,12 @@ def test_values_of_every_kind_in_every_place(pictures: Path, layout: str) -> Non
 def test_damaged_bytes(pictures: Path, layout: str) -> None:
     reader, tree, write = LAYOUTS[layout]
     rng = np.random.default_rng(7)
-    whole = json.dumps(tree).encode()
+    original = json.dumps(tree).encode()
     refused = 0
     for turn in range(200):
-        content = bytearray(whole)
+        content = bytearray(original)
         for at in rng.integers(0, len(content), rng.integers(1, 4)):
-            # Every second time characters that JSON knows, which damage less and reach deeper.
+            # Every second time with characters of JSON's syntax, so more files remain parsable.
             alphabet = bytes(range(256)) if turn % 2 else b'0123456789-.,:[]{}"eE '
             content[at] = alphabet[rng.integers(len(alphabet))]
         if turn % 10 == 0:
@@ -222,7 +222,7 @@ def test_damaged_bytes(pictures: Path, layout: str) -> None:
 
 
 def slow(corners: np.ndarray) -> np.ndarray:
-    """Returns which centres lie inside, by counting the edges to the left of each."""
+    """Returns which pixel centres are inside, by counting the edges to the left of each."""
     inside = np.zeros((H, W), bool)
     x, y = np.meshgrid(np.arange(W) + 0.5, np.arange(H) + 0.5)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
@@ -238,7 +238,7 @@ def test_outlines_of_every_form() -> None:
         if turn % 3 == 1:
             corners = np.round(corners)
         if turn % 3 == 2:
-            # Half pixels put corners on centres. Upright edges alone, whose crossings are exact.
+            # Half-pixel corners are on pixel centres. Vertical edges have exact crossings.
             steps = np.round(corners) + 0.5
             corners = np.repeat(steps, 2, axis=0)
             corners[1::2, 0] = np.roll(steps, -1, axis=0)[:, 0]

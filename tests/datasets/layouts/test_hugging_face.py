@@ -41,7 +41,7 @@ def read(root: Path) -> Listing:
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
 @pytest.mark.parametrize("column", ["mask_file_name", "label", "annotation", "segmentation_mask"])
-def test_one_file_for_all_parts(tmp_path: Path, name: str, column: str) -> None:
+def test_one_file_for_all_splits(tmp_path: Path, name: str, column: str) -> None:
     stems = ["train/a", "validation/b", "test/c"]
     pictures(tmp_path, *stems)
     table(tmp_path / name, stems, column)
@@ -64,13 +64,13 @@ def test_images_beside_masks_are_no_second_layout(tmp_path: Path, text: str) -> 
     (tmp_path / "metadata.jsonl").write_text(json.dumps(row, ensure_ascii=False))
     assert detect(tmp_path) == "hugging_face"
     assert len(read(tmp_path).train) == 1
-    (tmp_path / "classes.txt").write_text("background\nleaf\n")  # now it could be either
+    (tmp_path / "classes.txt").write_text("background\nleaf\n")  # now both layouts match
     with pytest.raises(DataError, match=r"more than one layout: folder .*; hugging_face"):
         detect(tmp_path)
 
 
 @pytest.mark.parametrize("folder", ["", "data/"])
-def test_a_file_a_part(tmp_path: Path, folder: str) -> None:
+def test_one_file_per_split(tmp_path: Path, folder: str) -> None:
     for part in ("train", "test"):
         pictures(tmp_path / folder / part, "a")
         table(tmp_path / folder / part / "metadata.jsonl", ["a"])
@@ -83,7 +83,7 @@ def test_a_file_a_part(tmp_path: Path, folder: str) -> None:
     assert len(listing.train) + len(listing.test) == 2
 
 
-def test_all_is_train(tmp_path: Path) -> None:
+def test_everything_is_train(tmp_path: Path) -> None:
     pictures(tmp_path, "a", "b")
     table(tmp_path / "metadata.csv", ["a", "b"])
     assert len(read(tmp_path).train) == 2
@@ -104,12 +104,12 @@ def test_paths_stay_in_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("file_name,caption\na.jpg,word\n", "no column of masks (found: file_name, caption)"),
-        ("file_name,mask,label\na.jpg,a.png,b.png\n", "several columns of masks (mask, label)"),
+        ("file_name,caption\na.jpg,word\n", "no mask column (found: file_name, caption)"),
+        ("file_name,mask,label\na.jpg,a.png,b.png\n", "several mask columns (mask, label)"),
         ("file_name,mask\n,a_m.png\n", "row 1: no file_name"),
-        ("file_name,mask\na.jpg,a_m.png\na.jpg,a_m.png\n", "row 2: 'a' is there already"),
+        ("file_name,mask\na.jpg,a_m.png\na.jpg,a_m.png\n", "row 2: 'a' is listed twice"),
         ("file_name,mask\n..,a_m.png\n", "expected a path"),
-        ("", "that names images to learn from"),
+        ("", "that lists training images"),
     ],
 )
 def test_tables_that_are_damaged(tmp_path: Path, text: str, words: str) -> None:
@@ -137,6 +137,6 @@ def test_no_class_list(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_metadata_without_masks_is_no_sign(tmp_path: Path) -> None:
+def test_metadata_without_masks_is_not_recognised(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("file_name,text\na.jpg,word\n")
     assert hugging_face.signs(tmp_path) == ""

@@ -45,7 +45,7 @@ def test_own_classes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(label, values([*range(34)], 1))
 
 
-def test_what_is_wrong(tmp_path: Path) -> None:
+def test_invalid_data_sets(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not the folder of KITTI semantics"):
         read(tmp_path)
     small(tmp_path)

@@ -21,7 +21,7 @@ Tree = dict[str, Any]
 
 
 def packed(brush: np.ndarray, *, literal: bool = False) -> list[int]:
-    """Returns a brush as Label Studio packs it: RGBA values, in runs or each on its own."""
+    """Returns a brush as Label Studio encodes it: RGBA values, in runs or as literals."""
     values = np.repeat(brush.reshape(-1, 1) * 255, 4, axis=1).reshape(-1)
     bits = f"{len(values):032b}{7:05b}" + "".join(f"{width - 1:04b}" for width in (3, 4, 8, 16))
     at = 0
@@ -134,7 +134,7 @@ def test_which_annotation_counts(tmp_path: Path) -> None:
         assert read(tmp_path).taxonomy.names == ("background", "leaf")
 
 
-def test_what_is_left_out_is_noted(tmp_path: Path) -> None:
+def test_left_out_regions_are_reported(tmp_path: Path) -> None:
     keypoint = region("keypoint", x=1, y=1)
     tasks = [task([POLYGON, keypoint]), task([], "/x/b.png", annotations=[])]
     put(tmp_path, tasks)
@@ -151,12 +151,12 @@ def test_an_annotation_of_nothing_is_background(tmp_path: Path) -> None:
     assert (listing.load(listing.train[1])[1] == 0).all()
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_images(tmp_path: Path) -> None:
     put(tmp_path, [task([POLYGON]), task([POLYGON], "s3://b/c/x.png"), task([POLYGON])])
     listing = read(tmp_path)
-    told = [str(fault) for fault in listing.unpaired]
-    assert "task 1: image 's3://b/c/x.png': no such image" in told[0]
-    assert "is the image of another task" in told[1]
+    errors = [str(fault) for fault in listing.unpaired]
+    assert "task 1: image 's3://b/c/x.png': no such image" in errors[0]
+    assert "is also the image of another task" in errors[1]
 
 
 @pytest.mark.parametrize(
@@ -181,17 +181,17 @@ def test_addresses_that_are_encoded(tmp_path: Path, address: str) -> None:
         ([5, task([])], "expected a list of tasks"),
         ([task([], annotations=5)], "'annotations' is 5"),
         ([task([], annotations=[{"result": 5}])], "'result' is 5"),
-        ([task([POLYGON], "nothing")], "no address of an image"),
+        ([task([POLYGON], "nothing")], "no image address"),
         ([task([POLYGON | {"original_width": 10**9}])], "at most 80 million"),
         ([task([POLYGON | {"original_width": None}])], "'original_width' is missing"),
-        ([task([POLYGON, POLYGON | {"original_width": 9}])], "the image has"),
+        ([task([POLYGON, POLYGON | {"original_width": 9}])], "the image is (9, 4) pixels"),
         ([task([region("polygon", points=[[1, "x"], [1, 2], [2, 2]])])], "coordinate 'x'"),
         ([task([region("polygon", points=5)])], "'points' is 5"),
         ([task([region("rectangle", x=1, y=1, width=1, height=None)])], "coordinate missing"),
         ([task([region("brush", rle=[1, 300])])], "expected bytes 0..255"),
         (
             [task([region("ellipse", x=5, y=5, radiusX=1e6, radiusY=1) | WIDE])],
-            "4000000 pixels from the corner or wide: expected at most 1000000",
+            "a coordinate or length of 4000000 pixels: expected at most 1000000",
         ),
         (
             [task([region("polygon", points=[[1, 1], [1e6, 1], [1, 9]]) | WIDE])],

@@ -66,7 +66,7 @@ def label_of(root: Path, shapes: list[Shape], **keys: Any) -> np.ndarray:
 
 
 def fault_of(root: Path) -> DataError:
-    """Returns what is wrong with the only file of a set."""
+    """Returns the error of the only file of a data set."""
     (root / "classes.txt").write_text("sea\nsky\n")
     listing = read(root)
     if listing.unpaired:
@@ -85,7 +85,7 @@ def fails(root: Path, shapes: list[Shape], *words: str) -> DataError:
     return error
 
 
-def test_pictures_beside_their_files(tmp_path: Path) -> None:
+def test_images_next_to_their_json_files(tmp_path: Path) -> None:
     put(tmp_path, "b")
     put(tmp_path, "json/deep/a", image="..\\..\\pictures\\a.png")
     put(tmp_path, ".hidden/x")
@@ -101,7 +101,7 @@ def test_pictures_beside_their_files(tmp_path: Path) -> None:
         np.testing.assert_array_equal(label, EXPECTED)
 
 
-def test_parts_by_folder(tmp_path: Path) -> None:
+def test_splits_by_folder(tmp_path: Path) -> None:
     for stem in ("train/a", "val/a", "test/a", "more/a", "train"):
         put(tmp_path, stem)
     listing = read(tmp_path)
@@ -110,7 +110,7 @@ def test_parts_by_folder(tmp_path: Path) -> None:
     assert [s.name for s in listing.test] == ["test/a"]
 
 
-def test_parts_by_folders_of_other_names(tmp_path: Path) -> None:
+def test_splits_by_folders_of_other_names(tmp_path: Path) -> None:
     for stem in ("train2017/a", "val_set/a", "test-dev/a"):
         put(tmp_path, stem)
     listing = read(tmp_path)
@@ -119,7 +119,7 @@ def test_parts_by_folders_of_other_names(tmp_path: Path) -> None:
     assert [s.name for s in listing.test] == ["test-dev/a"]
 
 
-def test_parts_by_lists(tmp_path: Path) -> None:
+def test_splits_by_lists(tmp_path: Path) -> None:
     for stem in ("a", "b", "c", "d"):
         put(tmp_path, stem)
     put(tmp_path, "json/e", image="../pictures/e.png")
@@ -147,7 +147,7 @@ def test_class_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["labels.txt", "class_names.txt"])
-def test_class_lists_as_labelme_names_them(tmp_path: Path, file: str) -> None:
+def test_class_lists_with_names_of_labelme(tmp_path: Path, file: str) -> None:
     (tmp_path / file).write_text("__ignore__\n_background_\nsky\nsea\n")
     put(tmp_path, "a", [SKY])
     listing = read(tmp_path)
@@ -165,7 +165,7 @@ def test_class_lists_that_differ(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("__ignore__\nsea\nsky\n")
     assert read(tmp_path).taxonomy.names == ("sea", "sky")
     (tmp_path / "labels.txt").write_text("sky\nsea\n")
-    with pytest.raises(DataError, match=r"labels.txt: names other classes than classes.txt"):
+    with pytest.raises(DataError, match=r"labels.txt: lists other classes than classes.txt"):
         read(tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_no_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("listed", [False, True])
-def test_one_class_is_told_from_background(tmp_path: Path, listed: bool) -> None:
+def test_one_class_is_learned_against_background(tmp_path: Path, listed: bool) -> None:
     put(tmp_path, "a", [SKY, shape("__ignore__", [[0, 3], [6, 3], [6, 4], [0, 4]])])
     if listed:
         (tmp_path / "classes.txt").write_text("__ignore__\nsky\n")
@@ -204,7 +204,7 @@ def test_ignore_in_a_class_list_is_void(tmp_path: Path, place: str) -> None:
     assert listing.load_label(listing.train[0])[0].tolist() == [VOID, VOID, 1, 1, 1, 1]
 
 
-def test_parts_by_their_usual_names(tmp_path: Path) -> None:
+def test_splits_by_their_usual_names(tmp_path: Path) -> None:
     for folder in ("Train", "valid", "testing", "other"):
         put(tmp_path, f"{folder}/a", [SKY, SEA])
     listing = read(tmp_path)
@@ -223,7 +223,7 @@ def test_background_and_ignored(tmp_path: Path) -> None:
     assert label[3].tolist() == [0] * 6
 
 
-def test_later_shapes_lie_over_earlier_ones(tmp_path: Path) -> None:
+def test_later_shapes_are_drawn_over_earlier_ones(tmp_path: Path) -> None:
     everything = shape("sea", [[0, 0], [6, 4]], "rectangle")
     assert (label_of(tmp_path, [SKY, everything]) == 0).all()
     assert (label_of(tmp_path, [everything, SKY])[:2] == 1).all()
@@ -279,7 +279,7 @@ def embedded(colour: int, size: tuple[int, int] = (6, 4)) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def test_the_file_comes_before_the_picture_in_the_json_file(tmp_path: Path) -> None:
+def test_the_file_comes_before_the_image_in_the_json_file(tmp_path: Path) -> None:
     label_of(tmp_path, [SKY], imageData=embedded(200))
     listing = read(tmp_path)
     assert listing.load(listing.train[0])[0].max() < 20
@@ -289,7 +289,7 @@ def test_the_file_comes_before_the_picture_in_the_json_file(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("named", ["..\\Pictures\\b.jpg", "/home/x/b.jpg", "b.jpg", "C:\\b.jpg"])
-def test_the_picture_in_the_json_file(tmp_path: Path, named: str) -> None:
+def test_the_image_in_the_json_file(tmp_path: Path, named: str) -> None:
     put(tmp_path, "a", imageData=embedded(7))
     (tmp_path / "a.jpg").unlink()
     tree = json.loads((tmp_path / "a.json").read_text())
@@ -319,7 +319,7 @@ def test_the_picture_in_the_json_file(tmp_path: Path, named: str) -> None:
         ("/home/x/b.jpg", "elsewhere/deep/b.jpg"),
     ],
 )
-def test_a_picture_that_moved(tmp_path: Path, named: str, picture: str) -> None:
+def test_an_image_that_moved(tmp_path: Path, named: str, picture: str) -> None:
     put(tmp_path, "set/a")
     tree = json.loads((tmp_path / "set/a.json").read_text()) | {"imagePath": named}
     (tmp_path / "set/a.jpg").unlink()
@@ -359,7 +359,7 @@ def test_shapes_without_an_area(
     assert "1 shape without an area (too few points, or outside the image) not drawn" in note
     assert "(a.json: shape 2)" in note
     put(tmp_path, "a", [shape("x", points, kind)])
-    with pytest.raises(DataError, match="nothing is left to learn from"):
+    with pytest.raises(DataError, match="no other shape is left to learn from"):
         read(tmp_path)
 
 
@@ -382,18 +382,18 @@ def test_size_is_the_one_stated(tmp_path: Path) -> None:
     assert label_of(tmp_path, [SKY], imageHeight=7).shape == (7, 6)
 
 
-def test_unlabelled_pictures(tmp_path: Path) -> None:
+def test_unlabelled_images(tmp_path: Path) -> None:
     put(tmp_path, "x/a")
     put(tmp_path, "b", image="pictures/b.jpg")
     for name in ("x/c.jpg", "pictures/d.jpg", "preview.jpg"):
         Image.new("RGB", (6, 4)).save(tmp_path / name)
     faults = read(tmp_path).unpaired
     assert [fault.kind for fault in faults] == ["missing", "missing"]
-    assert "pictures/d.jpg: no JSON" in str(faults[0])
+    assert "pictures/d.jpg: has no labelme JSON" in str(faults[0])
     assert "x/c.jpg: no JSON" in str(faults[1])
 
 
-def test_two_files_for_one_picture(tmp_path: Path) -> None:
+def test_two_files_for_one_image(tmp_path: Path) -> None:
     put(tmp_path, "a")
     put(tmp_path, "x/b", image="../a.jpg")
     (fault,) = read(tmp_path).unpaired
@@ -457,9 +457,9 @@ def test_shapes_that_do_not_fit(tmp_path: Path, change: dict[str, Any], words: s
     fails(tmp_path, [SEA, SKY | change], "a.json: shape 2", words)
 
 
-def test_nothing_of_labelme(tmp_path: Path) -> None:
+def test_no_labelme_files(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"images": []}')
-    with pytest.raises(DataError, match="no JSON files of labelme"):
+    with pytest.raises(DataError, match="contains no labelme JSON files"):
         read(tmp_path)
     assert labelme.signs(tmp_path) == ""
 
@@ -472,7 +472,7 @@ def test_signs(tmp_path: Path) -> None:
     assert labelme.signs(tmp_path) == ""
 
 
-def test_files_are_read_once_and_kept_without_their_picture(
+def test_files_are_read_once_and_kept_without_their_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
@@ -525,4 +525,4 @@ def test_letters_with_accents_give_one_name_however_the_disk_spells_them(tmp_pat
     put(tmp_path, stems["NFC"])
     listing = read(tmp_path)
     assert len(listing.train) == 1
-    assert "has that name in other characters: keep one" in str(listing.unpaired[0])
+    assert "has the same name in other characters: keep one" in str(listing.unpaired[0])

@@ -31,7 +31,7 @@ def read(root: Path) -> Listing:
     return roboflow_masks.read(DataConfig(root=str(root)), root, 0)
 
 
-def test_parts(tmp_path: Path) -> None:
+def test_splits(tmp_path: Path) -> None:
     put(tmp_path, "train", "valid", "test")
     assert detect(tmp_path) == "roboflow_masks"
     listing = read(tmp_path)
@@ -66,14 +66,14 @@ def test_void_and_quoted_names(tmp_path: Path) -> None:
     np.testing.assert_array_equal(label, np.resize([VOID, 0, 1, VOID], SIZE))
 
 
-def test_what_lacks_the_other_half(tmp_path: Path) -> None:
+def test_unpaired_files(tmp_path: Path) -> None:
     put(tmp_path, "train", "valid")
     photo(tmp_path / "train" / "b.jpg")
     mask(tmp_path / "valid" / "c_mask.png", VALUES)
     assert [error.kind for error in read(tmp_path).unpaired] == ["missing"] * 2
 
 
-def test_a_table_of_whole_pictures_is_no_sign(tmp_path: Path) -> None:
+def test_a_table_of_image_labels_is_not_recognised(tmp_path: Path) -> None:
     put(tmp_path, "train", table="filename, leaf, stem\na.jpg, 1, 0\n")
     assert roboflow_masks.signs(tmp_path) == ""
 
@@ -109,7 +109,7 @@ def test_values_outside(tmp_path: Path) -> None:
         ("x, leaf\n", "line 2: 'x, leaf': expected `value, class`"),
         ("300, leaf\n", "line 2"),
         ("1\n", "line 2"),
-        ("1, leaf\n1, stem\n", "line 3: '1, stem': once each"),
+        ("1, leaf\n1, stem\n", "line 3: '1, stem': values and names must be unique"),
         ("1, leaf\n2, leaf\n", "line 3"),
         ("1, leaf\n2,\n", "line 3"),
         ("", "0 class names"),
@@ -123,11 +123,11 @@ def test_tables_that_are_damaged(tmp_path: Path, rows: str, words: str) -> None:
     assert words in str(caught.value)
 
 
-def test_sets_that_are_wrong(tmp_path: Path) -> None:
+def test_invalid_data_sets(tmp_path: Path) -> None:
     put(tmp_path, "train", "valid")
     (tmp_path / "valid" / "_classes.csv").write_text(TABLE.replace("leaf", "stem 2"))
-    with pytest.raises(DataError, match="not the classes of"):
+    with pytest.raises(DataError, match="its classes differ from those of"):
         read(tmp_path)
     (tmp_path / "train" / "_classes.csv").unlink()
-    with pytest.raises(DataError, match=r"no train/_classes\.csv in it"):
+    with pytest.raises(DataError, match=r"contains no train/_classes\.csv"):
         read(tmp_path)

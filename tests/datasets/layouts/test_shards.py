@@ -50,7 +50,7 @@ def test_the_same_samples_come_back(made: Path) -> None:
                 assert got.dtype == wanted.dtype
 
 
-def test_tensorflow_reads_the_files_without_us(made: Path) -> None:
+def test_tensorflow_reads_the_files(made: Path) -> None:
     files = sorted(str(f) for f in made.glob("train-*-of-00003.tfrecord"))
     assert len(files) == 3
     names = []
@@ -125,7 +125,7 @@ def test_a_shard_that_is_cut_off_or_gone(copied: Path) -> None:
     assert parts.load(parts.train[0])[0].shape == (40, 48, 3)
     with pytest.raises(DataError, match=r"record 3 .*damaged"):
         parts.load(parts.train[3])
-    with pytest.raises(DataError, match="no such file, but the manifest has it"):
+    with pytest.raises(DataError, match="no such file, but the manifest lists it"):
         parts.load(parts.train[9])
 
 
@@ -146,8 +146,8 @@ def test_a_shard_that_is_cut_off_or_gone(copied: Path) -> None:
         ('"train/00003"', r'"train\\00003"', "damaged manifest"),
         ('"train/00003"', r'"train/\u001b[2J"', "damaged manifest"),
         ('"train/00003"', r'"train/\ud800"', "damaged manifest"),
-        ('"train/00003"', '"train/00004"', "a name of a record is there twice"),
-        ('"train-00000-of-00003.tfrecord":', '"..":', "name different files"),
+        ('"train/00003"', '"train/00004"', "two records have the same name"),
+        ('"train-00000-of-00003.tfrecord":', '"..":', "list different files"),
         ('"parts": {', '"parts": [], "other": {', "damaged manifest"),
         ('"sha256": {', '"sha256": [], "other": {', "damaged manifest"),
         ('"palette": [', '"palette": [[1e999, 0, 0],', "damaged manifest"),
@@ -155,7 +155,7 @@ def test_a_shard_that_is_cut_off_or_gone(copied: Path) -> None:
         ("}\n", "", "damaged manifest"),
     ],
 )
-def test_a_manifest_that_is_wrong(copied: Path, old: str, new: str, words: str) -> None:
+def test_a_manifest_that_is_invalid(copied: Path, old: str, new: str, words: str) -> None:
     path = copied / "manifest.json"
     text = path.read_text()
     assert old in text
@@ -176,31 +176,31 @@ def test_a_record_of_impossible_length(copied: Path) -> None:
         shards.read_manifest(str(copied))
 
 
-def test_places_that_only_gfile_knows(made: Path) -> None:
-    place = f"file://{made}"  # TensorFlow's own scheme for local files, through gfile
-    parts = read_parts(DataConfig(root=place, val_share=0.0), 0)
+def test_addresses_that_only_gfile_supports(made: Path) -> None:
+    address = f"file://{made}"  # TensorFlow's own scheme for local files, through gfile
+    parts = read_parts(DataConfig(root=address, val_share=0.0), 0)
     local = read_parts(config(made), 0)
     for one, other in zip(parts.train, local.train, strict=True):
         np.testing.assert_array_equal(parts.load(one)[0], local.load(other)[0])
     with pytest.raises(DataError, match=r"nowhere/manifest\.json: no such file"):
-        read_parts(DataConfig(root=f"{place}/nowhere"), 0)
+        read_parts(DataConfig(root=f"{address}/nowhere"), 0)
 
 
 def test_files_that_are_not_as_written(copied: Path) -> None:
     assert shards.verify(str(copied)) == ()
     assert shards.verify(f"file://{copied}") == ()
     files = sorted(copied.glob("train-*.tfrecord"))
-    files[0].write_bytes(files[0].read_bytes() + b"x")  # no record shows it
+    files[0].write_bytes(files[0].read_bytes() + b"x")  # outside all records
     files[2].unlink()
     changed, gone = shards.verify(str(copied))
-    assert str(changed).startswith(f"{files[0]}: its SHA-256 is not the manifest's")
+    assert str(changed).startswith(f"{files[0]}: its SHA-256 differs from the manifest")
     assert str(gone).startswith(f"{files[2]}: no such file")
     assert gone.kind == "missing"
 
 
 def test_a_root_that_ends_in_a_slash(made: Path) -> None:
-    for place in (f"{made}/", f"file://{made}//"):
-        parts = read_parts(DataConfig(format="shards", root=place, val_share=0.0), 0)
+    for address in (f"{made}/", f"file://{made}//"):
+        parts = read_parts(DataConfig(format="shards", root=address, val_share=0.0), 0)
         assert "//" not in parts.train[0].image.removeprefix("file://")
         assert parts.load(parts.train[0])[0].shape == (40, 48, 3)
 
@@ -208,7 +208,7 @@ def test_a_root_that_ends_in_a_slash(made: Path) -> None:
 def test_faults_while_an_address_is_read(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = read_parts(DataConfig(root=f"file://{copied}", val_share=0.0), 0)
     path = copied / shards.read_manifest(str(copied)).parts["train"][3].file
-    path.write_bytes(path.read_bytes()[:20])  # the record lies beyond its end
+    path.write_bytes(path.read_bytes()[:20])  # the record is beyond the end of the file
     with pytest.raises(DamagedRecordError, match=r"record 3 .*damaged"):
         parts.load(parts.train[3])
 
@@ -229,7 +229,7 @@ def test_the_check_of_a_set_compares_the_files_themselves(copied: Path) -> None:
     assert inspect(listing).ok
     path = sorted(copied.glob("train-*.tfrecord"))[0]
     content = bytearray(path.read_bytes())
-    content[9] ^= 1  # of the frame: no sample shows it
+    content[9] ^= 1  # in the frame, so no sample changes
     path.write_bytes(content)
     (found,) = inspect(list_set(config(copied), 0)).findings
     assert "SHA-256" in str(found)

@@ -35,7 +35,7 @@ def label_of(tmp_path: Path, content: bytes) -> np.ndarray:
     return load_label(Sample("a", "a.jpg", str(path)))
 
 
-def test_parts(tmp_path: Path) -> None:
+def test_splits(tmp_path: Path) -> None:
     found = listed(small(tmp_path))
     names = [sample.name.removeprefix(f"{SIFT_SUB}/") for sample in found.train]
     assert names == ["coast_0", "coast_2", "coast_3", "coast_5", "coast_6"]
@@ -56,7 +56,7 @@ def test_slashes_and_plain_line_ends_in_the_list(tmp_path: Path) -> None:
     assert listed(tmp_path).test == before.test
 
 
-def test_twins_are_kin(tmp_path: Path) -> None:
+def test_twins_are_near_duplicates(tmp_path: Path) -> None:
     small(tmp_path)
     for side, suffix in (("Images", "jpg"), ("SemanticLabels", "mat")):
         for name, new in (("coast_0", TWINS[1][0]), ("coast_2", TWINS[1][1])):
@@ -76,18 +76,18 @@ def test_wrong_root_names_the_right_one(tmp_path: Path) -> None:
             listed(wrong)
 
 
-def test_unpaired_files_are_told(tmp_path: Path) -> None:
+def test_unpaired_files_are_reported(tmp_path: Path) -> None:
     small(tmp_path)
     (tmp_path / "SemanticLabels" / SIFT_SUB / "coast_0.mat").unlink()
     for side, suffix in (("Images", "jpg"), ("SemanticLabels", "mat")):
         (tmp_path / side / SIFT_SUB / f"coast_4.{suffix}").unlink()
     (tmp_path / "Images" / SIFT_SUB / "coast_6.jpg").unlink()
     found = listed(tmp_path)
-    told = [str(error) for error in found.unpaired]
+    errors = [str(error) for error in found.unpaired]
     assert [error.kind for error in found.unpaired] == ["missing"] * 3
-    assert "coast_0.jpg: no label" in told[0]
-    assert "coast_6.mat: no image" in told[1]
-    assert "coast_4.jpg: no such file: TestSet1.txt lists it" in told[2]
+    assert "coast_0.jpg: no label" in errors[0]
+    assert "coast_6.mat: no image" in errors[1]
+    assert "coast_4.jpg: no such file: TestSet1.txt lists it" in errors[2]
     assert len(found.train) == 3
     assert len(found.test) == 1
 
@@ -99,10 +99,10 @@ def test_unpaired_files_are_told(tmp_path: Path) -> None:
         (b"", "empty"),
         (b"\n \r\n", "empty"),
         (b"\xff\xfe\x00", "not a UTF-8 text file"),
-        (b"a\\b.jpg\r\na\\b.jpg\r\n", "line 1 and 2"),
+        (b"a\\b.jpg\r\na\\b.jpg\r\n", "lines 1 and 2"),
     ],
 )
-def test_lists_that_are_wrong(tmp_path: Path, content: bytes | None, words: str) -> None:
+def test_lists_that_are_invalid(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = small(tmp_path) / "TestSet1.txt"
     path.unlink()
     if content is not None:
@@ -183,7 +183,7 @@ def test_the_real_set(sift_flow_root: Path) -> None:
             assert label.shape == (256, 256)
             counted[part] += Census.of(label, 33)
     assert counted["unlabelled"].pixels.sum() == 0
-    # The published void shares count the two images without a label as training images.
+    # The published shares of void pixels include the two images without a labelled pixel.
     counted["train"] += counted["unlabelled"]
     counted["all"] = counted["train"] + counted["test"]
     rows = [line.split() for line in SHARES.strip().splitlines()]

@@ -20,7 +20,7 @@ def parts(root: Path, fold: int = 0, seed: int = 0) -> Parts:
 
 @pytest.fixture
 def imitation(tmp_path: Path) -> Path:
-    """The set's layout with empty files."""
+    """The layout of the data set with empty files."""
     root = tmp_path / "iccv09Data"
     for side, suffix in (("images", "jpg"), ("labels", "regions.txt")):
         (root / side).mkdir(parents=True)
@@ -38,7 +38,7 @@ def test_folds_are_five_of_143_and_keep_twins() -> None:
 
 
 @pytest.mark.parametrize("fold", range(5))
-def test_parts_of_a_fold(imitation: Path, fold: int) -> None:
+def test_splits_of_a_fold(imitation: Path, fold: int) -> None:
     found = parts(imitation, fold)
     train, val, test = ({s.name for s in p} for p in (found.train, found.val, found.test))
     assert (len(train), len(val), len(test)) == (515, 57, 143)
@@ -111,7 +111,7 @@ def test_regions(tmp_path: Path, text: str) -> None:
         ("\n \n", "empty"),
     ],
 )
-def test_regions_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
+def test_regions_that_are_invalid(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "a.regions.txt"
     path.write_bytes(text.encode())
     with pytest.raises(DataError) as caught:
@@ -144,10 +144,10 @@ def test_the_real_set(stanford_root: Path) -> None:
         part: sum(np.bincount(load_label(s).ravel() + 1, minlength=9) for s in getattr(found, part))
         for part in ("train", "val", "test")
     }
-    whole = sum(counts.values())
-    assert whole[0] / whole.sum() == pytest.approx(0.0051, abs=5e-5)
+    total = sum(counts.values())
+    assert total[0] / total.sum() == pytest.approx(0.0051, abs=5e-5)
     shares = [14.5539, 14.0959, 22.6397, 6.8826, 4.0207, 22.7260, 1.3466, 13.7347]
-    np.testing.assert_allclose(100 * whole[1:] / whole[1:].sum(), shares, atol=5e-5)
+    np.testing.assert_allclose(100 * total[1:] / total[1:].sum(), shares, atol=5e-5)
     test = 100 * counts["test"][1:] / counts["test"][1:].sum()
     np.testing.assert_allclose(test, shares, atol=0.2)
     for sample in found.test[::30]:

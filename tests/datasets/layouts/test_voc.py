@@ -24,7 +24,7 @@ def listed(root: Path) -> Listing:
 
 
 @pytest.mark.parametrize("coloured", [False, True])
-def test_parts(tmp_path: Path, coloured: bool) -> None:
+def test_splits(tmp_path: Path, coloured: bool) -> None:
     found = listed(small(tmp_path, coloured=coloured))
     assert [s.name for s in found.train] == NAMES[:4]
     assert found.val is None
@@ -48,11 +48,11 @@ def test_grey_masks_and_the_augmented_folder(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.load_label(found.train[0]), label)
 
 
-def test_what_a_list_names_and_is_not_there(tmp_path: Path) -> None:
+def test_listed_files_that_are_missing(tmp_path: Path) -> None:
     small(tmp_path)
     (tmp_path / "JPEGImages" / f"{NAMES[1]}.jpg").unlink()
     (tmp_path / "SegmentationClass" / f"{NAMES[4]}.png").unlink()
-    (tmp_path / "SegmentationClass" / f"{NAMES[6]}.png").unlink()  # in no list
+    (tmp_path / "SegmentationClass" / f"{NAMES[6]}.png").unlink()  # not in a list
     found = listed(tmp_path)
     assert (len(found.train), len(found.test)) == (3, 1)
     assert [error.kind for error in found.unpaired] == ["missing"] * 2
@@ -67,11 +67,17 @@ def test_what_a_list_names_and_is_not_there(tmp_path: Path) -> None:
         ("val", None, "val.txt: no such file"),
         ("train", b" \r\n", "train.txt: empty"),
         ("train", b"\xff\xff", "train.txt: not a UTF-8 text file"),
-        ("train", f"{NAMES[0]}\n{NAMES[0]}\n".encode(), "line 2: '2007_000000' is in train.txt al"),
-        ("val", f"{NAMES[0]}\n".encode(), "val.txt: line 1: '2007_000000' is in train.txt already"),
+        (
+            "train",
+            f"{NAMES[0]}\n{NAMES[0]}\n".encode(),
+            "line 2: '2007_000000' is already in train.txt",
+        ),
+        ("val", f"{NAMES[0]}\n".encode(), "val.txt: line 1: '2007_000000' is already in train.txt"),
     ],
 )
-def test_lists_that_are_wrong(tmp_path: Path, part: str, content: bytes | None, words: str) -> None:
+def test_lists_that_are_invalid(
+    tmp_path: Path, part: str, content: bytes | None, words: str
+) -> None:
     path = small(tmp_path) / "ImageSets" / "Segmentation" / f"{part}.txt"
     path.unlink()
     if content is not None:
@@ -131,7 +137,7 @@ def test_a_header_is_read_once(
         "C:\\voc\\JPEGImages\\{0}.jpg SegmentationClass\\{0}.PNG",
     ],
 )
-def test_ways_to_write_a_picture_in_a_list(tmp_path: Path, line: str) -> None:
+def test_spellings_of_an_image_in_a_list(tmp_path: Path, line: str) -> None:
     path = small(tmp_path) / "ImageSets" / "Segmentation" / "train.txt"
     names = path.read_text().split()
     path.write_text("".join(line.format(name) + "\n" for name in names))
