@@ -97,7 +97,7 @@ def same_run(one: Path, other: Path) -> None:
     ("number", "code", "message"),
     [
         (signal.SIGTERM, 143, "received SIGTERM at step"),
-        (signal.SIGINT, 130, "stopped; the run goes on"),
+        (signal.SIGINT, 130, "interrupted; continue the run"),
     ],
 )
 def test_a_signal_ends_the_run_and_it_goes_on(

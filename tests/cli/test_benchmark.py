@@ -54,7 +54,7 @@ def test_a_run_is_measured_in_one_table_and_one_file(
     args = ["benchmark", str(tiny_run), "--size", "41", "--rounds", "1", "--json", str(file)]
     assert cli.main(args) == EXIT_DONE
     printed = capsys.readouterr().out
-    assert f"{tiny_run}: mobilenet_v2, 41x41 pixels, 2 in a step" in printed
+    assert f"{tiny_run}: mobilenet_v2, 41x41 pixels, 2 images per step" in printed
     assert "training float32" in printed
     assert "left out: float16: its matrix products ran at" in printed
 
@@ -116,7 +116,7 @@ def test_the_table_fits_a_narrow_terminal_and_counts_training_thrice(
         (["--rounds", "0"], "--rounds is 0: it must be 1 or more"),
         (["--batch", "0"], "--batch is 0: it must be 1 or more"),
         (["--size", "8"], "--size is 8: the network needs at least 32"),
-        (["--size", "40x50"], "--size is 40x50: a run alone is trained too, on squares"),
+        (["--size", "40x50"], "--size is 40x50: a single run is trained on square crops"),
         (["--size", "0x9", "--compare"], "--size is 0x9: both sides must be 1 or more"),
         (["--size", "a"], "--size is 'a': expected HEIGHTxWIDTH, such as 240x320"),
         (["--json", "no/such/folder/x.json"], "--json no/such/folder/x.json: it must be a file"),
@@ -136,4 +136,4 @@ def test_what_cannot_be_measured_is_one_line(
 def test_help_says_what_is_measured_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["benchmark", "--help"])
-    assert "paper's form" in capsys.readouterr().out
+    assert "network of the paper" in " ".join(capsys.readouterr().out.split())

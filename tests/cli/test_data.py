@@ -99,7 +99,7 @@ def test_stats_counts_and_draws(
     picture = cv2.imread(str(plot))
     assert picture is not None
     assert data("stats", plain, "--plot", plot) == EXIT_USER_ERROR
-    assert "already there" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_split_writes_lists_that_the_other_verbs_take(

@@ -67,7 +67,7 @@ def test_presets_lists_all_with_what_departs_from_the_paper(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["fitt"], "'fitt' is not a command.*did you mean 'fit'"),
+        (["fitt"], "unknown command 'fitt'.*did you mean 'fit'"),
         (["fit", "--train.epoch", "3"], "did you mean 'train.epochs'"),
         (["fit", "--config", "folder"], "data.root is not set"),
         (["evaluate"], "required: run"),
@@ -85,7 +85,7 @@ def test_presets_lists_all_with_what_departs_from_the_paper(
             "--save has 'labels'.*did you mean 'label'",
         ),
         (["predict", "r", "a.jpg", "--overwrite", "--skip-existing"], "not allowed with argument"),
-        (["predict", "run", "a.jpg", "--out", "/dev/null/x"], "/dev/null: is a file, and results"),
+        (["predict", "run", "a.jpg", "--out", "/dev/null/x"], "/dev/null: is a file, expected"),
         (["fit", "--train.class_weights", "1,2"], r"is '1,2': it must be none or auto or a list"),
         (["fit", "--train.class_weights", "autp"], "it must be none or auto.*did you mean 'auto'"),
         (["fit", "--print_shtab", "bash"], "unknown key 'print_shtab'"),
@@ -193,9 +193,9 @@ def test_help_is_the_verb_s_own(verb: str, capsys: pytest.CaptureFixture[str]) -
 
 
 OLD_SPELLINGS = {
-    ("data", "convert", "no/such", "--to", "out"): ("--to is --out now", "no/such"),
-    ("data", "convert", "no/such", "--to=out"): ("--to is --out now", "no/such"),
-    ("export", "no/run", "--data-root", "x"): ("--data-root is --data.root now", "no/run"),
+    ("data", "convert", "no/such", "--to", "out"): ("--to is deprecated", "no/such"),
+    ("data", "convert", "no/such", "--to=out"): ("--to is deprecated", "no/such"),
+    ("export", "no/run", "--data-root", "x"): ("--data-root is deprecated", "no/run"),
 }
 
 
@@ -266,8 +266,11 @@ def test_predict_ends_with_what_was_written_and_left_out(
         (["--verify-only", "y", "--quantize", "int8"], "--quantize applies only to export"),
         (["--verify-only", "y", "--data.root", "z"], "--data.root applies only to export"),
         (["--verify-only", "y", "--format", "onnx"], "--format applies only to export"),
-        (["x", "--format", "onnx", "--quantize", "int8"], "--quantize is for --format tflite"),
-        (["x", "--format", "tflite", "--precision", "bfloat16"], "for --format saved_model"),
+        (
+            ["x", "--format", "onnx", "--quantize", "int8"],
+            "--quantize applies only to --format tflite",
+        ),
+        (["x", "--format", "tflite", "--precision", "bfloat16"], "only to --format saved_model"),
         (["x", "--precision", "bf16"], "'bf16': expected float32, bfloat16; did you mean"),
         (["x", "--format", "tflite", "--size", "60000x60000"], "--size is 60000x60000: at most"),
         (["x", "--format", "tflight"], "--format is 'tflight': expected"),

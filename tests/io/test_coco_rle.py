@@ -59,7 +59,7 @@ def test_empty_and_full() -> None:
         ("24T", "ends within a number"),
         ("2" + "o" * 4000, "damaged"),
         ("@", "a run of -16"),
-        ([2, 4], "6 pixels together: the image has 4x3"),
+        ([2, 4], "6 pixels in total: the image has 4x3"),
         ([2, -4, 14], "a run of -4"),
         ([2, 10**400], "a huge number"),
         ([2, 10.0], "a run of 10.0"),

@@ -341,8 +341,8 @@ def test_grey_in_another_mode_is_a_mask(tmp_path: Path, mode: str) -> None:
 @pytest.mark.parametrize(
     ("mode", "colour", "found"),
     [
-        ("RGB", (1, 1, 2), "RGB colours: a mask holds one class id a pixel"),
-        ("RGBA", (1, 2, 1, 255), "RGB colours with alpha: a mask holds one class id a pixel"),
+        ("RGB", (1, 1, 2), "RGB colours: a mask has one class id per pixel"),
+        ("RGBA", (1, 2, 1, 255), "RGB colours with alpha: a mask has one class id per pixel"),
         ("RGBA", (1, 1, 1, 254), "RGB colours with alpha, and some pixels are transparent"),
         ("LA", (1, 0), "grey with alpha, and some pixels are transparent"),
     ],

@@ -54,9 +54,9 @@ def no_s() -> bytes:
         (mat(LABEL)[:-9], "ends early"),
         (mat(LABEL, compressed=True)[:-3], "ends early"),
         (mat(np.zeros((0, 4), np.uint8)), "S has 4x0 values"),
-        (mat(np.full((4, 4), 0.5)), "not whole"),
-        (mat(np.full((4, 4), np.nan)), "not whole"),
-        (mat(np.full((4, 4), np.inf)), "not whole"),
+        (mat(np.full((4, 4), 0.5)), "not integers"),
+        (mat(np.full((4, 4), np.nan)), "not integers"),
+        (mat(np.full((4, 4), np.inf)), "not integers"),
         (
             mat(LABEL).replace(b"\x09\0\0\0\0\0\0\0", b"\x01\0\0\0\0\0\0\0"),
             "not a matrix of numbers",

@@ -86,7 +86,7 @@ def test_what_a_killed_process_left_is_not_in_the_way(tmp_path: Path) -> None:
     [
         (errno.ENOSPC, "free space, or choose another folder"),
         (errno.EDQUOT, "free space, or choose another folder"),
-        (errno.EROFS, "see that its folder can be written, or choose another folder"),
+        (errno.EROFS, "make its folder writable, or choose another folder"),
     ],
 )
 def test_what_to_do_is_said_where_nothing_could_be_kept(

@@ -193,8 +193,8 @@ def test_outlines_that_run_to_and_fro_are_refused_before_they_are_drawn(pieces: 
     with pytest.raises(DataError) as caught:
         draw((4000, 500), shapes, where="a.json: b.jpg")
     assert re.fullmatch(
-        r"a\.json: b\.jpg: outlines cross rows of pixels \d+ times: at most 20000000 in an image "
-        "are drawn: make them of fewer points",
+        r"a\.json: b\.jpg: polygons cross pixel rows \d+ times: at most 20000000 per image are "
+        "supported: use polygons with fewer points",
         str(caught.value),
     )
 
