@@ -37,7 +37,7 @@ def test_every_preset_is_a_configuration(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith("_paper")])
-def test_a_paper_preset_is_the_paper(name: str) -> None:
+def test_paper_presets_follow_the_paper(name: str) -> None:
     config = of_preset(name)
     assert config.model.attention_input == "features"
     assert config.model.fine_input == "pyramid"
@@ -73,7 +73,7 @@ def test_a_paper_preset_is_the_paper(name: str) -> None:
         ("[" * 5000, "not YAML"),
     ],
 )
-def test_a_wrong_file_is_one_line(text: str, message: str) -> None:
+def test_an_invalid_file_is_a_one_line_error(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         from_yaml(text, source="run.yaml")
     assert "\n" not in str(caught.value)
@@ -108,6 +108,6 @@ def test_a_folder_format_needs_a_root() -> None:
         RunConfig(data=DataConfig(format="folder"))
 
 
-def test_an_unknown_preset_names_the_known() -> None:
+def test_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"demo, .*did you mean 'folder'"):
         find_config("foldr")

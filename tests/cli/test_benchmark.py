@@ -19,7 +19,7 @@ from ccfnet_tf.training.data import RunData
 
 @pytest.fixture
 def tiny_run(tmp_path: Path) -> Path:
-    """A run whose training was never begun."""
+    """A run folder without any training."""
     run = tmp_path / "run"
     run.mkdir()
     config = RunConfig(
@@ -49,7 +49,7 @@ def test_a_run_is_measured_in_one_table_and_one_file(
     if network == "toy":
         monkeypatch.setattr(speed, "build_model", build_toy)
     monkeypatch.setattr(speed, "PRODUCT_SIDE", {"CPU": 64, "GPU": 64})
-    monkeypatch.setattr(speed, "NATIVE", 1e9)  # float32 alone: each precision takes its seconds
+    monkeypatch.setattr(speed, "NATIVE", 1e9)  # Only float32: each precision takes seconds.
     file = tiny_run / "speed.json"
     args = ["benchmark", str(tiny_run), "--size", "41", "--rounds", "1", "--json", str(file)]
     assert cli.main(args) == EXIT_DONE
@@ -128,9 +128,9 @@ def test_what_cannot_be_measured_is_one_line(
     args: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["benchmark", *args]) == EXIT_USER_ERROR
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.count("\n") == 1
 
 
 def test_help_says_what_is_measured_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,7 +240,7 @@ def test_places_that_cannot_be_written_are_named(
     assert refused(given, capsys).startswith(f"{taken}: already exists and is not empty")
     assert checksums(taken) == before
     given = ["export", str(run), "--out", "gs://bucket/models"]
-    assert "give a folder on this machine" in refused(given, capsys)
+    assert "give a local folder" in refused(given, capsys)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
