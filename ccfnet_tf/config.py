@@ -509,10 +509,10 @@ def _section(section: str, values: Any, source: str) -> dict[str, Any]:
 
 def _typed(value: Any, hint: Any, key: str, source: str) -> Any:
     """Converts a YAML value to the type of its key; raises ConfigError if that is impossible."""
-    found = _converted(value, hint)
-    if not _fits(found, hint):
+    converted = _converted(value, hint)
+    if not _fits(converted, hint):
         raise ConfigError(f"{source}: {key} is {repr(value)[:60]}: {_rule(str(value), hint)}")
-    return found
+    return converted
 
 
 def _converted(value: Any, hint: Any) -> Any:
@@ -541,8 +541,8 @@ def _rule(value: str, hint: Any) -> str:
     """Describes the allowed values of a key, with a suggestion for a misspelled one."""
     words = choices(hint)
     kinds = [_KINDS[kind] for kind in kinds_of(hint)]
-    wanted = " or ".join([*words, *kinds]) if kinds else f"one of {', '.join(words)}"
-    return f"it must be {wanted}{nearest(value, words)}"
+    expected = " or ".join([*words, *kinds]) if kinds else f"one of {', '.join(words)}"
+    return f"it must be {expected}{nearest(value, words)}"
 
 
 def choices(hint: Any) -> list[str]:

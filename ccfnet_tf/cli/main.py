@@ -141,9 +141,9 @@ def _explain(error: BaseException, args: list[str]) -> tuple[str, int]:
         fix = "for OpenCV on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
         return f"a system library is missing ({message}); {fix}", EXIT_USER_ERROR
     if isinstance(error, OSError) and (error.filename or is_disk_full(error)):
-        place = error.filename or "standard output"
-        cure = ": free space, then run the command again" if is_disk_full(error) else ""
-        return f"{place}: {error.strerror}{cure}", EXIT_USER_ERROR
+        target = error.filename or "standard output"
+        fix = ": free space, then run the command again" if is_disk_full(error) else ""
+        return f"{target}: {error.strerror}{fix}", EXIT_USER_ERROR
     report = "run again with --debug and report the traceback"
     return f"unexpected {type(error).__name__}: {message} ({report})", EXIT_UNEXPECTED
 

@@ -64,8 +64,8 @@ def write_atomic(
         if isinstance(error, OSError):
             full = is_disk_full(error)
             reason = "disk full" if full else (error.strerror or str(error))
-            cure = fix if full or otherwise is None else otherwise
-            raise ResourceError(f"{reason} while saving {path}: {cure}") from error
+            advice = fix if full or otherwise is None else otherwise
+            raise ResourceError(f"{reason} while saving {path}: {advice}") from error
         raise
     if durable:
         _sync_folder(path.parent)

@@ -78,9 +78,9 @@ def _convert_os_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        cure = "free space" if is_disk_full(error) else "make its folder writable"
+        fix = "free space" if is_disk_full(error) else "make its folder writable"
         raise ResourceError(
-            f"{reason} while writing {out}: nothing was kept: {cure}, or choose another folder"
+            f"{reason} while writing {out}: nothing was kept: {fix}, or choose another folder"
         ) from error
 
 

@@ -46,14 +46,14 @@ def quiet_video() -> None:
 
 @contextmanager
 def video_writer(
-    path: Path, rate: float, say: Callable[[str], None]
+    path: Path, rate: float, warn: Callable[[str], None]
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Yields a function that adds a frame, uint8 [H, W, 3] RGB; the file is created on success.
 
     Args:
         path: Path of the .mp4 file.
         rate: Frames per second.
-        say: Called with a message if the video is not H.264.
+        warn: Called with a message if the video is not H.264.
 
     Raises:
         ResourceError: The video cannot be written.
@@ -67,7 +67,7 @@ def video_writer(
             # Codecs support only even sizes and would crop odd ones.
             even = np.pad(image, [*((0, side % 2) for side in image.shape[:2]), (0, 0)], "edge")
             if encoder is None:
-                encoder = _h264(temporary, rate, even) or _mpeg4(temporary, rate, even, path, say)
+                encoder = _h264(temporary, rate, even) or _mpeg4(temporary, rate, even, path, warn)
             encoder.write(even)
 
         try:
@@ -76,9 +76,9 @@ def video_writer(
                 encoder.close()
                 # Encoders do not report a full disk, but a truncated file cannot be opened.
                 if not _can_be_opened(temporary):
-                    began = temporary.is_file()
-                    cure = "free space" if began else "give a writable folder"
-                    raise ResourceError(f"{path}: cannot be written: {cure}")
+                    started = temporary.is_file()
+                    fix = "free space" if started else "give a writable folder"
+                    raise ResourceError(f"{path}: cannot be written: {fix}")
                 temporary.replace(path)
         finally:
             if encoder is not None:
@@ -159,9 +159,9 @@ def _encoder_of(program: str) -> str | None:
 
 
 def _mpeg4(
-    temporary: Path, rate: float, frame: np.ndarray, path: Path, say: Callable[[str], None]
+    temporary: Path, rate: float, frame: np.ndarray, path: Path, warn: Callable[[str], None]
 ) -> _Encoder:
-    say(f"{path.name}: {NO_H264}")
+    warn(f"{path.name}: {NO_H264}")
     return _OpenCV(temporary, "mp4v", rate, frame)
 
 
