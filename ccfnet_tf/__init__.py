@@ -1,7 +1,7 @@
 """CCFNet: cascade coarse-to-fine semantic segmentation, on TensorFlow and Keras 3.
 
-The public names load what they need when they are first used, so that `import ccfnet_tf` and
-`ccfnet-tf --help` do not wait for TensorFlow.
+Public names are imported lazily, on first access, so that `import ccfnet_tf` and
+`ccfnet-tf --help` do not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
     "read_parts",
 ]
 
-_HOMES = {
+_MODULES = {
     "CCFNet": "ccfnet_tf.network.model",
     "CCFNetError": "ccfnet_tf.errors",
     "DataConfig": "ccfnet_tf.config",
@@ -57,8 +57,8 @@ wrapt.register_post_import_hook(register, "keras")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     if name == "__version__":
         from importlib.metadata import version
 

@@ -1,7 +1,7 @@
-"""The configuration of a run: frozen dataclasses that refuse what cannot work.
+"""The configuration of a run: frozen dataclasses that validate their values.
 
-Defaults are the paper's form with the training defaults of the families it builds on; presets
-(`presets/*.yaml`, see `ccfnet-tf presets`) depart from them by name.
+The defaults are the network of the paper with the training settings of the networks it builds on.
+Presets (`presets/*.yaml`, see `ccfnet-tf presets`) override them.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.io.yaml_json import parse_yaml
 
 ComputeType = Literal["float32", "bfloat16", "float16"]
-"""What a network computes in."""
+"""Floating-point type in which a network computes."""
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-"""The same as an option; `auto` asks the processor."""
+"""`ComputeType` as an option; `auto` chooses by the hardware."""
 
 AttentionInput = Literal["features", "features_and_coarse"]
 FineInput = Literal["pyramid", "pyramid_and_detail"]
 
 CACHES = ("none", "memory")
-"""Values of `data.cache` that are no path."""
-
+"""Values of `data.cache` that are not paths."""
 
 DataFormat = Literal[
     "auto",
@@ -59,39 +58,40 @@ DataFormat = Literal[
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, which part of them, and how they are varied.
+    """Data set, splits and augmentation.
 
     Attributes:
-        format: Layout of the data; `auto` tells it from the folder.
-        root: Folder of the data; not used by the scenes.
+        format: Layout of the data set; `auto` detects it from the folder.
+        root: Folder of the data set; not used by the scenes format.
         fold: Which fold is the test split (Stanford Background, or `lists` with folds).
-        lists: Folder of train.txt, val.txt and test.txt (a sample's name a line), or of such
-            folders fold_0, fold_1, ...; takes the place of the set's own parts.
+        lists: Folder with train.txt, val.txt and test.txt (one sample name per line), or with
+            such folders fold_0, fold_1, ...; replaces the splits of the data set.
         label_map: YAML file that merges classes (`vehicle: [car, bus]`) or drops them
             (`void: [moon]`).
-        val_share: Share of the training split held back for checkpoint choice, where the set has
-            no validation list of its own.
-        mask_values: What the values of index masks mean where they are not the class ids: a
-            class name, or void, for each, such as `{0: background, 255: crack}`.
-        void_value: Mask value that means "no label" (folder format); `auto` is 255 for up to 255
+        val_share: Fraction of the training split held out to select the best checkpoint, if the
+            data set has no validation split.
+        mask_values: Maps the values of index masks to class names or void, if they are not the
+            class ids, such as `{0: background, 255: crack}`.
+        void_value: Mask value of unlabelled pixels (folder format); `auto` is 255 for up to 255
             classes, else 65535.
-        absent_classes: A class that no training label shows: `refuse` it, since its mask value is
-            likely another than thought, or `allow` it.
+        absent_classes: What to do if a class occurs in no training label: `refuse` to train,
+            since its mask value is probably wrong, or `allow` it.
         scenes: Number of scenes to draw for training (scenes format).
         scene_size: Height and width of a scene in pixels (scenes format).
-        crop: Height and width of a training crop in pixels; 8n+1 wastes no padding.
-        scale: Smallest and largest zoom of a training image.
-        rotate: Largest turn of a training image in degrees, either way.
-        flip: Mirror half of the training images left to right.
-        colour: Strength of colour changes, 0 (none) to 1.
-        blur: Largest deviation of a Gaussian blur in pixels; 0 does not blur.
-        cutout: Largest share of a crop that rectangles hide (coarse dropout); labels stay.
-        rare_crop: Share of crops that are laid around a pixel of a rare class.
-        cache: Keep decoded images: `none`, in `memory`, or in a file whose path is given.
-        damaged_records: What a damaged record of a shard does: `skip` (named, counts nowhere)
-            or `stop`.
-        deterministic: The same batches in every run; false lets reading overtake, for speed.
-        workers: Parallel readers; 0 lets tf.data choose.
+        crop: Height and width of a training crop in pixels; sizes 8n+1 need no padding.
+        scale: Smallest and largest scale factor of a training image.
+        rotate: Largest rotation of a training image in degrees, in either direction.
+        flip: Flip half of the training images horizontally.
+        colour: Strength of colour jitter, 0 (none) to 1.
+        blur: Largest standard deviation of a Gaussian blur in pixels; 0 disables it.
+        cutout: Largest fraction of a crop hidden by rectangles (coarse dropout); labels stay.
+        rare_crop: Fraction of crops placed around a pixel of a rare class.
+        cache: Where decoded images are cached: `none`, `memory`, or the path of a file.
+        damaged_records: What to do with a damaged TFRecord record: `skip` it with a warning, or
+            `stop`.
+        deterministic: The same batches in every run; false delivers images in the order in which
+            they are ready, which is faster.
+        workers: Number of parallel readers; 0 lets tf.data choose.
     """
 
     format: DataFormat = "auto"
@@ -132,7 +132,7 @@ class DataConfig:
         for zoom in self.scale:
             _between("data.scale", zoom, 0.1, 10.0)
         if self.scale[0] > self.scale[1]:
-            raise ConfigError(f"data.scale is {list(self.scale)}: the smaller zoom comes first")
+            raise ConfigError(f"data.scale is {list(self.scale)}: put the smaller factor first")
         _between("data.rotate", self.rotate, 0.0, 180.0)
         _between("data.colour", self.colour, 0.0, 1.0)
         _between("data.blur", self.blur, 0.0, 5.0)
@@ -143,18 +143,20 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network.
+    """Network architecture and initial weights.
 
     Attributes:
         backbone: Feature extractor, dilated to output stride 8.
         backbone_weights: `imagenet` (Keras downloads and caches them), `none`, or a weights file.
-        head_channels: Width of the hidden convolution of each head.
-        dropout: Share of hidden features dropped before each head's classifier, in training.
-        attention_input: What the attention head sees: `features` (the paper), or also what coarse
-            answered.
-        fine_input: What the fine head sees: the `pyramid` (the paper), or also stride-4 detail.
-        batch_norm_momentum: Momentum of the batch norm statistics; lower follows faster.
-        init_from: Run folder to fine-tune from; heads of another class count start anew.
+        head_channels: Number of channels of the hidden convolution of each head.
+        dropout: Dropout rate before the classifier of each head, in training.
+        attention_input: Input of the attention head: `features` of the backbone (the paper), or
+            also the coarse prediction.
+        fine_input: Input of the fine head: the `pyramid` (the paper), or also stride-4 features.
+        batch_norm_momentum: Momentum of the moving averages of batch normalization; a lower value
+            adapts faster.
+        init_from: Run folder to fine-tune from; heads for another number of classes are
+            initialized from scratch.
     """
 
     backbone: Literal["resnet50", "resnet101", "mobilenet_v2"] = "resnet50"
@@ -172,73 +174,76 @@ class ModelConfig:
         _between("model.batch_norm_momentum", self.batch_norm_momentum, 0.0, 0.9999)
 
     def architecture(self) -> dict[str, Any]:
-        """Returns the arguments of `build_ccfnet` that say what the network is, not its weights."""
+        """Returns the arguments of `build_ccfnet` that define the architecture, not the weights."""
         weights = ("backbone_weights", "init_from")
         return {key: value for key, value in vars(self).items() if key not in weights}
 
 
 @dataclass(frozen=True)
 class Every:
-    """How often something is done: every `count` units."""
+    """An interval: every `count` units."""
 
     count: int
     unit: Literal["epoch", "step", "minute"]
 
 
 def parse_every(text: str) -> Every:
-    """Reads `1 epoch`, `500 steps` or `10 minutes`.
+    """Parses an interval: `1 epoch`, `500 steps` or `10 minutes`.
 
     Raises:
-        ConfigError: Another form, or a count below 1.
+        ConfigError: The text has another form, or the count is below 1.
     """
     match = re.fullmatch(r"([0-9]{1,9}) (epoch|step|minute)s?", text)
     if not match or int(match[1]) < 1:
         raise ConfigError(
-            f"train.checkpoint_every is '{text}': it must be such as '1 epoch', '500 steps' or "
-            "'10 minutes'"
+            f"train.checkpoint_every is '{text}': it must have a form such as '1 epoch', "
+            "'500 steps' or '10 minutes'"
         )
     return Every(int(match[1]), cast(Any, match[2]))
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the network learns.
+    """Optimization, losses, checkpoints and hardware.
 
     Attributes:
         epochs: Passes over the training split.
-        batch: Images in a step, over all replicas.
+        batch: Images per step over all replicas (global batch size).
         optimizer: SGD with momentum 0.9, or AdamW.
-        learning_rate: Rate of the backbone at the start of the decay.
-        head_rate: The heads learn at this multiple of the backbone's rate.
-        weight_decay: In a step a kernel shrinks by its rate times this share of itself (decoupled
-            decay, both optimizers); batch norm and biases are left out. `auto` is 1e-3 for sgd,
-            what an L2 penalty of 1e-4 amounts to with momentum 0.9, and 0.05 for adamw.
-        poly_power: Power of the polynomial decay to zero.
-        warmup: Share of all steps in which the rate rises linearly.
-        clip_norm: Largest global norm of the gradient; 0 does not clip.
-        batch_norm: `trainable` (each replica its own statistics), `synchronised` over replicas,
-            or the backbone's `frozen` (the heads' stay synchronised).
+        learning_rate: Learning rate of the backbone at the start of the decay.
+        head_rate: Learning rate of the heads as a multiple of that of the backbone.
+        weight_decay: Decoupled weight decay, for both optimizers: in each step, kernels are
+            reduced by learning rate times weight decay times their value; batch normalization and
+            biases are excluded. `auto` is 1e-3 for sgd, which corresponds to an L2 penalty of
+            1e-4 with momentum 0.9, and 0.05 for adamw.
+        poly_power: Power of the polynomial decay of the learning rate to zero.
+        warmup: Fraction of all steps in which the learning rate rises linearly.
+        clip_norm: Largest global norm of the gradient; 0 disables clipping.
+        batch_norm: `trainable` (statistics per replica), `synchronised` over replicas, or
+            `frozen` in the backbone and synchronised in the heads.
         coarse_loss_weight: Weight of the coarse head's cross-entropy.
         attention_loss_weight: Weight of the attention head's cross-entropy.
-        refine_loss_weight: Weight of the blended answer's cross-entropy.
-        fine_loss_weight: Weight of a cross-entropy on fine alone; 0 is the paper.
-        balanced_attention: Give hard and easy pixels the same total weight in attention's loss.
-        class_weights: Weights of the classes in the losses of coarse, fine and refine: `none`,
-            `auto` (median frequency, counted over the training split), or a list.
-        checkpoint_every: How often the run is saved to go on from: `N epochs`, `N steps` or
-            `N minutes`; with steps and minutes also at the end of every epoch.
-        rate_for_batch: The batch that `learning_rate` is meant for: the rate grows in proportion
-            to `batch` (sgd), or with its square root (adamw); 0 takes the rate as it is.
-        accumulate: Parts that a step's batch is worked through in, one after another, which takes
-            less memory.
-        ema: Decay of a running average of weights and batch norm statistics, which is what is
-            validated and kept as best; in step t at most t / (t + 9). 0 keeps none.
-        strategy: `mirrored` over all devices of this machine, `multi_worker` over those of all
-            machines that TF_CONFIG or SLURM names, `none`, or `auto`: whichever there is.
-        virtual_cpus: Split the CPU into this many devices, to try replicas without GPUs.
-        precision: `auto` is bfloat16 where the hardware multiplies it natively, else float32.
-        jit_compile: Compile the step with XLA; one device alone.
-        deterministic: Bit-equal repetitions on every device, GPUs too, at the price of speed.
+        refine_loss_weight: Weight of the cross-entropy of the refined (blended) prediction.
+        fine_loss_weight: Weight of the cross-entropy of the fine head; 0 in the paper.
+        balanced_attention: Give hard and easy pixels the same total weight in the attention loss.
+        class_weights: Class weights in the losses of coarse, fine and refine: `none`, `auto`
+            (median frequency balancing over the training split), or a list.
+        checkpoint_every: Interval between checkpoints: `N epochs`, `N steps` or `N minutes`; with
+            steps and minutes, a checkpoint is also saved at the end of every epoch.
+        rate_for_batch: Batch size for which `learning_rate` was chosen: the learning rate is
+            scaled in proportion to `batch` (sgd) or to its square root (adamw); 0 disables
+            scaling.
+        accumulate: Gradient accumulation: splits each batch into this many sequential parts, to
+            save memory.
+        ema: Decay of an exponential moving average of weights and batch normalization statistics,
+            limited to t / (t + 9) in step t. The averaged weights are validated and saved as the
+            best ones. 0 disables it.
+        strategy: `mirrored` over all devices of this machine, `multi_worker` over all machines
+            listed by TF_CONFIG or SLURM, `none`, or `auto`: the one that fits the machine.
+        virtual_cpus: Split the CPU into this many virtual devices, to test replicas without GPUs.
+        precision: `auto` is bfloat16 if the hardware supports it natively, else float32.
+        jit_compile: Compile the training step with XLA; only on a single device.
+        deterministic: Bit-identical results in every run, also on GPUs, at the cost of speed.
     """
 
     epochs: int = 60
@@ -282,19 +287,20 @@ class TrainConfig:
             _between(f"train.{key}", getattr(self, key), 0.0, 100.0)
         if not self.coarse_loss_weight + self.refine_loss_weight + self.fine_loss_weight:
             raise ConfigError(
-                "train: every loss on the classes has weight 0; nothing would be learned"
+                "train: the weights of the coarse, refine and fine losses are all 0: set one "
+                "above 0"
             )
         if not isinstance(self.class_weights, str):
             for weight in self.class_weights:
                 _between("train.class_weights", weight, 0.0, 1000.0)
             if not any(self.class_weights):
-                raise ConfigError("train.class_weights: all are 0; nothing would be learned")
+                raise ConfigError("train.class_weights: all are 0: set at least one above 0")
         parse_every(self.checkpoint_every)
         _between("train.rate_for_batch", self.rate_for_batch, 0, 1_000_000)
         _between("train.accumulate", self.accumulate, 1, 64)
         if self.batch % self.accumulate:
             raise ConfigError(
-                f"train.accumulate is {self.accumulate}: train.batch {self.batch} must divide by it"
+                f"train.accumulate is {self.accumulate}: it must divide train.batch, {self.batch}"
             )
         _between("train.ema", self.ema, 0.0, 0.99999)
         _between("train.virtual_cpus", self.virtual_cpus, 0, 64)
@@ -302,13 +308,13 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything a run is made from; `config.yaml` in the run folder holds it.
+    """Complete configuration of a run, saved as `config.yaml` in the run folder.
 
     Attributes:
-        data: Which images, and how they are varied.
-        model: The network.
-        train: How the network learns.
-        seed: Seed of weights, validation share, order and augmentation.
+        data: Data set, splits and augmentation.
+        model: Network architecture and initial weights.
+        train: Optimization, losses, checkpoints and hardware.
+        seed: Seed of the initial weights, the validation split, shuffling and augmentation.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -335,10 +341,13 @@ def preset_names() -> list[str]:
 
 
 def find_config(name: str) -> Path:
-    """Returns the file of a preset's name or of a path to a YAML file.
+    """Returns the path of a configuration file.
+
+    Args:
+        name: Name of a preset, or path of a YAML file.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: `name` is neither.
     """
     if name in preset_names():
         return Path(str(resources.files("ccfnet_tf").joinpath("presets", f"{name}.yaml")))
@@ -352,25 +361,25 @@ def find_config(name: str) -> Path:
 
 
 def to_yaml(config: RunConfig) -> str:
-    """Returns `config` as YAML that `from_yaml` reads back to an equal object."""
+    """Returns `config` as YAML; `from_yaml` reads it back to an equal object."""
     return tree_to_yaml(asdict(config))
 
 
 def tree_to_yaml(tree: Mapping[str, Any]) -> str:
-    """Returns what `read_tree` reads back."""
+    """Returns the values of a configuration as YAML, the inverse of `read_tree`."""
     import yaml
 
     return str(yaml.safe_dump(_plain(tree), sort_keys=False))
 
 
 def with_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what `read_tree` returns with the defaults of other keys; ranges are not checked."""
+    """Fills in the defaults of missing keys in a result of `read_tree`; ranges are not checked."""
     sections = {name: {**vars(cls()), **tree.get(name, {})} for name, cls in SECTIONS.items()}
     return {**sections, "seed": tree.get("seed", 0)}
 
 
-def explained() -> dict[str, str]:
-    """Returns what the docstrings say of every key, such as `data.crop`."""
+def key_descriptions() -> dict[str, str]:
+    """Returns the description of every key, such as `data.crop`, from the docstrings."""
     texts = {f"{section}.": cls for section, cls in SECTIONS.items()} | {"": RunConfig}
     rows = {
         f"{prefix}{name}": " ".join(text.split())
@@ -379,27 +388,27 @@ def explained() -> dict[str, str]:
             r"^    (\w+): (.*(?:\n {8,}.*)*)", inspect.getdoc(cls) or "", re.MULTILINE
         )
     }
-    return {key: rows.get(key, "") for key in key_types()}  # none under python -OO
+    return {key: rows.get(key, "") for key in key_types()}  # python -OO strips docstrings
 
 
 def from_yaml(text: str, *, source: str) -> RunConfig:
-    """Reads what `to_yaml` wrote.
+    """Parses a configuration written by `to_yaml`.
 
     Args:
-        text: The YAML.
-        source: File it came from, for messages.
+        text: The YAML text.
+        source: Name of its file, used in error messages.
 
     Raises:
-        ConfigError: It is no YAML, or holds an unknown key or a value outside its range.
+        ConfigError: The text is not YAML, or has an unknown key or an invalid value.
     """
     return from_tree(_checked(text, source))
 
 
 def from_tree(tree: dict[str, Any]) -> RunConfig:
-    """Returns the configuration of what `read_tree` returns, with defaults for other keys.
+    """Builds a configuration from a result of `read_tree`, with defaults for missing keys.
 
     Raises:
-        ConfigError: A value outside its range.
+        ConfigError: A value is out of range.
     """
     return RunConfig(
         **{key: SECTIONS[key](**v) if key in SECTIONS else v for key, v in tree.items()}
@@ -407,14 +416,14 @@ def from_tree(tree: dict[str, Any]) -> RunConfig:
 
 
 def read_tree(file: Path) -> dict[str, Any]:
-    """Reads a configuration file whose keys may be a part of all keys.
+    """Reads a configuration file, in which any key may be missing.
 
     Returns:
         Section -> key -> value, and `seed`; keys and types are checked, ranges are not.
 
     Raises:
-        ConfigError: It cannot be read, is no YAML, or holds an unknown key or a value of another
-            type.
+        ConfigError: The file cannot be read, is not YAML, or has an unknown key or a value of the
+            wrong type.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -424,16 +433,17 @@ def read_tree(file: Path) -> dict[str, Any]:
 
 
 def read_value(key: str, text: str) -> Any:
-    """Reads one value from the command line, by the rules of files.
+    """Parses a value from the command line, by the same rules as in a file.
 
-    A key that takes any text takes it as it stands, and `null` is none; other texts are YAML.
+    A key of type string takes the text unchanged; `null` is None for keys that allow it. For other
+    keys the text is parsed as YAML.
 
     Args:
-        key: Such as `data.crop`, or `seed`.
-        text: What was given.
+        key: Name of the key, such as `data.crop` or `seed`.
+        text: The argument.
 
     Raises:
-        ConfigError: The value is of another type.
+        ConfigError: The value has the wrong type.
     """
     hint = key_types()[key]
     if text == "null" and type(None) in _alternatives(hint):
@@ -441,28 +451,28 @@ def read_value(key: str, text: str) -> Any:
     value: Any = text
     if not _fits(text, hint):
         try:
-            value = _converted(_only_value(parse_yaml(f"value:\n  {text}")), hint)
+            value = _converted(_single_value(parse_yaml(f"value:\n  {text}")), hint)
         except ValueError as error:
-            if dict in kinds_of(hint):  # what is wrong with it lies inside
+            if dict in kinds_of(hint):  # The error is in an entry, not in the type.
                 raise ConfigError(f"{key} is '{text}': {error}") from error
     if not _fits(value, hint):
         raise ConfigError(f"{key} is '{text}': {_rule(text, hint)}")
     return value
 
 
-def _only_value(tree: dict[str, Any]) -> Any:
-    """Returns the value; raises ValueError where a line break hid another key behind it."""
+def _single_value(tree: dict[str, Any]) -> Any:
+    """Returns the only value; raises ValueError if a line break in the text added another key."""
     (value,) = tree.values()
     return value
 
 
 def read_section(section: str, text: str, *, source: str) -> dict[str, Any]:
-    """Reads one section, such as `{root: x, crop: 65}` for `data`; as `read_tree` does."""
+    """Parses one section as `read_tree` does, such as `{root: x, crop: 65}` for `data`."""
     return _section(section, _parsed(text, source), source)
 
 
 def _checked(text: str, source: str) -> dict[str, Any]:
-    """Returns the values of a configuration; nothing but known keys and plain values passes."""
+    """Parses a configuration; allows only known keys with plain values of the right type."""
     tree = _parsed(text, source)
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: expected the keys data, model, train and seed")
@@ -487,7 +497,7 @@ def _parsed(text: str, source: str) -> Any:
 
 def _section(section: str, values: Any, source: str) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise ConfigError(f"{source}: '{section}' must hold keys and values")
+        raise ConfigError(f"{source}: '{section}' must be a mapping of keys to values")
     hints = key_types()
     for key in values:
         if f"{section}.{key}" not in hints:
@@ -498,45 +508,45 @@ def _section(section: str, values: Any, source: str) -> dict[str, Any]:
 
 
 def _typed(value: Any, hint: Any, key: str, source: str) -> Any:
-    """Returns a value of the YAML as its key's type, which it must be of."""
-    found = _converted(value, hint)
-    if not _fits(found, hint):
+    """Converts a YAML value to the type of its key; raises ConfigError if that is impossible."""
+    converted = _converted(value, hint)
+    if not _fits(converted, hint):
         raise ConfigError(f"{source}: {key} is {repr(value)[:60]}: {_rule(str(value), hint)}")
-    return found
+    return converted
 
 
 def _converted(value: Any, hint: Any) -> Any:
-    """Returns a value of the YAML in the form that its key has in Python, where it has one."""
+    """Converts a YAML value to the Python type of its key where possible."""
     if isinstance(value, list):
         return tuple(_as_number(each) for each in value)
     if isinstance(value, dict) and get_origin(hint) is dict:
-        value = {_whole(name): each for name, each in value.items()}
+        value = {_as_integer(name): each for name, each in value.items()}
     return value if _fits(value, hint) else _as_number(value)
 
 
 def _as_number(value: Any) -> Any:
-    """Returns the number that a text means: YAML 1.1 reads 1e-4, without a point, as a text."""
+    """Converts a string to a float where possible: YAML 1.1 reads 1e-4 (no point) as a string."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)
     return value
 
 
-def _whole(key: Any) -> Any:
-    """Returns a key as a whole number where it is the text of one: JSON has no other keys."""
+def _as_integer(key: Any) -> Any:
+    """Converts a mapping key to an integer where possible, since JSON has only string keys."""
     return int(key) if isinstance(key, str) and re.fullmatch("[0-9]{1,9}", key) else key
 
 
 def _rule(value: str, hint: Any) -> str:
-    """Returns in words what values a key takes, and the one that was likely meant."""
+    """Describes the allowed values of a key, with a suggestion for a misspelled one."""
     words = choices(hint)
     kinds = [_KINDS[kind] for kind in kinds_of(hint)]
-    wanted = " or ".join([*words, *kinds]) if kinds else f"one of {', '.join(words)}"
-    return f"it must be {wanted}{nearest(value, words)}"
+    expected = " or ".join([*words, *kinds]) if kinds else f"one of {', '.join(words)}"
+    return f"it must be {expected}{nearest(value, words)}"
 
 
 def choices(hint: Any) -> list[str]:
-    """Returns the words that a key of this type takes."""
+    """Returns the literal strings that a key of this type allows."""
     return [
         word
         for each in _alternatives(hint)
@@ -546,7 +556,7 @@ def choices(hint: Any) -> list[str]:
 
 
 def kinds_of(hint: Any) -> list[type]:
-    """Returns the types that a key takes beside words and null."""
+    """Returns the types that a key allows in addition to literals and null."""
     origins = (get_origin(each) or each for each in _alternatives(hint))
     return [origin for origin in origins if origin in _KINDS]
 
@@ -556,7 +566,7 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Returns whether a value is of a type that a key of the configuration can have."""
+    """Returns whether a value matches the type hint of a configuration key."""
     kind, inner = get_origin(hint), get_args(hint)
     if kind is Literal:
         return value in inner
@@ -575,16 +585,15 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 SECTIONS: dict[str, Any] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
-"""The sections of a configuration file."""
-
+"""Sections of a configuration file."""
 
 _KINDS = {
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
     bool: "true or false",
-    str: "a text",
+    str: "a string",
     tuple: "a list such as [0.75, 1.5]",
-    dict: "values and class names such as {0: background, 255: crack}",
+    dict: "a mapping of values to class names such as {0: background, 255: crack}",
 }
 
 
@@ -598,7 +607,7 @@ def key_types() -> dict[str, Any]:
 
 def _between(key: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ConfigError(f"{key} is {value}: it must lie between {low} and {high}")
+        raise ConfigError(f"{key} is {value}: it must be between {low} and {high}")
 
 
 def _plain(value: Any) -> Any:

@@ -1,17 +1,17 @@
-"""The errors a user can meet, and the exit codes of the command line.
+"""Exceptions for errors that the user can fix, and exit codes of the command line.
 
     CCFNetError                one line: file or key, value found, the rule, the fix
-    +-- ConfigError            a key or a value of the configuration
-    +-- DataError              a file or a folder of the user's data
-    |   +-- DamagedRecordError a record of a shard, which a run may leave out
-    |   +-- ColoursError       a mask with colours that no list names
-    +-- RunError               a run folder or a checkpoint in it
-    +-- ResourceError          memory or disk that ran out, a download that failed
-    +-- WorkerLostError        another worker of the run ended
-    +-- VerificationError      an exported file whose outputs differ from Keras's
-    +-- NotFiniteError         a value of training that became NaN or infinite
+    +-- ConfigError            an invalid key or value in the configuration
+    +-- DataError              an unusable file or folder of the data set
+    |   +-- DamagedRecordError a damaged TFRecord record, which a run may skip
+    |   +-- ColoursError       a mask with colours that no class list defines
+    +-- RunError               an unusable run folder or checkpoint
+    +-- ResourceError          out of memory, disk full, or a failed download
+    +-- WorkerLostError        another worker of a distributed run ended
+    +-- VerificationError      outputs of an exported file differ from Keras's
+    +-- NotFiniteError         a loss or a variable became NaN or infinite
 
-Everything else is a fault of ours and ends with `EXIT_UNEXPECTED`.
+Any other exception is a bug in this package; the command line exits with `EXIT_UNEXPECTED`.
 """
 
 from __future__ import annotations
@@ -32,28 +32,29 @@ EXIT_USER_ERROR = 2
 EXIT_UNEXPECTED = 3
 EXIT_INTERRUPTED = 130
 EXIT_WORKER_LOST = 138
-"""128 and above: schedulers such as Kubeflow's start such a worker again."""
+"""Schedulers such as Kubeflow restart workers that exit with 128 or above."""
 EXIT_TERMINATED = 143
 
 LONGEST = 2000
-"""Characters of a message: a name in a damaged file may have a million."""
+"""Longest message in characters. A name in a damaged file may have a million characters."""
 
-# Every repetition is bounded: names in files may have a million letters.
+# Every repetition is bounded, since names in files may have a million characters.
 _SCHEME = r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{1,30}:/{1,2}"
 _LOGIN = re.compile(rf"({_SCHEME})(?:[^/?#@\n]{{0,2000}}@)?(?:\S{{0,2000}}@)?")
 _QUERY = re.compile(rf"({_SCHEME}[^\s?]{{0,2000}}\?)\S*?(?=[:;,.'\")]{{0,9}}(?:\s|$))")
 
-_READ = 20_000
-"""Characters of a message that are looked at; the middle of a longer one is left out before."""
+_SCANNED = 20_000
+"""Messages longer than this many characters lose their middle before URLs are searched in them."""
 
-_COMPARED = 500  # names that `nearest` compares letter by letter, which is slow
+_COMPARED = 500  # Most names that `nearest` compares character by character, which is slow.
 
 
 class CCFNetError(Exception):
-    """A user's error; its text is one line that names the place and the fix.
+    """Base class of errors that the user can fix.
 
-    What a terminal would obey in a file's name or content is shown as an escape, and the middle of
-    more than `LONGEST` characters is left out.
+    The message is one line that names the file or key and the fix. Control characters are escaped,
+    passwords in URLs are masked, and the middle of a message longer than `LONGEST` characters is
+    omitted.
     """
 
     def __init__(self, message: str) -> None:
@@ -63,25 +64,26 @@ class CCFNetError(Exception):
 
 
 def _shortened(message: str) -> str:
-    """Returns a message of little more than `_READ` characters; its middle is left out."""
-    if len(message) <= _READ:
+    """Returns a message cut to about `_SCANNED` characters by omitting its middle."""
+    if len(message) <= _SCANNED:
         return message
-    word, blank, rest = message[-_READ // 2 :].partition(" ")
-    if "@" in word:  # it may be the end of an address, whose login is no longer known as one
+    word, blank, rest = message[-_SCANNED // 2 :].partition(" ")
+    if "@" in word:  # Perhaps the end of a URL whose user and password can no longer be recognized.
         word = ""
-    return f"{message[: _READ // 2]} ... {word}{blank}{rest}"
+    return f"{message[: _SCANNED // 2]} ... {word}{blank}{rest}"
 
 
 class ConfigError(CCFNetError):
-    """An unknown key, or a value that the rule of its key does not allow."""
+    """An unknown configuration key or option, or an invalid value."""
 
 
 class DataError(CCFNetError):
-    """A file or folder of the user's data that cannot be used as it is.
+    """A file or folder of the data set that cannot be used.
 
     Attributes:
-        kind: `missing` (an image without its label, or the reverse), `size` (they differ),
-            `value` (a label outside the classes), or `unreadable`, the default.
+        kind: `missing` (an image without a label, or a label without an image), `size` (image and
+            label differ in size), `value` (a label value that is not a class), or `unreadable`
+            (default).
     """
 
     def __init__(self, message: str, *, kind: FaultKind = "unreadable") -> None:
@@ -90,10 +92,10 @@ class DataError(CCFNetError):
 
 
 class DamagedRecordError(DataError):
-    """A record of a shard that is not as it was written.
+    """A damaged record of a TFRecord shard.
 
     Attributes:
-        size: (H, W) that its image had.
+        size: (H, W) of the image in the record.
     """
 
     def __init__(self, message: str, *, size: tuple[int, int] = (0, 0)) -> None:
@@ -102,10 +104,11 @@ class DamagedRecordError(DataError):
 
 
 class ColoursError(DataError):
-    """A mask with colours that no list names; of kind `value`.
+    """A mask with colours that no class list defines; its `kind` is `value`.
 
     Attributes:
-        colours: Number of pixels of each such colour, R G B 0..255; the most frequent ones.
+        colours: Maps each undefined colour (R, G, B), 0..255, to its number of pixels; only the
+            most frequent colours.
     """
 
     def __init__(
@@ -116,44 +119,43 @@ class ColoursError(DataError):
 
 
 class RunError(CCFNetError):
-    """A run folder, or a checkpoint in it, that cannot be used as asked."""
+    """A run folder or a checkpoint that cannot be used."""
 
 
 class ResourceError(CCFNetError):
-    """Memory, disk or network that was not there when it was needed."""
+    """Out of memory, a disk that is full or not writable, or a failed download."""
 
 
 class WorkerLostError(CCFNetError):
-    """Another worker ended or cannot be reached; the last checkpoint is whole."""
+    """Another worker ended or cannot be reached; the last checkpoint is complete."""
 
 
 class VerificationError(CCFNetError):
-    """The outputs of an exported file differ from Keras's; it is not published."""
+    """The outputs of an exported file differ from Keras's; the file is not published."""
 
 
 class NotFiniteError(CCFNetError):
-    """A loss or a variable became NaN or infinite; checkpoints from before that are kept."""
+    """A loss or a variable became NaN or infinite; earlier checkpoints are kept."""
 
 
 class TerminatedError(Exception):
-    """The process received SIGTERM and has saved what it was doing; not a fault."""
+    """The process received SIGTERM and saved its state; not a bug."""
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Returns whether an error says that a disk, or a user's share of it, is full."""
+    """Returns whether an error means that the disk is full or the quota is exceeded."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of what an error says, or its kind where it says nothing."""
+    """Returns the first line of an error's message, or its class name if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def printable(text: str) -> str:
-    """Returns a text on one line; what a terminal would obey in it is shown as an escape.
+    """Returns a text on one line, with control characters escaped and secrets in URLs masked.
 
-    Names of files and classes, and what files say of themselves, may hold anything. Addresses are
-    shown without their secrets.
+    File names, class names and error messages of libraries may contain terminal escape sequences.
     """
     return without_secrets(
         "".join(
@@ -163,13 +165,14 @@ def printable(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Returns a text whose addresses have `***` for user, password and what follows `?`.
+    """Replaces user, password and query string of every URL in a text by `***`.
 
-    A password may hold any character, a slash too, so all up to the last `@` is left out.
+    A password may contain any character, including a slash, so everything up to the last `@` is
+    replaced.
     """
     if ":/" not in text:
         return text
-    hidden = _LOGIN.sub(lambda found: found[1] + ("***@" if found[0] != found[1] else ""), text)
+    hidden = _LOGIN.sub(lambda match: match[1] + ("***@" if match[0] != match[1] else ""), text)
     return _QUERY.sub(r"\1***", hidden)
 
 
@@ -177,12 +180,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Returns `; did you mean 'x'?` for the closest of `known`, or an empty string."""
     names = list(known)
     if len(names) > _COMPARED:
-        pieces = _pieces(word)
-        names = nlargest(_COMPARED, names, key=lambda name: len(pieces & _pieces(name)))
+        trigrams = _trigrams(word)
+        names = nlargest(_COMPARED, names, key=lambda name: len(trigrams & _trigrams(name)))
     close = get_close_matches(word, names, n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _pieces(word: str) -> set[str]:
-    """Returns every three letters that follow each other in a word."""
+def _trigrams(word: str) -> set[str]:
+    """Returns the character trigrams of a word."""
     return {word[i : i + 3] for i in range(max(1, len(word) - 2))}

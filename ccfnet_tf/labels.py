@@ -1,7 +1,7 @@
-"""What a label is: samples, class names, colours and void.
+"""Samples, class names, class colours and the void label.
 
-Inside the package a label map is int32 `[H, W]` with class ids 0..C-1 and `VOID` where nobody
-said what the pixel shows. Files keep their own void value; readers translate it once.
+Inside the package a label map is int32 `[H, W]` with class ids 0..C-1, and `VOID` for unlabelled
+pixels. Files use void values of their own, which the readers convert to `VOID`.
 """
 
 from __future__ import annotations
@@ -10,40 +10,40 @@ import colorsys
 from dataclasses import dataclass
 
 VOID = -1
-"""Class id of pixels that count in no loss and in no metric."""
+"""Class id of unlabelled pixels, which are excluded from losses and metrics."""
 
 VOID_COLOUR = (0, 0, 0)
-"""RGB of void in images made for people."""
+"""RGB colour of void pixels in visualizations."""
 
 HARD, EASY = 0, 1
-"""Classes of the attention head: coarse is wrong, coarse is right (the paper's 0/1 label map)."""
+"""Attention classes: coarse prediction wrong (0) or right (1), as in the paper's label map."""
 
 IGNORED = "__ignore__"
-"""How labelme names, in class lists and outlines, what counts nowhere."""
+"""Void label in labelme's class lists and shapes."""
 
 BACKGROUND = "_background_"
-"""How labelme names the class of what nobody outlined."""
-
+"""labelme's class name for pixels outside all shapes."""
 
 _VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled", IGNORED)
 
 
 def is_void_name(name: str) -> bool:
-    """Returns whether a name in any list of classes, colours or values stands for no class.
+    """Returns whether a name in a list of classes, colours or values means void.
 
-    These are void, ignore, ignored, unlabeled, unlabelled and `__ignore__`, in upper or lower case.
+    Void names are void, ignore, ignored, unlabeled, unlabelled and `__ignore__`; case is ignored.
     """
     return name.casefold() in _VOID_NAMES
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its label, by address; nothing is read yet.
+    """Paths of one image and its label; the files are not read yet.
 
     Attributes:
-        name: Unique in the set; a relative path without suffix, used in messages and outputs.
-        image: Path of the image, or an address that its reader alone understands.
-        label: Path (or address) of the label.
+        name: Unique name in the data set: a relative path without suffix, used in messages and
+            for output files.
+        image: Path of the image, or a locator in the format of the layout's reader.
+        label: Path of the label, or a locator likewise.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Taxonomy:
 
     Attributes:
         names: C class names; the index is the class id.
-        palette: C colours, RGB 0..255, for images made for people.
+        palette: C colours, RGB 0..255, used in visualizations.
     """
 
     names: tuple[str, ...]
@@ -69,8 +69,8 @@ class Taxonomy:
 
 
 def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Returns `count` RGB colours, far apart for neighbours in id, the same at every call."""
-    golden = 0.618033988749895  # steps of the golden ratio spread hues evenly for any count
+    """Returns `count` RGB colours; the same ones at every call, with neighbours far apart."""
+    golden = 0.618033988749895  # Steps of the golden ratio spread the hues evenly for any count.
     colours = []
     for index in range(count):
         hue = (0.58 + index * golden) % 1.0

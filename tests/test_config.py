@@ -37,7 +37,7 @@ def test_every_preset_is_a_configuration(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith("_paper")])
-def test_a_paper_preset_is_the_paper(name: str) -> None:
+def test_paper_presets_follow_the_paper(name: str) -> None:
     config = of_preset(name)
     assert config.model.attention_input == "features"
     assert config.model.fine_input == "pyramid"
@@ -54,26 +54,26 @@ def test_a_paper_preset_is_the_paper(name: str) -> None:
     [
         ("trian: {}", "unknown key 'trian'; did you mean 'train'"),
         ("train: {epocs: 3}", "unknown key 'train.epocs'; did you mean 'train.epochs'"),
-        ("train: 3", "'train' must hold keys"),
+        ("train: 3", "'train' must be a mapping of keys"),
         ("[1, 2]", "expected the keys"),
         ("{", "not YAML"),
         ("train: {epochs: 0}", "train.epochs is 0"),
-        ("train: {epochs: x}", "train.epochs is 'x': it must be a whole number"),
-        ("train: {epochs: true}", "train.epochs is True: it must be a whole number"),
+        ("train: {epochs: x}", "train.epochs is 'x': it must be an integer"),
+        ("train: {epochs: true}", "train.epochs is True: it must be an integer"),
         ("train: {class_weights: 3}", "train.class_weights is 3"),
         ("train: {class_weights: [a]}", r"train.class_weights is \['a'\]"),
-        ("train: {checkpoint_every: 3}", "train.checkpoint_every is 3: it must be a text"),
+        ("train: {checkpoint_every: 3}", "train.checkpoint_every is 3: it must be a string"),
         ("train: {learning_rate: .nan}", "train.learning_rate is nan"),
         ("data: {format: nonsense}", "data.format is 'nonsense'"),
         ("data: {scale: [1]}", r"data.scale is \[1\]"),
         ("data: {scale: {}}", "data.scale is {}"),
         ("data: {root: 3}", "data.root is 3"),
         ("model: {backbone: [resnet50]}", r"model.backbone is \['resnet50'\]"),
-        ("seed: x", "seed is 'x': it must be a whole number"),
+        ("seed: x", "seed is 'x': it must be an integer"),
         ("[" * 5000, "not YAML"),
     ],
 )
-def test_a_wrong_file_is_one_line(text: str, message: str) -> None:
+def test_an_invalid_file_is_a_one_line_error(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         from_yaml(text, source="run.yaml")
     assert "\n" not in str(caught.value)
@@ -95,7 +95,7 @@ def test_a_wrong_file_is_one_line(text: str, message: str) -> None:
         (TrainConfig, {"checkpoint_every": "0 steps"}, "train.checkpoint_every is '0 steps'"),
         (TrainConfig, {"checkpoint_every": "soon"}, "such as '1 epoch'"),
         (TrainConfig, {"learning_rate": 0.0}, "train.learning_rate"),
-        (TrainConfig, {"coarse_loss_weight": 0.0, "refine_loss_weight": 0.0}, "weight 0"),
+        (TrainConfig, {"coarse_loss_weight": 0.0, "refine_loss_weight": 0.0}, "losses are all 0"),
     ],
 )
 def test_values_out_of_range_are_refused(section: type, values: dict, message: str) -> None:
@@ -108,6 +108,6 @@ def test_a_folder_format_needs_a_root() -> None:
         RunConfig(data=DataConfig(format="folder"))
 
 
-def test_an_unknown_preset_names_the_known() -> None:
+def test_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"demo, .*did you mean 'folder'"):
         find_config("foldr")

@@ -1,4 +1,4 @@
-"""What README promises of the demo: its figures on scenes that no training saw."""
+"""The results of the demo on unseen scenes, as stated in README."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_the_demo_reaches_what_it_promises(tmp_path: Path) -> None:
+def test_the_demo_reaches_the_stated_results(tmp_path: Path) -> None:
     for args in (["fit", "--out", str(tmp_path / "demo")], ["evaluate", str(tmp_path / "demo")]):
         command = [sys.executable, "-m", "ccfnet_tf", *args]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

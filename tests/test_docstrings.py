@@ -14,6 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("name", ["datasets.splits", "evaluation.confusion", "network.ccfnet"])
 def test_the_examples_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    found = doctest.testmod(import_module(f"ccfnet_tf.{name}"))
-    assert found.attempted
-    assert not found.failed
+    result = doctest.testmod(import_module(f"ccfnet_tf.{name}"))
+    assert result.attempted
+    assert not result.failed

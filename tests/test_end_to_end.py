@@ -1,4 +1,4 @@
-"""fit, kill, resume, evaluate and predict, in processes of their own as a user runs them."""
+"""fit, kill, resume, evaluate and predict, each in a separate process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL = [
     *("--config", "folder", "--data.crop", "65", "--model.backbone", "mobilenet_v2"),
     *("--model.backbone_weights", "none", "--model.head_channels", "8"),
     *("--train.batch", "2", "--train.epochs", "3", "--train.precision", "float32"),
-    # As many devices in the process as elsewhere, whatever the machine has.
+    # The same number of devices on every machine.
     *("--train.strategy", "none"),
 ]
 
@@ -55,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_run_folder_holds_what_it_promises(trained: Path) -> None:
+def test_the_run_folder_has_the_documented_files(trained: Path) -> None:
     names = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
     expected = {
         "config.yaml",
@@ -79,7 +79,7 @@ def test_the_run_folder_holds_what_it_promises(trained: Path) -> None:
 
 
 def same_run(one: Path, other: Path) -> None:
-    """Holds weights, optimizer, random state and figures of two runs equal, bit for bit."""
+    """Asserts that weights, optimizer, random state and metrics of two runs are bit-identical."""
     mine, theirs = (read_arrays(run / "checkpoints" / "last.npz") for run in (one, other))
     assert mine.keys() == theirs.keys()
     for key in theirs:
@@ -97,10 +97,10 @@ def same_run(one: Path, other: Path) -> None:
     ("number", "code", "message"),
     [
         (signal.SIGTERM, 143, "received SIGTERM at step"),
-        (signal.SIGINT, 130, "stopped; the run goes on"),
+        (signal.SIGINT, 130, "interrupted; continue the run"),
     ],
 )
-def test_a_signal_ends_the_run_and_it_goes_on(
+def test_a_run_stopped_by_a_signal_can_be_resumed(
     number: int, code: int, message: str, trained: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "told"
@@ -114,9 +114,9 @@ def test_a_signal_ends_the_run_and_it_goes_on(
         assert process.poll() is None, "ended before its first checkpoint"
         time.sleep(0.01)
     process.send_signal(number)
-    _, said = process.communicate()
-    assert process.returncode == code, said
-    assert message in said
+    _, output = process.communicate()
+    assert process.returncode == code, output
+    assert message in output
     state = json.loads(str(read_arrays(out / "checkpoints" / "last.npz")["state"]))
     assert state["epoch"] < 3
     done = run("fit", "--out", out, "--resume")
@@ -129,7 +129,7 @@ def test_a_signal_ends_the_run_and_it_goes_on(
 
 
 def killed_after(process: subprocess.Popen[bytes], out: Path, seconds: float, early: bool) -> bool:
-    """Kills a run so many seconds after its start, or else after it first saved itself.
+    """Kills a run the given number of seconds after its start, or after its first checkpoint.
 
     Returns:
         Whether it still ran then.
@@ -166,7 +166,7 @@ def test_twenty_kills_at_random_moments_change_nothing(
             process = subprocess.Popen(
                 command(*fit(out, *every, *resume)), stdout=subprocess.DEVNULL
             )
-            early = kills % 4 == 0  # mostly while it trains: that is where it could do harm
+            early = kills % 4 == 0  # Mostly during training, where a kill could do harm.
             ended = not killed_after(process, out, float(rng.uniform(0, 20 if early else 1)), early)
             if not ended:
                 kills += 1
@@ -204,7 +204,7 @@ def test_a_resumed_run_keeps_its_configuration(trained: Path) -> None:
     assert "train.learning_rate is 0.5 but" in done.stderr
 
 
-def test_evaluate_writes_what_others_rely_on(trained: Path) -> None:
+def test_evaluate_writes_the_documented_keys(trained: Path) -> None:
     done = run("evaluate", trained)
     assert done.returncode == 0, done.stderr
     tree = json.loads((trained / "evaluation.json").read_text())
@@ -217,14 +217,14 @@ def test_evaluate_writes_what_others_rely_on(trained: Path) -> None:
     assert "refine" in done.stdout
 
 
-def test_predict_writes_four_pictures_for_each_and_reports_the_bad(
+def test_predict_writes_four_images_for_each_input_and_reports_bad_inputs(
     trained: Path, tmp_path: Path
 ) -> None:
     inputs = tmp_path / "in"
     (inputs / "sub").mkdir(parents=True)
-    picture = next((SAMPLE / "test" / "images").iterdir())
-    shutil.copy(picture, inputs / "sub" / "good.jpg")
-    (inputs / "broken.jpg").write_bytes(picture.read_bytes()[:500])
+    image = next((SAMPLE / "test" / "images").iterdir())
+    shutil.copy(image, inputs / "sub" / "good.jpg")
+    (inputs / "broken.jpg").write_bytes(image.read_bytes()[:500])
     out = tmp_path / "out"
     done = run("predict", trained, inputs, "--out", out)
     assert done.returncode == 1, done.stderr
@@ -232,12 +232,12 @@ def test_predict_writes_four_pictures_for_each_and_reports_the_bad(
     kinds = ("label", "color", "overlay", "difficulty")
     assert {p.name for p in (out / "sub").iterdir()} == {f"good.{kind}.png" for kind in kinds}
     label = cv2.imread(str(out / "sub" / "good.label.png"), cv2.IMREAD_UNCHANGED)
-    assert label.shape == cv2.imread(str(picture)).shape[:2]
+    assert label.shape == cv2.imread(str(image)).shape[:2]
     assert label.max() < 8
 
 
 @pytest.mark.slow
-def test_a_run_is_exported_and_proven(trained: Path, tmp_path: Path) -> None:
+def test_a_run_is_exported_and_verified(trained: Path, tmp_path: Path) -> None:
     done = run("export", trained, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "saved_model beside Keras on" in done.stdout
@@ -246,7 +246,7 @@ def test_a_run_is_exported_and_proven(trained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_s_formats_are_compared_in_a_table(
+def test_the_formats_of_a_run_are_compared_in_a_table(
     trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -266,7 +266,7 @@ def test_a_run_s_formats_are_compared_in_a_table(
 
 
 @pytest.mark.slow
-def test_fine_tuning_with_other_classes_lists_what_starts_anew(
+def test_fine_tuning_with_other_classes_lists_the_reinitialized_layers(
     trained: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "data"
@@ -274,7 +274,7 @@ def test_fine_tuning_with_other_classes_lists_what_starts_anew(
     with (root / "classes.txt").open("a") as file:
         file.write("one more\n")
     options = [*SMALL, "--data.root", root, "--out", tmp_path / "tuned", "--train.epochs", "1"]
-    options += ["--data.absent_classes", "allow"]  # no mask shows the new one
+    options += ["--data.absent_classes", "allow"]  # No mask contains the new class.
     done = run("fit", *options, "--model.init_from", trained, "--model.backbone", "resnet50")
     assert done.returncode == 2
     assert "its backbone is mobilenet_v2" in done.stderr
@@ -284,7 +284,7 @@ def test_fine_tuning_with_other_classes_lists_what_starts_anew(
     assert "coarse" in line
     assert "fine" in line
     assert "backbone" not in line
-    # attention's own classes are the same, but its input holds a probability more
+    # The attention classes are the same, but its input has one more probability.
     assert "attention_classifier" not in line
 
 
@@ -307,7 +307,7 @@ def test_a_wrong_label_is_named_before_step_1(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(trained: Path, tmp_path: Path) -> Iterator[Path]:
-    """A real file system that holds a run, but not a second `last.npz` beside the first."""
+    """A real file system with space for a run, but not for a second `last.npz`."""
     best, last = ((trained / "checkpoints" / f"{k}.npz").stat().st_size for k in ("best", "last"))
     mount = tmp_path / "disk"
     mount.mkdir()
@@ -324,7 +324,7 @@ def small_disk(trained: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_a_run_that_goes_on(small_disk: Path, tmp_path: Path) -> None:
+def test_a_run_can_be_resumed_after_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     out = small_disk / "run"
     done = run(*fit(out))
     assert done.returncode == 2, done.stdout + done.stderr
@@ -344,7 +344,7 @@ def test_a_full_disk_leaves_a_run_that_goes_on(small_disk: Path, tmp_path: Path)
 @pytest.mark.slow
 def test_two_virtual_cpus_train_through_the_command_line(tmp_path: Path) -> None:
     devices = ["--train.virtual_cpus", "2", "--train.strategy", "mirrored"]
-    done = run(*fit(tmp_path / "run"), *devices)  # the last of two values of a key counts
+    done = run(*fit(tmp_path / "run"), *devices)  # The last of two values of a key counts.
     assert done.returncode == 0, done.stderr
     tree = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert len(tree["starts"][0]["devices"]) == 2

@@ -13,7 +13,7 @@ def test_nearest() -> None:
     assert nearest("x", []) == ""
 
 
-def test_the_nearest_of_very_many_is_found_soon() -> None:
+def test_the_nearest_of_very_many_names_is_found_quickly() -> None:
     names = [f"train/city_{i % 90}/city_{i:06d}_000019_leftImg8bit" for i in range(30_000)]
     name = names[24_321]
     start = time.process_time()
@@ -22,16 +22,16 @@ def test_the_nearest_of_very_many_is_found_soon() -> None:
     assert time.process_time() - start < 3.0
 
 
-def test_a_long_name_leaves_the_place_and_the_way_out() -> None:
-    said = str(DataError(f"a.txt: line 1: '{'x' * 1_000_000}': take it out"))
-    assert len(said) < LONGEST + 10
-    assert said.startswith("a.txt: line 1: 'xx")
-    assert said.endswith("xx': take it out")
+def test_a_long_name_keeps_the_location_and_the_fix() -> None:
+    output = str(DataError(f"a.txt: line 1: '{'x' * 1_000_000}': take it out"))
+    assert len(output) < LONGEST + 10
+    assert output.startswith("a.txt: line 1: 'xx")
+    assert output.endswith("xx': take it out")
     assert str(DataError("short")) == "short"
 
 
-def test_a_name_of_a_million_letters_takes_no_time() -> None:
-    # Each letter could begin an address: what looks for logins must not read on to the end.
+def test_a_name_of_a_million_characters_is_fast() -> None:
+    # Each character could start a URL: the search for logins must not scan to the end every time.
     for name in ("a." * 500_000 + ":/x", "a:/" * 300_000, ";" * 1_000_000):
         assert len(str(DataError(f"classes.txt: {name}"))) <= 2 * LONGEST
     for name in ("a." * 8_000, "a:/" * 6_000):

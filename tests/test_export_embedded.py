@@ -1,4 +1,4 @@
-"""export/embedded/run.py: one file for boards, on small networks that LiteRT really runs."""
+"""export/embedded/run.py, with small networks that LiteRT runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ runner = load()
 
 
 def write_network(folder: Path, *, labels: bool = False, batch: int = 1) -> Path:
-    """A network whose answer is the strongest of red, green and blue, or dark."""
+    """A network that predicts the strongest of red, green and blue, or dark."""
     import tensorflow as tf
 
     def answer(images: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def write_network(folder: Path, *, labels: bool = False, batch: int = 1) -> Path
     module = tf.Module()
     spec = tf.TensorSpec([batch, *SIZE, 3], tf.float32, name="images")
     module.serve = tf.function(answer, input_signature=[spec])
-    # By way of a SavedModel, because only so the file gets the names of the signature.
+    # Converted from a SavedModel, since only then the file has the names of the signature.
     tf.saved_model.save(module, str(folder / "saved"), {"serving_default": module.serve})
     path = folder / "ccfnet.tflite"
     path.write_bytes(
@@ -105,17 +105,17 @@ def inputs(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("shape", [SIZE, (131, 201), (20, 30), (20, 200), (200, 20), (1, 1)])
 @pytest.mark.parametrize("kind", ["network", "labels_network"])
-def test_every_size_is_answered_on_its_own_pixels(
+def test_outputs_have_the_size_of_the_input(
     kind: str, shape: tuple[int, int], request: pytest.FixtureRequest
 ) -> None:
     path = request.getfixturevalue(kind)
-    found = runner.Network(path, path.read_bytes(), cpu=True, threads=1)
+    result = runner.Network(path, path.read_bytes(), cpu=True, threads=1)
     image = scene(*shape)
-    found.choose(image)
-    labels, difficulty = found.answer(image)
+    result.choose(image)
+    labels, difficulty = result.answer(image)
     expected = np.where(image[..., 2] > 0, 0, 1)
     assert labels.shape == difficulty.shape == shape
-    inside = np.ones(shape, bool)  # a resized edge may lie a pixel or two aside
+    inside = np.ones(shape, bool)  # A resized edge may be off by one or two pixels.
     if shape[0] > SIZE[0] or shape[1] > SIZE[1]:
         inside[:, max(0, shape[1] // 2 - 4) : shape[1] // 2 + 4] = False
     np.testing.assert_array_equal(labels[inside], expected[inside])
@@ -130,15 +130,15 @@ def test_red_is_red(network: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert runner.main([str(network), str(path), "--cpu", "--out", str(out)]) == 0
     drawn = cv2.imread(str(out))
     assert drawn.shape == image.shape
-    # Away from text and inset: six tenths of the image, four of the palette's red.
+    # Away from text and inset: 60 % of the image, 40 % of the red of the palette.
     assert abs(drawn[150, 150].astype(int) - [0, 0, 222]).max() <= 1
-    said = capsys.readouterr()
-    assert "running on the CPU" in said.out
-    assert "1 images" in said.out
-    assert said.err == ""
+    output = capsys.readouterr()
+    assert "running on the CPU" in output.out
+    assert "1 images" in output.out
+    assert output.err == ""
 
 
-def test_the_inset_shows_what_is_hard() -> None:
+def test_the_inset_shows_the_difficulty() -> None:
     classes = runner.Classes(NAMES, np.array(PALETTE, np.uint8))
     labels, difficulty = np.zeros((80, 80), np.uint8), np.zeros((80, 80), np.float32)
     difficulty[40:] = 1.0
@@ -148,25 +148,25 @@ def test_the_inset_shows_what_is_hard() -> None:
     assert inset[12:17, 3:17].min() > 400
 
 
-def test_a_folder_gives_a_picture_for_each(network: Path, inputs: Path, tmp_path: Path) -> None:
+def test_a_folder_gives_one_output_per_image(network: Path, inputs: Path, tmp_path: Path) -> None:
     assert runner.main([str(network), str(inputs), "--cpu", "--out", str(tmp_path / "out")]) == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["large.overlay.png", "small.overlay.png"]
 
 
-def test_a_bad_picture_of_a_folder_is_named_and_the_others_are_drawn(
+def test_a_bad_image_in_a_folder_is_reported_and_the_others_are_drawn(
     network: Path, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bad, out = inputs / "a_first.png", tmp_path / "out"
     bad.write_bytes(b"\x89PNG\r\n")
     assert runner.main([str(network), str(inputs), "--cpu", "--out", str(out)]) == 1
-    said = capfd.readouterr()
-    assert said.err == f"run.py: {bad}: not an image that OpenCV can read: damaged?\n"
-    assert "1 of 3 images could not be read" in said.out
+    output = capfd.readouterr()
+    assert output.err == f"run.py: {bad}: not an image that OpenCV can read: damaged?\n"
+    assert "1 of 3 images could not be read" in output.out
     assert len(list(out.iterdir())) == 2
 
 
-def test_nothing_is_made_for_an_input_that_cannot_be_read(
+def test_an_unreadable_input_creates_no_output(
     network: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bad, out = tmp_path / "bad.png", tmp_path / "out"
@@ -175,7 +175,7 @@ def test_nothing_is_made_for_an_input_that_cannot_be_read(
     assert not out.exists()
 
 
-def test_without_a_place_for_pictures_it_says_so(
+def test_a_missing_output_option_is_reported(
     network: Path, inputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert runner.main([str(network), str(inputs), "--cpu"]) == 0
@@ -198,7 +198,7 @@ def test_a_video_gives_a_video(
     video.release()
 
 
-def test_the_rate_is_of_the_last_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_frame_rate_is_measured_over_the_last_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(runner.time, "monotonic", lambda: now)
     rate = runner.Rate()
@@ -207,18 +207,18 @@ def test_the_rate_is_of_the_last_frames(monkeypatch: pytest.MonkeyPatch) -> None
         assert rate.next() == pytest.approx(1.0)
     for _ in range(30):
         now += 0.1
-        found = rate.next()
-    assert found == pytest.approx(10.0)
+        result = rate.next()
+    assert result == pytest.approx(10.0)
 
 
-def test_without_a_driver_the_cpu_is_used_and_said(network: Path, inputs: Path) -> None:
+def test_without_a_driver_the_cpu_is_used_and_reported(network: Path, inputs: Path) -> None:
     done = in_its_own_process(network, inputs, VK_DRIVER_FILES=MISSING, VK_ICD_FILENAMES=MISSING)
     _, first, last = done.stdout.splitlines()
     assert "GPU not used: no driver of a GPU was found; running on the CPU, 1 thread" in first
     assert "2 images" in last
 
 
-def test_the_gpu_is_used_where_there_is_one(network: Path, inputs: Path) -> None:
+def test_the_gpu_is_used_if_there_is_one(network: Path, inputs: Path) -> None:
     driver = os.environ.get("VK_DRIVER_FILES", "")
     if not (driver and Path(driver).is_file()):
         pytest.skip("no Vulkan driver: VK_DRIVER_FILES does not name a file")
@@ -231,7 +231,7 @@ def test_the_gpu_is_used_where_there_is_one(network: Path, inputs: Path) -> None
 def in_its_own_process(
     network: Path, inputs: Path, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs it as a user does, and looks at what it imported."""
+    """Runs the program in a process and checks its imports."""
     code = (
         "import runpy, sys\n"
         "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -258,15 +258,15 @@ def probabilities(largest: float) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("gpu", "said"),
+    ("gpu", "output"),
     [(0.8, "differs from the CPU's by up to 0.1"), (0.2, "0.0% equal"), (float("nan"), "nan")],
 )
-def test_a_gpu_that_answers_otherwise_is_refused(gpu: float, said: str) -> None:
-    with pytest.raises(runner.RunError, match=said):
+def test_a_gpu_with_different_outputs_is_refused(gpu: float, output: str) -> None:
+    with pytest.raises(runner.RunError, match=output):
         runner._difference(probabilities(gpu), probabilities(0.9))
 
 
-def test_a_gpu_that_answers_alike_is_taken() -> None:
+def test_a_gpu_with_equal_outputs_is_used() -> None:
     assert runner._difference(probabilities(0.895), probabilities(0.9)) == pytest.approx(0.005)
 
 
@@ -309,7 +309,7 @@ def no_model(path: Path) -> str:
 @pytest.mark.parametrize(
     "spoil", [cut, other_file, no_contract, spoilt_contract, uneven_palette, no_model]
 )
-def test_a_spoilt_network_is_one_line(
+def test_a_damaged_network_is_a_one_line_error(
     network: Path,
     inputs: Path,
     tmp_path: Path,
@@ -323,11 +323,11 @@ def test_a_spoilt_network_is_one_line(
     refused_with(spoil(copy), [str(copy), str(inputs), "--cpu"], capfd)
 
 
-def refused_with(said: str, arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def refused_with(output: str, arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
     assert runner.main(arguments) == 2
     error = capfd.readouterr().err
-    assert said in error
+    assert output in error
     assert error.startswith("run.py: ")
     assert len(error.splitlines()) == 1
 
@@ -339,7 +339,7 @@ def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "output"),
     [
         (["/nowhere.mp4"], "/nowhere.mp4: no such file or folder"),
         (["97"], "camera 97: OpenCV cannot open it"),
@@ -356,11 +356,11 @@ def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.usefixtures("no_screen")
-def test_bad_input_is_one_line(
+def test_bad_input_is_a_one_line_error(
     network: Path,
     inputs: Path,
     arguments: list[str],
-    said: str,
+    output: str,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     empty = inputs.parent / "empty"
@@ -370,11 +370,11 @@ def test_bad_input_is_one_line(
     if "huge" in arguments[0]:
         (empty / "huge.png").write_bytes(png_of_one_row(60_000, 60_000))
     given = [each.replace("INPUTS", str(inputs)).replace("EMPTY", str(empty)) for each in arguments]
-    refused_with(said, [str(network), *given, "--cpu"], capfd)
+    refused_with(output, [str(network), *given, "--cpu"], capfd)
 
 
 def png_of_one_row(width: int, height: int) -> bytes:
-    """Returns a PNG whose header says more than follows."""
+    """Returns a PNG whose header declares more data than it has."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         check = zlib.crc32(name + content)
@@ -386,30 +386,30 @@ def png_of_one_row(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-def test_two_pictures_of_one_name_are_refused(
+def test_two_images_with_the_same_name_are_refused(
     network: Path, inputs: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cv2.imwrite(str(inputs / "small.jpg"), scene(20, 30))
     refused_with("its result would be that of small.jpg", [str(network), str(inputs)], capfd)
 
 
-def test_a_network_of_several_pictures_is_refused(
+def test_a_network_with_a_batch_size_above_1_is_refused(
     tmp_path: Path, inputs: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write_network(tmp_path, batch=2)
     refused_with("takes 2 images of 3 channels, not 1", [str(path), str(inputs)], capfd)
 
 
-def test_ctrl_c_ends_the_video_that_was_begun(
+def test_ctrl_c_finishes_the_video(
     network: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, whole = [], runner.draw
+    drawn, original = [], runner.draw
 
     def interrupted(*arguments: Any) -> Any:
         if len(drawn) == 2:
             raise KeyboardInterrupt
         drawn.append(1)
-        return whole(*arguments)
+        return original(*arguments)
 
     monkeypatch.setattr(runner, "draw", interrupted)
     out = tmp_path / "drawn.mp4"

@@ -1,4 +1,4 @@
-"""The files under export/serving: each is read, and they agree with each other and the package."""
+"""The files under export/serving are valid and consistent with each other and the package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ccfnet_tf.serving.server import NAME
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "export" / "serving"
 STATUS = f"/v1/models/{NAME}"
-GRPC, REST = 8500, 8501  # the image's own
+GRPC, REST = 8500, 8501  # Of the image.
 FLAGS = {
     "model_config_file",
     "monitoring_config_file",
@@ -26,7 +26,7 @@ FLAGS = {
     "tensorflow_intra_op_parallelism",
     "tensorflow_inter_op_parallelism",
 }
-"""Those of tensorflow_model_server 2.20 that are used here."""
+"""Flags of tensorflow_model_server 2.20 that are used here."""
 
 
 def compose() -> dict[str, Any]:
@@ -45,17 +45,17 @@ def pod() -> dict[str, Any]:
 def servers() -> dict[str, list[str]]:
     """Returns the arguments of every server."""
     services = compose()["services"]
-    found = {name: services[name]["command"] for name in ("ccfnet", "ccfnet-batched")}
-    return {**found, "kubernetes": pod()["containers"][0]["args"]}
+    result = {name: services[name]["command"] for name in ("ccfnet", "ccfnet-batched")}
+    return {**result, "kubernetes": pod()["containers"][0]["args"]}
 
 
 def field(name: str, text: str) -> str:
-    found = re.search(rf'{name}(?: {{ value)?: "?([^"\s}}]+)', text)
-    assert found is not None, name
-    return found[1]
+    result = re.search(rf'{name}(?: {{ value)?: "?([^"\s}}]+)', text)
+    assert result is not None, name
+    return result[1]
 
 
-def test_the_model_has_one_name_and_one_place() -> None:
+def test_the_model_has_one_name_and_one_path() -> None:
     config = model_server_config_pb2.ModelServerConfig()
     text_format.Parse((FOLDER / "models.config").read_text(), config)
     (model,) = config.model_config_list.config
@@ -68,7 +68,7 @@ def test_the_model_has_one_name_and_one_place() -> None:
 
 
 @pytest.mark.parametrize("name", ["ccfnet", "ccfnet-batched", "kubernetes"])
-def test_flags_are_known_and_their_files_are_there(name: str) -> None:
+def test_flags_are_known_and_their_files_exist(name: str) -> None:
     for argument in servers()[name]:
         flag, _, value = argument.removeprefix("--").partition("=")
         assert flag in FLAGS
@@ -76,14 +76,14 @@ def test_flags_are_known_and_their_files_are_there(name: str) -> None:
             assert (FOLDER / value.removeprefix("/config/")).is_file()
 
 
-def test_only_one_server_batches_and_it_pads_nothing() -> None:
+def test_only_one_server_batches_and_without_padding() -> None:
     batching = [name for name, flags in servers().items() if "--enable_batching" in flags]
     assert batching == ["ccfnet-batched"]
     assert compose()["services"]["ccfnet-batched"]["profiles"] == ["batched"]
     text = (FOLDER / "batching.config").read_text()
     sizes = [int(size) for size in re.findall(r"allowed_batch_sizes: (\d+)", text)]
     assert sizes == sorted(sizes)
-    assert sizes[-1] == int(field("max_batch_size", text))  # TensorFlow Serving's rule
+    assert sizes[-1] == int(field("max_batch_size", text))  # Required by TensorFlow Serving.
     assert field("pad_variable_length_inputs", text) == "false"
 
 
@@ -104,7 +104,7 @@ def test_ports_agree() -> None:
         assert port["port"] == ports[port["targetPort"]] == ports[port["name"]]
 
 
-def test_prometheus_asks_where_the_server_answers() -> None:
+def test_prometheus_scrapes_the_address_of_the_server() -> None:
     path = field("path", (FOLDER / "monitoring.config").read_text())
     (job,) = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())["scrape_configs"]
     assert job["metrics_path"] == path
@@ -114,7 +114,7 @@ def test_prometheus_asks_where_the_server_answers() -> None:
     assert annotations["prometheus.io/port"] == str(REST)
 
 
-def test_readiness_is_the_models_own_word() -> None:
+def test_readiness_is_the_status_of_the_model() -> None:
     container = pod()["containers"][0]
     for probe in ("startupProbe", "readinessProbe"):
         assert container[probe]["httpGet"] == {"path": STATUS, "port": "rest"}
@@ -123,7 +123,7 @@ def test_readiness_is_the_models_own_word() -> None:
     assert f"GET {STATUS} " in check
 
 
-def test_kubernetes_holds_together() -> None:
+def test_kubernetes_files_are_consistent() -> None:
     parts = kubernetes()
     labels = parts["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert parts["Deployment"]["spec"]["selector"]["matchLabels"] == labels
@@ -135,7 +135,7 @@ def test_kubernetes_holds_together() -> None:
     assert claim == parts["PersistentVolumeClaim"]["metadata"]["name"]
     created = "kubectl create configmap " + volumes["config"]["configMap"]["name"]
     assert created in (FOLDER / "README.md").read_text()
-    # Utilization is measured against what is asked for.
+    # Utilization is relative to the requested resources.
     assert pod()["containers"][0]["resources"]["requests"]["cpu"]
 
 

@@ -23,7 +23,7 @@ def documents() -> list[dict[str, Any]]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Returns the arguments of every `ccfnet-tf fit` in a text."""
+    """Returns the arguments of every `ccfnet-tf fit` command in a text."""
     joined = re.sub(r"\\\n\s*", " ", text)
     lines = re.findall(
         r"^(?:\s*(?:exec|srun .*?)?\s*)ccfnet-tf fit (.*?)(?:\|\|.*)?$", joined, re.M
@@ -43,7 +43,7 @@ def test_scripts_are_bash_whose_commands_parse(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_ask_for_what_they_need(name: str) -> None:
+def test_scripts_request_the_required_resources(name: str) -> None:
     done = subprocess.run(
         ["bash", str(FOLDER / name)],
         capture_output=True,
@@ -60,11 +60,11 @@ def test_sbatch_options_come_before_the_first_command() -> None:
     options = [i for i, line in enumerate(lines) if line.startswith("#SBATCH ")]
     first_command = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
     assert options
-    assert max(options) < first_command  # SLURM reads no further
+    assert max(options) < first_command  # SLURM stops reading options there.
     assert all(re.fullmatch(r"#SBATCH --[a-z-]+(=\S+)?", lines[i]) for i in options)
 
 
-def test_the_job_of_kubeflow_holds_together() -> None:
+def test_the_kubeflow_job_is_consistent() -> None:
     *claims, job = documents()
     assert job["kind"] == "TFJob"
     assert list(job["spec"]["tfReplicaSpecs"]) == ["Chief", "Worker"]
@@ -73,7 +73,7 @@ def test_the_job_of_kubeflow_holds_together() -> None:
         assert replica["restartPolicy"] == "ExitCode"
         pod = replica["template"]["spec"]
         (container,) = pod["containers"]
-        assert container["name"] == "tensorflow"  # the operator's rule
+        assert container["name"] == "tensorflow"  # Required by the operator.
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
         used = {
@@ -91,7 +91,7 @@ def test_the_job_of_kubeflow_holds_together() -> None:
         assert options.config.train.batch % replicas == 0
 
 
-def test_the_image_copies_what_there_is() -> None:
+def test_the_image_copies_existing_files() -> None:
     text = re.sub(r"\\\n\s*", " ", (FOLDER / "Dockerfile").read_text())
     instructions = [line.split() for line in text.splitlines() if line and line[0] != "#"]
     assert instructions[0][0] == "FROM"
@@ -102,11 +102,11 @@ def test_the_image_copies_what_there_is() -> None:
             assert all((ROOT / source).exists() for source in rest[:-1]), rest
 
 
-def test_every_command_of_the_page_parses_and_every_file_is_there() -> None:
+def test_every_command_of_the_page_parses_and_every_file_exists() -> None:
     page = (ROOT / "docs" / "scaling.md").read_text()
-    found = commands(page)
-    assert len(found) >= 1
-    for command in found:
+    result = commands(page)
+    assert len(result) >= 1
+    for command in result:
         parse_fit(command)
     for path in re.findall(r"(?:export/training|tests|ccfnet_tf)/[\w/.]+\w", page):
         assert (ROOT / path).exists(), path

@@ -1,4 +1,4 @@
-"""Class ids keep their value from the file to the answer, where they are more than 8 bits hold."""
+"""Class ids above 255 keep their value from the mask file to the prediction."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ PLAIN = {"crop": SIDE, "scale": (1.0, 1.0), "flip": False, "colour": 0.0}
 
 
 def write_set(root: Path, classes: int, count: int = 2) -> list[np.ndarray]:
-    """Writes images whose masks hold every class and void; returns the labels."""
+    """Writes images whose masks contain every class and void; returns the labels."""
     rng, labels = np.random.default_rng(0), []
     void = 255 if classes <= 255 else 65535
     for side in ("images", "masks"):
         (root / side).mkdir(parents=True)
     for i in range(count):
         label = rng.permutation(np.arange(SIDE * SIDE) % (classes + 1)).reshape(SIDE, SIDE) - 1
-        picture = rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-        Image.fromarray(picture).save(root / "images" / f"{i}.png")
+        image = rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+        Image.fromarray(image).save(root / "images" / f"{i}.png")
         values = np.where(label == VOID, void, label).astype(np.uint8 if void < 256 else np.uint16)
         Image.fromarray(values).save(root / "masks" / f"{i}.png")
         labels.append(label)
@@ -65,12 +65,12 @@ def taxonomy(classes: int) -> Taxonomy:
 
 
 @pytest.mark.parametrize("classes", [255, 256, 257, MANY])
-def test_from_the_file_to_the_loss_and_to_a_file(tmp_path: Path, classes: int) -> None:
+def test_from_the_mask_file_to_the_loss_and_the_output_file(tmp_path: Path, classes: int) -> None:
     labels = write_set(tmp_path / "set", classes)
     data = DataConfig(format="folder", root=str(tmp_path / "set"), **PLAIN)  # type: ignore[arg-type]
     listing = list_set(data, 0)
     cache = Cache(listing.train, [(SIDE, SIDE)] * 2, listing.load, classes=classes).in_memory()
-    for _ in range(2):  # read, then kept
+    for _ in range(2):  # Read from files, then from the cache.
         for sample, label in zip(listing.train, labels, strict=True):
             np.testing.assert_array_equal(cache.load(sample)[1], label)
     (batch,) = training_batches(listing.train, cache.load, data, batch=2, seed=0).take(1)
@@ -83,16 +83,16 @@ def test_from_the_file_to_the_loss_and_to_a_file(tmp_path: Path, classes: int) -
 
     (label, _) = labels
     known = np.maximum(label, 0)
-    found = Confusion.of(label, known, classes=classes)
-    assert np.trace(found.counts) == found.pixels == (label != VOID).sum()
+    result = Confusion.of(label, known, classes=classes)
+    assert np.trace(result.counts) == result.pixels == (label != VOID).sum()
     maps = Maps(known.astype(np.int32), np.zeros(label.shape, np.float32))
-    picture = np.zeros((*label.shape, 3), np.uint8)
-    written = write_prediction(maps, picture, tmp_path, "a", taxonomy(classes))
+    image = np.zeros((*label.shape, 3), np.uint8)
+    written = write_prediction(maps, image, tmp_path, "a", taxonomy(classes))
     np.testing.assert_array_equal(read_index_values(written[0]), known)
 
 
 @pytest.mark.parametrize("classes", [255, 256, MANY])
-def test_sets_that_are_converted(tmp_path: Path, classes: int) -> None:
+def test_converted_data_sets(tmp_path: Path, classes: int) -> None:
     labels = write_set(tmp_path / "set", classes)
     listing = list_set(DataConfig(root=str(tmp_path / "set")), 0)
     write_shards(listing, tmp_path / "shards", count=1)
@@ -106,7 +106,7 @@ def test_sets_that_are_converted(tmp_path: Path, classes: int) -> None:
 
 @pytest.fixture(scope="module")
 def model(toy: Callable[..., Any]) -> Any:
-    """Answers classes above 255 alone, and many of them."""
+    """Predicts only classes above 255, and many of them."""
     keras.utils.set_random_seed(0)
     made = toy(MANY)
     kernel = made.get_layer("backbone").get_layer("body").kernel
@@ -118,16 +118,16 @@ def model(toy: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
 
 
 @pytest.mark.slow
-def test_what_is_exported_answers_the_same_labels(
-    model: Any, picture: np.ndarray, tmp_path: Path
+def test_exported_networks_predict_the_same_labels(
+    model: Any, image: np.ndarray, tmp_path: Path
 ) -> None:
     names = taxonomy(MANY)
-    expected = KerasNetwork(model, taxonomy=names).predict(picture).labels
+    expected = KerasNetwork(model, taxonomy=names).predict(image).labels
     assert expected.min() > 255
     assert len(np.unique(expected)) > 3
     write_saved_model(model, names, tmp_path / "model" / "1")
@@ -144,30 +144,30 @@ def test_what_is_exported_answers_the_same_labels(
     for outputs in ("probabilities", "labels"):
         path = tmp_path / f"{outputs}.tflite"
         options = LiteRTOptions((SIDE, SIDE), "none", outputs)  # type: ignore[arg-type]
-        write_litert(model, names, path, options, [picture])
+        write_litert(model, names, path, options, [image])
         networks[f"LiteRT {outputs}"] = LiteRTNetwork(path, names, threads=1)
-    larger = picture.repeat(2, axis=1)
+    larger = image.repeat(2, axis=1)
     for name, network in networks.items():
         assert network.predict(larger).labels.min() > 255, name
-        assert (network.predict(picture).labels == expected).mean() > 0.999, name
+        assert (network.predict(image).labels == expected).mean() > 0.999, name
     with DevelopmentServer(
         tmp_path / "model", host="127.0.0.1", rest_port=0, grpc_port=0
     ) as server:
         for address in (server.rest, server.grpc):
             served = Predictor(address)
             assert served.taxonomy == names
-            assert (served.predict(picture).labels == expected).mean() > 0.999, address
+            assert (served.predict(image).labels == expected).mean() > 0.999, address
 
 
 @pytest.mark.slow
-def test_the_verbs(
+def test_the_commands(
     toy: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    for place in (build, ccfnet):
-        monkeypatch.setattr(place, "build_ccfnet", lambda classes, **_: toy(classes))
+    for module in (build, ccfnet):
+        monkeypatch.setattr(module, "build_ccfnet", lambda classes, **_: toy(classes))
     write_set(tmp_path / "set", MANY, count=6)
 
     def main(*words: str | Path) -> None:
@@ -188,8 +188,8 @@ def test_the_verbs(
     sources = [run]
     for format_ in ("saved_model", "litert", "onnx"):
         main("export", run, "--format", format_, "--out", tmp_path / format_)
-        (found,) = (tmp_path / format_).rglob("export.json")
-        sources.append(found.parent)
+        (result,) = (tmp_path / format_).rglob("export.json")
+        sources.append(result.parent)
     answers = []
     for number, source in enumerate(sources):
         main("predict", source, root / "images" / "0.png", "--out", tmp_path / f"out{number}")

@@ -1,4 +1,4 @@
-"""`fit` over two workers on loopback: killed, received SIGTERM, gone on with, from shards."""
+"""`fit` with two workers on loopback: killed, stopped by SIGTERM, resumed, and from shards."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from tests.test_end_to_end import SAMPLE, SMALL
 pytestmark = pytest.mark.slow
 
 PATIENCE = 120
-"""Seconds within which a worker must notice that the other is gone."""
+"""Seconds within which a worker must detect that the other has ended."""
 
 
 def start_two(out: Path, *more: str | Path) -> list[subprocess.Popen[str]]:
-    """Starts the chief and another worker, who gets a run folder that it must not touch."""
+    """Starts the chief and a worker, which gets a run folder that it must not touch."""
     port = two_free_ports()
     cluster = {"worker": [f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"]}
     processes = []
     for index in range(2):
         task = {"type": "worker", "index": index}
-        place = out if index == 0 else out.with_name(f"{out.name}_of_worker_1")
+        path = out if index == 0 else out.with_name(f"{out.name}_of_worker_1")
         options = [*SMALL, "--train.strategy", "multi_worker", "--data.root", SAMPLE]
         options += ["--train.ema", "0.5", *more]
-        command = [sys.executable, "-m", "ccfnet_tf", "fit", *options, "--out", place]
+        command = [sys.executable, "-m", "ccfnet_tf", "fit", *options, "--out", path]
         processes.append(
             subprocess.Popen(
                 list(map(str, command)),
@@ -46,13 +46,13 @@ def start_two(out: Path, *more: str | Path) -> list[subprocess.Popen[str]]:
 
 
 def ends(processes: list[subprocess.Popen[str]], code: int) -> list[str]:
-    """Waits for both; returns what they said."""
-    said = []
+    """Waits for both; returns their output."""
+    output = []
     for process in processes:
         out, error = process.communicate()
         assert process.returncode == code, error
-        said.append(out + error)
-    return said
+        output.append(out + error)
+    return output
 
 
 def wait_for_checkpoint(out: Path, processes: list[subprocess.Popen[str]]) -> None:
@@ -62,16 +62,16 @@ def wait_for_checkpoint(out: Path, processes: list[subprocess.Popen[str]]) -> No
         time.sleep(0.01)
 
 
-def test_a_killed_worker_ends_the_other_and_both_go_on(tmp_path: Path) -> None:
+def test_a_killed_worker_ends_the_other_and_both_can_be_resumed(tmp_path: Path) -> None:
     out, every = tmp_path / "killed", ("--train.checkpoint_every", "1 step")
     chief, other = start_two(out, *every)
     wait_for_checkpoint(out, [chief, other])
     other.kill()
-    _, said = chief.communicate(timeout=PATIENCE)
-    assert chief.returncode == 138, said
-    # TensorFlow's C++ has its say before that, whatever its log level.
-    assert "another of the 2 workers ended or cannot be reached" in said.splitlines()[-1]
-    assert "Traceback" not in said
+    _, output = chief.communicate(timeout=PATIENCE)
+    assert chief.returncode == 138, output
+    # TensorFlow's C++ code prints messages before that at any log level.
+    assert "another of the 2 workers ended or cannot be reached" in output.splitlines()[-1]
+    assert "Traceback" not in output
     other.communicate()
     state = json.loads(str(read_arrays(out / "checkpoints" / "last.npz")["state"]))
     assert state["epoch"] < 3, "the kill came too late to show anything"
@@ -90,13 +90,13 @@ def test_a_killed_worker_ends_the_other_and_both_go_on(tmp_path: Path) -> None:
         np.testing.assert_array_equal(mine[key], theirs[key], err_msg=key)
 
 
-def test_a_worker_told_to_end_ends_both_and_one_alone_may_go_on(tmp_path: Path) -> None:
+def test_sigterm_to_a_worker_ends_both_and_one_can_be_resumed_alone(tmp_path: Path) -> None:
     out = tmp_path / "told"
     processes = start_two(out, "--train.checkpoint_every", "1 step")
     wait_for_checkpoint(out, processes)
     processes[1].terminate()
-    for said in ends(processes, 143):
-        assert "received SIGTERM at step" in said
+    for output in ends(processes, 143):
+        assert "received SIGTERM at step" in output
     alone = [sys.executable, "-m", "ccfnet_tf", "fit", "--out", str(out), "--resume"]
     done = subprocess.run(
         [*alone, "--train.strategy", "none"], capture_output=True, text=True, check=False
@@ -114,5 +114,5 @@ def test_shards_are_divided_by_file(tmp_path: Path) -> None:
         start_two(tmp_path / "run", "--data.root", shards, "--train.epochs", "1"), 0
     )
     assert "2 workers: each reads its own of 3 shards" in chief_said
-    assert " 3 steps an epoch" in chief_said  # of the one with 3 of the 8; by example there are 4
+    assert " 3 steps an epoch" in chief_said  # 3 of 8 examples by file, else 4.
     assert "epoch 1/1" in chief_said

@@ -1,4 +1,4 @@
-"""What several files of the project say must be the same: version, address, locked versions."""
+"""Consistency of the project files: version, repository address, locked versions."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_the_citation_has_the_version_and_its_date() -> None:
     ["CITATION.cff", "SECURITY.md", "mkdocs.yml", ".github/ISSUE_TEMPLATE/config.yml", "setup.cfg"],
 )
 def test_every_file_names_the_same_repository(file: str) -> None:
-    found = re.findall(r"https://github\.com/[\w-]+/[\w-]+", (ROOT / file).read_text())
-    assert set(found) == {setup("metadata", "url")}
+    result = re.findall(r"https://github\.com/[\w-]+/[\w-]+", (ROOT / file).read_text())
+    assert set(result) == {setup("metadata", "url")}
 
 
 def test_the_lock_has_the_versions_of_the_constraints_and_their_hashes() -> None:
@@ -54,7 +54,7 @@ def test_no_package_index_is_named(file: str) -> None:
     assert not re.search(r"index|find-links|://", (ROOT / file).read_text())
 
 
-def test_everything_that_the_extras_name_is_pinned() -> None:
+def test_all_dependencies_of_the_extras_are_pinned() -> None:
     needed = [setup("options", "install_requires")]
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")

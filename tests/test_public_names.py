@@ -10,7 +10,7 @@ import ccfnet_tf
 API = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_exists() -> None:
     assert sorted(ccfnet_tf.__all__) == [
         "CCFNet",
         "CCFNetError",
@@ -30,7 +30,7 @@ def test_every_public_name_is_there() -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     documented = {line.split(".")[-1] for line in API.read_text().splitlines() if line[:3] == ":::"}
-    # The errors are shown from their module, all of them.
+    # The exceptions are documented as a module.
     assert {*ccfnet_tf.__all__} - documented == {"CCFNetError"}
     assert "errors" in documented
 
@@ -44,7 +44,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(ccfnet_tf, "no_such_name")
 
 
-def test_the_light_part_does_not_load_tensorflow() -> None:
+def test_the_package_imports_without_tensorflow() -> None:
     code = (
         "import sys, ccfnet_tf, ccfnet_tf.cli.main, ccfnet_tf.cli.fit_options;"
         "import ccfnet_tf.cli.benchmark, ccfnet_tf.datasets.splits;"

@@ -1,4 +1,4 @@
-"""Users and passwords in addresses are shown nowhere, whatever is asked for."""
+"""Users and passwords in URLs are never printed."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ SHOWN = {
     "joe@example.org": "joe@example.org",
     "C:/photos/a@2x.png": "C:/photos/a@2x.png",
 }
-ADDRESSES = [address for address, shown in SHOWN.items() if address != shown]
+ADDRESSES = [address for address, masked in SHOWN.items() if address != masked]
 
 
 @pytest.mark.parametrize("address", SHOWN)
-def test_what_is_shown_of_an_address(address: str, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = SHOWN[address]
-    assert without_secrets(address) == shown
-    assert str(DataError(f"{address}: no answer: see b.txt")) == f"{shown}: no answer: see b.txt"
-    assert without_secrets(f"'{address}' and {address}, or") == f"'{shown}' and {shown}, or"
+def test_secrets_in_a_url_are_masked(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    masked = SHOWN[address]
+    assert without_secrets(address) == masked
+    assert str(DataError(f"{address}: no answer: see b.txt")) == f"{masked}: no answer: see b.txt"
+    assert without_secrets(f"'{address}' and {address}, or") == f"'{masked}' and {masked}, or"
     new_console().print(f"to {address}")
-    assert capsys.readouterr().out == f"to {shown}\n"
+    assert capsys.readouterr().out == f"to {masked}\n"
 
 
 COMMANDS = [
@@ -71,7 +71,7 @@ COMMANDS = [
     [(each, False) for each in COMMANDS] + [(["data", "check", "@"], True)],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )
-def test_no_verb_shows_them(
+def test_no_command_prints_them(
     command: list[str],
     debug: bool,
     capfd: pytest.CaptureFixture[str],
@@ -82,14 +82,14 @@ def test_no_verb_shows_them(
     for address in (ADDRESSES[0], ADDRESSES[2], ADDRESSES[6]):
         words = [address if word == "@" else word for word in command]
         assert cli.main(words + debug * ["--debug"]) in (1, 2)
-        said = "".join(capfd.readouterr())
-        assert said
+        output = "".join(capfd.readouterr())
+        assert output
         for secret in ("joe", "hush", "hu/sh", "hu sh", "sh@"):
-            assert secret not in said, said
+            assert secret not in output, output
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_no_error_of_the_python_face_shows_them(address: str) -> None:
+def test_no_exception_of_the_python_api_contains_them(address: str) -> None:
     for ask in (
         lambda: Predictor(address),
         lambda: Predictor(Path(address)),
@@ -99,11 +99,11 @@ def test_no_error_of_the_python_face_shows_them(address: str) -> None:
             ask()
         assert "hush" not in str(caught.value)
         assert "joe" not in str(caught.value)
-    found = find_jobs([address, f"x{address}"], Path("out"))
-    assert "joe" not in f"{found.failures} {[job.name + job.shown for job in found.jobs]}"
+    result = find_jobs([address, f"x{address}"], Path("out"))
+    assert "joe" not in f"{result.failures} {[job.name + job.shown for job in result.jobs]}"
 
 
-def test_a_run_does_not_keep_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_does_not_store_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["fit", f"--data.root={ADDRESSES[0]}"])
     write_environment(tmp_path, [], "float32")
     written = (tmp_path / "environment.json").read_text()
@@ -112,7 +112,7 @@ def test_a_run_does_not_keep_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_the_program_for_boards_does_not_show_them(address: str) -> None:
+def test_the_embedded_program_does_not_print_them(address: str) -> None:
     program: Any = test_export_embedded.load()
     with pytest.raises(program.RunError) as caught:
         program._source(address)

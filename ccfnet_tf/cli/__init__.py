@@ -1,1 +1,1 @@
-"""The command line: one file per verb, and what an error looks like."""
+"""The command line: one module per command."""

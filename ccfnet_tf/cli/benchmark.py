@@ -1,7 +1,7 @@
-"""`ccfnet-tf benchmark`: what a network costs, how fast it is here, and how fast it could be.
+"""`ccfnet-tf benchmark`: measures the cost and the speed of networks on this machine.
 
-One run alone, or nothing, is measured in training and inference (`speed`); anything else is
-compared by its predictions (`compare`).
+A single run, or no argument, measures training and inference (`speed`). Anything else compares the
+latency of several networks (`compare`).
 """
 
 from __future__ import annotations
@@ -38,30 +38,29 @@ PAPER = RunConfig(
     model=ModelConfig(backbone_weights="none"),
     train=TrainConfig(batch=2),
 )
-"""What is measured where no run is given: the paper's form with ResNet-50, on drawn scenes."""
+"""Measured if no run is given: the network of the paper with ResNet-50, on synthetic scenes."""
 
 _COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "": "{phase} {precision}".format_map,
-    "ms an\nimage": "{ms_an_image:.0f}".format_map,
+    "ms per\nimage": "{ms_an_image:.0f}".format_map,
     "GFLOP/s of\na matmul's": "{gflops:.0f} of {matmul_gflops:.0f}".format_map,
     "share": "{share_of_matmul:.0%}".format_map,
     "peak\nMB": "{peak_memory_mb:.0f}".format_map,
     "reading\nms": "{ms_an_image_while_reading:.0f}".format_map,
     "waits": "{waiting_share:.1%}".format_map,
 }
-"""Heading -> how a row of the JSON is shown there."""
-_OF_TRAINING = 2
-"""So many columns at the end are of training alone."""
+"""Column heading -> format of the cell, given a row of the JSON."""
+_TRAINING_COLUMNS = 2
+"""Number of trailing columns that apply only to training."""
 
-
-_OF_COMPARISONS = {"warm_up": 3, "count": 20, "threads": None, "openvino": False}
-_OF_RUNS = {"batch": None, "rounds": 3, "root": None}
-"""Options of one of the two alone, and what they are where they are not given."""
+_COMPARISON_OPTIONS = {"warm_up": 3, "count": 20, "threads": None, "openvino": False}
+_RUN_OPTIONS = {"batch": None, "rounds": 3, "root": None}
+"""Options that apply only to a comparison or only to a single run, with their defaults."""
 _SIZE = (241, 241)
 
 
 def main(args: list[str]) -> int:
-    """Runs the verb; returns the exit code."""
+    """Runs the command; returns the exit code."""
     options = new_parser().parse_args(args)
     for key in ("batch", "rounds", "warm-up", "count", "threads"):
         value = getattr(options, key.replace("-", "_"))
@@ -70,20 +69,25 @@ def main(args: list[str]) -> int:
     refuse_lost_json(options.json)
     sources = options.sources
     if options.compare or len(sources) > 1 or (sources and not _may_be_a_run(sources[0])):
-        _refuse(options, _OF_RUNS, "of one run alone, and this is a comparison")
+        _refuse(options, _RUN_OPTIONS, "applies only to a single run, not to a comparison")
         return _compare(options)
-    _refuse(options, _OF_COMPARISONS, "of comparisons: give an exported file, or --compare")
+    _refuse(
+        options,
+        _COMPARISON_OPTIONS,
+        "applies only to comparisons: give an exported file, or --compare",
+    )
     return _measure(options)
 
 
 def new_parser() -> Parser:
-    """Returns the parser of the verb's options."""
+    """Returns the argument parser of the command."""
     parser = Parser(
         prog="ccfnet-tf benchmark",
-        description="With one RUN alone: the speed of its network in training and inference, on "
-        "one device and with random weights. Without a run: the paper's form with ResNet-50, on "
-        "drawn scenes. With an exported file or folder, a server's address, several of them, or "
-        "--compare: how long each takes to answer an image, in a process of its own.",
+        description="With a single run folder: measures the speed of its network in training and "
+        "inference, on one device and with random weights. Without SOURCE: measures the network "
+        "of the paper with ResNet-50 on synthetic scenes. With an exported file or folder, the "
+        "address of a server, several of them, or --compare: measures the latency per image of "
+        "each, in separate processes.",
     )
     parser.add_argument(
         "sources",
@@ -91,29 +95,33 @@ def new_parser() -> Parser:
         metavar="SOURCE",
         help="run folder; exported folder, .tflite or .onnx file; address of a server",
     )
-    size = "an image's: HEIGHTxWIDTH, or a square's side (default: a run's crop; "
-    parser.add_argument("--size", help=f"{size}in a comparison {_SIZE[0]})")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
-    one = parser.add_argument_group("one run")
-    one.add_argument("--batch", type=int, help="images in a step (default: the run's)")
-    one.add_argument("--rounds", type=int, help="of which the best counts (3)")
-    one.add_argument("--data.root", dest="root", help="where the data lie now")
-    many = parser.add_argument_group("a comparison")
-    many.add_argument("--compare", action="store_true", help="compare a run's answers too")
-    many.add_argument("--warm-up", type=int, help="answers that are not counted (3)")
-    many.add_argument("--count", type=int, help="answers that are (20)")
-    many.add_argument("--threads", type=int, help="how many compute (default: all cores)")
+    size = "image size: HEIGHTxWIDTH, or the side of a square (default: crop size of the run; "
+    parser.add_argument("--size", help=f"{size}{_SIZE[0]} in a comparison)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the results to FILE")
+    one = parser.add_argument_group("options of a single run")
+    one.add_argument("--batch", type=int, help="images per step (default: batch size of the run)")
+    one.add_argument(
+        "--rounds", type=int, help="repetitions, of which the fastest counts (default: 3)"
+    )
+    one.add_argument("--data.root", dest="root", help="new location of the data set")
+    many = parser.add_argument_group("options of a comparison")
+    many.add_argument(
+        "--compare", action="store_true", help="measure latency even for a single run folder"
+    )
+    many.add_argument("--warm-up", type=int, help="untimed predictions (default: 3)")
+    many.add_argument("--count", type=int, help="timed predictions (default: 20)")
+    many.add_argument("--threads", type=int, help="number of threads (default: all cores)")
     many.add_argument(
         "--openvino",
         action="store_true",
-        help="ONNX files in OpenVINO too, float32 and bfloat16 (extra: openvino)",
+        help="also run ONNX files in OpenVINO, in float32 and bfloat16 (extra: openvino)",
     )
     parser.set_defaults(openvino=None)
     return parser
 
 
 def _may_be_a_run(source: str) -> bool:
-    """Whether it is to be measured as a run; what is nothing at all is refused as one."""
+    """Returns whether to treat a source as a run; a missing path is reported as a missing run."""
     from ccfnet_tf.runs.run_folder import CONFIG
     from ccfnet_tf.runtimes.sources import SERVERS
 
@@ -122,16 +130,16 @@ def _may_be_a_run(source: str) -> bool:
 
 
 def _refuse(options: Namespace, known: dict[str, Any], why: str) -> None:
-    """Refuses options that would be without effect, and gives the others their defaults.
+    """Refuses options that would have no effect, and sets the defaults of the others.
 
     Raises:
-        ConfigError: One was given.
+        ConfigError: One of the options in `known` was given.
     """
     for key in known:
         if getattr(options, key) is not None:
             name = "data.root" if key == "root" else key.replace("_", "-")
-            raise ConfigError(f"--{name} is {why}")
-    for key, value in {**_OF_RUNS, **_OF_COMPARISONS}.items():
+            raise ConfigError(f"--{name} {why}")
+    for key, value in {**_RUN_OPTIONS, **_COMPARISON_OPTIONS}.items():
         if getattr(options, key) is None:
             setattr(options, key, value)
 
@@ -141,7 +149,7 @@ def _compare(options: Namespace) -> int:
 
     size = _size(options.size) or _SIZE
     if not options.sources:
-        raise ConfigError("--compare needs something to compare: give runs or exported files")
+        raise ConfigError("--compare needs at least one SOURCE: give run folders or exported files")
     rows = compare.entries(options.sources, openvino=options.openvino)
     console = new_console()
     tree = compare.compare(
@@ -162,7 +170,7 @@ def _compare(options: Namespace) -> int:
 
 
 def _size(text: str | None) -> Size | None:
-    """Returns height and width of `--size`; raises ConfigError where it is neither form."""
+    """Parses `--size` to (H, W); raises ConfigError if it has neither form."""
     if text is None:
         return None
     size = parse_size(f"{text}x{text}" if text.isdecimal() else text)
@@ -172,10 +180,12 @@ def _size(text: str | None) -> Size | None:
 
 
 def _side(text: str | None) -> int | None:
-    """Returns the side of a square; raises ConfigError where a run cannot be trained on it."""
+    """Parses `--size` for a run; raises ConfigError if it is no valid crop size."""
     height, width = _size(text) or (None, None)
     if height != width:
-        raise ConfigError(f"--size is {text}: a run alone is trained too, on squares: give a side")
+        raise ConfigError(
+            f"--size is {text}: a single run is trained on square crops: give one number"
+        )
     if height is not None and height < SMALLEST:
         raise ConfigError(f"--size is {text}: the network needs at least {SMALLEST}")
     return height
@@ -206,7 +216,7 @@ def _measure(options: Namespace) -> int:
 
 
 def as_json(name: str, config: RunConfig, measured: Benchmark) -> dict[str, Any]:
-    """Returns all figures: times in milliseconds an image, memory in MB, shares in 0..1."""
+    """Returns all results: times in milliseconds per image, memory in MB, shares in 0..1."""
     return {
         "network": name,
         "backbone": config.model.backbone,
@@ -223,38 +233,38 @@ def as_json(name: str, config: RunConfig, measured: Benchmark) -> dict[str, Any]
 
 
 def table(name: str, config: RunConfig, measured: Benchmark) -> Table:
-    """Returns what a person looks at."""
+    """Returns the results as a table."""
     parts = " + ".join(f"{part} {value:.3g}" for part, value in asdict(measured.cost).items())
-    shown = new_table(
+    result = new_table(
         f"{name}: {config.model.backbone}, {measured.size}x{measured.size} pixels, "
-        f"{measured.batch} in a step",
-        f"GMAC of an image: {parts} = {measured.cost.total:.3g}",
+        f"{measured.batch} images per step",
+        f"GMAC per image: {parts} = {measured.cost.total:.3g}",
         list(_COLUMNS),
     )
     for speed in measured.speeds:
         row = _as_json(measured, speed)
         columns = list(_COLUMNS.values())
         if speed.phase == "inference":
-            columns = columns[:-_OF_TRAINING]
-        shown.add_row(*[show(row) for show in columns])
-    return shown
+            columns = columns[:-_TRAINING_COLUMNS]
+        result.add_row(*[format_cell(row) for format_cell in columns])
+    return result
 
 
 def notes(measured: Benchmark) -> list[str]:
-    """Returns what the table does not say of itself."""
-    here = machine()
+    """Returns the explanations printed below the table."""
+    host = machine()
     return [
-        f"{here['threads']} threads of {here['processor']}; best of {measured.rounds} rounds",
-        "training counts as three ways through the network; peak: memory of the whole process;",
-        "reading: a step beside the data pipeline; waits: share of time waiting for its batches",
+        f"{host['threads']} threads of {host['processor']}; best of {measured.rounds} rounds",
+        "training counts as three forward passes; peak: memory of the whole process;",
+        "reading: steps while the data pipeline runs; waits: share of time waiting for batches",
         *[f"left out: {precision}: {why}" for precision, why in measured.left_out.items()],
     ]
 
 
 def _config(run: str | None, root: str | None) -> tuple[str, RunConfig]:
-    """Returns the name and the configuration of what is to be measured."""
+    """Returns the name and the configuration of the network to measure."""
     if run is None:
-        return "the paper's form", PAPER
+        return "network of the paper", PAPER
     from ccfnet_tf.runs.run_folder import read_run
 
     config = read_run(run).config
@@ -263,14 +273,14 @@ def _config(run: str | None, root: str | None) -> tuple[str, RunConfig]:
 
 def _as_json(measured: Benchmark, speed: Speed) -> dict[str, Any]:
     per_image = 1000 / measured.batch
-    rate, most = measured.gflops(speed), measured.products[speed.precision]
+    rate, peak = measured.gflops(speed), measured.products[speed.precision]
     return {
         "phase": speed.phase,
         "precision": speed.precision,
         "ms_an_image": speed.seconds * per_image,
         "gflops": rate,
-        "matmul_gflops": most,
-        "share_of_matmul": rate / most,
+        "matmul_gflops": peak,
+        "share_of_matmul": rate / peak,
         "peak_memory_mb": speed.memory,
         "ms_an_image_while_reading": speed.fed * per_image if speed.waiting is not None else None,
         "waiting_share": speed.waiting,

@@ -1,4 +1,4 @@
-"""`ccfnet-tf completion`: a script that completes verbs and options with the Tab key."""
+"""`ccfnet-tf completion`: prints a shell completion script."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ccfnet_tf.errors import EXIT_DONE
 
 SHELLS = ("bash", "zsh", "fish")
 ALWAYS = ("--quiet", "--debug")
-"""Options of every verb."""
+"""Options of every command."""
 
 _BASH = """\
-# ccfnet-tf: completion for bash. To have it in every shell:
+# bash completion for ccfnet-tf. To enable it permanently:
 #   ccfnet-tf completion bash > ~/.local/share/bash-completion/completions/ccfnet-tf
 _ccfnet_tf() {
     local word="${COMP_WORDS[COMP_CWORD]}" at=1 words="" verb
@@ -26,7 +26,7 @@ _ccfnet_tf() {
     case "$verb" in
 CASES
     esac
-    # Options where a dash asks for them; else what is not one, or by `-o default` a file.
+    # Options after a dash; otherwise other words, or with `-o default` file names.
     [[ "$word" == -* ]] || words=$(printf '%s\n' $words | grep -v '^-')
     COMPREPLY=($(compgen -W "$words" -- "$word"))
 }
@@ -34,14 +34,14 @@ complete -o default -F _ccfnet_tf ccfnet-tf
 """
 
 _ZSH = """\
-# ccfnet-tf: completion for zsh. To have it in every shell, put this into ~/.zshrc:
+# zsh completion for ccfnet-tf. To enable it permanently, add this line to ~/.zshrc:
 #   source <(ccfnet-tf completion zsh)
 (( $+functions[compdef] )) || { autoload -U +X compinit && compinit; }
 autoload -U +X bashcompinit && bashcompinit
 """
 
 _FISH = """\
-# ccfnet-tf: completion for fish. To have it in every shell:
+# fish completion for ccfnet-tf. To enable it permanently:
 #   ccfnet-tf completion fish > ~/.config/fish/completions/ccfnet-tf.fish
 function __ccfnet_tf_words
     set -l words (commandline -opc)
@@ -60,25 +60,25 @@ end"""
 
 
 def main(args: list[str]) -> int:
-    """Prints the script of a shell."""
+    """Prints the completion script of a shell; returns the exit code."""
     shell = new_parser().parse_args(args).shell
     print(script(shell, _words()), end="")
     return EXIT_DONE
 
 
 def new_parser() -> Parser:
-    """Returns the parser of this verb."""
+    """Returns the argument parser of the command."""
     parser = Parser(
         prog="ccfnet-tf completion",
-        description="Print a script that completes verbs and options with the Tab key. For this "
-        'shell alone: eval "$(ccfnet-tf completion bash)".',
+        description="Print a script for completion of commands and options with the Tab key. To "
+        'enable it in the current shell only: eval "$(ccfnet-tf completion bash)".',
     )
     parser.add_argument("shell", choices=SHELLS)
     return parser
 
 
 def _words() -> dict[str, list[str]]:
-    """Returns what may follow each verb; what the verbs are stands under the empty text."""
+    """Returns the words that may follow each command; the key `` holds the commands."""
     modules = (evaluate, predict, export, serve, benchmark, presets)
     parsers = {module.__name__.rpartition(".")[2]: module.new_parser() for module in modules}
     words = {verb: [*option_names(parser), *ALWAYS] for verb, parser in parsers.items()}
@@ -92,11 +92,12 @@ def _words() -> dict[str, list[str]]:
 
 
 def script(shell: str, words: Mapping[str, Sequence[str]]) -> str:
-    """Returns what the shell is to be given.
+    """Returns the completion script of a shell.
 
     Args:
         shell: One of `SHELLS`.
-        words: What may follow, by verb (`fit`, `data check`); `` has the verbs.
+        words: Words that may follow each command (`fit`, `data check`); the key `` holds the
+            commands.
     """
     if shell == "fish":
         return _fish(words)
@@ -111,8 +112,8 @@ def _fish(words: Mapping[str, Sequence[str]]) -> str:
     for verb, each in words.items():
         options = [word[2:] for word in each if word.startswith("--")]
         plain = " ".join(word for word in each if not word.startswith("-"))
-        if plain:  # verbs, or what follows one; no files there
+        if plain:  # Commands or their subcommands; no file names.
             lines.append(f"complete -c ccfnet-tf -n '__ccfnet_tf_at {verb}' -f -a '{plain}'")
-        where = f"__ccfnet_tf_after {verb}" if verb else "__ccfnet_tf_at"  # --version has no verb
+        where = f"__ccfnet_tf_after {verb}" if verb else "__ccfnet_tf_at"  # --version
         lines += [f"complete -c ccfnet-tf -n '{where}' -l {option}" for option in options]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""`ccfnet-tf crossval`: train and evaluate every fold of a data set."""
+"""`ccfnet-tf crossval`: trains and evaluates every fold of a data set."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def main(args: list[str]) -> int:
     options = parse_fit(args, verb="crossval")
     if options.accept_changed_data:
         raise ConfigError(
-            "--accept-changed-data is for fit: folds of different data have no common mean; begin "
-            "anew in another --out"
+            "--accept-changed-data applies only to fit: folds of different data have no common "
+            "mean; start again in another --out"
         )
 
     start_tensorflow()

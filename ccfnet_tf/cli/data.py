@@ -1,4 +1,4 @@
-"""`ccfnet-tf data VERB`: look at a data set, split it, convert it, before anything is trained."""
+"""`ccfnet-tf data`: checks, summarizes, shows, splits and converts data sets."""
 
 from __future__ import annotations
 
@@ -25,43 +25,50 @@ if TYPE_CHECKING:
     from ccfnet_tf.labels import Sample
 
 HELP = """\
-usage: ccfnet-tf data VERB ...
+usage: ccfnet-tf data COMMAND ...
 
-  check SRC                        read everything; say what is wrong
-  stats SRC                        class shares, sizes, weights, mean and deviation
-  show SRC                         a sheet of images, labels and what augmentation does
-  split SRC --folds 5 --out DIR    lists of balanced folds, for --data.lists; --group-by keeps the
-                                   frames of a film together
-  convert SRC --out DIR            a plain folder of images and masks; --shards N: TFRecord
-  scenes --count N --out DIR       the built-in scenes as a folder
+  check SRC                        read all images and labels and report problems
+  stats SRC                        class frequencies, image sizes, class weights, mean and
+                                   standard deviation
+  show SRC                         draw images, labels and augmented versions in one image
+  split SRC --folds 5 --out DIR    write lists of balanced folds for --data.lists; --group-by
+                                   keeps the frames of a video in one fold
+  convert SRC --out DIR            write a folder of images and masks, or with --shards N
+                                   TFRecord files
+  scenes --count N --out DIR       write the built-in synthetic scenes as a folder
 
-SRC, or --data.root SRC, is the folder of a data set. Its layout is told from what is in it;
---data.format says it.
-Every key of the configuration's data section can be given: --data.fold 1, --data.label_map FILE,
---data.lists DIR; and --config PRESET|FILE.yaml to start from.
+SRC, or --data.root SRC, is the folder of a data set. Its layout is detected; --data.format sets it
+explicitly. Every key of the data section of the configuration is an option, such as
+--data.fold 1, --data.label_map FILE or --data.lists DIR; --config PRESET|FILE.yaml sets the
+configuration to start from.
 """
 
 
 def main(args: list[str]) -> int:
-    """Runs `data VERB`, whose arguments follow `data`; returns the exit code.
+    """Runs a subcommand of `data`; returns the exit code.
+
+    Args:
+        args: The arguments after `data`.
 
     Raises:
-        CCFNetError: The data, or the arguments, do not allow it.
+        CCFNetError: The arguments or the data are invalid.
     """
     if not args or args[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return EXIT_DONE if args else EXIT_USER_ERROR
     if args[0] not in VERBS:
         raise ConfigError(
-            f"'data {args[0]}' is not a command: expected {', '.join(VERBS)}"
+            f"unknown command 'data {args[0]}': expected {', '.join(VERBS)}"
             + nearest(args[0], VERBS)
         )
     return VERBS[args[0]](args[1:])
 
 
 def _check_parser() -> Parser:
-    parser = _parser("check", "Read every image and label; exit 1 when something must be fixed.")
-    parser.add_argument("--json", metavar="FILE", help="write all findings there (- prints them)")
+    parser = _parser("check", "Read every image and label; exit with 1 if anything must be fixed.")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write all findings to FILE (-: standard output)"
+    )
     return parser
 
 
@@ -73,17 +80,19 @@ def _check(args: list[str]) -> int:
     from ccfnet_tf.datasets.audit.problems import inspect
     from ccfnet_tf.report.data_tables import check_report
 
-    with _listed(config, notes=False) as (listing, advance, console):  # its table has them
+    with _listed(config, notes=False) as (listing, advance, console):  # The table shows the notes.
         allow_absent, workers = allowed(config.data), config.data.workers
         report = inspect(listing, allow_absent=allow_absent, workers=workers, advance=advance)
-    _show(known.json, report.to_json(), check_report(report), console)
+    _print_report(known.json, report.to_json(), check_report(report), console)
     return EXIT_DONE if report.ok else EXIT_FINDINGS
 
 
 def _stats_parser() -> Parser:
     parser = _parser("stats", "Count classes, sizes and colours; suggest class weights.")
-    parser.add_argument("--json", metavar="FILE", help="write all figures there (- prints them)")
-    parser.add_argument("--plot", metavar="FILE.png", help="draw them")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write all statistics to FILE (-: standard output)"
+    )
+    parser.add_argument("--plot", metavar="FILE.png", help="plot the statistics")
     return parser
 
 
@@ -91,7 +100,7 @@ def _stats(args: list[str]) -> int:
     parser = _stats_parser()
     known, config = _parse(parser, args)
     _refuse_lost_json(known.json)
-    _refuse_picture_name("--plot", known.plot)
+    _refuse_image_name("--plot", known.plot)
     from ccfnet_tf.datasets.audit.stats import survey
     from ccfnet_tf.datasets.splits import agreeing, parts_of, refuse_unpaired
     from ccfnet_tf.report.data_plots import stats_figure
@@ -102,17 +111,17 @@ def _stats(args: list[str]) -> int:
         samples = [sample for part in parts_of(listing).values() for sample in part]
         taxonomy, workers = listing.taxonomy, config.data.workers
         stats = survey(samples, agreeing(listing.load), taxonomy, workers=workers, advance=advance)
-    _show(known.json, stats.to_json(taxonomy), stats_table(stats, taxonomy), console)
+    _print_report(known.json, stats.to_json(taxonomy), stats_table(stats, taxonomy), console)
     if known.plot:
         stats_figure(stats, taxonomy, Path(known.plot).expanduser())
-        console.print(f"drawn to {known.plot}")
+        console.print(f"plot written to {known.plot}")
     return EXIT_DONE
 
 
 def _show_sheet_parser() -> Parser:
-    parser = _parser("show", "Draw images, labels, and four augmented versions of each.")
+    parser = _parser("show", "Draw images, their labels, and four augmented versions of each.")
     parser.add_argument("--out", metavar="FILE.png", default="sheet.png", help="default: sheet.png")
-    parser.add_argument("--count", type=int, default=6, help="images (default: 6)")
+    parser.add_argument("--count", type=int, default=6, help="number of images (default: 6)")
     return parser
 
 
@@ -120,7 +129,7 @@ def _show_sheet(args: list[str]) -> int:
     parser = _show_sheet_parser()
     known, config = _parse(parser, args)
     _at_least("--count", known.count, 1)
-    _refuse_picture_name("--out", known.out)
+    _refuse_image_name("--out", known.out)
     start_tensorflow()
     from ccfnet_tf.datasets.audit.scan import check
     from ccfnet_tf.datasets.splits import read_parts
@@ -129,26 +138,35 @@ def _show_sheet(args: list[str]) -> int:
     from ccfnet_tf.training.data import rarity
 
     parts, data = read_parts(config.data, config.seed), config.data
-    sought = None
-    if data.rare_crop:  # which classes are rare is known when all labels were read
-        seen = check(parts.train, parts.load, len(parts.taxonomy.names), workers=data.workers)
-        sought = rarity(data, seen.census)
+    class_rarity = None
+    if data.rare_crop:  # Rare classes are known only after all labels were read.
+        audit = check(parts.train, parts.load, len(parts.taxonomy.names), workers=data.workers)
+        class_rarity = rarity(data, audit.census)
     sheet = contact_sheet(
-        parts.train, parts.load, parts.taxonomy, data, config.seed, count=known.count, rarity=sought
+        parts.train,
+        parts.load,
+        parts.taxonomy,
+        data,
+        config.seed,
+        count=known.count,
+        rarity=class_rarity,
     )
     write_png(Path(known.out).expanduser(), sheet)
-    shown = min(known.count, len(parts.train))
-    new_console().print(f"{known.out}: {shown} of {len(parts.train)} images")
+    count = min(known.count, len(parts.train))
+    new_console().print(f"{known.out}: {count} of {len(parts.train)} images")
     return EXIT_DONE
 
 
 def _split_parser() -> Parser:
-    parser = _parser("split", "Deal all images to folds of like content; write list files.")
-    parser.add_argument("--folds", type=int, default=5, help="default: 5")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the lists")
+    parser = _parser(
+        "split", "Split all images into folds with similar class frequencies; write list files."
+    )
+    parser.add_argument("--folds", type=int, default=5, help="number of folds (default: 5)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="output folder of the lists")
     group_by = (
-        "what stays on one side, such as the frames of a film: a regular expression searched in "
-        "the path below SRC, whose (groups) name the film, or a CSV file of image,film"
+        "keep images of a group, such as the frames of a video, in one fold: a regular expression "
+        "searched in the path below SRC, whose (groups) identify the video, or a CSV file with "
+        "lines IMAGE,VIDEO"
     )
     parser.add_argument("--group-by", metavar="REGEX|FILE.csv", help=group_by)
     return parser
@@ -184,14 +202,14 @@ def _split(args: list[str]) -> int:
         if names:
             console.print(names, markup=False, highlight=False)
     keys = shlex.join(_keys_of(known, config, out))
-    console.print(f"{out}: {known.folds} folds; next, one of them or all:")
+    console.print(f"{out}: {known.folds} folds; next, train one fold or all:")
     console.print(f"ccfnet-tf fit {keys} --data.fold 0")
     console.print(f"ccfnet-tf crossval {keys}")
     return EXIT_DONE
 
 
 def _keys_of(known: argparse.Namespace, config: RunConfig, lists: Path) -> list[str]:
-    """Returns the arguments with which `fit` sees the data as they were seen here, and `lists`."""
+    """Returns the arguments with which `fit` reads the same data with the given lists."""
     plain = _config(known.config, ["--data.root", known.source]).data
     keys = [] if known.config == DEFAULT_WITH_DATA else ["--config", known.config]
     keys += ["--data.root", known.source]
@@ -202,9 +220,13 @@ def _keys_of(known: argparse.Namespace, config: RunConfig, lists: Path) -> list[
 
 
 def _convert_parser() -> Parser:
-    parser = _parser("convert", "Write a data set as a plain folder, or as TFRecord shards.")
+    parser = _parser(
+        "convert", "Write a data set as a folder of images and masks, or as TFRecord shards."
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
-    parser.add_argument("--shards", type=int, metavar="N", help="TFRecord files a part")
+    parser.add_argument(
+        "--shards", type=int, metavar="N", help="number of TFRecord files per split"
+    )
     return parser
 
 
@@ -217,9 +239,11 @@ def _convert(args: list[str]) -> int:
 
 
 def _scenes_parser() -> Parser:
-    what = "Draw scenes; write them as a folder."
-    parser = Parser(prog="ccfnet-tf data scenes", description=what)
-    parser.add_argument("--count", type=int, default=100, help="to train on (default: 100)")
+    description = "Draw synthetic scenes; write them as a folder of images and masks."
+    parser = Parser(prog="ccfnet-tf data scenes", description=description)
+    parser.add_argument(
+        "--count", type=int, default=100, help="number of training scenes (default: 100)"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     return parser
 
@@ -238,7 +262,7 @@ def _convert_to(out: Path, config: RunConfig, shards: int | None) -> None:
     from ccfnet_tf.datasets.splits import parts_of
     from ccfnet_tf.pipeline.convert import write_folder, write_shards
 
-    passes = 1 if shards is None else 2  # shards are read back
+    passes = 1 if shards is None else 2  # Shards are read back for verification.
     with _listed(config, passes=passes) as (listing, advance, console):
         workers = config.data.workers
         if shards is None:
@@ -246,9 +270,9 @@ def _convert_to(out: Path, config: RunConfig, shards: int | None) -> None:
         else:
             write_shards(listing, out, shards, workers=workers, advance=advance)
     count = sum(map(len, parts_of(listing).values()))
-    proof = "" if shards is None else ", read back and equal"
+    verified = "" if shards is None else ", read back and equal"
     console.print(
-        f"{out}: {count} images{proof}; next: ccfnet-tf data check {shlex.quote(str(out))}"
+        f"{out}: {count} images{verified}; next: ccfnet-tf data check {shlex.quote(str(out))}"
     )
 
 
@@ -260,7 +284,7 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "convert": _convert_parser,
     "scenes": _scenes_parser,
 }
-"""Verb -> what makes the parser of its own options."""
+"""Subcommand -> function that creates its argument parser."""
 
 VERBS = {
     "check": _check,
@@ -275,9 +299,12 @@ VERBS = {
 def _parser(verb: str, description: str) -> Parser:
     parser = Parser(
         prog=f"ccfnet-tf data {verb}",
-        description=f"{description} Keys such as --data.fold 1 or --seed 3 as with fit.",
+        description=f"{description} Keys of the configuration, such as --data.fold 1 or --seed 3, "
+        "are accepted as in fit.",
     )
-    parser.add_argument("source", metavar="SRC", help="folder of the data set; or --data.root SRC")
+    parser.add_argument(
+        "source", metavar="SRC", help="folder of the data set, also --data.root SRC"
+    )
     parser.add_argument(
         "--config", default=DEFAULT_WITH_DATA, help="preset or YAML file to start from"
     )
@@ -287,16 +314,16 @@ def _parser(verb: str, description: str) -> Parser:
 def _parse(
     parser: argparse.ArgumentParser, args: list[str]
 ) -> tuple[argparse.Namespace, RunConfig]:
-    """Returns the verb's own options, and the configuration that the other keys give."""
+    """Returns the options of the subcommand, and the configuration from the other arguments."""
     args = _source_first(args)
     if args[:1] not in (["-h"], ["--help"]) and args and args[0].startswith("-"):
-        raise ConfigError(f"{args[0]}: SRC comes first: {parser.prog} SRC {args[0]} ...")
+        raise ConfigError(f"{args[0]}: SRC must come first: {parser.prog} SRC {args[0]} ...")
     known, keys = parser.parse_known_args(args)
     return known, _config(known.config, ["--data.root", known.source, *keys])
 
 
 def _source_first(args: list[str]) -> list[str]:
-    """Returns the arguments with `--data.root ROOT`, as `fit` takes it, in place of SRC."""
+    """Moves the value of `--data.root` to the front, in place of SRC."""
     for position, arg in enumerate(args if args and args[0].startswith("-") else []):
         if arg == "--data.root" and position + 1 < len(args):
             return [args[position + 1], *args[:position], *args[position + 2 :]]
@@ -315,25 +342,25 @@ def _config(name: str, keys: list[str]) -> RunConfig:
 def _listed(
     config: RunConfig, *, passes: int = 1, notes: bool = True
 ) -> Iterator[tuple[Listing, Callable[[], None], Console]]:
-    """Yields the listing, what moves a progress bar of its samples, and the console."""
+    """Yields the listing, a function that advances the progress bar, and the console."""
     from ccfnet_tf.datasets.splits import list_set, parts_of, with_format
 
-    aside = new_console(stderr=True)  # so that --json - prints nothing but JSON
+    stderr = new_console(stderr=True)  # With --json -, standard output is only JSON.
     data = with_format(config.data)
-    if data.format == "shards":  # whose records TensorFlow parses
+    if data.format == "shards":  # TensorFlow parses the records.
         start_tensorflow()
     listing = list_set(data, config.seed)
     count = sum(map(len, parts_of(listing).values()))
-    pictures = f"{count} image{'' if count == 1 else 's'}"
-    aside.print(f"{data.root or 'scenes'}: {data.format}, {pictures}")
+    images = f"{count} image{'' if count == 1 else 's'}"
+    stderr.print(f"{data.root or 'scenes'}: {data.format}, {images}")
     for note in listing.notes if notes else ():
-        aside.print(note, markup=False)
-    with new_progress(aside) as bar:
+        stderr.print(note, markup=False)
+    with new_progress(stderr) as bar:
         task = bar.add_task("reading", total=count * passes)
         yield listing, lambda: bar.advance(task), new_console()
 
 
-def _show(file: str | None, tree: object, table: object, console: Console) -> None:
+def _print_report(file: str | None, tree: object, table: object, console: Console) -> None:
     if file == "-":
         print(json.dumps(tree, indent=1))
         return
@@ -343,25 +370,25 @@ def _show(file: str | None, tree: object, table: object, console: Console) -> No
 
         text = json.dumps(tree, indent=1) + "\n"
         path = Path(file).expanduser()
-        write_atomic(path, lambda f: f.write(text.encode()), fix="free space or name another file")
+        write_atomic(path, lambda f: f.write(text.encode()), fix="free space or give another file")
         console.print(f"written to {path}")
 
 
 def _refuse_lost_json(file: str | None) -> None:
-    """Refuses a place where nothing can be written, before anything is read."""
+    """Checks that the JSON file can be written, before anything is read."""
     if file and file != "-":
         refuse_unwritable(Path(file).expanduser().parent, "--json")
 
 
-def _refuse_picture_name(option: str, file: str | None) -> None:
-    """Refuses a name under which no image can be written, before anything is read."""
+def _refuse_image_name(option: str, file: str | None) -> None:
+    """Checks that a PNG file can be written, before anything is read."""
     if not file:
         return
     path = Path(file).expanduser()
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"{option} is {file}: a PNG is written: give a name that ends in .png")
+        raise ConfigError(f"{option} is {file}: the output is a PNG: give a name that ends in .png")
     if path.exists():
-        raise ConfigError(f"{file}: already there; remove it or name another file")
+        raise ConfigError(f"{file}: already exists; remove it or give another file")
     refuse_unwritable(path.parent, option)
 
 

@@ -1,4 +1,4 @@
-"""`ccfnet-tf fit`: train a network."""
+"""`ccfnet-tf fit`: trains a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the arguments of `fit` to a `RunConfig`: a preset or YAML file, then one key at a time."""
+"""Converts the arguments of `fit` to a `RunConfig`: a preset or YAML file plus single keys."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ccfnet_tf.config import (
     DataConfig,
     RunConfig,
     choices,
-    explained,
     find_config,
     from_tree,
+    key_descriptions,
     key_types,
     kinds_of,
     read_section,
@@ -31,7 +31,7 @@ from ccfnet_tf.runs.run_folder import CONFIG, CROSSVAL_CONFIG
 
 DEFAULT_CONFIG = "demo"
 DEFAULT_WITH_DATA = "folder"
-OF_REAL_DATA = (
+REAL_DATA_KEYS = (
     "root",
     "lists",
     "label_map",
@@ -41,51 +41,51 @@ OF_REAL_DATA = (
     "absent_classes",
     "damaged_records",
 )
-"""Keys of `data` that mean nothing to drawn scenes."""
-OF_ONE_FORMAT = {
+"""Keys of `data` that have no meaning for synthetic scenes."""
+FORMAT_KEYS = {
     "scenes": ("scenes", "scene_size"),
     "folder": ("void_value",),
     "shards": ("damaged_records",),
 }
-TYPES: dict[type, str] = {tuple: "list", dict: "mapping", str: "text"}
-"""What the help calls types that YAML calls otherwise than Python."""
+TYPES: dict[type, str] = {tuple: "list", dict: "mapping", str: "string"}
+"""Names in the help of types whose names differ between YAML and Python."""
 STORED = {"fit": CONFIG, "crossval": CROSSVAL_CONFIG}
 USAGE = "ccfnet-tf {verb} [--config PRESET|FILE.yaml] [--out RUN] [--resume] [--KEY VALUE ...]"
 DESCRIPTION = {
     "fit": "Train a network",
-    "crossval": "Train and evaluate a network for every fold of a data set, fold after fold",
+    "crossval": "Train and evaluate a network for every fold of a data set in turn",
 }
 OUT = {
-    "fit": "--out RUN              run folder to write (default: runs/NAME-OF-THE-CONFIG)",
-    "crossval": "--out DIR              folder of the folds' runs and of crossval.json (default:\n"
+    "fit": "--out RUN              output folder of the run (default: runs/NAME-OF-THE-CONFIG)",
+    "crossval": "--out DIR              output folder of the runs and of crossval.json (default:\n"
     "                       runs/NAME-OF-THE-CONFIG_crossval)",
 }
 RESUME = {
-    "fit": "--resume               go on with the run in --out from its last sound checkpoint\n"
-    "--accept-changed-data  with --resume: go on though images, labels or class names have "
-    "changed",
-    "crossval": "--resume               go on with the folds in --out; finished ones stay",
+    "fit": "--resume               continue the run in --out from its last valid checkpoint\n"
+    "--accept-changed-data  with --resume: continue even if images, labels or class names have\n"
+    "                       changed",
+    "crossval": "--resume               continue the folds in --out; finished ones are kept",
 }
 EPILOG = """\
---config PRESET|FILE   where the keys below start from (see ccfnet-tf presets; default: folder
-                       where data.root or another key of real data is given, else demo)
+--config PRESET|FILE   initial values of the keys (see ccfnet-tf presets; default: folder if
+                       data.root or another key of real data is given, else demo)
 {out}
 {resume}
---quiet                no progress; warnings and errors alone
+--quiet                no progress, only warnings and errors
 --debug                show the traceback of an error
 """
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What `fit` was asked to do.
+    """Parsed arguments of `fit` and `crossval`.
 
     Attributes:
-        config: The run's configuration.
-        out: Run folder.
-        resume: Go on with the run that is in `out`.
-        config_given: `--config` was among the arguments.
-        accept_changed_data: Go on though the data have changed.
+        config: Configuration of the run.
+        out: Output folder.
+        resume: Continue the run in `out`.
+        config_given: Whether `--config` was given.
+        accept_changed_data: Continue even if the data have changed.
     """
 
     config: RunConfig
@@ -96,54 +96,57 @@ class FitOptions:
 
 
 def fit_options() -> list[str]:
-    """Returns the options of `fit` and `crossval`."""
+    """Returns the long options of `fit` and `crossval`."""
     return option_names(_new_parser("fit"))
 
 
 def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
-    """Reads the arguments of `fit`, or of `crossval`, whose are the same.
+    """Parses the arguments of `fit` or `crossval`, which have the same options.
 
     Raises:
-        ConfigError: An unknown key (the nearest is named), a value outside its range, or a key
-            that the format of the data has no use for.
+        ConfigError: A key is unknown, a value is invalid, or a key has no effect for the format of
+            the data.
         SystemExit: After `--help` or `--print_config`.
     """
     known = _parsed(args, verb)
     if known.accept_changed_data and not known.resume:
-        raise ConfigError("--accept-changed-data is for a run that goes on: add --resume")
+        raise ConfigError("--accept-changed-data applies only to a resumed run: add --resume")
     name = known.config or _default_config(known.given)
     ending = "" if verb == "fit" else f"_{verb}"
     out = Path(known.out or f"runs/{Path(name).stem}{ending}").expanduser()
-    begun = out / STORED[verb]
-    stored = known.resume and known.config is None and begun.is_file()
-    config = _configured(begun if stored else find_config(name), known, stored=stored, verb=verb)
+    stored_config = out / STORED[verb]
+    stored = known.resume and known.config is None and stored_config.is_file()
+    config = _configured(
+        stored_config if stored else find_config(name), known, stored=stored, verb=verb
+    )
     given = known.config is not None
     return FitOptions(config, out, known.resume, given, known.accept_changed_data)
 
 
 def parse_config(base: Path, keys: list[str]) -> RunConfig:
-    """Reads a configuration file and then keys such as `--train.epochs 3`.
+    """Reads a configuration file and applies keys such as `--train.epochs 3`.
 
     Args:
-        base: The file.
-        keys: Arguments.
+        base: Path of the file.
+        keys: The arguments.
 
     Raises:
-        ConfigError: An unknown key (the nearest is named), a value outside its range, or a key
-            that the format of the data has no use for.
+        ConfigError: A key is unknown, a value is invalid, or a key has no effect for the format of
+            the data.
         SystemExit: After `--help` or `--print_config`.
     """
     known = _parsed(keys, "fit")
     for option in ("config", "out", "resume", "accept_changed_data"):
-        if getattr(known, option):  # of `fit` alone: here they would be ignored
+        if getattr(known, option):  # Options of `fit` that have no effect here.
             raise ConfigError(_unknown(option.replace("_", "-")))
     return _configured(base, known, stored=False, verb="fit")
 
 
 def _configured(base: Path, known: argparse.Namespace, *, stored: bool, verb: str) -> RunConfig:
-    """Returns the configuration of a file and the keys that were given.
+    """Returns the configuration of a file with the given keys applied.
 
-    A file that is a run's own may name a root beside scenes, since earlier versions let that pass.
+    A stored configuration of a run may have a root with the scenes format, since earlier versions
+    allowed it.
     """
     tree = read_tree(base)
     for key, value in known.given.items():
@@ -164,65 +167,65 @@ def _configured(base: Path, known: argparse.Namespace, *, stored: bool, verb: st
 
 
 def _default_config(given: Mapping[str, Any]) -> str:
-    """Returns the preset to start from where none is named: data that are given must be used."""
+    """Returns the default preset: `folder` if the arguments specify real data, else `demo`."""
     layout = given.get("data.format")
-    of_real_data = any(f"data.{key}" in given for key in OF_REAL_DATA)
-    if layout == "scenes" or (layout is None and not of_real_data):
+    real_data = any(f"data.{key}" in given for key in REAL_DATA_KEYS)
+    if layout == "scenes" or (layout is None and not real_data):
         return DEFAULT_CONFIG
     return DEFAULT_WITH_DATA
 
 
 def _refuse_unused(data: DataConfig, given: Mapping[str, Any], stored: bool) -> None:
-    """Refuses keys that would be ignored in silence."""
+    """Refuses keys that would be silently ignored."""
     if data.format == "scenes" and data.root and ("data.root" in given or not stored):
         raise ConfigError(
-            f"data.root is {data.root}: the format is 'scenes', which are drawn and read from no "
-            "folder: add --data.format auto, or another --config, to use the folder; else leave "
-            "data.root out"
+            f"data.root is {data.root}: the format is 'scenes', which reads no folder: add "
+            "--data.format auto, or another --config, to use the folder; otherwise remove "
+            "data.root"
         )
-    for layout, keys in OF_ONE_FORMAT.items():
+    for layout, keys in FORMAT_KEYS.items():
         others = data.format != layout and (layout == "scenes" or data.format != "auto")
         for key in keys:
             if others and f"data.{key}" in given:
                 raise ConfigError(
-                    f"data.{key} is for format '{layout}' alone, and the format is "
-                    f"'{data.format}': leave it out"
+                    f"data.{key} applies only to format '{layout}', but the format is "
+                    f"'{data.format}': remove it"
                 )
 
 
 def _parsed(args: list[str], verb: str) -> argparse.Namespace:
-    """Returns the options; those of the configuration, by key, are in `given`.
+    """Parses the options; keys of the configuration are collected in `given`.
 
     Raises:
-        ConfigError: An option that is not known, or a value of another type.
+        ConfigError: An option is unknown, or a value has the wrong type.
     """
     known, others = _new_parser(verb).parse_known_args(args, argparse.Namespace(given={}))
     if others and others[0].startswith("-"):
         raise ConfigError(_unknown(others[0].lstrip("-").partition("=")[0] or others[0]))
     if others:
         raise ConfigError(
-            f"unexpected argument '{others[0]}': the folder of images is given with --data.root"
+            f"unexpected argument '{others[0]}': give the folder of images with --data.root"
         )
     return known
 
 
 class _Key(argparse.Action):
-    """`--data.crop 65`: one key of the configuration."""
+    """An option such as `--data.crop 65`, which sets one key of the configuration."""
 
     def __call__(
         self, parser: object, namespace: argparse.Namespace, values: Any, option: object = None
     ) -> None:
-        """Adds the value."""
+        """Stores the value."""
         namespace.given[self.dest] = read_value(self.dest, values)
 
 
 class _Section(argparse.Action):
-    """`--data {root: x, crop: 65}`: several keys of a section."""
+    """An option such as `--data {root: x, crop: 65}`, which sets several keys of a section."""
 
     def __call__(
         self, parser: object, namespace: argparse.Namespace, values: Any, option: object = None
     ) -> None:
-        """Adds the values."""
+        """Stores the values."""
         for key, value in read_section(self.dest, values, source=f"--{self.dest}").items():
             namespace.given[f"{self.dest}.{key}"] = value
 
@@ -231,9 +234,9 @@ def _new_parser(verb: str, tree: Mapping[str, Any] | None = None, source: str = 
     """Returns the parser of `fit` or `crossval`.
 
     Args:
-        verb: Whose.
-        tree: The configuration whose values the help shows; see `read_tree`.
-        source: Where they come from.
+        verb: `fit` or `crossval`.
+        tree: Configuration whose values the help shows as defaults; see `read_tree`.
+        source: Name of its file.
     """
     parser = Parser(
         prog=f"ccfnet-tf {verb}",
@@ -250,48 +253,50 @@ def _new_parser(verb: str, tree: Mapping[str, Any] | None = None, source: str = 
     for option in ("--resume", "--accept-changed-data"):
         parser.add_argument(option, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-h", "--help", action="store_true", help="show this help and exit")
-    printed = "print the configuration that results, as a YAML file, and exit"
+    printed = "print the resulting configuration as YAML and exit"
     parser.add_argument("--print_config", action="store_true", help=printed)
-    values, texts = with_defaults(tree or {}), explained()
-    places: dict[str, Any] = {"": parser}
+    values, texts = with_defaults(tree or {}), key_descriptions()
+    groups: dict[str, Any] = {"": parser}
     for section, cls in SECTIONS.items():
-        places[section] = parser.add_argument_group((cls.__doc__ or "").partition(".\n")[0])
-        several = "several keys at once, such as {root: photos, crop: 65}"
+        groups[section] = parser.add_argument_group((cls.__doc__ or "").partition(".\n")[0])
+        several = "set several keys, such as {root: photos, crop: 65}"
         several = several if section == "data" else argparse.SUPPRESS
         metavar = "{KEY: VALUE, ...}"
-        places[section].add_argument(f"--{section}", action=_Section, metavar=metavar, help=several)
+        groups[section].add_argument(f"--{section}", action=_Section, metavar=metavar, help=several)
     for key, hint in key_types().items():
         section, _, name = key.rpartition(".")
         value = values[section][name] if section else values[name]
-        places[section].add_argument(
+        groups[section].add_argument(
             f"--{key}",
             dest=key,
             action=_Key,
             metavar=_metavar(name, hint),
-            help=f"{texts[key]} ({_type(hint)}default: {_shown(value)})".replace("%", "%%"),
+            help=f"{texts[key]} ({_type_name(hint)}default: {_format_value(value)})".replace(
+                "%", "%%"
+            ),
         )
     return parser
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Leaves the lines of the epilog alone; a list of choices does not widen the first column."""
+    """Keeps the lines of the epilog, and the first column narrow despite lists of choices."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=24)
 
 
 def _metavar(name: str, hint: Any) -> str:
-    """Returns what stands behind the option: the choices where there is nothing else."""
+    """Returns the metavar of an option: its choices, or its name if other values are allowed."""
     words = ["true", "false"] if hint is bool else choices(hint)
     return f"{{{','.join(words)}}}" if words and kinds_of(hint) in ([], [bool]) else name.upper()
 
 
-def _type(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     kinds = [TYPES.get(kind, kind.__name__) for kind in kinds_of(hint)]
     return f"type: {' or '.join([*choices(hint), *kinds])}, " if kinds else ""
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(list(value) if isinstance(value, tuple) else value)
@@ -303,9 +308,9 @@ def _unknown(key: str) -> str:
 
 
 def _nearest_key(key: str, known: list[str]) -> str:
-    """Returns the hint at the key that was meant; initials count, as in `train.lr`.
+    """Suggests a key for a misspelled one; initials are recognized, as in `train.lr`.
 
-    The section makes any two of its keys alike, so it counts only where it is itself misspelled.
+    A common section makes any two keys similar, so it is compared only if it is itself misspelled.
     """
     section, _, name = key.rpartition(".")
     names = [other.rpartition(".")[2] for other in known if other.startswith(f"{section}.")]

@@ -1,4 +1,4 @@
-"""What the parsers of all verbs share."""
+"""Code shared by the argument parsers of all commands."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from typing import Any, NoReturn
 from ccfnet_tf.errors import ConfigError
 
 _NOT_COMPLETED = frozenset(("--data", "--model", "--train"))
-"""Whole sections at once."""
+"""Options that set a complete section of the configuration."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are ours."""
+    """An argument parser that raises ConfigError instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises a ConfigError that points to the verb's help."""
+        """Raises ConfigError with a reference to the help of the command."""
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def renamed(args: list[str], names: Mapping[str, str]) -> list[str]:
-    """Returns the arguments with old spellings of options replaced, which a line says.
+    """Replaces deprecated options by their new names, with a note on stderr.
 
     Args:
         args: The arguments.
-        names: Old spelling -> new one. The old ones go with the next version.
+        names: Old name -> new name. The old names will be removed in the next version.
     """
     new = []
     for position, arg in enumerate(args):
         option, equals, value = arg.partition("=")
         if option in names:
-            now = names[option]
-            sys.stderr.write(f"note: {option} is {now} now, and goes with the next version\n")
-            new.append(f"{now}{equals}{value}")
+            new_name = names[option]
+            sys.stderr.write(
+                f"note: {option} is deprecated, removed in the next version: use {new_name}\n"
+            )
+            new.append(f"{new_name}{equals}{value}")
         elif arg == "--":
             return [*new, *args[position:]]
         else:

@@ -1,4 +1,4 @@
-"""`ccfnet-tf presets`: the shipped configurations."""
+"""`ccfnet-tf presets`: lists the shipped configurations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ccfnet_tf.errors import EXIT_DONE
 
 
 def new_parser() -> Parser:
-    """Returns the parser of this verb."""
+    """Returns the argument parser of the command."""
     return Parser(prog="ccfnet-tf presets", description="List the shipped configurations.")
 
 

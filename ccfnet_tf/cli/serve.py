@@ -1,4 +1,4 @@
-"""`ccfnet-tf serve`: a development server for an exported SavedModel."""
+"""`ccfnet-tf serve`: runs a development server for an exported SavedModel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
 
 def new_parser() -> Parser:
-    """Returns the parser of this verb."""
+    """Returns the argument parser of the command."""
     from ccfnet_tf.serving.admission import DEFAULT_MAX_PIXELS
 
     parser = Parser(
@@ -19,13 +19,16 @@ def new_parser() -> Parser:
         description="Serve an exported SavedModel with the APIs of TensorFlow Serving. For "
         "development: one model, no batching, no encryption.",
     )
-    parser.add_argument("folder", help="OUT/ccfnet, whose highest version is served, or a version")
+    parser.add_argument(
+        "folder",
+        help="OUT/ccfnet, of which the highest version is served, or the folder of a version",
+    )
     parser.add_argument("--rest-port", type=_port, default=8501, help="default: %(default)s")
     parser.add_argument("--grpc-port", type=_port, default=8500, help="default: %(default)s")
-    host = "address to listen on (default: %(default)s, this machine alone)"
+    host = "address to listen on (default: %(default)s, only reachable from this machine)"
     parser.add_argument("--host", default="127.0.0.1", help=host)
-    pixels = "most pixels of a request, and of all requests computed at a time; each takes "
-    pixels += "about 650 bytes with ResNet-50 (default: %(default)s, 2048x2048)"
+    pixels = "limit on the pixels of a request, and of all concurrent requests; each pixel needs "
+    pixels += "about 650 bytes of memory with ResNet-50 (default: %(default)s, 2048x2048)"
     parser.add_argument(
         "--max-pixels", type=_pixels, default=DEFAULT_MAX_PIXELS, metavar="N", help=pixels
     )
@@ -33,7 +36,7 @@ def new_parser() -> Parser:
 
 
 def main(args: list[str]) -> int:
-    """Serves until a signal ends it; returns the exit code."""
+    """Serves until the process receives a signal; returns the exit code."""
     parser = new_parser()
     options = parser.parse_args(args)
 

@@ -1,1 +1,1 @@
-"""Files and the terminal: images, MATLAB, JSON, atomic files, progress bars."""
+"""Reading and writing files, and terminal output."""

@@ -1,7 +1,8 @@
-"""Files that are either whole or not there.
+"""Atomic writes: a file is either complete or absent.
 
-Folders may be a stranger's: temporaries have names that nobody can plant a link under, and no link
-is followed to write, empty or delete what it points to.
+Other users may be able to write to the same folders. Temporary files therefore have random names,
+so that nobody can place a symbolic link there in advance, and links are never followed when files
+are written or deleted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import BinaryIO
 from ccfnet_tf.errors import ResourceError, is_disk_full
 
 _LEFTOVER = re.compile(r"\.(ccfnet-[0-9a-f]{16}|.+\.(npz|png|json|yaml|csv))\.tmp")
-"""Names of temporaries; the second kind is of earlier versions."""
+"""Names of temporary files; the second alternative was used by earlier versions."""
 
 _OWN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -33,38 +34,38 @@ def write_atomic(
     otherwise: str | None = None,
     durable: bool = True,
 ) -> None:
-    """Writes a file beside its final name and renames it, so that an older one survives a failure.
+    """Writes a temporary file and renames it, so that an existing file survives a failure.
 
     Args:
-        path: Where the file shall be; its folder is made.
-        write: Puts the content into an open file.
-        fix: What to do when the disk is full, the end of the error's line.
-        otherwise: What to do when it fails for another reason; `fix` if None.
-        durable: Wait until file and name are on the disk, so that a power cut after this call
+        path: Final path; its folder is created if needed.
+        write: Writes the content to an open file.
+        fix: End of the error message if the disk is full: what to do about it.
+        otherwise: End of the error message for any other failure; `fix` if None.
+        durable: Flush the file and its name to disk, so that a power failure after this call
             loses nothing.
 
     Raises:
-        ResourceError: The disk is full or cannot be written; no temporary file stays behind.
+        ResourceError: The disk is full or not writable; no temporary file is left.
     """
-    # The same folder: a rename is atomic only within one file system. A short name, which fits
-    # wherever the file's own does.
-    temporary = _new_name(path.parent)
+    # In the same folder, since a rename is atomic only within one file system. The name is short,
+    # so that it is valid wherever the final name is.
+    temporary = _temporary_name(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _created(temporary) as file:
+        with _create_locked(temporary) as file:
             write(file)
             file.flush()
             if durable:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException as error:  # Ctrl-C too: whatever stops us, nothing half-written stays
+    except BaseException as error:  # Also after Ctrl-C, no partly written file may remain.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             full = is_disk_full(error)
             reason = "disk full" if full else (error.strerror or str(error))
-            cure = fix if full or otherwise is None else otherwise
-            raise ResourceError(f"{reason} while saving {path}: {cure}") from error
+            advice = fix if full or otherwise is None else otherwise
+            raise ResourceError(f"{reason} while saving {path}: {advice}") from error
         raise
     if durable:
         _sync_folder(path.parent)
@@ -72,84 +73,87 @@ def write_atomic(
 
 @contextlib.contextmanager
 def private_folder(parent: Path) -> Iterator[Path]:
-    """Yields a new folder in `parent` for what another library writes; then it goes.
+    """Yields a temporary folder in `parent` for files written by another library.
+
+    The folder is removed on exit.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The folder cannot be created.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    folder = _new_name(parent)
+    folder = _temporary_name(parent)
     folder.mkdir(mode=0o700)
     try:
-        held = os.open(folder, _OWN_FOLDER)
+        descriptor = os.open(folder, _OWN_FOLDER)
         try:
-            _try_lock(held)
+            _try_lock(descriptor)
             yield folder
         finally:
-            os.close(held)
+            os.close(descriptor)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes left in a folder; temporaries in use are locked, and stay."""
+    """Removes temporary files left by killed processes; those in use are locked and stay."""
     try:
         names = os.listdir(folder)  # noqa: PTH208
     except OSError:
-        return  # not there yet, or not to be read
+        return  # The folder does not exist or cannot be read.
     for name in filter(_LEFTOVER.fullmatch, names):
         with contextlib.suppress(OSError):
             _remove_unless_held(folder / name)
 
 
 def refuse_links(base: Path, path: Path) -> None:
-    """Refuses a path below `base` that leads through a link; `base` itself may be one.
+    """Refuses a path below `base` that passes through a symbolic link; `base` itself may be one.
 
     Raises:
-        ResourceError: A folder between the two, or `path` where it is a folder, is a link.
+        ResourceError: A folder between `base` and `path` is a link, or `path` is a link to a
+            folder.
     """
-    places = [path, *path.parents]
-    for place in places[: places.index(base)]:
-        if place.is_symlink() and (place != path or place.is_dir()):
+    parents = [path, *path.parents]
+    for part in parents[: parents.index(base)]:
+        if part.is_symlink() and (part != path or part.is_dir()):
             raise ResourceError(
-                f"{place}: is a link: what is written there would land elsewhere: remove the link"
+                f"{part}: is a link: files would be written to its target: remove the link"
             )
 
 
 def set_aside(path: Path) -> Path:
-    """Gives a file that cannot be used another name in its folder, and returns that.
+    """Renames a damaged file to an unused name in its folder, and returns the new path.
 
     Raises:
-        ResourceError: The folder cannot be written.
+        ResourceError: The folder is not writable.
     """
     names = (f"{path.name}.damaged{f'.{number}' if number else ''}" for number in count())
-    free = next(place for name in names if not (place := path.with_name(name)).exists())
+    free = next(new for name in names if not (new := path.with_name(name)).exists())
     try:
         path.rename(free)
     except OSError as error:
         raise ResourceError(
-            f"{error.strerror or error} while renaming {path}: see that its folder can be written"
+            f"{error.strerror or error} while renaming {path}: make its folder writable"
         ) from error
     return free
 
 
-def _new_name(folder: Path) -> Path:
+def _temporary_name(folder: Path) -> Path:
     return folder / f".ccfnet-{secrets.token_hex(8)}.tmp"
 
 
-def _created(path: Path) -> BinaryIO:
-    """Opens a new file that is not a link; `remove_leftovers` sees that it is in use."""
+def _create_locked(path: Path) -> BinaryIO:
+    """Creates a file and locks it, so that `remove_leftovers` does not remove it."""
     while True:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         descriptor = os.open(path, flags, 0o666)
         _try_lock(descriptor)
-        if os.fstat(descriptor).st_nlink:  # else it was removed before it was locked
+        if os.fstat(descriptor).st_nlink:  # Otherwise it was removed before it was locked.
             return os.fdopen(descriptor, "wb")
         os.close(descriptor)
 
 
 def _try_lock(descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # a file system without locks
+    with contextlib.suppress(OSError):  # The file system may not support locks.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -169,7 +173,7 @@ def _remove_unless_held(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Puts the new name on the disk; not every file system can, and the file is whole anyway."""
+    """Flushes a folder to disk where the file system supports it; the file is complete anyway."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -1,9 +1,9 @@
-"""COCO's run lengths: how many pixels outside and inside a region follow each other, in turn.
+"""COCO's run-length encoding (RLE): alternating numbers of pixels outside and inside a region.
 
-Pixels are counted down the columns, from left to right; the first run is outside and may be 0.
-Packed as text, a run is written in pieces of 5 bits from the lowest, each as the character of 48
-plus the piece, plus 32 where more pieces follow. The highest bit of the last piece is the sign.
-From the fourth run on, what is written is the difference to the run before the last.
+Pixels are in column-major order. The first run is outside the region and may be 0. In the
+compressed form, a string, each run is split into groups of 5 bits, lowest first. A group is stored
+as the character with code 48 + group, plus 32 if more groups follow. The highest bit of the last
+group is the sign. From the fourth run on, the difference to the second last run is stored.
 """
 
 from __future__ import annotations
@@ -15,64 +15,64 @@ import numpy as np
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.json_files import shown
 
-_MOST_PIECES = 7  # of 5 bits each: more than any image needs
+_MAX_GROUPS = 7  # Groups of 5 bits per run: more than any image needs.
 
 
 def read_runs(value: Any, size: tuple[int, int], where: str) -> list[int]:
-    """Returns the runs of an image from what a JSON file holds as `counts`.
+    """Returns the run lengths stored as `counts` in a JSON file.
 
     Args:
-        value: A list of whole numbers, or a text.
-        size: (H, W).
-        where: Place that messages begin with.
+        value: A list of integers (uncompressed) or a string (compressed).
+        size: (H, W) of the image.
+        where: Location, used at the start of error messages.
 
     Raises:
-        DataError: Neither, a negative run, or runs that do not add up to H * W.
+        DataError: `value` has another type, a run is negative, or the runs do not add up to H * W.
     """
     runs = unpack(value, where) if isinstance(value, str) else value
     if not isinstance(runs, list):
-        raise DataError(f"{where}: 'counts' is {shown(value)}: expected a list or a text")
+        raise DataError(f"{where}: 'counts' is {shown(value)}: expected a list or a string")
     for run in runs:
         if type(run) is not int or run < 0:
             raise DataError(f"{where}: a run of {shown(run)}: expected a number of pixels")
     if sum(runs) != size[0] * size[1]:
         raise DataError(
-            f"{where}: runs of {shown(sum(runs))} pixels together: the image has "
+            f"{where}: the runs have {shown(sum(runs))} pixels in total: the image has "
             f"{size[1]}x{size[0]}"
         )
     return runs
 
 
 def unpack(packed: str, where: str) -> list[int]:
-    """Returns the runs that a text holds; they may still be negative.
+    """Decodes the compressed form; the returned runs are not validated and may be negative.
 
     Raises:
-        DataError: Other characters than 48..111, or a text that ends within a number.
+        DataError: A character has a code outside 48..111, or the string ends within a run.
     """
     runs: list[int] = []
-    value = pieces = 0
+    value = groups = 0
     for character in packed:
-        piece = ord(character) - 48
-        if not 0 <= piece < 64 or pieces == _MOST_PIECES:
+        group = ord(character) - 48
+        if not 0 <= group < 64 or groups == _MAX_GROUPS:
             raise DataError(f"{where}: 'counts' {shown(packed)}: damaged at {shown(character)}")
-        value |= (piece & 31) << (5 * pieces)
-        pieces += 1
-        if piece & 32:
+        value |= (group & 31) << (5 * groups)
+        groups += 1
+        if group & 32:
             continue
-        if piece & 16:
-            value -= 1 << (5 * pieces)
+        if group & 16:
+            value -= 1 << (5 * groups)
         runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = pieces = 0
-    if pieces:
+        value = groups = 0
+    if groups:
         raise DataError(f"{where}: 'counts' {shown(packed)}: ends within a number")
     return runs
 
 
 def to_mask(runs: list[int], size: tuple[int, int]) -> np.ndarray:
-    """Returns bool [H, W], true inside the region.
+    """Converts run lengths to a mask, bool [H, W], true inside the region.
 
     Args:
-        runs: Lengths that add up to H * W.
+        runs: Run lengths that add up to H * W.
         size: (H, W).
     """
     inside = np.arange(len(runs)) % 2 == 1

@@ -1,4 +1,4 @@
-"""The screen: one kind of console and one progress bar for every verb."""
+"""The console and the progress bar shared by all commands."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from ccfnet_tf.io.verbosity import QUIET
 
 
 class _Console(Console):
-    """A console on which a name of a file or a class cannot move the cursor or begin a line."""
+    """A console that escapes control characters in file names, class names and other texts."""
 
-    def print(self, *objects: Any, **how: Any) -> None:
-        """Prints texts on a line each, and anything else as rich does."""
-        super().print(*(printable(o) if isinstance(o, str) else o for o in objects), **how)
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints each string on one line, and other objects as rich does."""
+        super().print(
+            *(printable(each) if isinstance(each, str) else each for each in objects), **options
+        )
 
-    def render_str(self, text: str, **how: Any) -> Text:
-        """Returns a text of a table: a cell, a title."""
-        return super().render_str(printable(text), **how)
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Renders a cell or a title of a table."""
+        return super().render_str(printable(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Yields what is shown; nothing but rich's own codes is obeyed."""
+        """Renders an object; only control codes of rich itself are kept."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -37,35 +39,39 @@ class _Console(Console):
                 yield Segment("\n".join(map(printable, lines)), segment.style)
 
 
-_KEPT = ("warning", "left out")  # how lines begin that are shown all the same
+_KEPT_PREFIXES = ("warning", "left out")  # Lines with these prefixes are printed even with --quiet.
 
 
 class _QuietConsole(_Console):
-    """Shows what was asked for (tables) and what needs attention (warnings), and no notices."""
+    """Prints results (tables) and warnings, but no notices."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Prints as rich does, but for plain lines that are no warnings."""
-        if all(isinstance(each, str) and not each.startswith(_KEPT) for each in objects):
+        """Prints as rich does, but drops strings that are not warnings."""
+        if all(isinstance(each, str) and not each.startswith(_KEPT_PREFIXES) for each in objects):
             return
         super().print(*objects, **options)
 
 
 def new_console(*, stderr: bool = False) -> Console:
-    """Returns a console that prints a path as it is: no markup, no emoji, no breaking of lines.
+    """Returns a console without markup, emoji and line wrapping, so that paths print unchanged.
 
-    What a terminal would obey in it is shown as an escape.
+    Control characters are escaped.
     """
-    kind = _QuietConsole if QUIET.get() else _Console
-    return kind(soft_wrap=True, markup=False, emoji=False, highlight=False, stderr=stderr)
+    console_class = _QuietConsole if QUIET.get() else _Console
+    return console_class(soft_wrap=True, markup=False, emoji=False, highlight=False, stderr=stderr)
 
 
 def new_progress(console: Console, *, figures: bool = False) -> Progress:
-    """Returns a progress display; with `figures` its tasks carry a text of that name.
+    """Returns a progress bar.
 
-    A console that is not a terminal (a log file, a pipe) gets no bar at all.
+    Nothing is displayed if the console is not a terminal (a log file, a pipe) or with `--quiet`.
+
+    Args:
+        console: Where the bar is displayed.
+        figures: Add a text column, set by the field `figures` of each task.
     """
     columns = [
-        TextColumn("{task.description}", markup=False),  # a file's name may hold [brackets]
+        TextColumn("{task.description}", markup=False),  # File names may contain [brackets].
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
@@ -73,5 +79,5 @@ def new_progress(console: Console, *, figures: bool = False) -> Progress:
     if figures:
         columns.append(TextColumn("{task.fields[figures]}"))
     quiet = QUIET.get() or not console.is_terminal
-    # transient: the lines that a verb prints stay, the bar does not
+    # transient: the bar disappears when it is done, printed lines stay.
     return Progress(*columns, console=console, transient=True, disable=quiet)

@@ -1,7 +1,7 @@
-"""Image files to arrays: every kind of photograph, and masks of class ids.
+"""Reads image files into arrays: photographs of all kinds, and masks of class ids.
 
-The header is always looked at before the pixels, so that a small file that claims to be huge is
-refused before memory is asked for.
+The header is always checked before the pixels are decoded, so that a small file that declares a
+huge image is refused before memory is allocated.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from ccfnet_tf.errors import ColoursError, DataError
 from ccfnet_tf.labels import VOID
 
 MAX_PIXELS = 80_000_000
-"""Larger images are refused; just below the size at which Pillow starts to warn."""
+"""Larger images are refused. The limit is just below the size at which Pillow warns."""
 
-# Pillow logs what it does not know of a TIFF, and raises as well.
+# Pillow logs problems of a TIFF file in addition to raising them.
 logging.getLogger("PIL.TiffImagePlugin").addHandler(logging.NullHandler())
 
-# What Pillow's decoders may raise on damaged files. Not TypeError and AttributeError, which would
-# hide a fault of ours: flipping bytes in thousands of files raised one only at a second page.
+# Exceptions of Pillow's decoders on damaged files. TypeError and AttributeError are excluded, since
+# they would hide bugs in this module: with bytes flipped in thousands of files, they occurred only
+# for the second page of a file.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -42,7 +43,7 @@ _DAMAGE = (
     zlib.error,
 )
 
-_TURNS = {  # EXIF orientation: what brings the image upright
+_TURNS = {  # EXIF orientation -> transposition that brings the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -53,21 +54,21 @@ _TURNS = {  # EXIF orientation: what brings the image upright
 }
 
 VALUES = 1 << 16
-"""Values that a mask can have: those of a grey PNG of 16 bits."""
+"""Number of possible mask values: those of a 16-bit greyscale PNG."""
 
 _TRANSPARENT = ("PNG", "WEBP", "GIF", "AVIF")
-"""Formats whose alpha is what makes an image transparent."""
+"""Formats in which the alpha channel means transparency."""
 
 NO_CLASS = -2
-"""In a table from values to class ids: the value is refused."""
+"""Marks invalid values in a table that maps mask values to class ids."""
 
-# Tags of TIFF, and values of theirs.
+# TIFF tags and tag values.
 _BITS, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANAR = 258, 262, 277, 284
 _EXTRA, _SAMPLE_FORMAT = 338, 339
 _BAND_BY_BAND, _PREMULTIPLIED = 2, 1
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6  # colour types of PNG
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6  # PNG colour types
 _WITH_ALPHA = (_GREY_ALPHA, _RGBA)
 _PNG_COLOURS = {
     _RGB: "RGB colours",
@@ -77,37 +78,39 @@ _PNG_COLOURS = {
 
 
 def read_image(path: str | Path, data: bytes | None = None) -> np.ndarray:
-    """Reads a photograph.
+    """Reads an image as RGB.
 
-    Grey, CMYK and palette images become RGB, 16 bits are scaled to 8, EXIF orientation is
-    applied. Transparent parts of PNG, WebP, GIF and AVIF show white (as most viewers do). In other
-    formats a band that is tagged as alpha is often something else, such as near infrared in TIFF:
-    there the colour bands are taken as they are stored; `extra_band` says where.
+    Greyscale, CMYK and palette images are converted to RGB, 16-bit channels are scaled to 8 bits,
+    and the EXIF orientation is applied. Transparent regions of PNG, WebP, GIF and AVIF images are
+    blended with white, as in most viewers. In other formats a channel tagged as alpha often holds
+    something else, such as near infrared in TIFF; it is ignored, and the colour channels are read
+    unchanged. `extra_band` detects such images.
 
     Args:
-        path: File in any format that Pillow reads; of several frames the first counts.
-        data: The file's bytes, where `path` is only what messages call it.
+        path: File in any format that Pillow reads; the first frame or page is read.
+        data: Content of the file; `path` is then only used in error messages.
 
     Returns:
         uint8 [H, W, 3] RGB.
 
     Raises:
-        DataError: Missing, not an image, damaged or truncated, more than `MAX_PIXELS`.
+        DataError: The file is missing, not an image, damaged or truncated, or has more than
+            `MAX_PIXELS` pixels.
     """
-    with _opened(path, data) as image:
+    with _open(path, data) as image:
         return _upright_rgb(image, path)
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
-    """Returns an image of Pillow as `read_image` gives its file: uint8 [H, W, 3] RGB.
+    """Converts a Pillow image as `read_image` does: uint8 [H, W, 3] RGB.
 
     Raises:
-        DataError: It is damaged, without pixels, or of more than `MAX_PIXELS`.
+        DataError: The image is damaged or empty, or has more than `MAX_PIXELS` pixels.
     """
     name = getattr(image, "filename", "") or "the image"
     _refuse_huge(name, image.size)
     if not all(image.size):
-        raise DataError(f"{name}: {image.size[0]}x{image.size[1]} pixels: nothing to look at")
+        raise DataError(f"{name}: {image.size[0]}x{image.size[1]} pixels: the image is empty")
     try:
         return _upright_rgb(image, name)
     except _DAMAGE as error:
@@ -119,17 +122,17 @@ def _upright_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
     image.load()
     turn = _TURNS.get(_orientation(image))
     upright = image if turn is None else image.transpose(turn)
-    transparent = image.format is None or image.format in _TRANSPARENT  # None: made in memory
+    transparent = image.format is None or image.format in _TRANSPARENT  # None: created in memory
     return np.array(_to_rgb(upright, path, transparent=transparent))
 
 
 def extra_band(path: str | Path, data: bytes | None = None) -> bool:
-    """Returns whether an image has a band beside its colours that `read_image` leaves out.
+    """Returns whether an image has a channel that `read_image` ignores.
 
-    Only the header is looked at; a file that is not an image has none.
+    Only the header is read. Returns False for a file that is not an image.
     """
     try:
-        with _opened(path, data) as image:
+        with _open(path, data) as image:
             if image.format == "TIFF":
                 bands = cast(Any, image).tag_v2.get(_SAMPLES_PER_PIXEL, 1)
                 return bands > len(image.getbands()) or image.mode in ("RGBA", "LA")
@@ -139,9 +142,9 @@ def extra_band(path: str | Path, data: bytes | None = None) -> bool:
 
 
 def is_deep(path: str | Path) -> bool:
-    """Returns whether an image stores more than 8 bits a channel; a file that is none does not."""
+    """Returns whether an image has more than 8 bits per channel; False if it is not an image."""
     try:
-        with _opened(path) as image:
+        with _open(path) as image:
             tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
             return image.mode.startswith("I") or any("16" in str(tile.args) for tile in tiles)
     except DataError:
@@ -149,28 +152,29 @@ def is_deep(path: str | Path) -> bool:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Returns (H, W) of an image as `read_image` would give it, from its header alone.
+    """Returns the size (H, W) of the array that `read_image` returns, from the header only.
 
     Raises:
-        DataError: Missing, not an image, more than `MAX_PIXELS`.
+        DataError: The file is missing or not an image, or has more than `MAX_PIXELS` pixels.
     """
-    with _opened(path) as image:
+    with _open(path) as image:
         width, height = image.size
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 def count_frames(path: str | Path) -> int:
-    """Returns how many frames or pages an image has, of which `read_image` gives the first.
+    """Returns the number of frames or pages of an image; `read_image` reads the first one.
 
-    Smaller copies of the first page, as in pyramids, and what phones add to a JPEG do not count.
+    Smaller copies of the first page, as in image pyramids, and additional images that phones embed
+    in a JPEG are not counted.
 
     Raises:
-        DataError: Missing, not an image, damaged.
+        DataError: The file is missing, not an image, or damaged.
     """
-    with _opened(path) as image:
+    with _open(path) as image:
         try:
             return _count_frames(image)
-        except TypeError as error:  # of a page of a TIFF without its size
+        except TypeError as error:  # Raised for a TIFF page without a size.
             raise _damaged(path, error) from error
 
 
@@ -184,18 +188,18 @@ def _count_frames(image: Image.Image) -> int:
 
 
 def read_index_values(path: str | Path) -> np.ndarray:
-    """Reads the values of a mask as they are in the file.
+    """Reads the stored values of an index mask.
 
     Args:
-        path: PNG, grey (at most 16 bits) or palette; a palette's indices count, not its colours.
-            Grey that is stored as opaque RGB or with an opaque alpha band is grey too.
+        path: PNG file, greyscale (at most 16 bits) or palette. For a palette image the indices are
+            read. Grey values stored as opaque RGB or with an opaque alpha channel are accepted.
 
     Returns:
         int32 [H, W], 0..65535.
 
     Raises:
-        ColoursError: It has colours.
-        DataError: Missing, damaged, or another kind of image.
+        ColoursError: The mask has colours.
+        DataError: The file is missing, damaged, or another kind of image.
     """
     return _values(path, *_mask_kind(path))
 
@@ -206,30 +210,30 @@ def _values(path: str | Path, depth: int, colour: int) -> np.ndarray:
     colours = _opaque(path, colour)
     if not np.array_equal(colours, np.repeat(colours[..., :1], 3, axis=-1)):
         raise ColoursError(
-            f"{path}: {_PNG_COLOURS[colour]}: a mask holds one class id a pixel; save it as a grey "
-            "or palette PNG, or name its colours in colours.txt beside classes.txt (`R G B NAME` a "
-            "line)",
+            f"{path}: {_PNG_COLOURS[colour]}: a mask has one class id per pixel; save it as a grey "
+            "or palette PNG, or list its colours in colours.txt next to classes.txt (one "
+            "`R G B NAME` per line)",
             count_colours(colours),
         )
     return colours[..., 0].astype(np.int32)
 
 
 def _index_values(path: str | Path, depth: int) -> np.ndarray:
-    with _opened(path) as image:
+    with _open(path) as image:
         return _values_of(image, depth)
 
 
 def _values_of(image: Image.Image, depth: int) -> np.ndarray:
     values = np.array(image).astype(np.int32)
     if image.mode in ("1", "L"):
-        # Pillow stretches grey of 1, 2 and 4 bits to 0..255 (booleans: to 0..1).
+        # Pillow scales grey values of 1, 2 and 4 bits to 0..255 (mode 1: to 0..1).
         values //= 1 if image.mode == "1" else 255 // (2**depth - 1)
     return values
 
 
 def _opaque(path: str | Path, colour: int) -> np.ndarray:
-    """Returns the colours uint8 [H, W, 3] of a PNG with colours or alpha."""
-    with _opened(path) as image:
+    """Returns the colours, uint8 [H, W, 3], of a PNG with colour or alpha channels."""
+    with _open(path) as image:
         pixels = np.array(image.convert("RGBA" if colour in _WITH_ALPHA else "RGB"))
     if colour in _WITH_ALPHA and pixels[..., 3].min(initial=255) < 255:
         raise DataError(
@@ -240,55 +244,56 @@ def _opaque(path: str | Path, colour: int) -> np.ndarray:
 
 
 def read_grey_values(path: str | Path, data: bytes) -> np.ndarray:
-    """Reads the values of a grey PNG of 8 or 16 bits.
+    """Reads the values of a greyscale PNG of 8 or 16 bits.
 
     Args:
-        path: What messages call it.
-        data: The file's bytes.
+        path: Name used in error messages.
+        data: Content of the file.
 
     Returns:
         int32 [H, W].
 
     Raises:
-        DataError: Damaged, or another kind of image.
+        DataError: The image is damaged or of another kind.
     """
-    with _opened(path, data) as image:
+    with _open(path, data) as image:
         if image.mode not in ("L", "I;16"):
             raise DataError(f"{path}: expected a grey PNG of 8 or 16 bits")
         return np.array(image).astype(np.int32)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Reads a mask that is of class ids or of colours, whichever the file says.
+    """Reads a mask of class ids or of colours.
 
     Args:
-        path: PNG; an alpha band must be opaque.
+        path: PNG file; an alpha channel must be opaque.
 
     Returns:
-        RGB: its colours, uint8 [H, W, 3]. Else: its values, int32 [H, W], 0..65535.
+        For an RGB image its colours, uint8 [H, W, 3]; otherwise its values, int32 [H, W],
+        0..65535.
 
     Raises:
-        DataError: Missing, damaged, or another kind of image.
+        DataError: The file is missing, damaged, or another kind of image.
     """
     depth, colour = _mask_kind(path)
     return _opaque(path, colour) if colour in (_RGB, _RGBA) else _values(path, depth, colour)
 
 
 def read_coloured_mask(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Reads a mask as `read_mask` does, with its palette.
+    """Reads a mask as `read_mask` does, together with its palette.
 
     Returns:
-        The mask, and the palette's colours, uint8 [256, 3]; `None` where it has no palette.
+        The mask, and the colours of its palette, uint8 [256, 3], or `None` if it has no palette.
 
     Raises:
-        DataError: As `read_mask`.
+        DataError: See `read_mask`.
     """
     depth, colour = _mask_kind(path)
     if colour in (_RGB, _RGBA):
         return _opaque(path, colour), None
     if colour != _PALETTE:
         return _values(path, depth, colour), None
-    with _opened(path) as image:
+    with _open(path) as image:
         values = _values_of(image, depth)
         stored = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     palette = np.zeros((256, 3), np.uint8)
@@ -297,48 +302,49 @@ def read_coloured_mask(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]
 
 
 def count_colours(colours: np.ndarray) -> dict[tuple[int, int, int], int]:
-    """Returns the number of pixels of each colour of uint8 [..., 3]; the 256 most frequent ones."""
+    """Counts the pixels of each colour of uint8 [..., 3]; returns the 256 most frequent ones."""
     packed = colours.reshape(-1, 3).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-    found, counts = np.unique(packed, return_counts=True)
+    values, counts = np.unique(packed, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:256]
     return {
         (value >> 16, value >> 8 & 255, value & 255): count
-        for value, count in zip(found[order].tolist(), counts[order].tolist(), strict=True)
+        for value, count in zip(values[order].tolist(), counts[order].tolist(), strict=True)
     }
 
 
 def to_classes(values: np.ndarray, table: np.ndarray, path: str | Path, rule: str) -> np.ndarray:
-    """Translates the values of a file to class ids.
+    """Maps the values of a mask to class ids.
 
     Args:
         values: int [H, W], 0..65535.
-        table: int32 [N]: value -> class id, `VOID`, or `NO_CLASS`; values from N on
-            are refused too.
-        path: The file, for the message.
-        rule: What values are allowed and the fix, for the message.
+        table: int32 [N], maps a value to a class id, `VOID` or `NO_CLASS`; values of N and above
+            are invalid too.
+        path: Path of the mask, used in error messages.
+        rule: Allowed values and the fix, used in error messages.
 
     Returns:
         int32 [H, W], class ids or `VOID`.
 
     Raises:
-        DataError: A value that the table has as `NO_CLASS`; of kind `value`.
+        DataError: The mask has a value that maps to `NO_CLASS`; its `kind` is `value`.
     """
     if values.max(initial=0) >= len(table):
         table = np.pad(table, (0, VALUES - len(table)), constant_values=NO_CLASS)
     mask = table[values]
     if mask.min(initial=VOID) == NO_CLASS:
-        strange, counts = np.unique(values[mask == NO_CLASS], return_counts=True)
+        invalid, counts = np.unique(values[mask == NO_CLASS], return_counts=True)
         worst = int(counts.argmax())
-        more = f" and {len(strange) - 1} other values outside" if len(strange) > 1 else ""
+        more = f" and {len(invalid) - 1} other invalid values" if len(invalid) > 1 else ""
         raise DataError(
-            f"{path}: value {strange[worst]} on {counts[worst]} pixels{more}: {rule}", kind="value"
+            f"{path}: value {invalid[worst]} on {counts[worst]} pixels{more}: {rule}",
+            kind="value",
         )
     return mask
 
 
 @contextmanager
-def _opened(path: str | Path, data: bytes | None = None) -> Iterator[Image.Image]:
-    """Opens an image whose size is allowed; turns what decoders raise into one line."""
+def _open(path: str | Path, data: bytes | None = None) -> Iterator[Image.Image]:
+    """Opens an image, checks its size, and converts exceptions of the decoders to DataError."""
     try:
         with Image.open(path if data is None else io.BytesIO(data)) as image:
             _refuse_huge(path, image.size)
@@ -351,15 +357,15 @@ def _opened(path: str | Path, data: bytes | None = None) -> Iterator[Image.Image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(_too_large(path, "far more pixels")) from error
     except UnidentifiedImageError as error:
-        raise _unknown(path, data) from error
+        raise _unidentified(path, data) from error
     except _DAMAGE as error:
         raise _damaged(path, error) from error
 
 
 def _refuse_planar(path: str | Path, image: Image.Image) -> None:
-    """Refuses a TIFF that keeps each band by itself, where Pillow would mix up its pixels.
+    """Refuses TIFF files with band-sequential storage that Pillow decodes wrongly.
 
-    It decodes three or four bands of 8 bits, but reads others as if a pixel's bands lay together.
+    Pillow decodes three or four 8-bit bands correctly, and others as if they were interleaved.
     """
     if image.format != "TIFF":
         return
@@ -369,11 +375,11 @@ def _refuse_planar(path: str | Path, image: Image.Image) -> None:
         plain = image.mode in ("RGB", "RGBA", "CMYK") and _PREMULTIPLIED not in extra
         grey = image.mode == "L" and tags.get(_PHOTOMETRIC) == 1
         if bits != {8} or not (plain or grey):
-            raise DataError(f"{path}: {_described(tags)}")
+            raise DataError(f"{path}: {_describe_tiff(tags)}")
 
 
-def _unknown(path: str | Path, data: bytes | None) -> DataError:
-    """Returns the error of a file that Pillow does not know; of a TIFF, with what it holds."""
+def _unidentified(path: str | Path, data: bytes | None) -> DataError:
+    """Returns the error for a file that Pillow cannot identify, with details for a TIFF."""
     try:
         with Path(path).open("rb") if data is None else io.BytesIO(data) as file:
             header = file.read(8)
@@ -381,25 +387,25 @@ def _unknown(path: str | Path, data: bytes | None) -> DataError:
                 tags = TiffImagePlugin.ImageFileDirectory_v2(header)
                 file.seek(tags.next)
                 tags.load(file)
-                return DataError(f"{path}: {_described(tags)}")
+                return DataError(f"{path}: {_describe_tiff(tags)}")
     except (*_DAMAGE, TypeError):
-        pass  # no header that says what it is, or one whose tags are of other types
+        pass  # The header is unreadable, or its tags have unexpected types.
     return DataError(f"{path}: not an image in a format that can be read")
 
 
-def _described(tags: Any) -> str:
-    """Returns what a TIFF holds that is not read, and what to make of it."""
+def _describe_tiff(tags: Any) -> str:
+    """Describes an unsupported TIFF file and how to convert it."""
     bands, bits = tags.get(_SAMPLES_PER_PIXEL, 1), tags.get(_BITS, (1,))
     if not isinstance(bands, int):
         raise TypeError(f"{bands!r} bands")
     kind = {2: " signed", 3: " floating-point"}.get(next(iter(tags.get(_SAMPLE_FORMAT, (1,)))), "")
     stored = ", band by band" if tags.get(_PLANAR) == _BAND_BY_BAND else ""
     named = "1 band" if bands == 1 else f"{bands} bands"
-    fix = "red, green and blue alone, 8 or 16 bits each" if bands > 2 else "8 or 16 bits of grey"
+    fix = "only red, green and blue, 8 or 16 bits each" if bands > 2 else "8 or 16 bits of grey"
     chosen = "-b 1 -b 2 -b 3" if bands > 2 else "-b 1"
     return (
-        f"a TIFF of {named} of {max(bits, default=1)}{kind} bits{stored}, which is not read: save "
-        f"{fix}, pixel by pixel, such as by gdal_translate {chosen} -ot Byte -scale -co "
+        f"a TIFF of {named} of {max(bits, default=1)}{kind} bits{stored}, which is not supported: "
+        f"save {fix}, pixel by pixel, for example with gdal_translate {chosen} -ot Byte -scale -co "
         "INTERLEAVE=PIXEL"
     )
 
@@ -414,15 +420,16 @@ def _refuse_huge(path: str | Path, size: tuple[int, int]) -> None:
         raise DataError(_too_large(path, f"{size[0]}x{size[1]} pixels"))
 
 
-def _too_large(path: str | Path, found: str) -> str:
+def _too_large(path: str | Path, problem: str) -> str:
     limit = MAX_PIXELS // 1_000_000
-    return f"{path}: {found}: at most {limit} million are read; cut or shrink the image"
+    return f"{path}: {problem}: at most {limit} million are supported; crop or downsample the image"
 
 
 def _orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation 1..8 that the header states; 1 where there is none.
+    """Returns the EXIF orientation 1..8 from the header, or 1 if there is none.
 
-    Not `image.getexif()`: for PNG it decodes the pixels first. TIFF is turned by Pillow itself.
+    `image.getexif()` is not used, since it decodes the pixels of a PNG first. Pillow applies the
+    orientation of a TIFF itself.
     """
     exif = image.info.get("exif")
     if image.format == "TIFF" or not isinstance(exif, bytes):
@@ -432,12 +439,12 @@ def _orientation(image: Image.Image) -> int:
         tags.load(exif)
         value: Any = tags.get(0x0112, 1)
     except _DAMAGE:
-        return 1  # the pixels are sound: viewers show such an image as it lies
+        return 1  # The pixels are intact; viewers also ignore unreadable EXIF data.
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _keep_stored_colours(image: Image.Image) -> None:
-    """Keeps Pillow from dividing the colours of a TIFF by a band that is tagged as their alpha."""
+    """Prevents Pillow from dividing the colours of a TIFF by a premultiplied alpha channel."""
     if isinstance(image, ImageFile.ImageFile) and image.format == "TIFF":
         image.tile = [_without_division(tile) for tile in image.tile]
 
@@ -449,15 +456,15 @@ def _without_division(tile: Any) -> Any:
 
 def _to_rgb(image: Image.Image, path: str | Path, *, transparent: bool) -> Image.Image:
     if image.mode == "F" or (image.mode == "I" and image.getextrema()[1] > 0xFFFF):  # type: ignore[operator]
-        raise DataError(f"{path}: 32 bits a pixel: save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255
+        raise DataError(f"{path}: 32 bits per pixel: save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's conversion clips at 255.
         values = np.asarray(image).astype(np.uint32)
-        if _white_is_zero(image):  # which Pillow heeds up to 8 bits
+        if _white_is_zero(image):  # Pillow inverts only images of up to 8 bits.
             values = 0xFFFF - values
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data and transparent:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
@@ -466,10 +473,10 @@ def _white_is_zero(image: Image.Image) -> bool:
 
 
 def _mask_kind(path: str | Path) -> tuple[int, int]:
-    """Returns bits a channel and colour type, from the PNG header.
+    """Returns bits per channel and colour type from the PNG header.
 
     Raises:
-        DataError: Missing, not PNG, or colours of 16 bits.
+        DataError: The file is missing, not PNG, or has 16-bit colours.
     """
     try:
         with Path(path).open("rb") as file:
@@ -483,8 +490,8 @@ def _mask_kind(path: str | Path) -> tuple[int, int]:
     depth, colour = header[24], header[25]
     if depth > 8 and colour != _GREY:
         raise DataError(
-            f"{path}: {_PNG_COLOURS.get(colour, 'colours')} of {depth} bits: a coloured mask has 8 "
-            "bits a channel, a mask of class ids is grey or palette; save it so"
+            f"{path}: {_PNG_COLOURS.get(colour, 'colours')} of {depth} bits: save a coloured "
+            "mask with 8 bits per channel, a mask of class ids as grey or palette"
         )
     if colour not in (_GREY, _PALETTE, *_PNG_COLOURS):
         raise DataError(f"{path}: damaged image (PNG colour type {colour}); replace it")

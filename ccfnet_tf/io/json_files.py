@@ -1,6 +1,6 @@
-"""JSON files that people and tools wrote: every value is looked at before it is trusted.
+"""Reads JSON files of annotation tools and validates every value.
 
-`where` is the place that a message begins with, such as "a.json: shape 3".
+`where` is the location with which error messages begin, such as "a.json: shape 3".
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Record = dict[str, Any]
 
 
 def read_json(path: str | Path) -> Record:
-    """Reads a file that holds one JSON object.
+    """Reads a JSON file that contains an object.
 
     Raises:
-        DataError: Missing, not JSON, or another value than an object.
+        DataError: The file is missing, not JSON, or contains another type of value.
     """
     tree = read_any_json(path)
     if not isinstance(tree, dict):
@@ -28,10 +28,10 @@ def read_json(path: str | Path) -> Record:
 
 
 def read_any_json(path: str | Path) -> Any:
-    """Reads a file that holds one JSON value.
+    """Reads a JSON file that contains any value.
 
     Raises:
-        DataError: Missing, or not JSON.
+        DataError: The file is missing or not JSON.
     """
     try:
         return json.loads(Path(path).read_bytes())
@@ -39,16 +39,16 @@ def read_any_json(path: str | Path) -> Any:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:  # bytes that are no text are a ValueError too
+    except (ValueError, RecursionError) as error:  # Undecodable bytes are a ValueError too.
         reason = " ".join(str(error).split())
-        raise DataError(f"{path}: damaged or not JSON ({reason}); write it anew") from error
+        raise DataError(f"{path}: damaged or not JSON ({reason}); write it again") from error
 
 
 def records(owner: Record, key: str, where: str) -> list[Record]:
-    """Returns a list of objects.
+    """Returns the value of a key that must be a list of objects.
 
     Raises:
-        DataError: The key is missing or holds something else.
+        DataError: The key is missing or has another type of value.
     """
     values = owner.get(key)
     if not isinstance(values, list):
@@ -60,45 +60,45 @@ def records(owner: Record, key: str, where: str) -> list[Record]:
 
 
 def whole(owner: Record, key: str, where: str) -> int:
-    """Returns a whole number of at most 63 bits.
+    """Returns the value of a key that must be a 64-bit signed integer.
 
     Raises:
-        DataError: The key is missing or holds something else.
+        DataError: The key is missing or has another type of value.
     """
     value = owner.get(key)
-    if type(value) is not int or not -(2**63) <= value < 2**63:  # true is an int to Python
-        raise DataError(f"{where}: '{key}' is {shown(value)}: expected a whole number")
+    if type(value) is not int or not -(2**63) <= value < 2**63:  # bool is a subclass of int.
+        raise DataError(f"{where}: '{key}' is {shown(value)}: expected an integer")
     return value
 
 
 def text(owner: Record, key: str, where: str) -> str:
-    """Returns words on one line, blanks at the ends left out and runs of blanks made one.
+    """Returns the value of a key that must be a non-empty string, with whitespace normalized.
 
     Raises:
-        DataError: The key is missing, blank, or holds something else.
+        DataError: The key is missing, blank, or has another type of value.
     """
     value = owner.get(key)
     words = value.split() if isinstance(value, str) else []
     if not words or not _is_unicode("".join(words)):
-        raise DataError(f"{where}: '{key}' is {shown(value)}: expected a text")
+        raise DataError(f"{where}: '{key}' is {shown(value)}: expected a string")
     return " ".join(words)
 
 
 def path_text(owner: Record, key: str, where: str) -> str:
-    """Returns a path with forward slashes; files written on Windows have the others.
+    """Returns the path under a key, with the backslashes of Windows replaced by slashes.
 
     Raises:
-        DataError: The key is missing, blank, or holds something else.
+        DataError: The key is missing, blank, or has another type of value.
     """
     text(owner, key, where)
     return str(owner[key]).replace("\\", "/")
 
 
 def picture_size(owner: Record, height: str, width: str, where: str) -> tuple[int, int]:
-    """Returns (H, W) from the keys that state it.
+    """Returns the image size (H, W) stored under two keys.
 
     Raises:
-        DataError: A side that is not a positive whole number, or more than `MAX_PIXELS`.
+        DataError: A side is not a positive integer, or the image has more than `MAX_PIXELS` pixels.
     """
     size = whole(owner, height, where), whole(owner, width, where)
     if min(size) < 1:
@@ -106,34 +106,34 @@ def picture_size(owner: Record, height: str, width: str, where: str) -> tuple[in
     if size[0] * size[1] > MAX_PIXELS:
         limit = MAX_PIXELS // 1_000_000
         raise DataError(
-            f"{where}: {size[1]}x{size[0]} pixels: at most {limit} million are read; cut or "
-            "shrink the image"
+            f"{where}: {size[1]}x{size[0]} pixels: at most {limit} million are supported; "
+            "crop or downsample the image"
         )
     return size
 
 
 def is_there(path: Path) -> bool:
-    """Returns whether a path that a file named is a file; names no disk can have are not."""
+    """Returns whether a path given in a file is an existing file; False for invalid paths."""
     try:
         return path.is_file()
-    except (OSError, ValueError):  # too long, or with characters that no name has
+    except (OSError, ValueError):  # The name is too long or has invalid characters.
         return False
 
 
 def shown(value: Any) -> str:
-    """Returns a value for a message: one line, and short."""
+    """Formats a value for an error message on one short line."""
     if value is None:
         return "missing"
     if isinstance(value, (list, dict)):
         return f"a list of {len(value)}" if isinstance(value, list) else "an object"
     if isinstance(value, int) and abs(value) >= 2**64:
-        return "a huge number"  # Python refuses to print the longest
+        return "a huge number"  # Python refuses to format very long integers.
     line = repr(value)
     return line if len(line) <= 60 else line[:57] + "..."
 
 
 def _is_unicode(value: str) -> bool:
-    """Returns whether a text can be written to a file: JSON may hold halves of characters."""
+    """Returns whether a string can be encoded: JSON may contain unpaired surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:

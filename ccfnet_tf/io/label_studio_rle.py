@@ -1,8 +1,9 @@
-"""Label Studio's run lengths: the values of an RGBA image, packed bit by bit.
+"""Label Studio's run-length encoding (RLE) of brush masks: RGBA values packed bit by bit.
 
-32 bits state how many values there are, 5 the bits of a value, and 4 times 4 the four widths that a
-run's length may have. Then come runs: a bit, two that choose the width, the length less one, and
-the value once (bit 1) or a value each (bit 0). Alpha, every fourth value, is the brush.
+The header has 32 bits for the number of values, 5 bits for the width of a value minus 1, and four
+times 4 bits for the possible widths of a run length, minus 1. Each run has one flag bit, two bits
+that select the width of its length, the length minus 1, and either one repeated value (flag 1) or
+one value per element (flag 0). The alpha channel, every fourth value, is the mask.
 """
 
 from __future__ import annotations
@@ -12,37 +13,37 @@ import numpy as np
 from ccfnet_tf.errors import DataError
 
 
-class _Bits:
-    """Bytes read bit by bit, highest first."""
+class _BitReader:
+    """Reads bytes bit by bit, highest bit first."""
 
     def __init__(self, packed: bytes, where: str) -> None:
         self._packed = packed
         self._where = where
-        self._at = 0
+        self._position = 0
 
     def read(self, count: int) -> int:
-        """Returns the next bits, at most 32 of them, as a number."""
-        first, end = self._at // 8, self._at + count
+        """Returns the next `count` bits, at most 32, as an integer."""
+        first, end = self._position // 8, self._position + count
         if end > 8 * len(self._packed):
-            raise DataError(f"{self._where}: the brush's 'rle' ends too early: export it anew")
-        self._at = end
+            raise DataError(f"{self._where}: the brush's 'rle' ends too early: export it again")
+        self._position = end
         last = (end + 7) // 8
         chunk = int.from_bytes(self._packed[first:last], "big")
         return chunk >> (8 * last - end) & (1 << count) - 1
 
 
 def to_brush(packed: bytes, size: tuple[int, int], where: str) -> np.ndarray:
-    """Returns bool [H, W], true where the brush was.
+    """Decodes a brush mask, bool [H, W].
 
     Args:
-        packed: The bytes that a JSON file lists as `rle`.
-        size: (H, W).
-        where: Place that messages begin with.
+        packed: Bytes listed as `rle` in the JSON file.
+        size: (H, W) of the image.
+        where: Location, used at the start of error messages.
 
     Raises:
-        DataError: Damaged, or of another size.
+        DataError: The data are damaged or have another size.
     """
-    bits = _Bits(packed, where)
+    bits = _BitReader(packed, where)
     count, width = bits.read(32), bits.read(5) + 1
     lengths = [bits.read(4) + 1 for _ in range(4)]
     if count != 4 * size[0] * size[1]:
@@ -52,18 +53,18 @@ def to_brush(packed: bytes, size: tuple[int, int], where: str) -> np.ndarray:
             kind="size",
         )
     brush = np.zeros(size[0] * size[1], bool)
-    at = 0
-    while at < count:
+    position = 0
+    while position < count:
         same = bits.read(1)
-        end = at + 1 + bits.read(lengths[bits.read(2)])
+        end = position + 1 + bits.read(lengths[bits.read(2)])
         if end > count:
-            raise DataError(f"{where}: the brush's 'rle' has more values than it states")
+            raise DataError(f"{where}: the brush's 'rle' has more values than its header declares")
         if same:
-            brush[at // 4 : end // 4] = bits.read(width) > 0
+            brush[position // 4 : end // 4] = bits.read(width) > 0
         else:
-            for index in range(at, end):
+            for index in range(position, end):
                 value = bits.read(width)
                 if index % 4 == 3:
                     brush[index // 4] = value > 0
-        at = end
+        position = end
     return brush.reshape(size)

@@ -1,7 +1,7 @@
-"""One matrix of whole numbers out of a MATLAB 5 file (what `save` writes up to -v7).
+"""Reads an integer matrix from a MATLAB 5 file (the format of `save` up to -v7).
 
-SciPy reads far more of the format, but a flipped byte in a file makes it end the whole process
-with a segmentation fault; here every length is checked against what is there.
+SciPy supports more of the format, but a flipped byte in a file can crash the process with a
+segmentation fault. Here every length is checked against the available data.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.images import MAX_PIXELS
 
-Take = Callable[[int], bytes]
-"""Returns the next so many bytes; raises ValueError where there are fewer."""
+Read = Callable[[int], bytes]
+"""Reads the given number of bytes; raises ValueError if fewer remain."""
 
 _MATRIX, _COMPRESSED = 14, 15
-_STORED = {
+_DTYPES = {
     1: "i1",
     2: "u1",
     3: "i2",
@@ -34,22 +34,22 @@ _STORED = {
 }
 _NUMERIC = range(6, 16)  # array classes double, single, int8 .. uint64
 _COMPLEX = 0x0800
-_LONGEST = 4096  # bytes of flags, dimensions or a name
+_LONGEST = 4096  # Most bytes of flags, dimensions or a name.
 
 
 def read_matrix(path: str | Path, name: str) -> np.ndarray:
-    """Reads a matrix.
+    """Reads an integer matrix.
 
     Args:
-        path: MATLAB 5 file, either byte order, compressed or not.
+        path: MATLAB 5 file in either byte order, compressed or not.
         name: Name of the variable.
 
     Returns:
-        [H, W], a type of integers.
+        [H, W] of an integer dtype.
 
     Raises:
-        DataError: Missing, another format, damaged, no such variable, not a matrix of whole
-            numbers, empty, or more than `MAX_PIXELS`.
+        DataError: The file is missing, damaged or in another format, or the variable is missing,
+            not a matrix of integers, empty, or has more than `MAX_PIXELS` elements.
     """
     try:
         data = Path(path).read_bytes()
@@ -70,27 +70,27 @@ def read_matrix(path: str | Path, name: str) -> np.ndarray:
 
 
 def _find(data: bytes, order: str, name: str) -> np.ndarray | None:
-    take = _plain(data)
-    left = len(data)
-    while left > 0:
-        kind, size = struct.unpack(f"{order}II", take(8))
-        body = take(size)
-        left -= 8 + size
+    read = _reader(data)
+    remaining = len(data)
+    while remaining > 0:
+        kind, size = struct.unpack(f"{order}II", read(8))
+        body = read(size)
+        remaining -= 8 + size
         if kind == _COMPRESSED:
-            found = _unpacked(body, order, name)
+            matrix = _find_compressed(body, order, name)
         else:
-            found = _matrix(_plain(body), order, name) if kind == _MATRIX else None
-        if found is not None:
-            return found
+            matrix = _matrix(_reader(body), order, name) if kind == _MATRIX else None
+        if matrix is not None:
+            return matrix
     return None
 
 
-def _unpacked(body: bytes, order: str, name: str) -> np.ndarray | None:
-    """Looks into a compressed element; unpacks no more than the matrix says it holds."""
+def _find_compressed(body: bytes, order: str, name: str) -> np.ndarray | None:
+    """Searches a compressed element; decompresses no more bytes than the matrix declares."""
     stream = zlib.decompressobj()
     packed = body
 
-    def take(count: int) -> bytes:
+    def read(count: int) -> bytes:
         nonlocal packed
         out = b""
         while len(out) < count:
@@ -101,66 +101,66 @@ def _unpacked(body: bytes, order: str, name: str) -> np.ndarray | None:
             out += piece
         return out
 
-    kind, _ = struct.unpack(f"{order}II", take(8))
-    matrix = _matrix(take, order, name) if kind == _MATRIX else None
+    kind, _ = struct.unpack(f"{order}II", read(8))
+    matrix = _matrix(read, order, name) if kind == _MATRIX else None
     if matrix is not None:
-        stream.decompress(packed, 8)  # the padding; the checksum comes after it
+        stream.decompress(packed, 8)  # The padding; the checksum follows it.
         if not stream.eof:
             raise ValueError("the compressed data do not end with the matrix")
     return matrix
 
 
-def _matrix(take: Take, order: str, name: str) -> np.ndarray | None:
-    """Returns the matrix, or `None` where it is another variable."""
-    flags, shape, title = (_element(take, order)[1] for _ in range(3))
-    if title != name.encode():
+def _matrix(read: Read, order: str, name: str) -> np.ndarray | None:
+    """Reads a matrix; returns `None` if it is another variable."""
+    flags, shape, variable = (_element(read, order)[1] for _ in range(3))
+    if variable != name.encode():
         return None
     (word,) = struct.unpack_from(f"{order}I", flags)
     if word & 0xFF not in _NUMERIC or word & _COMPLEX or len(shape) != 8:
         raise ValueError(f"{name} is not a matrix of numbers")
     height, width = struct.unpack(f"{order}ii", shape)
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise ValueError(f"{name} has {width}x{height} values, 1 to {MAX_PIXELS} are read")
-    kind, raw = _element(take, order, longest=8 * height * width, last=True)
-    if kind not in _STORED:
+        raise ValueError(f"{name} has {width}x{height} values, 1 to {MAX_PIXELS} are supported")
+    kind, raw = _element(read, order, longest=8 * height * width, last=True)
+    if kind not in _DTYPES:
         raise ValueError(f"unknown type {kind} of numbers")
-    values = np.frombuffer(raw, np.dtype(order + _STORED[kind]))
+    values = np.frombuffer(raw, np.dtype(order + _DTYPES[kind]))
     if len(values) != height * width:
         raise ValueError(f"{len(values)} values for {width}x{height}")
     if values.dtype.kind == "f":
         if not ((abs(values) < 2**31) & (values == np.round(values))).all():
-            raise ValueError(f"{name} holds numbers that are not whole")
+            raise ValueError(f"{name} has values that are not integers")
         values = values.astype(np.int32)
     return np.ascontiguousarray(values.reshape(width, height).T)  # stored column by column
 
 
 def _element(
-    take: Take, order: str, *, longest: int = _LONGEST, last: bool = False
+    read: Read, order: str, *, longest: int = _LONGEST, last: bool = False
 ) -> tuple[int, bytes]:
-    """Returns type and bytes of the next element inside a matrix; they are padded to 8 bytes."""
-    tag = take(8)
+    """Returns type and data of the next element of a matrix; elements are padded to 8 bytes."""
+    tag = read(8)
     kind, size = struct.unpack(f"{order}II", tag)
-    if kind >> 16:  # up to 4 bytes lie in the tag itself
+    if kind >> 16:  # Small element: up to 4 bytes stored in the tag itself.
         kind, size = kind & 0xFFFF, kind >> 16
         if size > 4:
             raise ValueError("a short element of more than 4 bytes")
         return kind, tag[4 : 4 + size]
     if size > longest:
         raise ValueError(f"an element of {size} bytes")
-    body = take(size)
+    body = read(size)
     if not last:
-        take(-size % 8)
+        read(-size % 8)
     return kind, body
 
 
-def _plain(data: bytes) -> Take:
+def _reader(data: bytes) -> Read:
     start = 0
 
-    def take(count: int) -> bytes:
+    def read(count: int) -> bytes:
         nonlocal start
         if start + count > len(data):
             raise ValueError("ends early")
         start += count
         return data[start - count : start]
 
-    return take
+    return read

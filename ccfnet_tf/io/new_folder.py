@@ -1,4 +1,4 @@
-"""A folder that is either whole or not there."""
+"""Atomic creation of folders: a folder is either complete or absent."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ from ccfnet_tf.errors import ConfigError, ResourceError, is_disk_full
 
 
 def refuse_existing(out: Path) -> None:
-    """Refuses a place where `new_folder` cannot make a folder.
+    """Checks that `new_folder` can create a folder at `out`.
 
     Raises:
-        ConfigError: `out` is there and not empty, or an address of an object store.
+        ConfigError: `out` exists and is not empty, or is a URL of an object store.
     """
     if ":/" in str(out):
-        raise ConfigError(f"{out}: give a folder on this machine, then copy it there")
+        raise ConfigError(f"{out}: is a URL: give a local folder, then copy it there")
     if out.is_symlink() and not out.exists():
-        raise ConfigError(f"{out}: a link that leads nowhere; remove it or choose another folder")
+        raise ConfigError(f"{out}: is a broken link; remove it or choose another folder")
     refuse_file(out)
     if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out}: already there and not empty; remove it or choose another folder")
+        raise ConfigError(
+            f"{out}: already exists and is not empty; remove it or choose another folder"
+        )
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yields a folder beside `out` that becomes `out` when all went well, else is removed.
+    """Yields a temporary folder that is renamed to `out` on success and removed on failure.
 
     Raises:
-        ConfigError: `out` is there and not empty, an address of an object store, or being written
-            by another process.
-        ResourceError: The disk is full or cannot be written.
+        ConfigError: `out` exists and is not empty, is a URL of an object store, or is being
+            written by another process.
+        ResourceError: The disk is full or not writable.
     """
     refuse_existing(out)
     out = out.resolve()
     missing = [folder for folder in out.parents if not folder.exists()]
-    with _writable(out), _locked(out) as unfinished:
+    with _convert_os_errors(out), _locked(out) as unfinished:
         try:
             yield unfinished
             if out.exists():
@@ -48,17 +50,17 @@ def new_folder(out: Path) -> Iterator[Path]:
             unfinished.rename(out)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
-            with suppress(OSError):  # another process has put something there
+            with suppress(OSError):  # Another process may have written to them.
                 for folder in missing:
                     folder.rmdir()
             raise
 
 
 def being_written(out: Path) -> bool:
-    """Whether a process is in `new_folder(out)` at the moment."""
+    """Returns whether a process is currently in `new_folder(out)`."""
     try:
         lock = _lock(_unfinished(out))
-    except (FileNotFoundError, NotADirectoryError):  # a link counts as no folder
+    except (FileNotFoundError, NotADirectoryError):  # A link is not followed.
         return False
     except BlockingIOError:
         return True
@@ -71,22 +73,23 @@ def _unfinished(out: Path) -> Path:
 
 
 @contextmanager
-def _writable(out: Path) -> Iterator[None]:
+def _convert_os_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        cure = "free space" if is_disk_full(error) else "see that its folder can be written"
+        fix = "free space" if is_disk_full(error) else "make its folder writable"
         raise ResourceError(
-            f"{reason} while writing {out}: nothing was kept: {cure}, or choose another folder"
+            f"{reason} while writing {out}: nothing was kept: {fix}, or choose another folder"
         ) from error
 
 
 @contextmanager
 def _locked(out: Path) -> Iterator[Path]:
-    """Yields an empty folder that this process alone holds; it may be what a killed one left.
+    """Yields the temporary folder, emptied and locked by this process.
 
-    Its name is known to all, as the lock needs it; so a link there is removed and never followed.
+    A folder left by a killed process is reused. The lock needs a fixed name, under which others may
+    place a link: it is removed and never followed.
     """
     unfinished = _unfinished(out)
     if unfinished.is_symlink():
@@ -96,7 +99,7 @@ def _locked(out: Path) -> Iterator[Path]:
         lock = _lock(unfinished)
     except (FileNotFoundError, BlockingIOError) as error:
         raise ConfigError(
-            f"{out}: another process is writing it: wait for it, or choose another folder"
+            f"{out}: another process is writing it: wait until it ends, or choose another folder"
         ) from error
     try:
         if os.fstat(lock).st_uid != os.geteuid():
@@ -108,7 +111,7 @@ def _locked(out: Path) -> Iterator[Path]:
 
 
 def _empty(folder: int) -> None:
-    """Removes what is in an open folder; links in it are removed, not what they lead to."""
+    """Empties an open folder; links in it are removed, not their targets."""
     for name in os.listdir(folder):
         if stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
             shutil.rmtree(name, dir_fd=folder)
@@ -117,12 +120,12 @@ def _empty(folder: int) -> None:
 
 
 def _lock(folder: Path) -> int:
-    """Returns the descriptor that holds a folder's lock, which ends with it or the process.
+    """Locks a folder; returns the descriptor, which releases the lock when it is closed.
 
     Raises:
-        FileNotFoundError: The folder is not there, or was finished at this moment.
-        NotADirectoryError: It is a link, or a file.
-        BlockingIOError: Another holds it.
+        FileNotFoundError: The folder does not exist, or has just been renamed.
+        NotADirectoryError: The path is a link or a file.
+        BlockingIOError: Another process holds the lock.
     """
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -136,28 +139,28 @@ def _lock(folder: Path) -> int:
 
 
 def refuse_unwritable(out: Path, option: str = "--out") -> None:
-    """Refuses a folder for results that cannot be made or written, before anything is computed.
+    """Checks, before anything is computed, that an output folder can be created and written.
 
     Args:
-        out: The folder; it need not be there.
-        option: What named it, for the message.
+        out: The folder; it need not exist.
+        option: Option that names it, used in error messages.
 
     Raises:
-        ResourceError: A file is in its place, or the system does not allow it.
+        ResourceError: `out` or a parent of it is a file or not writable.
     """
-    place = next(each for each in (out, *out.absolute().parents) if each.exists())
-    refuse_file(place, option)
-    if not os.access(place, os.W_OK | os.X_OK):
+    existing = next(each for each in (out, *out.absolute().parents) if each.exists())
+    refuse_file(existing, option)
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise ResourceError(
-            f"{place}: cannot be written: give another {option}, or change its rights"
+            f"{existing}: cannot be written: give another {option}, or change its permissions"
         )
 
 
 def refuse_file(out: Path, option: str = "--out") -> None:
-    """Refuses a file where a folder for results is to be.
+    """Checks that an output folder is not an existing file.
 
     Raises:
-        ResourceError: There is one.
+        ResourceError: `out` is a file.
     """
     if out.exists() and not out.is_dir():
-        raise ResourceError(f"{out}: is a file, and results need a folder: give another {option}")
+        raise ResourceError(f"{out}: is a file, expected a folder: give another {option}")

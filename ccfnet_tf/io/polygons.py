@@ -1,13 +1,13 @@
-"""Outlines to label maps.
+"""Rasterizes polygons into label maps.
 
-Coordinates are pixels, x to the right and y down; (0, 0) is the top left corner of the top left
-pixel, whose centre is (0.5, 0.5). That is the convention of COCO and of labelme.
+Coordinates are in pixels, x to the right and y down; (0, 0) is the top left corner of the top left
+pixel, whose centre is (0.5, 0.5). This is the convention of COCO and labelme.
 
-A pixel belongs to an outline when its centre lies inside, by the even-odd rule; a centre that lies
-exactly on the outline belongs to what is right of it and below it. So outlines that share an edge
-share no pixel and leave none between them. Tools that also draw the line itself (OpenCV, Pillow,
-and labelme through it) give half a pixel more on each side; COCO's own tool agrees but for centres
-within a third of a pixel of the line.
+A pixel belongs to a polygon if its centre lies inside by the even-odd rule. A centre exactly on an
+edge belongs to the region to the right of it or below it. Polygons that fraction an edge therefore
+neither overlap nor leave a gap. Tools that also draw the outline (OpenCV, Pillow, and labelme,
+which uses Pillow) add half a pixel on each side. COCO's own tool gives the same result except for
+centres within a third of a pixel of an edge.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ from ccfnet_tf.io.json_files import shown
 from ccfnet_tf.labels import VOID
 
 FARTHEST = 1_000_000
-"""Coordinates beyond this are taken for damage; others outside the image are cut off."""
-
+"""Coordinates beyond this are refused as damaged; others outside the image are clipped."""
 
 MOST_CROSSINGS = 20_000_000
-"""How often the outlines of an image may cross its rows, all together.
+"""Largest number of intersections of all polygons of an image with its rows.
 
-A thousand round objects, each as high as an image of 4000 rows, cross 8 million. Lines that run to
-and fro cross more: a file of 1 MB can ask for 400 million.
+A thousand round objects, each as high as an image of 4000 rows, have 8 million. Zigzag lines have
+more: a file of 1 MB can contain 400 million.
 """
 
 _BAND_PIXELS = 1 << 21
-_COUNTED = 1 << 16  # rows whose crossings are counted at once
-_BAND_CROSSINGS = 1 << 20  # of outlines with rows, drawn at once: some 100 MB
+_COUNTED = 1 << 16  # Rows whose crossings are counted at a time.
+_BAND_CROSSINGS = 1 << 20  # Crossings drawn at a time: about 100 MB.
 
 
 def draw(
@@ -45,19 +44,20 @@ def draw(
     *,
     where: str = "",
 ) -> np.ndarray:
-    """Draws shapes in order, later ones over earlier ones.
+    """Draws shapes in order; later ones cover earlier ones.
 
     Args:
-        size: (H, W).
-        shapes: Class id with an outline, float64 [N, 2] of (x, y), or with a mask, bool [H, W].
-        background: What pixels outside every shape are.
-        where: Place that messages begin with.
+        size: (H, W) of the label map.
+        shapes: Pairs of a class id and a polygon, float64 [N, 2] of (x, y), or a mask,
+            bool [H, W].
+        background: Class id of pixels outside all shapes.
+        where: Location, used at the start of error messages.
 
     Returns:
-        int32 [H, W], the class ids of the shapes or `background`.
+        int32 [H, W], class ids of the shapes or `background`.
 
     Raises:
-        DataError: The outlines cross rows more than `MOST_CROSSINGS` times.
+        DataError: The polygons cross pixel rows more than `MOST_CROSSINGS` times.
     """
     label = np.full(size, background, np.int32)
     crossings = 0
@@ -69,43 +69,47 @@ def draw(
         crossings += int((edges.last - edges.first).sum())
         if crossings > MOST_CROSSINGS:
             raise DataError(
-                f"{where}: outlines cross rows of pixels {crossings} times: at most "
-                f"{MOST_CROSSINGS} in an image are drawn: make them of fewer points"
+                f"{where}: polygons cross pixel rows {crossings} times: at most "
+                f"{MOST_CROSSINGS} per image are supported: use polygons with fewer points"
             )
         _fill(label, edges, class_id)
     return label
 
 
 def outline(values: Any, where: str) -> np.ndarray:
-    """Returns an outline from a flat list x, y, x, y, ... as JSON holds it.
+    """Converts a flat JSON list x, y, x, y, ... to a polygon.
 
     Returns:
         float64 [N, 2] of (x, y), N at least 3.
 
     Raises:
-        DataError: Not such a list, fewer than 3 points, NaN, or beyond `FARTHEST`.
+        DataError: `values` is not such a list, has fewer than 3 points, or a coordinate is NaN or
+            beyond `FARTHEST`.
     """
     return points(values, where, least=3)
 
 
 def points(values: Any, where: str, *, least: int) -> np.ndarray:
-    """Returns points from a flat list x, y, x, y, ...
+    """Converts a flat JSON list x, y, x, y, ... to points.
 
     Args:
-        values: What JSON held.
-        where: Place that messages begin with.
-        least: Fewest points allowed.
+        values: The JSON value.
+        where: Location, used at the start of error messages.
+        least: Smallest number of points.
 
     Returns:
         float64 [N, 2] of (x, y).
 
     Raises:
-        DataError: Not such a list, too few points, NaN, or beyond `FARTHEST`.
+        DataError: `values` is not such a list, has too few points, or a coordinate is NaN or
+            beyond `FARTHEST`.
     """
     if not isinstance(values, list) or len(values) % 2:
         raise DataError(f"{where}: {shown(values)}: expected a list of numbers x, y, x, y, ...")
     for value in values:
-        if type(value) not in (int, float) or not -FARTHEST <= value <= FARTHEST:  # refuses NaN
+        if (
+            type(value) not in (int, float) or not -FARTHEST <= value <= FARTHEST
+        ):  # Also refuses NaN.
             raise DataError(
                 f"{where}: coordinate {shown(value)}: expected a number of pixels, at most "
                 f"{FARTHEST} from the corner"
@@ -116,26 +120,26 @@ def points(values: Any, where: str, *, least: int) -> np.ndarray:
 
 
 def circle(centre: np.ndarray, rim: np.ndarray) -> np.ndarray:
-    """Returns the outline of a circle, nowhere off by more than 0.01 pixels.
+    """Approximates a circle by a polygon, with an error of at most 0.01 pixels.
 
     Args:
-        centre: float64 [2] (x, y).
-        rim: float64 [2] (x, y), a point on the circle.
+        centre: Centre, float64 [2] (x, y).
+        rim: A point on the circle, float64 [2] (x, y).
     """
     radius = float(np.hypot(*(rim - centre)))
-    # A polygon of n corners lies at most radius * (pi / n)^2 / 2 inside its circle.
+    # A polygon with n vertices lies at most radius * (pi / n)^2 / 2 inside its circle.
     corners = max(8, int(np.ceil(np.pi * np.sqrt(radius / 0.02))))
     turns = np.linspace(0.0, 2.0 * np.pi, corners, endpoint=False)
     return centre + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)
 
 
 class Ellipse(NamedTuple):
-    """An ellipse; its outline, of thousands of corners where it is large, is made to be drawn.
+    """An ellipse, stored by its parameters, since its polygon may have thousands of vertices.
 
     Attributes:
         centre: float64 [2] (x, y).
-        radii: float64 [2], along x and y before it is turned; the larger is above 0.
-        degrees: By how much it is turned, clockwise.
+        radii: float64 [2], along x and y before rotation; the larger one is above 0.
+        degrees: Clockwise rotation in degrees.
     """
 
     centre: np.ndarray
@@ -143,36 +147,36 @@ class Ellipse(NamedTuple):
     degrees: float
 
     def outline(self) -> np.ndarray:
-        """Returns float64 [N, 2] of (x, y)."""
+        """Returns a polygon, float64 [N, 2] of (x, y)."""
         longest = float(self.radii.max())
         rim = circle(np.zeros(2), np.array([longest, 0.0])) * self.radii / longest
         return self.centre + turned(rim, self.degrees)
 
 
 def turned(corners: np.ndarray, degrees: float) -> np.ndarray:
-    """Returns points float64 [N, 2] turned clockwise about (0, 0)."""
+    """Rotates points, float64 [N, 2], clockwise about (0, 0)."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return corners @ np.array([[cos, sin], [-sin, cos]])
 
 
 def area(corners: np.ndarray) -> float:
-    """Returns the area in pixels inside an outline float64 [N, 2] that does not cross itself."""
+    """Returns the area in pixels of a simple polygon, float64 [N, 2]."""
     x, y = corners.T
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2.0
 
 
 def is_flat(corners: np.ndarray) -> bool:
-    """Returns whether all points of float64 [N, 2], N at least 1, lie on one line.
+    """Returns whether all points, float64 [N, 2] with N at least 1, are collinear.
 
-    `area` cannot tell: that of an outline that crosses itself may be 0 where much lies inside.
+    `area` cannot be used for this: it may be 0 for a polygon that intersects itself.
     """
-    ways = corners - corners[0]
-    x, y = ways[np.argmax((ways**2).sum(axis=1))]
-    return not (ways[:, 0] * y - ways[:, 1] * x).any()
+    offsets = corners - corners[0]
+    x, y = offsets[np.argmax((offsets**2).sum(axis=1))]
+    return not (offsets[:, 0] * y - offsets[:, 1] * x).any()
 
 
 def is_outside(corners: np.ndarray, size: tuple[int, int] | None) -> bool:
-    """Returns whether float64 [N, 2] lies beside an image of (H, W), where that is known."""
+    """Returns whether a polygon, float64 [N, 2], lies outside an image of size (H, W), if known."""
     if size is None or not len(corners):
         return False
     beyond = np.array(size[::-1])
@@ -180,13 +184,13 @@ def is_outside(corners: np.ndarray, size: tuple[int, int] | None) -> bool:
 
 
 class _Edges(NamedTuple):
-    """The edges of an outline, each from top to bottom.
+    """Edges of a polygon, directed from top to bottom.
 
     Attributes:
-        top: float64 [N, 2] of (x, y).
-        bottom: Likewise.
-        first: int64 [N], the first row whose centre the edge crosses.
-        last: int64 [N], the row after the last.
+        top: Upper end points, float64 [N, 2] of (x, y).
+        bottom: Lower end points, float64 [N, 2] of (x, y).
+        first: int64 [N], first row whose centre the edge crosses.
+        last: int64 [N], one past the last such row.
     """
 
     top: np.ndarray
@@ -197,7 +201,7 @@ class _Edges(NamedTuple):
 
 def _edges(corners: np.ndarray, height: int) -> _Edges:
     start, end = corners, np.roll(corners, -1, axis=0)
-    # Every edge is taken downwards, so that two outlines round the edge they share alike.
+    # All edges are directed downwards, so that a shared edge is rounded alike in both polygons.
     down = (start[:, 1] <= end[:, 1])[:, None]
     top, bottom = np.where(down, start, end), np.where(down, end, start)
     first, last = _nearest_centre(top[:, 1], height), _nearest_centre(bottom[:, 1], height)
@@ -205,7 +209,7 @@ def _edges(corners: np.ndarray, height: int) -> _Edges:
 
 
 def _fill(label: np.ndarray, edges: _Edges, class_id: int) -> None:
-    """Sets the pixels of `label` whose centre lies inside the outline."""
+    """Sets the pixels of `label` whose centres lie inside the polygon."""
     width = label.shape[1]
     top, bottom, first, last = edges
     columns = np.concatenate([top[:, 0], bottom[:, 0]])
@@ -216,25 +220,25 @@ def _fill(label: np.ndarray, edges: _Edges, class_id: int) -> None:
         edge = np.repeat(np.arange(len(top)), count)
         row = begin[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
         high, low = top[edge], bottom[edge]
-        share = (row + 0.5 - high[:, 1]) / (low[:, 1] - high[:, 1])
-        column = _nearest_centre(high[:, 0] + share * (low[:, 0] - high[:, 0]), width)
-        # From each crossing on, all pixels to the right change side.
+        fraction = (row + 0.5 - high[:, 1]) / (low[:, 1] - high[:, 1])
+        column = _nearest_centre(high[:, 0] + fraction * (low[:, 0] - high[:, 0]), width)
+        # Each crossing toggles all pixels to the right of it between outside and inside.
         shape = (rows.stop - rows.start, int(right - left) + 1)
-        places = (row - rows.start) * shape[1] + np.clip(column, left, right) - left
-        # Odd or even is all that counts, which bytes keep though they overflow: a row may be long.
+        indices = (row - rows.start) * shape[1] + np.clip(column, left, right) - left
+        # Only the parity counts, so that uint8 may overflow.
         changes = np.zeros(shape[0] * shape[1], np.uint8)
-        np.add.at(changes, places, 1)
+        np.add.at(changes, indices, 1)
         inside = np.cumsum(changes.reshape(shape)[:, :-1], axis=1, dtype=np.uint8) & 1
         label[rows, left:right][inside == 1] = class_id
 
 
 def _bands(first: np.ndarray, last: np.ndarray, width: int) -> Iterator[slice]:
-    """Yields bands of rows that take little memory however often the edges cross them.
+    """Yields bands of rows that need limited memory for any number of crossings.
 
     Args:
-        first: int64 [N], the first row that each edge crosses.
-        last: int64 [N], the row after its last.
-        width: Columns of the outline.
+        first: int64 [N], first row that each edge crosses.
+        last: int64 [N], one past the last row that each edge crosses.
+        width: Width of the polygon in columns.
     """
     top, bottom = int(first.min()), int(last.max())
     for begin in range(top, bottom, _COUNTED):
@@ -243,7 +247,7 @@ def _bands(first: np.ndarray, last: np.ndarray, width: int) -> Iterator[slice]:
 
 
 def _bands_between(first: np.ndarray, last: np.ndarray, width: int) -> Iterator[slice]:
-    """Yields bands as `_bands` does; takes memory for each row."""
+    """Yields bands as `_bands` does; needs memory in proportion to the number of rows."""
     top, bottom = int(first.min()), int(last.max())
     crossings = np.zeros(bottom - top + 1, np.int64)
     np.add.at(crossings, first - top, 1)
@@ -259,5 +263,5 @@ def _bands_between(first: np.ndarray, last: np.ndarray, width: int) -> Iterator[
 
 
 def _nearest_centre(at: np.ndarray, limit: int) -> np.ndarray:
-    """Returns int64, the first row or column whose centre is not before `at`, 0..limit."""
+    """Returns the first row or column whose centre is at or after `at`, int64 0..limit."""
     return np.clip(np.ceil(at - 0.5), 0, limit).astype(np.int64)

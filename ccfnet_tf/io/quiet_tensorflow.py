@@ -1,4 +1,4 @@
-"""How TensorFlow is imported by the command line: late, and without its notes."""
+"""Imports TensorFlow for the command line without its start-up messages."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import sys
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow without its notes on CUDA and CPU instructions.
+    """Imports TensorFlow without its messages about CUDA and CPU instructions.
 
-    They are written by C++ to the file descriptor before any log level counts. What a failing
-    import has to say is an exception, and shows.
+    C++ code writes them to file descriptor 2 before the log level takes effect. A failing import
+    still raises its exception.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
-    screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         import tensorflow as tf
 
         tf.config.list_physical_devices()
     finally:
-        os.dup2(screen, 2)
-        os.close(screen)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)

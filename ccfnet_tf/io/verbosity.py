@@ -1,8 +1,8 @@
-"""Whether `--quiet` was given; a module of its own, since `--help` does not wait for the screen."""
+"""The `--quiet` flag, in a module of its own, so that `--help` does not import rich."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 
 QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
-"""Progress and notices are not shown; results, warnings and errors are."""
+"""If true, progress and notices are hidden; results, warnings and errors are shown."""

@@ -1,7 +1,8 @@
-"""Writes videos that browsers play: H.264 where the machine can write it.
+"""Writes MP4 videos, as H.264 if an encoder is available, since browsers play it.
 
-pip's OpenCV brings no encoder of H.264, but may find the system's; the program `ffmpeg` often has
-one. Where neither has, the video is MPEG-4 part 2, which players take and browsers do not.
+OpenCV from PyPI includes no H.264 encoder, but may use one of the system; the program `ffmpeg`
+often has one. Without an encoder the video is MPEG-4 Part 2, which players support and browsers do
+not.
 """
 
 from __future__ import annotations
@@ -22,62 +23,62 @@ from ccfnet_tf.errors import ResourceError
 from ccfnet_tf.io.atomic_file import private_folder
 
 NO_H264 = (
-    "written as MPEG-4 part 2, which browsers do not play: neither OpenCV nor ffmpeg writes H.264 "
-    "here; install ffmpeg for it"
+    "written as MPEG-4 part 2, which browsers do not play: neither OpenCV nor ffmpeg can write "
+    "H.264 on this machine; install ffmpeg"
 )
 
-_ENCODERS = ("libx264", "libopenh264")  # of ffmpeg's, those that need no device
+_ENCODERS = ("libx264", "libopenh264")  # Software encoders of ffmpeg.
 
 
 class _Encoder(Protocol):
     def write(self, frame: np.ndarray) -> None:
-        """Adds a frame, uint8 [H, W, 3] RGB, of even sides."""
+        """Adds a frame, uint8 [H, W, 3] RGB, with even H and W."""
 
     def close(self) -> None:
-        """Ends the file."""
+        """Finishes the file."""
 
 
 def quiet_video() -> None:
-    """Silences OpenCV and FFmpeg, which write hundreds of lines on a damaged file."""
+    """Silences OpenCV and FFmpeg, which log hundreds of lines for a damaged file."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 @contextmanager
 def video_writer(
-    path: Path, rate: float, say: Callable[[str], None]
+    path: Path, rate: float, warn: Callable[[str], None]
 ) -> Iterator[Callable[[np.ndarray], None]]:
-    """Gives a function that adds a frame, uint8 [H, W, 3] RGB; the file appears when all is done.
+    """Yields a function that adds a frame, uint8 [H, W, 3] RGB; the file is created on success.
 
     Args:
-        path: The file, .mp4.
-        rate: Frames a second.
-        say: Called with a line where the video is not H.264.
+        path: Path of the .mp4 file.
+        rate: Frames per second.
+        warn: Called with a message if the video is not H.264.
 
     Raises:
         ResourceError: The video cannot be written.
     """
     with _writable_folder(path) as folder:
-        temporary = folder / "overlay.mp4"  # the container is chosen by suffix
+        temporary = folder / "overlay.mp4"  # The suffix selects the container.
         encoder: _Encoder | None = None
 
-        def add(picture: np.ndarray) -> None:
+        def add(image: np.ndarray) -> None:
             nonlocal encoder
-            # Codecs take even sides only and would cut an odd one.
-            even = np.pad(picture, [*((0, side % 2) for side in picture.shape[:2]), (0, 0)], "edge")
+            # Codecs support only even sizes and would crop odd ones.
+            even = np.pad(image, [*((0, side % 2) for side in image.shape[:2]), (0, 0)], "edge")
             if encoder is None:
-                encoder = _h264(temporary, rate, even) or _mpeg4(temporary, rate, even, path, say)
+                encoder = _h264(temporary, rate, even) or _mpeg4(temporary, rate, even, path, warn)
             encoder.write(even)
 
         try:
             yield add
             if encoder is not None:
                 encoder.close()
-                # Nobody says when a disk is full; a file without its end cannot be opened.
+                # Encoders do not report a full disk, but a truncated file cannot be opened.
                 if not _can_be_opened(temporary):
-                    began = temporary.is_file()
-                    cure = "free space" if began else "give a folder that can be written"
-                    raise ResourceError(f"{path}: cannot be written: {cure}")
+                    started = temporary.is_file()
+                    fix = "free space" if started else "give a writable folder"
+                    raise ResourceError(f"{path}: cannot be written: {fix}")
                 temporary.replace(path)
         finally:
             if encoder is not None:
@@ -86,19 +87,19 @@ def video_writer(
 
 @contextmanager
 def _writable_folder(path: Path) -> Iterator[Path]:
-    """Yields a new folder beside `path`, which encoders may write into: they follow any link."""
+    """Yields a private folder next to `path` for the encoders, which would follow links."""
     try:
         with private_folder(path.parent) as folder:
             yield folder
     except OSError as error:
         reason = error.strerror or str(error)
         raise ResourceError(
-            f"{path}: cannot be written ({reason}): give a folder that can be written"
+            f"{path}: cannot be written ({reason}): give a writable folder"
         ) from error
 
 
 class _OpenCV:
-    """Frames by OpenCV's own encoders."""
+    """Encodes frames with OpenCV."""
 
     def __init__(self, path: Path, code: str, rate: float, frame: np.ndarray) -> None:
         quiet_video()
@@ -114,7 +115,7 @@ class _OpenCV:
 
 
 class _FFmpeg:
-    """Frames to the program ffmpeg, by a pipe."""
+    """Encodes frames with the program ffmpeg through a pipe."""
 
     def __init__(
         self, program: str, encoder: str, path: Path, rate: float, frame: np.ndarray
@@ -122,17 +123,17 @@ class _FFmpeg:
         height, width = frame.shape[:2]
         frames = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
         video = ["-an", "-c:v", encoder, "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
-        # file: keeps a name such as a:b.mp4 from being taken for a protocol.
+        # The prefix file: keeps ffmpeg from parsing a name such as a:b.mp4 as a protocol.
         command = [program, "-v", "quiet", "-y", *frames, "-r", f"{rate:g}", "-i", "-", *video]
         self._process = subprocess.Popen(
             [*command, f"file:{path}"], stdin=subprocess.PIPE, start_new_session=True
-        )  # in a session of its own: Ctrl-C is ours to answer
+        )  # In its own session, so that Ctrl-C does not kill it.
 
     def write(self, frame: np.ndarray) -> None:
         if self._process.stdin is not None and self._process.poll() is None:
             try:
                 self._process.stdin.write(frame.tobytes())
-            except BrokenPipeError:  # it ended; the file that it left shows why
+            except BrokenPipeError:  # ffmpeg exited; the incomplete file is detected later.
                 self._process.wait()
 
     def close(self) -> None:
@@ -140,7 +141,7 @@ class _FFmpeg:
 
 
 def _h264(path: Path, rate: float, frame: np.ndarray) -> _Encoder | None:
-    """Returns an encoder of H.264, if there is one."""
+    """Returns an H.264 encoder if one is available."""
     own = _OpenCV(path, "avc1", rate, frame)
     if own.opened:
         return own
@@ -151,16 +152,16 @@ def _h264(path: Path, rate: float, frame: np.ndarray) -> _Encoder | None:
 
 
 def _encoder_of(program: str) -> str | None:
-    """Returns which of its encoders of H.264 an ffmpeg has."""
-    asked = [program, "-v", "quiet", "-encoders"]
-    listed = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
-    return next((name for name in _ENCODERS if re.search(rf"\b{name}\b", listed)), None)
+    """Returns the name of an H.264 encoder of the given ffmpeg, if it has one."""
+    command = [program, "-v", "quiet", "-encoders"]
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return next((name for name in _ENCODERS if re.search(rf"\b{name}\b", output)), None)
 
 
 def _mpeg4(
-    temporary: Path, rate: float, frame: np.ndarray, path: Path, say: Callable[[str], None]
+    temporary: Path, rate: float, frame: np.ndarray, path: Path, warn: Callable[[str], None]
 ) -> _Encoder:
-    say(f"{path.name}: {NO_H264}")
+    warn(f"{path.name}: {NO_H264}")
     return _OpenCV(temporary, "mp4v", rate, frame)
 
 

@@ -1,4 +1,4 @@
-"""XML files of labelling tools, read without document types: entities cannot be declared."""
+"""Reads XML files of annotation tools; document types are refused, since they declare entities."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from xml.parsers import expat
 
 from ccfnet_tf.errors import DataError
 
-_DEEPEST = 100  # elements within elements
+_DEEPEST = 100  # Largest nesting depth of elements.
 
 
 def read_xml(path: Path) -> Element:
-    """Reads a file that holds one XML document.
+    """Reads an XML file.
 
     Raises:
-        DataError: Missing, not XML, nested deeper than any tool writes, or with a document type,
-            which could declare entities that unfold to gigabytes.
+        DataError: The file is missing, not XML, nested too deeply, or has a document type, which
+            could declare entities that expand to gigabytes.
     """
     builder = TreeBuilder()
     depth = 0
@@ -25,7 +25,9 @@ def read_xml(path: Path) -> Element:
         nonlocal depth
         depth += 1
         if depth > _DEEPEST:
-            raise DataError(f"{path}: elements {_DEEPEST} deep: not a file of a labelling tool")
+            raise DataError(
+                f"{path}: elements nested over {_DEEPEST} deep: not a file of an annotation tool"
+            )
         builder.start(tag, attributes)
 
     def end(tag: str) -> None:
@@ -34,7 +36,9 @@ def read_xml(path: Path) -> Element:
         builder.end(tag)
 
     def refuse(*_: object) -> None:
-        raise DataError(f"{path}: has a document type (<!DOCTYPE>), which is not read: remove it")
+        raise DataError(
+            f"{path}: has a document type (<!DOCTYPE>), which is not supported: remove it"
+        )
 
     parser = expat.ParserCreate()
     parser.StartElementHandler = start
@@ -48,6 +52,6 @@ def read_xml(path: Path) -> Element:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror})") from error
-    except (expat.ExpatError, ValueError, LookupError) as error:  # also unknown encodings
-        raise DataError(f"{path}: damaged or not XML ({error}); write it anew") from error
+    except (expat.ExpatError, ValueError, LookupError) as error:  # Also for unknown encodings.
+        raise DataError(f"{path}: damaged or not XML ({error}); write it again") from error
     return builder.close()

@@ -1,4 +1,4 @@
-"""YAML and JSON of anyone's: plain values, of a size that is known before they are made."""
+"""Parses untrusted YAML and JSON: plain values only, with a limited size."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 from ccfnet_tf.errors import first_line
 
 LONGEST_YAML = 1 << 18
-"""Characters of a YAML file: more than a configuration or a label map takes."""
+"""Longest YAML text in characters; configurations and label maps are far shorter."""
 
 MOST_NODES = 100_000
-"""Values of a YAML file where every alias counts as what it stands for."""
+"""Largest number of values in a YAML text after expansion of its aliases."""
 
-_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
-"""What PyYAML and json raise of text that is none of theirs, besides errors of their own."""
+_PARSER_ERRORS = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""Exceptions of PyYAML and json for invalid text, in addition to their own error classes."""
 
 
 def parse_yaml(text: str) -> Any:
-    """Returns the plain values of a YAML text; no tag makes another object.
+    """Parses YAML into plain values; tags cannot construct other objects.
 
     Raises:
-        ValueError: It is no YAML, too long, has a key twice, or its aliases stand for too much. The
-            message is one line and names the line of the text where that is known.
+        ValueError: The text is not YAML, is too long, has a duplicate key, or has aliases that
+            expand to too many values. The message is one line, with the line number if known.
     """
     import yaml
 
@@ -34,11 +34,11 @@ def parse_yaml(text: str) -> Any:
             node = loader.get_single_node()
             if node is None:
                 return None
-            _refuse_odd_nodes(node)
+            _check_nodes(node)
             value = loader.construct_document(node)
         finally:
             loader.dispose()
-        _refuse_odd_values(value)
+        _check_values(value)
     except _RefusedError:
         raise
     except yaml.MarkedYAMLError as error:
@@ -46,41 +46,41 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"line {line} is not YAML ({error.problem})") from error
     except RecursionError as error:
         raise ValueError("not YAML (nested too deep)") from error
-    except (yaml.YAMLError, *_DAMAGE) as error:
+    except (yaml.YAMLError, *_PARSER_ERRORS) as error:
         raise ValueError(f"not YAML ({first_line(error)})") from error
     return value
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Returns the values of a JSON text.
+    """Parses JSON.
 
     Raises:
-        ValueError: It is no JSON; the message is one line.
+        ValueError: The text is not JSON; the message is one line.
     """
     try:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("not JSON (nested too deep)") from error
-    except ValueError as error:  # bytes that are no text are a ValueError too
+    except ValueError as error:  # Undecodable bytes are a ValueError too.
         raise ValueError(f"not JSON ({first_line(error)})") from error
 
 
 class _RefusedError(ValueError):
-    """What a text stands for is refused, though it is YAML."""
+    """The text is valid YAML, but its content is refused."""
 
 
-def _refuse_odd_nodes(root: Any) -> None:
-    """Counts values with aliases replaced, without replacing them; refuses keys twice."""
-    sizes: dict[int, int | None] = {}  # None: being counted, so an alias to it has no end
+def _check_nodes(root: Any) -> None:
+    """Counts the values after alias expansion, without expanding; refuses duplicate keys."""
+    sizes: dict[int, int | None] = {}  # None: being counted, so that an alias to it is a cycle.
 
     def size(node: Any) -> int:
         known = sizes.get(id(node), 0)
         if known is None:
-            raise _RefusedError("not YAML of ours (an alias that holds itself)")
+            raise _RefusedError("not supported: an alias that contains itself")
         if known:
             return known
         sizes[id(node)] = None
-        _refuse_key_twice(node)
+        _refuse_duplicate_keys(node)
         children = node.value if isinstance(node.value, list) else []
         total = 1
         for child in children:
@@ -89,34 +89,36 @@ def _refuse_odd_nodes(root: Any) -> None:
         return total
 
     if size(root) > MOST_NODES:
-        raise _RefusedError(f"its aliases stand for more than {MOST_NODES} values: write it plain")
+        raise _RefusedError(
+            f"its aliases expand to more than {MOST_NODES} values: use fewer aliases"
+        )
 
 
-def _refuse_key_twice(node: Any) -> None:
-    """Refuses a mapping of which YAML would keep the last value of a key in silence."""
-    seen: set[tuple[str, str]] = set()
+def _refuse_duplicate_keys(node: Any) -> None:
+    """Refuses a mapping with duplicate keys, of which PyYAML silently keeps the last value."""
+    keys: set[tuple[str, str]] = set()
     for key in (pair[0] for pair in node.value if isinstance(pair, tuple)):
         if isinstance(key.value, str):
-            if (key.tag, key.value) in seen:
+            if (key.tag, key.value) in keys:
                 line = key.start_mark.line + 1
                 raise _RefusedError(
-                    f"line {line}: key '{key.value[:60]}' is there twice: once each"
+                    f"line {line}: key '{key.value[:60]}' occurs twice: remove one of them"
                 )
-            seen.add((key.tag, key.value))
+            keys.add((key.tag, key.value))
 
 
-def _refuse_odd_values(value: Any) -> None:
-    """Refuses texts and numbers that can be neither a path nor printed."""
+def _check_values(value: Any) -> None:
+    """Refuses strings and integers that can be neither used as a path nor printed."""
     if isinstance(value, dict):
         for pair in value.items():
             for each in pair:
-                _refuse_odd_values(each)
+                _check_values(each)
     elif isinstance(value, list | tuple | set):
         for each in value:
-            _refuse_odd_values(each)
+            _check_values(each)
     elif isinstance(value, str):
         if "\0" in value:
-            raise _RefusedError("a text holds a character of code 0")
-        value.encode()  # refuses halves of characters
+            raise _RefusedError("has a string with a NUL character")
+        value.encode()  # Refuses unpaired surrogates.
     elif isinstance(value, int) and abs(value) >= 2**64:
-        raise _RefusedError("holds a number of more than 64 bits")
+        raise _RefusedError("has an integer of more than 64 bits")

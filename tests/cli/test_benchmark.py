@@ -19,7 +19,7 @@ from ccfnet_tf.training.data import RunData
 
 @pytest.fixture
 def tiny_run(tmp_path: Path) -> Path:
-    """A run whose training was never begun."""
+    """A run folder without any training."""
     run = tmp_path / "run"
     run.mkdir()
     config = RunConfig(
@@ -49,12 +49,12 @@ def test_a_run_is_measured_in_one_table_and_one_file(
     if network == "toy":
         monkeypatch.setattr(speed, "build_model", build_toy)
     monkeypatch.setattr(speed, "PRODUCT_SIDE", {"CPU": 64, "GPU": 64})
-    monkeypatch.setattr(speed, "NATIVE", 1e9)  # float32 alone: each precision takes its seconds
+    monkeypatch.setattr(speed, "NATIVE", 1e9)  # Only float32: each precision takes seconds.
     file = tiny_run / "speed.json"
     args = ["benchmark", str(tiny_run), "--size", "41", "--rounds", "1", "--json", str(file)]
     assert cli.main(args) == EXIT_DONE
     printed = capsys.readouterr().out
-    assert f"{tiny_run}: mobilenet_v2, 41x41 pixels, 2 in a step" in printed
+    assert f"{tiny_run}: mobilenet_v2, 41x41 pixels, 2 images per step" in printed
     assert "training float32" in printed
     assert "left out: float16: its matrix products ran at" in printed
 
@@ -116,7 +116,7 @@ def test_the_table_fits_a_narrow_terminal_and_counts_training_thrice(
         (["--rounds", "0"], "--rounds is 0: it must be 1 or more"),
         (["--batch", "0"], "--batch is 0: it must be 1 or more"),
         (["--size", "8"], "--size is 8: the network needs at least 32"),
-        (["--size", "40x50"], "--size is 40x50: a run alone is trained too, on squares"),
+        (["--size", "40x50"], "--size is 40x50: a single run is trained on square crops"),
         (["--size", "0x9", "--compare"], "--size is 0x9: both sides must be 1 or more"),
         (["--size", "a"], "--size is 'a': expected HEIGHTxWIDTH, such as 240x320"),
         (["--json", "no/such/folder/x.json"], "--json no/such/folder/x.json: it must be a file"),
@@ -128,12 +128,12 @@ def test_what_cannot_be_measured_is_one_line(
     args: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["benchmark", *args]) == EXIT_USER_ERROR
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.count("\n") == 1
 
 
 def test_help_says_what_is_measured_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["benchmark", "--help"])
-    assert "paper's form" in capsys.readouterr().out
+    assert "network of the paper" in " ".join(capsys.readouterr().out.split())

@@ -1,4 +1,4 @@
-"""Completion, asked of the shells themselves; zsh and fish where they are installed."""
+"""Completion in real shells; zsh and fish only if they are installed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LINES = [
     ("ccfnet-tf --quiet data convert --sh", "--shards"),
     ("ccfnet-tf fit --train.ep", "--train.epochs"),
     ("ccfnet-tf completion z", "zsh"),
-    # Files: a folder may be called as a verb is.
+    # Files: a folder may have the name of a command.
     ("ccfnet-tf data check sta", "statues.png"),
     ("ccfnet-tf predict fit sta", "statues.png"),
     ("ccfnet-tf predict data --sk", "--skip-existing"),
-    # Nothing typed yet: files, not options.
+    # Nothing typed yet: files, no options.
     ("ccfnet-tf predict ", "statues.png"),
     ("ccfnet-tf fit --data.root ", "statues.png"),
-    # Keys of the configuration, where a verb takes them.
+    # Keys of the configuration, for commands that accept them.
     ("ccfnet-tf data check --data.roo", "--data.root"),
     ("ccfnet-tf data split --se", "--seed"),
     ("ccfnet-tf --vers", "--version"),
@@ -38,7 +38,7 @@ LINES = [
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_knows_every_verb_and_option(
+def test_completion_has_every_command_and_option(
     shell: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["completion", shell]) == 0
@@ -60,7 +60,7 @@ def ask_bash(script: Path, line: str) -> str:
     words = line.split(" ")
     ask = (
         f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _ccfnet_tf; "
-        # What bash does by `-o default` where the function finds nothing.
+        # bash does this with `-o default` if the function returns nothing.
         f'echo "${{COMPREPLY[@]:-$(compgen -f -- {words[-1]})}}"'
     )
     return _said(["bash", "-c", ask], script.parent / "home")
@@ -81,7 +81,7 @@ def ask_zsh(script: Path, line: str) -> str:
         os.execvpe("zsh", ["zsh", "-f", "-i"], _environment(script.parent / "home"))
     try:
         _type(screen, f"source {script}; echo BE''GUN\n", until=b"BEGUN")
-        # Then to the line's begin and end, to print it in place of running it.
+        # Then inserts text at the start and end of the line, to print it instead of running it.
         typed = _type(screen, f"{line}\t\x01echo 'GOT \x05 E''ND'\n", until=b" END")
     finally:
         os.close(screen)
@@ -91,12 +91,12 @@ def ask_zsh(script: Path, line: str) -> str:
 
 def _type(screen: int, keys: str, *, until: bytes) -> bytes:
     os.write(screen, keys.encode())
-    said = b""
-    while until not in said:
+    output = b""
+    while until not in output:
         ready, _, _ = select.select([screen], [], [], 60)
-        assert ready, said
-        said += os.read(screen, 4096)
-    return said
+        assert ready, output
+        output += os.read(screen, 4096)
+    return output
 
 
 def _said(command: list[str], home: Path) -> str:

@@ -1,4 +1,4 @@
-"""`ccfnet-tf data ...` as a user meets it."""
+"""`ccfnet-tf data ...` through the command line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def data(*args: str | Path) -> int:
     return cli.main(["data", *map(str, args)])
 
 
-def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     assert data("--help") == EXIT_DONE
     printed = capsys.readouterr().out
     assert all(f"\n  {verb} " in printed for verb in VERBS)
@@ -49,60 +49,58 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_each_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_subcommand_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         data(verb, "--help")
     assert left.value.code == 0
     assert f"ccfnet-tf data {verb}" in capsys.readouterr().out
 
 
-def test_an_unknown_verb_is_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_subcommand_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert data("chek", ".") == EXIT_USER_ERROR
     assert "did you mean 'check'?" in capsys.readouterr().err
 
 
-def test_check_of_a_sound_set(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_of_a_valid_data_set(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert data("check", plain) == EXIT_DONE
     assert "nothing to fix" in capsys.readouterr().out
 
 
-def test_check_names_everything_and_ends_with_1(
+def test_check_reports_all_problems_and_exits_with_1(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(np.full((36, 40), 9, np.uint8)).save(plain / "masks" / "2.png")
     (plain / "images" / "4.png").write_bytes(b"no image")
     (plain / "masks" / "5.png").unlink()
-    found = tmp_path / "found.json"
-    assert data("check", plain, "--json", found) == EXIT_FINDINGS
+    result = tmp_path / "found.json"
+    assert data("check", plain, "--json", result) == EXIT_FINDINGS
     printed = capsys.readouterr().out
     for words in ("masks/2.png: value 9", "images/4.png: not an image", "images/5.png: no mask"):
         assert words in printed
-    tree = json.loads(found.read_text())
+    tree = json.loads(result.read_text())
     assert sorted(f["kind"] for f in tree["findings"]) == ["missing", "unreadable", "value"]
 
 
-def test_json_alone_goes_to_the_screen_when_asked(
-    plain: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_json_is_printed_on_request(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert data("check", plain, "--json", "-") == EXIT_DONE
     assert json.loads(capsys.readouterr().out)["ok"]
     assert data("stats", plain, "--json", "-") == EXIT_DONE
     assert json.loads(capsys.readouterr().out)
 
 
-def test_stats_counts_and_draws(
+def test_stats_counts_and_plots(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plot = tmp_path / "stats.png"
     assert data("stats", plain, "--plot", plot) == EXIT_DONE
     assert "8 images, 11,520 labelled pixels" in capsys.readouterr().out
-    picture = cv2.imread(str(plot))
-    assert picture is not None
+    image = cv2.imread(str(plot))
+    assert image is not None
     assert data("stats", plain, "--plot", plot) == EXIT_USER_ERROR
-    assert "already there" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
-def test_split_writes_lists_that_the_other_verbs_take(
+def test_split_writes_lists_that_other_subcommands_accept(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lists = tmp_path / "lists"
@@ -122,13 +120,13 @@ LAYOUTS = {
 
 
 def printed_commands(out: str) -> dict[str, list[str]]:
-    """Returns verb -> arguments of the commands that `data split` printed, read as by a shell."""
+    """Returns command -> arguments, as printed by `data split` and parsed by a shell."""
     lines = [shlex.split(line) for line in out.splitlines() if line.startswith("ccfnet-tf ")]
     return {line[1]: line[2:] for line in lines}
 
 
 def assert_folds(root: Path, lists: Path, out: str, folds: int) -> None:
-    """Lists the data by each printed command, and sees every image tested once."""
+    """Lists the data with each printed command and checks that every image is tested once."""
     commands = printed_commands(out)
     assert commands.keys() == {"fit", "crossval"}
     for verb, args in commands.items():
@@ -142,7 +140,7 @@ def assert_folds(root: Path, lists: Path, out: str, folds: int) -> None:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_what_split_prints_reads_every_layout(
+def test_commands_printed_by_split_read_every_layout(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, lists = LAYOUTS[name](tmp_path / "a set's copy"), tmp_path / "its [lists]"
@@ -150,7 +148,7 @@ def test_what_split_prints_reads_every_layout(
     assert_folds(root, lists, capsys.readouterr().out, 2)
 
 
-def test_what_split_prints_repeats_the_keys_that_matter(
+def test_commands_printed_by_split_repeat_the_relevant_keys(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my map.yaml").write_text("plant: [tree]\n")
@@ -167,7 +165,7 @@ def test_what_split_prints_repeats_the_keys_that_matter(
     assert (config.data.void_value, config.data.scale) == (7, (0.5, 1.5))
 
 
-def test_what_split_prints_reads_shards(
+def test_commands_printed_by_split_read_shards(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards, lists = tmp_path / "shards", tmp_path / "lists"
@@ -177,7 +175,7 @@ def test_what_split_prints_reads_shards(
 
 
 @pytest.mark.slow
-def test_what_split_prints_reads_stanford_background(
+def test_commands_printed_by_split_read_stanford_background(
     stanford_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lists = tmp_path / "lists"
@@ -185,13 +183,13 @@ def test_what_split_prints_reads_stanford_background(
     assert_folds(stanford_root, lists, capsys.readouterr().out, 3)
 
 
-def test_scenes_are_not_taken_for_a_folder(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scenes_format_refuses_a_folder(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for keys in (("--data.format", "scenes"), ("--config", "demo")):
         assert data("check", plain, *keys) == EXIT_USER_ERROR
         assert "the format is 'scenes'" in capsys.readouterr().err
 
 
-def test_keys_of_the_configuration_work(
+def test_keys_of_the_configuration_are_accepted(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "map.yaml").write_text("plant: [tree]\nvoid: [sky]\n")
@@ -213,18 +211,18 @@ def test_keys_of_the_configuration_work(
         (("show", ".", "--count", "0"), "--count is 0"),
     ],
 )
-def test_wrong_use_is_one_line(
+def test_invalid_usage_is_a_one_line_error(
     args: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert data(*args) == EXIT_USER_ERROR
-    said = capsys.readouterr().err
-    assert words in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert words in output
+    assert output.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_scenes_convert_and_show(tmp_path: Path) -> None:
-    """In a process of its own, where TensorFlow starts as it does for a user: without a word."""
+    """In a separate process, in which TensorFlow must start without printing anything."""
 
     def run(*args: str) -> str:
         done = subprocess.run(

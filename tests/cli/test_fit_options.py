@@ -12,7 +12,7 @@ from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.runs.run_folder import read_config
 
 
-def test_without_arguments_it_is_the_demo() -> None:
+def test_the_default_configuration_is_the_demo() -> None:
     options = parse_fit([])
     assert options.config.data.format == "scenes"
     assert options.config.model.backbone == "resnet50"
@@ -34,7 +34,7 @@ def test_without_arguments_it_is_the_demo() -> None:
     ],
 )
 @pytest.mark.parametrize(("verb", "out"), [("fit", "folder"), ("crossval", "folder_crossval")])
-def test_a_root_that_is_given_is_used(args: list[str], verb: str, out: str) -> None:
+def test_a_given_root_is_used(args: list[str], verb: str, out: str) -> None:
     options = parse_fit(args, verb=verb)
     assert options.config.data.root == "x"
     assert options.config.data.format == ("labelme" if "labelme" in args else "auto")
@@ -57,12 +57,12 @@ def test_a_root_that_is_given_is_used(args: list[str], verb: str, out: str) -> N
         ["--data.damaged_records", "stop"],
     ],
 )
-def test_a_key_of_real_data_is_not_lost_in_the_demo(args: list[str]) -> None:
+def test_a_key_of_real_data_is_not_ignored(args: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"data\.root is not set: .*add --data\.root FOLDER"):
         parse_fit(args)
 
 
-def test_keys_that_scenes_use_leave_it_the_demo() -> None:
+def test_keys_of_scenes_keep_the_demo_as_default() -> None:
     options = parse_fit(["--data.scenes", "20", "--data.crop", "65", "--data.val_share", "0.2"])
     assert options.config.data.format == "scenes"
     assert options.out == Path("runs/demo")
@@ -75,23 +75,30 @@ def test_keys_that_scenes_use_leave_it_the_demo() -> None:
         (["--config", "demo", "--data.root", "x"], "data.root is x: the format is 'scenes'"),
         (["--data.format", "scenes", "--data.root", "x"], "data.root is x: the format is 'scenes'"),
         (["--config", "FILE"], "data.root is stored: the format is 'scenes'"),
-        (["--data.root", "x", "--data.scenes", "20"], "data.scenes is for format 'scenes' alone"),
+        (
+            ["--data.root", "x", "--data.scenes", "20"],
+            "data.scenes applies only to format 'scenes'",
+        ),
         (
             ["--config", "voc.yaml", "--data.scene_size", "[40, 48]"],
-            "data.scene_size is for format 'scenes' alone, and the format is 'voc'",
+            "data.scene_size applies only to format 'scenes', but the format is 'voc'",
         ),
-        (["--config", "demo", "--data.void_value", "0"], "data.void_value is for format 'folder'"),
-        (["--config", "voc.yaml", "--data.void_value", "0"], "void_value is for format 'folder'"),
+        (
+            ["--config", "demo", "--data.void_value", "0"],
+            "data.void_value applies only to format 'folder'",
+        ),
+        (
+            ["--config", "voc.yaml", "--data.void_value", "0"],
+            "void_value applies only to format 'folder'",
+        ),
         (
             ["--config", "voc.yaml", "--data.damaged_records", "stop"],
-            "data.damaged_records is for format 'shards'",
+            "data.damaged_records applies only to format 'shards'",
         ),
         (["--data.root", "x", "--accept-changed-data"], "add --resume"),
     ],
 )
-def test_a_key_that_would_be_ignored_is_refused(
-    args: list[str], message: str, tmp_path: Path
-) -> None:
+def test_a_key_without_effect_is_refused(args: list[str], message: str, tmp_path: Path) -> None:
     (tmp_path / "voc.yaml").write_text("data: {format: voc, root: x}\n")
     (tmp_path / "FILE").write_text("data: {format: scenes, root: stored}\n")
     args = [str(tmp_path / arg) if arg in ("voc.yaml", "FILE") else arg for arg in args]
@@ -100,8 +107,8 @@ def test_a_key_that_would_be_ignored_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_a_stored_run_of_scenes_with_a_root_goes_on(tmp_path: Path) -> None:
-    """Earlier versions let a root pass that the scenes do not use."""
+def test_a_stored_run_of_scenes_with_a_root_can_be_resumed(tmp_path: Path) -> None:
+    """Earlier versions accepted a root with the scenes format."""
     (tmp_path / "config.yaml").write_text("data: {format: scenes, root: x}\n")
     args = ["--resume", "--out", str(tmp_path)]
     assert parse_fit(args).config.data.root == "x"
@@ -110,7 +117,7 @@ def test_a_stored_run_of_scenes_with_a_root_goes_on(tmp_path: Path) -> None:
         parse_fit([*args, "--data.root", "y"])
 
 
-def test_help_is_that_of_the_configuration_that_would_be_used(
+def test_help_shows_the_configuration_that_would_be_used(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for args, name in (([], "demo"), (["--data.root", "x"], "folder")):
@@ -133,7 +140,7 @@ def test_keys_override_the_preset() -> None:
     ]
     config = parse_fit(args).config
     assert (config.data.root, config.train.epochs, config.seed) == ("x", 3, 7)
-    assert config.train.optimizer == "adamw"  # the preset's
+    assert config.train.optimizer == "adamw"  # From the preset.
 
 
 def test_a_yaml_file_is_a_configuration(tmp_path: Path) -> None:
@@ -151,7 +158,7 @@ def test_resume_starts_from_the_run_s_own_configuration(tmp_path: Path) -> None:
     assert parse_fit(["--resume", "--out", str(tmp_path)]).config == config
 
 
-def test_print_config_can_be_given_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_config_can_be_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse_fit(["--train.epochs", "5", "--print_config"])
     assert ended.value.code == 0
@@ -168,7 +175,7 @@ def test_print_config_can_be_given_back(tmp_path: Path, capsys: pytest.CaptureFi
         (["--train.gpus", "3"], "unknown key 'train.gpus'; see ccfnet-tf fit --help"),
         (["--traim.epochs", "3"], "unknown key 'traim.epochs'; did you mean 'train.epochs'"),
         (["my-data/set"], "unexpected argument 'my-data/set': .* with --data.root"),
-        (["--train.epochs", "x"], "train.epochs is 'x': it must be a whole number"),
+        (["--train.epochs", "x"], "train.epochs is 'x': it must be an integer"),
         (["--train.epochs", "0"], "train.epochs is 0"),
         (["--model.backbone", "resnet5"], "one of resnet50, .*did you mean 'resnet50'"),
         (["--config", "demoo"], "neither a preset .*did you mean 'demo'"),
@@ -180,20 +187,20 @@ def test_print_config_can_be_given_back(tmp_path: Path, capsys: pytest.CaptureFi
         (["--resume=3"], "ignored explicit argument"),
     ],
 )
-def test_a_mistake_is_one_line_with_the_mend(args: list[str], message: str) -> None:
+def test_a_mistake_is_a_one_line_error_with_the_fix(args: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         parse_fit(args)
     assert "\n" not in str(caught.value)
 
 
-def test_numbers_of_lists_are_read_as_those_alone() -> None:
+def test_numbers_in_lists_are_parsed_like_single_numbers() -> None:
     args = ["--train.class_weights", "[1e-1, 2]", "--data.scale", "[5e-1, 2]"]
     config = parse_fit(args).config
     assert config.train.class_weights == (0.1, 2)
     assert config.data.scale == (0.5, 2)
 
 
-def test_without_docstrings_options_are_known_all_the_same() -> None:
+def test_options_are_known_without_docstrings() -> None:
     code = "from ccfnet_tf.cli.fit_options import fit_options; print(len(fit_options()))"
     done = subprocess.run(
         [sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=True
@@ -201,7 +208,7 @@ def test_without_docstrings_options_are_known_all_the_same() -> None:
     assert int(done.stdout) == len(fit_options())
 
 
-def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_key_in_a_file_suggests_the_nearest(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("train:\n  epocs: 4\n")
     with pytest.raises(ConfigError, match=r"'train\.epocs'; did you mean 'train\.epochs'"):
@@ -222,24 +229,26 @@ def test_help_shows_the_defaults_of_the_configuration(
     with pytest.raises(SystemExit):
         parse_fit(["-h"])
     lines = capsys.readouterr().out.splitlines()
-    assert "--debug                show the traceback of an error" in lines  # the epilog's own form
+    assert (
+        "--debug                show the traceback of an error" in lines
+    )  # The epilog is not wrapped.
 
 
-def test_help_of_an_unknown_key_in_a_file_names_the_nearest(tmp_path: Path) -> None:
+def test_help_with_an_unknown_key_in_a_file_suggests_the_nearest(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("train: {epocs: 4}\n")
     with pytest.raises(ConfigError, match=r"did you mean 'train\.epochs'"):
         parse_fit(["--config", str(file), "--help"])
 
 
-def test_a_fault_of_yaml_names_its_line(tmp_path: Path) -> None:
+def test_a_yaml_error_has_a_line_number(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 1\ntrain: epochs: 3\n")
     with pytest.raises(ConfigError, match=r"config\.yaml: line 2 is not YAML \(mapping values"):
         parse_fit(["--resume", "--out", str(tmp_path)])
 
 
 @pytest.mark.parametrize("text", ["{", "", "[1]", "train: [3]", "\xff"])
-def test_a_broken_file_is_named(text: str, tmp_path: Path) -> None:
+def test_an_error_names_the_broken_file(text: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"mine\.yaml: ") as caught:
@@ -247,7 +256,7 @@ def test_a_broken_file_is_named(text: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-EVIL = "raise SystemExit('imported because a file said so')\n"
+EVIL = "raise SystemExit('imported from a tag in a file')\n"
 
 
 @pytest.mark.parametrize(
@@ -268,7 +277,7 @@ EVIL = "raise SystemExit('imported because a file said so')\n"
     ],
 )
 @pytest.mark.parametrize("way", ["config", "resume", "section", "default"])
-def test_nothing_is_imported_because_a_file_says_so(
+def test_yaml_tags_import_nothing(
     text: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -283,14 +292,14 @@ def test_nothing_is_imported_because_a_file_says_so(
         "section": ["--model", str(file)],
         "default": ["--data", "other.yaml", "--config", str(file)],
     }[way]
-    for more in ([], ["--print_config"]):  # another value could hide that of the file
+    for more in ([], ["--print_config"]):  # Another value could override that of the file.
         with pytest.raises(ConfigError) as caught:
             parse_fit([*args, *more])
         assert "\n" not in str(caught.value)
     assert "evilmod" not in sys.modules
 
 
-def test_a_number_may_be_written_as_yaml_1_2_has_it(tmp_path: Path) -> None:
+def test_numbers_in_yaml_1_2_syntax_are_accepted(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("data: {format: scenes}\ntrain: {learning_rate: 3e-4, weight_decay: 1e-2}\n")
     train = parse_fit(["--config", str(file)]).config.train

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: exit codes, one-line errors, speed of help."""
+"""The command line: exit codes, one-line errors, speed of `--help`."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ def seconds(*command: str) -> float:
     return time.perf_counter() - began
 
 
-def test_help_is_quick_beside_starting_python() -> None:
-    # A ratio, not seconds: the machine may be busy. TensorFlow alone would be a factor of 50.
+def test_help_is_fast_compared_to_starting_python() -> None:
+    # A ratio, since the machine may be busy. Importing TensorFlow would be a factor of 50.
     bare = min(seconds("-c", "import argparse, importlib.metadata") for _ in range(3))
     helped = min(seconds("-m", "ccfnet_tf", "--help") for _ in range(3))
     assert helped < 6 * bare
 
 
-def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     printed = capsys.readouterr().out
     assert all(verb in printed for verb in ("fit", "evaluate", "predict", "benchmark", "presets"))
 
 
-def test_no_verb_is_an_error_that_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == EXIT_USER_ERROR
     assert "usage" in capsys.readouterr().out
 
 
-def test_version_names_what_it_runs_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_lists_dependencies(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("ccfnet-tf ")
     assert "tensorflow" in printed
 
 
-def test_presets_lists_all_with_what_departs_from_the_paper(
+def test_presets_lists_all_with_departures_from_the_paper(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert cli.main(["presets"]) == 0
@@ -67,7 +67,7 @@ def test_presets_lists_all_with_what_departs_from_the_paper(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["fitt"], "'fitt' is not a command.*did you mean 'fit'"),
+        (["fitt"], "unknown command 'fitt'.*did you mean 'fit'"),
         (["fit", "--train.epoch", "3"], "did you mean 'train.epochs'"),
         (["fit", "--config", "folder"], "data.root is not set"),
         (["evaluate"], "required: run"),
@@ -85,7 +85,7 @@ def test_presets_lists_all_with_what_departs_from_the_paper(
             "--save has 'labels'.*did you mean 'label'",
         ),
         (["predict", "r", "a.jpg", "--overwrite", "--skip-existing"], "not allowed with argument"),
-        (["predict", "run", "a.jpg", "--out", "/dev/null/x"], "/dev/null: is a file, and results"),
+        (["predict", "run", "a.jpg", "--out", "/dev/null/x"], "/dev/null: is a file, expected"),
         (["fit", "--train.class_weights", "1,2"], r"is '1,2': it must be none or auto or a list"),
         (["fit", "--train.class_weights", "autp"], "it must be none or auto.*did you mean 'auto'"),
         (["fit", "--print_shtab", "bash"], "unknown key 'print_shtab'"),
@@ -98,7 +98,7 @@ def test_presets_lists_all_with_what_departs_from_the_paper(
         (["completion", "tcsh"], "invalid choice: 'tcsh'"),
     ],
 )
-def test_a_user_s_error_is_one_line_and_exit_code_2(
+def test_a_user_error_is_one_line_and_exit_code_2(
     args: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import re
@@ -121,11 +121,11 @@ def test_an_unexpected_error_is_exit_code_3(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(args: list[str]) -> int:
-        raise ZeroDivisionError("a fault of ours")
+        raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(presets, "main", fail)
     assert cli.main(["presets"]) == EXIT_UNEXPECTED
-    assert "ZeroDivisionError: a fault of ours" in capsys.readouterr().err
+    assert "ZeroDivisionError: a bug" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_output_into_a_full_disk_is_one_line(verb: list[str], buffered: bool) ->
             command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment
         )
     assert done.returncode == EXIT_USER_ERROR
-    *before, said = done.stderr.splitlines()
-    assert "disk" in said or "space" in said
-    assert "free space" in said
+    *before, output = done.stderr.splitlines()
+    assert "disk" in output or "space" in output
+    assert "free space" in output
     assert all("Error" not in line and "Traceback" not in line for line in before)
 
 
@@ -155,7 +155,9 @@ def test_a_run_folder_is_not_overwritten(
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_run_is_not_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_run_is_not_restarted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     assert cli.main(["fit", "--out", str(tmp_path)]) == EXIT_USER_ERROR
     assert "go on with --resume, or choose another --out" in capsys.readouterr().err
@@ -166,7 +168,7 @@ def test_nothing_to_resume_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
     assert "no run to resume" in capsys.readouterr().err
 
 
-def test_predict_help_says_what_it_writes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_help_describes_the_output_files(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["predict", "--help"])
     printed = capsys.readouterr().out
@@ -182,7 +184,7 @@ def test_predict_help_says_what_it_writes(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("verb", ["fit", "crossval"])
-def test_help_is_the_verb_s_own(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_specific_to_the_command(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main([verb, "--help"])
     printed = capsys.readouterr().out
@@ -192,27 +194,27 @@ def test_help_is_the_verb_s_own(verb: str, capsys: pytest.CaptureFixture[str]) -
     assert ("--accept-changed-data" in printed) is (verb == "fit")
 
 
-OLD_SPELLINGS = {
-    ("data", "convert", "no/such", "--to", "out"): ("--to is --out now", "no/such"),
-    ("data", "convert", "no/such", "--to=out"): ("--to is --out now", "no/such"),
-    ("export", "no/run", "--data-root", "x"): ("--data-root is --data.root now", "no/run"),
+DEPRECATED_OPTIONS = {
+    ("data", "convert", "no/such", "--to", "out"): ("--to is deprecated", "no/such"),
+    ("data", "convert", "no/such", "--to=out"): ("--to is deprecated", "no/such"),
+    ("export", "no/run", "--data-root", "x"): ("--data-root is deprecated", "no/run"),
 }
 
 
-@pytest.mark.parametrize("args", OLD_SPELLINGS)
-def test_an_old_spelling_is_taken_with_a_line(
+@pytest.mark.parametrize("args", DEPRECATED_OPTIONS)
+def test_a_deprecated_option_is_accepted_with_a_note(
     args: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    note, error = OLD_SPELLINGS[args]
+    note, error = DEPRECATED_OPTIONS[args]
     assert cli.main(list(args)) == EXIT_USER_ERROR
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2
-    assert note in said[0]
-    assert error in said[1]
+    output = capsys.readouterr().err.splitlines()
+    assert len(output) == 2
+    assert note in output[0]
+    assert error in output[1]
 
 
 @pytest.mark.parametrize("verb", ["check", "stats", "show", "split", "convert"])
-def test_data_verbs_take_data_root(
+def test_data_commands_accept_data_root(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = {"split": ["--out", str(tmp_path / "o")], "convert": ["--out", str(tmp_path / "o")]}
@@ -221,7 +223,7 @@ def test_data_verbs_take_data_root(
         assert "no/such" in capsys.readouterr().err
 
 
-def test_quiet_shows_what_was_asked_for_and_no_notices(
+def test_quiet_prints_results_but_no_notices(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from ccfnet_tf.io.verbosity import QUIET
@@ -248,7 +250,7 @@ def test_quiet_shows_what_was_asked_for_and_no_notices(
         (0, 0, 2, 0, []),
     ],
 )
-def test_predict_ends_with_what_was_written_and_left_out(
+def test_predict_ends_with_a_summary(
     pictures: int, frames: int, failed: int, labels: int, lines: list[str]
 ) -> None:
     from ccfnet_tf.inference.predict import Failure, Outcome
@@ -266,20 +268,23 @@ def test_predict_ends_with_what_was_written_and_left_out(
         (["--verify-only", "y", "--quantize", "int8"], "--quantize applies only to export"),
         (["--verify-only", "y", "--data.root", "z"], "--data.root applies only to export"),
         (["--verify-only", "y", "--format", "onnx"], "--format applies only to export"),
-        (["x", "--format", "onnx", "--quantize", "int8"], "--quantize is for --format tflite"),
-        (["x", "--format", "tflite", "--precision", "bfloat16"], "for --format saved_model"),
+        (
+            ["x", "--format", "onnx", "--quantize", "int8"],
+            "--quantize applies only to --format tflite",
+        ),
+        (["x", "--format", "tflite", "--precision", "bfloat16"], "only to --format saved_model"),
         (["x", "--precision", "bf16"], "'bf16': expected float32, bfloat16; did you mean"),
         (["x", "--format", "tflite", "--size", "60000x60000"], "--size is 60000x60000: at most"),
         (["x", "--format", "tflight"], "--format is 'tflight': expected"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line(
+def test_invalid_export_options_are_a_one_line_error(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["export", *options]) == EXIT_USER_ERROR
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -290,13 +295,13 @@ def test_what_cannot_be_exported_is_one_line(
         (["--model.backbone_weights", "no/such.weights.h5"], "no/such.weights.h5; expected"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
+def test_invalid_training_options_are_refused_before_the_run_folder_is_created(
     options: list[str], message: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     args = ["fit", "--config", "folder", "--data.root", str(SAMPLE), "--out", str(out)]
     args += ["--model.backbone", "mobilenet_v2", "--train.epochs", "1", *options]
-    if message is None:  # three images on two replicas
+    if message is None:  # Three images on two replicas.
         message = r"train.batch is 3: it must divide by the 2 replicas; try 4"
         pytest.importorskip("tensorflow")
         done = run(*args, "--train.virtual_cpus", "2")
@@ -309,12 +314,12 @@ def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
 
 
 @pytest.mark.parametrize("verb", ["check", "stats"])
-def test_a_json_that_cannot_be_written_is_noticed_before_reading(
+def test_an_unwritable_json_file_is_refused_before_reading(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     given = ["data", verb, str(SAMPLE), "--json", str(tmp_path / "file" / "found.json")]
-    monkeypatch.setattr(data_verbs, "_listed", None)  # nothing is read
+    monkeypatch.setattr(data_verbs, "_listed", None)  # Nothing may be read.
     assert cli.main(given) == EXIT_USER_ERROR
     assert f"{tmp_path / 'file'}: is a file" in capsys.readouterr().err
 
@@ -338,7 +343,7 @@ def test_closed_standard_streams_change_nothing_else(args: str, code: int, close
         (["data", "check", ""], "an argument is empty"),
     ],
 )
-def test_an_empty_argument_is_not_the_current_folder(
+def test_an_empty_argument_is_refused(
     args: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(args) == EXIT_USER_ERROR

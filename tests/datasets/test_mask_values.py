@@ -87,7 +87,7 @@ def test_the_option_round_trips(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [{-1: "leaf"}, {65_536: "leaf"}])
 def test_values_out_of_range(given: dict[int, str | int]) -> None:
-    with pytest.raises(ConfigError, match=r"data.mask_values, value is -?\d+: it must lie between"):
+    with pytest.raises(ConfigError, match=r"data.mask_values, value is -?\d+: it must be between"):
         DataConfig(mask_values=given)
 
 
@@ -101,7 +101,9 @@ def test_invalid_mappings_in_a_file(text: str) -> None:
     "text", ["{255:crack}", "crack", "{a: b}", "[1]", "", "{null: a}", "{1.5: a}", "{yes: a}"]
 )
 def test_invalid_mappings_on_the_command_line(text: str) -> None:
-    with pytest.raises(ConfigError, match="must be values and class names such as") as caught:
+    with pytest.raises(
+        ConfigError, match="must be a mapping of values to class names such as"
+    ) as caught:
         parse_fit(["--data.root", "r", "--data.mask_values", text])
     assert "\n" not in str(caught.value)
 
@@ -114,7 +116,7 @@ def test_values_as_json_strings() -> None:
 
 
 def test_duplicate_values_raise() -> None:
-    with pytest.raises(ConfigError, match="key '255' is there twice"):
+    with pytest.raises(ConfigError, match="key '255' occurs twice"):
         parse_fit(["--data.root", "r", "--data.mask_values", "{255: leaf, 255: stem}"])
 
 

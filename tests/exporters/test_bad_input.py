@@ -189,7 +189,7 @@ def test_no_contract_is_no_artifact(
         (["RUN", "--format", "saved_modell"], "did you mean 'saved_model'"),
         (["RUN", "--format", "litrt"], "did you mean 'litert'"),
         (["RUN", "--format", "caffe"], "--format is 'caffe': expected saved_model, tflite"),
-        (["RUN", "--quantize", "int8"], "--quantize is for --format tflite"),
+        (["RUN", "--quantize", "int8"], "--quantize applies only to --format tflite"),
         (["RUN", "--format", "tflite", "--quantize", "fp32"], "expected none, fp16, dynamic, int8"),
         (["RUN", "--format", "tflite", "--size", "240"], "expected HEIGHTxWIDTH"),
         (["RUN", "--format", "tflite", "--size", "abc"], "expected HEIGHTxWIDTH"),
@@ -237,10 +237,10 @@ def test_places_that_cannot_be_written_are_named(
     taken = unchecked["onnx"]
     before = checksums(taken)
     given = ["export", str(run), "--format", "onnx", "--out", str(taken.parent)]
-    assert refused(given, capsys).startswith(f"{taken}: already there and not empty")
+    assert refused(given, capsys).startswith(f"{taken}: already exists and is not empty")
     assert checksums(taken) == before
     given = ["export", str(run), "--out", "gs://bucket/models"]
-    assert "give a folder on this machine" in refused(given, capsys)
+    assert "give a local folder" in refused(given, capsys)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")

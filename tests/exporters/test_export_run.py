@@ -93,7 +93,7 @@ def test_a_place_that_is_taken_is_refused_before_the_data_are_listed(
     exporter.place(tmp_path).mkdir()
     (exporter.place(tmp_path) / "mine").write_text("")
     monkeypatch.setattr(module, "run_parts", None)
-    with pytest.raises(ConfigError, match="already there"):
+    with pytest.raises(ConfigError, match="already exists"):
         module.export_run(run, tmp_path, exporter, data_root=None, console=QUIET)
 
 

@@ -1,4 +1,4 @@
-"""What an attacker's files are tried on: a data set, and a run that was trained on it."""
+"""Fixtures for hostile files: a data set and a run trained on it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def write_set(root: Path) -> Path:
     for side in ("images", "masks"):
         (root / side).mkdir(parents=True)
     for i in range(6):
-        picture, mask = rng.integers(0, 255, (36, 40, 3), np.uint8), rng.integers(0, 3, (36, 40))
-        Image.fromarray(picture).save(root / "images" / f"{i}.png")
+        image, mask = rng.integers(0, 255, (36, 40, 3), np.uint8), rng.integers(0, 3, (36, 40))
+        Image.fromarray(image).save(root / "images" / f"{i}.png")
         Image.fromarray(mask.astype(np.uint8)).save(root / "masks" / f"{i}.png")
     (root / "classes.txt").write_text("sky\ntree\nroad\n")
     return root
@@ -41,30 +41,30 @@ def write_set(root: Path) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def toy_network(toy: Callable[..., Any]) -> Iterator[None]:
-    """A graph of five layers in place of the network."""
+    """A graph of five layers that replaces the network."""
     with pytest.MonkeyPatch.context() as patched:
-        for place in (build, ccfnet):
-            patched.setattr(place, "build_ccfnet", lambda classes, **_: toy(classes))
+        for module in (build, ccfnet):
+            patched.setattr(module, "build_ccfnet", lambda classes, **_: toy(classes))
         yield
 
 
 @pytest.fixture(scope="module")
 def trained(toy_network: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    place = tmp_path_factory.mktemp("hostile")
-    root, run = write_set(place / "set"), place / "run"
+    path = tmp_path_factory.mktemp("hostile")
+    root, run = write_set(path / "set"), path / "run"
     assert cli.main(["fit", *KEYS, "--data.root", str(root), "--out", str(run)]) == 0
     return Trained(root, run)
 
 
 @pytest.fixture(params=[4, pytest.param(300, marks=pytest.mark.slow)])
 def count(request: pytest.FixtureRequest) -> int:
-    """How often a file is damaged."""
+    """Number of damaged versions of each file."""
     return int(request.param)
 
 
 @pytest.fixture
 def begun(trained: Trained, tmp_path: Path) -> Trained:
-    """Copies of both, the run as it was after its first epoch."""
+    """Copies of the data set and of the run after its first epoch."""
     data, run = (Path(shutil.copytree(each, tmp_path / each.name)) for each in trained)
     (run / "checkpoints" / "previous.npz").replace(run / "checkpoints" / "last.npz")
     return Trained(data, run)

@@ -1,7 +1,7 @@
-"""Files of exported networks, damaged 300 times: one line each, and little memory.
+"""Files of exported networks, damaged 300 times: one-line errors, little memory.
 
-They are opened as `predict` opens them, once their checksums were found right: who writes a file
-for others to open writes its checksum too.
+They are opened as `predict` does after verifying the checksums, since an attacker who provides a
+file also provides its checksum.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def test_onnx(model: Any, tmp_path: Path, count: int, capfd: pytest.CaptureFixtu
     write_onnx(model, file)
     capfd.readouterr()
     fuzz(file, lambda: OnnxNetwork(file, CLASSES, threads=1).predict(PICTURE), count)
-    assert capfd.readouterr() == ("", "")  # onnxruntime has lines of its own for some
+    assert capfd.readouterr() == ("", "")  # onnxruntime itself prints lines for some files.
 
 
 def written_litert(model: Any, file: Path) -> Path:
@@ -67,7 +67,7 @@ def test_a_tensor_of_gigabytes_in_a_litert_file(model: Any, tmp_path: Path) -> N
     file.write_bytes(file.read_bytes().replace(shape, large))
     with grows_at_most(1 << 30), pytest.raises(RunError, match="too large for one tensor"):
         _open_litert(file, CLASSES, 1)
-    # Nor where it is tried first.
+    # Nor in the trial process.
     code = f"{litert._TRIAL}\nprint(open('/proc/self/status').read())"
     command = [sys.executable, "-P", "-c", code, str(file)]
     status = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -76,13 +76,13 @@ def test_a_tensor_of_gigabytes_in_a_litert_file(model: Any, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("trial", "words"),
-    # LiteRT does so on few of thousands of damaged files, and not on each machine.
+    # LiteRT does so for few of thousands of damaged files, and not on every machine.
     [
         ("import os; os.kill(os.getpid(), 11)", "LiteRT ends with SIGSEGV as it opens it"),
         ("import time; time.sleep(60)", "LiteRT has not opened it after 3 s"),
     ],
 )
-def test_a_litert_file_that_ends_or_holds_its_process(
+def test_a_litert_file_that_crashes_or_hangs_its_process(
     trial: str, words: str, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = written_litert(model, tmp_path / "ccfnet.tflite")
@@ -111,9 +111,9 @@ def test_the_graph_of_a_saved_model_that_is_served(model: Any, tmp_path: Path, c
 
 @pytest.mark.parametrize("name", ["variables.index", "variables.data-00000-of-00001"])
 def test_the_variables_of_a_saved_model(name: str, model: Any, tmp_path: Path, count: int) -> None:
-    """They end no process and take no memory; errors of any kind are one line where it is loaded.
+    """They must not crash the process or need much memory; `predict` reports any error in one line.
 
-    By TensorFlow's reader alone, a hundred times as fast as the whole.
+    Only TensorFlow's reader is run, which is a hundred times faster than loading the model.
     """
     write_saved_model(model, CLASSES, tmp_path / "1")
     variables = tmp_path / "1" / "variables" / "variables"

@@ -1,4 +1,4 @@
-"""Every file of data sets but images, damaged 300 times: one line each, and little memory."""
+"""Every type of data set file except images, damaged 300 times: one-line errors, little memory."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ FILES: dict[str, Callable[[Path], Path]] = {
 
 
 def load_all(root: Path) -> None:
-    """Reads a set as `data check` does, each sample by itself."""
+    """Reads a data set as `data check` does, each sample separately."""
     listing = list_set(DataConfig(root=str(root)), 0)
     for sample in (*listing.train, *(listing.val or ()), *listing.test):
         one_line(lambda sample=sample: listing.load(sample), b"")  # type: ignore[misc]
@@ -92,17 +92,17 @@ def test_a_file_of_a_data_set(name: str, tmp_path: Path, count: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_exit_codes(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A few of each through the command line itself."""
+    """A few files of each type through the command line."""
     file = FILES[name](tmp_path)
     assert cli.main(["data", "check", str(tmp_path)]) in (0, 1), capsys.readouterr().err
     codes = set()
     for content in damaged(file.read_bytes(), file.name, 6):
         file.write_bytes(content)
         capsys.readouterr()
-        code, said = cli.main(["data", "check", str(tmp_path)]), capsys.readouterr()
+        code, output = cli.main(["data", "check", str(tmp_path)]), capsys.readouterr()
         codes.add(code)
-        shown = f"{content[:300]!r}: {said.err}"
-        assert code in (0, 1, 2), shown
-        assert len(said.err.splitlines()) == 1 or code != 2, shown
-        assert "\x1b" not in said.out + said.err, shown
+        context = f"{content[:300]!r}: {output.err}"
+        assert code in (0, 1, 2), context
+        assert len(output.err.splitlines()) == 1 or code != 2, context
+        assert "\x1b" not in output.out + output.err, context
     assert codes != {0}

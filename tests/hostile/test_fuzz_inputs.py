@@ -1,17 +1,17 @@
-"""What users give beside data sets, runs and artifacts, damaged 300 times.
+"""Inputs other than data sets, runs and artifacts, damaged 300 times.
 
 Four modules cover every file that is read:
 
-- test_fuzz_data: class lists, colours, lists of names, exports of tools (JSON, XML, CSV, pickle),
-  outlines, shards' manifest and records.
+- test_fuzz_data: class lists, colours, name lists, exports of annotation tools (JSON, XML, CSV,
+  pickle), polygons, manifest and records of shards.
 - test_fuzz_runs: config.yaml, classes.json, picture_sizes.json, data_digest.json, metrics.csv,
   environment.json, checkpoints, --config, label maps, export.json.
 - test_fuzz_artifacts: ONNX, LiteRT, graphs and variables of SavedModels.
-- test_fuzz_inputs: images, masks, MATLAB files, videos, --group-by tables, lists and near-copies
-  of `data split`, evaluation.json and crossval.yaml, weights of backbones, reference.npz, and what
-  export/embedded/run.py opens.
+- test_fuzz_inputs: images, masks, MATLAB files, videos, --group-by tables, lists and
+  near-duplicates of `data split`, evaluation.json and crossval.yaml, backbone weights,
+  reference.npz, and the files read by export/embedded/run.py.
 
-Warm-up records are written and never read here.
+The package writes warm-up records but never reads them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture
 def dealt(tmp_path: Path) -> Path:
-    """A set beside which `data split` has written its lists."""
+    """A data set with the lists of `data split`."""
     root, lists = write_set(tmp_path / "set"), tmp_path / "lists"
     copy = root / "images" / "0.png"
     (root / "images" / "1.png").write_bytes(copy.read_bytes())
@@ -89,7 +89,7 @@ def test_lists_of_folds(name: str, dealt: Path, count: int) -> None:
 
 @pytest.fixture
 def folds(dealt: Path, tmp_path: Path) -> Path:
-    """Runs of two folds that look finished."""
+    """Runs of two folds that appear finished."""
     out = tmp_path / "out"
     for fold, accuracy in enumerate((0.5, 0.75)):
         finished(out, fold, accuracy)
@@ -146,14 +146,14 @@ def look(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SAVED)
-def test_pictures(name: str, tmp_path: Path, count: int) -> None:
+def test_images(name: str, tmp_path: Path, count: int) -> None:
     file = tmp_path / name
     Image.fromarray(PICTURE).save(file, **SAVED[name])
     look(file)
     fuzz(file, lambda: look(file), count)
 
 
-def test_every_suffix_of_pictures_is_tried() -> None:
+def test_every_image_suffix_is_tested() -> None:
     alike = {".jpeg", ".jpe", ".jfif", ".tiff", ".pgm", ".pbm", ".pnm"}
     assert {Path(name).suffix for name in SAVED} | alike == set(inputs.IMAGE_SUFFIXES)
 
@@ -223,7 +223,7 @@ def test_videos(
     assert capfd.readouterr() == ("", "")
 
 
-def test_frames_that_would_take_gigabytes(program: Any, tmp_path: Path) -> None:
+def test_frames_that_would_need_gigabytes(program: Any, tmp_path: Path) -> None:
     quiet_video()
     file = tmp_path / "a.avi"
     writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), 12, (9000, 9000))
@@ -268,7 +268,9 @@ def linked(file: h5py.Group) -> None:
 
 
 @pytest.mark.parametrize("change", [packed, elsewhere, linked])
-def test_weights_that_lead_elsewhere(change: Callable[[h5py.Group], None], tmp_path: Path) -> None:
+def test_weights_with_links_to_other_files(
+    change: Callable[[h5py.Group], None], tmp_path: Path
+) -> None:
     model, file = backbone(), tmp_path / "a.weights.h5"
     model.save_weights(file)
     with h5py.File(file, "a") as opened:
@@ -283,7 +285,7 @@ def test_weights_that_lead_elsewhere(change: Callable[[h5py.Group], None], tmp_p
 @pytest.mark.parametrize(
     "trial", ["import os; os.kill(os.getpid(), 11)", "import time; time.sleep(60)"]
 )
-def test_weights_that_end_or_hold_their_process(
+def test_weights_that_crash_or_hang_their_process(
     trial: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, file = backbone(), tmp_path / "a.weights.h5"
@@ -307,7 +309,7 @@ def test_references(tmp_path: Path, count: int) -> None:
     assert len(list(read_references(tmp_path))) == 1
 
     def read() -> None:
-        with contextlib.suppress(ValueError):  # what the check says in its own line
+        with contextlib.suppress(ValueError):  # Reported by the check in one line.
             list(read_references(tmp_path))
 
     fuzz(file, read, count)
@@ -328,7 +330,7 @@ def for_boards(program: Any, read: Callable[[], object]) -> Callable[[], None]:
     return call
 
 
-def test_contracts_of_the_program_for_boards(program: Any, tmp_path: Path, count: int) -> None:
+def test_manifests_of_the_embedded_program(program: Any, tmp_path: Path, count: int) -> None:
     file = tmp_path / "export.json"
     file.write_text(json.dumps({"classes": ["a", "b"], "palette": [[0, 0, 0], [1, 1, 1]]}))
     read = for_boards(program, lambda: program.read_classes(tmp_path / "a.tflite", b""))
@@ -337,12 +339,12 @@ def test_contracts_of_the_program_for_boards(program: Any, tmp_path: Path, count
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.bmp", "lzw.tif", "a.webp"])
-def test_pictures_of_the_program_for_boards(name: str, tmp_path: Path, count: int) -> None:
-    """In a process of its own: OpenCV reads its limit as it begins, which the program sets."""
+def test_images_of_the_embedded_program(name: str, tmp_path: Path, count: int) -> None:
+    """In a separate process: OpenCV reads its size limit, set by the program, at import."""
     file = tmp_path / name
     Image.fromarray(PICTURE).save(file, **SAVED[name])
-    whole = file.read_bytes()
-    for number, content in enumerate(damaged(whole, name, count)):
+    original = file.read_bytes()
+    for number, content in enumerate(damaged(original, name, count)):
         file.with_name(f"{number}{file.suffix}").write_bytes(content)
     Image.new("1", (9500, 9500)).save(tmp_path / "large.png")
     code = (
@@ -358,13 +360,13 @@ def test_pictures_of_the_program_for_boards(name: str, tmp_path: Path, count: in
     done, bad = map(int, ended.stdout.split()[-2:])
     assert done > 0
     assert done + bad == len(list(tmp_path.iterdir()))
-    said = [line for line in ended.stderr.splitlines() if line.startswith("run.py: ")]
-    assert len(said) == bad
-    assert any("large.png" in line for line in said)
+    output = [line for line in ended.stderr.splitlines() if line.startswith("run.py: ")]
+    assert len(output) == bad
+    assert any("large.png" in line for line in output)
 
 
 @pytest.mark.parametrize(("name", "code"), VIDEOS)
-def test_videos_of_the_program_for_boards(
+def test_videos_of_the_embedded_program(
     name: str, code: str, program: Any, tmp_path: Path, count: int
 ) -> None:
     file = film(tmp_path / name, code)

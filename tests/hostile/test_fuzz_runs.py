@@ -1,7 +1,7 @@
-"""Every file of a run and of an artifact, damaged 300 times: one line each, and little memory.
+"""Every file of a run and of an artifact, damaged 300 times: one-line errors, little memory.
 
-A seed is cut, flipped and spliced as bytes; JSON and YAML are also parsed, a value replaced by one
-of another kind, and written again, since hardly a damaged byte gets past a parser.
+The bytes of a valid file are truncated, flipped and spliced. JSON and YAML files are also parsed
+and written with a value of another type, since parsers reject most damaged bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ODD: list[Any] = [
 
 
 def changed(tree: Any, rng: random.Random) -> Any:
-    """Returns a copy of a tree in which one value, or a key, is another."""
+    """Returns a copy of a tree with one value or key replaced."""
     if isinstance(tree, dict) and tree and rng.random() < 0.85:
         key = rng.choice(list(tree))
         if rng.random() < 0.1:
@@ -59,17 +59,17 @@ def changed(tree: Any, rng: random.Random) -> Any:
     return rng.choice(ODD)
 
 
-def damaged(whole: bytes, name: str, count: int) -> Iterator[bytes]:
-    """Yields damaged forms of a file; half of them of another content where it is JSON or YAML."""
+def damaged(original: bytes, name: str, count: int) -> Iterator[bytes]:
+    """Yields damaged versions of a file; half of them with other values if it is JSON or YAML."""
     yield from (b"", b"\0", b"[" * 100_000, b"{}", b"null", b"\xff\xfe\0\0")
     yield from (b"x" * 1_000_000, b"1" * 1_000_000)
     rng = random.Random(name)
     suffix = Path(name).suffix
     if suffix not in (".json", ".yaml"):
-        yield from mutants(whole, count, name)
+        yield from mutants(original, count, name)
         return
-    yield from mutants(whole, count // 2, name)
-    tree = json.loads(whole) if suffix == ".json" else yaml.safe_load(whole)
+    yield from mutants(original, count // 2, name)
+    tree = json.loads(original) if suffix == ".json" else yaml.safe_load(original)
     for _ in range(count // 2):
         other = changed(tree, rng)
         text = json.dumps(other) if suffix == ".json" else yaml.dump(other)
@@ -77,32 +77,32 @@ def damaged(whole: bytes, name: str, count: int) -> Iterator[bytes]:
 
 
 def one_line(read: Callable[[], object], content: bytes) -> None:
-    """Has a file read: it is taken, or refused in one line."""
-    said = ""
+    """Reads a file, which must succeed or raise a one-line error."""
+    output = ""
     try:
         read()
     except CCFNetError as error:
-        said = str(error)
-    assert len(said.splitlines()) <= 1, content[:200]
-    assert len(said) < LONGEST + 10, content[:200]
-    assert "\x1b" not in said, content[:200]
+        output = str(error)
+    assert len(output.splitlines()) <= 1, content[:200]
+    assert len(output) < LONGEST + 10, content[:200]
+    assert "\x1b" not in output, content[:200]
 
 
 def fuzz(file: Path, read: Callable[[], object], count: int) -> None:
-    whole = file.read_bytes()
+    original = file.read_bytes()
     with grows_at_most(GIGABYTES_2):
-        for content in damaged(whole, file.name, count):
+        for content in damaged(original, file.name, count):
             file.write_bytes(content)
             try:
                 one_line(read, content)
             except BaseException:
                 print(f"{file.name}: {content[:300]!r}")  # noqa: T201
                 raise
-    file.write_bytes(whole)
+    file.write_bytes(original)
 
 
 def ignore(_: str) -> None:
-    """Says nothing."""
+    """Prints nothing."""
 
 
 RUN_FILES: dict[str, Callable[[Path], object]] = {
@@ -116,7 +116,7 @@ RUN_FILES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", RUN_FILES)
-def test_the_texts_of_a_run(name: str, begun: Trained, count: int) -> None:
+def test_the_text_files_of_a_run(name: str, begun: Trained, count: int) -> None:
     fuzz(begun.run / name, lambda: RUN_FILES[name](begun.run), count)
     if name == "metrics.csv":
         fuzz(begun.run / name, lambda: keep_sound_rows(begun.run / name, 1, ignore), count)
@@ -129,10 +129,10 @@ def test_checkpoints(begun: Trained, toy: Callable[..., Any], count: int) -> Non
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_damaged_checkpoints(begun: Trained) -> None:
+def test_resuming_from_damaged_checkpoints(begun: Trained) -> None:
     folder = begun.run / "checkpoints"
-    whole = (folder / "last.npz").read_bytes()
-    for content in damaged(whole, "last.npz", 20):
+    original = (folder / "last.npz").read_bytes()
+    for content in damaged(original, "last.npz", 20):
         for name in ("last", "best", "previous"):
             (folder / f"{name}.npz").write_bytes(content)
         assert cli.main(["fit", "--resume", "--out", str(begun.run)]) in (0, 2)
@@ -153,7 +153,7 @@ def test_a_label_map(tmp_path: Path, count: int) -> None:
 
 
 def packed(compress: int, size: int, *, promised: int | None = None) -> bytes:
-    """Returns an npz with an array of zeros; its directory may promise another size."""
+    """Returns an npz with an array of zeros; its directory may declare another size."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compress) as archive:
         array = io.BytesIO()
@@ -162,35 +162,35 @@ def packed(compress: int, size: int, *, promised: int | None = None) -> bytes:
     content = bytearray(file.getvalue())
     if promised is not None:
         for mark, at in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
-            place = content.index(mark) + at
-            content[place : place + 4] = promised.to_bytes(4, "little")
+            offset = content.index(mark) + at
+            content[offset : offset + 4] = promised.to_bytes(4, "little")
     return bytes(content)
 
 
 @pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 @pytest.mark.parametrize("promised", [None, 100])
-def test_what_is_packed_is_refused_before_it_is_unpacked(
+def test_compressed_arrays_are_refused_before_decompression(
     how: int, promised: int | None, begun: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (begun.run / "checkpoints" / "best.npz").write_bytes(packed(how, 1 << 26, promised=promised))
-    picture = str(begun.data / "images" / "0.png")
+    image = str(begun.data / "images" / "0.png")
     with grows_at_most(60 << 20):
-        assert cli.main(["predict", str(begun.run), picture, "--out", str(begun.run / "o")]) == 2
+        assert cli.main(["predict", str(begun.run), image, "--out", str(begun.run / "o")]) == 2
     assert "it is compressed, which checkpoints are not" in capsys.readouterr().err
 
 
 def test_exit_codes(begun: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    """A few of each through the command line itself."""
-    picture, out = str(begun.data / "images" / "0.png"), str(begun.run.parent / "out")
+    """A few files of each type through the command line."""
+    image, out = str(begun.data / "images" / "0.png"), str(begun.run.parent / "out")
     for name in ("config.yaml", "classes.json", "checkpoints/best.npz"):
         file = begun.run / name
-        whole = file.read_bytes()
-        for content in [*damaged(whole, name, 6)][:10]:
+        original = file.read_bytes()
+        for content in [*damaged(original, name, 6)][:10]:
             file.write_bytes(content)
-            code = cli.main(["predict", str(begun.run), picture, "--out", out, "--overwrite"])
+            code = cli.main(["predict", str(begun.run), image, "--out", out, "--overwrite"])
             assert code in (0, 2), content[:200]
             assert len(capsys.readouterr().err.splitlines()) == (code == 2)
-        file.write_bytes(whole)
+        file.write_bytes(original)
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def manifest(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_contract(manifest: Path, count: int) -> None:
+def test_a_manifest(manifest: Path, count: int) -> None:
     file = manifest / MANIFEST
     fuzz(file, lambda: find_source(str(manifest)), count)
     tree = json.loads(file.read_text())
@@ -227,7 +227,7 @@ def test_a_contract(manifest: Path, count: int) -> None:
     rng = random.Random(0)
     for _ in range(count):
         other = changed(tree, rng)
-        if isinstance(other, dict):  # an attacker seals what he writes
+        if isinstance(other, dict):  # An attacker also updates the checksum.
             text = json.dumps({**other, "sha256": _seal(other)})
             file.write_bytes(text.encode("utf-8", "surrogatepass"))
             one_line(lambda: find_source(str(manifest)).manifest, text.encode())

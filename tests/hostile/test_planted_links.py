@@ -1,4 +1,4 @@
-"""Links planted where files are written: what they lead to stays as it was."""
+"""Symbolic links planted where files are written: their targets stay unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.hostile.conftest import Trained
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A folder with a file in it, both of which somebody needs."""
+    """A folder with a file that must not be changed."""
     folder = tmp_path / "victim"
     folder.mkdir()
     (folder / "file").write_text("precious")
@@ -54,9 +54,9 @@ RUN_FILES = [
 
 def test_links_to_files_in_a_run_are_not_followed(begun: Trained, victim: Path) -> None:
     for name in RUN_FILES:
-        place = begun.run / name
-        place.unlink(missing_ok=True)
-        place.symlink_to(victim / "file")
+        entry = begun.run / name
+        entry.unlink(missing_ok=True)
+        entry.symlink_to(victim / "file")
     assert cli.main(["fit", "--resume", "--out", str(begun.run)]) == 0
     assert cli.main(["evaluate", str(begun.run), "--split", "val"]) == 0
     assert is_unharmed(victim)
@@ -68,24 +68,24 @@ def test_links_to_files_in_a_run_are_not_followed(begun: Trained, victim: Path) 
 def test_links_to_folders_in_a_run_are_refused(
     name: str, begun: Trained, victim: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = begun.run / name
+    entry = begun.run / name
     if name == "checkpoints":
-        place.rename(victim.parent / "moved")
+        entry.rename(victim.parent / "moved")
         victim = victim.parent / "moved"
         before = {path.name: path.stat().st_mtime_ns for path in victim.iterdir()}
     else:
-        shutil.rmtree(place, ignore_errors=True)
-    place.symlink_to(victim)
+        shutil.rmtree(entry, ignore_errors=True)
+    entry.symlink_to(victim)
     capsys.readouterr()
     assert cli.main(["fit", "--resume", "--out", str(begun.run)]) == 2
-    assert f"{place}: is a link" in capsys.readouterr().err
+    assert f"{entry}: is a link" in capsys.readouterr().err
     if name == "checkpoints":
         assert before == {path.name: path.stat().st_mtime_ns for path in victim.iterdir()}
     else:
         assert is_unharmed(victim)
 
 
-def test_a_configuration_that_leads_nowhere_makes_no_file(begun: Trained, victim: Path) -> None:
+def test_a_broken_link_as_configuration_creates_no_file(begun: Trained, victim: Path) -> None:
     shutil.rmtree(begun.run)
     begun.run.mkdir()
     (begun.run / "config.yaml").symlink_to(victim / "new")
@@ -101,8 +101,8 @@ def test_links_among_predictions_are_not_followed(
     for kind in ("label", "color", "overlay", "difficulty"):
         (out / f".0.{kind}.png.tmp").symlink_to(victim / "file")
         (out / f"0.{kind}.png").symlink_to(victim / "file")
-    picture = str(trained.data / "images" / "0.png")
-    command = ["predict", str(trained.run), picture, "--out", str(out), "--overwrite"]
+    image = str(trained.data / "images" / "0.png")
+    command = ["predict", str(trained.run), image, "--out", str(out), "--overwrite"]
     assert cli.main(command) == 0
     assert is_unharmed(victim)
     assert sorted(path.name for path in out.iterdir()) == [
@@ -117,7 +117,7 @@ def test_links_among_predictions_are_not_followed(
     assert is_unharmed(victim)
 
 
-def test_the_folder_that_is_asked_for_may_be_a_link(trained: Trained, tmp_path: Path) -> None:
+def test_the_output_folder_itself_may_be_a_link(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "large_disk").mkdir()
     out = tmp_path / "out"
     out.symlink_to(tmp_path / "large_disk")
@@ -126,7 +126,7 @@ def test_the_folder_that_is_asked_for_may_be_a_link(trained: Trained, tmp_path: 
 
 
 @pytest.mark.parametrize("verb", ["convert", "split"])
-def test_links_beside_a_new_folder_are_removed(
+def test_links_next_to_a_new_folder_are_removed(
     verb: str, trained: Trained, victim: Path, tmp_path: Path
 ) -> None:
     (tmp_path / ".u.unfinished").symlink_to(victim)
@@ -136,7 +136,7 @@ def test_links_beside_a_new_folder_are_removed(
     assert (tmp_path / "u").is_dir()
 
 
-def test_links_within_what_a_killed_process_left_are_removed(victim: Path, tmp_path: Path) -> None:
+def test_links_in_leftovers_of_a_killed_process_are_removed(victim: Path, tmp_path: Path) -> None:
     left = tmp_path / ".u.unfinished"
     (left / "deep").mkdir(parents=True)
     (left / "file").symlink_to(victim / "file")
@@ -147,7 +147,7 @@ def test_links_within_what_a_killed_process_left_are_removed(victim: Path, tmp_p
     assert is_unharmed(victim)
 
 
-def test_a_link_is_no_folder_that_is_being_written(victim: Path, tmp_path: Path) -> None:
+def test_a_link_is_not_a_folder_being_written(victim: Path, tmp_path: Path) -> None:
     (tmp_path / ".u.unfinished").symlink_to(victim)
     held = os.open(victim, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
@@ -157,11 +157,9 @@ def test_a_link_is_no_folder_that_is_being_written(victim: Path, tmp_path: Path)
         os.close(held)
 
 
-def test_a_new_folder_is_not_made_through_a_link_that_leads_nowhere(
-    victim: Path, tmp_path: Path
-) -> None:
+def test_a_new_folder_is_not_created_through_a_broken_link(victim: Path, tmp_path: Path) -> None:
     (tmp_path / "u").symlink_to(victim / "new")
-    with pytest.raises(ConfigError, match="a link that leads nowhere"), new_folder(tmp_path / "u"):
+    with pytest.raises(ConfigError, match="is a broken link"), new_folder(tmp_path / "u"):
         pass
     assert is_unharmed(victim)
 
@@ -174,25 +172,25 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_leftovers_go_and_what_is_in_use_stays(victim: Path, tmp_path: Path) -> None:
-    place = tmp_path / "place"
-    place.mkdir()
+def test_leftovers_are_removed_unless_in_use(victim: Path, tmp_path: Path) -> None:
+    entry = tmp_path / "entry"
+    entry.mkdir()
     for name in (".ccfnet-0123456789abcdef.tmp", ".last.npz.tmp"):
-        (place / name).write_text("half")
-    (place / ".ccfnet-00000000000000aa.tmp").mkdir()
-    (place / ".ccfnet-00000000000000ab.tmp").symlink_to(victim)
-    os.mkfifo(place / ".ccfnet-00000000000000ac.tmp")
-    (place / ".notes.tmp").write_text("of somebody else")
+        (entry / name).write_text("half")
+    (entry / ".ccfnet-00000000000000aa.tmp").mkdir()
+    (entry / ".ccfnet-00000000000000ab.tmp").symlink_to(victim)
+    os.mkfifo(entry / ".ccfnet-00000000000000ac.tmp")
+    (entry / ".notes.tmp").write_text("of another program")
     seen: list[list[str]] = []
 
     def write(file: object) -> None:
-        with private_folder(place) as private:
+        with private_folder(entry) as private:
             (private / "x").write_text("1")
-            remove_leftovers(place)
-            seen.append(sorted(path.name for path in place.iterdir()))
+            remove_leftovers(entry)
+            seen.append(sorted(path.name for path in entry.iterdir()))
             assert (private / "x").exists()
 
-    write_atomic(place / "a", write, fix="")
+    write_atomic(entry / "a", write, fix="")
     (names,) = seen
     assert len(names) == 3
     assert [bool(re.fullmatch(r"\.ccfnet-\w{16}\.tmp", name)) for name in names] == [
@@ -200,11 +198,11 @@ def test_leftovers_go_and_what_is_in_use_stays(victim: Path, tmp_path: Path) -> 
         True,
         False,
     ]
-    assert sorted(path.name for path in place.iterdir()) == [".notes.tmp", "a"]
+    assert sorted(path.name for path in entry.iterdir()) == [".notes.tmp", "a"]
     assert is_unharmed(victim)
 
 
-def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
+def test_the_longest_possible_file_name(tmp_path: Path) -> None:
     write_atomic(tmp_path / ("n" * 255), lambda file: file.write(b"1"), fix="")
     assert (tmp_path / ("n" * 255)).read_bytes() == b"1"
 
@@ -228,7 +226,7 @@ def test_a_video_is_not_written_through_a_link(
     assert is_unharmed(victim)
 
 
-def test_a_full_disk_leaves_nothing_hidden(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_hidden_files(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]

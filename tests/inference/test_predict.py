@@ -231,7 +231,7 @@ def test_memory_stops_one_picture_and_a_full_disk_stops_all(
 def test_out_that_cannot_be_written(predictor: KerasNetwork, tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.png", SMALL)
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(ResourceError, match="out: is a file, and results need a folder"):
+    with pytest.raises(ResourceError, match="out: is a file, expected a folder"):
         predict_all(predictor, [str(path)], tmp_path / "out")
 
 

@@ -206,7 +206,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_network(tmp_path: Pa
     def never() -> ByBrightness:
         raise AssertionError
 
-    with pytest.raises(ResourceError, match="is a file, and results need a folder"):
+    with pytest.raises(ResourceError, match="is a file, expected a folder"):
         predict_all(never, [str(put(tmp_path / "a.png"))], tmp_path / "file" / "deep" / "er")
 
 

@@ -31,8 +31,8 @@ def test_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("ours"), KeyboardInterrupt()])
-def test_whatever_stops_it_the_older_file_stays(tmp_path: Path, error: BaseException) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt()])
+def test_the_existing_file_survives_any_failure(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"older")
 
@@ -46,7 +46,7 @@ def test_whatever_stops_it_the_older_file_stays(tmp_path: Path, error: BaseExcep
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ResourceError, match=r"File exists while saving .*: pick another"):
         write_atomic(tmp_path / "file" / "a.bin", put(b""), fix="pick another")
@@ -61,7 +61,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         (errno.EROFS, "Read-only file system while saving {}: pick another"),
     ],
 )
-def test_the_mend_follows_the_reason(tmp_path: Path, number: int, text: str) -> None:
+def test_the_fix_depends_on_the_reason(tmp_path: Path, number: int, text: str) -> None:
     path = tmp_path / "a.bin"
 
     def write(file: BinaryIO) -> None:
@@ -72,7 +72,7 @@ def test_the_mend_follows_the_reason(tmp_path: Path, number: int, text: str) -> 
     assert str(caught.value) == text.format(path)
 
 
-def test_the_first_checkpoint_on_a_full_disk_promises_no_older_one(
+def test_the_error_for_the_first_checkpoint_mentions_no_older_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
@@ -90,7 +90,7 @@ def test_the_first_checkpoint_on_a_full_disk_promises_no_older_one(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real disk of 2 MiB."""
+    """A real file system of 2 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
@@ -112,10 +112,10 @@ def test_full_disk_leaves_the_older_checkpoint(small_disk: Path) -> None:
     )
     np.testing.assert_array_equal(read_arrays(path)["model/a/kernel"], older["model/a/kernel"])
     assert list(path.parent.iterdir()) == [path]
-    write_arrays(path, {"model/a/kernel": np.zeros(10**5)})  # the space is free again
+    write_arrays(path, {"model/a/kernel": np.zeros(10**5)})  # The space is free again.
 
 
-def test_full_disk_while_writing_a_picture(small_disk: Path) -> None:
+def test_full_disk_while_writing_an_image(small_disk: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, size=(1000, 1000, 3)).astype(np.uint8)
     with pytest.raises(ResourceError, match="disk full while saving"):
         write_png(small_disk / "a.png", noise)

@@ -1,4 +1,4 @@
-"""What is printed cannot command a terminal, whatever files are called and say."""
+"""Control characters in file names and file contents are escaped in the output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def harmless(text: str) -> bool:
     return all(c.isprintable() or c == "\n" for c in text)
 
 
-def test_a_text_is_one_line_of_what_can_be_seen() -> None:
+def test_a_text_is_one_line_of_printable_characters() -> None:
     assert printable("a\nb\x1b[2J") == "a\\nb\\x1b[2J"
     assert printable("Straße 道路 дорога\u3000é") == "Straße 道路 дорога\u3000é"
     assert printable("\udcff") == "\\udcff"
@@ -40,26 +40,26 @@ def test_the_console_escapes_texts_tables_and_bars() -> None:
     console.print(table)
     with new_progress(console) as bar:
         bar.add_task(EVIL, total=1)
-    said = file.getvalue()
-    assert harmless(said)
-    assert len(said.split("\nccfnet-tf")) == 1
-    assert "\\x1b[31mred" in said
+    output = file.getvalue()
+    assert harmless(output)
+    assert len(output.split("\nccfnet-tf")) == 1
+    assert "\\x1b[31mred" in output
 
 
-def test_a_terminal_s_own_colours_stay() -> None:
+def test_colours_of_rich_are_kept() -> None:
     file = io.StringIO()
     console = new_console()
     console.file = file
     console._force_terminal = True
     console._color_system = console._color_system or 1  # type: ignore[assignment]
     console.print(Text("bold" + EVIL, style="bold"))
-    said = file.getvalue()
-    assert said.startswith("\x1b[1mbold")
-    assert said.count("\x1b") == 2
+    output = file.getvalue()
+    assert output.startswith("\x1b[1mbold")
+    assert output.count("\x1b") == 2
 
 
 @pytest.mark.parametrize("name", [f"{EVIL}x", "two\nlines"])
-def test_names_of_files_and_classes(
+def test_file_and_class_names_are_escaped(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tests.hostile.conftest import write_set
@@ -77,6 +77,6 @@ def test_names_of_files_and_classes(
         [name],
     ):
         assert cli.main(args) in (1, 2)
-        said = capsys.readouterr()
-        assert harmless(said.out + said.err)
-        assert len(said.err.splitlines()) <= 3
+        output = capsys.readouterr()
+        assert harmless(output.out + output.err)
+        assert len(output.err.splitlines()) <= 3

@@ -49,7 +49,7 @@ def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image, np.repeat(photo()[..., :1], 3, -1))
 
 
-def test_palette_shows_its_colours(tmp_path: Path) -> None:
+def test_palette_images_become_rgb(tmp_path: Path) -> None:
     picture = Image.fromarray(np.array([[0, 1]], np.uint8))
     picture.putpalette([9, 8, 7, 200, 100, 50])
     picture.save(tmp_path / "a.png")
@@ -70,7 +70,7 @@ def test_sixteen_bit_colours_are_scaled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparent_parts_are_white(tmp_path: Path, mode: str) -> None:
+def test_transparent_regions_are_white(tmp_path: Path, mode: str) -> None:
     bands = [np.full((1, 3), 100, np.uint8)] * (len(mode) - 1)
     alpha = np.array([[0, 128, 255]], np.uint8)
     Image.merge(mode, [Image.fromarray(b) for b in (*bands, alpha)]).save(tmp_path / "a.png")
@@ -81,7 +81,7 @@ NEAR_INFRARED = np.dstack([np.full((6, 5), v, np.uint8) for v in (60, 80, 40, 25
 
 
 def four_bands(path: Path, extra: int, compression: str | None = None) -> Path:
-    """Writes a TIFF whose fourth band is tagged as nothing (0), premultiplied (1) or alpha (2)."""
+    """Writes a TIFF with a fourth band: unspecified (0), premultiplied alpha (1) or alpha (2)."""
     buffer = io.BytesIO()
     Image.fromarray(NEAR_INFRARED).save(buffer, "TIFF", compression=compression)
     content = bytearray(buffer.getvalue())
@@ -93,7 +93,7 @@ def four_bands(path: Path, extra: int, compression: str | None = None) -> Path:
 
 @pytest.mark.parametrize("extra", [0, 1, 2])
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
-def test_a_fourth_band_of_tiff_leaves_the_colours_alone(
+def test_a_fourth_band_of_a_tiff_does_not_change_the_colours(
     tmp_path: Path, extra: int, compression: str | None
 ) -> None:
     path = four_bands(tmp_path / "a.tif", extra, compression)
@@ -101,7 +101,7 @@ def test_a_fourth_band_of_tiff_leaves_the_colours_alone(
     assert extra_band(path)
 
 
-def test_a_second_band_of_tiff_leaves_the_grey_alone(tmp_path: Path) -> None:
+def test_a_second_band_of_a_tiff_does_not_change_the_grey_values(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     Image.merge("LA", [Image.new("L", (3, 2), 60), Image.new("L", (3, 2), 25)]).save(path)
     assert (read_image(path) == 60).all()
@@ -109,7 +109,7 @@ def test_a_second_band_of_tiff_leaves_the_grey_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "tga"])
-def test_alpha_is_transparency_in_some_formats_alone(tmp_path: Path, suffix: str) -> None:
+def test_alpha_means_transparency_only_in_some_formats(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     keys = {"lossless": True, "exact": True} if suffix == "webp" else {}
     Image.fromarray(NEAR_INFRARED).save(path, **keys)
@@ -119,14 +119,14 @@ def test_alpha_is_transparency_in_some_formats_alone(tmp_path: Path, suffix: str
     assert extra_band(path) is not flat
 
 
-def test_extra_band_of_plain_pictures(tmp_path: Path) -> None:
+def test_extra_band_of_images_without_one(tmp_path: Path) -> None:
     Image.fromarray(photo()).save(tmp_path / "a.tif")
     assert not extra_band(tmp_path / "a.tif")
     assert not extra_band(tmp_path / "missing.tif")
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_turned_picture_is_flattened_too(tmp_path: Path, orientation: int) -> None:
+def test_a_rotated_image_is_blended_with_white_too(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(NEAR_INFRARED).save(tmp_path / "a.png", exif=exif)
@@ -147,7 +147,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: i
     exif = Image.Exif()
     exif[0x0112] = orientation
     upright = np.zeros((16, 32, 3), np.uint8)
-    upright[:8, :8] = 255  # bright at the top left
+    upright[:8, :8] = 255  # Bright in the top left corner.
     back = {
         2: lambda a: a[:, ::-1],
         3: lambda a: a[::-1, ::-1],
@@ -189,7 +189,7 @@ def test_folder_instead_of_file(tmp_path: Path) -> None:
     fails(tmp_path, "cannot be opened")
 
 
-def test_text_renamed_png(tmp_path: Path) -> None:
+def test_text_file_renamed_to_png(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("not an image")
     fails(tmp_path / "a.png", "not an image")
     (tmp_path / "b.png").write_bytes(b"")
@@ -200,10 +200,10 @@ def test_text_renamed_png(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_truncated(tmp_path: Path, suffix: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
-    whole = io.BytesIO()
-    Image.fromarray(noise).save(whole, {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix))
+    original = io.BytesIO()
+    Image.fromarray(noise).save(original, {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix))
     path = tmp_path / f"a.{suffix}"
-    path.write_bytes(whole.getvalue()[: int(share * len(whole.getvalue()))])
+    path.write_bytes(original.getvalue()[: int(share * len(original.getvalue()))])
     fails(path)
 
 
@@ -215,7 +215,7 @@ def test_thirty_two_bits_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("side", [9_100, 12_000, 60_000])
-def test_a_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(raw_png(side, side, 8, 2, bytes(1000)))
     for strict in (False, True):
@@ -255,14 +255,14 @@ FILES = whole_files()
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_damage_is_a_picture_or_a_data_error(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_damaged_file_is_an_image_or_a_data_error(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from(FILES)))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / "a.bin"
     path.write_bytes(content)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # decoders warn of odd metadata
+        warnings.simplefilter("ignore")  # Decoders warn about unusual metadata.
         for read in (read_image, image_size, lambda p: read_index_mask(p, RULE)):
             try:
                 read(path)
@@ -300,7 +300,7 @@ def test_mask_of_few_bits_keeps_its_ids(tmp_path: Path, depth: int, colour: int)
     np.testing.assert_array_equal(read_index_mask(tmp_path / "a.png", RULE), [ids])
 
 
-def test_void_wins_over_a_class(tmp_path: Path) -> None:
+def test_void_has_priority_over_a_class(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / "a.png")
     mask = read_index_mask(tmp_path / "a.png", index_values("abcde", None, void=[0]))
     np.testing.assert_array_equal(mask, [[VOID, 1]])
@@ -313,7 +313,7 @@ def mask_fails(path: Path, *words: str) -> None:
         assert word in str(caught.value)
 
 
-def test_mask_value_outside(tmp_path: Path) -> None:
+def test_invalid_mask_value(tmp_path: Path) -> None:
     values = np.zeros((4, 4), np.uint8)
     values[0] = 9
     values[1, 0] = 5
@@ -339,27 +339,27 @@ def test_grey_in_another_mode_is_a_mask(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "found"),
+    ("mode", "colour", "result"),
     [
-        ("RGB", (1, 1, 2), "RGB colours: a mask holds one class id a pixel"),
-        ("RGBA", (1, 2, 1, 255), "RGB colours with alpha: a mask holds one class id a pixel"),
+        ("RGB", (1, 1, 2), "RGB colours: a mask has one class id per pixel"),
+        ("RGBA", (1, 2, 1, 255), "RGB colours with alpha: a mask has one class id per pixel"),
         ("RGBA", (1, 1, 1, 254), "RGB colours with alpha, and some pixels are transparent"),
         ("LA", (1, 0), "grey with alpha, and some pixels are transparent"),
     ],
 )
 def test_mask_of_another_kind(
-    tmp_path: Path, mode: str, colour: tuple[int, ...], found: str
+    tmp_path: Path, mode: str, colour: tuple[int, ...], result: str
 ) -> None:
     Image.new(mode, (4, 4), colour).save(tmp_path / "a.png")
-    mask_fails(tmp_path / "a.png", found)
+    mask_fails(tmp_path / "a.png", result)
 
 
-def test_colours_of_sixteen_bits_are_no_mask(tmp_path: Path) -> None:
+def test_a_mask_of_16_bit_colours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(raw_png(1, 1, 16, 2, b"\0" + bytes(6)))
     mask_fails(tmp_path / "a.png", "RGB colours of 16 bits")
 
 
-def test_mask_that_is_no_png(tmp_path: Path) -> None:
+def test_mask_that_is_not_png(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "a.png", "jpeg")
     mask_fails(tmp_path / "a.png", "not a PNG")
     mask_fails(tmp_path / "no.png", "no such file")
@@ -375,7 +375,7 @@ def test_truncated_mask(tmp_path: Path) -> None:
 
 
 def tiff(path: Path, pixels: np.ndarray, *, planar: bool = False, **tags: list[int]) -> None:
-    """Writes a TIFF without compression: [H, W, C] by pixels, or `planar` band by band."""
+    """Writes an uncompressed TIFF: [H, W, C] interleaved, or `planar` band by band."""
     height, width, bands = pixels.shape
     planes = np.moveaxis(pixels, -1, 0) if planar else pixels[None]
     strips = [plane.tobytes() for plane in planes]
@@ -401,9 +401,9 @@ def tiff(path: Path, pixels: np.ndarray, *, planar: bool = False, **tags: list[i
     head, more = struct.pack("<2sHIH", b"II", 42, 8, len(entries)), b""
     for tag, values in sorted(entries.items()):
         packed = struct.pack(f"<{len(values)}I", *values)
-        place = packed if len(values) == 1 else struct.pack("<I", directory + len(more))
+        target = packed if len(values) == 1 else struct.pack("<I", directory + len(more))
         more += packed if len(values) > 1 else b""
-        head += struct.pack("<HHI", tag, 4, len(values)) + place
+        head += struct.pack("<HHI", tag, 4, len(values)) + target
     path.write_bytes(head + bytes(4) + more + b"".join(strips))
 
 
@@ -431,7 +431,7 @@ def bands(count: int, kind: type[np.generic] = np.uint8) -> np.ndarray:
         (2, {"extra": [0]}),
     ],
 )
-def test_bands_of_tiffs_are_read_rightly_or_refused_for_what_they_are(
+def test_bands_of_tiffs_are_read_correctly_or_refused(
     tmp_path: Path, planar: bool, kind: type[np.generic], count: int, tags: dict[str, list[int]]
 ) -> None:
     pixels, path = bands(count, kind), tmp_path / "a.tif"
@@ -444,7 +444,7 @@ def test_bands_of_tiffs_are_read_rightly_or_refused_for_what_they_are(
         refused = str(error)
     else:
         return
-    assert planar or count == 8 or kind is np.uint16  # what lies by pixels is read
+    assert planar or count == 8 or kind is np.uint16  # Interleaved pixels are read.
     named = f"{count} bands" if count > 1 else "1 band"
     bits = np.dtype(kind).itemsize * 8
     assert refused.startswith(f"{path}: a TIFF of {named} of {bits} bits")
@@ -461,9 +461,7 @@ def test_bands_of_tiffs_are_read_rightly_or_refused_for_what_they_are(
         (np.uint32, "3 bands of 32 bits"),
     ],
 )
-def test_tiffs_of_many_bits_are_refused_for_what_they_are(
-    tmp_path: Path, kind: type[np.generic], words: str
-) -> None:
+def test_tiffs_of_many_bits_are_refused(tmp_path: Path, kind: type[np.generic], words: str) -> None:
     formats = {"sample_format": [3] * 3} if np.dtype(kind).kind == "f" else {}
     tiff(tmp_path / "a.tif", bands(3, kind), **formats)
     with pytest.raises(DataError, match=words):
@@ -487,7 +485,7 @@ def test_a_jpeg_in_a_tiff(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bands", [b"xx", 7.5])
-def test_a_tiff_whose_bands_are_no_number(bands: bytes | float, tmp_path: Path) -> None:
+def test_a_tiff_with_an_invalid_number_of_bands(bands: bytes | float, tmp_path: Path) -> None:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[256], tags[257], tags[258], tags[262] = 4, 3, 8, 1
     tags[273], tags[279] = 8, 12

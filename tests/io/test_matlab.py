@@ -21,20 +21,22 @@ def matrix_of(tmp_path: Path, content: bytes) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "i4", "f8"])
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("compressed", [False, True])
-def test_values_keep_their_place(tmp_path: Path, kind: str, order: str, compressed: bool) -> None:
+def test_values_keep_their_position(
+    tmp_path: Path, kind: str, order: str, compressed: bool
+) -> None:
     content = mat(LABEL.astype(kind), order=order, compressed=compressed)
-    found = matrix_of(tmp_path, content)
-    np.testing.assert_array_equal(found, LABEL)
-    assert found.dtype.kind in "iu"
-    assert found.flags.c_contiguous
+    result = matrix_of(tmp_path, content)
+    np.testing.assert_array_equal(result, LABEL)
+    assert result.dtype.kind in "iu"
+    assert result.flags.c_contiguous
 
 
-def test_a_few_values_lie_in_the_tag(tmp_path: Path) -> None:
-    found = matrix_of(tmp_path, mat(np.array([[1, 2, 3]], np.uint8)))
-    np.testing.assert_array_equal(found, [[1, 2, 3]])
+def test_few_values_are_stored_in_the_tag(tmp_path: Path) -> None:
+    result = matrix_of(tmp_path, mat(np.array([[1, 2, 3]], np.uint8)))
+    np.testing.assert_array_equal(result, [[1, 2, 3]])
 
 
-def test_the_variable_before_is_skipped(tmp_path: Path) -> None:
+def test_other_variables_are_skipped(tmp_path: Path) -> None:
     content = mat(LABEL)
     other = mat(np.full((30, 30), 9, np.uint8), name="other")
     np.testing.assert_array_equal(matrix_of(tmp_path, other + content[128:]), LABEL)
@@ -54,9 +56,9 @@ def no_s() -> bytes:
         (mat(LABEL)[:-9], "ends early"),
         (mat(LABEL, compressed=True)[:-3], "ends early"),
         (mat(np.zeros((0, 4), np.uint8)), "S has 4x0 values"),
-        (mat(np.full((4, 4), 0.5)), "not whole"),
-        (mat(np.full((4, 4), np.nan)), "not whole"),
-        (mat(np.full((4, 4), np.inf)), "not whole"),
+        (mat(np.full((4, 4), 0.5)), "not integers"),
+        (mat(np.full((4, 4), np.nan)), "not integers"),
+        (mat(np.full((4, 4), np.inf)), "not integers"),
         (
             mat(LABEL).replace(b"\x09\0\0\0\0\0\0\0", b"\x01\0\0\0\0\0\0\0"),
             "not a matrix of numbers",
@@ -69,36 +71,36 @@ def no_s() -> bytes:
         (mat(LABEL).replace(b"\x02\0\0\0\xc0", b"\x04\0\0\0\xc0"), "96 values for 16x12"),
     ],
 )
-def test_files_that_are_wrong(tmp_path: Path, content: bytes, words: str) -> None:
+def test_invalid_files_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
     with pytest.raises(DataError, match=words) as caught:
         matrix_of(tmp_path, content)
     assert str(caught.value).startswith(f"{tmp_path / 'a.mat'}: ")
     assert "\n" not in str(caught.value)
 
 
-def test_damage_inside_compressed_bytes_is_seen(tmp_path: Path) -> None:
+def test_damage_in_compressed_data_is_detected(tmp_path: Path) -> None:
     content = bytearray(mat(LABEL, compressed=True))
-    content[-1] ^= 1  # the checksum
+    content[-1] ^= 1  # The checksum.
     with pytest.raises(DataError, match="incorrect data check"):
         matrix_of(tmp_path, bytes(content))
 
 
-def test_compressed_bytes_without_their_end_are_seen(tmp_path: Path) -> None:
+def test_truncated_compressed_data_are_detected(tmp_path: Path) -> None:
     content = mat(LABEL, compressed=True)
-    start = content.rindex(b"\x0f\0\0\0")  # the tag of the last element
-    size = int.from_bytes(content[start + 4 : start + 8], "little") - 4  # less the checksum
+    start = content.rindex(b"\x0f\0\0\0")  # The tag of the last element.
+    size = int.from_bytes(content[start + 4 : start + 8], "little") - 4  # Minus the checksum.
     cut = content[: start + 4] + size.to_bytes(4, "little") + content[start + 8 : -4]
     with pytest.raises(DataError, match="do not end with the matrix"):
         matrix_of(tmp_path, cut)
 
 
-def test_a_small_file_that_claims_to_be_huge(tmp_path: Path) -> None:
+def test_a_small_file_that_declares_a_huge_matrix(tmp_path: Path) -> None:
     content = mat(LABEL).replace(b"\x0c\0\0\0\x10\0\0\0", b"\xff\xff\0\0\xff\xff\0\0")
     with pytest.raises(DataError, match="S has 65535x65535 values, 1 to 80000000"):
         matrix_of(tmp_path, content)
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file") as caught:
         read_matrix(tmp_path / "a.mat", "S")
     assert caught.value.kind == "missing"

@@ -13,7 +13,7 @@ from ccfnet_tf.errors import ConfigError, ResourceError
 from ccfnet_tf.io.new_folder import being_written, new_folder
 
 
-def test_the_folder_appears_whole(tmp_path: Path) -> None:
+def test_the_folder_appears_complete(tmp_path: Path) -> None:
     with new_folder(tmp_path / "a" / "out") as folder:
         (folder / "x").write_text("1")
         assert not (tmp_path / "a" / "out").exists()
@@ -21,7 +21,7 @@ def test_the_folder_appears_whole(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "out" / "x").read_text() == "1"
 
 
-def test_nothing_stays_of_a_failure(tmp_path: Path) -> None:
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
         with new_folder(tmp_path / "a" / "b" / "out") as folder:
             (folder / "x").write_text("1")
@@ -32,7 +32,7 @@ def test_nothing_stays_of_a_failure(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_folder_may_be_filled_by_its_relative_name(
+def test_an_empty_folder_may_be_given_by_a_relative_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out").mkdir()
@@ -42,15 +42,15 @@ def test_an_empty_folder_may_be_filled_by_its_relative_name(
     assert (tmp_path / "out" / "x").is_file()
 
 
-def test_places_that_are_refused(tmp_path: Path) -> None:
+def test_invalid_paths_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("mine")
-    for place in (tmp_path, tmp_path / "x", Path("gs://bucket/x")):
-        with pytest.raises((ConfigError, ResourceError)), new_folder(place):
+    for target in (tmp_path, tmp_path / "x", Path("gs://bucket/x")):
+        with pytest.raises((ConfigError, ResourceError)), new_folder(target):
             pass
     assert (tmp_path / "x").read_text() == "mine"
 
 
-def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
+def test_concurrent_writers_do_not_interfere(tmp_path: Path) -> None:
     with new_folder(tmp_path / "out") as folder:
         (folder / "x").write_text("first")
         assert being_written(tmp_path / "out")
@@ -64,7 +64,7 @@ def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "x").read_text() == "first"
 
 
-def test_what_a_killed_process_left_is_not_in_the_way(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
         "from ccfnet_tf.io.new_folder import new_folder\n"
@@ -86,12 +86,10 @@ def test_what_a_killed_process_left_is_not_in_the_way(tmp_path: Path) -> None:
     [
         (errno.ENOSPC, "free space, or choose another folder"),
         (errno.EDQUOT, "free space, or choose another folder"),
-        (errno.EROFS, "see that its folder can be written, or choose another folder"),
+        (errno.EROFS, "make its folder writable, or choose another folder"),
     ],
 )
-def test_what_to_do_is_said_where_nothing_could_be_kept(
-    code: int, cure: str, tmp_path: Path
-) -> None:
+def test_the_error_states_the_fix(code: int, cure: str, tmp_path: Path) -> None:
     with pytest.raises(ResourceError) as caught, new_folder(tmp_path / "a"):
         raise OSError(code, os.strerror(code))
     assert str(caught.value) == (

@@ -31,18 +31,18 @@ def test_a_square_covers_the_pixels_between_its_corners() -> None:
         (0.0, 1.0, [0]),
         (0.49, 1.51, [0, 1]),
         (0.51, 1.49, []),
-        (0.5, 1.5, [0]),  # a centre on the line belongs to its right
+        (0.5, 1.5, [0]),  # A centre on the edge belongs to the right.
         (-3.0, 99.0, [0, 1, 2, 3]),
     ],
 )
-def test_a_pixel_is_in_when_its_centre_is(left: float, right: float, columns: list[int]) -> None:
+def test_a_pixel_is_inside_if_its_centre_is(left: float, right: float, columns: list[int]) -> None:
     across = draw((1, 4), [(0, box(left, 0, right, 1))])
     down = draw((4, 1), [(0, box(0, left, 1, right))])
     assert np.flatnonzero(across == 0).tolist() == columns
     assert np.flatnonzero(down == 0).tolist() == columns
 
 
-def test_abutting_shapes_share_no_pixel_and_leave_none() -> None:
+def test_adjacent_shapes_neither_overlap_nor_leave_a_gap() -> None:
     rng = np.random.default_rng(3)
     for _ in range(50):
         middle = rng.uniform(3, 17, 2)
@@ -145,14 +145,14 @@ def test_values_become_points() -> None:
         ([[1, 2], [3, 4], [5, 6], [7, 8], [9, 9], [9, 9]], "a list of 2"),
     ],
 )
-def test_values_that_are_no_outline(values: object, words: str) -> None:
+def test_invalid_polygons_are_refused(values: object, words: str) -> None:
     with pytest.raises(DataError, match=words) as caught:
         outline(values, "a.json: shape 3")
     assert str(caught.value).startswith("a.json: shape 3: ")
 
 
 @pytest.mark.parametrize("size", [(1, 5_000_000), (5_000_000, 1), (2, 2_500_000)])
-def test_a_picture_that_is_one_long_line_takes_little_more_than_its_label(
+def test_a_very_wide_image_needs_little_more_memory_than_its_label(
     size: tuple[int, int],
 ) -> None:
     tracemalloc.start()
@@ -163,8 +163,8 @@ def test_a_picture_that_is_one_long_line_takes_little_more_than_its_label(
     assert peak < label.nbytes + 60e6
 
 
-def test_an_outline_that_crosses_every_row_a_thousand_times_takes_little_memory() -> None:
-    """A file of 100 kB, which would take gigabytes at once."""
+def test_a_polygon_that_crosses_every_row_a_thousand_times_needs_little_memory() -> None:
+    """A file of 100 kB, which would need gigabytes if drawn in one pass."""
     rows, edges = 4000, 4000
     x = np.linspace(0, 500, edges)
     corners = zigzag(edges, rows)
@@ -187,25 +187,25 @@ def zigzag(edges: int, rows: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pieces", [1, 50])
-def test_outlines_that_run_to_and_fro_are_refused_before_they_are_drawn(pieces: int) -> None:
-    """A file of 1 MB, which would take half a minute, as one outline or as many."""
+def test_zigzag_polygons_are_refused_before_they_are_drawn(pieces: int) -> None:
+    """A file of 1 MB, which would take half a minute to draw, as one polygon or as several."""
     shapes = [(1, corners) for corners in np.split(zigzag(100_000, 4000), pieces)]
     with pytest.raises(DataError) as caught:
         draw((4000, 500), shapes, where="a.json: b.jpg")
     assert re.fullmatch(
-        r"a\.json: b\.jpg: outlines cross rows of pixels \d+ times: at most 20000000 in an image "
-        "are drawn: make them of fewer points",
+        r"a\.json: b\.jpg: polygons cross pixel rows \d+ times: at most 20000000 per image are "
+        "supported: use polygons with fewer points",
         str(caught.value),
     )
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_bands_change_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawing_in_bands_gives_the_same_result(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(seed)
     corners = rng.uniform(-20, 80, (40, 2))
-    whole = draw((60, 50), [(1, corners)])
+    original = draw((60, 50), [(1, corners)])
     monkeypatch.setattr(polygons, "_COUNTED", 13)
     monkeypatch.setattr(polygons, "_BAND_PIXELS", 100)
     monkeypatch.setattr(polygons, "_BAND_CROSSINGS", 7)
-    np.testing.assert_array_equal(draw((60, 50), [(1, corners)]), whole)
-    assert 0 < (whole == 1).mean() < 1
+    np.testing.assert_array_equal(draw((60, 50), [(1, corners)]), original)
+    assert 0 < (original == 1).mean() < 1

@@ -136,7 +136,7 @@ def test_a_bad_sample_leaves_no_output(folder: Path, tmp_path: Path, write: obje
 def test_nothing_is_overwritten(folder: Path, tmp_path: Path, write: object) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
-    with pytest.raises(ConfigError, match="already there and not empty"):
+    with pytest.raises(ConfigError, match="already exists and is not empty"):
         write(list_set(config(folder), 0), tmp_path / "out")  # type: ignore[operator]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 

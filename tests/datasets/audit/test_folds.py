@@ -261,7 +261,7 @@ def test_existing_lists_are_kept(tmp_path: Path) -> None:
     out = tmp_path / "lists"
     (out / "fold_7").mkdir(parents=True)
     (out / "fold_7" / "train.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="lists: already there and not empty"):
+    with pytest.raises(ConfigError, match="lists: already exists and is not empty"):
         split(made(tmp_path), out, folds=2, seed=0)
     assert (out / "fold_7" / "train.txt").read_text() == "mine"
     assert not (out / "fold_0").exists()

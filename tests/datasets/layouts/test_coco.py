@@ -220,7 +220,7 @@ def test_an_image_without_annotations_is_void(tmp_path: Path) -> None:
         ([[*BOX[:7], 1e9]], "coordinate 1000000000.0"),
         ({"size": [6, 4], "counts": [24]}, "RLE of size [6, 4]"),
         ({"size": [4, 6]}, "'counts' is missing"),
-        ({"size": [4, 6], "counts": [23]}, "23 pixels together: the image has 6x4"),
+        ({"size": [4, 6], "counts": [23]}, "23 pixels in total: the image has 6x4"),
         ({"size": [4, 6], "counts": "5~"}, "damaged at '~'"),
     ],
 )
@@ -381,9 +381,7 @@ def test_outlines_of_too_many_crossings_name_the_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(polygons, "MOST_CROSSINGS", 5)
-    with pytest.raises(
-        DataError, match="outlines cross rows of pixels 6 times: at most 5"
-    ) as caught:
+    with pytest.raises(DataError, match="polygons cross pixel rows 6 times: at most 5") as caught:
         label_of(tmp_path, [annotation(3, [[0, 0, 4, 0, 4, 3, 0, 3]])])
     assert str(caught.value).startswith(f"{tmp_path / 'annotations.json'}: ")
 

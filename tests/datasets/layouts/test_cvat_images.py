@@ -158,7 +158,7 @@ LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'
         (document(head=LAUGHS), "has a document type"),
         (document(head='<!DOCTYPE x SYSTEM "file:///etc/passwd">'), "has a document type"),
         (document("&a;"), "damaged or not XML"),
-        ("<a>" * 200, "elements 100 deep"),
+        ("<a>" * 200, "elements nested over 100 deep"),
         (document().replace('encoding="utf-8"', 'encoding="nonsense"'), "damaged or not XML"),
         (document().replace('width="6"', ""), "width"),
         (document().replace('width="6"', 'width="99999999999"'), "at most 80 million"),
