@@ -275,7 +275,7 @@ def test_weights_that_lead_elsewhere(change: Callable[[h5py.Group], None], tmp_p
         change(opened)
     with (
         grows_at_most(1 << 28),
-        pytest.raises(ConfigError, match=r"a\.weights\.h5 does not fit toy: it is damaged"),
+        pytest.raises(ConfigError, match=r"a\.weights\.h5 does not match toy: the file is damaged"),
     ):
         weights.load_backbone_weights(model, "toy", file)
 
@@ -290,7 +290,7 @@ def test_weights_that_end_or_hold_their_process(
     model.save_weights(file)
     monkeypatch.setattr(weights, "_TRIAL", trial)
     monkeypatch.setattr(weights, "_TRIAL_SECONDS", 1.0)
-    with pytest.raises(ConfigError, match="does not fit toy: it is damaged"):
+    with pytest.raises(ConfigError, match="does not match toy: the file is damaged"):
         weights.load_backbone_weights(model, "toy", file)
 
 
