@@ -158,7 +158,7 @@ def test_a_run_folder_is_not_overwritten(
 def test_a_run_is_not_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     assert cli.main(["fit", "--out", str(tmp_path)]) == EXIT_USER_ERROR
-    assert "go on with --resume, or choose another --out" in capsys.readouterr().err
+    assert "continue with --resume, or choose another --out" in capsys.readouterr().err
 
 
 def test_nothing_to_resume_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,7 +297,7 @@ def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
     args = ["fit", "--config", "folder", "--data.root", str(SAMPLE), "--out", str(out)]
     args += ["--model.backbone", "mobilenet_v2", "--train.epochs", "1", *options]
     if message is None:  # three images on two replicas
-        message = r"train.batch is 3: it must divide by the 2 replicas; try 4"
+        message = r"train.batch is 3: it must be divisible by the 2 replicas; try 4"
         pytest.importorskip("tensorflow")
         done = run(*args, "--train.virtual_cpus", "2")
         assert (done.returncode, done.stderr.count("\n")) == (EXIT_USER_ERROR, 1)

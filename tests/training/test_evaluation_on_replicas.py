@@ -1,4 +1,4 @@
-"""An evaluation on two replicas counts what one counts, whatever is left over at the end."""
+"""An evaluation on two replicas counts the same as on one, also with an incomplete last batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TAXONOMY = Taxonomy(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 
 
 def pictures(count: int) -> tf.data.Dataset:
-    """Images one by one, each of its own size."""
+    """Single images of different sizes."""
     rng = np.random.default_rng(0)
     sizes = [(33 + index, 40 - index) for index in range(count)]
     images = [rng.integers(0, 256, (1, *size, 3)).astype(np.uint8) for size in sizes]

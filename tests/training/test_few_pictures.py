@@ -1,4 +1,4 @@
-"""Single images, alone or as parts of a batch, are learned as well as whole batches."""
+"""Training on single images, alone or by accumulation, is as accurate as on batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLOURS = np.array([[90, 110, 130], [130, 90, 110], [110, 130, 90]], np.float32)
 
 
 def cascade(*, detail: bool) -> CCFNet:
-    """The real heads on a backbone of two convolutions."""
+    """The heads of CCFNet on a backbone of two convolutions."""
     style = heads.HeadStyle(channels=8, dropout=0.0, layers=LayerOptions(batch_norm_momentum=0.9))
     images = keras.Input((None, None, 3), name="images")
     inner = keras.Input((None, None, 3))
@@ -53,7 +53,7 @@ def cascade(*, detail: bool) -> CCFNet:
 
 
 def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nine blocks of three colours, in noise, each image in a light of its own."""
+    """Nine blocks of three colours with noise, each image with a different brightness."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, (count, 3, 3)).repeat(11, 1).repeat(11, 2)
     images = COLOURS[labels] + rng.normal(0, 8, (count, 1, 1, 3))
@@ -62,7 +62,7 @@ def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train(batch: int, accumulate: int, *, detail: bool) -> dict[str, float]:
-    """Returns the heads' accuracies on images held out."""
+    """Returns the heads' accuracies on held-out images."""
     keras.utils.set_random_seed(1)
     epochs = 1 if batch == 1 else 4
     config = TrainConfig(optimizer="adamw", learning_rate=3e-3, head_rate=1.0, batch=batch)
@@ -79,7 +79,7 @@ def train(batch: int, accumulate: int, *, detail: bool) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("detail", [False, True], ids=["paper", "detail"])
-def test_single_pictures_do_as_well_as_batches(
+def test_single_images_do_as_well_as_batches(
     detail: bool, record_property: Callable[[str, object], None]
 ) -> None:
     found = {row: train(*row, detail=detail) for row in ROWS}
@@ -93,7 +93,7 @@ def test_single_pictures_do_as_well_as_batches(
 
 
 @pytest.mark.parametrize("side", [1, 5])
-def test_a_picture_on_each_of_two_replicas_is_a_batch_of_two(side: int, two_replicas: Any) -> None:
+def test_an_image_on_each_of_two_replicas_is_a_batch_of_two(side: int, two_replicas: Any) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(1.0, 2.0, (2, side, side, 4)).astype(np.float32)
     pull = rng.normal(size=x.shape).astype(np.float32)
