@@ -26,10 +26,10 @@ resource.setrlimit(resource.RLIMIT_AS, ({4 * LARGEST}, {4 * LARGEST}))
 seen, size = set(), 0
 def read(item):
     global size
-    place = h5py.h5o.get_info(item.id).addr
-    if place in seen:
+    address = h5py.h5o.get_info(item.id).addr
+    if address in seen:
         return
-    seen.add(place)
+    seen.add(address)
     dict(item.attrs)
     if isinstance(item, h5py.Dataset):
         size += item.nbytes
@@ -62,16 +62,16 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
     Raises:
         ValueError: Two layers with variables have the same name, or a variable has no layer.
     """
-    found: dict[str, keras.Variable] = {}
+    variables: dict[str, keras.Variable] = {}
     for layer in _leaves(model):
         for variable in layer.variables:
             key = f"{layer.name}/{variable.name}"
-            if key in found:
+            if key in variables:
                 raise ValueError(f"two variables are named {key}")
-            found[key] = variable
-    if len(found) != len(model.variables):
-        raise ValueError(f"{len(found)} of {len(model.variables)} variables belong to a layer")
-    return found
+            variables[key] = variable
+    if len(variables) != len(model.variables):
+        raise ValueError(f"{len(variables)} of {len(model.variables)} variables belong to a layer")
+    return variables
 
 
 def plain_backbone(

@@ -267,7 +267,7 @@ def _shift_schedule(optimizer: Any, progress: Progress) -> None:
     # Private attribute: Keras's public property returns the rate, not the schedule.
     schedule = _inner_optimizer(optimizer)._learning_rate
     if isinstance(schedule, PolyDecay):
-        schedule.begun = progress.optimizer_begun
+        schedule.first_step = progress.optimizer_begun
 
 
 def _inner_optimizer(optimizer: Any) -> Any:

@@ -53,11 +53,11 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps = warmup_steps
         self.power = power
         # Steps made before the optimizer was created; above 0 if a run lost its optimizer state.
-        self.begun = 0
+        self.first_step = 0
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Returns the learning rate of step t, which is 0 from step T on."""
-        step = tf.cast(step, tf.float32) + self.begun
+        step = tf.cast(step, tf.float32) + self.first_step
         warm = tf.minimum(1.0, (step + 1.0) / max(self.warmup_steps, 1))
         left = tf.maximum(0.0, 1.0 - step / self.steps)
         return self.base * warm * left**self.power

@@ -59,11 +59,11 @@ def learn(layer: keras.layers.Layer, x: tf.Tensor) -> list[np.ndarray]:
     """Returns the output and all gradients, and after a step all weights and the output."""
     with tf.GradientTape() as tape:
         tape.watch(x)
-        answer = tf.function(layer)(x, training=True)
-        pull = np.random.default_rng(2).normal(size=answer.shape)
-        loss = tf.reduce_sum(tf.cast(answer, tf.float32) * tf.constant(pull, tf.float32))
+        output = tf.function(layer)(x, training=True)
+        pull = np.random.default_rng(2).normal(size=output.shape)
+        loss = tf.reduce_sum(tf.cast(output, tf.float32) * tf.constant(pull, tf.float32))
     variables = [variable.value for variable in layer.trainable_variables]
-    found = [answer, *tape.gradient(loss, [x, *variables]), *layer.get_weights()]
+    found = [output, *tape.gradient(loss, [x, *variables]), *layer.get_weights()]
     found.append(layer(x, training=False))
     return [tf.cast(value, tf.float32).numpy() for value in found]
 
@@ -73,11 +73,11 @@ def learn(layer: keras.layers.Layer, x: tf.Tensor) -> list[np.ndarray]:
 def test_equals_the_layer_of_keras(
     kind: type[keras.layers.Layer], options: dict[str, Any], shape: tuple[int, ...], policy: str
 ) -> None:
-    theirs, ours = pair(kind, {**options, "dtype": policy}, shape)
+    original, faster = pair(kind, {**options, "dtype": policy}, shape)
     plain, _ = pair(kind, {**options, "dtype": "float32"}, shape)
     x = np.random.default_rng(1).normal(1.0, 1.0, shape)
-    x = tf.cast(tf.constant(x, tf.float32), ours.compute_dtype)
-    found, rough, exact = learn(ours, x), learn(theirs, x), learn(plain, tf.cast(x, tf.float32))
+    x = tf.cast(tf.constant(x, tf.float32), faster.compute_dtype)
+    found, rough, exact = learn(faster, x), learn(original, x), learn(plain, tf.cast(x, tf.float32))
     assert len(found) > 3
     for mine, of_keras, truth in zip(found, rough, exact, strict=True):
         # If Keras rounds its sums at every addition, the faster layer may deviate as much.
@@ -89,10 +89,10 @@ def test_equals_the_layer_of_keras(
 def test_weights_and_configuration_equal_those_of_keras(
     kind: type[keras.layers.Layer], options: dict[str, Any], shape: tuple[int, ...]
 ) -> None:
-    plain, ours = pair(kind, options, shape)
-    assert [(v.name, v.shape) for v in ours.weights] == [(v.name, v.shape) for v in plain.weights]
-    assert {**ours.get_config(), "name": ""} == {**plain.get_config(), "name": ""}
-    twin = keras.layers.deserialize(keras.layers.serialize(ours))
+    plain, faster = pair(kind, options, shape)
+    assert [(v.name, v.shape) for v in faster.weights] == [(v.name, v.shape) for v in plain.weights]
+    assert {**faster.get_config(), "name": ""} == {**plain.get_config(), "name": ""}
+    twin = keras.layers.deserialize(keras.layers.serialize(faster))
     assert type(twin) is kind
 
 
@@ -101,8 +101,8 @@ def gradient_ops(layer: keras.layers.Layer, shape: tuple[int, ...], *, training:
     def step(x: tf.Tensor) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(x)
-            answer = layer(x, training=training)
-        return tape.gradient(answer, [x, *(v.value for v in layer.trainable_variables)])
+            output = layer(x, training=training)
+        return tape.gradient(output, [x, *(v.value for v in layer.trainable_variables)])
 
     x = tf.TensorSpec(shape, layer.compute_dtype)
     return {op.type for op in step.get_concrete_function(x).graph.get_operations()}
@@ -157,10 +157,10 @@ def test_the_network_uses_the_faster_layers_everywhere(
 
 
 def test_a_mask_is_handled_by_keras() -> None:
-    plain, ours = pair(BatchNorm, {}, SHAPE)
+    plain, faster = pair(BatchNorm, {}, SHAPE)
     x = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
     mask = np.arange(12)[None, None] < np.full((2, 9, 1), 5)
-    seen, expected = (layer(x, training=True, mask=mask) for layer in (ours, plain))
+    seen, expected = (layer(x, training=True, mask=mask) for layer in (faster, plain))
     np.testing.assert_allclose(seen, expected, atol=1e-5)
 
 
@@ -204,8 +204,8 @@ def test_short_rows_are_padded_in_low_precision(policy: str, known: bool) -> Non
     @tf.function
     def step(x: tf.Tensor) -> Any:
         with tf.GradientTape() as tape:
-            answer = layer(x, training=True)
-        return tape.gradient(answer, layer.trainable_variables[0].value)
+            output = layer(x, training=True)
+        return tape.gradient(output, layer.trainable_variables[0].value)
 
     spec = tf.TensorSpec((2, 5, 61 if known else None, 4), layer.compute_dtype)
     graph = step.get_concrete_function(spec).graph

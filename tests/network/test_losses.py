@@ -60,8 +60,8 @@ def test_the_loss_and_prediction_of_the_blend_follow_from_the_heads() -> None:
     parts = [losses.cross_entropy(logits, target) for logits in (coarse, fine)]
     found = losses.blend_cross_entropy(*parts, attention, target.valid)
     np.testing.assert_allclose(found, losses.cross_entropy(refine, target), atol=1e-5)
-    answer = losses.blend_answer(coarse, fine, attention)
-    np.testing.assert_array_equal(answer, tf.argmax(refine, -1))
+    prediction = losses.blend_prediction(coarse, fine, attention)
+    np.testing.assert_array_equal(prediction, tf.argmax(refine, -1))
 
 
 def test_the_attention_loss_is_a_softmax_cross_entropy() -> None:

@@ -264,9 +264,9 @@ def test_metrics_are_unique_and_include_mean_iou_and_attention(toy: Toy, arrays:
     right = outputs["coarse"].argmax(-1) == labels
     says_easy = outputs["attention"][..., 1] > outputs["attention"][..., 0]
     assert named["attention_accuracy"] == pytest.approx((says_easy == right)[valid].mean())
-    answer = outputs["refine"].argmax(-1)
+    guess = outputs["refine"].argmax(-1)
     ious = [
-        ((answer == c) & (labels == c))[valid].sum() / ((answer == c) | (labels == c))[valid].sum()
+        ((guess == c) & (labels == c))[valid].sum() / ((guess == c) | (labels == c))[valid].sum()
         for c in range(CLASSES)
     ]
     assert named["refine_mean_iou"] == pytest.approx(np.mean(ious))

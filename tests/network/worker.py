@@ -102,8 +102,8 @@ def _evaluated(model: Any, workers: Collectives) -> Evaluation:
     mine = slice(workers.index, None, workers.count)
     sizes = [(SIZE, SIZE)] * PICTURES
     # Nine images in batches of two: workers have unlike numbers of batches.
-    pictures, _ = evaluation_batches(SAMPLES[mine], sizes[mine], load, DATA, batch=2)
-    return Evaluator(model, TAXONOMY).run(pictures, pictures=PICTURES, total=workers.total)
+    batches, _ = evaluation_batches(SAMPLES[mine], sizes[mine], load, DATA, batch=2)
+    return Evaluator(model, TAXONOMY).run(batches, pictures=PICTURES, total=workers.total)
 
 
 def stock(strategy: Any, out: Path) -> None:

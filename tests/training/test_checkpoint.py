@@ -306,7 +306,7 @@ def test_an_unusable_file_is_replaced_by_the_next(
     assert words in line
     assert "resuming from previous.npz, saved after epoch 2 (last.npz is now last.npz.da" in line
     assert "\n" not in line
-    # What is of no use must not take the place of what is, when the run is saved again.
+    # An unusable file must not replace a usable one when the run is saved again.
     assert three.with_name("last.npz.damaged").read_bytes() == bad
     checkpoint.save_last(three, trained, restored.progress)
     assert three.with_name("previous.npz").read_bytes() == sound
@@ -473,5 +473,5 @@ def test_every_worker_resumes_from_the_state_of_the_chief(trained: keras.Model) 
     assert checkpoint.send(checkpoint.Restored(), model, other) == progress
     for one, two in zip(values(model), values(trained), strict=True):
         np.testing.assert_array_equal(one, two)
-    trained.optimizer._learning_rate.begun = 6
+    trained.optimizer._learning_rate.first_step = 6
     assert rate(model) == rate(trained)

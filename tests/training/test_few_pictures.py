@@ -52,7 +52,7 @@ def cascade(*, detail: bool) -> CCFNet:
     )
 
 
-def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Nine blocks of three colours with noise, each image with a different brightness."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, (count, 3, 3)).repeat(11, 1).repeat(11, 2)
@@ -69,10 +69,10 @@ def train(batch: int, accumulate: int, *, detail: bool) -> dict[str, float]:
     model = cascade(detail=detail)
     optimizer = make_optimizer(config, steps=epochs * PICTURES // batch, model=model)
     model.compile(optimizer, loss_weights=LossWeights(fine=0.5), accumulate=accumulate)
-    data = tf.data.Dataset.from_tensor_slices(pictures(PICTURES, seed=0))
+    data = tf.data.Dataset.from_tensor_slices(draw_images(PICTURES, seed=0))
     data = data.batch(batch, drop_remainder=True)
     model.fit(data, epochs=epochs, verbose=0, shuffle=False)
-    held_out = tf.data.Dataset.from_tensor_slices(pictures(200, seed=1)).batch(50)
+    held_out = tf.data.Dataset.from_tensor_slices(draw_images(200, seed=1)).batch(50)
     found = model.evaluate(held_out, verbose=0, return_dict=True)
     return {head: float(found[f"{head}_accuracy"]) for head in ("coarse", "fine", "refine")}
 
@@ -109,9 +109,9 @@ def test_an_image_on_each_of_two_replicas_is_a_batch_of_two(side: int, two_repli
     def step(layer: BatchNorm, x: tf.Tensor, pull: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(x)
-            answer = layer(x, training=True)
-            loss = tf.reduce_sum(answer * pull)
-        return answer, tape.gradient(loss, x)
+            output = layer(x, training=True)
+            loss = tf.reduce_sum(output * pull)
+        return output, tape.gradient(loss, x)
 
     one = layer_of(tf.distribute.get_strategy())
     expected = [value.numpy() for value in step(one, tf.constant(x), tf.constant(pull))]

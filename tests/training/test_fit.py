@@ -90,7 +90,7 @@ def test_a_run_that_lost_its_last_checkpoint_is_resumed_from_another(
     left: str, tmp_path: Path
 ) -> None:
     run = begun(tmp_path / "run", epochs=2, checkpoints=(left,))
-    assert start(run, resume=True) == ""  # nothing of beginning anew
+    assert start(run, resume=True) == ""  # no message about a restart
 
 
 def test_a_run_with_best_weights_but_without_rows_is_not_restarted(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_lists_and_label_map_are_kept_in_the_run(tmp_path: Path) -> None:
         "lists/fold_1/train.txt",
         "lists/near_duplicates.txt",
     ]
-    assert keep_files(kept, run) == kept  # a run that begins anew has its copies already
+    assert keep_files(kept, run) == kept  # a restarted run has its copies already
 
 
 def test_a_moved_run_finds_its_own_lists(tmp_path: Path) -> None:

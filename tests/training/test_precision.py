@@ -55,11 +55,11 @@ def compiled(precision: str) -> CCFNet:
 def blobs(steps: int, seed: int) -> tf.data.Dataset:
     """Discs of two colours on a third, with noise; their rims are void."""
     rng = np.random.default_rng(seed)
-    pictures = steps * BATCH
-    centre = rng.uniform(4, SIZE - 4, (pictures, 2, 2, 1, 1))
+    count = steps * BATCH
+    centre = rng.uniform(4, SIZE - 4, (count, 2, 2, 1, 1))
     place = np.stack(np.mgrid[:SIZE, :SIZE])
     away = np.sqrt(((place - centre) ** 2).sum(2))  # [images, 2, SIZE, SIZE]
-    labels = np.zeros((pictures, SIZE, SIZE), np.int32)
+    labels = np.zeros((count, SIZE, SIZE), np.int32)
     for disc in (0, 1):
         labels[away[:, disc] < 4] = disc + 1
     images = COLOURS[labels] + rng.normal(0, 40, (*labels.shape, 3)).astype(np.float32)

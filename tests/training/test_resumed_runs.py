@@ -41,8 +41,8 @@ def pictures(root: Path) -> Path:
     for side in ("images", "masks"):
         (root / side).mkdir(parents=True)
     for i in range(8):
-        picture, mask = rng.integers(0, 255, (36, 40, 3), np.uint8), rng.integers(0, 3, (36, 40))
-        Image.fromarray(picture).save(root / "images" / f"{i}.png")
+        image, mask = rng.integers(0, 255, (36, 40, 3), np.uint8), rng.integers(0, 3, (36, 40))
+        Image.fromarray(image).save(root / "images" / f"{i}.png")
         Image.fromarray(mask.astype(np.uint8)).save(root / "masks" / f"{i}.png")
     (root / "classes.txt").write_text("sky\ntree\nroad\n")
     return root
@@ -147,7 +147,7 @@ def test_another_number_of_classes_is_never_accepted(
     code, _, err = fit(capsys, *args)
     assert (code, err.count("\n")) == (2, 1)
     assert "class 3 is missing in the run and 'lake' in the data" in err
-    assert "answers 3 classes and the data have 4" in err
+    assert "has 3 classes and the data have 4" in err
 
 
 def test_damaged_files_next_to_a_valid_checkpoint_do_not_prevent_resuming(

@@ -120,20 +120,20 @@ class EpochEnd(keras.callbacks.Callback):
         self.console = console
         self.saved_step = progress.step
         self.predictor: KerasNetwork | None = None
-        self.began = time.monotonic()
+        self.started = time.monotonic()
         if self.workers.chief:
             self.table = MetricsTable(run / "metrics.csv", epochs_done=progress.epoch)
             self.board = TensorBoardLog(run / "tensorboard")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Starts measuring the duration of the epoch."""
-        self.began = time.monotonic()
+        self.started = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Validates, then writes metrics, previews and checkpoints."""
         number = epoch + 1
         step = number * self.progress.steps
-        trained = time.monotonic() - self.began
+        trained = time.monotonic() - self.started
         try:
             with averaged(self.model):
                 progress, row = self._validate(number, step, logs or {})
@@ -175,7 +175,7 @@ class EpochEnd(keras.callbacks.Callback):
         self, number: int, step: int, logs: dict[str, Any], evaluation: Evaluation | None
     ) -> dict[str, Any]:
         rate = float(self.model.optimizer.learning_rate.numpy())
-        seconds = round(time.monotonic() - self.began, 2)
+        seconds = round(time.monotonic() - self.started, 2)
         row = {"epoch": number, "step": step, "seconds": seconds, "learning_rate": rate}
         row |= {key: round(float(value), 6) for key, value in logs.items()}
         return row | _validation_figures(evaluation)
