@@ -220,9 +220,7 @@ def _call(arguments: list[str], fold: int) -> None:
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     if code == EXIT_TERMINATED:
-        raise TerminatedError(
-            f"fold {fold}: received SIGTERM: the run is saved; continue with --resume"
-        )
+        raise TerminatedError(f"fold {fold}: received SIGTERM: saved; continue with --resume")
     if code:
         raise RunError(
             f"fold {fold}: ccfnet-tf {arguments[0]} ended with exit code {code}; fix the error "

@@ -66,12 +66,12 @@ def test_values_that_are_not_finite_are_neither_written_nor_read(
     before = path.read_bytes()
     bad = ARRAYS | {"model/b/kernel": np.array([[1.0, value]], np.float32)}
     called: list[int] = []
-    with pytest.raises(NotFiniteError, match=f"'model/b/kernel' holds {value} in 1 of its 2"):
+    with pytest.raises(NotFiniteError, match=f"'model/b/kernel' has {value} in 1 of its 2"):
         write_arrays(path, bad, before=lambda: called.append(1))
     assert path.read_bytes() == before
     assert called == []
     np.savez(path, **bad)  # type: ignore[arg-type]
-    with pytest.raises(RunError, match=r"last\.npz: 'model/b/kernel' holds"):
+    with pytest.raises(RunError, match=r"last\.npz: 'model/b/kernel' has"):
         read_arrays(path)
     assert "state" in read_arrays(path, prefix="state")  # what is not asked for does no harm
 
@@ -123,9 +123,9 @@ def test_values_of_another_type_are_refused(model: Any) -> None:
     saved = arrays_of(model)
     key = next(iter(saved))
     for changed in (saved[key].astype("U9"), saved[key].astype(np.float64)):
-        with pytest.raises(RunError, match=f"holds {changed.dtype.name} where float32 is needed"):
+        with pytest.raises(RunError, match=f"has type {changed.dtype.name}, expected float32"):
             assign_model(model, saved | {key: changed}, source=Path("best.npz"))
-        with pytest.raises(RunError, match="where float32 is needed"):
+        with pytest.raises(RunError, match="expected float32"):
             load_matching(model, saved | {key: changed}, source=Path("best.npz"))
 
 

@@ -81,7 +81,7 @@ def test_a_network_that_is_not_finite_is_not_loaded(make_run: MakeRun, model: An
     key = next(key for key in arrays if key.endswith("kernel"))
     arrays[key] = np.full_like(arrays[key], np.nan)
     np.savez(folder / "checkpoints" / "last.npz", **arrays)  # type: ignore[arg-type]
-    assert f"last.npz: '{key}' holds nan" in one_line(folder)
+    assert f"last.npz: '{key}' has nan" in one_line(folder)
 
 
 def test_best_comes_before_last_unless_asked(make_run: MakeRun) -> None:
@@ -98,7 +98,7 @@ def test_best_comes_before_last_unless_asked(make_run: MakeRun) -> None:
         ("classes.json", "{", "not a list of classes"),
         ("classes.json", '{"names": ["a"], "palette": []}', "1 class names but 0 colours"),
         ("classes.json", '{"names": ["a"], "palette": [[1, 2]]}', "not a list of classes"),
-        ("classes.json", '{"names": [], "palette": []}', "holds no class"),
+        ("classes.json", '{"names": [], "palette": []}', "contains no classes"),
         ("config.yaml", "model: {backbone: [", "not a run's configuration"),
         ("config.yaml", "model: {bakbone: resnet50}", "did you mean 'model.backbone'?"),
         ("config.yaml", "model: {head_channels: many}", "not a run's configuration"),

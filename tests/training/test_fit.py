@@ -163,7 +163,7 @@ def test_a_change_suggests_to_omit_config_if_it_was_given(tmp_path: Path, given:
 
 def test_the_weights_file_is_checked_before_the_data(tmp_path: Path) -> None:
     text = refusal(tmp_path / "run", with_model(backbone_weights=str(tmp_path / "x.h5")))
-    assert f"no file {tmp_path / 'x.h5'}" in text
+    assert f"{tmp_path / 'x.h5'} does not exist" in text
     (tmp_path / "x.h5").touch()
     assert start(tmp_path / "run", with_model(backbone_weights=str(tmp_path / "x.h5"))) == ""
 

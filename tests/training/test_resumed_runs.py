@@ -178,7 +178,7 @@ def test_a_damaged_last_checkpoint_does_not_change_the_result(
     np.savez(last, **arrays)  # type: ignore[arg-type]
     code, out, err = fit(capsys, "--out", run, "--data.root", root, "--resume")
     assert (code, err) == (0, "")
-    assert f"last.npz: '{key}' holds nan" in out
+    assert f"last.npz: '{key}' has nan" in out
     assert "resuming from previous.npz, saved after epoch 1" in out
     assert_same(run, trained[1])
 

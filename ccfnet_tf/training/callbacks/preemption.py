@@ -31,6 +31,4 @@ class Preemption:
 
 def terminated(step: int) -> TerminatedError:
     """Returns the exception that ends a saved run."""
-    return TerminatedError(
-        f"received SIGTERM at step {step}: the run is saved; continue with --resume"
-    )
+    return TerminatedError(f"received SIGTERM at step {step}: saved; continue with --resume")

@@ -71,5 +71,5 @@ def test_a_disk_that_is_full_before_the_first_epoch_is_detected(
     board = TensorBoardLog(small_disk / "tensorboard")
     with (small_disk / "other").open("wb") as other:
         other.write(bytes((1 << 16) - 4096 - free))
-    with pytest.raises(ResourceError, match="is cut"):
+    with pytest.raises(ResourceError, match="truncated"):
         board.write(1, ROW, noise(64))

@@ -45,11 +45,11 @@ def test_one_worker_trains_alone(cluster: Any, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "not understood"),
-        ("[]", "not understood"),
-        ('{"cluster": {"worker": 3}}', "not understood"),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"index": "x"}}', "not understood"),
-        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "ps"}}', "of the job 'ps'"),
+        ("{", "invalid"),
+        ("[]", "invalid"),
+        ('{"cluster": {"worker": 3}}', "invalid"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"index": "x"}}', "invalid"),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "ps"}}', "task type 'ps'"),
         (
             '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
             "worker 2, but there are 2",
