@@ -1,8 +1,9 @@
-"""Makes `keras.models.load_model` know the classes of this package before they are imported.
+"""Registers the package's Keras classes lazily, so that `keras.models.load_model` finds them.
 
-Keras finds custom classes by registered names. Each name stands here for the module that registers
-it, which is imported when a saved model asks for it: so `import ccfnet_tf` is enough to load one,
-and costs neither TensorFlow nor Keras.
+Keras looks up custom classes by their registered names. This module maps each name to the module
+that defines the class, and imports that module only when a saved model contains the class.
+`import ccfnet_tf` is therefore enough to load a saved model, and imports neither TensorFlow nor
+Keras.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ MODULES = {
     "PyramidPooling": _HEADS,
     "PolyDecay": "ccfnet_tf.training.optimizer",
 }
-"""Where each class that a saved model may hold is registered."""
+"""Module that defines each class a saved model may contain."""
 
 
 class _Unimported:
-    """Stands for a class whose module is not imported yet."""
+    """Placeholder for a class whose module is not imported yet."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def from_config(self, config: dict[str, Any]) -> Any:
-        """Imports the class, which takes this object's place, and makes what Keras asks for."""
+        """Imports the class, which replaces this placeholder, and creates the object."""
         cls = getattr(import_module(MODULES[self.name]), self.name)
         return cls.from_config(config)
 
 
 def register(keras: Any) -> None:
-    """Adds the names to Keras's, where their classes are not there already."""
-    known = keras.saving.get_custom_objects()
+    """Adds a placeholder for each class that is not registered with Keras yet."""
+    custom_objects = keras.saving.get_custom_objects()
     for name in MODULES:
-        known.setdefault(f"{PACKAGE}>{name}", _Unimported(name))
+        custom_objects.setdefault(f"{PACKAGE}>{name}", _Unimported(name))

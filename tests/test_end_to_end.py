@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("end_to_end") / "run"
     done = run(*fit(out))
     assert done.returncode == 0, done.stderr
-    assert "every label is fit to use" in done.stdout
+    assert "all labels are valid" in done.stdout
     assert "building the network; the first step takes a while\n" in done.stdout
     assert "epoch 3/3" in done.stdout
     assert done.stderr == ""
@@ -121,7 +121,7 @@ def test_a_run_stopped_by_a_signal_can_be_resumed(
     assert state["epoch"] < 3
     done = run("fit", "--out", out, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "going on after epoch" in done.stdout
+    assert "resuming after epoch" in done.stdout
     same_run(out, trained)
     again = run("fit", "--out", out, "--resume")
     assert again.returncode == 0

@@ -77,7 +77,7 @@ def test_a_killed_worker_ends_the_other_and_both_can_be_resumed(tmp_path: Path) 
     assert state["epoch"] < 3, "the kill came too late to show anything"
 
     chief_said, other_said = ends(start_two(out, *every, "--resume"), 0)
-    assert "going on after epoch" in chief_said
+    assert "resuming after epoch" in chief_said
     assert "epoch 3/3" in chief_said
     assert "epoch" not in other_said
     assert not out.with_name("killed_of_worker_1").exists()
@@ -102,7 +102,7 @@ def test_sigterm_to_a_worker_ends_both_and_one_can_be_resumed_alone(tmp_path: Pa
         [*alone, "--train.strategy", "none"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "going on after epoch" in done.stdout
+    assert "resuming after epoch" in done.stdout
     assert "epoch 3/3" in done.stdout
 
 

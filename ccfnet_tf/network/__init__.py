@@ -1,1 +1,1 @@
-"""The network: geometry, backbones, heads, and the graph that joins them."""
+"""The network: input geometry, backbones, heads, losses, and the Keras model."""

@@ -1,8 +1,9 @@
 """Feature extractors of `keras.applications`, dilated to output stride 8.
 
-Only the first three poolings are kept; the convolutions behind the dropped ones are dilated, so
-every weight keeps its name, its shape and its meaning: the features at `[:, ::4, ::4]` are those
-of the plain network at stride 32 (paper 3.1, third improvement of DeepLab and PSPNet).
+Only the first three downsampling steps are kept. The convolutions after the removed steps are
+dilated instead, so every weight keeps its name, shape and meaning: the features at
+`[:, ::4, ::4]` equal those of the original network at stride 32 (paper 3.1, third improvement of
+DeepLab and PSPNet).
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from ccfnet_tf.network.weights import NO_WEIGHTS, copy_weights, plain_backbone
 
 @dataclass(frozen=True)
 class LayerOptions:
-    """How layers compute, written into each of them; the global policy is left alone.
+    """Precision and batch norm options set on every layer; the global policy is not changed.
 
     Attributes:
         policy: Keras dtype policy, such as `float32` or `mixed_bfloat16`.
         batch_norm_momentum: Momentum of the batch norm statistics.
-        synchronized: Batch norm statistics over all replicas.
+        synchronized: Compute batch norm statistics over all replicas.
     """
 
     policy: str = "float32"
@@ -41,11 +42,11 @@ class Backbone:
     """One feature extractor.
 
     Attributes:
-        application: Its builder in `keras.applications`.
-        normalisation: What its ImageNet weights expect.
-        detail: Layer whose output is the stride-4 features.
-        features: Layer whose output is the stride-8 features.
-        change: Returns what differs in the dilated form, as (layer name) -> config entries.
+        application: Builder function in `keras.applications`.
+        normalisation: Input normalisation that its ImageNet weights expect.
+        detail: Name of the layer that outputs the stride-4 features.
+        features: Name of the layer that outputs the stride-8 features.
+        change: Takes a layer name and returns the config entries to change in the dilated form.
     """
 
     application: Callable[..., keras.Model]
@@ -56,25 +57,25 @@ class Backbone:
 
 
 def _change_resnet(name: str) -> dict[str, Any]:
-    found = re.fullmatch(r"conv([45])_block(\d+)_([012])_conv", name)
-    if found is None:
+    match = re.fullmatch(r"conv([45])_block(\d+)_([012])_conv", name)
+    if match is None:
         return {}
-    stage, block, conv = found.groups()
+    stage, block, conv = match.groups()
     if conv == "2":
         return {"dilation_rate": 2 if stage == "4" else 4}
     return {"strides": 1} if block == "1" else {}
 
 
 def _change_mobilenet_v2(name: str) -> dict[str, Any]:
-    found = re.fullmatch(r"block_(\d+)_(pad|depthwise)", name)
-    if found is None:
+    match = re.fullmatch(r"block_(\d+)_(pad|depthwise)", name)
+    if match is None:
         return {}
-    block, kind = int(found[1]), found[2]
-    # The dilation of a block is the factor between its input's plain stride and 8: blocks 7 to 13
-    # used to read a stride-16 map, 14 to 16 a stride-32 map.
+    block, kind = int(match[1]), match[2]
+    # The dilation of a block is its original input stride divided by 8: blocks 7 to 13 originally
+    # read a stride-16 map, blocks 14 to 16 a stride-32 map.
     dilation = 1 if block <= 6 else 2 if block <= 13 else 4
     if kind == "pad":
-        # Keras pads (0, 1) for even sizes, which moves features off pixel 8k.
+        # Keras pads even sizes by (0, 1), which would shift features away from pixel 8k.
         return {"padding": dilation}
     if block in (6, 13):
         return {"strides": 1, "dilation_rate": dilation}
@@ -99,9 +100,9 @@ BACKBONES: dict[str, Backbone] = {
     "mobilenet_v2": Backbone(
         application=keras.applications.MobileNetV2,
         normalisation="symmetric",
-        # 144 channels behind a ReLU; the block's own answer is a narrow linear map of 24.
+        # 144 channels after a ReLU; the output of the block itself is linear with 24 channels.
         detail="block_3_expand_relu",
-        # DeepLab's choice: 320 channels, without the 1280 made for the classifier (`out_relu`).
+        # As in DeepLab: 320 channels, without the 1280 that serve the classifier (`out_relu`).
         features="block_16_project_BN",
         change=_change_mobilenet_v2,
     ),
@@ -112,7 +113,7 @@ def find_backbone(name: str) -> Backbone:
     """Returns the entry of `BACKBONES`.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: The name is unknown.
     """
     if name not in BACKBONES:
         raise ConfigError(
@@ -128,14 +129,15 @@ def build_backbone(name: str, weights: str | Path | None, options: LayerOptions)
     Args:
         name: A key of `BACKBONES`.
         weights: `imagenet`, `none` or None, or a file; see `weights.plain_backbone`.
-        options: How its layers compute.
+        options: Precision and batch norm options of its layers.
 
     Returns:
-        A model named `backbone`: normalised [B, 8n+1, 8m+1, 3] -> [detail [B, 2n+1, 2m+1, D],
-        features [B, n+1, m+1, F]], feature k centred on pixel 4k and 8k.
+        A model named `backbone` that maps normalised images [B, 8n+1, 8m+1, 3] to a list of
+        detail features [B, 2n+1, 2m+1, D] and features [B, n+1, m+1, F]. Feature k is centred on
+        pixel 4k and 8k, respectively.
 
     Raises:
-        ConfigError: The name or the weights file is wrong.
+        ConfigError: The name is unknown, or the weights file cannot be used.
         ResourceError: The weights could not be downloaded.
     """
     spec = find_backbone(name)
@@ -149,8 +151,8 @@ def build_backbone(name: str, weights: str | Path | None, options: LayerOptions)
         return FASTER.get(type(layer), type(layer)).from_config(config)
 
     images = keras.Input((None, None, 3), name="backbone_images")
-    whole = keras.models.clone_model(plain, input_tensors=images, clone_function=rebuild)
-    outputs = [whole.get_layer(layer).output for layer in (spec.detail, spec.features)]
+    dilated = keras.models.clone_model(plain, input_tensors=images, clone_function=rebuild)
+    outputs = [dilated.get_layer(layer).output for layer in (spec.detail, spec.features)]
     backbone = keras.Model(images, outputs, name="backbone")
     if weights not in (None, NO_WEIGHTS):
         copy_weights(plain, backbone)
@@ -160,11 +162,11 @@ def build_backbone(name: str, weights: str | Path | None, options: LayerOptions)
 
 
 def _start_as_identity(backbone: keras.Model) -> None:
-    """Zeroes the last batch norm scale of each of ResNet's residual branches.
+    """Sets the last batch norm scale of each residual branch of a ResNet to zero.
 
-    A random network then begins as its shortcuts alone and grows depth as it learns, which makes
-    the first steps count (Goyal et al. 2017, section 5.1). MobileNetV2's blocks have no such
-    name: some have no shortcut, and would pass nothing on.
+    Each block of a randomly initialised network then starts as the identity, which makes the
+    first training steps effective (Goyal et al. 2017, section 5.1). The blocks of MobileNetV2
+    are left alone, because some have no shortcut and would output zeros.
     """
     for layer in backbone.layers:
         if layer.name.endswith("_3_bn"):

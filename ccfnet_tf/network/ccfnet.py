@@ -1,4 +1,4 @@
-"""The whole graph: `build_ccfnet` joins geometry, backbone and heads into a `CCFNet`."""
+"""`build_ccfnet` combines the input geometry, the backbone and the heads into a `CCFNet`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DETAIL_STRIDE = 4
 
 @dataclass(frozen=True)
 class _Maps:
-    """What the heads look at: images, features at stride 4 and 8."""
+    """Inputs of the heads: the images, and the features at stride 4 and 8."""
 
     images: KerasTensor
     detail: KerasTensor
@@ -41,34 +41,36 @@ def build_ccfnet(
     synchronized: bool = False,
     precision: ComputeType = "float32",
 ) -> CCFNet:
-    """Builds CCFNet (paper 3.1); the defaults are the paper's form.
+    """Builds CCFNet (paper 3.1). The defaults are the architecture of the paper.
 
-    Initial weights are random: call `keras.utils.set_random_seed` before for the same ones again.
+    Initial weights are random. Call `keras.utils.set_random_seed` first for reproducible weights.
 
     Args:
         num_classes: C, at least 2.
         backbone: `resnet50`, `resnet101` or `mobilenet_v2`, dilated to output stride 8.
-        backbone_weights: `imagenet` (downloaded and cached by Keras), `none` or None, or a
-            weights file of that Keras application without its classifier.
-        head_channels: Width of the heads' hidden convolutions.
-        dropout: Share of hidden features dropped before each classifier, in training.
-        attention_input: `features_and_coarse` lets the attention head see what it judges:
-            coarse's probabilities and entropy, and its confidence at full resolution.
-        fine_input: `pyramid_and_detail` lets the fine head see stride-4 features and coarse's
-            probabilities.
+        backbone_weights: `imagenet` (downloaded and cached by Keras), `none` or None for random
+            weights, or a weights file of that Keras application without its classifier.
+        head_channels: Number of channels of the heads' hidden convolutions.
+        dropout: Dropout rate before each classifier, in 0..1 (1 excluded).
+        attention_input: `features`, or `features_and_coarse` to give the attention head the
+            probabilities and entropy of the coarse head as well, and its confidence at full
+            resolution.
+        fine_input: `pyramid`, or `pyramid_and_detail` to give the fine head the stride-4 features
+            and the probabilities of the coarse head as well.
         batch_norm_momentum: Momentum of all batch norm statistics.
-        synchronized: Batch norm statistics over all replicas of a distribution strategy.
-        precision: Type of the hidden layers; logits and everything behind them are float32.
+        synchronized: Compute batch norm statistics over all replicas of a distribution strategy.
+        precision: Compute type of the hidden layers. Logits and all later values are float32.
 
     Returns:
-        A model that takes images [B, H, W, 3], RGB 0..255, any H and W from 32 up, and returns
-        float32 `coarse` logits [B, H, W, C], `attention` logits [B, H, W, 2] (0 hard, 1 easy) and
-        `refine` log-probabilities [B, H, W, C]. Its layer `fine_logits` gives [B, H, W, C], its
-        layer `backbone` is a model that holds all variables of the backbone.
+        A model that takes RGB images [B, H, W, 3] with values 0..255, where H and W are at least
+        32, and returns a dict of float32 tensors: `coarse` logits [B, H, W, C], `attention` logits
+        [B, H, W, 2] (0 hard, 1 easy) and `refine` log-probabilities [B, H, W, C]. Its layer
+        `fine_logits` outputs [B, H, W, C]. Its layer `backbone` is a model that contains all
+        variables of the backbone.
 
     Raises:
-        ConfigError: An argument cannot be used, or the weights file does not fit.
-        ResourceError: The download failed.
+        ConfigError: An argument is invalid, or the weights file does not match the backbone.
+        ResourceError: The weights could not be downloaded.
 
     Examples:
         >>> model = build_ccfnet(
@@ -98,17 +100,17 @@ def build_ccfnet(
     # Coarse
     coarse_small = heads.head(maps.features, num_classes, "coarse", style)
     coarse = _to_image(coarse_small, maps, "coarse_logits")
-    opinion = None
+    probabilities = None
     if attention_input == "features_and_coarse" or fine_input == "pyramid_and_detail":
-        opinion = heads.Judgement(dtype="float32", name="coarse_probabilities")(coarse_small)
+        probabilities = heads.Judgement(dtype="float32", name="coarse_probabilities")(coarse_small)
 
-    # Attention, cascaded behind coarse
+    # Attention
     if attention_input == "features":
         attention = heads.head(maps.features, 2, "attention", style)
         attention = _to_image(attention, maps, "attention_logits")
     else:
-        seen = heads.judged(maps.features, opinion, style)
-        attention = heads.head(seen, 2, "attention", style)
+        attention_features = heads.judged(maps.features, probabilities, style)
+        attention = heads.head(attention_features, 2, "attention", style)
         attention = _to_image(attention, maps, "attention_upsampled")
         attention = heads.AddConfidence(dtype="float32", name="attention_logits")(
             [attention, coarse]
@@ -118,7 +120,7 @@ def build_ccfnet(
     context = heads.pyramid(maps.features, style)
     stride = STRIDE
     if fine_input == "pyramid_and_detail":
-        context = heads.with_detail(context, opinion, maps.detail, style)
+        context = heads.with_detail(context, probabilities, maps.detail, style)
         stride = _DETAIL_STRIDE
     fine = heads.head(context, num_classes, "fine", style)
     fine = _to_image(fine, maps, FINE_LAYER, stride)
@@ -142,14 +144,14 @@ def _to_image(logits: KerasTensor, maps: _Maps, name: str, stride: int = STRIDE)
     return ToImage(stride, dtype="float32", name=name)([logits, maps.images])
 
 
-def _check_count(key: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{key} is {value!r}: it must be a whole number from {least} up")
+def _check_count(key: str, value: int, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigError(f"{key} is {value!r}: it must be an integer of at least {minimum}")
 
 
 def _check_share(key: str, value: float) -> None:
     if not 0.0 <= value < 1.0:
-        raise ConfigError(f"{key} is {value!r}: it must be at least 0 and below 1")
+        raise ConfigError(f"{key} is {value!r}: it must be at least 0 and less than 1")
 
 
 def _check_choice(key: str, value: str, known: tuple[str, ...]) -> None:

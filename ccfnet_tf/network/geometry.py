@@ -1,9 +1,9 @@
-"""Where features sit in the image, and the layers that keep every output aligned with it.
+"""Layers that keep every output of the network aligned with the input image.
 
-Feature k of a backbone at stride s is centred on pixel s*k (measured by the gradient's centre of
-mass), so an image is padded at the bottom and right to 8n+1 pixels, gives n+1 features, and is
-reached again by resizing n+1 -> 8n+1 with corners aligned, then cropping. A half-pixel resize,
-TensorFlow's and Keras's default, would put feature k at 8k+3.5.
+Feature k of a backbone at stride s is centred on pixel s*k (measured as the centre of mass of the
+gradient). An image is therefore padded at the bottom and right to 8n+1 pixels, which gives n+1
+features. The outputs are resized from n+1 to 8n+1 with aligned corners and then cropped. A
+half-pixel resize, the default of TensorFlow and Keras, would place feature k at 8k+3.5.
 
 Legend: B images, H x W pixels, h x w features, C channels.
 """
@@ -23,13 +23,13 @@ MINIMUM_SIZE = 32
 Normalisation = Literal["caffe", "symmetric"]
 Shape = tuple[int | None, ...]
 
-_CAFFE_MEAN = (103.939, 116.779, 123.68)  # BGR, of ImageNet; no division by a deviation
+_CAFFE_MEAN = (103.939, 116.779, 123.68)  # ImageNet mean, BGR; there is no scaling
 
 
 def size_of(x: tf.Tensor) -> tuple[Any, Any]:
-    """Returns height and width of `x` [B, H, W, C]: numbers where static, else scalar tensors.
+    """Returns the height and width of `x` [B, H, W, C]: ints if static, else scalar tensors.
 
-    Numbers keep the shapes of a fixed-size graph static, which converters need.
+    Ints keep the shapes of a fixed-size graph static, which converters need.
     """
     dynamic = tf.shape(x)
     height, width = x.shape[1], x.shape[2]
@@ -40,17 +40,17 @@ def size_of(x: tf.Tensor) -> tuple[Any, Any]:
 
 
 def resize_aligned(x: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
-    """Resizes `x` [B, h, w, C] bilinearly to float32 [B, height, width, C], corners on corners."""
-    # tf.image.resize has no aligned corners, keras.ops.image.resize fails with dynamic sizes, and
-    # tf.compat.v1.image.resize_bilinear, which is this op, logs that it is deprecated.
+    """Resizes `x` [B, h, w, C] bilinearly with aligned corners to float32 [B, height, width, C]."""
+    # tf.image.resize cannot align corners, keras.ops.image.resize fails for dynamic sizes, and
+    # tf.compat.v1.image.resize_bilinear, which wraps this op, logs a deprecation warning.
     x = tf.cast(x, tf.float32)
     return tf.raw_ops.ResizeBilinear(images=x, size=(height, width), align_corners=True)
 
 
 def at_least_minimum(images: tf.Tensor) -> tf.Tensor:
-    """Mirrors images [B, H, W, 3] of any size at the bottom and right up to the smallest side.
+    """Pads images [B, H, W, 3] by mirroring at the bottom and right to at least `MINIMUM_SIZE`.
 
-    The graph form of `inference.segmenter.at_least`. The caller crops the answers to H x W.
+    Graph version of `inference.segmenter.at_least`. The caller crops the outputs to H x W.
     """
     height, width = tf.unstack(tf.shape(images)[1:3])
     small = tf.logical_or(height < MINIMUM_SIZE, width < MINIMUM_SIZE)
@@ -62,14 +62,14 @@ def at_least_minimum(images: tf.Tensor) -> tf.Tensor:
 
 
 def _mirrored(side: tf.Tensor) -> tf.Tensor:
-    """Returns which of `side` pixels stands at each place: 0 1 2 2 1 0 0 1 ... for 3 of them."""
-    place = tf.range(tf.maximum(side, MINIMUM_SIZE)) % (2 * tf.maximum(side, 1))
-    return tf.where(place < side, place, 2 * side - 1 - place)
+    """Returns the source index of each padded pixel: 0 1 2 2 1 0 0 1 ... for a side of 3."""
+    index = tf.range(tf.maximum(side, MINIMUM_SIZE)) % (2 * tf.maximum(side, 1))
+    return tf.where(index < side, index, 2 * side - 1 - index)
 
 
 @keras.saving.register_keras_serializable("ccfnet")
 class Normalise(keras.layers.Layer):
-    """RGB 0..255 of any type [B, H, W, 3] -> float32 as the backbone's ImageNet weights expect.
+    """Normalises RGB images [B, H, W, 3] with values 0..255 to what the backbone expects (float32).
 
     Attributes:
         form: `caffe` (BGR, minus the mean: ResNet) or `symmetric` (-1..1: MobileNetV2).
@@ -87,21 +87,21 @@ class Normalise(keras.layers.Layer):
         return tf.reverse(images, [-1]) - tf.constant(_CAFFE_MEAN)
 
     def compute_output_shape(self, shape: Shape) -> Shape:
-        """Returns the shape of `call`'s result."""
+        """Returns the output shape of `call`."""
         return shape
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make this layer again."""
+        """Returns the constructor's arguments."""
         return {**super().get_config(), "form": self.form}
 
 
 @keras.saving.register_keras_serializable("ccfnet")
 class PadToGrid(keras.layers.Layer):
-    """Pads [B, H, W, C] with zeros at the bottom and right to the next 8n+1 of each side.
+    """Pads [B, H, W, C] with zeros at the bottom and right to the next size 8n+1 of each side.
 
-    After normalisation zero is the mean colour. Images below 32 pixels are refused where the
-    size is known when the graph is traced; where it is known only at run time, the caller brings
-    them to that size (`at_least_minimum`).
+    After normalisation, zero is the mean colour. Images smaller than 32 pixels raise an error if
+    their size is known when the graph is traced. If it is known only at run time, the caller pads
+    them first (`at_least_minimum`).
     """
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
@@ -118,17 +118,17 @@ class PadToGrid(keras.layers.Layer):
         return tf.pad(images, [[0, 0], [0, below], [0, right], [0, 0]])
 
     def compute_output_shape(self, shape: Shape) -> Shape:
-        """Returns the shape of `call`'s result."""
+        """Returns the output shape of `call`."""
         batch, height, width, channels = shape
         return (batch, _next_on_grid(height), _next_on_grid(width), channels)
 
 
 @keras.saving.register_keras_serializable("ccfnet")
 class ToImage(keras.layers.Layer):
-    """Brings logits [B, h, w, C] to the pixels of the images [B, H, W, 3]: float32 [B, H, W, C].
+    """Upsamples logits [B, h, w, C] to the size of the images [B, H, W, 3]: float32 [B, H, W, C].
 
     Attributes:
-        stride: Pixels from one feature to the next: feature k lands on pixel `stride` * k.
+        stride: Distance in pixels between features; feature k is placed on pixel `stride` * k.
     """
 
     def __init__(self, stride: int, **options: Any) -> None:
@@ -146,29 +146,29 @@ class ToImage(keras.layers.Layer):
         return logits[:, :height, :width]
 
     def compute_output_shape(self, shapes: list[Shape]) -> Shape:
-        """Returns the shape of `call`'s result."""
+        """Returns the output shape of `call`."""
         logits, images = shapes
         return (images[0], images[1], images[2], logits[3])
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make this layer again."""
+        """Returns the constructor's arguments."""
         return {**super().get_config(), "stride": self.stride}
 
 
 @keras.saving.register_keras_serializable("ccfnet")
 class ResizeLike(keras.layers.Layer):
-    """Resizes [B, h, w, C] to the height and width of another map, corners aligned.
+    """Resizes [B, h, w, C] with aligned corners to the height and width of another map.
 
-    Exact for grids that share their corners, like stride 8 (n+1) and stride 4 (2n+1).
+    Exact for grids that share their corners, such as stride 8 (n+1) and stride 4 (2n+1).
     """
 
     def call(self, pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """Returns the first map at the size of the second, in this layer's compute type."""
+        """Returns the first map resized to the size of the second, in the layer's compute dtype."""
         x, like = pair
         return tf.cast(resize_aligned(x, *size_of(like)), self.compute_dtype)
 
     def compute_output_shape(self, shapes: list[Shape]) -> Shape:
-        """Returns the shape of `call`'s result."""
+        """Returns the output shape of `call`."""
         x, like = shapes
         return (x[0], like[1], like[2], x[3])
 
@@ -182,6 +182,6 @@ def _too_small(height: Any, width: Any) -> DataError:
         f"image of {height} x {width} pixels: the network needs at least {MINIMUM_SIZE} on "
         "each side; enlarge it first"
     )
-    # Keras would turn the one line into a page with the arguments of every call on the way.
+    # Otherwise Keras expands the one-line message with the arguments of every enclosing call.
     error._keras_call_info_injected = True  # type: ignore[attr-defined]
     return error

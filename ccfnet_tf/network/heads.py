@@ -1,8 +1,9 @@
-"""The branches on top of the backbone and what they tell each other (paper 3.1).
+"""The coarse, attention and fine heads on top of the backbone, and their blend (paper 3.1).
+
+Log-softmax and log-add-exp are composed of elementary operators, because LiteRT's GPU delegate
+supports neither LOG_SOFTMAX nor the WHERE operator in Keras's implementation of log-add-exp.
 
 Legend: B images, H x W pixels, h x w features at stride 8, C classes, F feature channels.
-Log-softmax is written out, since LiteRT's GPU path refuses LOG_SOFTMAX, and so is log-add-exp,
-which Keras guards with a WHERE that it refuses too.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from ccfnet_tf.network.layers import BatchNorm, Conv, Dropout
 PYRAMID_BINS = (1, 2, 3, 6)
 DETAIL_CHANNELS = 32
 
-_CLOSEST = 1e-6  # how near to 0 and 1 a confidence may come before its logit is taken
+_EPSILON = 1e-6  # confidences are clipped to [_EPSILON, 1 - _EPSILON] before their logit is taken
 
 
 @dataclass(frozen=True)
 class HeadStyle:
-    """What all heads share.
+    """Options shared by all heads.
 
     Attributes:
-        channels: Width of the hidden convolutions.
-        dropout: Share of hidden features dropped before the classifier, in training.
-        layers: How the layers compute; classifiers are always float32.
+        channels: Number of channels of the hidden convolutions.
+        dropout: Dropout rate before the classifier.
+        layers: Precision and batch norm options of the layers. Classifiers are always float32.
     """
 
     channels: int = 512
@@ -47,50 +48,50 @@ class HeadStyle:
 
 def log_softmax(logits: tf.Tensor) -> tf.Tensor:
     """Returns log-probabilities over the last axis, without the fused op."""
-    # The largest logit cancels out of value and gradient; it only keeps exp in range.
+    # The largest logit cancels out of the value and the gradient. It only prevents overflow.
     largest = tf.stop_gradient(tf.reduce_max(logits, -1, keepdims=True))
     total = tf.reduce_sum(tf.exp(logits - largest), -1, keepdims=True)
-    # In this order: LiteRT's converter knows (logits - largest) - log(total) as LOG_SOFTMAX.
+    # In this order: LiteRT's converter fuses (logits - largest) - log(total) into LOG_SOFTMAX.
     return logits - (largest + tf.math.log(total))
 
 
 def log_add_exp(u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-    """Returns log(exp(u) + exp(v)), with the right gradient where u = v too."""
-    # maximum + log(1 + exp(-abs(u - v))) has the same value, but at u = v its parts' gradients
-    # add up to (1, 0) instead of (1/2, 1/2).
+    """Returns log(exp(u) + exp(v)), with the correct gradient also where u = v."""
+    # maximum + log(1 + exp(-abs(u - v))) has the same value, but its gradient at u = v is (1, 0)
+    # instead of (1/2, 1/2).
     largest = tf.stop_gradient(tf.maximum(u, v))
     return largest + tf.math.log(tf.exp(u - largest) + tf.exp(v - largest))
 
 
 @keras.saving.register_keras_serializable("ccfnet")
 class LogSoftmax(layers.Layer):
-    """Logits [..., C] -> log-probabilities [..., C]."""
+    """Converts logits [..., C] to log-probabilities [..., C]."""
 
     def call(self, logits: tf.Tensor) -> tf.Tensor:
         """Returns the log-probabilities."""
         return log_softmax(logits)
 
     def compute_output_shape(self, shape: Shape) -> Shape:
-        """Returns the shape of `call`'s result."""
+        """Returns the output shape of `call`."""
         return shape
 
 
 @keras.saving.register_keras_serializable("ccfnet")
 class Judgement(layers.Layer):
-    """Coarse logits [B, h, w, C] -> its probabilities, without a way back for gradients."""
+    """Converts the coarse logits [B, h, w, C] to probabilities and stops their gradient."""
 
     def call(self, logits: tf.Tensor) -> tf.Tensor:
         """Returns the probabilities [B, h, w, C]."""
         return tf.stop_gradient(tf.nn.softmax(logits))
 
     def compute_output_shape(self, shape: Shape) -> Shape:
-        """Returns the shape of `call`'s result."""
+        """Returns the output shape of `call`."""
         return shape
 
 
 @keras.saving.register_keras_serializable("ccfnet")
 class Entropy(layers.Layer):
-    """Probabilities [B, h, w, C] -> entropy [B, h, w, 1] as a share of log C, in 0..1."""
+    """Computes the entropy [B, h, w, 1] of probabilities [B, h, w, C], divided by log C (0..1)."""
 
     def call(self, probabilities: tf.Tensor) -> tf.Tensor:
         """Returns the entropy."""
@@ -99,67 +100,67 @@ class Entropy(layers.Layer):
         return -tf.reduce_sum(probabilities * logs, -1, keepdims=True) / math.log(classes)
 
     def compute_output_shape(self, shape: Shape) -> Shape:
-        """Returns the shape of `call`'s result."""
+        """Returns the output shape of `call`."""
         return (*shape[:-1], 1)
 
 
 @keras.saving.register_keras_serializable("ccfnet")
 class AddConfidence(layers.Layer):
-    """Adds coarse's own confidence to the attention logit, times a learned scale.
+    """Adds the confidence of the coarse head, times a learned scale, to the easy logit.
 
-    Takes attention logits [B, H, W, 2] (0 hard, 1 easy) and coarse logits [B, H, W, C]; the logit
-    of coarse's largest probability, times `scale` (1 at first), joins the easy logit. No gradient
-    reaches coarse.
+    Takes attention logits [B, H, W, 2] (0 hard, 1 easy) and coarse logits [B, H, W, C]. The
+    confidence is the logit of the largest coarse probability. The scale is initialised to 1. No
+    gradient reaches the coarse head.
     """
 
     def build(self, shapes: list[Shape]) -> None:
-        """Makes the scale."""
+        """Creates the scale."""
         del shapes
         self.scale = self.add_weight(name="scale", shape=(), initializer="ones")
 
     def call(self, attention_and_coarse: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Returns the attention logits [B, H, W, 2]."""
         attention, coarse = attention_and_coarse
-        surest = tf.reduce_max(tf.nn.softmax(tf.stop_gradient(coarse)), -1, keepdims=True)
-        surest = tf.minimum(tf.maximum(surest, _CLOSEST), 1.0 - _CLOSEST)
-        confidence = tf.math.log(surest) - tf.math.log(1.0 - surest)
-        # Not by slices: their gradients are full-resolution copies.
+        largest = tf.reduce_max(tf.nn.softmax(tf.stop_gradient(coarse)), -1, keepdims=True)
+        largest = tf.minimum(tf.maximum(largest, _EPSILON), 1.0 - _EPSILON)
+        confidence = tf.math.log(largest) - tf.math.log(1.0 - largest)
+        # Without slices, whose gradients would be full-resolution copies.
         return attention + self.scale * confidence * tf.constant([0.0, 1.0])
 
     def compute_output_shape(self, shapes: list[Shape]) -> Shape:
-        """Returns the shape of `call`'s result."""
+        """Returns the output shape of `call`."""
         return shapes[0]
 
 
 @keras.saving.register_keras_serializable("ccfnet")
 class Blend(layers.Layer):
-    """Refine = P(easy) softmax(coarse) + P(hard) softmax(fine), in log space (paper 3.1).
+    """Computes P(easy) softmax(coarse) + P(hard) softmax(fine) in log space (paper 3.1).
 
     Takes coarse log-probabilities [B, H, W, C], attention logits [B, H, W, 2] (0 hard, 1 easy)
-    and fine logits [B, H, W, C]; returns log-probabilities [B, H, W, C] that add up to 1.
+    and fine logits [B, H, W, C]. Returns the `refine` log-probabilities [B, H, W, C].
     """
 
-    def call(self, parts: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """Returns the blend."""
-        coarse, attention, fine = parts
+    def call(self, inputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """Returns the blended log-probabilities."""
+        coarse, attention, fine = inputs
         gate = log_softmax(attention)
         return log_add_exp(gate[..., 1:2] + coarse, gate[..., 0:1] + log_softmax(fine))
 
     def compute_output_shape(self, shapes: list[Shape]) -> Shape:
-        """Returns the shape of `call`'s result."""
+        """Returns the output shape of `call`."""
         return shapes[0]
 
 
 @keras.saving.register_keras_serializable("ccfnet")
 class PyramidPooling(layers.Layer):
-    """Means of [B, h, w, F] over grids of bins, exact for any size (PSPNet).
+    """Average-pools [B, h, w, F] over grids of bins, exactly for any size (PSPNet).
 
-    Bin i of n covers rows floor(i h / n) to ceil((i + 1) h / n), so neighbours overlap where h is
-    no multiple of n, and a bin is never empty. As products with pooling matrices this takes the
-    fewest ops of the forms that converters accept.
+    Bin i of n covers rows floor(i h / n) to ceil((i + 1) h / n). Neighbouring bins overlap if h
+    is not a multiple of n, and a bin is never empty. The layer multiplies by pooling matrices: of
+    the forms that converters accept, this one needs the fewest ops.
 
     Attributes:
-        bins: Bins along each side, one map for each.
+        bins: Numbers of bins along each side; each gives one map.
     """
 
     def __init__(self, bins: tuple[int, ...] = PYRAMID_BINS, **options: Any) -> None:
@@ -170,8 +171,8 @@ class PyramidPooling(layers.Layer):
         """Returns a map [B, n, n, F] for each n of `bins`."""
         height, width = size_of(features)
         batch, channels = tf.shape(features)[0], features.shape[-1]
-        # Rows of all maps in one pass over the features, then columns of what little is left. No
-        # einsum: it transposes the features, which takes 15 times as long.
+        # Pools the rows of all maps in one pass over the features, then the columns of the small
+        # results. einsum would transpose the features, which takes 15 times as long.
         rows = tf.concat([_pooling_matrix(n, height, features.dtype) for n in self.bins], 0)
         pooled = tf.matmul(rows, tf.reshape(features, [batch, height, width * channels]))
         maps = []
@@ -181,29 +182,33 @@ class PyramidPooling(layers.Layer):
         return maps
 
     def compute_output_shape(self, shape: Shape) -> list[Shape]:
-        """Returns the shapes of `call`'s results."""
+        """Returns the output shapes of `call`."""
         return [(shape[0], bins, bins, shape[3]) for bins in self.bins]
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make this layer again."""
+        """Returns the constructor's arguments."""
         return {**super().get_config(), "bins": self.bins}
 
 
 def _pooling_matrix(bins: int, size: Any, dtype: Any) -> tf.Tensor:
-    """Returns [bins, size]: row i holds 1 / its length inside bin i, 0 outside."""
+    """Returns a matrix [bins, size] whose row i is 1 / (length of bin i) inside bin i, else 0."""
     index = tf.range(bins)
     start = (index * size) // bins
     # Not -((-a) // n): ONNX's integer division truncates.
     end = ((index + 1) * size + bins - 1) // bins
-    place = tf.range(size)[None]
-    inside = tf.logical_and(place >= start[:, None], place < end[:, None])
+    position = tf.range(size)[None]
+    inside = tf.logical_and(position >= start[:, None], position < end[:, None])
     return tf.cast(inside, dtype) / tf.cast(end - start, dtype)[:, None]
 
 
 def conv_norm_relu(
     x: KerasTensor, filters: int, size: int, name: str, style: HeadStyle
 ) -> KerasTensor:
-    """Convolution without bias, batch norm, ReLU: [B, h, w, *] -> [B, h, w, filters]."""
+    """Applies a convolution without bias, batch norm and ReLU.
+
+    Returns:
+        [B, h, w, filters].
+    """
     x = Conv(
         filters, size, padding="same", use_bias=False, dtype=style.policy, name=f"{name}_conv"
     )(x)
@@ -217,19 +222,19 @@ def conv_norm_relu(
 
 
 def head(x: KerasTensor, classes: int, name: str, style: HeadStyle) -> KerasTensor:
-    """The form all branches end in: 3x3 convolution, batch norm, ReLU, dropout, 1x1 convolution.
+    """Applies a head: 3x3 convolution, batch norm, ReLU, dropout, 1x1 convolution.
 
     Returns:
-        float32 logits [B, h, w, classes]; upsampling and softmax are the caller's.
+        float32 logits [B, h, w, classes]. The caller applies upsampling and softmax.
     """
     x = conv_norm_relu(x, style.channels, 3, name, style)
     x = Dropout(style.dropout, dtype=style.policy, name=f"{name}_dropout")(x)
-    # float32 under mixed precision: half-precision logits saturate the loss.
+    # float32 under mixed precision too: half-precision logits saturate the loss.
     return Conv(classes, 1, dtype="float32", name=f"{name}_classifier")(x)
 
 
 def judged(features: KerasTensor, probabilities: KerasTensor, style: HeadStyle) -> KerasTensor:
-    """Joins coarse's probabilities and their entropy to the features attention looks at.
+    """Concatenates the coarse probabilities and their entropy to the attention head's features.
 
     Returns:
         [B, h, w, F + C + 1].
@@ -240,18 +245,19 @@ def judged(features: KerasTensor, probabilities: KerasTensor, style: HeadStyle) 
 
 
 def pyramid(features: KerasTensor, style: HeadStyle) -> KerasTensor:
-    """Pools the features over 1, 2, 3 and 6 bins a side and joins the results to them.
+    """Pools the features over 1, 2, 3 and 6 bins per side and concatenates the results to them.
 
     Returns:
         [B, h, w, F + 4 * channels].
     """
-    # float32: a mean over thousands of features should not be rounded at every addition, and batch
-    # norm sees but B values of a channel in the coarsest bin. At these sizes it costs nothing.
-    exact = replace(style, layers=replace(style.layers, policy="float32"))
+    # float32, because a mean over thousands of features should not be rounded at every addition,
+    # and batch norm sees only B values per channel in the coarsest bin. The cost is negligible at
+    # these sizes.
+    float32_style = replace(style, layers=replace(style.layers, policy="float32"))
     pooled = PyramidPooling(dtype="float32", name="pyramid_pooling")(features)
     joined = [features]
     for bins, x in zip(PYRAMID_BINS, pooled, strict=True):
-        x = conv_norm_relu(x, style.channels, 1, f"pyramid_{bins}", exact)  # noqa: PLW2901
+        x = conv_norm_relu(x, style.channels, 1, f"pyramid_{bins}", float32_style)  # noqa: PLW2901
         joined.append(ResizeLike(dtype=style.policy, name=f"pyramid_{bins}_resize")([x, features]))
     return layers.Concatenate(dtype=style.policy, name="pyramid_join")(joined)
 
@@ -259,13 +265,13 @@ def pyramid(features: KerasTensor, style: HeadStyle) -> KerasTensor:
 def with_detail(
     context: KerasTensor, probabilities: KerasTensor, detail: KerasTensor, style: HeadStyle
 ) -> KerasTensor:
-    """Brings what the pyramid and coarse know to stride 4, where the detail is.
+    """Resizes pyramid features and coarse probabilities to stride 4 and adds the detail features.
 
     Args:
         context: [B, h, w, *] from `pyramid`.
-        probabilities: [B, h, w, C], coarse's.
-        detail: The backbone's stride-4 features [B, 2h-1, 2w-1, D].
-        style: What all heads share.
+        probabilities: Coarse probabilities [B, h, w, C].
+        detail: Stride-4 features of the backbone, [B, 2h-1, 2w-1, D].
+        style: Options shared by all heads.
 
     Returns:
         [B, 2h-1, 2w-1, channels + C + 32].

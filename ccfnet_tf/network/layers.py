@@ -1,12 +1,13 @@
-"""Keras's layers with the same variables and the same answer, made of fewer and faster ops.
+"""Faster versions of Keras layers, with the same variables and the same outputs.
 
-What Keras composes is right everywhere, and slow on CPUs: batch norm is a dozen passes over its
-input in float32, a dilated convolution is cut into small images and back, and some gradients of
-oneDNN take several times what other ops take for the same sum. docs/performance.md has the
-figures. Every layer here is a subclass that changes `call` alone, so configurations, names and
-weights fit either way; where it cannot do better it calls Keras.
+Keras's layers are correct on every device, but slow on CPUs: batch norm makes a dozen passes over
+its input in float32, a dilated convolution is split into small images and reassembled, and some
+gradients of oneDNN take several times as long as other ops that compute the same sum.
+docs/performance.md reports the measurements. Every layer here is a subclass that overrides only
+`call`, so configurations, names and weights are interchangeable. It calls Keras's implementation
+where it is not faster.
 
-Gradients of our own are only in the graph in training: what is exported holds plain ops.
+Custom gradients are in the graph only in training; exported graphs contain standard ops.
 
 Legend: B images, H x W pixels, C channels.
 """
@@ -21,11 +22,11 @@ import keras
 import tensorflow as tf
 
 _LOW_PRECISION = (tf.bfloat16, tf.float16)
-_WIDE = 1024  # input channels from which oneDNN's kernel gradient falls off in low precision
-_SLICE = 512  # input channels at which it does not
-_TILE = 32  # values of a row that oneDNN's low-precision kernels on AMX multiply at once
-ENOUGH_PICTURES = 4  # from which a batch is normalised with its own statistics alone
-_FEW_POSITIONS = 16  # below which batch norm's gradient over one image vanishes
+_WIDE = 1024  # input channels from which oneDNN's low-precision kernel gradient becomes slow
+_SLICE = 512  # input channels for which it is fast
+_TILE = 32  # values of a row that oneDNN's low-precision AMX kernels multiply at a time
+ENOUGH_IMAGES = 4  # batch size from which batch norm uses only the statistics of the batch
+_FEW_POSITIONS = 16  # map size below which batch norm's gradient over one image vanishes
 
 Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -34,29 +35,31 @@ Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 class BatchNorm(keras.layers.BatchNormalization):
     """Batch norm over all but the last axis of [B, H, W, C], in one op.
 
-    Statistics are float32 in every precision. Synchronized over several replicas, it is Keras's.
+    Statistics are float32 in every precision. If it is synchronized over several replicas, Keras's
+    implementation is used.
 
-    In training on fewer than 4 images (B, over all replicas where synchronized), statistics of
-    the batch alone say little: one value is normalised to 0, two to -1 and 1, and the mean of one
-    image takes its light away, while inference sees neither. There the input is normalised with
-    `w * batch + (1 - w) * moving` statistics, where w grows from 0 for one image to 1 for four,
-    so that training answers as inference does. The gradient is that of batch renormalization
-    (Ioffe 2017): of the batch's own statistics, held to the others by a scale and an offset. Maps
-    of fewer than 16 positions, where it would vanish, have the gradient of what is computed.
-    The moving statistics then move by `momentum ** (B / 4)`: as far for each image as in a batch
-    of four.
+    With fewer than 4 images in training (B, over all replicas if synchronized), the statistics of
+    the batch are unreliable: a single value is normalised to 0, two values to -1 and 1, and
+    subtracting the mean of one image removes its brightness, which inference does not do. The
+    input is then normalised with `w * batch + (1 - w) * moving` statistics, where w grows from 0
+    for one image to 1 for four, so that training matches inference. The gradient is that of batch
+    renormalization (Ioffe 2017): the input is normalised with the statistics of the batch, then
+    mapped to the blended statistics by a scale and an offset that are treated as constants. For
+    maps of fewer than 16 positions, where this gradient would vanish, the exact gradient is used.
+    The moving statistics are updated with the momentum `momentum ** (B / 4)`, so that each image
+    counts as much as in a batch of four.
     """
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Returns the normalised input in its own type."""
+        """Returns the normalised input in its dtype."""
         learn = bool(training and self.trainable)
         over_replicas = learn and self.synchronized and _replicas() > 1
         if learn and mask is None:
-            pictures = _pictures(inputs, over_replicas=over_replicas)
-            if not isinstance(pictures, int) or pictures < ENOUGH_PICTURES:
-                return self._with_few_pictures(inputs, pictures)
+            images = _count_images(inputs, over_replicas=over_replicas)
+            if not isinstance(images, int) or images < ENOUGH_IMAGES:
+                return self._with_few_images(inputs, images)
         if mask is not None or over_replicas:
             return super().call(inputs, training=training, mask=mask)
         result, mean, variance = self._fused(inputs, self.gamma, self.beta, learn=learn)
@@ -68,8 +71,8 @@ class BatchNorm(keras.layers.BatchNormalization):
     def _fused(
         self, inputs: tf.Tensor, scale: Any, offset: Any, *, learn: bool
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns the result and, while it learns, mean and variance of the batch."""
-        unused = tf.zeros([0])  # while it learns, the op takes no statistics
+        """Returns the result and, if `learn`, the mean and variance of the batch."""
+        unused = tf.zeros([0])  # in training, the op takes no statistics
         result, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=tf.convert_to_tensor(scale),
@@ -80,23 +83,23 @@ class BatchNorm(keras.layers.BatchNormalization):
             is_training=learn,
         )
         if learn:
-            # The op divides by n - 1, Keras by n.
+            # The variance of the op is divided by n - 1, that of Keras by n.
             n = tf.cast(tf.size(inputs, tf.int64) // inputs.shape[-1], tf.float32)
             variance *= (n - 1.0) / n
         return result, mean, variance
 
-    def _with_few_pictures(self, inputs: tf.Tensor, pictures: Any) -> tf.Tensor:
-        """Normalises and learns with the moving statistics beside the batch's."""
-        pictures = tf.minimum(tf.cast(pictures, tf.float32), float(ENOUGH_PICTURES))
-        share = (pictures - 1.0) / (ENOUGH_PICTURES - 1.0)
-        before = (
+    def _with_few_images(self, inputs: tf.Tensor, images: Any) -> tf.Tensor:
+        """Normalises with a blend of batch and moving statistics, and updates the latter."""
+        images = tf.minimum(tf.cast(images, tf.float32), float(ENOUGH_IMAGES))
+        share = (images - 1.0) / (ENOUGH_IMAGES - 1.0)
+        moving = (
             tf.convert_to_tensor(self.moving_mean),
             tf.convert_to_tensor(self.moving_variance),
         )
 
         def blend(mean: tf.Tensor, variance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            mean = share * mean + (1.0 - share) * before[0]
-            variance = share * variance + (1.0 - share) * before[1]
+            mean = share * mean + (1.0 - share) * moving[0]
+            variance = share * variance + (1.0 - share) * moving[1]
             return mean, tf.math.rsqrt(variance + self.epsilon)
 
         if _has_few_positions(inputs):
@@ -111,15 +114,15 @@ class BatchNorm(keras.layers.BatchNormalization):
             to_scale = tf.stop_gradient(deviation * scale)
             to_offset = tf.stop_gradient((mean - center) * scale)
             normal = tf.cast(normal, tf.float32) * to_scale + to_offset
-        momentum = self.momentum ** (pictures / ENOUGH_PICTURES)
-        # What one batch's mean is off by belongs to the variance of all.
-        spread = (1.0 - share) * momentum * tf.square(mean - before[0])
+        momentum = self.momentum ** (images / ENOUGH_IMAGES)
+        # The deviation of the batch mean contributes to the overall variance.
+        spread = (1.0 - share) * momentum * tf.square(mean - moving[0])
         self._move(self.moving_mean, mean, momentum)
         self._move(self.moving_variance, variance + spread, momentum)
         return tf.cast(normal * self.gamma + self.beta, inputs.dtype)
 
     def _normalised(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns the input normalised by its own statistics, their mean and their variance."""
+        """Returns the input normalised with its own statistics, its mean and its variance."""
         if not (self.synchronized and _replicas() > 1):
             channels = inputs.shape[-1]
             return self._fused(inputs, tf.ones([channels]), tf.zeros([channels]), learn=True)
@@ -133,13 +136,14 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("ccfnet")
 class Conv(keras.layers.Conv2D):
-    """A convolution [B, H, W, *] -> [B, h, w, C]: dilated in one op, with gradients of our own.
+    """2D convolution [B, H, W, *] -> [B, h, w, C] with native dilation and custom gradients.
 
-    They are faster, and in low precision they keep oneDNN from reading beyond its buffers.
+    The custom gradients are faster. In low precision they also prevent oneDNN from reading beyond
+    its buffers.
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Returns the convolution, with bias and activation where the layer has them."""
+        """Returns the convolution, with bias and activation if the layer has them."""
         if not training or not own_gradients() or not self._has_own_gradient(inputs):
             return super().call(inputs)
         kernel = tf.convert_to_tensor(self.kernel)
@@ -151,7 +155,7 @@ class Conv(keras.layers.Conv2D):
         return self.activation(result)
 
     def convolution_op(self, inputs: tf.Tensor, kernel: keras.Variable) -> tf.Tensor:
-        """Returns the convolution alone."""
+        """Returns the convolution without bias and activation."""
         if max(self.dilation_rate) == 1 or not dilates_natively(inputs.dtype):
             return super().convolution_op(inputs, kernel)
         kernel, rate = tf.convert_to_tensor(kernel), self.dilation_rate
@@ -174,7 +178,7 @@ class Conv(keras.layers.Conv2D):
             return False
         reach = (self.kernel_size[1] - 1) * dilation
         width = inputs.shape[2]
-        if width is None:  # the gradient looks when it knows
+        if width is None:  # checked at run time by the gradient
             return True
         columns = width - reach if self.padding == "valid" else width
         return columns > 0 and bool(overruns(columns, reach))
@@ -182,10 +186,10 @@ class Conv(keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("ccfnet")
 class DepthwiseConv(keras.layers.DepthwiseConv2D):
-    """A depthwise convolution [B, H, W, C] -> [B, h, w, C] with a faster gradient for stride 2."""
+    """Depthwise convolution [B, H, W, C] -> [B, h, w, C] with a faster gradient for stride 2."""
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Returns the convolution, with bias and activation where the layer has them."""
+        """Returns the convolution, with bias and activation if the layer has them."""
         strided = self.strides[0] == self.strides[1] > 1 and self.padding == "valid"
         if not (training and own_gradients() and strided and inputs.dtype in _LOW_PRECISION):
             return super().call(inputs)
@@ -198,18 +202,18 @@ class DepthwiseConv(keras.layers.DepthwiseConv2D):
 
 @keras.saving.register_keras_serializable("ccfnet")
 class Dropout(keras.layers.Dropout):
-    """Dropout whose state is saved with the weights, so that a loaded model goes on the same.
+    """Dropout whose random state is saved with the weights, so that resumed training is the same.
 
-    Keras saves the state of its random numbers in no format.
+    Keras does not save the state of its random number generators in any format.
     """
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves the state of the random numbers; a rate of 0 has none."""
+        """Saves the random state; a layer with rate 0 has none."""
         if self.rate > 0:
             store["seed"] = self.seed_generator.state.numpy()
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads it; files of models with Keras's own dropout hold none."""
+        """Loads the random state, if the file contains it; Keras's own dropout does not save it."""
         if self.rate > 0 and "seed" in store:
             self.seed_generator.state.assign(store["seed"])
 
@@ -219,12 +223,12 @@ FASTER: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {
     keras.layers.Conv2D: Conv,
     keras.layers.DepthwiseConv2D: DepthwiseConv,
 }
-"""What takes the place of Keras's layers in a backbone."""
+"""Replacements for Keras's layers in a backbone."""
 
 
 @lru_cache
 def dilates_natively(dtype: tf.DType) -> bool:
-    """Returns whether a dilated convolution has a gradient here; on CPUs oneDNN brings it."""
+    """Returns whether a dilated convolution has a gradient here; on CPUs oneDNN provides it."""
     with tf.init_scope():
         x = tf.zeros([1, 5, 5, 1], dtype)
         try:
@@ -235,7 +239,7 @@ def dilates_natively(dtype: tf.DType) -> bool:
 
 
 def own_gradients() -> bool:
-    """Returns whether convolutions have gradients of our own: on CPUs, of which they are made."""
+    """Returns whether convolutions use the custom gradients, which are written for CPUs."""
     return not tf.config.list_physical_devices("GPU")
 
 
@@ -243,14 +247,14 @@ def overruns(width: Any, reach: int) -> Any:
     """Returns whether oneDNN's kernel gradient in low precision reads past the end of a row.
 
     On CPUs with AMX, oneDNN 3.7 (and its main branch, August 2026) copies rows of features into
-    scratch memory, each as long as a multiple of 32 has room for it and its padding. It reads them
-    in pieces of equal, even length from every column of the kernel. What it reads behind the end
-    is multiplied by zero; but behind the last row that was copied lies memory that was never
-    written, and zero times NaN is NaN.
+    scratch memory. The length of a row with its padding is rounded up to a multiple of 32. It
+    reads the rows in pieces of equal, even length from every column of the kernel. Values read
+    past the end of a row are multiplied by zero. After the last copied row, however, the memory is
+    uninitialised, and zero times NaN is NaN.
 
     Args:
-        width: Columns of the convolution's result, an int or an int32 tensor.
-        reach: Columns between the kernel's first and its last.
+        width: Number of columns of the convolution's output, an int or an int32 tensor.
+        reach: Number of columns between the first and the last column of the kernel.
     """
     tiles = -(-width // _TILE)
     read = -(-width // (2 * tiles)) * (2 * tiles) + reach
@@ -291,23 +295,25 @@ def _product(x: tf.Tensor, out: tf.Tensor) -> tf.Tensor:
 def kernel_gradient(
     x: tf.Tensor, shape: Any, out: tf.Tensor, padding: str, dilation: int
 ) -> tf.Tensor:
-    """Returns the gradient of a kernel of stride 1: widened where rows are too short, by slices.
+    """Returns the kernel gradient of a convolution with stride 1.
+
+    Pads rows that oneDNN would read past their end, and processes the input channels in slices.
 
     Args:
         x: Features [B, H, W, F].
-        shape: The kernel's, [k, k, F, C].
-        out: Gradient of the convolution's result, [B, h, w, C].
+        shape: Shape of the kernel, [k, k, F, C].
+        out: Gradient of the convolution's output, [B, h, w, C].
         padding: `SAME` or `VALID`.
-        dilation: The convolution's.
+        dilation: Dilation rate of the convolution.
     """
     return _by_slices(*_widened(x, out, (shape[1] - 1) * dilation), shape, padding, dilation)
 
 
 def _widened(x: tf.Tensor, out: tf.Tensor, reach: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Adds columns of zeros at the right of both, where rows would be read past their end.
+    """Pads both with columns of zeros at the right if rows would be read past their end.
 
-    The gradient is the same, and a width that is a multiple of 32 leaves room for the reach. It
-    costs the copies: oneDNN fills rows that are too short up to about this length anyway.
+    The gradient does not change, and a width that is a multiple of 32 leaves room for the reach.
+    The cost is that of the copies, because oneDNN pads short rows to about this length anyway.
     """
     width = tf.shape(out)[2] if out.shape[2] is None else out.shape[2]
     missing = tf.where(overruns(width, reach), -width % _TILE, 0)
@@ -316,14 +322,14 @@ def _widened(x: tf.Tensor, out: tf.Tensor, reach: int) -> tuple[tf.Tensor, tf.Te
 
 
 def _by_slices(x: tf.Tensor, out: tf.Tensor, shape: Any, padding: str, dilation: int) -> tf.Tensor:
-    """Returns the kernel's gradient, input channels taken `_SLICE` at a time."""
+    """Returns the kernel gradient, computed for `_SLICE` input channels at a time."""
     height, width, channels, filters = shape
-    parts = []
+    gradients = []
     for first in range(0, channels, _SLICE):
-        part = x[..., first : first + _SLICE]
-        sizes = (height, width, part.shape[-1], filters)
-        parts.append(_kernel_gradient(part, sizes, out, 1, padding, dilation=dilation))
-    return tf.concat(parts, 2)
+        features = x[..., first : first + _SLICE]
+        sizes = (height, width, features.shape[-1], filters)
+        gradients.append(_kernel_gradient(features, sizes, out, 1, padding, dilation=dilation))
+    return tf.concat(gradients, 2)
 
 
 def _kernel_gradient(
@@ -371,26 +377,26 @@ def _depthwise_with_gradient(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf
 
 
 def _spread(out: tf.Tensor, target: tf.Tensor, kernel: Any, stride: int) -> tf.Tensor:
-    """Puts a gradient [B, h, w, C] on every `stride`-th pixel of a zero map.
+    """Places a gradient [B, h, w, C] on every `stride`-th pixel of a map of zeros.
 
     Returns:
-        [B, H + k - 1, W + k - 1, C] for a target [B, H, W, C] and a kernel of k pixels a side:
-        a convolution of it, without stride and padding, has the size of the target.
+        [B, H + k - 1, W + k - 1, C] for a target [B, H, W, C] and a kernel of k x k pixels. Its
+        convolution without stride and padding has the size of the target.
     """
     size = tf.shape(out)
     gaps = [0, stride - 1]
     wide = tf.pad(out[:, :, None, :, None], [[0, 0], [0, 0], gaps, [0, 0], gaps, [0, 0]])
     wide = tf.reshape(wide, [size[0], stride * size[1], stride * size[2], out.shape[-1]])
-    # The last real entry has stride - 1 zeros behind it, of which the target may have no use.
+    # The last entry is followed by stride - 1 zeros, which may exceed the size of the target.
     rows, columns = target[1] + kernel[0] - 1, target[2] + kernel[1] - 1
     wide = tf.pad(wide, [[0, 0], [kernel[0] - 1, stride], [kernel[1] - 1, stride], [0, 0]])
     return wide[:, :rows, :columns]
 
 
-def _pictures(x: tf.Tensor, *, over_replicas: bool) -> Any:
-    """Returns how many images are normalised together: a number where the graph knows it.
+def _count_images(x: tf.Tensor, *, over_replicas: bool) -> Any:
+    """Returns the number of images that are normalised together: an int if known at trace time.
 
-    Replicas have batches of one size where their size is known, and maybe not where it is not.
+    Replicas have equal batch sizes if the size is static. They may differ if it is not.
     """
     if x.shape[0] is not None:
         return int(x.shape[0]) * (_replicas() if over_replicas else 1)
@@ -398,12 +404,12 @@ def _pictures(x: tf.Tensor, *, over_replicas: bool) -> Any:
     context = tf.distribute.get_replica_context()
     if not over_replicas or context is None:
         return count
-    count = tf.cast(count, tf.float32)  # what every collective knows
+    count = tf.cast(count, tf.float32)  # supported by all collectives
     return tf.cast(context.all_reduce(tf.distribute.ReduceOp.SUM, count), tf.int32)
 
 
 def _has_few_positions(x: tf.Tensor) -> bool:
-    """Whether an image's map [H, W] is that small; of an unknown size it is a large one."""
+    """Returns whether a map is smaller than `_FEW_POSITIONS`; unknown sizes count as large."""
     height, width = x.shape[1:3]
     return height is not None and width is not None and height * width < _FEW_POSITIONS
 

@@ -1,8 +1,10 @@
-"""The cascade's losses as sums over labelled pixels (paper section 3.2).
+"""The losses of the heads, per pixel (paper section 3.2).
 
-Shapes: B images, H x W pixels, C classes. Every loss here is a sum; the caller, who knows how many
-labelled pixels the whole batch has, over all replicas, divides once. A mean per replica would
-weigh a replica with little void like one with much, and two replicas would not equal one.
+The caller sums them and divides once by the number of labelled pixels of the complete batch, over
+all replicas. A mean per replica would give replicas the same weight whatever their number of
+labelled pixels, and two replicas would not be equivalent to one.
+
+Shapes: B images, H x W pixels, C classes.
 """
 
 from __future__ import annotations
@@ -15,14 +17,14 @@ from ccfnet_tf.labels import EASY
 from ccfnet_tf.network.heads import log_add_exp
 
 FILE_VOID = 255
-"""Void in index PNGs; labels straight from such files are understood too."""
+"""Void value of index PNGs; labels read directly from such files are accepted too."""
 
 
 class Target(NamedTuple):
-    """What a batch is held against.
+    """Labels of a batch, with void separated from the class ids.
 
     Attributes:
-        labels: [B, H, W] int32 class ids, 0 where void (so that they can index).
+        labels: [B, H, W] int32 class ids, 0 where void (so that they are valid indices).
         valid: [B, H, W] bool, False where void.
     """
 
@@ -31,13 +33,13 @@ class Target(NamedTuple):
 
 
 def split_void(labels: tf.Tensor, classes: int) -> Target:
-    """Separates class ids from void: anything below 0, and 255 where it is not a class.
+    """Separates class ids from void. Negative ids are void, and 255 is too if it is not a class.
 
-    Any other id outside 0..C-1 is left in, for the caller to refuse: an error in the labels must
-    not pass as void.
+    Any other id outside 0..C-1 is kept, so that the caller can reject it: an error in the labels
+    must not be treated as void.
     """
     labels = tf.cast(labels, tf.int32)
-    if labels.shape.rank == 4:  # [B, H, W, 1], as Keras's own loaders give masks
+    if labels.shape.rank == 4:  # [B, H, W, 1], the shape of masks from Keras's loaders
         labels = tf.squeeze(labels, -1)
     void = labels < 0
     if classes <= FILE_VOID:
@@ -46,17 +48,17 @@ def split_void(labels: tf.Tensor, classes: int) -> Target:
 
 
 def attention_target(coarse: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Returns 1 (easy) where coarse's arg max equals the label, else 0 (hard).
+    """Returns 1 (easy) where the argmax of the coarse logits equals the label, else 0 (hard).
 
     Args:
         coarse: [B, H, W, C] logits.
         labels: [B, H, W] int32 class ids.
 
     Returns:
-        [B, H, W] int32; arg max has no gradient, so none flows through the target.
+        [B, H, W] int32. Argmax has no gradient, so none flows through the target.
     """
-    guess = tf.argmax(coarse, axis=-1, output_type=tf.int32)
-    return tf.cast(tf.equal(guess, labels), tf.int32)
+    prediction = tf.argmax(coarse, axis=-1, output_type=tf.int32)
+    return tf.cast(tf.equal(prediction, labels), tf.int32)
 
 
 def cross_entropy(logits: tf.Tensor, target: Target) -> tf.Tensor:
@@ -70,8 +72,8 @@ def cross_entropy(logits: tf.Tensor, target: Target) -> tf.Tensor:
 def gate_logs(attention: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns log P(hard) and log P(easy), [B, H, W] each, from attention logits [B, H, W, 2].
 
-    A softmax over two classes is a function of their difference; as one it takes a fifth of the
-    time, with its gradient, on CPUs.
+    A softmax over two classes depends only on the difference of the logits. Computed from it, the
+    function and its gradient take a fifth of the time on CPUs.
     """
     hard, easy = tf.unstack(tf.cast(attention, tf.float32), axis=-1)
     return -tf.nn.softplus(easy - hard), -tf.nn.softplus(hard - easy)
@@ -93,11 +95,11 @@ def attention_cross_entropy(attention: tf.Tensor, easy: tf.Tensor, valid: tf.Ten
 def blend_cross_entropy(
     coarse: tf.Tensor, fine: tf.Tensor, attention: tf.Tensor, valid: tf.Tensor
 ) -> tf.Tensor:
-    """Returns the cross-entropy of the blended answer from those of its two parts.
+    """Returns the cross-entropy of the blended prediction from those of the two heads.
 
-    The blend's probability of the true class needs no other class:
-    `P(easy) exp(-coarse) + P(hard) exp(-fine)`. So the loss never builds the blend's C classes
-    at full resolution, and needs no gradient through them.
+    The blended probability of the true class, `P(easy) exp(-coarse) + P(hard) exp(-fine)`, does
+    not depend on the other classes. The loss therefore never computes the blend of all C classes
+    at full resolution, nor its gradient.
 
     Args:
         coarse: [B, H, W] cross-entropy of the coarse head.
@@ -113,8 +115,8 @@ def blend_cross_entropy(
     return tf.where(valid, blend, 0.0)
 
 
-def blend_answer(coarse: tf.Tensor, fine: tf.Tensor, attention: tf.Tensor) -> tf.Tensor:
-    """Returns the blended answer's class ids, int32 [B, H, W], from the heads' logits."""
+def blend_prediction(coarse: tf.Tensor, fine: tf.Tensor, attention: tf.Tensor) -> tf.Tensor:
+    """Returns the class ids of the blended prediction, int32 [B, H, W], from the heads' logits."""
     hard, easy = tf.unstack(attention, axis=-1)
     gate = tf.sigmoid(easy - hard)[..., None]
     blend = gate * tf.nn.softmax(coarse) + (1.0 - gate) * tf.nn.softmax(fine)
@@ -124,8 +126,8 @@ def blend_answer(coarse: tf.Tensor, fine: tf.Tensor, attention: tf.Tensor) -> tf
 def count(mask: tf.Tensor) -> tf.Tensor:
     """Returns the number of true entries as float32.
 
-    Counted in int64: float32 cannot count beyond 2^24 one by one, and two large images have
-    more pixels than that.
+    Counts in int64, because float32 cannot count beyond 2^24, and two large images have more
+    pixels than that.
     """
     return tf.cast(tf.math.count_nonzero(mask), tf.float32)
 
@@ -134,12 +136,12 @@ def balance(hard: tf.Tensor, easy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the weights of a hard and of an easy pixel that give both groups the same total.
 
     Args:
-        hard: Number of hard pixels in the whole batch, scalar float32.
-        easy: Number of easy pixels.
+        hard: Number of hard pixels in the complete batch, scalar float32.
+        easy: Number of easy pixels in the complete batch, scalar float32.
 
     Returns:
-        Two scalars; the weights of all pixels add up to their number. A group that has every
-        pixel gets weight 1.
+        Two scalars. The weights of all pixels sum to the number of pixels. If one group contains
+        all pixels, its weight is 1.
     """
     both = hard + easy
     groups = tf.cast(hard > 0, tf.float32) + tf.cast(easy > 0, tf.float32)

@@ -1,9 +1,10 @@
-"""The figures of a training step: counts over pixels, exact over any number of them.
+"""Metrics of a training step, computed from exact pixel counts.
 
-Counts are int64: float32 stops counting at 2^24. Each takes counts of a batch, not its pixels, so
-that the network can count them once and leave out a step that it skips.
+Counts are int64, because float32 cannot count beyond 2^24. Every metric is updated with the counts
+of a batch rather than with its pixels, so that the network counts once, and can omit a step that
+it skips.
 
-Shapes: C classes; scalars without a shape.
+Shapes: C classes; arguments without a shape are scalars.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("ccfnet")
 class PixelAccuracy(keras.metrics.Metric):
-    """Share of labelled pixels that a head gets right."""
+    """Fraction of labelled pixels that a head predicts correctly."""
 
     def __init__(self, name: str = "accuracy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -24,22 +25,22 @@ class PixelAccuracy(keras.metrics.Metric):
         self.seen = self.add_weight(name="seen", shape=(), initializer="zeros", dtype="int64")
 
     def update_state(self, right: tf.Tensor, seen: tf.Tensor, sample_weight: None = None) -> None:
-        """Adds int64 numbers of pixels: those the head gets right, and all labelled ones."""
+        """Adds the int64 numbers of correctly predicted pixels and of all labelled pixels."""
         self.right.assign_add(right)
         self.seen.assign_add(seen)
 
     def result(self) -> tf.Tensor:
-        """Returns the share in 0..1 as float32; 0 before any labelled pixel was seen."""
+        """Returns the accuracy in 0..1 as float32; 0 before the first labelled pixel."""
         right, seen = tf.cast(self.right, tf.float64), tf.cast(self.seen, tf.float64)
         return tf.cast(tf.math.divide_no_nan(right, seen), tf.float32)
 
 
 @keras.saving.register_keras_serializable("ccfnet")
 class MeanIoU(keras.metrics.Metric):
-    """Mean IoU over the classes that labels contain, as `evaluation.Confusion` has it.
+    """Mean IoU over the classes that occur in the labels, as in `evaluation.Confusion`.
 
     Args:
-        classes: C.
+        classes: Number of classes C.
         name: Name in logs.
     """
 
@@ -51,11 +52,11 @@ class MeanIoU(keras.metrics.Metric):
         )
 
     def update_state(self, confusion: tf.Tensor, sample_weight: None = None) -> None:
-        """Adds int64 [C, C] numbers of labelled pixels; rows truth, columns prediction."""
+        """Adds int64 [C, C] counts of labelled pixels; rows are labels, columns predictions."""
         self.counts.assign_add(confusion)
 
     def result(self) -> tf.Tensor:
-        """Returns the mean in 0..1 as float32; 0 before any labelled pixel was seen."""
+        """Returns the mean IoU in 0..1 as float32; 0 before the first labelled pixel."""
         counts = tf.cast(self.counts, tf.float64)
         hits = tf.linalg.diag_part(counts)
         labelled = tf.reduce_sum(counts, 1)
@@ -71,21 +72,27 @@ class MeanIoU(keras.metrics.Metric):
 
 @keras.saving.register_keras_serializable("ccfnet")
 class SkippedSteps(keras.metrics.Metric):
-    """Steps that were not learned from, because a loss or a gradient was not finite.
+    """Number of training steps skipped because a loss or a gradient was not finite.
 
     Attributes:
-        names: What is looked at in a step, in order; set when the step is traced.
+        names: Names of the losses and gradients checked in a step, in order. Set when the step is
+            traced.
     """
 
     def __init__(self, name: str = "skipped_steps", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.names: list[str] = []
-        # Every replica counts all steps, so their mean is the count.
+        # Every replica counts all steps, so the mean over replicas is the count.
         self.count = self.add_variable((), "zeros", aggregation="mean", name="count")
         self.latest = self.add_variable((), "zeros", aggregation="mean", name="latest")
 
     def update_state(self, first: tf.Tensor, sample_weight: None = None) -> None:
-        """Takes a step's first bad place in `names`, int32; -1 where all was finite."""
+        """Adds a step.
+
+        Args:
+            first: Index in `names` of the first value that is not finite, int32; -1 if all are.
+            sample_weight: Not used.
+        """
         bad = first >= 0
         self.count.assign_add(tf.cast(bad, self.count.dtype))
         self.latest.assign(tf.where(bad, tf.cast(first, self.latest.dtype), self.latest))
@@ -95,5 +102,8 @@ class SkippedSteps(keras.metrics.Metric):
         return tf.convert_to_tensor(self.count)
 
     def latest_name(self) -> str:
-        """Returns what was not finite in the latest skipped step; every worker must ask."""
+        """Returns the name of the value that was not finite in the latest skipped step.
+
+        Every worker must call it, because the value is a mean over all workers.
+        """
         return self.names[int(self.latest.numpy())]

@@ -1,13 +1,13 @@
-"""Keras's `fit` under MultiWorkerMirroredStrategy, which Keras 3 alone cannot do.
+"""Makes Keras's `fit` work under MultiWorkerMirroredStrategy, which Keras 3 does not support.
 
-Two of its private methods fail there (keras-team/keras#20585, tensorflow/tensorflow#72388):
-before the first step it runs the model on one worker's batch outside of the strategy ("Attempt to
-convert a value (PerReplica...)"), and after each step it averages figures over replicas along an
-axis that a scalar does not have ("Invalid reduction dimension 0"). CCFNet needs neither: it is
-built when it is made, and its figures are sums that are added up over all workers where they are
-read.
+Two private methods of Keras fail there (keras-team/keras#20585, tensorflow/tensorflow#72388).
+Before the first step, one runs the model on the batch of one worker outside of the strategy
+("Attempt to convert a value (PerReplica...)"). After each step, the other averages the metrics
+over replicas along an axis that a scalar does not have ("Invalid reduction dimension 0"). CCFNet
+needs neither: it is built by its constructor, and its metrics are summed over all workers when
+they are read.
 
-`tests/network/test_multi_worker.py` fails when Keras no longer needs this file.
+`tests/network/test_multi_worker.py` fails when Keras no longer needs this module.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class MultiWorkerFit(keras.Model):
 
         @tf.function(reduce_retracing=True)
         def one_step(batches: Any) -> Any:
-            figures = strategy.run(step, args=(next(batches),))
-            # Those of this worker's first replica: a bar on the screen needs no more.
+            metrics = strategy.run(step, args=(next(batches),))
+            # The metrics of this worker's first replica suffice for the progress bar.
             return keras.tree.map_structure(
-                lambda value: strategy.experimental_local_results(value)[0], figures
+                lambda value: strategy.experimental_local_results(value)[0], metrics
             )
 
         return one_step

@@ -1,1 +1,1 @@
-"""The run folder: configuration, checkpoints, and files that people read."""
+"""The run folder: configuration, checkpoints, metrics and other files of a run."""

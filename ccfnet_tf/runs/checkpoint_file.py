@@ -1,8 +1,8 @@
-"""Checkpoints as files: named arrays in NumPy's `.npz`, nothing that could execute on load.
+"""Checkpoint files: named arrays in NumPy's `.npz` format, which cannot execute code on load.
 
-Keys: `model/<layer>/<variable>` for every variable of the network, and whatever training adds
-(`optimizer/NNNN`, `state`). Shapes and types are those of the variables, and every value is finite:
-neither writing nor reading lets NaN or infinity pass.
+Keys are `model/<layer>/<variable>` for every variable of the network, and those that training adds
+(`optimizer/NNNN`, `metrics/NNNN`, `state`). Arrays have the shapes and types of the variables.
+Writing and reading raise an error for values that are not finite.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from ccfnet_tf.errors import NotFiniteError, RunError, first_line
 from ccfnet_tf.io.atomic_file import write_atomic
 
 MODEL = "model/"
-"""What keys of the network's own variables begin with."""
+"""Prefix of the keys of the network's variables."""
 
-FREE_SPACE = "no checkpoint was damaged: free space and go on with --resume"
-"""What to do when the disk is full."""
+FREE_SPACE = "no checkpoint was damaged: free disk space and continue with --resume"
+"""Advice when the disk is full."""
 
 NOT_FINITE_ADVICE = (
-    "go on with --resume, or begin anew in another --out with a lower train.learning_rate, "
+    "continue with --resume, or start again in another --out with a lower train.learning_rate, "
     "train.clip_norm 1 or train.precision float32"
 )
-"""What to do when training arrived at values that are not finite."""
+"""Advice when values became non-finite in training."""
 
-OTHERS = "take the other one of best.npz and last.npz, or train again"
-"""What to do when a file is of no use."""
+OTHERS = "use the other one of best.npz and last.npz, or train again"
+"""Advice when a checkpoint cannot be used."""
 
 DAMAGE = (
     zipfile.BadZipFile,
@@ -49,11 +49,11 @@ DAMAGE = (
     RuntimeError,
     OverflowError,
     OSError,
-    # Of a header that is no Python literal, or another one than a header's.
+    # Raised if the header is not a Python literal, or not the literal of a header.
     SyntaxError,
     TypeError,
 )
-"""What reading a damaged `.npz` raises."""
+"""Exceptions that reading a damaged `.npz` file raises."""
 
 
 def write_arrays(
@@ -63,17 +63,18 @@ def write_arrays(
     when: str = "",
     before: Callable[[], object] = lambda: None,
 ) -> None:
-    """Writes arrays so that `path` is at any moment the older file or the new one, both whole.
+    """Writes arrays atomically: at any time, `path` is either the complete old or new file.
 
     Args:
         path: The file.
-        arrays: What it shall hold.
-        when: The moment of the run that they are of, for messages.
-        before: Called when the arrays were found fit to write, before anything is written.
+        arrays: Arrays by key.
+        when: Describes the state of the run that the arrays belong to, for messages.
+        before: Called after the arrays were checked, before anything is written.
 
     Raises:
-        NotFiniteError: An array holds NaN or infinity; nothing was written, nor `before` called.
-        ResourceError: The disk is full or cannot be written; an older file is unchanged.
+        NotFiniteError: An array contains NaN or infinity. Nothing was written, and `before` was
+            not called.
+        ResourceError: The disk is full or not writable. An existing file is unchanged.
     """
     refuse_to_write(path, arrays, when=when)
     before()
@@ -88,35 +89,35 @@ def write_arrays(
         path,
         write,
         fix=FREE_SPACE,
-        otherwise="no checkpoint was damaged: see that its folder can be written and go on with "
-        "--resume",
+        otherwise="no checkpoint was damaged: make its folder writable and continue with --resume",
     )
 
 
 def refuse_to_write(path: Path, arrays: Mapping[str, np.ndarray], *, when: str = "") -> None:
-    """Refuses arrays that hold NaN or infinity.
+    """Checks that all arrays are finite.
 
     Raises:
-        NotFiniteError: The first of them, with the number of others.
+        NotFiniteError: An array contains NaN or infinity. The message names the first one and the
+            number of others.
     """
     fault = not_finite(arrays)
     if fault:
         at = f" {when}" if when else ""
         raise NotFiniteError(
-            f"{path}: not written{at}: {fault}: every checkpoint stays as it was; "
+            f"{path}: not written{at}: {fault}: existing checkpoints are unchanged; "
             f"{NOT_FINITE_ADVICE}"
         )
 
 
 def not_finite(arrays: Mapping[str, np.ndarray]) -> str:
-    """Returns which array holds NaN or infinity, and how many others do; empty where none does."""
+    """Describes the first array with NaN or infinity and the number of others; empty if none."""
     bad = [key for key, array in arrays.items() if not _is_finite(array)]
     if not bad:
         return ""
     array = arrays[bad[0]]
-    strange = array[~np.isfinite(array)]
+    values = array[~np.isfinite(array)]
     more = f" (and {len(bad) - 1} more arrays)" if len(bad) > 1 else ""
-    return f"'{bad[0]}' holds {strange[0]} in {strange.size} of its {array.size} values{more}"
+    return f"'{bad[0]}' has {values[0]} in {values.size} of its {array.size} values{more}"
 
 
 def _is_finite(array: np.ndarray) -> bool:
@@ -124,7 +125,7 @@ def _is_finite(array: np.ndarray) -> bool:
 
 
 def read_arrays(path: Path, *, prefix: str = "") -> dict[str, np.ndarray]:
-    """Reads every array whose key begins with `prefix`, whole, so that damage shows here.
+    """Reads every array whose key starts with `prefix`, completely, so that damage is detected.
 
     Raises:
         RunError: The file is missing or damaged, or an array that was read is not finite.
@@ -135,13 +136,13 @@ def read_arrays(path: Path, *, prefix: str = "") -> dict[str, np.ndarray]:
         size = path.stat().st_size
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if info.filename.startswith(prefix)]
-            # What is compressed could be of any size; nothing of ours is, so the members of a
-            # sound file take no more than the file.
+            # A compressed member could expand to any size. Checkpoints are not compressed, so the
+            # members of an undamaged file are not larger than the file.
             if any(info.compress_type != zipfile.ZIP_STORED for info in members):
                 raise ValueError("it is compressed, which checkpoints are not")
             if sum(info.file_size for info in members) > size:
-                raise ValueError("it promises more than it holds")
-            # Members are read whole before they are parsed: that is what checks their CRC.
+                raise ValueError("its members are larger than the file")
+            # Members are read completely before they are parsed, because this checks their CRC.
             arrays = {
                 info.filename.removesuffix(".npy"): parse_array(archive.read(info))
                 for info in members
@@ -152,21 +153,20 @@ def read_arrays(path: Path, *, prefix: str = "") -> dict[str, np.ndarray]:
         ) from error
     fault = not_finite(arrays)
     if fault:
-        raise RunError(f"{path}: {fault}: it is of no use; {OTHERS}")
+        raise RunError(f"{path}: {fault}: the checkpoint cannot be used; {OTHERS}")
     return arrays
 
 
 def assign_model(model: Any, arrays: Mapping[str, np.ndarray], *, source: Path) -> None:
-    """Gives every variable of `model` its saved value; on an error none has changed.
+    """Assigns the saved values to all variables of `model`; if it fails, none has changed.
 
     Args:
         model: A `CCFNet`.
-        arrays: What `read_arrays` returned.
-        source: The file they came from, for messages.
+        arrays: Arrays from `read_arrays`.
+        source: The file that the arrays were read from, for messages.
 
     Raises:
-        RunError: A variable is missing, has another shape (another number of classes), or its
-            values are of another type.
+        RunError: A variable is missing, or has another shape (another number of classes) or type.
     """
     variables = _variables(model)
     refuse_other_model(variables, arrays, source=source)
@@ -177,68 +177,73 @@ def assign_model(model: Any, arrays: Mapping[str, np.ndarray], *, source: Path) 
 def refuse_other_model(
     variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, source: Path
 ) -> None:
-    """Refuses arrays that are not the values of these variables; arguments as `assign_model`'s.
+    """Checks that the arrays match the variables of a network.
+
+    Args:
+        variables: Variables of the network by name.
+        arrays: Arrays from `read_arrays`.
+        source: The file that the arrays were read from, for messages.
 
     Raises:
-        RunError: The first variable that has no value of its shape and type.
+        RunError: A variable has no array of its shape and type.
     """
     for key, variable in variables.items():
         saved = arrays.get(f"{MODEL}{key}")
         if saved is None:
             raise RunError(
-                f"{source}: holds no '{key}': it was saved from another network; "
-                "config.yaml and checkpoints must come from one run"
+                f"{source}: '{key}' is missing: the file was saved from another network; "
+                "config.yaml and checkpoints must belong to the same run"
             )
         if saved.shape != tuple(variable.shape):
             raise RunError(
                 f"{source}: '{key}' has shape {list(saved.shape)} but the network needs "
-                f"{list(variable.shape)}: another number of classes or head_channels; to "
+                f"{list(variable.shape)}: the number of classes or head_channels differs; to "
                 "fine-tune from it use --model.init_from"
             )
         refuse_other_type(key, saved, variable, source=source)
 
 
 def refuse_other_type(key: str, saved: np.ndarray, variable: Any, *, source: Path) -> None:
-    """Refuses values of another type than the variable's, such as texts.
+    """Checks that saved values have the type of their variable.
 
     Raises:
-        RunError: They are.
+        RunError: The values have another type, such as strings.
     """
     if saved.dtype.name != variable.dtype:
         raise RunError(
-            f"{source}: '{key}' holds {saved.dtype.name} where {variable.dtype} is needed: the "
+            f"{source}: '{key}' has type {saved.dtype.name}, expected {variable.dtype}: the "
             f"file was not written by ccfnet-tf; {OTHERS}"
         )
 
 
 def load_matching(model: Any, arrays: Mapping[str, np.ndarray], *, source: Path) -> list[str]:
-    """Gives every variable its saved value where there is one of its shape, for fine-tuning.
+    """Assigns saved values to the variables whose shape matches, for fine-tuning.
 
     Args:
         model: A `CCFNet`.
-        arrays: What `read_arrays` returned.
-        source: The file they came from, for messages.
+        arrays: Arrays from `read_arrays`.
+        source: The file that the arrays were read from, for messages.
 
     Returns:
-        Keys of the variables that keep their own values, in the network's order.
+        Keys of the variables that were not assigned, in the network's order.
 
     Raises:
-        RunError: Nothing fits, or values are of another type.
+        RunError: No array matches, or an array has another type than its variable.
     """
-    left_out: list[str] = []
+    unmatched: list[str] = []
     matching: list[tuple[Any, np.ndarray]] = []
     for key, variable in _variables(model).items():
         saved = arrays.get(f"{MODEL}{key}")
         if saved is None or saved.shape != tuple(variable.shape):
-            left_out.append(key)
+            unmatched.append(key)
         else:
             refuse_other_type(key, saved, variable, source=source)
             matching.append((variable, saved))
     if not matching:
-        raise RunError(f"{source}: no array fits this network; give a run of the same backbone")
+        raise RunError(f"{source}: no array matches this network; use a run with the same backbone")
     for variable, saved in matching:
         variable.assign(saved)
-    return left_out
+    return unmatched
 
 
 def _variables(model: Any) -> dict[str, Any]:
@@ -248,10 +253,11 @@ def _variables(model: Any) -> dict[str, Any]:
 
 
 def parse_array(data: bytes) -> np.ndarray:
-    """Returns the array of an `.npy` member, whose header may promise anything.
+    """Parses the array of an `.npy` member, whose header is not trusted.
 
     Raises:
-        ValueError: It is none, or promises more than it holds; other errors are in `DAMAGE`.
+        ValueError: It is not an array, or its header does not match its size. Other exceptions
+            are listed in `DAMAGE`.
     """
     file = io.BytesIO(data)
     formats = {
@@ -260,16 +266,16 @@ def parse_array(data: bytes) -> np.ndarray:
     }
     version = np.lib.format.read_magic(file)
     if version not in formats:
-        raise ValueError(f"format {version} of NumPy is not one of ours")
+        raise ValueError(f"NumPy format {version} is not supported")
     try:
-        with warnings.catch_warnings():  # NumPy's of headers as Python 2 wrote them
+        with warnings.catch_warnings():  # NumPy warns about headers written by Python 2
             warnings.simplefilter("ignore", UserWarning)
             shape, _, dtype = formats[version](file)
-    except (MemoryError, tokenize.TokenError) as error:  # brackets nested too deep, or not closed
-        raise ValueError("a header that cannot be read") from error
-    # Before NumPy makes room for it.
+    except (MemoryError, tokenize.TokenError) as error:  # brackets nested too deeply, or unclosed
+        raise ValueError("its header cannot be read") from error
+    # Checked before NumPy allocates memory.
     if dtype.hasobject or not dtype.itemsize or min(shape, default=0) < 0:
         raise ValueError(f"an array of type {dtype} and shape {shape}")
     if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError(f"shape {shape} of {dtype} is another size than what is there")
+        raise ValueError(f"shape {shape} of {dtype} does not match the size of its data")
     return np.asarray(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))

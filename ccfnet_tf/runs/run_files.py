@@ -1,13 +1,13 @@
-"""The files of a run folder that people and programs read.
+"""The files of a run folder that are meant for users and other programs.
 
-config.yaml        the run's resolved configuration
-classes.json       names and colours, so that predict needs no data
-environment.json   versions, machine, command
-picture_sizes.json the largest image of the training split, for warnings of `predict`
-data_digest.json   what the data were when the run began (`data_digest`)
-metrics.csv        a row an epoch
-previews/          an image an epoch
-tensorboard/       the same figures and images for TensorBoard
+config.yaml        resolved configuration of the run
+classes.json       class names and colours, so that predict does not need the data
+environment.json   versions, machine, command line
+picture_sizes.json size of the largest image of the training split, for warnings of `predict`
+data_digest.json   digests of the data when the run was started (`data_digest`)
+metrics.csv        one row per epoch
+previews/          one image per epoch
+tensorboard/       the same metrics and images for TensorBoard
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ LIBRARIES = ("ccfnet-tf", "tensorflow", "keras", "numpy", "opencv-python", "pill
 
 
 def write_text(path: Path, text: str | bytes) -> None:
-    """Writes a whole small file beside and renames it, so that no reader sees half of it.
+    """Writes a small file atomically, so that readers never see a truncated one.
 
     Raises:
-        ResourceError: The disk is full or the folder cannot be written; the older file stays.
+        ResourceError: The disk is full or the folder is not writable. An existing file is kept.
     """
     write_atomic(
         path,
         lambda file: file.write(text.encode() if isinstance(text, str) else text),
-        fix="free space, then run it again (a training run with --resume)",
-        otherwise="see that its folder can be written, then run it again (a training run with "
+        fix="free disk space, then run the command again (a training run with --resume)",
+        otherwise="make its folder writable, then run the command again (a training run with "
         "--resume)",
     )
 
@@ -72,14 +72,14 @@ def write_environment(
     workers: int = 1,
     warn: Callable[[str], object] = lambda _: None,
 ) -> None:
-    """Adds a start, or a resumed one, to `environment.json`: what is needed to repeat the run.
+    """Adds an entry for this start of the run to `environment.json`, for reproducibility.
 
     Args:
         run: The run folder.
-        devices: TensorFlow's names of them.
-        precision: What the run computes in.
-        workers: How many train together.
-        warn: Called with a line where the file was damaged; it is kept under another name.
+        devices: TensorFlow's names of the devices.
+        precision: Compute type of the run.
+        workers: Number of workers.
+        warn: Called with a message if the existing file is damaged. It is kept under another name.
     """
     path = run / "environment.json"
     start = {
@@ -94,13 +94,13 @@ def write_environment(
     }
     starts = _starts(path) if path.is_file() else []
     if starts is None:
-        warn(f"warning: {path}: damaged: kept as {set_aside(path).name}, and begun anew")
+        warn(f"warning: {path}: damaged: kept as {set_aside(path).name}; a new file is written")
         starts = []
     write_text(path, json.dumps({"starts": [*starts, start]}, indent=1) + "\n")
 
 
 def installed(library: str) -> str | None:
-    """Returns the version of a library, None where it came under another name."""
+    """Returns the version of a library; None if it is not installed under this name."""
     try:
         return version(library)
     except PackageNotFoundError:
@@ -108,7 +108,7 @@ def installed(library: str) -> str | None:
 
 
 def _starts(path: Path) -> list[Any] | None:
-    """Returns the starts that `environment.json` lists; None where it is damaged."""
+    """Returns the starts listed in `environment.json`; None if the file is damaged."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -118,56 +118,56 @@ def _starts(path: Path) -> list[Any] | None:
 
 
 def epochs_written(path: Path) -> int:
-    """Returns how many epochs have a sound row in `metrics.csv`; 0 where there is no such file."""
+    """Returns the number of epochs with a valid row in `metrics.csv`; 0 if the file is missing."""
     return len(_read_rows(path)[0])
 
 
 def keep_sound_rows(path: Path, epochs_done: int, warn: Callable[[str], object]) -> None:
-    """Looks at `metrics.csv` before a run goes on; a damaged file is kept under another name.
+    """Repairs `metrics.csv` before a run is resumed; a damaged file is kept under another name.
 
     Args:
         path: The file.
-        epochs_done: So many epochs should have a row.
-        warn: Called with a line where the file was damaged, or lacks rows.
+        epochs_done: Number of finished epochs, each of which should have a row.
+        warn: Called with a message if the file is damaged or rows are missing.
 
     Raises:
-        ResourceError: The folder cannot be written.
+        ResourceError: The folder is not writable.
     """
-    rows, whole = _read_rows(path)
-    lost = [n for n in range(1, epochs_done + 1) if n not in {int(row["epoch"]) for row in rows}]
-    if whole and not lost:
+    rows, intact = _read_rows(path)
+    missing = [n for n in range(1, epochs_done + 1) if n not in {int(row["epoch"]) for row in rows}]
+    if intact and not missing:
         return
-    kept = "" if whole else f": kept as {set_aside(path).name}, and its sound rows go on"
-    numbers = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
-    gone = f"; no row of epoch {numbers} is left" if lost else ""
-    warn(f"warning: {path}: {'lacks rows' if whole else 'damaged'}{kept}{gone}")
-    if rows and not whole:
+    kept = "" if intact else f": kept as {set_aside(path).name}; its valid rows are kept"
+    numbers = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+    gone = f"; the row of epoch {numbers} is lost" if missing else ""
+    warn(f"warning: {path}: {'rows are missing' if intact else 'damaged'}{kept}{gone}")
+    if rows and not intact:
         _write_rows(path, rows)
 
 
 def _read_rows(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """Returns the sound rows of `metrics.csv`, one an epoch, and whether all of them are sound."""
+    """Returns the valid rows of `metrics.csv`, one per epoch, and whether all rows are valid."""
     if not path.is_file():
         return [], True
     text = path.read_text(encoding="utf-8", errors="replace")
     rows: dict[str, dict[str, Any]] = {}
-    whole = text.endswith("\n")
-    ended = text[: text.rfind("\n") + 1]  # of a row that is cut, the last number may be cut too
+    intact = text.endswith("\n")
+    complete_rows = text[: text.rfind("\n") + 1]  # the last number of a truncated row may be wrong
     try:
-        for row in csv.DictReader(io.StringIO(ended), strict=True):
-            if _is_sound(row) and row["epoch"] not in rows:
+        for row in csv.DictReader(io.StringIO(complete_rows), strict=True):
+            if _is_valid(row) and row["epoch"] not in rows:
                 rows[row["epoch"]] = row
             else:
-                whole = False
+                intact = False
     except csv.Error:
-        whole = False
-    return list(rows.values()), whole
+        intact = False
+    return list(rows.values()), intact
 
 
-def _is_sound(row: dict[Any, Any]) -> bool:
-    """Returns whether a row has a value for each column, no more, and the number of an epoch."""
+def _is_valid(row: dict[Any, Any]) -> bool:
+    """Returns whether a row has exactly one value per column and a valid epoch number."""
     cells = [*row.keys(), *row.values()]
-    # A row that is cut, or too long, has cells of other kinds; U+FFFD was no UTF-8.
+    # Too few or too many values give cells that are not strings; U+FFFD marks invalid UTF-8.
     if not all(isinstance(cell, str) and cell.isprintable() for cell in cells):
         return False
     return "\ufffd" not in "".join(cells) and bool(
@@ -185,10 +185,10 @@ def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 class MetricsTable:
-    """`metrics.csv`: rewritten whole each epoch, so that a kill cannot leave half a row."""
+    """Writes `metrics.csv`, atomically after each epoch, so that it never has a truncated row."""
 
     def __init__(self, path: Path, *, epochs_done: int) -> None:
-        """Keeps the rows of finished epochs; later ones belong to an epoch that is redone."""
+        """Reads the rows of finished epochs. Later rows are dropped: their epoch is repeated."""
         self.path = path
         self.rows: list[dict[str, Any]] = []
         if epochs_done:

@@ -1,10 +1,10 @@
-"""The run folder: what `fit` leaves and everything else starts from.
+"""The run folder, which `fit` writes and all other commands read.
 
 RUN/config.yaml                 the resolved configuration
 RUN/classes.json                {"names": [...], "palette": [[r, g, b], ...]}
 RUN/picture_sizes.json          {"largest": [height, width], "pictures": N} of the training split
 RUN/checkpoints/{best,last,previous}.npz
-RUN/lists/, RUN/label_map.yaml  copies of data.lists and data.label_map, where they were given
+RUN/lists/, RUN/label_map.yaml  copies of data.lists and data.label_map, if they are set
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ LABEL_MAP = "label_map.yaml"
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run folder that was looked at; no weights are read yet.
+    """Contents of a run folder, without the weights.
 
     Attributes:
         path: The folder.
-        config: What the run was made from.
-        taxonomy: Its classes.
-        checkpoints: Those that are there, `best` first; may be empty.
-        trained: Height and width of the largest image that it was trained on; None where an
-            older version wrote the run.
+        config: Configuration of the run.
+        taxonomy: Classes of the run.
+        checkpoints: Existing checkpoints, `best` first; may be empty.
+        trained: Height and width of the largest training image; None if the run was written by an
+            older version.
     """
 
     path: Path
@@ -55,10 +55,10 @@ class RunInfo:
     trained: tuple[int, int] | None = None
 
     def checkpoint(self, which: Checkpoint | None = None) -> Path:
-        """Returns the file of a checkpoint; of `best`, else `last`, where `which` is None.
+        """Returns the path of a checkpoint. By default, `best` if it exists, else `last`.
 
         Raises:
-            RunError: There is none yet, or not the one asked for.
+            RunError: The run has no checkpoint, or not the requested one.
         """
         folder = self.path / CHECKPOINTS
         if not self.checkpoints:
@@ -72,14 +72,14 @@ class RunInfo:
 
 
 def read_run(path: str | Path) -> RunInfo:
-    """Reads what a run folder says about itself.
+    """Reads the configuration, the classes and the list of checkpoints of a run folder.
 
     Raises:
         RunError: The folder is missing, is not a run folder, or its files cannot be read.
     """
     folder = Path(path).expanduser()
     if not folder.exists():
-        raise RunError(f"{folder}: no such folder; give a run folder that `ccfnet-tf fit` wrote")
+        raise RunError(f"{folder}: no such folder; give a run folder written by `ccfnet-tf fit`")
     if not folder.is_dir():
         raise RunError(f"{folder}: is a file; give the run folder, not a file in it")
     missing = [name for name in (CONFIG, CLASSES) if not (folder / name).is_file()]
@@ -89,47 +89,47 @@ def read_run(path: str | Path) -> RunInfo:
             f"{CONFIG}, {CLASSES} and {CHECKPOINTS}/, as `ccfnet-tf fit` writes them"
         )
     kinds: tuple[Checkpoint, ...] = ("best", "last")
-    found = tuple(kind for kind in kinds if (folder / CHECKPOINTS / f"{kind}.npz").is_file())
+    checkpoints = tuple(kind for kind in kinds if (folder / CHECKPOINTS / f"{kind}.npz").is_file())
     config, taxonomy = read_config(folder / CONFIG), _read_classes(folder / CLASSES)
-    return RunInfo(folder, config, taxonomy, found, _read_largest(folder / SIZES))
+    return RunInfo(folder, config, taxonomy, checkpoints, _read_largest(folder / SIZES))
 
 
 def changed_class(taxonomy: Taxonomy, run: RunInfo) -> str | None:
-    """Returns which class the data name otherwise than a run, the first; None where none is."""
+    """Describes the first class whose name differs between the data and a run; None if none."""
     pairs = zip_longest(taxonomy.names, run.taxonomy.names)
-    for index, (ours, trained) in enumerate(pairs):
-        if ours != trained:
-            there, here = ("missing" if each is None else f"'{each}'" for each in (trained, ours))
+    for index, (data, trained) in enumerate(pairs):
+        if data != trained:
+            there, here = ("missing" if each is None else f"'{each}'" for each in (trained, data))
             return f"class {index} is {there} in the run and {here} in the data"
     return None
 
 
 def refuse_other_classes(taxonomy: Taxonomy, run: RunInfo) -> None:
-    """Refuses data whose class names are not the run's, in their order.
+    """Checks that the data have the class names of the run, in the same order.
 
     Raises:
-        RunError: They differ; figures would stand under wrong names.
+        RunError: The names differ, so metrics would be reported under wrong names.
     """
     change = changed_class(taxonomy, run)
     if change:
         raise RunError(
-            f"{run.path}: {change}: give the data that the run was trained on (--data.root), or "
-            "bring their class list in its order"
+            f"{run.path}: {change}: use the data that the run was trained on (--data.root), or "
+            "reorder their class list"
         )
 
 
 def load_run(
     path: str | Path, *, checkpoint: Checkpoint | None = None, precision: ComputeType = "float32"
 ) -> CCFNet:
-    """Builds the network of a run and gives it the trained weights.
+    """Builds the network of a run and loads its trained weights.
 
     Args:
         path: The run folder.
-        checkpoint: Which weights; `best` where there is one, else `last`, if None.
-        precision: What it computes in; weights are float32 in any case.
+        checkpoint: The checkpoint to load. By default, `best` if it exists, else `last`.
+        precision: Compute type of the network. Weights are always float32.
 
     Raises:
-        RunError: The folder or its checkpoint cannot be used; the text says why.
+        RunError: The folder or its checkpoint cannot be used.
     """
     run = read_run(path)
     file = run.checkpoint(checkpoint)
@@ -138,7 +138,7 @@ def load_run(
 
     model = build_ccfnet(
         len(run.taxonomy.names),
-        backbone_weights=None,  # the checkpoint holds them; nothing is downloaded
+        backbone_weights=None,  # contained in the checkpoint; nothing is downloaded
         precision=precision,
         **run.config.model.architecture(),
     )
@@ -147,7 +147,7 @@ def load_run(
 
 
 def with_own_files(data: DataConfig, run: Path) -> DataConfig:
-    """Returns `data` with the run's copies of lists and label map, wherever the run lies now."""
+    """Returns `data` with the paths of the run's copies of the lists and the label map."""
     lists, label_map = run / LISTS, run / LABEL_MAP
     return replace(
         data,
@@ -157,10 +157,11 @@ def with_own_files(data: DataConfig, run: Path) -> DataConfig:
 
 
 def read_config(file: Path) -> RunConfig:
-    """Reads the `config.yaml` of a run; its lists and label map are the copies in the run.
+    """Reads the `config.yaml` of a run. Its lists and label map are the copies in the run.
 
     Raises:
-        RunError: It cannot be read, or is none; the text names the line where it is no YAML.
+        RunError: The file cannot be read or is not a configuration. For invalid YAML the message
+            names the line.
     """
     try:
         config = from_yaml(_text(file), source=str(file))
@@ -175,10 +176,10 @@ def _read_classes(file: Path) -> Taxonomy:
         tree: Any = parse_json(_text(file))
         names, palette = tree["names"], tree["palette"]
         if not all(isinstance(name, str) for name in names):
-            raise TypeError("a name is not a text")
+            raise TypeError("a name is not a string")
         colours = tuple((red, green, blue) for red, green, blue in palette)
         if not all(type(value) is int and 0 <= value <= 255 for each in colours for value in each):
-            raise ValueError("a colour is not three whole numbers 0..255")
+            raise ValueError("a colour is not three integers 0..255")
         taxonomy = Taxonomy(tuple(names), colours)
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
@@ -186,7 +187,7 @@ def _read_classes(file: Path) -> Taxonomy:
             '{"names": [...], "palette": [[r, g, b], ...]}'
         ) from error
     if not names:
-        raise RunError(f"{file}: holds no class; a run has at least one")
+        raise RunError(f"{file}: contains no classes; a run has at least one")
     return taxonomy
 
 
@@ -197,7 +198,7 @@ def _read_largest(file: Path) -> tuple[int, int] | None:
         height, width = (int(side) for side in parse_json(_text(file))["largest"])
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise RunError(
-            f"{file}: damaged ({error}): remove it; predict then warns of no size"
+            f"{file}: damaged ({error}): remove it; predict then does not warn about image sizes"
         ) from error
     return height, width
 

@@ -1,1 +1,1 @@
-"""Losses, optimizer, distribution, checkpoints and the fit loop."""
+"""Training: optimizer, callbacks, distribution, checkpoints and cross-validation."""

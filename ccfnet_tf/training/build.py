@@ -1,4 +1,4 @@
-"""The network of a run, built, loaded and compiled in the scope of its strategy."""
+"""Builds, loads and compiles the network of a run in the scope of its strategy."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ccfnet_tf.training.optimizer import make_optimizer
 
 
 def check_start(config: RunConfig, console: Console) -> None:
-    """Looks at what the weights start from, before anything is read that takes long."""
+    """Checks the source of the initial weights, before the data are read."""
     model, train = config.model, config.train
     if model.init_from is not None:
-        _checkpoint_to_tune(model)
+        _initial_checkpoint(model)
     elif model.backbone_weights == NO_WEIGHTS:
         if train.batch_norm == "frozen":
             console.print(
-                "warning: train.batch_norm is frozen and the backbone starts at random "
-                "(model.backbone_weights none): its batch norm stays at mean 0 and variance 1, so "
-                "little is learned; add --train.batch_norm synchronised"
+                "warning: train.batch_norm is frozen and the backbone is randomly initialised "
+                "(model.backbone_weights none): its batch norm keeps mean 0 and variance 1, which "
+                "hinders training; add --train.batch_norm synchronised"
             )
     elif model.backbone_weights != IMAGENET:
         check_weights_file(model.backbone, Path(model.backbone_weights))
@@ -43,16 +43,17 @@ def build_model(
     """Builds, loads and compiles the network in the strategy's scope.
 
     Args:
-        config: The run's configuration.
-        strategy: Where its variables live.
-        data: Number of classes, and counts for their weights.
-        steps: Optimizer steps of an epoch.
-        console: Where it is said what was loaded.
-        fresh: Load what the run starts from. A resumed run has its weights in its checkpoint, and
-            what it once started from may be gone; a worker gets those of the chief.
+        config: Configuration of the run.
+        strategy: Strategy in whose scope the variables are created.
+        data: Data of the run, for the number of classes and the class weights.
+        steps: Optimizer steps per epoch.
+        console: Reports which weights were loaded.
+        fresh: Load the initial weights. False for a resumed run, whose weights are in its
+            checkpoint and whose initial weights may no longer exist, and for workers other than
+            the chief, which receive the weights of the chief.
 
     Raises:
-        CCFNetError: Weights or class weights do not fit.
+        CCFNetError: The weights or the class weights do not match the network.
     """
     train, settings = config.train, config.model
     replicas = strategy.num_replicas_in_sync
@@ -87,27 +88,27 @@ def build_model(
 
 
 def freeze_batch_norm(backbone: Any) -> None:
-    """Keeps the statistics, scales and offsets of the backbone's batch norm as they are."""
+    """Makes the backbone's batch norm non-trainable: statistics, scales and offsets are kept."""
     for layer in backbone.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
 
 
 def _init_from(model: CCFNet, settings: ModelConfig, console: Console) -> None:
-    path = _checkpoint_to_tune(settings)
+    path = _initial_checkpoint(settings)
     left_out = load_matching(model, read_arrays(path, prefix=MODEL), source=path)
     console.print(f"weights from {path}")
     if left_out:
-        console.print(f"started anew, because their shapes differ: {', '.join(left_out)}")
+        console.print(f"randomly initialised, because their shapes differ: {', '.join(left_out)}")
 
 
-def _checkpoint_to_tune(settings: ModelConfig) -> Path:
-    """Returns the checkpoint of `model.init_from`, known to be of the same backbone."""
+def _initial_checkpoint(settings: ModelConfig) -> Path:
+    """Returns the checkpoint of `model.init_from`, after checking that the backbone is the same."""
     source = read_run(str(settings.init_from))
-    theirs = source.config.model.backbone
-    if theirs != settings.backbone:
+    backbone = source.config.model.backbone
+    if backbone != settings.backbone:
         raise ConfigError(
-            f"model.init_from {source.path}: its backbone is {theirs}, this one's is "
-            f"{settings.backbone}; add --model.backbone {theirs}"
+            f"model.init_from {source.path}: its backbone is {backbone}, but model.backbone is "
+            f"{settings.backbone}; add --model.backbone {backbone}"
         )
     return source.checkpoint()

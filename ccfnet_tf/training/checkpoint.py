@@ -1,9 +1,10 @@
-"""What a run needs to go on: weights, optimizer, epoch and best score, in one file.
+"""Saves and restores the state of a run: weights, optimizer, epoch and best score, in one file.
 
-`last.npz` holds all of it, `previous.npz` what was last before; `best.npz` holds the weights of the
-epoch with the best validation score. Files are written beside and renamed, so that a kill or a full
-disk leaves the older one, and every array has a checksum, so that damage is noticed. Values that
-are not finite are never written. A run goes on from the first of the three that is sound.
+`last.npz` contains the complete state, `previous.npz` the state saved before it, and `best.npz` the
+weights of the epoch with the best validation score. Files are written under a temporary name and
+renamed, so that a kill or a full disk leaves the older file. Every array has a checksum, so that
+damage is detected. Values that are not finite are never written. A run is resumed from the first
+of the three files that is valid.
 """
 
 from __future__ import annotations
@@ -39,22 +40,22 @@ from ccfnet_tf.training.optimizer import PolyDecay
 STATE = "state"
 PREVIOUS = "previous.npz"
 BEST = "best.npz"
-_FARTHEST = 2**53  # steps; a float64, as which workers send them, counts no further
+_MAX_COUNT = 2**53  # workers exchange counts as float64, which is exact up to here
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        epoch: Epochs finished.
-        step: Batches learned from; more than those of the finished epochs where the run was saved
-            within an epoch. The optimizer's own count leaves out steps that loss scaling skips.
-        best_score: Best validation score so far; -1 before the first.
-        best_epoch: The epoch that reached it.
-        steps: Steps of an epoch; 0 where it is not known.
-        optimizer_begun: Batches learned from before the optimizer began; above 0 where the run
-            went on from weights alone.
+        epoch: Number of finished epochs.
+        step: Number of finished steps. Includes steps of an unfinished epoch if the run was saved
+            within it, and steps skipped by loss scaling, which the optimizer does not count.
+        best_score: Best validation score so far; -1 before the first one.
+        best_epoch: Epoch of the best score.
+        steps: Steps per epoch; 0 if unknown.
+        optimizer_begun: Number of finished steps when the optimizer was created; above 0 if the
+            run was resumed from weights without the state of the optimizer.
     """
 
     epoch: int = 0
@@ -66,40 +67,37 @@ class Progress:
 
 
 def save_last(path: Path, model: Any, progress: Progress) -> None:
-    """Writes everything that a resumed run needs; the file before it becomes `previous.npz`.
+    """Saves the complete state of a run. The existing file becomes `previous.npz`.
 
-    Figures of an epoch that is saved within are kept for a single replica: those of several
-    machines cannot be read by one of them alone.
+    The metrics of an unfinished epoch are saved only for a single replica, because one machine
+    cannot read those of the others.
 
     Raises:
-        NotFiniteError: A value is not finite; no file has changed.
-        ResourceError: The disk is full; an older file is unchanged.
+        NotFiniteError: A value is not finite. No file has changed.
+        ResourceError: The disk is full. Existing files are unchanged.
     """
     arrays = {**_model_arrays(model), **_training_arrays(model), STATE: _state(path, progress)}
-    write_arrays(path, arrays, when=_when(progress), before=partial(_keep, path))
+    write_arrays(path, arrays, when=_describe(progress), before=partial(_keep_previous, path))
 
 
 def save_best(path: Path, model: Any, progress: Progress) -> None:
-    """Writes the weights alone, with the progress they were taken at.
+    """Saves the weights and the progress.
 
     Raises:
-        NotFiniteError: A value is not finite, be it one of the optimizer's, after which `save_last`
-            would not write what goes with this file; no file has changed.
-        ResourceError: The disk is full; an older file is unchanged.
+        NotFiniteError: A value is not finite. Values of the optimizer are checked too, because
+            `save_last` would refuse to save the matching state. No file has changed.
+        ResourceError: The disk is full. Existing files are unchanged.
     """
-    refuse_to_write(path, _training_arrays(model), when=_when(progress))
+    refuse_to_write(path, _training_arrays(model), when=_describe(progress))
     arrays = {**_model_arrays(model), STATE: _state(path, progress)}
-    write_arrays(path, arrays, when=_when(progress))
+    write_arrays(path, arrays, when=_describe(progress))
 
 
 def _training_arrays(model: Any) -> dict[str, np.ndarray]:
-    """Returns what training adds to the weights: the optimizer's variables, and figures' sums.
-
-    A model that is not compiled has none.
-    """
+    """Returns the variables of the optimizer and of the metrics; none if not compiled."""
     if not model.compiled:
         return {}
-    sums = _figures(model) if _single(model) else []
+    sums = _metric_variables(model) if _is_single_replica(model) else []
     return {
         f"{kind}/{index:04d}": variable.numpy()
         for kind, variables in (("optimizer", model.optimizer.variables), ("metrics", sums))
@@ -107,35 +105,35 @@ def _training_arrays(model: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _when(progress: Progress) -> str:
+def _describe(progress: Progress) -> str:
     return f"at step {progress.step} (epochs done: {progress.epoch})"
 
 
 def restore_figures(model: Any, values: Sequence[np.ndarray]) -> bool:
-    """Goes on with the figures of an epoch where it was saved; returns whether they are whole."""
-    if not (values and _single(model)):
+    """Restores the metrics of an unfinished epoch; returns whether they were restored."""
+    if not (values and _is_single_replica(model)):
         return False
-    for variable, value in zip(_figures(model), values, strict=True):
+    for variable, value in zip(_metric_variables(model), values, strict=True):
         variable.assign(value)
     return True
 
 
-def _figures(model: Any) -> list[Any]:
+def _metric_variables(model: Any) -> list[Any]:
     """Returns the variables of the model's metrics, in a fixed order."""
     return [variable for metric in model.metrics for variable in metric.variables]
 
 
-def _single(model: Any) -> bool:
+def _is_single_replica(model: Any) -> bool:
     return int(model.distribute_strategy.num_replicas_in_sync) == 1
 
 
 @dataclass(frozen=True)
 class Restored:
-    """Where a run goes on.
+    """State from which a run is resumed.
 
     Attributes:
-        progress: How far it is.
-        metrics: Sums behind the figures of the epoch that it was saved in, for `restore_figures`.
+        progress: Progress of the run.
+        metrics: Values of the metric variables of the unfinished epoch, for `restore_figures`.
     """
 
     progress: Progress = field(default_factory=Progress)
@@ -149,20 +147,20 @@ def restore(
     *,
     epochs: int | None = None,
 ) -> Restored:
-    """Puts model and built optimizer back to where `save_last` found them.
+    """Restores a model and its built optimizer from a file written by `save_last`.
 
-    Where the file is missing or of no use, `previous.npz` beside it is taken, else `best.npz`, of
-    which the optimizer begins anew, at the rate of that moment. What was of no use gets another
-    name, so that it cannot take the place of a sound file when the run is next saved.
+    If the file is missing or cannot be used, `previous.npz` in the same folder is used, else
+    `best.npz`. With `best.npz` the optimizer starts with new state, at the learning rate of that
+    step. Unusable files are renamed, so that they do not replace a valid file at the next save.
 
     Args:
-        path: What `save_last` wrote.
+        path: A file written by `save_last`.
         model: A compiled model.
-        warn: Called with a line where another file is taken, or where figures cannot go on.
-        epochs: Those of the run, which no state may exceed.
+        warn: Called with a message if another file is used, or if metrics cannot be restored.
+        epochs: Number of epochs of the run, which the progress may not exceed.
 
     Raises:
-        RunError: No file is left to go on from.
+        RunError: None of the files can be used.
     """
     faults: list[str] = []
     unusable: list[Path] = []
@@ -178,20 +176,20 @@ def restore(
         if faults:
             names = ", ".join(f"{each.name} is now {set_aside(each).name}" for each in unusable)
             warn(
-                f"warning: {'; '.join(faults)}; going on from {file.name}, saved after epoch "
+                f"warning: {'; '.join(faults)}; resuming from {file.name}, saved after epoch "
                 f"{progress.epoch}"
-                f"{', whose optimizer begins anew' if file.name == BEST else ''}"
+                f"{', with a new optimizer state' if file.name == BEST else ''}"
                 f"{f' ({names})' if names else ''}"
             )
-        return _put_back(arrays, progress, model, source=file, warn=warn)
+        return _assign(arrays, progress, model, source=file, warn=warn)
     raise RunError(
-        f"{'; '.join(faults)}; no other checkpoint is left to go on from: start another run with "
+        f"{'; '.join(faults)}; there is no other checkpoint to resume from: start another run with "
         "--out NEW"
     )
 
 
 def _read(file: Path, model: Any, epochs: int | None) -> tuple[dict[str, np.ndarray], Progress]:
-    """Returns what a checkpoint holds, all of which was found to fit; changes nothing."""
+    """Reads a checkpoint and checks that it matches the model, which is not changed."""
     if not file.is_file():
         raise RunError(f"{file}: missing")
     arrays = read_arrays(file)
@@ -210,25 +208,25 @@ def _refuse_other_optimizer(
     keys = [key for key in arrays if key.startswith("optimizer/")]
     if sorted(keys) != [f"optimizer/{index:04d}" for index in range(len(variables))]:
         raise RunError(
-            f"{source}: holds {len(keys)} optimizer variables where this run has {len(variables)}; "
-            "a run resumes with the optimizer and precision it began with"
+            f"{source}: has {len(keys)} optimizer variables but this run has {len(variables)}; "
+            "a run must be resumed with its original optimizer and precision"
         )
     for key, variable in zip(sorted(keys), variables, strict=True):
         saved = arrays[key]
         if saved.shape != tuple(variable.shape):
             raise RunError(
-                f"{source}: '{key}' has shape {list(saved.shape)} where {variable.path} has "
-                f"{list(variable.shape)}; a run resumes with the optimizer it began with"
+                f"{source}: '{key}' has shape {list(saved.shape)} but {variable.path} has "
+                f"{list(variable.shape)}; a run must be resumed with its original optimizer"
             )
         refuse_other_type(key, saved, variable, source=source)
-        most = progress.step - progress.optimizer_begun
-        if variable is _inner(optimizer).iterations and not 0 <= saved <= most:
+        steps = progress.step - progress.optimizer_begun
+        if variable is _inner_optimizer(optimizer).iterations and not 0 <= saved <= steps:
             raise RunError(
-                f"{source}: its optimizer has counted {saved} steps where the run made {most}"
+                f"{source}: its optimizer has counted {saved} steps but the run has made {steps}"
             )
 
 
-def _put_back(
+def _assign(
     arrays: Mapping[str, np.ndarray],
     progress: Progress,
     model: Any,
@@ -240,41 +238,44 @@ def _put_back(
     if source.name != BEST:
         for index, variable in enumerate(model.optimizer.variables):
             variable.assign(arrays[f"optimizer/{index:04d}"])
-    _begin_rate(model.optimizer, progress)
+    _shift_schedule(model.optimizer, progress)
     within = progress.step > progress.epoch * progress.steps
     keys = [key for key in sorted(arrays) if within and key.startswith("metrics/")]
     metrics = tuple(arrays[key] for key in keys)
-    if metrics and _single(model) and not _like(metrics, _figures(model)):
-        warn(f"warning: {source}: its figures of an epoch under way are others: they begin anew")
+    if metrics and _is_single_replica(model) and not _match(metrics, _metric_variables(model)):
+        warn(
+            f"warning: {source}: the metrics of its unfinished epoch do not match this version: "
+            "they start from zero"
+        )
         metrics = ()
     return Restored(progress, metrics)
 
 
-def _like(values: Sequence[np.ndarray], variables: Sequence[Any]) -> bool:
-    """Returns whether values have the number, shapes and types of variables."""
+def _match(values: Sequence[np.ndarray], variables: Sequence[Any]) -> bool:
+    """Returns whether the values match the variables in number, shapes and types."""
     return [(v.shape, v.dtype.name) for v in values] == [
         (tuple(v.shape), v.dtype) for v in variables
     ]
 
 
-def _begin_rate(optimizer: Any, progress: Progress) -> None:
-    """Makes the rate follow the run's steps, where the optimizer counts from a later one.
+def _shift_schedule(optimizer: Any, progress: Progress) -> None:
+    """Makes the learning rate follow the steps of the run if the optimizer has new state.
 
-    An optimizer that began anew must count from 0: by its count it knows how far its moments can
-    be trusted.
+    A new optimizer must count its steps from 0, because it corrects the bias of its moments by
+    this count.
     """
-    # Private: Keras's own property answers with the rate, not with what gives it.
-    schedule = _inner(optimizer)._learning_rate
+    # Private attribute: Keras's public property returns the rate, not the schedule.
+    schedule = _inner_optimizer(optimizer)._learning_rate
     if isinstance(schedule, PolyDecay):
-        schedule.begun = progress.optimizer_begun
+        schedule.first_step = progress.optimizer_begun
 
 
-def _inner(optimizer: Any) -> Any:
-    return getattr(optimizer, "inner_optimizer", optimizer)  # within the loss scaling
+def _inner_optimizer(optimizer: Any) -> Any:
+    return getattr(optimizer, "inner_optimizer", optimizer)  # inside LossScaleOptimizer
 
 
 def read_epoch(path: Path) -> int:
-    """Returns after how many epochs a checkpoint was saved; 0 where it cannot be told."""
+    """Returns the number of finished epochs of a checkpoint; 0 if it cannot be determined."""
     try:
         return _progress(read_arrays(path, prefix=STATE).get(STATE), path, None).epoch
     except RunError:
@@ -282,57 +283,57 @@ def read_epoch(path: Path) -> int:
 
 
 def _progress(state: np.ndarray | None, source: Path, epochs: int | None) -> Progress:
-    """Returns the progress that a checkpoint states.
+    """Returns the progress stored in a checkpoint.
 
     Raises:
-        RunError: It states none, or one that no run can have.
+        RunError: The progress is missing or invalid.
     """
     if state is None:
-        raise RunError(f"{source}: holds no '{STATE}', so how far the run was is not known")
+        raise RunError(f"{source}: '{STATE}' is missing, so the progress of the run is unknown")
     try:
         tree: Any = json.loads(str(state)) if state.dtype.kind == "U" and not state.ndim else None
     except (ValueError, RecursionError):
         tree = None
-    fault = _fault(tree, epochs) if isinstance(tree, dict) else "no JSON object"
+    fault = _fault(tree, epochs) if isinstance(tree, dict) else "not a JSON object"
     if fault:
-        raise RunError(f"{source}: its '{STATE}' is not the progress of this run: {fault}")
+        raise RunError(f"{source}: its '{STATE}' does not match this run: {fault}")
     return Progress(**tree)
 
 
 def _fault(tree: dict[str, Any], epochs: int | None) -> str:
-    """Returns what is wrong with a stored progress; empty where nothing is."""
+    """Describes the first error in a stored progress; empty if it is valid."""
     for key in tree:
         if key not in Progress.__dataclass_fields__:
             return f"unknown key '{key[:40]}'"
-    # The others came later: files that were written before lack them.
+    # The other keys were added later; older files do not have them.
     for key in ("epoch", "step", "best_score", "best_epoch"):
         if key not in tree:
-            return f"no '{key}'"
+            return f"'{key}' is missing"
     for key, value in tree.items():
-        whole = type(value) is int and 0 <= value < _FARTHEST
-        score = type(value) in (int, float) and -1 <= value <= 1  # NaN is not
-        if not (score if key == "best_score" else whole):
+        is_count = type(value) is int and 0 <= value < _MAX_COUNT
+        is_score = type(value) in (int, float) and -1 <= value <= 1  # false for NaN
+        if not (is_score if key == "best_score" else is_count):
             return f"{key} is {repr(value)[:40]}"
     return _contradiction(Progress(**tree), epochs)
 
 
 def _contradiction(progress: Progress, epochs: int | None) -> str:
-    """Returns which two numbers of a progress cannot both be true; empty where all can."""
+    """Describes the first contradiction between two values of a progress; empty if none."""
     epoch, step, steps = progress.epoch, progress.step, progress.steps
-    first, beyond = (epoch * steps, (epoch + 1) * steps) if steps else (epoch, math.inf)
+    first, last = (epoch * steps, (epoch + 1) * steps) if steps else (epoch, math.inf)
     if epochs is not None and epoch > epochs:
         return f"epoch is {epoch}: the run has {epochs}"
-    if not first <= step <= beyond or (epoch == epochs and steps and step > first):
-        return f"step is {step}: epoch {epoch} of {steps} steps each ends elsewhere"
+    if not first <= step <= last or (epoch == epochs and steps and step > first):
+        return f"step is {step}: this contradicts epoch {epoch} with {steps} steps per epoch"
     if progress.best_epoch > epoch:
-        return f"best_epoch is {progress.best_epoch}: epoch {epoch} is done"
+        return f"best_epoch is {progress.best_epoch}: only {epoch} epochs are finished"
     if progress.optimizer_begun > step:
         return f"optimizer_begun is {progress.optimizer_begun}: the run has made {step} steps"
     return ""
 
 
-def _keep(path: Path) -> None:
-    """Gives a file, if it is there, a second name, `previous.npz`, which outlives its own."""
+def _keep_previous(path: Path) -> None:
+    """Links an existing file as `previous.npz`, so that it is kept when it is replaced."""
     if not path.is_file():
         return
     temporary = path.with_name(f".{PREVIOUS}.tmp")
@@ -355,12 +356,16 @@ def _model_arrays(model: Any) -> dict[str, np.ndarray]:
 
 def _state(path: Path, progress: Progress) -> np.ndarray:
     score = {f"{STATE}: best_score": np.array(progress.best_score)}
-    refuse_to_write(path, score, when=_when(progress))
+    refuse_to_write(path, score, when=_describe(progress))
     return np.array(json.dumps(asdict(progress)))
 
 
 def send(restored: Restored, model: Any, workers: Collectives) -> Progress:
-    """Gives every worker the chief's weights, optimizer and progress; returns the progress."""
+    """Copies the chief's weights, optimizer state and progress to every worker.
+
+    Returns:
+        The progress of the chief.
+    """
     variables = [*model.variables, *model.optimizer.variables]
     progress = restored.progress
     values = workers.from_chief(
@@ -371,5 +376,5 @@ def send(restored: Restored, model: Any, workers: Collectives) -> Progress:
     numbers = dict(zip(asdict(progress), values[0].tolist(), strict=True))
     score = numbers.pop("best_score")
     progress = Progress(best_score=score, **{key: int(value) for key, value in numbers.items()})
-    _begin_rate(model.optimizer, progress)
+    _shift_schedule(model.optimizer, progress)
     return progress

@@ -1,7 +1,7 @@
-"""`crossval`: every fold trained and tested in turn, and one table of them all.
+"""Cross-validation: trains and evaluates every fold in turn, and reports them in one table.
 
-Each fold is an ordinary run, trained and evaluated in processes of its own: memory is given back
-between folds, and a fold that was killed goes on as any run does.
+Each fold is an ordinary run that is trained and evaluated in separate processes. Memory is
+released between folds, and an interrupted fold is resumed like any other run.
 """
 
 from __future__ import annotations
@@ -56,35 +56,35 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
     """Trains and evaluates every fold of a data set.
 
     Args:
-        config: The configuration; its `data.fold` does not matter.
-        out: Folder of the runs, `fold_0`, `fold_1`, ...
-        resume: Go on with what is in `out`: finished folds stay as they are.
-        console: Where the table is shown.
+        config: Configuration of the runs. Its `data.fold` is ignored.
+        out: Folder of the runs `fold_0`, `fold_1`, ...
+        resume: Resume the folds in `out`. Finished folds are kept.
+        console: Where the table is printed.
 
     Returns:
-        What is written to `crossval.json`: figures of each fold, their mean and deviation.
+        The content of `crossval.json`: metrics of each fold, their mean and standard deviation.
 
     Raises:
-        ConfigError: The set has no folds, or several workers were started.
-        DataError: The training part of a fold lacks a class.
-        RunError: `out` holds other runs, or a fold ended with an error (which it has shown).
+        ConfigError: The data set has no folds, or several workers were started.
+        DataError: A class is missing from the training split of a fold.
+        RunError: `out` contains other runs, or a fold failed (its error has been printed).
     """
     if cluster_of(config.train) is not None:
         raise ConfigError(
-            "crossval trains fold after fold on one machine, but the environment names several "
-            "workers: unset TF_CONFIG, or give each worker a fold of its own (fit --data.fold K "
+            "crossval trains one fold after another on one machine, but the environment names "
+            "several workers: unset TF_CONFIG, or train one fold per worker (fit --data.fold K "
             "--train.strategy mirrored)"
         )
     config = resolved_paths(replace(config, data=replace(config.data, fold=0)))
     folds = list_set(config.data, config.seed).folds
     if folds < 2:
         raise ConfigError(
-            f"{config.data.root or config.data.format}: has no folds: make some with ccfnet-tf "
-            "data split, and give their folder with --data.lists"
+            f"{config.data.root or config.data.format}: has no folds: create them with ccfnet-tf "
+            "data split, and pass their folder as --data.lists"
         )
     if not (
         resume and (out / CROSSVAL_CONFIG).is_file()
-    ):  # else each fold that is left looks for itself
+    ):  # otherwise each remaining fold checks its own data
         _refuse_absent(config, folds)
     _claim(config, out, resume)
     rows, samples = [], dict[str, Row]()
@@ -97,7 +97,11 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
             _call(["evaluate", str(run)], fold)
         _refuse_other_data(samples, run)
         rows.append(_figures(run))
-    result = {"folds": rows, "mean": _over(rows, statistics.mean), "deviation": _deviation(rows)}
+    result = {
+        "folds": rows,
+        "mean": _reduce(rows, statistics.mean),
+        "deviation": _deviation(rows),
+    }
     write_text(out / RESULT, json.dumps(result, indent=1) + "\n")
     console.print(_table(result))
     for fold in range(folds):
@@ -108,14 +112,14 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
 
 
 def _refuse_absent(config: RunConfig, folds: int) -> None:
-    """Refuses a fold whose training split lacks a class before any fold is trained.
+    """Checks that every training split contains all classes, before any fold is trained.
 
     Raises:
         DataError: A class is absent, or a label cannot be used.
     """
     if allowed(config.data):
         return
-    counted: dict[str, Census] = {}
+    censuses: dict[str, Census] = {}
     for fold in range(folds):
         data = replace(config.data, fold=fold)
         parts, load_label = read_parts(data, config.seed), list_set(data, config.seed).load_label
@@ -129,12 +133,12 @@ def _refuse_absent(config: RunConfig, folds: int) -> None:
                     raise
                 return Census.empty(c)
 
-        fresh = [s for s in (*parts.train, *parts.val) if s.name not in counted]
-        found = in_threads(look, fresh, data.workers)
-        counted |= {sample.name: census for sample, census in zip(fresh, found, strict=True)}
+        unread = [s for s in (*parts.train, *parts.val) if s.name not in censuses]
+        results = in_threads(look, unread, data.workers)
+        censuses |= {sample.name: census for sample, census in zip(unread, results, strict=True)}
         train, val = (
-            sum((counted[sample.name] for sample in part), Census.empty(classes))
-            for part in (parts.train, parts.val)
+            sum((censuses[sample.name] for sample in samples), Census.empty(classes))
+            for samples in (parts.train, parts.val)
         )
         try:
             refuse_absent(data, parts, train, val)
@@ -147,41 +151,41 @@ def _claim(config: RunConfig, out: Path, resume: bool) -> None:
     if stored.is_file() and resume:
         if stored.read_text(encoding="utf-8", errors="replace") != text:
             raise RunError(
-                f"{stored}: was begun with another configuration: leave the keys as they were, or "
+                f"{stored}: was started with another configuration: use the original options, or "
                 "choose another --out"
             )
         return
     refuse_file(out)
     if out.exists() and any(out.iterdir()):
-        go_on = "go on with --resume, or " if stored.is_file() else ""
-        raise RunError(f"{out}: already there and not empty; {go_on}choose another --out")
+        resuming = "continue with --resume, or " if stored.is_file() else ""
+        raise RunError(f"{out}: already exists and is not empty; {resuming}choose another --out")
     write_text(stored, text)
 
 
 def _refuse_other_data(samples: dict[str, Row], run: Path) -> None:
-    """Refuses a fold whose images or labels are not those of the folds before it.
+    """Checks that the images and labels of a fold are the same as in the previous folds.
 
     Args:
-        samples: Samples of the folds before; those of this one are added.
-        run: The fold's run folder.
+        samples: Samples of the previous folds by name; those of this fold are added.
+        run: Run folder of the fold.
 
     Raises:
-        RunError: A sample has changed, so that the folds have no common mean.
+        RunError: A sample has changed, so that a mean over the folds would be meaningless.
     """
-    mine = read_samples(run)
-    other = sorted(name for name, row in mine.items() if samples.get(name, row) != row)
-    if other:
-        more = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
+    own = read_samples(run)
+    changed = sorted(name for name, row in own.items() if samples.get(name, row) != row)
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise RunError(
-            f"{run}: '{other[0]}'{more} is another image or label than in the folds before it, "
-            "so they have no common mean: remove the folders of the folds that were trained on the "
-            "older data, and go on with --resume"
+            f"{run}: the image or label of '{changed[0]}'{more} differs from that in the previous "
+            "folds: remove the folders of the folds that were trained on the older data, and "
+            "continue with --resume"
         )
-    samples |= mine
+    samples |= own
 
 
 def _finished(run: Path, epochs: int) -> bool:
-    """Returns whether a fold was trained to its end, and its test split measured after that."""
+    """Returns whether a fold was trained completely, and evaluated on the test split after that."""
     evaluation, last = run / "evaluation.json", run / CHECKPOINTS / "last.npz"
     if epochs_written(run / "metrics.csv") < epochs or not (
         evaluation.is_file() and last.is_file()
@@ -192,7 +196,7 @@ def _finished(run: Path, epochs: int) -> bool:
     try:
         figures = _figures(run)
         split = json.loads(evaluation.read_text(encoding="utf-8"))["split"]
-    except _DAMAGE:  # measured again
+    except _DAMAGE:  # evaluated again
         return False
     return split == "test" and all(
         value is None or (type(value) in (float, int) and 0 <= value <= 1)
@@ -202,11 +206,11 @@ def _finished(run: Path, epochs: int) -> bool:
 
 def _fit(config: Path, fold: int, run: Path) -> None:
     if (run / CHECKPOINTS / "last.npz").is_file():
-        keys = ["--resume"]
+        options = ["--resume"]
     else:
-        begun = ["--resume"] if (run / "config.yaml").is_file() else []
-        keys = ["--config", str(config), "--data.fold", str(fold), *begun]
-    _call(["fit", "--out", str(run), *keys], fold)
+        resuming = ["--resume"] if (run / "config.yaml").is_file() else []
+        options = ["--config", str(config), "--data.fold", str(fold), *resuming]
+    _call(["fit", "--out", str(run), *options], fold)
 
 
 def _call(arguments: list[str], fold: int) -> None:
@@ -216,23 +220,23 @@ def _call(arguments: list[str], fold: int) -> None:
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     if code == EXIT_TERMINATED:
-        raise TerminatedError(f"fold {fold}: received SIGTERM: saved; go on with --resume")
+        raise TerminatedError(f"fold {fold}: received SIGTERM: saved; continue with --resume")
     if code:
         raise RunError(
-            f"fold {fold}: ccfnet-tf {arguments[0]} ended with exit code {code}, see above; fix "
-            "that, then go on with --resume"
+            f"fold {fold}: ccfnet-tf {arguments[0]} ended with exit code {code}; fix the error "
+            "printed above, then continue with --resume"
         )
 
 
 def _figures(run: Path) -> dict[str, float | None]:
-    """Returns the figures of a fold, keys such as `refine.mean_iou`, fractions 0..1."""
+    """Returns the metrics of a fold, with keys such as `refine.mean_iou` and values 0..1."""
     tree = _evaluation(run)
     figures: dict[str, float | None] = {}
     for head in HEADS:
-        found = tree[head]
-        # A fold measured by an older version has the mean over the labels' classes here alone.
-        found["mean_iou"] = found.get("mean_iou_present", found["mean_iou"])
-        figures |= {f"{head}.{name}": found[name] for name in FIGURES}
+        metrics = tree[head]
+        # Older versions store the mean over the classes of the labels as `mean_iou`.
+        metrics["mean_iou"] = metrics.get("mean_iou_present", metrics["mean_iou"])
+        figures |= {f"{head}.{name}": metrics[name] for name in FIGURES}
     return figures | {"difficulty.auroc": tree["difficulty"]["auroc"]}
 
 
@@ -241,18 +245,18 @@ def _evaluation(run: Path) -> dict[str, Any]:
     return tree
 
 
-def _over(rows: Sequence[dict[str, float | None]], how: Any) -> dict[str, float | None]:
-    """Returns `how` of each figure over the folds; None where a fold lacks it."""
+def _reduce(rows: Sequence[dict[str, float | None]], function: Any) -> dict[str, float | None]:
+    """Aggregates each metric over the folds with `function`; None if a fold does not have it."""
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     return {
-        key: None if any(value is None for value in values) else how(values)
+        key: None if any(value is None for value in values) else function(values)
         for key, values in columns.items()
     }
 
 
 def _deviation(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
-    """Returns the sample standard deviation (n - 1) of each figure over the folds."""
-    return _over(rows, statistics.stdev)
+    """Returns the sample standard deviation (n - 1) of each metric over the folds."""
+    return _reduce(rows, statistics.stdev)
 
 
 def _table(result: dict[str, Any]) -> Table:

@@ -1,4 +1,4 @@
-"""The data of a run: looked at before step 1, counted, cached."""
+"""Checks, counts and caches the data of a run before training starts."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from ccfnet_tf.pipeline.worker_sharding import Share, by_example, by_file
 from ccfnet_tf.training.distribution.collectives import Collectives
 
 _MUCH_PADDING = 0.5
-"""Share of a crop of the middle zoom that may be padding without a word."""
+"""Fraction of a crop at the middle scale that may be padding without a warning."""
 
 
 @dataclass(frozen=True)
 class RunData:
-    """The data of a run after every label was looked at.
+    """The data of a run, after every label was checked.
 
     Attributes:
-        parts: The parts.
-        train: What the training split was seen to hold.
-        val: What the validation split was seen to hold.
+        parts: The splits of the data set.
+        train: Results of the check of the training split.
+        val: Results of the check of the validation split.
     """
 
     parts: Parts
@@ -43,16 +43,16 @@ class RunData:
 
 
 def check_data(config: RunConfig, console: Console) -> RunData:
-    """Reads every image and label of training and validation before step 1.
+    """Reads and checks every image and label of the training and validation splits.
 
     Raises:
-        CCFNetError: A file, a part or a key does not allow training.
+        CCFNetError: A file, a split or a configuration key does not allow training.
     """
     parts = read_parts(config.data, config.seed)
     for note in parts.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     classes = len(parts.taxonomy.names)
-    by_example(parts.train, config.train.batch)  # refuses a part smaller than a batch
+    by_example(parts.train, config.train.batch)  # raises if the split is smaller than a batch
 
     with new_progress(console) as bar:
         task = bar.add_task("checking labels", total=len(parts.train) + len(parts.val))
@@ -71,55 +71,55 @@ def check_data(config: RunConfig, console: Console) -> RunData:
             data = RunData(parts, look(parts.train), look(parts.val))
         except DataError as error:
             raise DataError(f"{error}{all_of_them(config.data)}", kind=error.kind) from error
-    left_out = [*data.train.damaged, *data.val.damaged]
-    if left_out:
+    skipped = [*data.train.damaged, *data.val.damaged]
+    if skipped:
         parts = replace(parts, load=without_damage(parts.load))
         data = replace(data, parts=parts)
-        say_left_out(left_out, console)
+        say_left_out(skipped, console)
     _refuse_void(data)
     refuse_absent(config.data, parts, data.train.census, data.val.census)
-    pictures = "image" if len(parts.train) == 1 else "images"
+    images = "image" if len(parts.train) == 1 else "images"
     console.print(
-        f"{parts.format}: {len(parts.train)} {pictures} to train on, {len(parts.val)} to validate, "
-        f"{len(parts.test)} to test, {classes} classes; every "
-        f"{'other ' if left_out else ''}label is fit to use"
+        f"{parts.format}: {len(parts.train)} training {images}, {len(parts.val)} validation, "
+        f"{len(parts.test)} test, {classes} classes; all "
+        f"{'other ' if skipped else ''}labels are valid"
     )
     if band := bands_note((*parts.train, *parts.val)):
         console.print(band, markup=False)
-    _say_unused(config.data, parts, console)
-    _say_one_sided(parts, data, console)
+    _report_unused_keys(config.data, parts, console)
+    _report_absent_classes(parts, data, console)
     _refuse_padding(config.data, data.train.sizes)
     _warn_padding(config.data, data.train.sizes, console)
     return data
 
 
-def _say_unused(config: DataConfig, parts: Parts, console: Console) -> None:
-    """Names keys that were set and have no effect on these data."""
+def _report_unused_keys(config: DataConfig, parts: Parts, console: Console) -> None:
+    """Reports configuration keys that were set but have no effect on these data."""
     default = DataConfig()
     if parts.own_val and config.val_share != default.val_share:
         console.print(
-            f"data.val_share {config.val_share} is not used: the set has a validation split"
+            f"data.val_share {config.val_share} is not used: the data set has a validation split"
         )
     if parts.format != "folder" and config.void_value != default.void_value:
         console.print(
-            f"data.void_value {config.void_value} is not used: it is of format 'folder', and the "
-            f"format is '{parts.format}'"
+            f"data.void_value {config.void_value} is not used: it applies only to format 'folder', "
+            f"and the format is '{parts.format}'"
         )
 
 
 def say_left_out(damaged: Sequence[DamagedRecordError], console: Console) -> None:
-    """Names the records that count nowhere."""
+    """Reports the damaged records that are skipped."""
     for error in damaged:
-        console.print(f"left out: {error}")
+        console.print(f"skipped: {error}")
     if damaged:
-        console.print("(data.damaged_records stop makes a damaged record an error)")
+        console.print("(set data.damaged_records to stop to make a damaged record an error)")
 
 
 def share_of(parts: Parts, batch: int, workers: Collectives, console: Console) -> Share:
-    """Returns what this worker reads: shards of its own where there are enough, else by example.
+    """Returns the data that this worker reads: whole shards if there are enough, else examples.
 
     Raises:
-        ConfigError: A worker's shards hold less than its part of a batch.
+        ConfigError: The shards of a worker contain fewer examples than its part of a batch.
     """
     if workers.count == 1:
         return by_example(parts.train, batch)
@@ -139,12 +139,12 @@ def share_of(parts: Parts, batch: int, workers: Collectives, console: Console) -
 def training_load(
     config: DataConfig, data: RunData, console: Console, share: Share | None = None
 ) -> Load:
-    """Returns what reads a training sample: the layout's loader, or a cache before it.
+    """Returns the function that reads a training sample: the layout's loader, or a cache of it.
 
-    Of several workers each caches what it reads, in a file of its own.
+    With several workers, each caches the samples that it reads, in a separate file.
 
     Raises:
-        ConfigError: There is not enough room for the cache.
+        ConfigError: There is not enough memory or disk space for the cache.
     """
     parts = data.parts
     if config.cache == "none":
@@ -153,8 +153,8 @@ def training_load(
     mine = range(len(parts.train)) if share is None or share.members is None else share.members
     sizes = [data.train.sizes[i] for i in mine]
     cache = Cache([parts.train[i] for i in mine], sizes, parts.load, classes=classes)
-    where = "in memory" if config.cache == "memory" else f"in {config.cache} until the run ends"
-    console.print(f"cache of decoded images: will take {in_gigabytes(cache.size)} {where}")
+    where = "of memory" if config.cache == "memory" else f"in {config.cache} until the run ends"
+    console.print(f"cache of decoded images: needs {in_gigabytes(cache.size)} {where}")
     if config.cache == "memory":
         return cache.in_memory().load
     own = f".{share.worker}" if share is not None and share.workers > 1 else ""
@@ -162,14 +162,14 @@ def training_load(
 
 
 def class_weights(setting: str | Sequence[float], census: Census) -> list[float] | None:
-    """Returns a weight for each class, or None where all count the same.
+    """Returns a weight for each class, or None if all classes have the same weight.
 
     Args:
         setting: `train.class_weights`.
-        census: Counts over the training split; `auto` is its median frequency.
+        census: Counts over the training split. `auto` is median frequency balancing.
 
     Raises:
-        ConfigError: As many weights as classes are needed.
+        ConfigError: The number of weights is not the number of classes.
     """
     if setting == "none":
         return None
@@ -178,13 +178,13 @@ def class_weights(setting: str | Sequence[float], census: Census) -> list[float]
     if len(setting) != len(census.pixels):
         raise ConfigError(
             f"train.class_weights has {len(setting)} values: the data have {len(census.pixels)} "
-            "classes; give one for each"
+            "classes; set one value per class"
         )
     return [float(weight) for weight in setting]
 
 
 def rarity(config: DataConfig, census: Census) -> np.ndarray | None:
-    """Returns how much crops seek each class, float64 [C], or None where they seek none."""
+    """Returns the class weights for `data.rare_crop`, float64 [C], or None if it is 0."""
     return census.median_frequency() if config.rare_crop > 0 else None
 
 
@@ -194,14 +194,14 @@ def _refuse_void(data: RunData) -> None:
 
 
 def refuse_absent(config: DataConfig, parts: Parts, train: Census, val: Census) -> None:
-    """Refuses data whose training split lacks a class, unless the user allows it.
+    """Checks that the training split contains every class, unless absent classes are allowed.
 
-    A class that only the validation share shows, which was taken at random from the training split,
-    is no fault of the labels and passes.
+    A class that occurs only in a validation split drawn at random from the training split is
+    accepted, because it does not indicate an error in the labels.
 
     Args:
-        config: Says whether a class may lack.
-        parts: The parts.
+        config: Configuration of the data.
+        parts: The splits of the data set.
         train: Counts over the training split.
         val: Counts over the validation split.
 
@@ -217,44 +217,44 @@ def refuse_absent(config: DataConfig, parts: Parts, train: Census, val: Census) 
         raise DataError(f"{config.root}: {line}", kind="value")
 
 
-def _say_one_sided(parts: Parts, data: RunData, console: Console) -> None:
-    """Names classes that are not learned, and a validation split that cannot choose."""
+def _report_absent_classes(parts: Parts, data: RunData, console: Console) -> None:
+    """Reports classes without training data, and a validation split with a single class."""
     missing = absent(parts.taxonomy.names, data.train.census.pixels)
     if missing:
         named = ", ".join(missing)
-        console.print(f"no image to train on shows: {named}: not learned", markup=False)
-    shown = int((data.val.census.pixels > 0).sum())
-    if parts.val and shown == 1:
+        console.print(f"no training image contains: {named}: not learned", markup=False)
+    present = int((data.val.census.pixels > 0).sum())
+    if parts.val and present == 1:
         index = int(data.val.census.pixels.argmax())
         console.print(
-            f"the labels to validate show '{parts.taxonomy.names[index]}' alone: figures over one "
-            "class say nothing about the others",
+            f"the validation labels contain only the class '{parts.taxonomy.names[index]}': "
+            "validation metrics do not cover the other classes",
             markup=False,
         )
 
 
 def _refuse_padding(config: DataConfig, sizes: Sequence[tuple[int, int]]) -> None:
-    """Refuses crops with more than twice the sides of every image."""
+    """Checks that crops are at most twice as large as the largest image."""
     height, width = max(sizes, key=max)
     zoom = config.scale[1]
     if config.crop > 2 * zoom * max(height, width):
         raise ConfigError(
             f"data.crop is {config.crop}: the largest image is {width}x{height}, at most "
-            f"{round(zoom * width)}x{round(zoom * height)} after data.scale: more than three "
+            f"{round(zoom * width)}x{round(zoom * height)} after data.scale, so more than three "
             "quarters of every crop would be padding; lower data.crop"
         )
 
 
 def _warn_padding(config: DataConfig, sizes: Sequence[tuple[int, int]], console: Console) -> None:
-    """Warns where more than half of a usual crop is padding."""
+    """Warns if more than half of a typical crop is padding."""
     height, width = (int(side) for side in np.median(np.array(sizes), axis=0))
     middle = (config.scale[0] + config.scale[1]) / 2
-    shown = [min(1.0, middle * side / config.crop) for side in (height, width)]
-    padding = 1 - shown[0] * shown[1]
+    covered = [min(1.0, middle * side / config.crop) for side in (height, width)]
+    padding = 1 - covered[0] * covered[1]
     if padding > _MUCH_PADDING:
         fitting = max(33, 8 * round(middle * max(height, width) / 8) + 1)
         console.print(
-            f"warning: data.crop is {config.crop} and images are {width}x{height} (the median), "
+            f"warning: data.crop is {config.crop} and the median image size is {width}x{height}, "
             f"{middle:g} times that after data.scale: {padding:.0%} of a crop is padding, which "
-            f"costs time and teaches nothing; --data.crop {fitting} fits"
+            f"wastes computation; use --data.crop {fitting}"
         )

@@ -1,12 +1,11 @@
-"""What a run's data were when it began, so that a resumed run notices a change.
+"""Records digests of a run's data at its start, so that a resumed run detects changes.
 
-    RUN/data_digest.json   {"version": 1, "train": [[name, picture, label], ...], "val": [...]}
+    RUN/data_digest.json   {"version": 1, "train": [[name, image, label], ...], "val": [...]}
 
-Samples stand in the order of their part, under names whose letters with accents are one character
-each, however the disk spells them. `picture` is a digest of the file as it is stored. `label`
-is a digest of the class ids after reading: so a changed list of outlines, label map or table of
-colours is noticed at the samples whose labels it changes. Paths are left out, since data may be
-moved.
+Samples are stored in the order of their split. Their names are in Unicode normalisation form C,
+whatever form the file system uses. `image` is a digest of the stored file. `label` is a digest of
+the class ids after reading, so a changed annotation file, label map or colour table is detected
+for the samples whose labels it changes. Paths are omitted, because data may be moved.
 """
 
 from __future__ import annotations
@@ -33,29 +32,29 @@ PARTS = ("train", "val")
 
 
 class Row(NamedTuple):
-    """A sample: its name, and digests of its image and its label."""
+    """Name of a sample, and digests of its image and its label."""
 
     name: str
-    picture: str
+    image: str
     label: str
 
 
 Digest = Mapping[str, Sequence[Row]]
-"""Rows of the training and of the validation split."""
+"""Rows of the training and the validation split."""
 
 
 def digest_of(data: RunData, workers: int = 0) -> dict[str, list[Row]]:
-    """Returns the digest of data that were looked at; reads the images' files, in threads.
+    """Computes the digest of checked data; reads the image files in threads.
 
     Raises:
         DataError: An image cannot be read.
     """
 
     def rows(samples: Sequence[Sample], seen: Checked) -> list[Row]:
-        pictures = in_threads(data.parts.fingerprint, samples, workers)
+        images = in_threads(data.parts.fingerprint, samples, workers)
         return [
-            Row(plain_name(sample.name), picture, label)
-            for sample, picture, label in zip(samples, pictures, seen.labels, strict=True)
+            Row(plain_name(sample.name), image, label)
+            for sample, image, label in zip(samples, images, seen.labels, strict=True)
         ]
 
     return {"train": rows(data.parts.train, data.train), "val": rows(data.parts.val, data.val)}
@@ -65,7 +64,7 @@ def write_digest(run: Path, digest: Digest) -> None:
     """Writes `data_digest.json`, one sample per line.
 
     Raises:
-        ResourceError: The disk is full or the folder cannot be written; the older file stays.
+        ResourceError: The disk is full or the folder is not writable. An existing file is kept.
     """
     parts = ",\n".join(
         f'"{part}": [\n' + ",\n".join(json.dumps(row) for row in digest[part]) + "\n]"
@@ -83,30 +82,30 @@ def compare_with_start(
     accept: bool,
     say: Callable[[str], object],
 ) -> None:
-    """Refuses to go on with other data than those that the run was begun with.
+    """Checks that the data are the same as when the run was started.
 
     Args:
-        config: The run's configuration.
+        config: Configuration of the run.
         run: The run folder.
-        data: Its data, as they are now.
-        digest: Their digest.
-        accept: Go on all the same.
-        say: Called with a line where data have changed and that is accepted, or where what they
-            were is not known.
+        data: The current data.
+        digest: Digest of the current data.
+        accept: Accept changed data.
+        say: Called with a message if changed data are accepted, or if the original data are
+            unknown.
 
     Raises:
-        DataError: They have changed, and that is not accepted, or an epoch has another number of
-            steps now, so that the run could not find its place.
+        DataError: The data have changed and `accept` is false, or the number of steps per epoch
+            has changed, so that the run cannot be resumed at the same position.
     """
     path = run / FILE
     if not path.is_file():
-        say(f"{run}: has no {FILE}, so changes of the data up to now go unseen; it is written now")
+        say(f"{run}: has no {FILE}, so earlier changes of the data are unknown; it is written now")
         return
     before = _read(path)
     if before is None:
         say(
-            f"warning: {path}: damaged: kept as {set_aside(path).name}; changes of the data up to "
-            "now go unseen"
+            f"warning: {path}: damaged: kept as {set_aside(path).name}; earlier changes of the "
+            "data cannot be detected"
         )
         return
     changes = _changes(
@@ -115,36 +114,36 @@ def compare_with_start(
     if not changes:
         return
     where = config.data.root or data.parts.format
-    fault = f"{where}: the data are not those that {run} was begun with: {'; '.join(changes)}"
+    fault = f"{where}: the data have changed since {run} was started: {'; '.join(changes)}"
     batch = config.train.batch
     if len(before["train"]) // batch != len(digest["train"]) // batch:
         raise DataError(
-            f"{fault}: an epoch has another number of steps now, so the run cannot go on with "
-            "them: bring back what they were, or begin anew in another --out with "
+            f"{fault}: the number of steps per epoch has changed, so the run cannot be resumed: "
+            "restore the original data, or start a new run in another --out with "
             f"--model.init_from {shlex.quote(str(run))}"
         )
     if not accept:
         raise DataError(
-            f"{fault}: bring back what they were, or go on with the changed data by "
+            f"{fault}: restore the original data, or accept the changed data with "
             "--accept-changed-data"
         )
-    say(f"{fault}: accepted; {FILE} is of the changed data from now on")
+    say(f"{fault}: accepted; {FILE} is updated to the changed data")
 
 
 def compare_classes(
     run: RunInfo, taxonomy: Taxonomy, *, accept: bool, say: Callable[[str], object]
 ) -> None:
-    """Refuses to go on with other class names than those that the run was begun with.
+    """Checks that the class names are the same as when the run was started.
 
     Args:
         run: The run.
-        taxonomy: The classes of the data, as they are now.
-        accept: Go on all the same.
-        say: Called with a line where names have changed and that is accepted.
+        taxonomy: The classes of the current data.
+        accept: Accept changed class names.
+        say: Called with a message if changed class names are accepted.
 
     Raises:
-        DataError: They have changed, and that is not accepted, or their number has, which is that
-            of the network's answers.
+        DataError: The names have changed and `accept` is false, or the number of classes has
+            changed, which the network cannot adapt to.
     """
     change = changed_class(taxonomy, run)
     if change is None:
@@ -152,16 +151,16 @@ def compare_classes(
     before, now = len(run.taxonomy.names), len(taxonomy.names)
     if before != now:
         raise DataError(
-            f"{run.path}: {change}: the network answers {before} classes and the data have {now}: "
-            "bring back their class list, or begin anew in another --out with --model.init_from "
-            f"{shlex.quote(str(run.path))}"
+            f"{run.path}: {change}: the network has {before} classes and the data have {now}: "
+            "restore the original class list, or start a new run in another --out with "
+            f"--model.init_from {shlex.quote(str(run.path))}"
         )
     if not accept:
         raise DataError(
-            f"{run.path}: {change}: bring back their class list, or go on with the changed data by "
-            "--accept-changed-data"
+            f"{run.path}: {change}: restore the original class list, or accept the changed data "
+            "with --accept-changed-data"
         )
-    say(f"{run.path}: {change}: accepted; the run has the data's class names from now on")
+    say(f"{run.path}: {change}: accepted; the run now uses the class names of the data")
 
 
 def _samples(data: RunData) -> list[Sample]:
@@ -169,14 +168,14 @@ def _samples(data: RunData) -> list[Sample]:
 
 
 def read_samples(run: Path) -> dict[str, Row]:
-    """Returns a run's samples of training and validation by name; none where it has no digest."""
+    """Returns the training and validation samples of a run by name; empty if it has no digest."""
     path = run / FILE
-    found = _read(path) if path.is_file() else None
-    return {row.name: row for rows in (found or {}).values() for row in rows}
+    digest = _read(path) if path.is_file() else None
+    return {row.name: row for rows in (digest or {}).values() for row in rows}
 
 
 def _read(path: Path) -> Digest | None:
-    """Returns what a run's data were; None where the file is damaged."""
+    """Reads the digest of a run; None if the file is damaged."""
     try:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
         if tree["version"] != VERSION:
@@ -187,38 +186,36 @@ def _read(path: Path) -> Digest | None:
         }
     except (AttributeError, ValueError, TypeError, LookupError, RecursionError):
         return None
-    texts = all(isinstance(text, str) for rows in parts.values() for row in rows for text in row)
-    return parts if texts else None
+    valid = all(isinstance(text, str) for rows in parts.values() for row in rows for text in row)
+    return parts if valid else None
 
 
 def _changes(before: Digest, now: Digest, samples: Mapping[str, Sample]) -> list[str]:
-    """Returns what has changed, a kind of change each; empty where nothing has."""
+    """Describes the changes, one string per kind of change; empty if there are none."""
     old, new = ({row.name: row for part in PARTS for row in tree[part]} for tree in (before, now))
     files: dict[str, None] = {}
     for name in new.keys() & old.keys():
-        if old[name].picture != new[name].picture:
+        if old[name].image != new[name].image:
             files[samples[name].image] = None
         if old[name].label != new[name].label:
             files[samples[name].label] = None
     kinds = {
         "changed": sorted(files),
         "new": sorted(f"'{name}'" for name in new.keys() - old.keys()),
-        "gone": sorted(f"'{name}'" for name in old.keys() - new.keys()),
+        "missing": sorted(f"'{name}'" for name in old.keys() - new.keys()),
     }
     changes = [f"{kind}: {_first(names)}" for kind, names in kinds.items() if names]
     return changes or _moves(before, now)
 
 
 def _moves(before: Digest, now: Digest) -> list[str]:
-    """Returns whether samples, all of them the same, have other places."""
+    """Describes a change in the order or the split of otherwise identical samples."""
     for part in PARTS:
         for old, new in zip(before[part], now[part], strict=False):
             if old.name != new.name:
-                return [
-                    f"other order or parts: '{new.name}' of {part} stands where '{old.name}' stood"
-                ]
+                return [f"other order or splits: '{new.name}' in {part} replaces '{old.name}'"]
     if [len(before[part]) for part in PARTS] != [len(now[part]) for part in PARTS]:
-        return ["other parts"]
+        return ["other splits"]
     return []
 
 

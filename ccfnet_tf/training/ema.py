@@ -1,8 +1,9 @@
-"""The running average of the weights (`train.ema`), with batch norm's statistics that go with it.
+"""Exponential moving average of the weights and batch norm statistics (`train.ema`).
 
-It moves in the optimizer's `apply`, so a step that is not applied leaves it alone, and its
-variables are the optimizer's, so they are saved and restored with it. Keras's own `use_ema` begins
-at its full decay: after 100 steps at 0.999 it is still the weights of the first step.
+The average is updated in the optimizer's `apply`, so a skipped step does not change it. Its
+variables belong to the optimizer, so they are saved and restored with it. Keras's own `use_ema`
+starts with the full decay: after 100 steps at 0.999, its average is still dominated by the weights
+of the first step.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-# The decay of step t is at most t / (t + 9): the average then looks back about t / 10 steps.
+# The decay of step t is at most t / (t + 9), so the average covers about the last t / 10 steps.
 _WARM_UP = 9.0
 
 
 class RunningAverage:
     """Averages of a model's weights and batch norm statistics.
 
-    Step t, counted from 0, moves each by `(1 - d) * (value - average)`, where d is the smaller of
-    `decay` and t / (t + 9): the average begins as what the first step leaves.
+    Step t, counted from 0, adds `(1 - d) * (value - average)` to each average, where d is the
+    smaller of `decay` and t / (t + 9). After the first step the averages equal the values.
 
     Attributes:
-        pairs: Each averaged variable of the model with its average.
+        pairs: Pairs of an averaged variable of the model and its average.
     """
 
     def __init__(
@@ -39,11 +40,11 @@ class RunningAverage:
         self._weights = len(weights)
 
     def move(self, step: Any) -> None:
-        """Takes in what step number `step` has made of the variables, on every replica alike."""
+        """Updates the averages after step number `step`, identically on every replica."""
         step = tf.cast(step, tf.float32)
         share = 1.0 - tf.minimum(self.decay, step / (step + _WARM_UP))
         values = [tf.convert_to_tensor(variable) for variable, _ in self.pairs]
-        # Replicas hold the same weights; statistics may be of each its own.
+        # Weights are the same on all replicas, but batch norm statistics may differ.
         averages = [average for _, average in self.pairs]
         values[self._weights :] = _mean_over_replicas(
             values[self._weights :], averages[self._weights :]
@@ -53,21 +54,21 @@ class RunningAverage:
 
 
 class KeepsAverage:
-    """Mixin for a Keras optimizer: it keeps a `RunningAverage`, once `set_average` was called."""
+    """Mixin for a Keras optimizer that updates a `RunningAverage` after `set_average`."""
 
     built: bool
     average: RunningAverage | None = None
     _make_average: Callable[[], RunningAverage] | None = None
 
     def set_average(self, decay: float, model: keras.Model) -> None:
-        """Says what is averaged; call it before `build`."""
-        # In a closure: Keras would take variables in an attribute for the optimizer's own.
+        """Enables averaging of the variables of `model`; must be called before `build`."""
+        # A closure, because Keras would track variables in an attribute as the optimizer's own.
         self._make_average = lambda: RunningAverage(
             self, decay, model.trainable_variables, batch_norm_statistics(model)
         )
 
     def build(self, variables: list[keras.Variable]) -> None:
-        """Makes the optimizer's variables, the averages last."""
+        """Creates the variables of the optimizer, the averages last."""
         if self.built:
             return
         super().build(variables)  # type: ignore[misc]
@@ -84,33 +85,33 @@ class KeepsAverage:
 
 @contextmanager
 def averaged(model: Any) -> Iterator[None]:
-    """Within it the model's weights and batch norm statistics are the running averages of both.
+    """Context manager that replaces weights and batch norm statistics by their running averages.
 
-    Afterwards they are bit for bit what they were on every replica, after an exception too. Nothing
-    happens where the optimizer keeps no average, or before its first step. Not to be called inside
-    `tf.function`, nor inside `strategy.run`.
+    On exit the values are restored bit by bit on every replica, also after an exception. It has no
+    effect if the optimizer has no average, or before its first step. It must not be used inside
+    `tf.function` or `strategy.run`.
 
     Args:
-        model: A compiled model, its optimizer built.
+        model: A compiled model whose optimizer is built.
     """
     pairs = [
-        (mine, average.numpy())
+        (local, average.numpy())
         for variable, average in _pairs(model.optimizer)
-        for mine in model.distribute_strategy.experimental_local_results(variable.value)
+        for local in model.distribute_strategy.experimental_local_results(variable.value)
     ]
-    # On the host: a network's weights, for as long as it is validated.
-    kept = [mine.numpy() for mine, _ in pairs]
+    # Kept in host memory during validation.
+    values = [local.numpy() for local, _ in pairs]
     try:
-        for mine, average in pairs:
-            mine.assign(average)
+        for local, average in pairs:
+            local.assign(average)
         yield
     finally:
-        for (mine, _), value in zip(pairs, kept, strict=True):
-            mine.assign(value)
+        for (local, _), value in zip(pairs, values, strict=True):
+            local.assign(value)
 
 
 def batch_norm_statistics(model: keras.Model) -> list[keras.Variable]:
-    """Returns the moving means and variances of every batch norm in the model."""
+    """Returns the moving means and variances of all batch norm layers of the model."""
     return [
         statistic
         for layer in model._flatten_layers()
@@ -120,8 +121,8 @@ def batch_norm_statistics(model: keras.Model) -> list[keras.Variable]:
 
 
 def _pairs(optimizer: Any) -> list[tuple[Any, Any]]:
-    """Returns each variable with its average; none where there are no averages yet."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # within the loss scaling
+    """Returns pairs of a variable and its average; empty if there are no averages yet."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # inside LossScaleOptimizer
     average = getattr(optimizer, "average", None)
     if average is None or not optimizer.iterations.numpy():
         return []
@@ -129,16 +130,16 @@ def _pairs(optimizer: Any) -> list[tuple[Any, Any]]:
 
 
 def _mean_over_replicas(values: list[tf.Tensor], like: list[keras.Variable]) -> list[tf.Tensor]:
-    """Returns the means of values that have the places and shapes of variables."""
+    """Averages values over replicas; `like` are variables with the same placement and shape."""
     context = tf.distribute.get_replica_context()
     if not values or context is None or context.num_replicas_in_sync == 1:
         return values
 
-    # Not `context.all_reduce`: over several machines it finds no place for a value that is made
-    # within a conditional, as this is.
+    # Not `context.all_reduce`: with several machines it cannot determine the device of a value
+    # computed inside a conditional, as these are.
     def on_all(strategy: Any, values: list[Any]) -> Any:
         mean = tf.distribute.ReduceOp.MEAN
         pairs = zip(values, like, strict=True)
-        return [strategy.extended.reduce_to(mean, value, place.value) for value, place in pairs]
+        return [strategy.extended.reduce_to(mean, value, target.value) for value, target in pairs]
 
     return list(context.merge_call(on_all, args=(values,)))

@@ -1,4 +1,4 @@
-"""`fit`: from a configuration to a run folder with a trained network."""
+"""`fit`: trains a network from a configuration and writes a run folder."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ from ccfnet_tf.training.distribution.devices import cluster_of, make_strategy
 from ccfnet_tf.training.optimizer import scaled_rate
 from ccfnet_tf.training.resume import (
     FREE_ON_RESUME,
+    can_resume,
     claim,
-    goes_on,
     keep_files,
     last_checkpoint,
     locked,
@@ -66,7 +66,7 @@ LOST = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
-"""How TensorFlow says that another worker is gone."""
+"""Errors that TensorFlow raises when another worker has ended or cannot be reached."""
 
 
 def fit(
@@ -80,32 +80,34 @@ def fit(
 ) -> None:
     """Trains CCFNet and writes the run folder.
 
-    Several workers (`train.strategy`) call it alike; the chief alone looks at the run folder and
-    writes it, and says to the others what it found there.
+    With several workers (`train.strategy`), every worker calls it with the same arguments. Only
+    the chief reads and writes the run folder. It sends the configuration and the state of the run
+    to the others.
 
     Args:
-        config: The configuration; with `resume` it must be the run's own.
-        run: The run folder; made when missing.
-        resume: Go on from the last sound checkpoint.
-        console: Where progress is shown.
-        config_given: `config` stems from a file that the user named, not from the run.
-        accept_changed_data: Go on though images or labels have changed since the run began.
+        config: Configuration of the run. With `resume` it must be that of the existing run.
+        run: The run folder; created if missing.
+        resume: Resume from the last valid checkpoint.
+        console: Where progress is printed.
+        config_given: Whether `config` was read from a file that the user passed, not from the run.
+        accept_changed_data: Resume even if images or labels have changed since the run was
+            started.
 
     Raises:
-        CCFNetError: Data, configuration, run folder, memory, disk or another worker do not allow
-            it.
-        TerminatedError: SIGTERM came; the run is saved.
+        CCFNetError: The data, configuration, run folder, memory, disk or another worker do not
+            allow training.
+        TerminatedError: The process received SIGTERM. The run is saved.
     """
     cluster = cluster_of(config.train)
     chief = cluster is None or cluster.index == 0
-    if chief:  # before others are waited for
+    if chief:  # before waiting for the other workers
         config = claim(config, run, resume, config_given)
     strategy = make_strategy(config.train, cluster, console)
     workers = Collectives(strategy, cluster)
     console = console if chief else Console(quiet=True)
-    with _resource_errors(config, run, workers.count), ExitStack() as held:
-        config = _of_chief(config, workers)
-        resuming = chief and goes_on(run)
+    with _resource_errors(config, run, workers.count), ExitStack() as stack:
+        config = _receive_config(config, workers)
+        resuming = chief and can_resume(run)
         if chief and not resuming:
             if resume:
                 console.print(f"{run}: no checkpoint yet: starting from epoch 1")
@@ -113,29 +115,29 @@ def fit(
         data = check_data(config, console)
         digest = digest_of(data, config.data.workers)
         _refuse_other_samples(data, digest, workers)
-        if resuming:  # before what depends on the data is built
+        if resuming:  # before the network and the data pipeline are built
             unfinished = checkpoint.read_epoch(last_checkpoint(run)) < config.train.epochs
             accept, say = accept_changed_data and unfinished, console.print
             compare_classes(read_run(run), data.parts.taxonomy, accept=accept, say=say)
         if resuming and unfinished:
             compare_with_start(config, run, data, digest, accept=accept, say=say)
-        place = _Place(run, strategy, workers, console, digest)
-        trained = _train(config, place, data, resume=resume, resuming=resuming, held=held)
+        context = _Context(run, strategy, workers, console, digest)
+        trained = _train(config, context, data, resume=resume, resuming=resuming, stack=stack)
     done = "trained; " if trained else ""
     evaluate = f"ccfnet-tf evaluate {shlex.quote(str(run))}{_split_option(data)}"
     console.print(f"{run}: {done}next: {evaluate}", highlight=False, soft_wrap=True)
 
 
 def _split_option(data: RunData) -> str:
-    """Returns what `evaluate` needs to be told where the set has no test split."""
+    """Returns the `--split` option that `evaluate` needs if the data set has no test split."""
     if data.parts.test:
         return ""
     return f" --split {'val' if data.parts.val else 'train'}"
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a run is trained, and what its data are."""
+class _Context:
+    """Run folder, strategy, workers, console and data digest of a run."""
 
     run: Path
     strategy: Any
@@ -144,37 +146,37 @@ class _Place:
     digest: Digest
 
 
-def _of_chief(config: RunConfig, workers: Collectives) -> RunConfig:
-    """Returns the chief's configuration with what may differ between machines from this one's."""
+def _receive_config(config: RunConfig, workers: Collectives) -> RunConfig:
+    """Returns the chief's configuration, with this worker's values of machine-specific keys."""
     if workers.count == 1:
         return config
-    theirs = from_yaml(workers.text_from_chief(to_yaml(config)), source="the chief's config.yaml")
+    received = from_yaml(workers.text_from_chief(to_yaml(config)), source="the chief's config.yaml")
     own = {
         key: getattr(config.data, key) for key in (*FREE_ON_RESUME["data"], "lists", "label_map")
     }
-    return replace(theirs, data=replace(theirs.data, **own))
+    return replace(received, data=replace(received.data, **own))
 
 
 def _train(
     config: RunConfig,
-    place: _Place,
+    context: _Context,
     data: RunData,
     *,
     resume: bool,
     resuming: bool,
-    held: ExitStack,
+    stack: ExitStack,
 ) -> bool:
-    """Trains what is left to train; returns whether anything was.
+    """Trains the remaining epochs; returns whether there were any.
 
     Args:
-        config: The run's configuration.
-        place: Where it is trained.
-        data: What it is trained on.
-        resume: The run folder may be there already.
-        resuming: There is a checkpoint to go on from, and this worker reads it.
-        held: Keeps the run folder locked.
+        config: Configuration of the run.
+        context: Run folder, strategy and workers.
+        data: Data of the run.
+        resume: Whether the run folder may already exist.
+        resuming: Whether this worker resumes from a checkpoint.
+        stack: Exit stack that keeps the run folder locked.
     """
-    run, console, workers = place.run, place.console, place.workers
+    run, console, workers = context.run, context.console, context.workers
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(config.seed)
@@ -182,7 +184,7 @@ def _train(
     console.print("building the network; the first step takes a while")
     model = build_model(
         config,
-        place.strategy,
+        context.strategy,
         data,
         share.steps,
         console,
@@ -191,7 +193,7 @@ def _train(
     if workers.chief:
         if not resuming:
             open_run(run, resume)
-        held.enter_context(locked(run))
+        stack.enter_context(locked(run))
         if not resuming:
             config = replace(config, data=keep_files(config.data, run))
     restored = checkpoint.Restored()
@@ -199,88 +201,96 @@ def _train(
         restored = checkpoint.restore(last_checkpoint(run), model, console.print, epochs=epochs)
     if workers.count > 1:
         restored = checkpoint.Restored(checkpoint.send(restored, model, workers))
-    restored = _with_steps(restored, share.steps, run)
+    restored = _check_steps(restored, share.steps, run)
     progress = restored.progress
     if progress.epoch >= epochs:
-        console.print(f"{run}: epoch {progress.epoch} of {epochs} is done; nothing to resume")
+        console.print(f"{run}: epoch {progress.epoch} of {epochs} is finished; nothing to resume")
         return False
     within = progress.step - progress.epoch * share.steps
     if progress.step:
-        also = f" and {within} of {share.steps} steps" if within else ""
-        console.print(f"{run}: going on after epoch {progress.epoch} of {epochs}{also}")
-    _write_start(config, place, data, share, progress.epoch)
-    _learn(config, place, data, share, model=model, restored=restored)
+        detail = f" and {within} of {share.steps} steps" if within else ""
+        console.print(f"{run}: resuming after epoch {progress.epoch} of {epochs}{detail}")
+    _write_start(config, context, data, share, progress.epoch)
+    _learn(config, context, data, share, model=model, restored=restored)
     return True
 
 
-def _with_steps(restored: checkpoint.Restored, steps: int, run: Path) -> checkpoint.Restored:
-    """Refuses an epoch of another length: the place within a run would be another."""
-    begun = restored.progress.steps
-    if begun not in (0, steps):
+def _check_steps(restored: checkpoint.Restored, steps: int, run: Path) -> checkpoint.Restored:
+    """Checks that the number of steps per epoch has not changed, and stores it."""
+    original = restored.progress.steps
+    if original not in (0, steps):
         raise RunError(
-            f"{run}: was begun with {begun} steps an epoch, which are {steps} now: the training "
-            "part has another size, or shards are divided among another number of workers; bring "
-            "back what it was, or begin anew in another --out"
+            f"{run}: was started with {original} steps per epoch, but has {steps} now: the "
+            "size of the training split, or the number of workers that share its shards, has "
+            "changed; restore it, or start a new run in another --out"
         )
     return replace(restored, progress=replace(restored.progress, steps=steps))
 
 
 def _refuse_other_samples(data: RunData, digest: Digest, workers: Collectives) -> None:
-    """Refuses workers that were given unlike data."""
+    """Checks that all workers have the same data."""
     rows = "\n".join("\t".join(row) for part in digest.values() for row in part)
-    mine = np.array(zlib.crc32(rows.encode()), np.int64)
-    (chiefs,) = workers.from_chief([mine])
-    if chiefs != mine:
+    own = np.array(zlib.crc32(rows.encode()), np.int64)
+    (chiefs,) = workers.from_chief([own])
+    if chiefs != own:
         raise DataError(
             f"{data.parts.format}: worker {workers.index + 1} has other samples than the chief: "
-            "data.root, data.lists and data.label_map must lead to the same data on every worker"
+            "data.root, data.lists and data.label_map must refer to the same data on every worker"
         )
 
 
 def _write_start(
-    config: RunConfig, place: _Place, data: RunData, share: Share, epochs_done: int
+    config: RunConfig, context: _Context, data: RunData, share: Share, epochs_done: int
 ) -> None:
-    """Writes what a run is, and says on what it trains."""
-    train, strategy = config.train, place.strategy
+    """Writes the files that describe a run, and reports the devices it is trained on."""
+    train, strategy = config.train, context.strategy
     devices = [device.name for device in tf.config.list_logical_devices()]
-    if place.workers.count > 1:  # there the list is of every machine's
+    if context.workers.count > 1:  # the list contains the devices of all machines
         devices = list(strategy.extended.worker_devices)
-    if place.workers.chief:
-        write_text(place.run / CONFIG, to_yaml(config))
-        write_classes(place.run, data.parts.taxonomy)
-        write_sizes(place.run, data.train.sizes)
-        write_digest(place.run, place.digest)
-        say = place.console.print
+    if context.workers.chief:
+        write_text(context.run / CONFIG, to_yaml(config))
+        write_classes(context.run, data.parts.taxonomy)
+        write_sizes(context.run, data.train.sizes)
+        write_digest(context.run, context.digest)
+        say = context.console.print
         write_environment(
-            place.run, devices, train.precision, workers=place.workers.count, warn=say
+            context.run, devices, train.precision, workers=context.workers.count, warn=say
         )
-        keep_sound_rows(place.run / "metrics.csv", epochs_done, say)
-    replicas, workers = strategy.num_replicas_in_sync, place.workers.count
+        keep_sound_rows(context.run / "metrics.csv", epochs_done, say)
+    replicas, workers = strategy.num_replicas_in_sync, context.workers.count
     rate = scaled_rate(train)
-    place.console.print(
+    context.console.print(
         f"{replicas} {'replica' if replicas == 1 else 'replicas'} on {_kinds(devices)}"
         f"{f' of each of {workers} workers' if workers > 1 else ''}, {train.precision}, "
-        f"{share.steps} {'step' if share.steps == 1 else 'steps'} an epoch"
+        f"{share.steps} {'step' if share.steps == 1 else 'steps'} per epoch"
         f"{f', learning rate {rate:g}' if rate != train.learning_rate else ''}"
     )
 
 
 def _learn(
     config: RunConfig,
-    place: _Place,
+    context: _Context,
     data: RunData,
     share: Share,
     *,
     model: CCFNet,
     restored: checkpoint.Restored,
 ) -> None:
-    """Trains from where the run is to its end."""
+    """Trains the remaining epochs."""
     parts, train, progress = data.parts, config.train, restored.progress
-    console, told = place.console, Preemption()
-    validation = Validation(parts, data.val.sizes, config.data, place.workers, console)
+    console, preemption = context.console, Preemption()
+    validation = Validation(parts, data.val.sizes, config.data, context.workers, console)
     bar = ProgressBar(console, train.epochs)
-    shown = parts.val or parts.train
-    epoch_end = EpochEnd(place.run, validation, shown, progress, train, told=told, console=console)
+    preview_samples = parts.val or parts.train
+    epoch_end = EpochEnd(
+        context.run,
+        validation,
+        preview_samples,
+        progress,
+        train,
+        preemption=preemption,
+        console=console,
+    )
     callbacks = [
         StopWhenNotFinite(progress.step, steps=share.steps, console=console),
         bar,
@@ -303,70 +313,72 @@ def _learn(
         )
 
     def learn(first_epoch: int, epochs: int, done: int) -> None:
-        """Trains to the end of `epochs`; of the first, `done` steps are done already."""
+        """Trains up to epoch `epochs`, skipping the first `done` steps of the first epoch."""
         model.fit(
-            _distributed(batches, first_epoch * share.steps + done, place),
+            _distributed(batches, first_epoch * share.steps + done, context),
             epochs=epochs,
             initial_epoch=first_epoch,
             steps_per_epoch=share.steps - done,
             callbacks=callbacks,
             verbose=0,
-            shuffle=False,  # the order is ours, and seeded
+            shuffle=False,  # the dataset is shuffled already, with the seed of the run
         )
 
     first, within = progress.epoch, progress.step - progress.epoch * share.steps
-    with told.listening(), closing(bar):
+    with preemption.listening(), closing(bar):
         if within == share.steps:  # received SIGTERM while the epoch was validated
-            whole = checkpoint.restore_figures(model, restored.metrics)
+            has_metrics = checkpoint.restore_figures(model, restored.metrics)
             epoch_end.set_model(model)
-            epoch_end.on_epoch_end(first, model.get_metrics_result() if whole else {})
-        elif within:  # Keras knows only whole epochs
+            epoch_end.on_epoch_end(first, model.get_metrics_result() if has_metrics else {})
+        elif within:  # the rest of the epoch needs a `fit` of its own, with fewer steps
             learn(first, first + 1, within)
         first += within > 0
         if first < train.epochs:
             learn(first, train.epochs, 0)
 
 
-def _distributed(batches: Callable[[int, int], Any], first_step: int, place: _Place) -> Any:
-    """Returns the batches from a step on as `model.fit` wants them."""
-    if place.workers.count == 1:
+def _distributed(batches: Callable[[int, int], Any], first_step: int, context: _Context) -> Any:
+    """Returns the batches from a step on, as the input of `model.fit`."""
+    if context.workers.count == 1:
         return batches(first_step, 1)
-    # Whole batches would be divided once more; these are this worker's own already.
-    replicas = place.strategy.num_replicas_in_sync // place.workers.count
-    return place.strategy.distribute_datasets_from_function(lambda _: batches(first_step, replicas))
+    # These batches are already divided among workers; `fit` would divide global batches again.
+    replicas = context.strategy.num_replicas_in_sync // context.workers.count
+    return context.strategy.distribute_datasets_from_function(
+        lambda _: batches(first_step, replicas)
+    )
 
 
 def _kinds(devices: Sequence[str]) -> str:
-    """Returns `CPU:0, CPU:1` of TensorFlow's long names; the GPUs alone where there are any."""
+    """Returns short device names such as `CPU:0, CPU:1`; only the GPUs if there are any."""
     short = [name.rsplit("/device:", 1)[-1] for name in devices]
     return ", ".join([name for name in short if name.startswith("GPU")] or short)
 
 
 @contextmanager
 def _resource_errors(config: RunConfig, run: Path, workers: int = 1) -> Iterator[None]:
-    """Turns TensorFlow's errors that a user can fix into one line."""
+    """Converts TensorFlow errors that a user can fix into one-line errors."""
     try:
         yield
     except CCFNetError:
         raise
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-        if NO_SPACE in str(error):  # TensorFlow has one error for memory and disk
+        if NO_SPACE in str(error):  # TensorFlow raises the same error for memory and disk
             raise ResourceError(
-                f"{run}: the disk is full; no checkpoint was damaged: free space and go on with "
-                "--resume"
+                f"{run}: the disk is full; no checkpoint was damaged: free disk space and continue "
+                "with --resume"
             ) from error
         raise ResourceError(
-            f"memory ran out with train.batch {config.train.batch}, data.crop {config.data.crop}, "
+            f"out of memory with train.batch {config.train.batch}, data.crop {config.data.crop}, "
             f"train.precision {config.train.precision}: lower the batch, then the crop"
             f"{', or use bfloat16' if config.train.precision == 'float32' else ''}"
         ) from error
     except tf.errors.OpError as error:
-        ours = original_error(error)
+        cause = original_error(error)
         if workers > 1 and isinstance(error, LOST):
             raise WorkerLostError(
                 f"{run}: another of the {workers} workers ended or cannot be reached: see its log, "
-                "then start all of them again with --resume"
+                "then restart all workers with --resume"
             ) from error
-        if ours is None:
+        if cause is None:
             raise
-        raise ours from error
+        raise cause from error

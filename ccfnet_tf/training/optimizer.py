@@ -1,7 +1,7 @@
-"""SGD and AdamW with a slower backbone, and the rate's course over a run.
+"""SGD and AdamW with a lower learning rate for the backbone, and the learning rate schedule.
 
-Scaling gradients would do nothing under Adam, so the rate itself is multiplied per variable, in
-the update and in the decoupled weight decay alike.
+Scaling gradients has no effect with Adam. The learning rate is therefore multiplied per variable,
+both in the update and in the decoupled weight decay.
 """
 
 from __future__ import annotations
@@ -16,39 +16,48 @@ from ccfnet_tf.config import TrainConfig
 from ccfnet_tf.training.ema import KeepsAverage
 
 MOMENTUM = 0.9
-# Keras's own. With it two replicas equal one to 2e-5, with 1e-5 to 1e-7, since it amplifies the
-# rounding of gradients that are nearly zero; but 1e-5 is as large as many gradients here.
+# The default of Keras. With it, two replicas agree with one to 2e-5, because a small epsilon
+# amplifies the rounding of gradients near zero. With 1e-5 they would agree to 1e-7, but 1e-5 is as
+# large as many gradients of this network.
 ADAM_EPSILON = 1e-7
 WEIGHT_DECAY = {"sgd": 1e-3, "adamw": 0.05}
-"""`train.weight_decay auto`.
+"""Values for `train.weight_decay: auto`.
 
-Decay is decoupled: kernels shrink by the rate times this in each step, over a run by about
-`1 - exp(-decay * sum of rates)`. SGD's is the L2 penalty of 1e-4 of PSPNet and DeepLab divided by
-`1 - momentum`, since a penalty's gradient goes through the momentum, which multiplies it by ten.
-AdamW's is in the range of published fine-tuning (1e-2 to 1e-1); with the presets' 40 epochs on
-Stanford Background (2560 steps of rate 1e-4, ten times that for the heads) kernels of the backbone
-shrink by 0.7 %, those of the heads by 6.5 %; at 1e-4 that would be 1e-5 and 1e-4.
+Weight decay is decoupled: each step shrinks the kernels by the learning rate times this value, a
+run by about `1 - exp(-decay * sum of rates)`. The value for SGD is the L2 penalty of 1e-4 of PSPNet
+and DeepLab divided by `1 - momentum`, because the gradient of a penalty passes through the
+momentum, which multiplies it by ten. The value for AdamW is in the range of published fine-tuning
+(1e-2 to 1e-1). In the presets' 40 epochs on Stanford Background (2560 steps at rate 1e-4, ten times
+that for the heads) it shrinks the kernels of the backbone by 0.7 % and those of the heads by 6.5 %;
+a value of 1e-4 would shrink them by fractions of 1e-5 and 1e-4.
 """
-# Weight decay is for kernels: batch norm and biases are scales and offsets, not filters.
-# Keras matches the variable's own name, not its path.
+# Only kernels are decayed: the parameters of batch norm and biases are scales and offsets.
+# Keras matches the name of the variable, not its path.
 NOT_DECAYED = ["gamma", "beta", "bias", "scale"]
 
 
 @keras.saving.register_keras_serializable("ccfnet")
 class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up times polynomial decay: `base * min(1, (t + 1) / w) * (1 - t / T) ** p`."""
+    """Linear warm-up times polynomial decay: `base * min(1, (t + 1) / w) * (1 - t / T) ** p`.
+
+    Args:
+        base: Learning rate after warm-up, before decay.
+        steps: Number of steps T after which the rate is 0.
+        warmup_steps: Number of warm-up steps w.
+        power: Exponent p of the decay.
+    """
 
     def __init__(self, base: float, steps: int, warmup_steps: int = 0, power: float = 0.9) -> None:
         self.base = base
         self.steps = steps
         self.warmup_steps = warmup_steps
         self.power = power
-        # Steps that were taken before the optimizer began; above 0 where a run lost its state.
-        self.begun = 0
+        # Steps made before the optimizer was created; above 0 if a run lost its optimizer state.
+        self.first_step = 0
 
     def __call__(self, step: Any) -> tf.Tensor:
-        """Returns the rate of step t, 0 from T on."""
-        step = tf.cast(step, tf.float32) + self.begun
+        """Returns the learning rate of step t, which is 0 from step T on."""
+        step = tf.cast(step, tf.float32) + self.first_step
         warm = tf.minimum(1.0, (step + 1.0) / max(self.warmup_steps, 1))
         left = tf.maximum(0.0, 1.0 - step / self.steps)
         return self.base * warm * left**self.power
@@ -64,10 +73,10 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class _RateByVariable:
-    """Mixin for a Keras optimizer: the backbone learns at the rate, all else at a multiple."""
+    """Mixin for a Keras optimizer that multiplies the learning rate outside of the backbone."""
 
     def set_rates(self, backbone: list[keras.Variable], head_rate: float) -> None:
-        """Says which variables keep the plain rate; call it before `build`."""
+        """Sets the variables that keep the base rate; must be called before `build`."""
         self._backbone_ids = {id(variable) for variable in backbone}
         self._head_rate = head_rate
 
@@ -87,7 +96,8 @@ class _RateByVariable:
         super().update_step(gradient, variable, rate)  # type: ignore[misc]
 
     def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
-        # Keras's own, but with each variable's rate; private, so a test holds it to NumPy's AdamW.
+        # Like Keras's private method, but with the rate of each variable. A test compares it with
+        # an AdamW written in NumPy.
         decay = self.weight_decay  # type: ignore[attr-defined]
         if not decay:
             return
@@ -109,19 +119,20 @@ class _RateByVariable:
 
 
 class CascadeSGD(_RateByVariable, KeepsAverage, keras.optimizers.SGD):
-    """SGD with momentum, decoupled decay, and a rate per part."""
+    """SGD with momentum, decoupled weight decay, and separate rates for backbone and heads."""
 
 
 class CascadeAdamW(_RateByVariable, KeepsAverage, keras.optimizers.AdamW):
-    """AdamW with a rate per part."""
+    """AdamW with separate rates for backbone and heads."""
 
 
 def scaled_rate(config: TrainConfig) -> float:
-    """Returns the backbone's rate at the start of the decay, for this run's batch.
+    """Returns the initial learning rate of the backbone, scaled to the batch size of the run.
 
-    `learning_rate` is meant for batches of `rate_for_batch`. SGD's grows with the batch (Goyal et
-    al. 2017, section 2.1), AdamW's with its square root (Malladi et al. 2022, of whose rule this
-    is the rate alone: the betas and epsilon stay). Both hold for moderate growth, with warm-up.
+    `learning_rate` refers to batches of `rate_for_batch` images. The rate of SGD is scaled linearly
+    with the batch size (Goyal et al. 2017, section 2.1), that of AdamW with its square root
+    (Malladi et al. 2022; only the rate is scaled, the betas and epsilon are not). Both rules hold
+    for moderate factors, with warm-up.
     """
     if not config.rate_for_batch:
         return config.learning_rate
@@ -130,16 +141,16 @@ def scaled_rate(config: TrainConfig) -> float:
 
 
 def make_optimizer(config: TrainConfig, *, steps: int, model: keras.Model) -> Any:
-    """Makes and builds the optimizer of a run.
+    """Creates and builds the optimizer of a run.
 
     Args:
-        config: Rates, decay, averaging, precision's loss scaling.
-        steps: Steps of the whole run, where the rate reaches zero.
-        model: Its `backbone` layer learns at the plain rate.
+        config: Optimizer, learning rates, weight decay, averaging and precision.
+        steps: Total number of steps of the run, after which the rate is zero.
+        model: The model to train. Its `backbone` layer uses the base rate.
 
     Returns:
-        A built Keras optimizer, wrapped for loss scaling when the model computes in float16. With
-        `config.ema` its variables hold the running averages too, see `ema.RunningAverage`.
+        A built Keras optimizer, wrapped in `LossScaleOptimizer` for float16. With `config.ema` its
+        variables include the running averages; see `ema.RunningAverage`.
     """
     schedule = PolyDecay(
         scaled_rate(config), steps, round(config.warmup * steps), config.poly_power

@@ -1,7 +1,7 @@
-"""Whose a run folder is, and which configuration a run has: before anything is read or built.
+"""Decides whether a run folder may be written to, and which configuration the run uses.
 
-A folder holds one run. A resumed run is the same run: it keeps its configuration, but for where its
-data lie and what it runs on.
+Runs before data are read or the network is built. A folder contains one run. A resumed run keeps
+its configuration, except for the location of its data and the devices it runs on.
 """
 
 from __future__ import annotations
@@ -36,68 +36,70 @@ FREE_ON_RESUME = {
     "data": ("root", "workers", "cache", "absent_classes"),
     "train": ("strategy", "virtual_cpus", "checkpoint_every"),
 }
-"""Keys of a resumed run that may change."""
+"""Configuration keys that may change when a run is resumed."""
 
 LOCK = ".lock"
-WRITTEN = (CHECKPOINTS, LISTS, "previews", "tensorboard")
+WRITABLE_FOLDERS = (CHECKPOINTS, LISTS, "previews", "tensorboard")
 """Folders of a run that files are written to."""
 
 
 def claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> RunConfig:
-    """Refuses to mix two runs in one folder.
+    """Checks that a run may use a folder, and returns its configuration.
 
     Args:
-        config: The configuration asked for.
+        config: The requested configuration.
         run: The run folder.
-        resume: Go on with the run that is there.
-        config_given: `config` stems from a file that the user named, not from the run.
+        resume: Resume the existing run.
+        config_given: Whether `config` was read from a file that the user passed, not from the run.
 
     Returns:
-        The configuration to use, with whole paths, the layout found and a precision.
+        The configuration to use, with absolute paths, the detected data layout and a precision.
 
     Raises:
-        CCFNetError: The folder holds another run, none, or one that cannot go on.
+        CCFNetError: The folder contains another run, no run to resume, or one that cannot be
+            resumed.
     """
     stored = run / CONFIG
     if not resume:
         refuse_file(run)
         if _occupied(run):
-            go_on = "go on with --resume, or " if stored.is_file() else ""
-            raise RunError(f"{run}: already there and not empty; {go_on}choose another --out")
+            option = "continue with --resume, or " if stored.is_file() else ""
+            raise RunError(f"{run}: already exists and is not empty; {option}choose another --out")
         refuse_unwritable(run)
         return _resolved(config)
     refuse_unwritable(run)
     if not stored.is_file():
-        if config_given and not _occupied(run):  # one command, first and after every preemption
+        if config_given and not _occupied(run):  # the same command may start and resume a run
             return _resolved(config)
-        raise RunError(f"{run}: no config.yaml, so there is no run to resume; leave --resume out")
-    for name in WRITTEN:  # the folder may be a stranger's
+        raise RunError(f"{run}: no config.yaml, so there is no run to resume; omit --resume")
+    for name in WRITABLE_FOLDERS:  # the folder may come from an untrusted source
         refuse_links(run, run / name)
         refuse_unwritable(run / name)
         remove_leftovers(run / name)
     _refuse_unwritable_lock(run / LOCK)
     remove_leftovers(run)
-    if not goes_on(run):
+    if not can_resume(run):
         _refuse_lost_checkpoint(run)
         return _resolved(config)
     earlier = read_config(stored)
     now = _resolved(config, earlier.train.precision)
-    now = replace(now, data=_own_where_stored(now.data, stored))
+    now = replace(now, data=_with_copies(now.data, stored))
     try:
         _refuse_changes(now, earlier, run)
     except ConfigError as error:
         if not config_given:
             raise
-        hint = "leave --config out: a resumed run has its own configuration"
+        hint = "omit --config: a resumed run uses its own configuration"
         raise ConfigError(f"{error} ({hint})") from error
     return _with_free_keys(earlier, now)
 
 
 def _refuse_unwritable_lock(lock: Path) -> None:
-    """Refuses another user's run before a network is built; a link is replaced later."""
+    """Checks early that an existing lock file is writable; a link is replaced later."""
     if lock.exists() and not lock.is_symlink() and not os.access(lock, os.W_OK):
         raise ResourceError(
-            f"{lock}: cannot be written: change its rights, or copy the run and resume the copy"
+            f"{lock}: cannot be written: change its permissions, or copy the run and resume "
+            "the copy"
         )
 
 
@@ -105,18 +107,18 @@ def _occupied(run: Path) -> bool:
     return run.exists() and (not run.is_dir() or any(each.name != LOCK for each in run.iterdir()))
 
 
-def _own_where_stored(data: DataConfig, stored: Path) -> DataConfig:
-    """Returns `data` with the run's copies of the lists and label map that its file names."""
+def _with_copies(data: DataConfig, stored: Path) -> DataConfig:
+    """Returns `data` with the run's copies of lists and label map, if config.yaml names them."""
     named = from_yaml(stored.read_text(encoding="utf-8"), source=str(stored)).data
     same = (data.lists, data.label_map) == (named.lists, named.label_map)
     return with_own_files(data, stored.parent) if same else data
 
 
 def keep_files(data: DataConfig, run: Path) -> DataConfig:
-    """Copies lists and label map into the run, so that it is evaluated on what it was trained on.
+    """Copies lists and label map into the run, so that it is evaluated on the same splits.
 
     Returns:
-        `data` with the copies.
+        `data` with the paths of the copies.
     """
     if data.lists:
         lists = Path(data.lists)
@@ -130,18 +132,19 @@ def keep_files(data: DataConfig, run: Path) -> DataConfig:
 
 
 def last_checkpoint(run: Path) -> Path:
-    """Returns the file that a run goes on from, where it is sound."""
+    """Returns the path of the checkpoint that a run is normally resumed from."""
     return run / CHECKPOINTS / "last.npz"
 
 
-def goes_on(run: Path) -> bool:
-    """Returns whether a run has a checkpoint to go on from; a resumed run begins anew without.
+def can_resume(run: Path) -> bool:
+    """Returns whether a run has a checkpoint to resume from; otherwise it starts from scratch.
 
-    `best.npz` alone may be what a kill left before the run was first saved. Then the run begins
-    anew, and comes to the same weights, which a run that goes on without its optimizer does not.
+    If only `best.npz` exists, the run may have been killed before its complete state was first
+    saved. It is then started from scratch, which reproduces the same weights. Resuming without the
+    state of the optimizer would not.
 
     Raises:
-        RunError: The run's configuration cannot be read.
+        RunError: The configuration of the run cannot be read.
     """
     folder = run / CHECKPOINTS
     if last_checkpoint(run).is_file() or (folder / PREVIOUS).is_file():
@@ -150,26 +153,26 @@ def goes_on(run: Path) -> bool:
 
 
 def _was_saved(run: Path) -> bool:
-    """Returns whether more was learned than a kill before the first save can leave."""
+    """Returns whether the run got so far that its complete state must have been saved."""
     if not (run / CONFIG).stat().st_size:  # killed between `open_run` and its first file
         return False
     every = parse_every(read_config(run / CONFIG).train.checkpoint_every)
     unsaved = every.count if every.unit == "epoch" else 1
-    learned = max(epochs_written(run / "metrics.csv"), read_epoch(run / CHECKPOINTS / BEST))
-    return learned > unsaved
+    finished = max(epochs_written(run / "metrics.csv"), read_epoch(run / CHECKPOINTS / BEST))
+    return finished > unsaved
 
 
 def _refuse_lost_checkpoint(run: Path) -> None:
-    """Refuses to begin anew where what was learned is lost."""
+    """Raises an error instead of restarting a run whose checkpoints were deleted."""
     if _was_saved(run):
         raise RunError(
-            f"{last_checkpoint(run)}: missing, so the run cannot go on, and there is no {PREVIOUS} "
-            f"or {BEST} beside it: start another with --out NEW"
+            f"{last_checkpoint(run)}: missing, so the run cannot be resumed, and there is no "
+            f"{PREVIOUS} or {BEST} in the same folder: start another run with --out NEW"
         )
 
 
 def _resolved(config: RunConfig, auto: Precision | None = None) -> RunConfig:
-    """Returns the configuration with whole paths, and with a precision in place of `auto`."""
+    """Returns the configuration with absolute paths, and with `auto` precision resolved."""
     precision = config.train.precision
     if precision == "auto":
         precision = auto or resolve_precision(precision)
@@ -177,11 +180,11 @@ def _resolved(config: RunConfig, auto: Precision | None = None) -> RunConfig:
 
 
 def resolved_paths(config: RunConfig) -> RunConfig:
-    """Returns the configuration with whole paths, and with the layout that its data have."""
+    """Returns the configuration with absolute paths and the detected layout of its data."""
     model, weights = config.model, config.model.backbone_weights
     if weights not in (IMAGENET, NO_WEIGHTS):
-        weights = _whole(weights)
-    init_from = model.init_from and _whole(model.init_from)
+        weights = _absolute(weights)
+    init_from = model.init_from and _absolute(model.init_from)
     return replace(
         config,
         data=_resolved_data(config.data),
@@ -190,18 +193,18 @@ def resolved_paths(config: RunConfig) -> RunConfig:
 
 
 def _resolved_data(data: DataConfig) -> DataConfig:
-    """Returns the data's configuration with whole paths and the layout that was found."""
+    """Returns the data configuration with absolute paths and the detected layout."""
     return replace(
         data,
         format=with_format(data).format,
-        root=data.root and _whole(data.root),
-        lists=data.lists and _whole(data.lists),
-        label_map=data.label_map and _whole(data.label_map),
-        cache=data.cache if data.cache in CACHES else _whole(data.cache),
+        root=data.root and _absolute(data.root),
+        lists=data.lists and _absolute(data.lists),
+        label_map=data.label_map and _absolute(data.label_map),
+        cache=data.cache if data.cache in CACHES else _absolute(data.cache),
     )
 
 
-def _whole(path: str) -> str:
+def _absolute(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().resolve())
 
 
@@ -217,51 +220,55 @@ def _with_free_keys(earlier: RunConfig, now: RunConfig) -> RunConfig:
 
 def _refuse_changes(now: RunConfig, earlier: RunConfig, run: Path) -> None:
     if now.seed != earlier.seed:
-        raise ConfigError(f"seed is {now.seed} but {run} was begun with {earlier.seed}")
+        raise ConfigError(f"seed is {now.seed} but {run} was started with {earlier.seed}")
     for section in ("data", "model", "train"):
-        mine, theirs = vars(getattr(now, section)), vars(getattr(earlier, section))
-        for key, value in mine.items():
-            if value != theirs[key] and key not in FREE_ON_RESUME.get(section, ()):
+        values, originals = vars(getattr(now, section)), vars(getattr(earlier, section))
+        for key, value in values.items():
+            if value != originals[key] and key not in FREE_ON_RESUME.get(section, ()):
                 raise ConfigError(
-                    f"{section}.{key} is {value} but {run} was begun with {theirs[key]}: a resumed "
-                    "run keeps its configuration; for another, use a new --out with "
+                    f"{section}.{key} is {value} but {run} was started with {originals[key]}: a "
+                    "resumed run keeps its configuration; to change it, use a new --out with "
                     f"--model.init_from {shlex.quote(str(run))}"
                 )
 
 
 def open_run(run: Path, resume: bool) -> None:
-    """Makes the run folder, and claims it by its configuration file."""
+    """Creates the run folder, and claims it by creating its configuration file."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        os.close(_open_here(run / CONFIG, 0 if resume else os.O_EXCL))
+        os.close(_open_no_follow(run / CONFIG, 0 if resume else os.O_EXCL))
     except FileExistsError as error:
-        raise RunError(f"{run}: another run has begun there; choose another --out") from error
+        raise RunError(f"{run}: another run was started there; choose another --out") from error
     except OSError as error:
-        raise RunError(f"{run}: cannot be made ({error.strerror}); choose another --out") from error
+        raise RunError(
+            f"{run}: cannot be created ({error.strerror}); choose another --out"
+        ) from error
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Keeps a second process from training the same run; the system unlocks it at any end.
+    """Locks a run against training by a second process.
+
+    The operating system releases the lock however the process ends.
 
     Raises:
-        RunError: Another process is training it.
+        RunError: Another process is training the run.
     """
     lock = run / LOCK
-    if lock.is_symlink():  # planted, or of a copy: what it leads to is none of ours
+    if lock.is_symlink():  # planted, or from a copied run: its target must not be written to
         lock.unlink()
-    with os.fdopen(_open_here(lock), "w") as file:
+    with os.fdopen(_open_no_follow(lock), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(
-                f"{run}: another process is training it; wait for its end, or choose another --out"
+                f"{run}: another process is training it; wait for it, or choose another --out"
             ) from error
-        except OSError:  # a file system without locks: then nothing is kept out
+        except OSError:  # the file system does not support locks: train without one
             pass
         yield
 
 
-def _open_here(path: Path, flags: int = 0) -> int:
-    """Opens or makes a file to write, leaving what is in it; never what a link leads to."""
+def _open_no_follow(path: Path, flags: int = 0) -> int:
+    """Opens or creates a file for writing without truncating it or following links."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o666)

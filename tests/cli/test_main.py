@@ -160,7 +160,7 @@ def test_an_existing_run_is_not_restarted(
 ) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     assert cli.main(["fit", "--out", str(tmp_path)]) == EXIT_USER_ERROR
-    assert "go on with --resume, or choose another --out" in capsys.readouterr().err
+    assert "continue with --resume, or choose another --out" in capsys.readouterr().err
 
 
 def test_nothing_to_resume_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,8 +301,8 @@ def test_invalid_training_options_are_refused_before_the_run_folder_is_created(
     out = tmp_path / "run"
     args = ["fit", "--config", "folder", "--data.root", str(SAMPLE), "--out", str(out)]
     args += ["--model.backbone", "mobilenet_v2", "--train.epochs", "1", *options]
-    if message is None:  # Three images on two replicas.
-        message = r"train.batch is 3: it must divide by the 2 replicas; try 4"
+    if message is None:  # three images on two replicas
+        message = r"train.batch is 3: it must be divisible by the 2 replicas; try 4"
         pytest.importorskip("tensorflow")
         done = run(*args, "--train.virtual_cpus", "2")
         assert (done.returncode, done.stderr.count("\n")) == (EXIT_USER_ERROR, 1)

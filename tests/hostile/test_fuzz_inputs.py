@@ -277,7 +277,7 @@ def test_weights_with_links_to_other_files(
         change(opened)
     with (
         grows_at_most(1 << 28),
-        pytest.raises(ConfigError, match=r"a\.weights\.h5 does not fit toy: it is damaged"),
+        pytest.raises(ConfigError, match=r"a\.weights\.h5 does not match toy: the file is damaged"),
     ):
         weights.load_backbone_weights(model, "toy", file)
 
@@ -292,7 +292,7 @@ def test_weights_that_crash_or_hang_their_process(
     model.save_weights(file)
     monkeypatch.setattr(weights, "_TRIAL", trial)
     monkeypatch.setattr(weights, "_TRIAL_SECONDS", 1.0)
-    with pytest.raises(ConfigError, match="does not fit toy: it is damaged"):
+    with pytest.raises(ConfigError, match="does not match toy: the file is damaged"):
         weights.load_backbone_weights(model, "toy", file)
 
 

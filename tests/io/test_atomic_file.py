@@ -82,8 +82,8 @@ def test_the_error_for_the_first_checkpoint_mentions_no_older_one(
     with pytest.raises(ResourceError) as caught:
         write_arrays(tmp_path / "last.npz", {"model/a/kernel": np.zeros(3)})
     assert str(caught.value) == (
-        f"disk full while saving {tmp_path / 'last.npz'}: no checkpoint was damaged: free space "
-        "and go on with --resume"
+        f"disk full while saving {tmp_path / 'last.npz'}: no checkpoint was damaged: free "
+        "disk space and continue with --resume"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -107,8 +107,8 @@ def test_full_disk_leaves_the_older_checkpoint(small_disk: Path) -> None:
     with pytest.raises(ResourceError) as caught:
         write_arrays(path, {"model/a/kernel": np.zeros(10**6)})
     assert str(caught.value) == (
-        f"disk full while saving {path}: no checkpoint was damaged: free space and go on with "
-        "--resume"
+        f"disk full while saving {path}: no checkpoint was damaged: free disk space and "
+        "continue with --resume"
     )
     np.testing.assert_array_equal(read_arrays(path)["model/a/kernel"], older["model/a/kernel"])
     assert list(path.parent.iterdir()) == [path]

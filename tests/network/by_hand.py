@@ -23,15 +23,15 @@ EPSILON, MOMENTUM = 1e-3, 0.99  # Keras's for batch norm
 
 @dataclass(frozen=True)
 class Learning:
-    """What a step minimises, and how.
+    """The loss of a step, and how it is minimised.
 
     Attributes:
         coarse: Weight of coarse's cross-entropy; likewise `attention`, `refine` and `fine`.
-        class_weights: [C]; None weighs all the same.
-        balanced: Hard and easy pixels have the same say in attention's loss.
-        clip_norm: Largest norm of the gradient; 0 does not clip.
-        parts: The batch is learned in so many parts.
-        frozen: Batch norm stays as it is.
+        class_weights: [C]; None gives all classes the same weight.
+        balanced: Hard and easy pixels have the same total weight in the attention loss.
+        clip_norm: Maximum norm of the gradient; 0 disables clipping.
+        parts: Number of micro-batches.
+        frozen: Batch norm is not trained.
     """
 
     coarse: float = 1.0
@@ -47,13 +47,13 @@ class Learning:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step finds.
+    """Results of a step.
 
     Attributes:
-        gradients: Of every weight that learns.
-        statistics: Batch norm's moving mean and variance afterwards.
-        figures: Losses and accuracies, means over labelled pixels.
-        pixels: Labelled pixels.
+        gradients: Gradient of every trained weight.
+        statistics: Moving mean and variance of batch norm after the step.
+        figures: Losses and accuracies, as means over labelled pixels.
+        pixels: Number of labelled pixels.
     """
 
     gradients: Weights
@@ -63,7 +63,7 @@ class Step:
 
 
 def step(weights: Weights, images: np.ndarray, labels: np.ndarray, how: Learning) -> Step:
-    """Returns what one step on images [B, H, W, 3] and labels [B, H, W] (-1 is void) finds."""
+    """Returns the results of one step on images [B, H, W, 3] and labels [B, H, W] (-1 is void)."""
     learned = {name: value for name, value in weights.items() if _learns(name, how)}
     variables = {name: tf.constant(value, tf.float64) for name, value in weights.items()}
     gradients = {name: np.zeros(value.shape) for name, value in learned.items()}
@@ -137,7 +137,7 @@ def _softmax(logits: tf.Tensor) -> tf.Tensor:
 
 
 def blend(logits: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Returns the answer's probabilities [B, H, W, C]: P(easy) coarse + P(hard) fine."""
+    """Returns the blended probabilities [B, H, W, C]: P(easy) coarse + P(hard) fine."""
     hard, easy = tf.split(_softmax(logits["attention"]), 2, -1)
     return easy * _softmax(logits["coarse"]) + hard * _softmax(logits["fine"])
 
@@ -145,7 +145,7 @@ def blend(logits: dict[str, tf.Tensor]) -> tf.Tensor:
 def _losses(
     logits: dict[str, tf.Tensor], labels: np.ndarray, whole: np.ndarray, how: Learning
 ) -> dict[str, tf.Tensor]:
-    """Returns a part's share of each mean over the labelled pixels of the whole batch."""
+    """Returns a micro-batch's share of each mean over the labelled pixels of the batch."""
     classes = logits["coarse"].shape[-1]
     truth = np.maximum(labels, 0)
     of_class = np.ones(classes) if how.class_weights is None else np.array(how.class_weights)
@@ -170,7 +170,7 @@ def _losses(
 
 
 def _attention_mass(easy: np.ndarray, labels: np.ndarray, how: Learning) -> np.ndarray:
-    """Returns weights [B, H, W] that add up to the labelled pixels."""
+    """Returns weights [B, H, W] that sum to the number of labelled pixels."""
     valid = labels >= 0
     if not how.balanced:
         return valid.astype(float)
@@ -185,6 +185,6 @@ def _accuracies(logits: dict[str, tf.Tensor], labels: np.ndarray, pixels: int) -
 
 
 def answers(logits: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
-    """Returns the class ids [B, H, W] that coarse, fine and refine answer."""
+    """Returns the class ids [B, H, W] predicted by coarse, fine and refine."""
     scores = {"coarse": logits["coarse"], "fine": logits["fine"], "refine": blend(logits)}
     return {head: value.numpy().argmax(-1) for head, value in scores.items()}

@@ -23,9 +23,9 @@ Build = Callable[..., CCFNet]
 
 @pytest.fixture(scope="session")
 def small_network() -> Build:
-    """Builds narrow networks of 5 classes without weights; the same arguments, the same object.
+    """Builds narrow, randomly initialised networks of 5 classes, cached by their arguments.
 
-    Tests must leave its weights alone, or use `fresh_weights`.
+    Tests must not change the weights, or use `fresh_weights`.
     """
     made: dict[tuple[Any, ...], CCFNet] = {}
 
@@ -41,8 +41,8 @@ def small_network() -> Build:
                 batch_norm_momentum=0.0,
                 **options,
             )
-            # With momentum 0 one look sets the statistics; with those of a new network the
-            # signal would die out on the way and no test could see a difference.
+            # With momentum 0 one batch sets the statistics. With the initial statistics the
+            # signal would vanish, and no test could see a difference.
             images = np.random.default_rng(0).integers(0, 256, (4, 65, 65, 3), np.uint8)
             model(images, training=True)
             made[key] = model
@@ -53,7 +53,7 @@ def small_network() -> Build:
 
 @pytest.fixture
 def borrowed(small_network: Build) -> Iterator[Build]:
-    """Like `small_network`, but weights are put back after the test."""
+    """Like `small_network`, but restores the weights after the test."""
     before: list[tuple[CCFNet, list[np.ndarray]]] = []
 
     def build(backbone: str = "mobilenet_v2", **options: Any) -> CCFNet:
@@ -68,7 +68,7 @@ def borrowed(small_network: Build) -> Iterator[Build]:
 
 @pytest.fixture(scope="session")
 def mobilenet_file() -> Path:
-    """The ImageNet weights of MobileNetV2, which the repository does not ship."""
+    """The ImageNet weights of MobileNetV2, which are not part of the repository."""
     beside = Path(network.__file__).parents[2].parent / "shared" / "weights"
     path = Path(os.environ.get("CCFNET_WEIGHTS_DIR", beside)) / MOBILENET_FILE
     if not path.is_file():

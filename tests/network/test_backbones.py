@@ -12,7 +12,7 @@ from ccfnet_tf.network.weights import copy_weights
 
 
 def randomise(model: keras.Model) -> None:
-    """Gives batch norms statistics and scales that show whether they were carried over."""
+    """Sets random batch norm statistics and scales, so that a missing copy is detected."""
     rng = np.random.default_rng(3)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -89,7 +89,7 @@ def test_parameters_and_channels(name: str, parameters: int, detail: int, featur
     ]
 
 
-def test_precision_is_written_into_every_layer_and_nowhere_else() -> None:
+def test_precision_is_set_on_every_layer_but_not_globally() -> None:
     precision = LayerOptions("mixed_bfloat16", batch_norm_momentum=0.9, synchronized=True)
     backbone = build_backbone("mobilenet_v2", None, precision)
     norms = [x for x in backbone.layers if isinstance(x, keras.layers.BatchNormalization)]
@@ -105,7 +105,7 @@ def test_unknown_name_is_refused_with_the_nearest() -> None:
         build_backbone("resnet5", None, LayerOptions())
 
 
-def test_a_random_resnet_begins_as_its_shortcuts() -> None:
+def test_residual_branches_of_a_random_resnet_start_at_zero() -> None:
     backbone = build_backbone("resnet50", None, LayerOptions())
     last = [layer for layer in backbone.layers if layer.name.endswith("_3_bn")]
     assert len(last) == 16
@@ -113,6 +113,6 @@ def test_a_random_resnet_begins_as_its_shortcuts() -> None:
     assert backbone.get_layer("conv2_block1_0_bn").gamma.numpy().all()
 
 
-def test_a_random_mobilenet_passes_something_on() -> None:
+def test_a_random_mobilenet_has_nonzero_features() -> None:
     features = build_backbone("mobilenet_v2", None, LayerOptions())(np.ones((1, 33, 33, 3)))[1]
     assert np.ptp(features.numpy()) > 0

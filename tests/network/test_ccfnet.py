@@ -44,7 +44,7 @@ def test_layer_names(small_network: Build, options: dict[str, Any], names: list[
     assert sorted(layer.name for layer in small_network(**options).layers) == sorted(names)
 
 
-def test_parameters_of_the_papers_form(small_network: Build) -> None:
+def test_number_of_parameters_of_the_paper_architecture(small_network: Build) -> None:
     f, w, c = 320, CHANNELS, CLASSES
     norm = 4 * w
     coarse = 9 * f * w + norm + (w + 1) * c
@@ -55,7 +55,7 @@ def test_parameters_of_the_papers_form(small_network: Build) -> None:
     assert small_network().count_params() == expected
 
 
-def test_parameters_of_the_full_form(small_network: Build) -> None:
+def test_number_of_parameters_with_all_inputs(small_network: Build) -> None:
     f, w, c, d = 320, CHANNELS, CLASSES, 144
     norm = 4 * w
     coarse = 9 * f * w + norm + (w + 1) * c
@@ -118,7 +118,7 @@ def test_low_precision_keeps_logits_float32(small_network: Build, precision: str
     assert {value.dtype for value in outputs.values()} == {tf.float32}
     assert all(np.isfinite(value).all() for value in outputs.values())
     hidden = [x for x in model.layers if x.name.endswith(("_conv", "_norm", "_join"))]
-    # The pyramid's few means are exact, and cost nothing.
+    # The pyramid pools in float32, at negligible cost.
     exact_ones = [
         x for x in hidden if x.name.startswith(tuple(f"pyramid_{n}_" for n in (1, 2, 3, 6)))
     ]
@@ -128,18 +128,18 @@ def test_low_precision_keeps_logits_float32(small_network: Build, precision: str
         "float32"
     ] * 3
     expected = exact(images)["coarse"]
-    # How much is lost depends on the processor: some round sums more often than others.
+    # The loss of precision depends on the processor: some round sums more often than others.
     assert np.abs(outputs["coarse"] - expected).max() < 0.15 * np.ptp(expected)
 
 
-def test_small_pictures_are_refused_in_one_line(small_network: Build) -> None:
+def test_small_images_are_refused_in_one_line(small_network: Build) -> None:
     with pytest.raises(DataError, match="31 x 40 pixels") as caught:
         small_network()(np.zeros((1, 31, 40, 3), np.uint8))
     assert "\n" not in str(caught.value)
 
 
 def transparent(model: CCFNet) -> None:
-    """Sets weights that let a bump pass: positive, symmetric, narrow, nothing global."""
+    """Sets weights that preserve a bump: positive, symmetric, narrow, without global context."""
     rng = np.random.default_rng(5)
     pooled = {f"pyramid_{bins}_norm" for bins in (1, 2, 3, 6)}
     simple = {"beta": 0.0, "bias": 0.0, "moving_mean": 0.0, "moving_variance": 1.0, "scale": 1.0}
@@ -181,7 +181,7 @@ def centre_of_mass(weights: np.ndarray) -> np.ndarray:
         ),
     ],
 )
-def test_an_impulse_comes_out_where_it_went_in(
+def test_outputs_are_aligned_with_the_input(
     borrowed: Build, backbone: str, size: tuple[int, int]
 ) -> None:
     model = borrowed(backbone, **FULL)
@@ -212,7 +212,7 @@ def gradients_reach(model: CCFNet, output: str, layer: str) -> bool:
     return gradient is not None and bool(np.abs(gradient).max() > 0)
 
 
-def test_what_coarse_tells_the_others_has_no_way_back(small_network: Build) -> None:
+def test_no_gradient_flows_back_from_attention_and_fine_to_coarse(small_network: Build) -> None:
     model = small_network(**FULL)
     for output in ("attention_logits", "fine_logits"):
         assert not gradients_reach(model, output, "coarse_classifier")

@@ -29,7 +29,7 @@ def test_padding_works_where_sizes_are_known_at_run_time_only() -> None:
 
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 31), (1, 1)])
-def test_refuses_small_pictures_in_one_line(size: tuple[int, int]) -> None:
+def test_refuses_small_images_in_one_line(size: tuple[int, int]) -> None:
     with pytest.raises(DataError, match=f"{size[0]} x {size[1]} pixels.*at least 32") as caught:
         PadToGrid()(np.zeros((1, *size, 3), np.float32))
     assert "\n" not in str(caught.value)
@@ -37,7 +37,7 @@ def test_refuses_small_pictures_in_one_line(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 5), (31, 32), (50, 17), (32, 32), (40, 33)])
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
-def test_small_pictures_are_mirrored_in_the_graph_as_in_numpy(
+def test_small_images_are_mirrored_in_the_graph_as_in_numpy(
     size: tuple[int, int], kind: type
 ) -> None:
     images = np.random.default_rng(2).integers(0, 256, (2, *size, 3)).astype(kind)
@@ -66,13 +66,13 @@ def test_feature_k_lands_on_pixel_stride_k(stride: int, size: tuple[int, int]) -
     np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
-def test_stride_8_meets_stride_4_on_its_corners() -> None:
+def test_stride_8_is_aligned_with_stride_4() -> None:
     y, x = np.mgrid[:5, :7].astype(np.float32) * 2
     like = np.zeros((1, 9, 13, 4), np.float32)
     result = ResizeLike()([np.stack([y, x], -1)[None], like]).numpy()[0]
     np.testing.assert_allclose(result, np.stack(np.mgrid[:9, :13], -1), atol=1e-5)
 
 
-def test_resize_like_answers_in_its_compute_type() -> None:
+def test_resize_like_returns_its_compute_dtype() -> None:
     small, like = np.ones((1, 2, 2, 3), np.float32), np.ones((1, 4, 4, 1), np.float32)
     assert ResizeLike(dtype="mixed_bfloat16")([small, like]).dtype == tf.bfloat16

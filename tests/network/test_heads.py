@@ -30,7 +30,7 @@ def test_blend_by_hand() -> None:
     np.testing.assert_allclose(result, [0.55, 0.3, 0.15], atol=1e-6)
 
 
-def test_blend_trusts_one_branch_where_attention_is_sure() -> None:
+def test_blend_equals_one_head_where_attention_is_certain() -> None:
     coarse, fine = pixel(0.0, 1.0, 2.0), pixel(5.0, -1.0, 0.0)
     easy = blend(coarse, pixel(-40.0, 40.0), fine)
     hard = blend(coarse, pixel(40.0, -40.0), fine)
@@ -38,7 +38,7 @@ def test_blend_trusts_one_branch_where_attention_is_sure() -> None:
     np.testing.assert_allclose(hard, tf.nn.log_softmax(fine), atol=1e-6)
 
 
-def test_blend_stands_extreme_logits() -> None:
+def test_blend_is_finite_for_extreme_logits() -> None:
     rng = np.random.default_rng(0)
     shape = (2, 4, 4, 6)
     coarse, fine = (
@@ -73,7 +73,7 @@ def test_blend_and_its_gradient_equal_tensorflows_own_ops() -> None:
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
-def test_blend_shares_the_gradient_where_both_branches_agree() -> None:
+def test_blend_gradient_is_shared_where_both_heads_agree() -> None:
     coarse, fine = tf.Variable(pixel(0.0, 0.0)), tf.Variable(pixel(0.0, 0.0))
     with tf.GradientTape() as tape:
         logs = heads.Blend()([heads.log_softmax(coarse), pixel(0.0, 0.0), fine])
@@ -104,7 +104,7 @@ def test_pyramid_pooling_is_exact_for_uneven_sizes(size: tuple[int, int]) -> Non
             np.testing.assert_allclose(result, adaptive_average(x, bins), atol=1e-5)
 
 
-def test_confidence_joins_the_easy_logit() -> None:
+def test_confidence_is_added_to_the_easy_logit() -> None:
     coarse = np.log(pixel(0.9, 0.06, 0.04))
     layer = heads.AddConfidence()
     result = layer([pixel(0.5, -1.0), coarse]).numpy().ravel()
@@ -120,7 +120,7 @@ def test_confidence_of_a_certain_coarse_is_finite(logits: np.ndarray) -> None:
     np.testing.assert_allclose(result, [0.0, LOG(1e6)], rtol=0.01)
 
 
-def test_entropy_is_a_share_of_log_c() -> None:
+def test_entropy_is_normalised_by_log_c() -> None:
     sure, unsure = pixel(1.0, 0.0, 0.0, 0.0), pixel(0.25, 0.25, 0.25, 0.25)
     half = pixel(0.5, 0.5, 0.0, 0.0)
     entropy = [float(np.ravel(heads.Entropy()(p))[0]) for p in (sure, half, unsure)]

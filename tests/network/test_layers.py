@@ -1,4 +1,4 @@
-"""Every layer answers, learns and keeps statistics as the layer of Keras whose place it takes."""
+"""Every layer has the outputs, gradients and statistics of the Keras layer it replaces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ccfnet_tf.network import layers
 from ccfnet_tf.network.layers import BatchNorm, Conv, DepthwiseConv
 
 SHAPE = (2, 9, 12, 4)
-ENOUGH = layers.ENOUGH_PICTURES
+ENOUGH = layers.ENOUGH_IMAGES
 MANY = (8, 9, 3, 4)  # images enough for batch norm to take their statistics alone
 ROUNDING = {"float32": 1e-5, "mixed_bfloat16": 2e-2, "mixed_float16": 4e-3}
 CASES: list[tuple[type[keras.layers.Layer], dict[str, Any], tuple[int, ...]]] = [
@@ -44,7 +44,7 @@ CASES: list[tuple[type[keras.layers.Layer], dict[str, Any], tuple[int, ...]]] = 
 def pair(
     kind: type[keras.layers.Layer], options: dict[str, Any], shape: tuple[int, ...]
 ) -> list[keras.layers.Layer]:
-    """Returns Keras's layer and ours with the same weights, all of them other than at the start."""
+    """Returns Keras's layer and the faster one with the same random weights."""
     rng = np.random.default_rng(0)
     made = [kind.__bases__[0](**options), kind(**options)]
     for layer in made:
@@ -56,14 +56,14 @@ def pair(
 
 
 def learn(layer: keras.layers.Layer, x: tf.Tensor) -> list[np.ndarray]:
-    """Returns the answer, all gradients and, behind the step, all weights and the answer again."""
+    """Returns the output and all gradients, and after a step all weights and the output."""
     with tf.GradientTape() as tape:
         tape.watch(x)
-        answer = tf.function(layer)(x, training=True)
-        pull = np.random.default_rng(2).normal(size=answer.shape)
-        loss = tf.reduce_sum(tf.cast(answer, tf.float32) * tf.constant(pull, tf.float32))
+        output = tf.function(layer)(x, training=True)
+        pull = np.random.default_rng(2).normal(size=output.shape)
+        loss = tf.reduce_sum(tf.cast(output, tf.float32) * tf.constant(pull, tf.float32))
     variables = [variable.value for variable in layer.trainable_variables]
-    found = [answer, *tape.gradient(loss, [x, *variables]), *layer.get_weights()]
+    found = [output, *tape.gradient(loss, [x, *variables]), *layer.get_weights()]
     found.append(layer(x, training=False))
     return [tf.cast(value, tf.float32).numpy() for value in found]
 
@@ -73,26 +73,26 @@ def learn(layer: keras.layers.Layer, x: tf.Tensor) -> list[np.ndarray]:
 def test_equals_the_layer_of_keras(
     kind: type[keras.layers.Layer], options: dict[str, Any], shape: tuple[int, ...], policy: str
 ) -> None:
-    theirs, ours = pair(kind, {**options, "dtype": policy}, shape)
+    original, faster = pair(kind, {**options, "dtype": policy}, shape)
     plain, _ = pair(kind, {**options, "dtype": "float32"}, shape)
     x = np.random.default_rng(1).normal(1.0, 1.0, shape)
-    x = tf.cast(tf.constant(x, tf.float32), ours.compute_dtype)
-    found, rough, exact = learn(ours, x), learn(theirs, x), learn(plain, tf.cast(x, tf.float32))
+    x = tf.cast(tf.constant(x, tf.float32), faster.compute_dtype)
+    found, rough, exact = learn(faster, x), learn(original, x), learn(plain, tf.cast(x, tf.float32))
     assert len(found) > 3
     for mine, of_keras, truth in zip(found, rough, exact, strict=True):
-        # Where Keras's own sums are rounded at every addition, ours may be as far off.
+        # If Keras rounds its sums at every addition, the faster layer may deviate as much.
         bound = max(ROUNDING[policy] * np.abs(truth).max(), 1.5 * np.abs(of_keras - truth).max())
         np.testing.assert_allclose(mine, truth, rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize(("kind", "options", "shape"), CASES)
-def test_weights_and_configuration_are_those_of_keras(
+def test_weights_and_configuration_equal_those_of_keras(
     kind: type[keras.layers.Layer], options: dict[str, Any], shape: tuple[int, ...]
 ) -> None:
-    plain, ours = pair(kind, options, shape)
-    assert [(v.name, v.shape) for v in ours.weights] == [(v.name, v.shape) for v in plain.weights]
-    assert {**ours.get_config(), "name": ""} == {**plain.get_config(), "name": ""}
-    twin = keras.layers.deserialize(keras.layers.serialize(ours))
+    plain, faster = pair(kind, options, shape)
+    assert [(v.name, v.shape) for v in faster.weights] == [(v.name, v.shape) for v in plain.weights]
+    assert {**faster.get_config(), "name": ""} == {**plain.get_config(), "name": ""}
+    twin = keras.layers.deserialize(keras.layers.serialize(faster))
     assert type(twin) is kind
 
 
@@ -101,14 +101,14 @@ def gradient_ops(layer: keras.layers.Layer, shape: tuple[int, ...], *, training:
     def step(x: tf.Tensor) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(x)
-            answer = layer(x, training=training)
-        return tape.gradient(answer, [x, *(v.value for v in layer.trainable_variables)])
+            output = layer(x, training=training)
+        return tape.gradient(output, [x, *(v.value for v in layer.trainable_variables)])
 
     x = tf.TensorSpec(shape, layer.compute_dtype)
     return {op.type for op in step.get_concrete_function(x).graph.get_operations()}
 
 
-def test_a_dilated_convolution_is_not_cut_into_small_pictures() -> None:
+def test_a_dilated_convolution_is_not_split_into_small_images() -> None:
     if not layers.dilates_natively(tf.float32):
         pytest.skip("this TensorFlow has no gradient of a dilated convolution")
     layer = Conv(6, 3, padding="same", dilation_rate=2)
@@ -116,7 +116,7 @@ def test_a_dilated_convolution_is_not_cut_into_small_pictures() -> None:
     assert "SpaceToBatchND" not in gradient_ops(layer, SHAPE, training=True)
 
 
-def test_where_no_gradient_is_native_keras_convolves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_native_gradient_keras_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "dilates_natively", lambda dtype: False)
     layer = Conv(6, 3, padding="same", dilation_rate=2)
     layer.build(SHAPE)
@@ -124,7 +124,7 @@ def test_where_no_gradient_is_native_keras_convolves(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("kind", "options", "shape"), CASES)
-def test_inference_holds_no_gradient_of_our_own(
+def test_inference_graphs_contain_no_custom_gradient(
     kind: type[keras.layers.Layer], options: dict[str, Any], shape: tuple[int, ...]
 ) -> None:
     layer = kind(**options, dtype="mixed_bfloat16")
@@ -136,7 +136,7 @@ def test_inference_holds_no_gradient_of_our_own(
     assert not [op.type for op in operations if op.type == "IdentityN"]
 
 
-def test_a_faster_gradient_is_taken() -> None:
+def test_the_faster_gradient_is_used() -> None:
     layer = Conv(6, 1, dtype="mixed_bfloat16")
     layer.build(SHAPE)
     assert "Conv2DBackpropFilter" not in gradient_ops(layer, SHAPE, training=True)
@@ -147,7 +147,7 @@ def test_a_faster_gradient_is_taken() -> None:
 
 
 @pytest.mark.slow
-def test_the_network_has_no_layer_of_keras_that_ours_replace(
+def test_the_network_uses_the_faster_layers_everywhere(
     small_network: Callable[..., Any],
 ) -> None:
     model = small_network()
@@ -156,16 +156,16 @@ def test_the_network_has_no_layer_of_keras_that_ours_replace(
     assert set(layers.FASTER.values()) <= kinds
 
 
-def test_a_mask_is_left_to_keras() -> None:
-    plain, ours = pair(BatchNorm, {}, SHAPE)
+def test_a_mask_is_handled_by_keras() -> None:
+    plain, faster = pair(BatchNorm, {}, SHAPE)
     x = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
     mask = np.arange(12)[None, None] < np.full((2, 9, 1), 5)
-    seen, expected = (layer(x, training=True, mask=mask) for layer in (ours, plain))
+    seen, expected = (layer(x, training=True, mask=mask) for layer in (faster, plain))
     np.testing.assert_allclose(seen, expected, atol=1e-5)
 
 
 def row_length(width: int) -> int:
-    """Returns how much of a row oneDNN multiplies: a length in the fewest equal, even pieces."""
+    """Returns how much of a row oneDNN reads: its length in the fewest equal, even pieces."""
     lengths = range(width + width % 2, -(-width // 32) * 32 + 1, 2)
     if width <= 32:
         return lengths[0]
@@ -197,15 +197,15 @@ def test_a_row_is_never_read_past_its_end(reach: int) -> None:
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("known", [True, False])
-def test_rows_that_are_too_short_are_widened_in_low_precision(policy: str, known: bool) -> None:
+def test_short_rows_are_padded_in_low_precision(policy: str, known: bool) -> None:
     layer = Conv(6, 3, padding="same", dtype=policy)
     layer.build((2, 5, 61, 4))
 
     @tf.function
     def step(x: tf.Tensor) -> Any:
         with tf.GradientTape() as tape:
-            answer = layer(x, training=True)
-        return tape.gradient(answer, layer.trainable_variables[0].value)
+            output = layer(x, training=True)
+        return tape.gradient(output, layer.trainable_variables[0].value)
 
     spec = tf.TensorSpec((2, 5, 61 if known else None, 4), layer.compute_dtype)
     graph = step.get_concrete_function(spec).graph
@@ -217,7 +217,7 @@ def test_rows_that_are_too_short_are_widened_in_low_precision(policy: str, known
 
 
 @pytest.mark.parametrize("width", [7, 61])
-def test_a_width_that_is_not_known_has_the_same_gradient(width: int) -> None:
+def test_an_unknown_width_gives_the_same_gradient(width: int) -> None:
     layer = Conv(3, 3, padding="same", dtype="mixed_bfloat16")
     layer.build((2, 5, width, 4))
     x = np.random.default_rng(0).normal(size=(2, 5, width, 4))
@@ -236,7 +236,7 @@ FEW = [(1, 1, 1, 4), (1, 2, 2, 4), (1, 9, 12, 4)]  # of one image
 
 
 def norm_with_statistics(**options: Any) -> tuple[BatchNorm, np.ndarray, np.ndarray]:
-    """Returns a layer, the mean and the variance that it has found so far."""
+    """Returns a layer with random moving statistics, and its mean and variance."""
     rng = np.random.default_rng(0)
     layer = BatchNorm(momentum=0.9, **options)
     layer.build((None, None, None, 4))
@@ -247,7 +247,7 @@ def norm_with_statistics(**options: Any) -> tuple[BatchNorm, np.ndarray, np.ndar
 
 @pytest.mark.parametrize("policy", ROUNDING)
 @pytest.mark.parametrize("shape", FEW)
-def test_on_one_picture_training_answers_as_inference(shape: tuple[int, ...], policy: str) -> None:
+def test_training_on_one_image_matches_inference(shape: tuple[int, ...], policy: str) -> None:
     layer, *_ = norm_with_statistics(dtype=policy)
     x = np.random.default_rng(1).normal(1.0, 2.0, shape).astype(np.float32)
     x = tf.cast(x, layer.compute_dtype)
@@ -260,7 +260,7 @@ def test_on_one_picture_training_answers_as_inference(shape: tuple[int, ...], po
 @pytest.mark.parametrize("static", [True, False])
 @pytest.mark.parametrize("pictures", [1, 2, 3, 5, 7, 8, 12])
 @pytest.mark.parametrize("side", [1, 5])
-def test_few_pictures_borrow_from_the_moving_statistics(
+def test_few_images_are_normalised_with_moving_statistics_too(
     side: int, pictures: int, static: bool
 ) -> None:
     layer, mean, variance = norm_with_statistics()
@@ -284,13 +284,13 @@ def test_few_pictures_borrow_from_the_moving_statistics(
 
 
 @pytest.mark.parametrize("shape", FEW)
-def test_on_one_picture_the_kernel_before_it_learns(shape: tuple[int, ...]) -> None:
+def test_the_kernel_before_batch_norm_learns_from_one_image(shape: tuple[int, ...]) -> None:
     layer, *_ = norm_with_statistics()
     x = tf.constant(np.random.default_rng(1).normal(size=shape), tf.float32)
     assert np.abs(learn(layer, x)[1]).max() > 0.1  # the gradient of the input
 
 
-def test_statistics_of_one_value_at_a_time_become_those_of_all() -> None:
+def test_statistics_of_single_values_converge_to_those_of_all() -> None:
     layer, *_ = norm_with_statistics()
     layer.momentum = 0.95
     values = np.random.default_rng(1).normal(3.0, 2.0, (3000, 1, 1, 1, 4)).astype(np.float32)

@@ -20,7 +20,7 @@ def test_255_is_a_class_where_there_are_256() -> None:
     assert bool(target.valid[0, 0, 0])
 
 
-def test_masks_with_a_channel_axis_are_understood() -> None:
+def test_masks_with_a_channel_axis_are_accepted() -> None:
     assert losses.split_void(tf.zeros([2, 4, 5, 1], tf.uint8), 3).labels.shape == (2, 4, 5)
 
 
@@ -51,7 +51,7 @@ def test_cross_entropy_by_hand() -> None:
     np.testing.assert_allclose(losses.cross_entropy(logits, target), expected, rtol=1e-6)
 
 
-def test_the_blend_s_loss_and_answer_come_from_its_parts() -> None:
+def test_the_loss_and_prediction_of_the_blend_follow_from_the_heads() -> None:
     rng = np.random.default_rng(0)
     coarse, fine = (tf.constant(rng.normal(size=(2, 4, 5, 3)) * 4, tf.float32) for _ in "ab")
     attention = tf.constant(rng.normal(size=(2, 4, 5, 2)) * 4, tf.float32)
@@ -60,13 +60,13 @@ def test_the_blend_s_loss_and_answer_come_from_its_parts() -> None:
     parts = [losses.cross_entropy(logits, target) for logits in (coarse, fine)]
     found = losses.blend_cross_entropy(*parts, attention, target.valid)
     np.testing.assert_allclose(found, losses.cross_entropy(refine, target), atol=1e-5)
-    answer = losses.blend_answer(coarse, fine, attention)
-    np.testing.assert_array_equal(answer, tf.argmax(refine, -1))
+    prediction = losses.blend_prediction(coarse, fine, attention)
+    np.testing.assert_array_equal(prediction, tf.argmax(refine, -1))
 
 
-def test_attention_s_loss_is_a_softmax_cross_entropy() -> None:
+def test_the_attention_loss_is_a_softmax_cross_entropy() -> None:
     rng = np.random.default_rng(0)
-    # 200 apart: a probability of 0 in float32, whose logarithm must stay finite.
+    # A difference of 200 gives a probability of 0 in float32, whose logarithm must stay finite.
     attention = tf.constant(rng.normal(size=(2, 4, 5, 2)) * [1.0, 100.0], tf.float32)
     easy = tf.constant(rng.integers(0, 2, (2, 4, 5)), tf.int32)
     target = losses.Target(easy, tf.constant(rng.integers(0, 2, (2, 4, 5)) > 0))
@@ -80,7 +80,7 @@ def test_attention_s_loss_is_a_softmax_cross_entropy() -> None:
     np.testing.assert_allclose(*gradients, atol=1e-6)
 
 
-def test_count_goes_beyond_what_float32_can_count() -> None:
+def test_count_is_exact_beyond_the_range_of_float32() -> None:
     mask = tf.ones([2**12, 2**12 + 1], tf.bool)
     assert float(losses.count(mask)) == pytest.approx(2**24 + 2**12)
 

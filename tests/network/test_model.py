@@ -1,4 +1,4 @@
-"""The training and test step, held against NumPy and against what they must achieve."""
+"""The training and test step, compared with NumPy, and their effect."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_class_weights_make_weighted_means(toy: Toy, batch: tuple[np.ndarray, np
     assert found["attention_loss"] == pytest.approx(plain["attention_loss"], rel=1e-5)
 
 
-def test_a_batch_of_classes_without_weight_teaches_nothing(toy: Toy) -> None:
+def test_a_batch_of_classes_with_weight_zero_changes_no_weights(toy: Toy) -> None:
     model = toy(CLASSES)
     model.compile(optimizer="sgd", class_weights=[1.0, 0.0, 1.0],
                   loss_weights=LossWeights(attention=0.0))  # fmt: skip
@@ -93,12 +93,12 @@ def test_a_batch_of_classes_without_weight_teaches_nothing(toy: Toy) -> None:
         np.testing.assert_array_equal(old, new.numpy())
 
 
-def test_as_many_class_weights_as_classes(toy: Toy) -> None:
+def test_the_number_of_class_weights_is_checked(toy: Toy) -> None:
     with pytest.raises(ConfigError, match=r"train\.class_weights has 2 values"):
         toy(CLASSES).compile(class_weights=[1.0, 1.0])
 
 
-def test_figures_do_not_depend_on_how_pixels_are_batched(
+def test_metrics_do_not_depend_on_batching(
     toy: Toy,
     batch: tuple[np.ndarray, np.ndarray],
 ) -> None:
@@ -111,7 +111,7 @@ def test_figures_do_not_depend_on_how_pixels_are_batched(
         assert apart[name] == pytest.approx(value, rel=1e-5), name
 
 
-def test_a_batch_of_void_alone_teaches_nothing(toy: Toy) -> None:
+def test_a_batch_of_void_changes_no_weights(toy: Toy) -> None:
     model = toy(CLASSES)
     model.compile(optimizer=keras.optimizers.SGD(1.0))
     before = [variable.numpy() for variable in model.trainable_variables]
@@ -122,7 +122,7 @@ def test_a_batch_of_void_alone_teaches_nothing(toy: Toy) -> None:
         np.testing.assert_array_equal(old, new.numpy())
 
 
-def test_balanced_attention_gives_both_groups_the_same_say(
+def test_balanced_attention_gives_both_groups_the_same_weight(
     toy: Toy,
     batch: tuple[np.ndarray, np.ndarray],
 ) -> None:
@@ -157,7 +157,7 @@ def test_clipping_bounds_the_step(toy: Toy, batch: tuple[np.ndarray, np.ndarray]
     [{}, {"attention_input": "features_and_coarse", "fine_input": "pyramid_and_detail"}],
     ids=["paper", "sees_more"],
 )
-def test_one_batch_can_be_learned_by_heart(options: dict[str, Any]) -> None:
+def test_the_network_can_overfit_one_batch(options: dict[str, Any]) -> None:
     keras.utils.set_random_seed(0)
     model = build_ccfnet(
         CLASSES,
@@ -190,8 +190,8 @@ def first_losses(jit_compile: bool) -> list[dict[str, float]]:
     model = build_ccfnet(
         CLASSES, backbone="mobilenet_v2", backbone_weights=None, head_channels=8, dropout=0.0
     )
-    # Small steps, since at random weights rounding alone turns the gradient: another 1e-7 of the
-    # weights was seen to change it by 3 %.
+    # Small steps, because with random weights rounding alone changes the gradient: a change of
+    # 1e-7 in the weights was seen to change it by 3 %.
     model.compile(keras.optimizers.SGD(3e-6), jit_compile=jit_compile)
     rng = np.random.default_rng(0)
     data = (rng.integers(0, 256, (4, 65, 65, 3)), rng.integers(-1, CLASSES, (4, 65, 65)))
@@ -200,7 +200,7 @@ def first_losses(jit_compile: bool) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_compiled_with_xla_it_learns_the_same() -> None:
+def test_training_with_xla_is_the_same() -> None:
     plain, compiled = first_losses(jit_compile=False), first_losses(jit_compile=True)
     assert plain[-1]["loss"] < plain[0]["loss"] * (1 - 5e-4)  # so that a wrong gradient shows
     for one, other in zip(plain, compiled, strict=True):
@@ -209,7 +209,7 @@ def test_compiled_with_xla_it_learns_the_same() -> None:
 
 
 @pytest.mark.slow
-def test_xla_compiles_every_way_to_learn(toy: Toy, batch: tuple[np.ndarray, np.ndarray]) -> None:
+def test_xla_compiles_all_training_options(toy: Toy, batch: tuple[np.ndarray, np.ndarray]) -> None:
     found = []
     for jit_compile in (False, True):
         keras.utils.set_random_seed(0)
@@ -228,7 +228,7 @@ def test_xla_compiles_every_way_to_learn(toy: Toy, batch: tuple[np.ndarray, np.n
         assert found[1][name] == pytest.approx(value, rel=1e-4), name
 
 
-def test_pixel_accuracy_counts_on_beyond_float32() -> None:
+def test_pixel_accuracy_is_exact_beyond_the_range_of_float32() -> None:
     metric = PixelAccuracy()
     metric.right.assign(2**24)
     metric.seen.assign(2**25)

@@ -1,4 +1,4 @@
-"""Two processes on loopback train what one trains; each process is tests/network/worker.py."""
+"""Two processes on loopback train like one; each process runs tests/network/worker.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 def two_free_ports() -> int:
-    """Returns a port that is free, as the one after it is."""
+    """Returns a free port that is followed by another free port."""
     while True:
         with socket.socket() as one, socket.socket() as other:
             one.bind(("127.0.0.1", 0))
@@ -36,7 +36,7 @@ def start(index: int, port: int, folder: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two workers wrote, and one process that trained alone (-1)."""
+    """Files written by two workers, and by one process that trained alone (-1)."""
     folder, port = tmp_path_factory.mktemp("workers"), two_free_ports()
     for together in [(-1,), (0, 1)]:
         processes = [start(index, port, folder) for index in together]
@@ -59,7 +59,7 @@ def test_two_workers_equal_one(told: Path) -> None:
                         np.testing.assert_array_equal(two[key], one[key], err_msg=key)
 
 
-def test_keras_alone_cannot_yet(told: Path) -> None:
+def test_keras_alone_still_fails(told: Path) -> None:
     assert json.loads((told / "stock_-1.json").read_text())["works"]
     for index in range(2):
         tree = json.loads((told / f"stock_{index}.json").read_text())
@@ -67,7 +67,7 @@ def test_keras_alone_cannot_yet(told: Path) -> None:
         assert "PerReplica" in tree["why"]
 
 
-def test_what_workers_tell_each_other(told: Path) -> None:
+def test_collectives(told: Path) -> None:
     for index in range(2):
         tree = json.loads((told / f"talk_{index}.json").read_text())
         assert tree["total"] == [[2, 2**41], 1.0, [[0]], [2.0 + 2e-12]]  # uint32 wraps around

@@ -1,4 +1,4 @@
-"""What a Keras user tries: it works as in Keras, or one line says what to do instead."""
+"""Keras features work as in Keras, or a one-line error names the alternative."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def arrays() -> Arrays:
 
 
 def pixel_losses(model: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns each head's cross-entropy [B, H, W] by NumPy, 0 where void."""
+    """Returns each head's cross-entropy [B, H, W], computed with NumPy, 0 where void."""
     valid, truth = labels >= 0, np.maximum(labels, 0)
     outputs = {key: value.numpy().astype(np.float64) for key, value in model(images).items()}
 
@@ -48,7 +48,7 @@ def pixel_losses(model: Any, images: np.ndarray, labels: np.ndarray) -> dict[str
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 33, 40), (4, 33, 40, 1)])
-def test_sample_weight_weighs_pictures_and_pixels(
+def test_sample_weight_per_image_and_per_pixel(
     shape: tuple[int, ...], toy: Toy, arrays: Arrays
 ) -> None:
     images, labels = arrays
@@ -69,7 +69,7 @@ def test_sample_weight_weighs_pictures_and_pixels(
     assert found["loss"] == pytest.approx(sum(expected.values()), rel=1e-5)
 
 
-def test_a_pixel_of_weight_zero_teaches_nothing(toy: Toy, arrays: Arrays) -> None:
+def test_a_pixel_of_weight_zero_changes_no_weights(toy: Toy, arrays: Arrays) -> None:
     images, labels = arrays
     weight = (np.random.default_rng(1).random(labels.shape) > 0.5).astype(np.float32)
     other = np.where(weight > 0, labels, (labels + 1) % CLASSES)
@@ -89,15 +89,15 @@ def test_a_pixel_of_weight_zero_teaches_nothing(toy: Toy, arrays: Arrays) -> Non
 def test_a_sample_weight_of_another_shape_is_refused(toy: Toy, arrays: Arrays) -> None:
     model = toy(CLASSES)
     model.compile("sgd")
-    with pytest.raises(ConfigError, match=r"sample_weight has the shape .* a pixel \[B, H, W\]"):
+    with pytest.raises(ConfigError, match=r"sample_weight has shape .* per pixel \[B, H, W\]"):
         model.evaluate(*arrays, sample_weight=np.ones((4, 7, 7)), batch_size=4, verbose=0)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "loss": ({"loss": "mse"}, "loss is 'mse': CCFNet brings its own losses"),
+    "loss": ({"loss": "mse"}, "loss is 'mse': CCFNet defines its own losses"),
     "metrics": ({"metrics": ["accuracy"]}, r"metrics is \['accuracy'\]: CCFNet reports"),
     "weighted_metrics": ({"weighted_metrics": ["accuracy"]}, "weighted_metrics is"),
-    "list": ({"loss_weights": [1, 1]}, r"loss_weights is \[1, 1\]: expected LossWeights, or a"),
+    "list": ({"loss_weights": [1, 1]}, r"loss_weights is \[1, 1\]: expected LossWeights or a dict"),
     "head": ({"loss_weights": {"corse": 1}}, "loss_weights has 'corse': .* mean 'coarse'"),
     "number": ({"loss_weights": {"fine": "x"}}, r"loss_weights\['fine'\] is 'x': expected a num"),
 }
@@ -111,7 +111,7 @@ def test_arguments_that_would_be_ignored_are_refused(case: str, toy: Toy) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_keras_arguments_by_position_are_understood(toy: Toy) -> None:
+def test_keras_arguments_by_position_are_accepted(toy: Toy) -> None:
     with pytest.raises(ConfigError, match="loss is 'mse'"):
         toy(CLASSES).compile("sgd", "mse")
 
@@ -123,18 +123,18 @@ def test_loss_weights_may_be_a_dict(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize("weights", [[1.0, float("nan"), 1.0], [1.0, -1.0, 1.0], [0, 0, 0]])
-def test_class_weights_are_numbers_from_0_up(weights: list[float], toy: Toy) -> None:
+def test_class_weights_are_not_negative(weights: list[float], toy: Toy) -> None:
     with pytest.raises(ConfigError, match="class_weights"):
         toy(CLASSES).compile("sgd", class_weights=weights)
 
 
-def test_what_keras_takes_for_nothing_is_nothing(toy: Toy) -> None:
+def test_empty_keras_arguments_are_ignored(toy: Toy) -> None:
     model = toy(CLASSES)
     model.compile("sgd", None, {"fine": np.float32(0.5)}, [])
     assert model.heads_weights.fine == 0.5
 
 
-def test_compiled_again_figures_stand_once(toy: Toy, arrays: Arrays) -> None:
+def test_compiling_again_does_not_duplicate_metrics(toy: Toy, arrays: Arrays) -> None:
     model = toy(CLASSES)
     for _ in range(2):
         model.compile("sgd")
@@ -142,14 +142,14 @@ def test_compiled_again_figures_stand_once(toy: Toy, arrays: Arrays) -> None:
     assert len(model.metrics_names) == len(set(model.metrics_names))
 
 
-def test_labels_that_are_missing_are_named(toy: Toy, arrays: Arrays) -> None:
+def test_missing_labels_are_reported(toy: Toy, arrays: Arrays) -> None:
     model = toy(CLASSES)
     model.compile("sgd")
     with pytest.raises(ConfigError, match="labels are missing"):
         model.fit(arrays[0], verbose=0)
 
 
-def test_balanced_groups_are_weighed_by_sample_weight(toy: Toy, arrays: Arrays) -> None:
+def test_balanced_groups_use_sample_weight(toy: Toy, arrays: Arrays) -> None:
     images, labels = arrays
     model = toy(CLASSES)
     model.compile("sgd", balanced_attention=True)
@@ -166,7 +166,9 @@ def test_balanced_groups_are_weighed_by_sample_weight(toy: Toy, arrays: Arrays) 
     assert found["attention_loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_class_weight_is_refused_since_keras_means_pictures(toy: Toy, arrays: Arrays) -> None:
+def test_class_weight_is_refused_because_keras_applies_it_per_image(
+    toy: Toy, arrays: Arrays
+) -> None:
     model = toy(CLASSES)
     model.compile("sgd")
     for train in (model.fit, model.train_on_batch):
@@ -175,33 +177,35 @@ def test_class_weight_is_refused_since_keras_means_pictures(toy: Toy, arrays: Ar
 
 
 @pytest.mark.parametrize("eager", [False, True])
-def test_a_label_that_is_no_class_is_named(eager: bool, toy: Toy, arrays: Arrays) -> None:
+def test_a_label_that_is_not_a_class_is_reported(eager: bool, toy: Toy, arrays: Arrays) -> None:
     images, labels = arrays
     labels = np.where(labels == 2, 7, labels)
     model = toy(CLASSES)
     model.compile("sgd", run_eagerly=eager)
     for call in (model.fit, model.evaluate):
-        with pytest.raises(DataError, match="found label 7 where classes end at 2: labels") as why:
+        with pytest.raises(
+            DataError, match="found label 7 but the largest class id is 2: labels"
+        ) as why:
             call(images, labels, verbose=0)
         assert "\n" not in str(why.value)
 
 
 @pytest.mark.parametrize("eager", [False, True])
-def test_labels_of_another_shape_are_named(eager: bool, toy: Toy, arrays: Arrays) -> None:
+def test_labels_of_another_shape_are_reported(eager: bool, toy: Toy, arrays: Arrays) -> None:
     images, labels = arrays
     wrong = [np.eye(CLASSES)[labels], labels[:, 1:], labels[..., None][:, :, 1:], labels[:, 0, 0]]
     for given in wrong:
         model = toy(CLASSES)
         model.compile("sgd", run_eagerly=eager)
         for call in (model.fit, model.evaluate, model.train_on_batch):
-            with pytest.raises(DataError, match="expected a class id a pixel") as why:
+            with pytest.raises(DataError, match="expected one class id per pixel") as why:
                 call(images, given)
             assert f"{given.shape[1:]}"[1:-1].rstrip(",") in str(why.value)
             assert "\n" not in str(why.value)
 
 
 @pytest.mark.parametrize(("label", "eager"), [(1 / 255, False), (float("nan"), True)])
-def test_labels_that_are_no_whole_numbers_are_named(
+def test_labels_that_are_not_integers_are_reported(
     label: float, eager: bool, toy: Toy, arrays: Arrays
 ) -> None:
     images, labels = arrays
@@ -209,14 +213,12 @@ def test_labels_that_are_no_whole_numbers_are_named(
     broken[1, 2, 3:5] = label
     model = toy(CLASSES)
     model.compile("sgd", run_eagerly=eager)
-    with pytest.raises(
-        DataError, match="pixels whose label is not a whole number: 2: labels must be"
-    ):
+    with pytest.raises(DataError, match="pixels whose label is not an integer: 2: labels must be"):
         model.fit(images, broken, verbose=0)
     model.fit(images, labels.astype(np.float32), verbose=0)  # whole numbers may be floats
 
 
-def test_labels_of_either_rank_are_taken_one_after_the_other(toy: Toy, arrays: Arrays) -> None:
+def test_labels_of_both_ranks_are_accepted_in_turn(toy: Toy, arrays: Arrays) -> None:
     images, labels = arrays
     model = toy(CLASSES)
     model.compile("sgd")
@@ -224,20 +226,22 @@ def test_labels_of_either_rank_are_taken_one_after_the_other(toy: Toy, arrays: A
         model.evaluate(images, given, verbose=0)
 
 
-def test_images_that_were_divided_by_255_are_warned_of(toy: Toy, arrays: Arrays) -> None:
+def test_images_divided_by_255_raise_a_warning(toy: Toy, arrays: Arrays) -> None:
     images, labels = arrays
     model = toy(CLASSES)
     model.compile("sgd")
     calls: list[Callable[..., Any]] = [model.fit, model.evaluate, model.train_on_batch]
     for call in calls:
-        with pytest.warns(UserWarning, match="reach from 0 to 1: CCFNet takes RGB from 0 to 255"):
+        with pytest.warns(
+            UserWarning, match="range from 0 to 1: CCFNet expects RGB values from 0 to 255"
+        ):
             call(images / 255, labels)
     with pytest.warns(UserWarning, match="do not divide by 255"):
         model.predict(x=tf.constant(images / 255), verbose=0)
     model.fit(np.zeros_like(images), labels, verbose=0)  # black images are images
 
 
-def test_an_uneven_last_batch_of_parts_is_refused(toy: Toy, arrays: Arrays) -> None:
+def test_a_last_batch_not_divisible_by_accumulate_is_refused(toy: Toy, arrays: Arrays) -> None:
     images, labels = (np.concatenate([array, array[:1]]) for array in arrays)
     model = toy(CLASSES)
     model.compile("sgd", accumulate=2)
@@ -245,9 +249,7 @@ def test_an_uneven_last_batch_of_parts_is_refused(toy: Toy, arrays: Arrays) -> N
         model.fit(images, labels, batch_size=4, verbose=0, shuffle=False)
 
 
-def test_no_figure_stands_twice_and_mean_iou_and_attention_are_among_them(
-    toy: Toy, arrays: Arrays
-) -> None:
+def test_metrics_are_unique_and_include_mean_iou_and_attention(toy: Toy, arrays: Arrays) -> None:
     images, labels = arrays
     model = toy(CLASSES)
     model.compile("sgd")
@@ -262,9 +264,9 @@ def test_no_figure_stands_twice_and_mean_iou_and_attention_are_among_them(
     right = outputs["coarse"].argmax(-1) == labels
     says_easy = outputs["attention"][..., 1] > outputs["attention"][..., 0]
     assert named["attention_accuracy"] == pytest.approx((says_easy == right)[valid].mean())
-    answer = outputs["refine"].argmax(-1)
+    guess = outputs["refine"].argmax(-1)
     ious = [
-        ((answer == c) & (labels == c))[valid].sum() / ((answer == c) | (labels == c))[valid].sum()
+        ((guess == c) & (labels == c))[valid].sum() / ((guess == c) | (labels == c))[valid].sum()
         for c in range(CLASSES)
     ]
     assert named["refine_mean_iou"] == pytest.approx(np.mean(ious))
@@ -279,7 +281,9 @@ def test_a_class_without_labels_is_not_in_the_mean(toy: Toy, arrays: Arrays) -> 
     assert named["refine_mean_iou"] == pytest.approx(share)
 
 
-def test_a_saved_model_goes_on_bit_by_bit(toy: Toy, arrays: Arrays, tmp_path: Path) -> None:
+def test_training_of_a_loaded_model_continues_bit_by_bit(
+    toy: Toy, arrays: Arrays, tmp_path: Path
+) -> None:
     keras.utils.set_random_seed(0)
     model = toy(CLASSES, behind_body=Dropout(0.5, name="dropout"))
     options = {
@@ -318,7 +322,7 @@ def test_a_model_that_was_never_compiled_loads(toy: Toy, arrays: Arrays, tmp_pat
     np.testing.assert_array_equal(model(arrays[0])["refine"], loaded(arrays[0])["refine"])
 
 
-def test_every_class_of_a_saved_model_has_its_name() -> None:
+def test_every_class_of_a_saved_model_is_registered() -> None:
     found = {}
     for name, module in keras_registration.MODULES.items():
         cls = getattr(importlib.import_module(module), name)

@@ -43,7 +43,7 @@ NO_OTHER = ("paper", "clipped_where_nothing_is_to_clip")
 
 
 def batches() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Batches with void unevenly spread over images and batches."""
+    """Batches with void distributed unevenly over images and batches."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(STEPS, BATCH, SIZE, SIZE, 3)).astype(np.float32)
     labels = (images[..., 0] > 0).astype(np.int32) + (images[..., 1] > 0.8)  # can be learned
@@ -75,7 +75,7 @@ def values(model: Any) -> Weights:
 
 
 def descended(weights: Weights, how: Learning) -> tuple[Weights, dict[str, float]]:
-    """Returns the weights after plain gradient descent, and the figures of the whole epoch."""
+    """Returns the weights after gradient descent, and the metrics of the epoch."""
     found = []
     for images, labels in batches():
         one = by_hand.step(weights, images, labels, how)
@@ -92,7 +92,7 @@ def descended(weights: Weights, how: Learning) -> tuple[Weights, dict[str, float
 
 @pytest.fixture(scope="module")
 def plain(toy: Toy) -> Weights:
-    """The weights after the steps of the paper's form."""
+    """The weights after steps with the paper's loss."""
     return descended(values(compiled(toy, Learning())), Learning())[0]
 
 
@@ -119,8 +119,8 @@ def test_fit_equals_gradient_descent_by_hand(case: str, toy: Toy, plain: Weights
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_loss_reaches_what_it_comes_from(head: str, toy: Toy) -> None:
-    """Refine's loss teaches all three branches; every other one its own, and no other."""
+def test_each_loss_trains_the_heads_it_depends_on(head: str, toy: Toy) -> None:
+    """The refine loss trains all three heads; every other loss trains only its own head."""
     taught = {"refine": {"coarse", "attention", "fine"}}.get(head, {head})
     how = ALONE[f"{head}_alone"]
     model = compiled(toy, how, run_eagerly=True)
@@ -134,8 +134,8 @@ def test_a_loss_reaches_what_it_comes_from(head: str, toy: Toy) -> None:
     assert "body/kernel" in moved
 
 
-def test_validation_leaves_everything_alone(toy: Toy) -> None:
-    """It answers with the moving statistics, and neither weights nor statistics move."""
+def test_validation_changes_nothing(toy: Toy) -> None:
+    """Validation uses the moving statistics and changes neither weights nor statistics."""
     model = compiled(toy, Learning())
     model.get_layer("backbone").get_layer("body_norm").moving_mean.assign(np.linspace(-1, 1, 6))
     before = values(model)

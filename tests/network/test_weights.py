@@ -21,7 +21,7 @@ Build = Callable[..., CCFNet]
 
 @pytest.fixture(scope="module")
 def twins() -> tuple[CCFNet, CCFNet]:
-    """Two networks of the same arguments and seed; other layers were made between them."""
+    """Two networks with the same arguments and seed; other layers were built between them."""
     models = []
     for _ in range(2):
         keras.utils.set_random_seed(7)
@@ -34,13 +34,13 @@ def twins() -> tuple[CCFNet, CCFNet]:
 
 @pytest.fixture(scope="module")
 def plain() -> keras.Model:
-    """MobileNetV2 as Keras ships it; what a test loads into it is of no account to the others."""
+    """The original MobileNetV2 of Keras; tests may overwrite its weights."""
     shape = (None, None, 3)
     return keras.applications.MobileNetV2(include_top=False, input_shape=shape, weights=None)
 
 
 def save_legacy(model: keras.Model, path: Path) -> None:
-    """Writes the form of Keras before 3, in which the ImageNet weights are published."""
+    """Writes the format of Keras 2, in which the ImageNet weights are published."""
     with h5py.File(path, "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, model)
 
@@ -65,14 +65,14 @@ def test_names_do_not_depend_on_what_was_built_before(twins: tuple[CCFNet, CCFNe
     assert [v.path for v in first.variables] != [v.path for v in second.variables]
 
 
-def test_seed_makes_the_initial_weights(twins: tuple[CCFNet, CCFNet]) -> None:
+def test_the_seed_determines_the_initial_weights(twins: tuple[CCFNet, CCFNet]) -> None:
     weights = [model.get_weights() for model in twins]
     assert sum(float(np.abs(value).sum()) for value in weights[0]) > 0
     for one, other in zip(*weights, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_two_layers_of_one_name_are_noticed() -> None:
+def test_two_layers_of_the_same_name_raise_an_error() -> None:
     inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="twice")])
     outer = keras.Sequential([keras.Input((2,)), inner, keras.layers.Dense(2, name="twice")])
     with pytest.raises(ValueError, match="two variables are named twice/kernel"):
@@ -105,7 +105,7 @@ def test_imagenet_file_of_mobilenet_v2(mobilenet_file: Path, plain: keras.Model)
 
 
 @pytest.mark.parametrize("name", ["new.weights.h5", "old.h5"])
-def test_both_forms_of_weight_files_load(tmp_path: Path, plain: keras.Model, name: str) -> None:
+def test_both_weights_formats_load(tmp_path: Path, plain: keras.Model, name: str) -> None:
     save = keras.Model.save_weights if name.startswith("new") else save_legacy
     save(plain, tmp_path / name)
     before = plain.get_layer("block_3_expand").get_weights()[0]
@@ -117,11 +117,11 @@ def test_both_forms_of_weight_files_load(tmp_path: Path, plain: keras.Model, nam
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("missing.weights.h5", None, "no file .*missing.weights.h5"),
-        ("weights.npz", b"PK", "weights.npz is no Keras weights file"),
-        ("text.weights.h5", b"hello", "text.weights.h5 does not fit mobilenet_v2"),
-        ("text.h5", b"hello", "text.h5 does not fit mobilenet_v2"),
-        ("empty.h5", b"", "empty.h5 does not fit"),
+        ("missing.weights.h5", None, "missing.weights.h5 does not exist"),
+        ("weights.npz", b"PK", "weights.npz is not a Keras weights file"),
+        ("text.weights.h5", b"hello", "text.weights.h5 does not match mobilenet_v2"),
+        ("text.h5", b"hello", "text.h5 does not match mobilenet_v2"),
+        ("empty.h5", b"", "empty.h5 does not match"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(
@@ -143,9 +143,9 @@ def test_another_networks_file_is_refused(tmp_path: Path, plain: keras.Model, na
     with pytest.raises(ConfigError) as caught:
         load_backbone_weights(plain, "mobilenet_v2", tmp_path / name)
     assert str(caught.value) == (  # none of Keras's own words
-        f"model.backbone_weights: {tmp_path / name} does not fit mobilenet_v2: it is damaged, or "
-        "holds another network's weights; give a file of Keras's mobilenet_v2 without its "
-        "classifier, or another --model.backbone"
+        f"model.backbone_weights: {tmp_path / name} does not match mobilenet_v2: the file is "
+        "damaged, or contains the weights of another network; use a weights file of Keras's "
+        "mobilenet_v2 without its classifier, or another --model.backbone"
     )
 
 

@@ -38,7 +38,7 @@ DATA = DataConfig(format="scenes", crop=33, colour=0.0)
 
 
 def load(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """A drawn sample; even ones are nearly all void, so that workers have unlike shares of it."""
+    """A synthetic sample; even ones are nearly all void, so that workers have unequal amounts."""
     rng = np.random.default_rng(int(sample.name))
     image = rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
     label = (image.sum(-1) // 256).astype(np.int32)
@@ -48,7 +48,7 @@ def load(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
 
 
 def toy(kind: type[keras.Model]) -> Any:
-    """A graph of a few layers with CCFNet's outputs."""
+    """A small graph with the outputs of CCFNet."""
     layers = keras.layers
     images = keras.Input((None, None, 3))
     inner = keras.Input((None, None, 3))
@@ -77,7 +77,7 @@ def train(strategy: Any, workers: Collectives, out: Path) -> None:
             loss_weights=LossWeights(fine=0.5),
         )
     start = [v.numpy() for v in model.variables]
-    # Before training, with the same weights to the last bit: counts can only then be the same.
+    # Before training, because counts are equal only if the weights are identical bit by bit.
     seen = _evaluated(model, workers)
 
     def batches(_: Any = None) -> Any:
@@ -102,12 +102,12 @@ def _evaluated(model: Any, workers: Collectives) -> Evaluation:
     mine = slice(workers.index, None, workers.count)
     sizes = [(SIZE, SIZE)] * PICTURES
     # Nine images in batches of two: workers have unlike numbers of batches.
-    pictures, _ = evaluation_batches(SAMPLES[mine], sizes[mine], load, DATA, batch=2)
-    return Evaluator(model, TAXONOMY).run(pictures, pictures=PICTURES, total=workers.total)
+    batches, _ = evaluation_batches(SAMPLES[mine], sizes[mine], load, DATA, batch=2)
+    return Evaluator(model, TAXONOMY).run(batches, pictures=PICTURES, total=workers.total)
 
 
 def stock(strategy: Any, out: Path) -> None:
-    """Writes how Keras's own `fit` ends under the strategy."""
+    """Writes the error of Keras's own `fit` under the strategy."""
     with strategy.scope():
         inputs = keras.Input((2,))
         model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
@@ -122,7 +122,7 @@ def stock(strategy: Any, out: Path) -> None:
 
 
 def talk(workers: Collectives, out: Path) -> None:
-    """Writes what the workers agree on."""
+    """Writes the results of the collectives."""
     first = workers.index == 0
     given = [
         np.array([1, 2**40], np.int64),

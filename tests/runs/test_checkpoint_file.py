@@ -43,7 +43,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04", b"\x93NUMPY"])
-def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "last.npz"
     path.write_bytes(content)
     with pytest.raises(RunError, match="damaged checkpoint"):
@@ -58,18 +58,20 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_neither_written_nor_read(tmp_path: Path, value: float) -> None:
+def test_values_that_are_not_finite_are_neither_written_nor_read(
+    tmp_path: Path, value: float
+) -> None:
     path = tmp_path / "last.npz"
     write_arrays(path, ARRAYS)
     before = path.read_bytes()
     bad = ARRAYS | {"model/b/kernel": np.array([[1.0, value]], np.float32)}
     called: list[int] = []
-    with pytest.raises(NotFiniteError, match=f"'model/b/kernel' holds {value} in 1 of its 2"):
+    with pytest.raises(NotFiniteError, match=f"'model/b/kernel' has {value} in 1 of its 2"):
         write_arrays(path, bad, before=lambda: called.append(1))
     assert path.read_bytes() == before
     assert called == []
     np.savez(path, **bad)  # type: ignore[arg-type]
-    with pytest.raises(RunError, match=r"last\.npz: 'model/b/kernel' holds"):
+    with pytest.raises(RunError, match=r"last\.npz: 'model/b/kernel' has"):
         read_arrays(path)
     assert "state" in read_arrays(path, prefix="state")  # what is not asked for does no harm
 
@@ -101,7 +103,7 @@ def header(shape: str, dtype: str = "'<f4'") -> bytes:
         b"",
     ],
 )
-def test_a_header_that_promises_what_is_not_there(tmp_path: Path, content: bytes) -> None:
+def test_a_header_that_does_not_match_the_data_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "last.npz"
     with zipfile.ZipFile(path, "w") as archive:  # its checksum is right
         archive.writestr("model/a.npy", content)
@@ -121,9 +123,9 @@ def test_values_of_another_type_are_refused(model: Any) -> None:
     saved = arrays_of(model)
     key = next(iter(saved))
     for changed in (saved[key].astype("U9"), saved[key].astype(np.float64)):
-        with pytest.raises(RunError, match=f"holds {changed.dtype.name} where float32 is needed"):
+        with pytest.raises(RunError, match=f"has type {changed.dtype.name}, expected float32"):
             assign_model(model, saved | {key: changed}, source=Path("best.npz"))
-        with pytest.raises(RunError, match="where float32 is needed"):
+        with pytest.raises(RunError, match="expected float32"):
             load_matching(model, saved | {key: changed}, source=Path("best.npz"))
 
 
@@ -134,8 +136,8 @@ def outcome(path: Path) -> tuple[dict[str, np.ndarray] | None, str]:
         return None, str(error)
 
 
-def test_damage_never_passes_for_values(tmp_path: Path) -> None:
-    """Cuts and flipped bytes, at random places: an error of one line, or the true values."""
+def test_damage_is_detected(tmp_path: Path) -> None:
+    """Truncation and flipped bytes at random positions give a one-line error or correct values."""
     path = tmp_path / "last.npz"
     write_arrays(path, ARRAYS)
     good = path.read_bytes()
@@ -154,7 +156,7 @@ def test_damage_never_passes_for_values(tmp_path: Path) -> None:
             assert "\n" not in text
             assert str(path) in text
             continue
-        # A byte that means nothing, such as a date, or one of a key, whose owner then misses it.
+        # A byte without effect, such as a date, or one of a key, which is then missing.
         for key in set(back) & set(ARRAYS):
             np.testing.assert_array_equal(back[key], ARRAYS[key])
     assert refused > 200
@@ -178,10 +180,10 @@ def test_a_missing_variable_is_named(model: Any) -> None:
     del saved[key]
     with pytest.raises(RunError) as caught:
         assign_model(model, saved, source=Path("best.npz"))
-    assert f"holds no '{key.removeprefix('model/')}'" in str(caught.value)
+    assert f"'{key.removeprefix('model/')}' is missing" in str(caught.value)
 
 
-def test_matching_loads_all_but_the_heads_of_other_classes(model: Any, other_model: Any) -> None:
+def test_load_matching_skips_heads_with_other_classes(model: Any, other_model: Any) -> None:
     before, saved = arrays_of(other_model), arrays_of(model)
     left_out = load_matching(other_model, saved, source=Path("best.npz"))
     assert left_out == [
@@ -192,6 +194,6 @@ def test_matching_loads_all_but_the_heads_of_other_classes(model: Any, other_mod
         np.testing.assert_array_equal(value, kept[key])
 
 
-def test_matching_refuses_what_has_nothing_in_common(model: Any) -> None:
-    with pytest.raises(RunError, match="no array fits"):
+def test_load_matching_refuses_an_unrelated_checkpoint(model: Any) -> None:
+    with pytest.raises(RunError, match="no array matches"):
         load_matching(model, {"model/other": np.zeros(3)}, source=Path("best.npz"))

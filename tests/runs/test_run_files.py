@@ -77,7 +77,9 @@ GARBLED = {
 
 
 @pytest.mark.parametrize("name", GARBLED)
-def test_a_garbled_table_is_kept_and_its_sound_rows_go_on(name: str, tmp_path: Path) -> None:
+def test_a_damaged_table_is_set_aside_and_its_valid_rows_are_kept(
+    name: str, tmp_path: Path
+) -> None:
     content, sound = GARBLED[name]
     path = tmp_path / "metrics.csv"
     path.write_bytes(content)
@@ -88,13 +90,13 @@ def test_a_garbled_table_is_kept_and_its_sound_rows_go_on(name: str, tmp_path: P
     assert line.startswith(f"warning: {path}: damaged: kept as metrics.csv.damaged")
     assert "\n" not in line
     lost = [number for number in (1, 2, 3) if number not in sound]
-    assert (f"no row of epoch {', '.join(map(str, lost))} is left" in line) is bool(lost)
+    assert (f"the row of epoch {', '.join(map(str, lost))} is lost" in line) is bool(lost)
     assert (tmp_path / "metrics.csv.damaged").read_bytes() == content
     run_files.MetricsTable(path, epochs_done=3).append({"epoch": 4, "step": 16, "loss": 1.0})
     assert [int(row["epoch"]) for row in read(path)] == [*sound, 4]
 
 
-def test_rows_that_are_missing_are_named(tmp_path: Path) -> None:
+def test_missing_rows_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     said: list[str] = []
     run_files.keep_sound_rows(path, 0, said.append)
@@ -102,7 +104,7 @@ def test_rows_that_are_missing_are_named(tmp_path: Path) -> None:
     run_files.keep_sound_rows(path, 3, said.append)
     assert said == []
     run_files.keep_sound_rows(path, 5, said.append)
-    assert said == [f"warning: {path}: lacks rows; no row of epoch 4, 5 is left"]
+    assert said == [f"warning: {path}: rows are missing; the row of epoch 4, 5 is lost"]
     assert path.read_text() == ROWS
 
 
@@ -118,13 +120,13 @@ def test_rows_that_are_missing_are_named(tmp_path: Path) -> None:
         b"[" * 100_000,
     ],
 )
-def test_a_damaged_environment_is_kept_and_begun_anew(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_environment_file_is_set_aside(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "environment.json"
     said: list[str] = []
     for name in ("environment.json.damaged", "environment.json.damaged.1"):  # none is lost
         path.write_bytes(content)
         run_files.write_environment(tmp_path, ["/device:CPU:0"], "float32", warn=said.append)
-        assert said.pop() == f"warning: {path}: damaged: kept as {name}, and begun anew"
+        assert said.pop() == f"warning: {path}: damaged: kept as {name}; a new file is written"
         assert (tmp_path / name).read_bytes() == content
         assert len(json.loads(path.read_text())["starts"]) == 1
 
@@ -147,7 +149,7 @@ def test_classes_round_trip(tmp_path: Path) -> None:
     assert tree == {"names": ["sky"], "palette": [[1, 2, 3]]}
 
 
-def test_a_run_knows_its_largest_picture(tmp_path: Path) -> None:
+def test_a_run_stores_the_size_of_its_largest_image(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(SCENES), encoding="utf-8")
     run_files.write_classes(tmp_path, Taxonomy(("sky",), ((1, 2, 3),)))
     assert read_run(tmp_path).trained is None  # an older version's

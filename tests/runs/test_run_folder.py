@@ -25,7 +25,7 @@ def test_reads_config_and_classes(make_run: MakeRun) -> None:
 
 
 @pytest.mark.slow
-def test_a_loaded_run_answers_as_the_model_it_was_saved_from(
+def test_a_loaded_run_gives_the_predictions_of_the_saved_model(
     make_run: MakeRun, model: Any, predictor: KerasNetwork, picture: np.ndarray
 ) -> None:
     folder = make_run("last")
@@ -81,7 +81,7 @@ def test_a_network_that_is_not_finite_is_not_loaded(make_run: MakeRun, model: An
     key = next(key for key in arrays if key.endswith("kernel"))
     arrays[key] = np.full_like(arrays[key], np.nan)
     np.savez(folder / "checkpoints" / "last.npz", **arrays)  # type: ignore[arg-type]
-    assert f"last.npz: '{key}' holds nan" in one_line(folder)
+    assert f"last.npz: '{key}' has nan" in one_line(folder)
 
 
 def test_best_comes_before_last_unless_asked(make_run: MakeRun) -> None:
@@ -98,14 +98,14 @@ def test_best_comes_before_last_unless_asked(make_run: MakeRun) -> None:
         ("classes.json", "{", "not a list of classes"),
         ("classes.json", '{"names": ["a"], "palette": []}', "1 class names but 0 colours"),
         ("classes.json", '{"names": ["a"], "palette": [[1, 2]]}', "not a list of classes"),
-        ("classes.json", '{"names": [], "palette": []}', "holds no class"),
+        ("classes.json", '{"names": [], "palette": []}', "contains no classes"),
         ("config.yaml", "model: {backbone: [", "not a run's configuration"),
         ("config.yaml", "model: {bakbone: resnet50}", "did you mean 'model.backbone'?"),
         ("config.yaml", "model: {head_channels: many}", "not a run's configuration"),
         ("config.yaml", b"\xff\xfe\x00", "cannot be read"),
     ],
 )
-def test_files_that_make_no_sense(
+def test_invalid_files_are_refused(
     make_run: MakeRun, name: str, content: str | bytes, says: str
 ) -> None:
     folder = make_run("last")
@@ -128,4 +128,4 @@ def test_checkpoint_of_another_number_of_classes(make_run: MakeRun) -> None:
     (folder / "classes.json").write_text(
         '{"names": ["a", "b"], "palette": [[0, 0, 0], [1, 1, 1]]}', encoding="utf-8"
     )
-    assert "another number of classes" in one_line(folder)
+    assert "the number of classes" in one_line(folder)

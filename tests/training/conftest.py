@@ -1,4 +1,4 @@
-"""Two logical CPUs for the tests of replicas, set at collection, before TensorFlow is used."""
+"""Two logical CPUs for the tests of replicas, set at collection, before TensorFlow starts."""
 
 from __future__ import annotations
 

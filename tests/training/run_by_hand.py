@@ -1,4 +1,4 @@
-"""A whole run of the toy network in float64: what `TrainConfig` says, written out once more.
+"""Reference implementation of a complete run of the toy network in float64, per `TrainConfig`.
 
 Nothing of the package's training is used; `tests/network/by_hand.py` has the single step.
 """
@@ -31,7 +31,7 @@ def learning(train: TrainConfig, class_weights: Sequence[float] | None) -> Learn
 
 
 def rate(train: TrainConfig, step: int, steps: int) -> float:
-    """Returns the backbone's rate of step 0, 1, ... of `steps` of the whole run."""
+    """Returns the backbone's learning rate of each of `steps` steps of a run."""
     base = train.learning_rate
     if train.rate_for_batch:
         growth = train.batch / train.rate_for_batch
@@ -49,7 +49,7 @@ def run(
     steps: int,
     class_weights: Sequence[float] | None = None,
 ) -> list[tuple[Weights, Step]]:
-    """Returns the weights after each batch, and what its step found.
+    """Returns the weights after each batch, and the results of its step.
 
     Args:
         weights: Those at the start.

@@ -15,7 +15,7 @@ from tests.network.by_hand import Weights
 
 
 def cascade(classes: int, *, synchronized: bool = False, **_: Any) -> CCFNet:
-    """Has the outputs of CCFNet and every kind of variable, `scale` too, none of them at rest."""
+    """A model with the outputs of CCFNet and every kind of variable, including `scale`."""
     layers = keras.layers
     images = keras.Input((None, None, 3), name="images")
     inner = keras.Input((None, None, 3))

@@ -1,4 +1,4 @@
-"""A batch learned in parts gives the weights and figures of the whole, void unevenly spread."""
+"""Gradient accumulation gives the weights and metrics of the complete batch, with uneven void."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def batches() -> tf.data.Dataset:
 
 
 def compiled(toy: Toy, precision: str = "float32", **options: Any) -> Any:
-    """A toy without batch statistics, which differ between a part and the whole."""
+    """A toy without batch norm, whose statistics differ between micro-batch and batch."""
     model = toy(CLASSES)
     model.get_layer("backbone").get_layer("body_norm").trainable = False
     config = TrainConfig(
@@ -74,7 +74,7 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[int, int]]]] = {
 @pytest.mark.parametrize(
     "case", ["all", *(pytest.param(c, marks=pytest.mark.slow) for c in ("plain", "scaled"))]
 )
-def test_parts_equal_the_whole(case: str, toy: Toy, two_replicas: Any) -> None:
+def test_accumulation_equals_the_complete_batch(case: str, toy: Toy, two_replicas: Any) -> None:
     options, trials = CASES[case]
     one = tf.distribute.get_strategy()
     keras.utils.set_random_seed(1)
@@ -92,7 +92,7 @@ def test_parts_equal_the_whole(case: str, toy: Toy, two_replicas: Any) -> None:
 
 
 @pytest.mark.slow
-def test_balanced_attention_balances_each_part(toy: Toy) -> None:
+def test_balanced_attention_balances_each_micro_batch(toy: Toy) -> None:
     # Two parts that are alike: balanced each for itself they are balanced together.
     images, labels = next(iter(batches().as_numpy_iterator()))
     twice = (np.concatenate([images, images]), np.concatenate([labels, labels]))
@@ -105,8 +105,8 @@ def test_balanced_attention_balances_each_part(toy: Toy) -> None:
         assert found[1][name] == pytest.approx(value, rel=1e-5), name
 
 
-def test_a_part_waits_for_the_gradients_of_the_one_before(toy: Toy) -> None:
-    """Side by side, parts would take the memory of the whole batch."""
+def test_a_micro_batch_waits_for_the_gradients_of_the_previous_one(toy: Toy) -> None:
+    """In parallel, micro-batches would need the memory of the complete batch."""
     parts = 4
     model = compiled(toy, accumulate=parts)
     step = tf.function(lambda *data: model.train_step(data))
@@ -127,17 +127,17 @@ def ancestors(operation: tf.Operation) -> set[tf.Operation]:
     return found
 
 
-def test_a_batch_that_does_not_divide_is_refused(toy: Toy, two_replicas: Any) -> None:
-    wanted = r"train\.accumulate is 3: the 8 images of a replica's batch must divide by it"
+def test_a_batch_not_divisible_by_accumulate_is_refused(toy: Toy, two_replicas: Any) -> None:
+    wanted = r"train\.accumulate is 3: the batch of a replica has 8 images, which must be divisible"
     with pytest.raises(ConfigError, match=wanted) as raised:
         compiled(toy, accumulate=3).fit(batches(), verbose=0, shuffle=False)
     assert "\n" not in str(raised.value)
     with two_replicas.scope():
         model = compiled(toy, accumulate=8)
-    with pytest.raises(ConfigError, match="the 4 images of a replica's batch"):
+    with pytest.raises(ConfigError, match="the batch of a replica has 4 images"):
         model.fit(batches(), verbose=0, shuffle=False)
 
 
-def test_less_than_one_part_is_refused(toy: Toy) -> None:
+def test_accumulate_below_one_is_refused(toy: Toy) -> None:
     with pytest.raises(ConfigError, match=r"train\.accumulate is 0"):
         compiled(toy, accumulate=0)

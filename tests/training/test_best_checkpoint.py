@@ -1,4 +1,4 @@
-"""Which epoch `fit` keeps as best.npz, and the figure in metrics.csv that says why."""
+"""Selection of best.npz by `fit`, and the score in metrics.csv."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def confusion(rows: list[list[int]], classes: int) -> Confusion:
 def trained(
     toy: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, list[dict[str, str]]]]:
-    """Trains a toy whose validations answer as told; returns the best epoch and metrics.csv."""
+    """Trains a toy with given validation results; returns the best epoch and metrics.csv."""
 
     def train(*epochs: list[list[int]]) -> tuple[int, list[dict[str, str]]]:
         seen: list[dict[str, np.ndarray]] = []

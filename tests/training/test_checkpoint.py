@@ -69,7 +69,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         checkpoint.restore(path, model)
 
 
-def test_a_damaged_file_gives_way_to_the_one_before_it(tmp_path: Path) -> None:
+def test_a_damaged_file_is_replaced_by_the_previous_one(tmp_path: Path) -> None:
     path, before = tmp_path / "last.npz", tmp_path / "previous.npz"
     model = small_model(seed=0)
     for epoch in (1, 2, 3):
@@ -85,7 +85,7 @@ def test_a_damaged_file_gives_way_to_the_one_before_it(tmp_path: Path) -> None:
     other = small_model(seed=1)
     assert checkpoint.restore(path, other, said.append).progress == checkpoint.Progress(2, 2)
     assert "last.npz: damaged checkpoint" in said[0]
-    assert "going on from previous.npz, saved after epoch 2" in said[0]
+    assert "resuming from previous.npz, saved after epoch 2" in said[0]
     for one, two in zip(values(other), wanted, strict=True):
         np.testing.assert_array_equal(one, two)
     before.write_bytes(before.read_bytes()[:100])
@@ -93,7 +93,7 @@ def test_a_damaged_file_gives_way_to_the_one_before_it(tmp_path: Path) -> None:
         checkpoint.restore(path, other)
 
 
-def test_the_file_before_is_kept_where_there_are_no_hard_links(
+def test_the_previous_file_is_kept_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_links(*_: object) -> None:
@@ -172,7 +172,7 @@ def test_a_value_that_is_not_finite_is_not_saved(
             text = str(caught.value)
             assert text.startswith(f"{file}: not written at step 16 (epochs done: 4): '{named}")
             assert f"holds {value} in 1 of its {bad.size} values" in text
-            assert "go on with --resume" in text
+            assert "continue with --resume" in text
             assert "\n" not in text
             assert contents(three.parent) == before
     finally:
@@ -191,7 +191,7 @@ def test_a_score_that_is_not_finite_is_not_saved(
 
 
 def rewrite(path: Path, change: Callable[[Arrays], object]) -> None:
-    """Writes a sound file of other content, as no version of the package would write it."""
+    """Writes a valid file with content that no version of the package writes."""
     arrays = read_arrays(path)
     change(arrays)
     np.savez(path, **arrays)  # type: ignore[arg-type]
@@ -229,15 +229,15 @@ def poisoned(array: np.ndarray) -> np.ndarray:
 
 KERNEL = "model/head/kernel"
 DAMAGES = {
-    "no state": (without("state"), "holds no 'state'"),
-    "state is no JSON": (as_state("{epoch"), "no JSON object"),
-    "state is empty": (as_state(""), "no JSON object"),
-    "state is a list": (as_state("[1, 2]"), "no JSON object"),
-    "state is a number": (as_state(3.0), "no JSON object"),
-    "state is an array": (as_state(["a", "b"]), "no JSON object"),
-    "state is nested too deep": (as_state("[" * 100_000), "no JSON object"),
+    "no state": (without("state"), "'state' is missing"),
+    "state is no JSON": (as_state("{epoch"), "not a JSON object"),
+    "state is empty": (as_state(""), "not a JSON object"),
+    "state is a list": (as_state("[1, 2]"), "not a JSON object"),
+    "state is a number": (as_state(3.0), "not a JSON object"),
+    "state is an array": (as_state(["a", "b"]), "not a JSON object"),
+    "state is nested too deep": (as_state("[" * 100_000), "not a JSON object"),
     "an unknown key": (with_state(epochs=3), "unknown key 'epochs'"),
-    "a missing key": (with_state(step=...), "no 'step'"),
+    "a missing key": (with_state(step=...), "'step' is missing"),
     "epoch is NaN": (with_state(epoch=float("nan")), "epoch is nan"),
     "epoch is a text": (with_state(epoch="x"), "epoch is 'x'"),
     "epoch is a fraction": (with_state(epoch=2.5), "epoch is 2.5"),
@@ -245,8 +245,8 @@ DAMAGES = {
     "epoch is nothing": (with_state(epoch=None), "epoch is None"),
     "epoch is negative": (with_state(epoch=-1), "epoch is -1"),
     "epoch beyond the run": (with_state(epoch=6, step=24), "epoch is 6: the run has 5"),
-    "step beyond the epoch": (with_state(step=17), "step is 17: epoch 3 of 4 steps"),
-    "step before the epoch": (with_state(step=11), "step is 11: epoch 3 of 4 steps"),
+    "step beyond the epoch": (with_state(step=17), "step is 17: this contradicts epoch 3"),
+    "step before the epoch": (with_state(step=11), "step is 11: this contradicts epoch 3"),
     "step is huge": (with_state(step=10**400), "step is 1000"),
     "score is NaN": (with_state(best_score=float("nan")), "best_score is nan"),
     "score is infinite": (with_state(best_score=float("inf")), "best_score is inf"),
@@ -257,30 +257,30 @@ DAMAGES = {
         with_array(KERNEL, lambda a: np.zeros((3, 7), np.float32)),
         "'head/kernel' has shape [3, 7]",
     ),
-    "a variable less": (without(KERNEL), "holds no 'head/kernel'"),
-    "weights as texts": (with_array(KERNEL, lambda a: a.astype("U8")), "holds str"),
+    "a variable less": (without(KERNEL), "'head/kernel' is missing"),
+    "weights as texts": (with_array(KERNEL, lambda a: a.astype("U8")), "has type str"),
     "weights as whole numbers": (
         with_array(KERNEL, lambda a: a.astype(np.int32)),
-        "holds int32 where float32 is needed",
+        "has type int32, expected float32",
     ),
-    "weights that are not finite": (with_array(KERNEL, poisoned), "'model/head/kernel' holds nan"),
+    "weights that are not finite": (with_array(KERNEL, poisoned), "'model/head/kernel' has nan"),
     "objects": (
         with_array(KERNEL, lambda a: np.array([{}] * a.size, object).reshape(a.shape)),
         "damaged checkpoint",
     ),
     "no optimizer": (
         lambda arrays: [arrays.pop(key) for key in list(arrays) if key.startswith("optimizer/")],
-        "holds 0 optimizer variables",
+        "has 0 optimizer variables",
     ),
-    "an optimizer variable less": (without("optimizer/0001"), "optimizer variables where"),
+    "an optimizer variable less": (without("optimizer/0001"), "optimizer variables but"),
     "a moment of another shape": (
         with_array("optimizer/0002", lambda a: np.zeros((2, 2), np.float32)),
         "'optimizer/0002' has shape [2, 2]",
     ),
-    "a moment that is not finite": (with_array("optimizer/0002", poisoned), "holds nan"),
+    "a moment that is not finite": (with_array("optimizer/0002", poisoned), "has nan"),
     "a count that is a fraction": (
         with_array("optimizer/0000", np.float32),
-        "'optimizer/0000' holds float32",
+        "'optimizer/0000' has type float32",
     ),
     "a count beyond the run": (
         with_array("optimizer/0000", lambda a: a + 10**9),
@@ -291,7 +291,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_file_of_no_use_gives_way_to_the_next(
+def test_an_unusable_file_is_replaced_by_the_next(
     name: str, trained: keras.Model, three: Path
 ) -> None:
     change, words = DAMAGES[name]
@@ -304,16 +304,16 @@ def test_a_file_of_no_use_gives_way_to_the_next(
     (line,) = said
     assert line.startswith(f"warning: {three}: ")
     assert words in line
-    assert "going on from previous.npz, saved after epoch 2 (last.npz is now last.npz.da" in line
+    assert "resuming from previous.npz, saved after epoch 2 (last.npz is now last.npz.da" in line
     assert "\n" not in line
-    # What is of no use must not take the place of what is, when the run is saved again.
+    # An unusable file must not replace a usable one when the run is saved again.
     assert three.with_name("last.npz.damaged").read_bytes() == bad
     checkpoint.save_last(three, trained, restored.progress)
     assert three.with_name("previous.npz").read_bytes() == sound
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_without_a_sound_file_it_is_one_line_and_nothing_changes(
+def test_without_a_valid_file_one_line_is_raised_and_nothing_changes(
     name: str, trained: keras.Model, three: Path
 ) -> None:
     change, words = DAMAGES[name]
@@ -349,10 +349,8 @@ def mutated(text: str, chance: random.Random) -> str:
     return "".join(letters)
 
 
-def test_no_change_of_the_state_ends_otherwise_than_in_one_line(
-    trained: keras.Model, three: Path
-) -> None:
-    """Random changes of the state's text, in a file whose checksums are right."""
+def test_any_change_of_the_state_gives_a_one_line_error(trained: keras.Model, three: Path) -> None:
+    """Random changes of the state's text, in a file with correct checksums."""
     arrays = read_arrays(three)
     text = str(arrays["state"])
     chance = random.Random(0)
@@ -377,7 +375,7 @@ def test_no_change_of_the_state_ends_otherwise_than_in_one_line(
 
 @pytest.mark.parametrize("left", [("previous", "best"), ("best",)])
 @pytest.mark.parametrize("fate", ["damaged", "missing"])
-def test_the_newest_sound_file_is_taken(
+def test_the_newest_valid_file_is_used(
     left: tuple[str, ...], fate: str, trained: keras.Model, three: Path
 ) -> None:
     for name in {"last", "previous"} - set(left):
@@ -392,12 +390,12 @@ def test_the_newest_sound_file_is_taken(
     assert progress.epoch == epoch
     (line,) = said
     assert f"{three}: {fate}" in line
-    assert f"going on from {left[0]}.npz, saved after epoch {epoch}" in line
-    assert ("whose optimizer begins anew" in line) is (left[0] == "best")
+    assert f"resuming from {left[0]}.npz, saved after epoch {epoch}" in line
+    assert ("with a new optimizer state" in line) is (left[0] == "best")
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
-def test_a_new_optimizer_goes_on_at_the_rate_of_the_run(kind: str, tmp_path: Path) -> None:
+def test_a_new_optimizer_continues_the_learning_rate_schedule(kind: str, tmp_path: Path) -> None:
     """From the best weights, and again when that run is saved and resumed."""
     whole = small_model(seed=0, optimizer=kind)
     for _ in range(6):
@@ -427,7 +425,7 @@ def rate(model: keras.Model) -> float:
     return float(model.optimizer.learning_rate.numpy())
 
 
-def test_figures_of_another_kind_begin_anew(trained: keras.Model, three: Path) -> None:
+def test_metrics_of_another_version_start_from_zero(trained: keras.Model, three: Path) -> None:
     rewrite(three, with_array("metrics/0000", lambda a: np.zeros((3,), np.float32)))
     said: list[str] = []
     checkpoint.restore(three, trained, said.append)
@@ -436,10 +434,10 @@ def test_figures_of_another_kind_begin_anew(trained: keras.Model, three: Path) -
     restored = checkpoint.restore(three, trained, said.append)
     assert restored.metrics == ()
     assert (restored.progress.epoch, restored.progress.step) == (3, 13)
-    assert "figures of an epoch under way are others" in said[0]
+    assert "metrics of its unfinished epoch do not match" in said[0]
 
 
-def test_a_file_of_an_earlier_version_is_taken(trained: keras.Model, three: Path) -> None:
+def test_a_file_of_an_earlier_version_is_accepted(trained: keras.Model, three: Path) -> None:
     rewrite(three, with_state(steps=..., optimizer_begun=...))
     said: list[str] = []
     progress = checkpoint.restore(three, trained, said.append).progress
@@ -448,7 +446,7 @@ def test_a_file_of_an_earlier_version_is_taken(trained: keras.Model, three: Path
 
 
 class Chief:
-    """Keeps what the chief sends."""
+    """Records the arrays that the chief sends."""
 
     def from_chief(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         self.sent = arrays
@@ -456,7 +454,7 @@ class Chief:
 
 
 class Other(Chief):
-    """Gets it, whatever it has itself."""
+    """Receives the arrays of the chief, whatever its own values."""
 
     def __init__(self, chief: Chief) -> None:
         self.sent = chief.sent
@@ -466,7 +464,7 @@ class Other(Chief):
         return self.sent
 
 
-def test_every_worker_goes_on_where_the_chief_does(trained: keras.Model) -> None:
+def test_every_worker_resumes_from_the_state_of_the_chief(trained: keras.Model) -> None:
     chief: Any = Chief()
     progress = checkpoint.Progress(3, 7, 0.5, 2, 2, optimizer_begun=6)
     assert checkpoint.send(checkpoint.Restored(progress), trained, chief) == progress
@@ -475,5 +473,5 @@ def test_every_worker_goes_on_where_the_chief_does(trained: keras.Model) -> None
     assert checkpoint.send(checkpoint.Restored(), model, other) == progress
     for one, two in zip(values(model), values(trained), strict=True):
         np.testing.assert_array_equal(one, two)
-    trained.optimizer._learning_rate.begun = 6
+    trained.optimizer._learning_rate.first_step = 6
     assert rate(model) == rate(trained)

@@ -1,4 +1,4 @@
-"""Every key of `train` and `model` does what it says: none is lost on its way to the network.
+"""Every key of `train` and `model` has its documented effect on the network and its training.
 
 Keys of `train` are seen in the weights: a few steps with the key must give what the same steps give
 by hand (`run_by_hand`), and by far not what they give without it. A key without a row fails.
@@ -73,7 +73,7 @@ def data() -> RunData:
 
 @pytest.fixture
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has `fit` train the small network."""
+    """Makes `fit` train the small network."""
     monkeypatch.setattr(build, "build_ccfnet", cascade)
 
 
@@ -83,7 +83,7 @@ def built(config: RunConfig, data: RunData, strategy: Any = None) -> CCFNet:
 
 
 def drawn_batches(config: RunConfig, classes: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Batches for a whole run, with void."""
+    """Batches for a complete run, with void."""
     rng = np.random.default_rng(3)
     shape = (config.train.epochs * STEPS, config.train.batch, SIZE, SIZE)
     labels = rng.integers(-1, classes, shape)
@@ -177,12 +177,12 @@ def test_class_weights_may_be_given_one_by_one(
 
 
 class Begun(Exception):  # noqa: N818  it is not an error
-    """`fit` came to the building of the network."""
+    """Raised when `fit` starts to build the network."""
 
 
 @dataclass
 class Beginning:
-    """What `fit` builds the network with.
+    """Arguments with which `fit` builds the network.
 
     Attributes:
         replicas: Over how many devices.
@@ -199,7 +199,7 @@ class Beginning:
 
 @pytest.fixture
 def beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], Beginning]:
-    """Starts `fit` up to the building of the network."""
+    """Runs `fit` until it builds the network."""
     asked: list[bool] = []
     found: list[Beginning] = []
     # It cannot be turned off again, for the tests that come after.
@@ -286,7 +286,7 @@ def test_a_train_key_has_its_effect(
     SEEN_OTHERWISE[key](beginning, data)
 
 
-def test_the_seed_draws_the_weights(beginning: Callable[[RunConfig], Beginning]) -> None:
+def test_the_seed_determines_the_weights(beginning: Callable[[RunConfig], Beginning]) -> None:
     one, other, again = (beginning(replace(CONFIG, seed=seed)).drawn for seed in (3, 4, 3))
     assert one == again != other
 
@@ -311,7 +311,7 @@ def tiny(width: int) -> Callable[..., keras.Model]:
 
 @pytest.fixture
 def tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the two backbones of these tests be tiny, 8 and 10 channels wide."""
+    """Replaces two backbones by tiny ones, 8 and 10 channels wide."""
     for name, width in (("mobilenet_v2", 8), ("resnet50", 10)):
         spec = backbones.Backbone(tiny(width), "symmetric", "detail", "features", lambda _: {})
         monkeypatch.setitem(backbones.BACKBONES, name, spec)
@@ -371,7 +371,7 @@ def sees_dropout(data: RunData, tmp_path: Path) -> None:
 
 
 def moved_by_coarse(model: Any) -> set[str]:
-    """Returns the heads whose answer changes with coarse's."""
+    """Returns the heads whose output changes with that of coarse."""
     before = answers(model)
     bias = model.get_layer("coarse_classifier").bias
     bias.assign(np.linspace(-3, 3, bias.shape[0]))
@@ -447,7 +447,7 @@ def test_the_network_computes_in_the_precision(
     assert {model.get_layer(f"{head}_conv").compute_dtype for head in ("coarse", "fine")} == {name}
 
 
-def test_every_key_has_a_row() -> None:
+def test_every_key_is_tested() -> None:
     rows = [*SEEN_IN_STEPS, *SEEN_OTHERWISE, *SEEN_IN_A_RUN]
     assert sorted(rows) == sorted(field.name for field in fields(TrainConfig))
     assert sorted(MODEL_ROWS) == sorted(field.name for field in fields(ModelConfig))
@@ -459,7 +459,7 @@ def test_every_key_has_a_row() -> None:
 def test_batch_norm_over_two_replicas(
     setting: str, data: RunData, tiny_backbones: None, two_replicas: Any
 ) -> None:
-    """Synchronised statistics are those of the whole batch on one device; `trainable` are not."""
+    """Synchronised statistics equal those of the batch on one device; `trainable` ones do not."""
     config = with_train(batch_norm=setting)
     keras.utils.set_random_seed(1)
     start = arrays(config, data)

@@ -26,7 +26,7 @@ from ccfnet_tf.training.resume import resolved_paths
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
-    """Nine small images in a plain folder, with lists of three folds beside it."""
+    """Nine small images in a folder, and lists of three folds."""
     root = tmp_path / "set"
     rng = np.random.default_rng(0)
     for side in ("images", "masks"):
@@ -54,7 +54,7 @@ def config(root: Path, **data: object) -> RunConfig:
 
 
 def finished(out: Path, fold: int, accuracy: float, *, split: str = "test") -> Path:
-    """Writes what `fit` and `evaluate` leave in a run of one epoch."""
+    """Writes the files that `fit` and `evaluate` write in a run of one epoch."""
     run = out / f"fold_{fold}"
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "last.npz").touch()
@@ -70,7 +70,7 @@ def finished(out: Path, fold: int, accuracy: float, *, split: str = "test") -> P
     return run
 
 
-def test_folds_of_other_data_have_no_common_mean(plain: Path, tmp_path: Path) -> None:
+def test_folds_with_different_data_are_refused(plain: Path, tmp_path: Path) -> None:
     out, settings = tmp_path / "out", config(plain, lists=str(tmp_path / "lists"))
     for fold, accuracy in enumerate((0.8, 0.9, 0.85)):
         run = finished(out, fold, accuracy)
@@ -80,7 +80,7 @@ def test_folds_of_other_data_have_no_common_mean(plain: Path, tmp_path: Path) ->
     assert _resumed(out, settings, console)["mean"]["refine.pixel_accuracy"] == pytest.approx(0.85)
     rows = [Row(str(i), "1", "3" if i < 2 else "2") for i in range(6)]
     write_digest(out / "fold_2", {"train": rows, "val": []})
-    with pytest.raises(RunError, match=r"fold_2: '0' \(and 1 more\) is another image or label"):
+    with pytest.raises(RunError, match=r"fold_2: the image or label of '0' \(and 1 more\) differs"):
         _resumed(out, settings, console)
 
 
@@ -115,20 +115,20 @@ def half_trained(run: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [stale, other_part, half_trained])
-def test_a_fold_that_only_looks_finished_is_not_counted(
+def test_a_fold_with_outdated_files_is_not_finished(
     plain: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     out, settings = tmp_path / "out", config(plain, lists=str(tmp_path / "lists"))
     for fold in range(3):
         finished(out, fold, 0.8)
     change(out / "fold_1")
-    # It goes on with the fold, whose checkpoint is made up.
+    # It resumes the fold, whose checkpoint is fake.
     with pytest.raises(RunError, match="fold 1: ccfnet-tf fit ended with exit code 2"):
         _resumed(out, settings, Console(quiet=True))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"split": "test"}', "[" * 100_000])
-def test_a_damaged_evaluation_is_measured_again(tmp_path: Path, text: str) -> None:
+def test_a_damaged_evaluation_is_repeated(tmp_path: Path, text: str) -> None:
     run = finished(tmp_path, 0, 0.8)
     assert _finished(run, 1)
     (run / "evaluation.json").write_text(text)
@@ -137,7 +137,7 @@ def test_a_damaged_evaluation_is_measured_again(tmp_path: Path, text: str) -> No
 
 @pytest.mark.parametrize("value", ["../../x", float("nan"), 1e300, 10**400, -1, [0.5], True])
 @pytest.mark.parametrize("key", ["fine", "mean_iou_present"])
-def test_figures_that_are_no_fractions_are_measured_again(
+def test_an_evaluation_with_invalid_metrics_is_repeated(
     tmp_path: Path, key: str, value: object
 ) -> None:
     run = finished(tmp_path, 0, 0.8)
@@ -152,7 +152,7 @@ def _resumed(out: Path, settings: RunConfig, console: Console) -> dict:  # type:
     return crossval(settings, out, resume=True, console=console)
 
 
-def test_a_fold_that_shows_one_class_alone_is_named(plain: Path, tmp_path: Path) -> None:
+def test_a_fold_with_a_single_class_is_reported(plain: Path, tmp_path: Path) -> None:
     out, settings = tmp_path / "out", config(plain, lists=str(tmp_path / "lists"))
     for fold in range(3):
         run = finished(out, fold, 1.0)
@@ -179,23 +179,23 @@ def test_a_fold_without_a_class_is_refused_before_any_is_trained(
 
 
 def test_a_set_without_folds(plain: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has no folds: make some with ccfnet-tf data split"):
+    with pytest.raises(ConfigError, match="has no folds: create them with ccfnet-tf data split"):
         crossval(config(plain), tmp_path / "out", resume=False, console=Console(quiet=True))
 
 
-def test_nothing_is_mixed_up(plain: Path, tmp_path: Path) -> None:
+def test_other_runs_in_the_folder_are_refused(plain: Path, tmp_path: Path) -> None:
     settings = config(plain, lists=str(tmp_path / "lists"))
     out = tmp_path / "out"
     out.mkdir()
     (out / "crossval.yaml").write_text("data: {}\n")
-    with pytest.raises(RunError, match="begun with another configuration"):
+    with pytest.raises(RunError, match="started with another configuration"):
         crossval(settings, out, resume=True, console=Console(quiet=True))
-    with pytest.raises(RunError, match="go on with --resume, or choose another --out"):
+    with pytest.raises(RunError, match="continue with --resume, or choose another --out"):
         crossval(settings, out, resume=False, console=Console(quiet=True))
 
 
 @pytest.mark.slow
-def test_every_fold_is_trained_and_tested_and_a_killed_one_goes_on(
+def test_every_fold_is_trained_and_tested_and_a_killed_one_is_resumed(
     plain: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"

@@ -34,7 +34,7 @@ def test_weights_of_classes() -> None:
         class_weights((1.0, 2.0, 3.0), CENSUS)
 
 
-def test_crops_seek_rare_classes_only_when_asked() -> None:
+def test_rare_crop_enables_class_weights_for_crops() -> None:
     assert rarity(SCENES, CENSUS) is None
     sought = rarity(replace(SCENES, rare_crop=0.5), CENSUS)
     assert sought is not None
@@ -42,19 +42,21 @@ def test_crops_seek_rare_classes_only_when_asked() -> None:
 
 
 @pytest.mark.parametrize("where", ["memory", "file"])
-def test_a_cache_says_what_it_takes_first(tmp_path: Path, console: Console, where: str) -> None:
+def test_the_size_of_the_cache_is_reported_first(
+    tmp_path: Path, console: Console, where: str
+) -> None:
     setting = "memory" if where == "memory" else str(tmp_path / "cache")
     config = RunConfig(data=replace(SCENES, cache=setting), train=TrainConfig(batch=4))
     data = check_data(config, console)
     load = training_load(config.data, data, console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "cache of decoded images: will take 0.00 GB" in said
+    assert "cache of decoded images: needs 0.00 GB" in said
     for sample in data.parts.train[:2] * 2:
         for got, wanted in zip(load(sample), data.parts.load(sample), strict=True):
             np.testing.assert_array_equal(got, wanted)
 
 
-def test_a_training_part_without_a_label_is_refused(
+def test_a_training_split_without_labelled_pixels_is_refused(
     console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ccfnet_tf.datasets.scenes import scene as scenes
@@ -68,7 +70,7 @@ def test_a_training_part_without_a_label_is_refused(
 
 
 def binary(root: Path, values: list[int], *, count: int = 6) -> DataConfig:
-    """Writes images whose masks hold these values."""
+    """Writes images whose masks have these values."""
     for side in ("images", "masks"):
         (root / side).mkdir(parents=True)
     for i in range(count):
@@ -84,7 +86,7 @@ def said_of(data: DataConfig, console: Console) -> str:
     return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
 
 
-def test_masks_of_0_and_255_are_refused_with_the_way_out(tmp_path: Path, console: Console) -> None:
+def test_masks_of_0_and_255_are_refused_with_the_fix(tmp_path: Path, console: Console) -> None:
     data = binary(tmp_path, [0, 255])
     said = "class 'crack' occurs nowhere in the training split"
     with pytest.raises(DataError, match=said) as got:
@@ -92,26 +94,26 @@ def test_masks_of_0_and_255_are_refused_with_the_way_out(tmp_path: Path, console
     assert str(tmp_path) in str(got.value)
     assert "--data.mask_values '{255: crack}'" in str(got.value)
     said = said_of(replace(data, mask_values={255: "crack"}), console)
-    assert "2 classes; every label is fit to use" in said
+    assert "2 classes; all labels are valid" in said
     assert "not learned" not in said
 
 
-def test_a_class_may_be_absent_when_that_is_said(tmp_path: Path, console: Console) -> None:
+def test_absent_classes_can_be_allowed(tmp_path: Path, console: Console) -> None:
     data = binary(tmp_path, [0])
     with pytest.raises(DataError, match=r"--data.absent_classes allow"):
         said_of(data, console)
     said = said_of(replace(data, absent_classes="allow"), console)
-    assert "no image to train on shows: crack: not learned" in said
-    assert "the labels to validate show 'ground' alone" in said
+    assert "no training image contains: crack: not learned" in said
+    assert "the validation labels contain only the class 'ground'" in said
 
 
-def test_a_class_that_the_random_share_took_is_named_and_passes(
+def test_a_class_only_in_the_random_validation_split_is_reported(
     tmp_path: Path, console: Console
 ) -> None:
     data = binary(tmp_path, [0])
     (held,) = read_parts(data, 0).val
     Image.fromarray(np.ones((40, 40), np.uint8)).save(held.label)
-    assert "no image to train on shows: crack: not learned" in said_of(data, console)
+    assert "no training image contains: crack: not learned" in said_of(data, console)
     lists = tmp_path / "lists"
     lists.mkdir()
     (lists / "train.txt").write_text("".join(f"{s.name}\n" for s in read_parts(data, 0).train))
@@ -129,18 +131,18 @@ def test_a_crop_of_padding_is_refused(console: Console) -> None:
     with pytest.raises(ConfigError) as caught:
         look(145)
     assert str(caught.value) == (
-        "data.crop is 145: the largest image is 48x40, at most 72x60 after data.scale: more than "
-        "three quarters of every crop would be padding; lower data.crop"
+        "data.crop is 145: the largest image is 48x40, at most 72x60 after data.scale, so more "
+        "than three quarters of every crop would be padding; lower data.crop"
     )
 
 
-def test_one_picture_is_one(tmp_path: Path, console: Console) -> None:
+def test_one_image_is_singular(tmp_path: Path, console: Console) -> None:
     data = replace(binary(tmp_path, [0, 1], count=1), val_share=0.0)
     check_data(RunConfig(data=data, train=TrainConfig(batch=1)), console)
-    assert "folder: 1 image to train on, 0 to validate" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "folder: 1 training image, 0 validation" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_damaged_records_are_named_and_count_nowhere(tmp_path: Path, console: Console) -> None:
+def test_damaged_records_are_reported_and_skipped(tmp_path: Path, console: Console) -> None:
     listing = list_set(SCENES, 0)
     manifest = write_shards(listing, tmp_path / "shards", 2)
     record = manifest.parts["train"][3]
@@ -152,8 +154,8 @@ def test_damaged_records_are_named_and_count_nowhere(tmp_path: Path, console: Co
     settings = RunConfig(data=data, train=TrainConfig(batch=4))
     found = check_data(settings, console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert f"left out: {path}: record 3 (train/00003): damaged" in said
-    assert "every other label is fit to use" in said
+    assert f"skipped: {path}: record 3 (train/00003): damaged" in said
+    assert "all other labels are valid" in said
     image, label = training_load(data, found, console)(found.parts.train[3])
     assert image.shape[:2] == label.shape == SCENES.scene_size
     assert (label == VOID).all()
@@ -163,7 +165,7 @@ def test_damaged_records_are_named_and_count_nowhere(tmp_path: Path, console: Co
 
 
 @pytest.mark.parametrize(("crop", "warned"), [(33, False), (57, False), (81, True)])
-def test_a_crop_far_larger_than_the_pictures_is_said(
+def test_a_crop_much_larger_than_the_images_raises_a_warning(
     console: Console, crop: int, warned: bool
 ) -> None:
     data = replace(SCENES, crop=crop, scale=(0.8, 1.2))  # scenes of 48x40
@@ -176,7 +178,7 @@ def test_a_crop_far_larger_than_the_pictures_is_said(
         assert "--data.crop 49 fits" in said
 
 
-def test_a_broken_set_names_the_command_that_lists_its_faults(
+def test_an_invalid_data_set_names_the_command_that_lists_its_errors(
     console: Console, tmp_path: Path
 ) -> None:
     root = tmp_path / "my set"

@@ -51,7 +51,7 @@ def begin(config: RunConfig, run: Path) -> None:
 
 
 def go_on(config: RunConfig, run: Path, *, accept: bool = False) -> list[str]:
-    """Compares the data with those of the start; returns what was said."""
+    """Compares the data with those of the start; returns the messages."""
     data, said = look(config), list[str]()
     compare_with_start(config, run, data, digest_of(data), accept=accept, say=said.append)
     return said
@@ -61,7 +61,7 @@ def refusal(config: RunConfig, run: Path, *, accept: bool = False) -> str:
     with pytest.raises(DataError) as caught:
         go_on(config, run, accept=accept)
     text = str(caught.value)
-    assert text.startswith(f"{config.data.root}: the data are not those that {run} was begun with")
+    assert text.startswith(f"{config.data.root}: the data have changed since {run} was started")
     assert "\n" not in text
     return text
 
@@ -98,23 +98,23 @@ def another(root: Path) -> str:
 def one_less(root: Path) -> str:
     (root / "images" / "7.png").unlink()
     (root / "masks" / "7.png").unlink()
-    return "gone: '7'"
+    return "missing: '7'"
 
 
 def renamed(root: Path) -> str:
     for side in ("images", "masks"):
         (root / side / "0.png").rename(root / side / "9.png")
-    return "new: '9'; gone: '0': "
+    return "new: '9'; missing: '0': "
 
 
 def several(root: Path) -> str:
     mask(root)
     renamed(root)
-    return f"changed: {root}/masks/5.png; new: '9'; gone: '0': "
+    return f"changed: {root}/masks/5.png; new: '9'; missing: '0': "
 
 
 @pytest.mark.parametrize("change", [picture, mask, both, renamed, several])
-def test_a_change_is_named_and_taken_when_it_is_accepted(
+def test_a_change_is_reported_and_can_be_accepted(
     change: Callable[[Path], str], tmp_path: Path
 ) -> None:
     root, run = plain(tmp_path / "set"), tmp_path / "run"
@@ -124,10 +124,10 @@ def test_a_change_is_named_and_taken_when_it_is_accepted(
     words = change(root)
     text = refusal(config, run)
     assert words in text
-    assert text.endswith("or go on with the changed data by --accept-changed-data")
+    assert text.endswith("or accept the changed data with --accept-changed-data")
     (line,) = go_on(config, run, accept=True)
     assert words in line
-    assert line.endswith(f"accepted; {FILE} is of the changed data from now on")
+    assert line.endswith(f"accepted; {FILE} is updated to the changed data")
 
 
 @pytest.mark.parametrize("change", [another, one_less])
@@ -143,11 +143,11 @@ def test_another_number_of_steps_is_never_accepted(
     for accept in (False, True):
         text = refusal(config, run, accept=accept)
         assert words in text
-        assert "another number of steps now" in text
+        assert "the number of steps per epoch has changed" in text
         assert "--accept-changed-data" not in text
 
 
-def test_pictures_in_another_order_or_part_are_seen(tmp_path: Path) -> None:
+def test_images_in_another_order_or_split_are_detected(tmp_path: Path) -> None:
     root, run = plain(tmp_path / "set"), tmp_path / "run"
     config = config_of(root)
     lists = {"train.txt": list("012345"), "val.txt": list("67")}
@@ -159,14 +159,14 @@ def test_pictures_in_another_order_or_part_are_seen(tmp_path: Path) -> None:
     write()
     begin(config, run)
     write(train="102345")
-    assert "other order or parts: '1' of train stands where '0' stood" in refusal(config, run)
+    assert "other order or splits: '1' in train replaces '0'" in refusal(config, run)
     write(train="012346", val="57")
-    assert "other order or parts: '6' of train stands where '5' stood" in refusal(config, run)
+    assert "other order or splits: '6' in train replaces '5'" in refusal(config, run)
     write()
     assert go_on(config, run) == []
 
 
-def test_what_changes_nothing_that_is_learned_is_no_change(tmp_path: Path) -> None:
+def test_changes_that_do_not_affect_training_are_ignored(tmp_path: Path) -> None:
     root, run = plain(tmp_path / "set"), tmp_path / "run"
     begin(config_of(root), run)
     moved = root.rename(tmp_path / "elsewhere")
@@ -187,7 +187,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_of_files(name: str, tmp_path: Path) -> None:
+def test_every_file_layout(name: str, tmp_path: Path) -> None:
     root, run = LAYOUTS[name](tmp_path / "set"), tmp_path / "run"
     config = config_of(root)
     begin(config, run)
@@ -198,8 +198,8 @@ def test_every_layout_of_files(name: str, tmp_path: Path) -> None:
     assert f"changed: {sample.image}: " in refusal(config, run)
 
 
-def test_a_label_in_a_list_of_all_is_told_by_its_sample(tmp_path: Path) -> None:
-    """One file of outlines: the digest is of each image's own label."""
+def test_a_label_in_a_common_annotation_file_is_compared_per_sample(tmp_path: Path) -> None:
+    """One annotation file for all images: the digest is that of each image's own label."""
     root, run = tmp_path / "set", tmp_path / "run"
     box = [1.0, 1.0, 9.0, 1.0, 9.0, 9.0, 1.0, 9.0]
     tree = {
@@ -250,7 +250,7 @@ def test_scenes_have_no_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 2**16 - 1, -1, -(2**16)])
-def test_a_large_file_is_told_by_its_size_and_its_ends(place: int, tmp_path: Path) -> None:
+def test_a_large_file_is_identified_by_its_size_and_its_ends(place: int, tmp_path: Path) -> None:
     path = tmp_path / "large"
     sample = Sample("large", str(path), "")
     content = bytearray(3 * 2**20)
@@ -273,10 +273,10 @@ def test_every_byte_of_a_small_file_counts(tmp_path: Path) -> None:
     assert fingerprint(Sample("small", str(path), "")) != before
 
 
-def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
     config = config_of(plain(tmp_path / "set"))
     assert go_on(config, tmp_path) == [
-        f"{tmp_path}: has no {FILE}, so changes of the data up to now go unseen; it is written now"
+        f"{tmp_path}: has no {FILE}, so earlier changes of the data are unknown; it is written now"
     ]
 
 
@@ -295,17 +295,19 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
         b"[" * 100_000,
     ],
 )
-def test_a_damaged_digest_is_kept_and_said(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_digest_is_set_aside_and_reported(content: bytes, tmp_path: Path) -> None:
     root, run = plain(tmp_path / "set"), tmp_path / "run"
     run.mkdir()
     (run / FILE).write_bytes(content)
     (line,) = go_on(config_of(root), run)
-    assert line.startswith(f"warning: {run / FILE}: damaged: kept as {FILE}.damaged; changes of")
+    assert line.startswith(
+        f"warning: {run / FILE}: damaged: kept as {FILE}.damaged; earlier changes of"
+    )
     assert (run / f"{FILE}.damaged").read_bytes() == content
 
 
 @pytest.mark.parametrize(("before", "after"), [("NFD", "NFC"), ("NFC", "NFD")])
-def test_letters_with_accents_that_a_disk_spells_otherwise_are_no_change(
+def test_another_unicode_form_of_names_is_not_a_change(
     tmp_path: Path, before: str, after: str
 ) -> None:
     root = plain(tmp_path / "set")

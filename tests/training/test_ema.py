@@ -1,4 +1,4 @@
-"""The running average of weights and statistics: what it is, and that it leaves them alone."""
+"""The running average of weights and statistics, and that it does not change them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def optimizer_of(model: Any, *, ema: float = DECAY, **settings: Any) -> Any:
 
 
 def compiled(strategy: Any = None, **settings: Any) -> Any:
-    """Two dense layers: the average knows nothing of what the network is."""
+    """Two dense layers: the average does not depend on the architecture."""
     keras.utils.set_random_seed(1)
     with (strategy or tf.distribute.get_strategy()).scope():
         inner = keras.Input((4,))
@@ -73,7 +73,7 @@ def assert_close(one: Values, other: Values) -> None:
 
 
 class Recorder(keras.callbacks.Callback):
-    """Keeps the state after each step that was not skipped."""
+    """Records the state after each step that was not skipped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,10 +105,10 @@ def test_equals_a_recursion_over_weights_and_statistics(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_equals_it_in_the_cascade_on_two_replicas(
+def test_equals_the_recursion_in_the_cascade_on_two_replicas(
     toy: Callable[..., Any], two_replicas: Any
 ) -> None:
-    """In parts, with scaled losses; a step that overflows does not move the average."""
+    """With accumulation and loss scaling; a step that overflows does not change the average."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(STEPS, BATCH, 16, 16, 3)).astype(np.float32)
     images[2, -1] = np.inf
@@ -147,7 +147,7 @@ def assert_replicas_are_equal(model: Any, strategy: Any) -> None:
         np.testing.assert_array_equal(*(copy.numpy() for copy in copies))
 
 
-def test_statistics_of_each_replica_have_one_average_and_come_back(two_replicas: Any) -> None:
+def test_statistics_of_replicas_are_averaged_and_restored(two_replicas: Any) -> None:
     model = compiled(two_replicas)
     learn(model, batches().take(1))
 
@@ -170,7 +170,7 @@ def test_statistics_of_each_replica_have_one_average_and_come_back(two_replicas:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_fit_leaves_the_weights_alone(precision: str) -> None:
+def test_fit_does_not_change_the_weights(precision: str) -> None:
     plain, model = (compiled(ema=ema, precision=precision) for ema in (0.0, DECAY))
     for _ in range(2):
         learn(plain, batches())
@@ -179,7 +179,7 @@ def test_fit_leaves_the_weights_alone(precision: str) -> None:
 
 
 @pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_weights_come_back_after_an_exception_too(replicas: int, two_replicas: Any) -> None:
+def test_weights_are_restored_after_an_exception(replicas: int, two_replicas: Any) -> None:
     model = compiled(two_replicas if replicas == 2 else None)
     learn(model, batches())
     before = state(model)
@@ -191,7 +191,7 @@ def test_weights_come_back_after_an_exception_too(replicas: int, two_replicas: A
     assert_equal(state(model), before)
 
 
-def test_the_answers_within_are_of_the_average() -> None:
+def test_predictions_inside_the_context_use_the_average() -> None:
     model = compiled()
     learn(model, batches())
     inputs, _ = next(iter(batches()))
@@ -203,7 +203,7 @@ def test_the_answers_within_are_of_the_average() -> None:
 
 
 @pytest.mark.parametrize("case", ["none kept", "no step yet"])
-def test_nothing_happens_where_there_is_no_average(case: str) -> None:
+def test_without_an_average_the_context_has_no_effect(case: str) -> None:
     model = compiled(ema=0.0 if case == "none kept" else DECAY)
     if case == "none kept":
         learn(model, batches())
@@ -213,7 +213,7 @@ def test_nothing_happens_where_there_is_no_average(case: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_resumed_run_goes_on_to_the_same_average(precision: str, tmp_path: Path) -> None:
+def test_a_resumed_run_reaches_the_same_average(precision: str, tmp_path: Path) -> None:
     model = compiled(precision=precision)
     learn(model, batches())
     assert np.abs(average(model)[0] - state(model)[0]).max() > 1e-3
@@ -238,7 +238,7 @@ def blocks(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     "steps", [100, *(pytest.param(n, marks=pytest.mark.slow) for n in (500, 2000))]
 )
-def test_the_average_answers_as_well_as_the_weights(
+def test_the_average_is_as_accurate_as_the_weights(
     steps: int, toy: Callable[..., Any], record_property: Callable[[str, object], None]
 ) -> None:
     keras.utils.set_random_seed(1)

@@ -1,4 +1,4 @@
-"""An evaluation on two replicas counts what one counts, whatever is left over at the end."""
+"""An evaluation on two replicas counts the same as on one, also with an incomplete last batch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ccfnet_tf.labels import VOID, Taxonomy
 TAXONOMY = Taxonomy(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 
 
-def pictures(count: int) -> tf.data.Dataset:
-    """Images one by one, each of its own size."""
+def draw_images(count: int) -> tf.data.Dataset:
+    """Single images of different sizes."""
     rng = np.random.default_rng(0)
     sizes = [(33 + index, 40 - index) for index in range(count)]
     images = [rng.integers(0, 256, (1, *size, 3)).astype(np.uint8) for size in sizes]
@@ -43,13 +43,15 @@ def test_two_replicas_count_what_one_counts(
         done: list[int] = []
         found.append(
             Evaluator(model, TAXONOMY).run(
-                pictures(count), advance=lambda done=done: done.append(1)
+                draw_images(count), advance=lambda done=done: done.append(1)
             )
         )
         assert len(done) == count
     one, two = found
     assert one.pictures == two.pictures == count
-    labelled = sum(int((label != VOID).sum()) for _, label in pictures(count).as_numpy_iterator())
+    labelled = sum(
+        int((label != VOID).sum()) for _, label in draw_images(count).as_numpy_iterator()
+    )
     assert one.refine.pixels == labelled
     for head in ("coarse", "fine", "refine", "difficulty", "max_softmax"):
         mine, theirs = getattr(one, head).counts, getattr(two, head).counts

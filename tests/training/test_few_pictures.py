@@ -1,4 +1,4 @@
-"""Single images, alone or as parts of a batch, are learned as well as whole batches."""
+"""Training on single images, alone or by accumulation, is as accurate as on batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLOURS = np.array([[90, 110, 130], [130, 90, 110], [110, 130, 90]], np.float32)
 
 
 def cascade(*, detail: bool) -> CCFNet:
-    """The real heads on a backbone of two convolutions."""
+    """The heads of CCFNet on a backbone of two convolutions."""
     style = heads.HeadStyle(channels=8, dropout=0.0, layers=LayerOptions(batch_norm_momentum=0.9))
     images = keras.Input((None, None, 3), name="images")
     inner = keras.Input((None, None, 3))
@@ -52,8 +52,8 @@ def cascade(*, detail: bool) -> CCFNet:
     )
 
 
-def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nine blocks of three colours, in noise, each image in a light of its own."""
+def draw_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nine blocks of three colours with noise, each image with a different brightness."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, (count, 3, 3)).repeat(11, 1).repeat(11, 2)
     images = COLOURS[labels] + rng.normal(0, 8, (count, 1, 1, 3))
@@ -62,24 +62,24 @@ def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train(batch: int, accumulate: int, *, detail: bool) -> dict[str, float]:
-    """Returns the heads' accuracies on images held out."""
+    """Returns the heads' accuracies on held-out images."""
     keras.utils.set_random_seed(1)
     epochs = 1 if batch == 1 else 4
     config = TrainConfig(optimizer="adamw", learning_rate=3e-3, head_rate=1.0, batch=batch)
     model = cascade(detail=detail)
     optimizer = make_optimizer(config, steps=epochs * PICTURES // batch, model=model)
     model.compile(optimizer, loss_weights=LossWeights(fine=0.5), accumulate=accumulate)
-    data = tf.data.Dataset.from_tensor_slices(pictures(PICTURES, seed=0))
+    data = tf.data.Dataset.from_tensor_slices(draw_images(PICTURES, seed=0))
     data = data.batch(batch, drop_remainder=True)
     model.fit(data, epochs=epochs, verbose=0, shuffle=False)
-    held_out = tf.data.Dataset.from_tensor_slices(pictures(200, seed=1)).batch(50)
+    held_out = tf.data.Dataset.from_tensor_slices(draw_images(200, seed=1)).batch(50)
     found = model.evaluate(held_out, verbose=0, return_dict=True)
     return {head: float(found[f"{head}_accuracy"]) for head in ("coarse", "fine", "refine")}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("detail", [False, True], ids=["paper", "detail"])
-def test_single_pictures_do_as_well_as_batches(
+def test_single_images_do_as_well_as_batches(
     detail: bool, record_property: Callable[[str, object], None]
 ) -> None:
     found = {row: train(*row, detail=detail) for row in ROWS}
@@ -93,7 +93,7 @@ def test_single_pictures_do_as_well_as_batches(
 
 
 @pytest.mark.parametrize("side", [1, 5])
-def test_a_picture_on_each_of_two_replicas_is_a_batch_of_two(side: int, two_replicas: Any) -> None:
+def test_an_image_on_each_of_two_replicas_is_a_batch_of_two(side: int, two_replicas: Any) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(1.0, 2.0, (2, side, side, 4)).astype(np.float32)
     pull = rng.normal(size=x.shape).astype(np.float32)
@@ -109,9 +109,9 @@ def test_a_picture_on_each_of_two_replicas_is_a_batch_of_two(side: int, two_repl
     def step(layer: BatchNorm, x: tf.Tensor, pull: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(x)
-            answer = layer(x, training=True)
-            loss = tf.reduce_sum(answer * pull)
-        return answer, tape.gradient(loss, x)
+            output = layer(x, training=True)
+            loss = tf.reduce_sum(output * pull)
+        return output, tape.gradient(loss, x)
 
     one = layer_of(tf.distribute.get_strategy())
     expected = [value.numpy() for value in step(one, tf.constant(x), tf.constant(pull))]

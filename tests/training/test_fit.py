@@ -1,4 +1,4 @@
-"""What `fit` says before it trains; training itself is in tests/test_end_to_end.py."""
+"""Checks of `fit` before training; tests/test_end_to_end.py tests training itself."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ CONFIG = RunConfig(
 
 
 class ReadsDataError(Exception):
-    """Stands for the reading of all images."""
+    """Raised in place of reading all images."""
 
 
 @pytest.fixture(autouse=True)
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends `fit` where it would read the data."""
+    """Ends `fit` before it reads the data."""
 
     def stop(config: RunConfig, console: Console) -> None:
         raise ReadsDataError
@@ -54,7 +54,7 @@ def begun(run: Path, *, epochs: int, checkpoints: tuple[str, ...] = ()) -> Path:
 
 
 def start(run: Path, config: RunConfig = CONFIG, *, resume: bool = False) -> str:
-    """Starts `fit` up to where it reads the data; returns what it said till then."""
+    """Runs `fit` until it reads the data; returns its output."""
     console = Console(file=io.StringIO(), width=400)
     with pytest.raises(ReadsDataError):
         module.fit(config, run, resume=resume, console=console)
@@ -75,25 +75,25 @@ def with_model(**keys: str) -> RunConfig:
     return replace(CONFIG, model=replace(CONFIG.model, **keys))  # type: ignore[arg-type]
 
 
-def test_a_run_that_lost_its_checkpoints_is_not_begun_anew(tmp_path: Path) -> None:
+def test_a_run_that_lost_its_checkpoints_is_not_restarted(tmp_path: Path) -> None:
     run = begun(tmp_path / "run", epochs=2)
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
     assert refusal(run, resume=True) == (
-        f"{run}/checkpoints/last.npz: missing, so the run cannot go on, and there is no "
-        "previous.npz or best.npz beside it: start another with --out NEW"
+        f"{run}/checkpoints/last.npz: missing, so the run cannot be resumed, and there is "
+        "no previous.npz or best.npz in the same folder: start another run with --out NEW"
     )
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
 
 @pytest.mark.parametrize("left", ["previous", "best"])
-def test_a_run_that_lost_its_last_checkpoint_goes_on_from_what_is_left(
+def test_a_run_that_lost_its_last_checkpoint_is_resumed_from_another(
     left: str, tmp_path: Path
 ) -> None:
     run = begun(tmp_path / "run", epochs=2, checkpoints=(left,))
-    assert start(run, resume=True) == ""  # nothing of beginning anew
+    assert start(run, resume=True) == ""  # no message about a restart
 
 
-def test_the_best_weights_of_a_run_without_rows_are_not_begun_anew(tmp_path: Path) -> None:
+def test_a_run_with_best_weights_but_without_rows_is_not_restarted(tmp_path: Path) -> None:
     run = begun(tmp_path / "run", epochs=0)
     for epoch, begins_anew in ((1, True), (2, False)):  # epoch 1: killed before the first save
         write_arrays(
@@ -107,15 +107,15 @@ def test_the_best_weights_of_a_run_without_rows_are_not_begun_anew(tmp_path: Pat
         assert ("starting from epoch 1" in start(run, resume=True)) is begins_anew
 
 
-def test_a_run_that_saves_seldom_begins_anew_after_a_kill(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_save_is_restarted(tmp_path: Path) -> None:
     run = begun(tmp_path / "run", epochs=5)
     seldom = replace(CONFIG, train=replace(CONFIG.train, checkpoint_every="5 epochs"))
-    assert "missing, so the run cannot go on" in refusal(run, seldom, resume=True)
+    assert "missing, so the run cannot be resumed" in refusal(run, seldom, resume=True)
     (run / "config.yaml").write_text(to_yaml(seldom))
     assert "starting from epoch 1" in start(run, seldom, resume=True)
 
 
-def test_one_command_serves_the_first_start_and_every_later_one(tmp_path: Path) -> None:
+def test_the_same_command_starts_and_resumes_a_run(tmp_path: Path) -> None:
     assert "no run to resume" in refusal(tmp_path / "run", resume=True)
     console = Console(file=io.StringIO(), width=400)
     with pytest.raises(ReadsDataError):
@@ -128,15 +128,13 @@ def test_one_command_serves_the_first_start_and_every_later_one(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("epochs", [0, 1])
-def test_a_run_killed_in_its_first_epoch_begins_anew_and_says_so(
-    tmp_path: Path, epochs: int
-) -> None:
+def test_a_run_killed_in_its_first_epoch_is_restarted(tmp_path: Path, epochs: int) -> None:
     run = begun(tmp_path / "run", epochs=epochs)
     said = start(run, resume=True)
     assert said.startswith(f"{run}: no checkpoint yet: starting from epoch 1\n")
 
 
-def test_a_run_killed_before_its_configuration_was_written_begins_anew(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_configuration_was_written_is_restarted(tmp_path: Path) -> None:
     run = tmp_path / "run"
     open_run(run, resume=False)
     (run / "lists").mkdir()
@@ -146,31 +144,31 @@ def test_a_run_killed_before_its_configuration_was_written_begins_anew(tmp_path:
     assert "starting from epoch 1" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_new_run_says_nothing_of_checkpoints(tmp_path: Path) -> None:
+def test_a_new_run_does_not_mention_checkpoints(tmp_path: Path) -> None:
     assert start(tmp_path / "run") == ""
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_a_change_says_to_leave_config_out_where_it_was_given(tmp_path: Path, given: bool) -> None:
+def test_a_change_suggests_to_omit_config_if_it_was_given(tmp_path: Path, given: bool) -> None:
     run = begun(tmp_path / "run", epochs=2, checkpoints=("best", "last"))
     other = replace(CONFIG, train=replace(CONFIG.train, epochs=9))
     text = refusal(run, other, resume=True, config_given=given)
     assert "train.epochs is 9 but" in text
     assert text.endswith(
-        "(leave --config out: a resumed run has its own configuration)"
+        "(omit --config: a resumed run uses its own configuration)"
         if given
         else f"use a new --out with --model.init_from {run}"
     )
 
 
-def test_a_weights_file_is_looked_for_before_the_data(tmp_path: Path) -> None:
+def test_the_weights_file_is_checked_before_the_data(tmp_path: Path) -> None:
     text = refusal(tmp_path / "run", with_model(backbone_weights=str(tmp_path / "x.h5")))
-    assert f"no file {tmp_path / 'x.h5'}" in text
+    assert f"{tmp_path / 'x.h5'} does not exist" in text
     (tmp_path / "x.h5").touch()
     assert start(tmp_path / "run", with_model(backbone_weights=str(tmp_path / "x.h5"))) == ""
 
 
-def test_the_run_to_tune_is_looked_for_before_the_data(tmp_path: Path) -> None:
+def test_the_run_to_fine_tune_is_checked_before_the_data(tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     assert "no such folder" in refusal(tmp_path / "run", with_model(init_from=str(tuned)))
     begun(tuned, epochs=0)
@@ -181,17 +179,19 @@ def test_the_run_to_tune_is_looked_for_before_the_data(tmp_path: Path) -> None:
     assert start(tmp_path / "run", with_model(init_from=str(tuned))) == ""
 
 
-def test_a_resumed_run_needs_nothing_that_it_started_from(tmp_path: Path) -> None:
+def test_a_resumed_run_does_not_need_its_initial_weights(tmp_path: Path) -> None:
     run = begun(tmp_path / "run", epochs=2, checkpoints=("best", "last"))
     config = with_model(init_from=str(tmp_path / "gone"))
     (run / "config.yaml").write_text(to_yaml(config))
     assert start(run, config, resume=True) == ""
 
 
-def test_frozen_batch_norm_of_a_random_backbone_is_warned_of(tmp_path: Path) -> None:
+def test_frozen_batch_norm_of_a_random_backbone_raises_a_warning(tmp_path: Path) -> None:
     frozen = replace(CONFIG, train=replace(CONFIG.train, batch_norm="frozen"))
     said = start(tmp_path / "run", frozen)
-    assert said.startswith("warning: train.batch_norm is frozen and the backbone starts at random")
+    assert said.startswith(
+        "warning: train.batch_norm is frozen and the backbone is randomly initialised"
+    )
     assert said.endswith("add --train.batch_norm synchronised\n")
     assert said.count("\n") == 1
     trained = replace(frozen, model=replace(frozen.model, backbone_weights="imagenet"))
@@ -201,12 +201,14 @@ def test_frozen_batch_norm_of_a_random_backbone_is_warned_of(tmp_path: Path) -> 
     assert start(run, frozen, resume=True) == ""
 
 
-def test_a_full_disk_is_said_so_without_promising_a_checkpoint(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_without_promising_a_checkpoint(tmp_path: Path) -> None:
     import tensorflow as tf
 
     text = f"{tmp_path}: {module.os.strerror(errno.ENOSPC)}"
     with (
-        pytest.raises(ResourceError, match="no checkpoint was damaged: free space and go on"),
+        pytest.raises(
+            ResourceError, match="no checkpoint was damaged: free disk space and continue"
+        ),
         module._resource_errors(CONFIG, tmp_path),
     ):
         raise tf.errors.ResourceExhaustedError(None, None, text)
@@ -228,7 +230,7 @@ def test_lists_and_label_map_are_kept_in_the_run(tmp_path: Path) -> None:
         "lists/fold_1/train.txt",
         "lists/near_duplicates.txt",
     ]
-    assert keep_files(kept, run) == kept  # a run that begins anew has its copies already
+    assert keep_files(kept, run) == kept  # a restarted run has its copies already
 
 
 def test_a_moved_run_finds_its_own_lists(tmp_path: Path) -> None:

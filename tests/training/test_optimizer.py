@@ -55,7 +55,7 @@ def numpy_sgd(
 
 
 @pytest.mark.parametrize(("name", "by_hand"), [("adamw", numpy_adamw), ("sgd", numpy_sgd)])
-def test_rates_and_decay_by_part_equal_numpy(
+def test_rates_and_decay_of_backbone_and_heads_equal_numpy(
     model: keras.Model, name: str, by_hand: object
 ) -> None:
     config = TrainConfig(
@@ -88,7 +88,7 @@ def test_rates_and_decay_by_part_equal_numpy(
 
 
 def kernels_after(model: keras.Model, config: TrainConfig, steps: int) -> dict[str, float]:
-    """Returns what is left of each kernel, as a share, after steps without a gradient."""
+    """Returns the remaining fraction of each kernel after steps with zero gradients."""
     optimizer = make_optimizer(config, steps=steps, model=model)
     variables = model.trainable_variables
     before = [np.linalg.norm(v.numpy()) for v in variables]
@@ -102,7 +102,7 @@ def kernels_after(model: keras.Model, config: TrainConfig, steps: int) -> dict[s
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 @pytest.mark.parametrize("decay", ["auto", 0.5])
-def test_decay_acts_as_its_docstring_says(
+def test_weight_decay_shrinks_kernels_as_documented(
     model: keras.Model, name: str, decay: str | float
 ) -> None:
     rate = {"adamw": 1e-4, "sgd": 1e-2}[name]
@@ -148,7 +148,7 @@ def test_float16_scales_the_loss(model: keras.Model) -> None:
         ("adamw", 64, 64, 0.01),
     ],
 )
-def test_the_rate_follows_the_batch(
+def test_the_learning_rate_is_scaled_with_the_batch_size(
     model: keras.Model, name: str, batch: int, meant_for: int, wanted: float
 ) -> None:
     config = TrainConfig(

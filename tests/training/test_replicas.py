@@ -1,4 +1,4 @@
-"""Two replicas give the weights that one gives on the same global batch, void unevenly spread."""
+"""Two replicas give the same weights as one on the same global batch, with uneven void."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may go on with a run, before anything is read or built."""
+"""Checks of a run folder before data are read or the network is built."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ccfnet_tf.training import resume as claim
 CONFIG = RunConfig(data=DataConfig(format="scenes"))
 
 
-@pytest.mark.parametrize("name", ["", ".lock", *claim.WRITTEN])
-def test_a_run_that_cannot_be_written_is_refused_at_once(
+@pytest.mark.parametrize("name", ["", ".lock", *claim.WRITABLE_FOLDERS])
+def test_a_run_that_is_not_writable_is_refused_immediately(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for folder in claim.WRITTEN:
+    for folder in claim.WRITABLE_FOLDERS:
         (tmp_path / folder).mkdir()
     (tmp_path / ".lock").touch()
     (tmp_path / "config.yaml").write_text(to_yaml(CONFIG))
@@ -26,7 +26,7 @@ def test_a_run_that_cannot_be_written_is_refused_at_once(
     allowed = os.access
 
     def access(path: Path, mode: int) -> bool:
-        """As for a user who may not write there; root may everywhere."""
+        """Simulates a user without write permission, since root may write everywhere."""
         return Path(path) != place and allowed(path, mode)
 
     monkeypatch.setattr(os, "access", access)
@@ -35,7 +35,7 @@ def test_a_run_that_cannot_be_written_is_refused_at_once(
     assert str(caught.value).startswith(f"{place}: cannot be written: ")
 
 
-def test_files_beside_lists_are_copied_whatever_they_hold(tmp_path: Path) -> None:
+def test_files_next_to_lists_are_copied_whatever_their_content(tmp_path: Path) -> None:
     lists, label_map = tmp_path / "lists", tmp_path / "map.yaml"
     lists.mkdir()
     contents = {"train.txt": b"a\n", "notes.txt": "d\xe9j\xe0 vu".encode("latin-1")}

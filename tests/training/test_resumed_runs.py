@@ -1,4 +1,4 @@
-"""A run goes on, or says in one line why it does not: through the command line's own code.
+"""A run is resumed, or a one-line error tells why not; uses the code of the command line.
 
 A graph of five layers is trained in place of the network.
 """
@@ -41,8 +41,8 @@ def pictures(root: Path) -> Path:
     for side in ("images", "masks"):
         (root / side).mkdir(parents=True)
     for i in range(8):
-        picture, mask = rng.integers(0, 255, (36, 40, 3), np.uint8), rng.integers(0, 3, (36, 40))
-        Image.fromarray(picture).save(root / "images" / f"{i}.png")
+        image, mask = rng.integers(0, 255, (36, 40, 3), np.uint8), rng.integers(0, 3, (36, 40))
+        Image.fromarray(image).save(root / "images" / f"{i}.png")
         Image.fromarray(mask.astype(np.uint8)).save(root / "masks" / f"{i}.png")
     (root / "classes.txt").write_text("sky\ntree\nroad\n")
     return root
@@ -69,7 +69,7 @@ def trained(toy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def begun(trained: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
-    """Copies of both, the run as it was after its first epoch."""
+    """Copies of both, with the run in its state after the first epoch."""
     root, run = (Path(shutil.copytree(each, tmp_path / each.name)) for each in trained)
     (run / "checkpoints" / "previous.npz").replace(run / "checkpoints" / "last.npz")
     return root, run
@@ -81,7 +81,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """Holds two runs equal but for rounding, which on a busy machine differs from run to run.
+    """Asserts that two runs are equal up to rounding, which varies on a busy machine.
 
     A step of the optimizer moves a weight by 1e-3.
     """
@@ -98,7 +98,7 @@ def assert_same(one: Path, other: Path) -> None:
             assert float(a[key]) == pytest.approx(float(b[key]), abs=1e-2), key
 
 
-def test_changed_data_end_a_resumed_run_until_they_are_accepted(
+def test_changed_data_must_be_accepted_to_resume_a_run(
     begun: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, run = begun
@@ -108,7 +108,7 @@ def test_changed_data_end_a_resumed_run_until_they_are_accepted(
     before = (run / "data_digest.json").read_bytes()
     code, out, err = fit(capsys, *args)
     assert (code, err.count("\n")) == (2, 1)
-    assert f"changed: {mask}: bring back" in err
+    assert f"changed: {mask}: restore" in err
     assert "building the network" not in out
     assert (run / "data_digest.json").read_bytes() == before
     code, out, err = fit(capsys, *args, "--accept-changed-data")
@@ -120,7 +120,7 @@ def test_changed_data_end_a_resumed_run_until_they_are_accepted(
     assert "nothing to resume" in out
 
 
-def test_other_class_names_end_a_resumed_run_until_they_are_accepted(
+def test_changed_class_names_must_be_accepted_to_resume_a_run(
     begun: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, run = begun
@@ -128,7 +128,7 @@ def test_other_class_names_end_a_resumed_run_until_they_are_accepted(
     args = ("--out", run, "--data.root", root, "--resume")
     code, _, err = fit(capsys, *args)
     assert (code, err.count("\n")) == (2, 1)
-    assert "class 1 is 'tree' in the run and 'bush' in the data: bring back" in err
+    assert "class 1 is 'tree' in the run and 'bush' in the data: restore" in err
     assert "tree" in (run / "classes.json").read_text()
     code, out, err = fit(capsys, *args, "--accept-changed-data")
     assert (code, err) == (0, "")
@@ -147,10 +147,10 @@ def test_another_number_of_classes_is_never_accepted(
     code, _, err = fit(capsys, *args)
     assert (code, err.count("\n")) == (2, 1)
     assert "class 3 is missing in the run and 'lake' in the data" in err
-    assert "answers 3 classes and the data have 4" in err
+    assert "has 3 classes and the data have 4" in err
 
 
-def test_damaged_files_around_a_sound_checkpoint_do_not_end_a_run(
+def test_damaged_files_next_to_a_valid_checkpoint_do_not_prevent_resuming(
     begun: tuple[Path, Path], trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, run = begun
@@ -161,13 +161,13 @@ def test_damaged_files_around_a_sound_checkpoint_do_not_end_a_run(
     code, out, err = fit(capsys, "--out", run, "--data.root", root, "--resume")
     assert (code, err) == (0, "")
     assert "environment.json: damaged: kept as environment.json.damaged" in out
-    assert "metrics.csv: damaged: kept as metrics.csv.damaged, and its sound rows go on" in out
+    assert "metrics.csv: damaged: kept as metrics.csv.damaged; its valid rows are kept" in out
     assert "has no data_digest.json" in out
     assert (run / "data_digest.json").is_file()
     assert_same(run, trained[1])
 
 
-def test_a_damaged_last_checkpoint_changes_nothing_of_the_run(
+def test_a_damaged_last_checkpoint_does_not_change_the_result(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, run = trained[0], Path(shutil.copytree(trained[1], tmp_path / "run"))
@@ -178,12 +178,12 @@ def test_a_damaged_last_checkpoint_changes_nothing_of_the_run(
     np.savez(last, **arrays)  # type: ignore[arg-type]
     code, out, err = fit(capsys, "--out", run, "--data.root", root, "--resume")
     assert (code, err) == (0, "")
-    assert f"last.npz: '{key}' holds nan" in out
-    assert "going on from previous.npz, saved after epoch 1" in out
+    assert f"last.npz: '{key}' has nan" in out
+    assert "resuming from previous.npz, saved after epoch 1" in out
     assert_same(run, trained[1])
 
 
-def test_the_best_weights_alone_carry_a_run_to_its_end(
+def test_a_run_can_be_finished_from_the_best_weights_alone(
     begun: tuple[Path, Path], trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, run = begun
@@ -194,7 +194,10 @@ def test_the_best_weights_alone_carry_a_run_to_its_end(
     last.unlink()
     code, out, err = fit(capsys, "--out", run, "--data.root", root, "--resume")
     assert (code, err) == (0, "")
-    assert "last.npz: missing; going on from best.npz, saved after epoch 1, whose optimizer" in out
+    assert (
+        "last.npz: missing; resuming from best.npz, saved after epoch 1, with a new optimizer"
+        in out
+    )
     whole = rows(trained[1])
     assert [row["epoch"] for row in rows(run)] == ["1", "2"]
     assert [row["learning_rate"] for row in rows(run)] == [row["learning_rate"] for row in whole]
@@ -208,7 +211,7 @@ def test_a_value_that_is_not_finite_leaves_every_checkpoint_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As when a step went wrong in silence: no loss shows it, nor does validation."""
+    """Simulates a silent error of a step, which neither losses nor validation show."""
     run = tmp_path / "run"
     validate, seen = Validation.run, dict[str, bytes]()
 
@@ -252,7 +255,7 @@ def test_a_value_that_is_not_finite_leaves_every_checkpoint_as_it_was(
         "model: {backbone: [resnet50]}",
     ],
 )
-def test_a_configuration_that_cannot_be_read_is_one_line(
+def test_an_unreadable_configuration_is_refused_in_one_line(
     text: str, begun: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, run = begun
@@ -265,7 +268,7 @@ def test_a_configuration_that_cannot_be_read_is_one_line(
         assert any(place in err for place in ("config.yaml", "data.", "train.", "model.", "seed"))
 
 
-def test_what_split_prints_can_be_run_as_it_is(
+def test_the_command_printed_by_split_can_be_run(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = Path(shutil.copytree(trained[0], tmp_path / "a set of [mine]"))
@@ -276,4 +279,4 @@ def test_what_split_prints_can_be_run_as_it_is(
     (line,) = (line for line in printed if line.startswith("ccfnet-tf fit "))
     code, out, err = fit(capsys, *shlex.split(line)[2:], *KEYS, "--out", tmp_path / "run")
     assert (code, err) == (0, "")
-    assert "folder: 4 images to train on, 2 to validate, 2 to test, 3 classes" in out
+    assert "folder: 4 training images, 2 validation, 2 test, 3 classes" in out

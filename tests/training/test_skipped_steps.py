@@ -1,4 +1,4 @@
-"""A step that is not finite changes nothing, on one replica or two, and a run says so."""
+"""A step that is not finite changes nothing, on one replica or two, and is reported."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def train(
 
 
 def state_of(model: Any) -> dict[str, np.ndarray]:
-    """Returns everything a step may change but the spoiler's own count."""
+    """Returns everything that a step may change, except the count of the spoiler."""
     variables = {v.path: v for v in model.variables if v.path != "spoiler/steps"}
     variables |= {f"optimizer {i}": v for i, v in enumerate(model.optimizer.variables)}
     return {path: v.numpy() for path, v in variables.items()}
@@ -67,7 +67,7 @@ def state_of(model: Any) -> dict[str, np.ndarray]:
         pytest.param((math.inf, 1, {"accumulate": 2}), marks=pytest.mark.slow),
     ],
 )
-def test_a_bad_gradient_leaves_the_step_out(
+def test_a_step_with_a_bad_gradient_is_skipped(
     case: tuple[float, int, dict[str, Any]], toy: Toy, spoiler: Spoiler, two_replicas: Any
 ) -> None:
     value, replicas, compiled = case
@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_finite_is_named(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize("bad_pictures", [False, True])
-def test_loss_scaling_skips_without_counting_until_its_scale_is_used_up(
+def test_steps_skipped_by_loss_scaling_count_only_below_scale_1(
     bad_pictures: bool, toy: Toy, spoiler: Spoiler
 ) -> None:
     keras.utils.set_random_seed(1)
@@ -172,7 +172,7 @@ def rows(run: Path) -> list[dict[str, str]]:
         return [{**row, "seconds": ""} for row in csv.DictReader(file)]
 
 
-def test_a_run_counts_skipped_steps_and_its_checkpoints_are_sound(
+def test_a_run_counts_skipped_steps_and_its_checkpoints_are_valid(
     run_with: Callable[..., str], tmp_path: Path
 ) -> None:
     said = run_with(tmp_path / "run", {3: math.nan, 5: math.inf, 12: math.nan})
@@ -195,7 +195,7 @@ def test_a_run_counts_skipped_steps_and_its_checkpoints_are_sound(
 
 
 @pytest.mark.slow
-def test_a_run_killed_between_goes_on_the_same(
+def test_a_run_killed_between_skipped_steps_is_resumed_identically(
     run_with: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = {1: math.nan, 10: math.inf}

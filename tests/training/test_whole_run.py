@@ -1,10 +1,10 @@
-"""Whole runs of `fit` on drawn scenes, with a small network.
+"""Complete runs of `fit` on synthetic scenes, with a small network.
 
 Which faults which test sees:
 
-    schedule one epoch too long, or by the epoch     test_a_run_equals_the_one_by_hand
-    a key of `train` not passed on, gamma decayed    test_a_run_equals_the_one_by_hand
-    validated on the training split                   test_a_run_equals_the_one_by_hand
+    schedule one epoch too long, or by the epoch     test_a_run_equals_the_reference_run
+    a key of `train` not passed on, gamma decayed    test_a_run_equals_the_reference_run
+    validated on the training split                   test_a_run_equals_the_reference_run
     best chosen by coarse, best = latest             test_the_best_epoch_is_kept
 """
 
@@ -71,7 +71,7 @@ CONFIG = RunConfig(
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has `fit` train the small network."""
+    """Makes `fit` train the small network."""
     monkeypatch.setattr(build, "build_ccfnet", cascade)
 
 
@@ -106,7 +106,7 @@ def same_batches(config: RunConfig, data: RunData) -> Any:
 
 
 def accuracies(weights: Weights, data: RunData, samples: list[Sample]) -> dict[str, float]:
-    """Returns each head's share of right pixels, over images seen one by one."""
+    """Returns each head's pixel accuracy, over images evaluated one by one."""
     right, pixels = dict.fromkeys(("coarse", "fine", "refine"), 0), 0
     for sample in samples:
         image, label = data.parts.load(sample)
@@ -117,8 +117,8 @@ def accuracies(weights: Weights, data: RunData, samples: list[Sample]) -> dict[s
     return {head: hits / pixels for head, hits in right.items()}
 
 
-def test_a_run_equals_the_one_by_hand(tmp_path: Path) -> None:
-    """Weights, rates, losses and accuracies, of training and of validation."""
+def test_a_run_equals_the_reference_run(tmp_path: Path) -> None:
+    """Compares weights, learning rates, losses and accuracies of training and validation."""
     run, train = tmp_path / "run", CONFIG.train
     fit.fit(CONFIG, run, resume=False, console=QUIET)
     data = check_data(CONFIG, QUIET)
@@ -149,14 +149,14 @@ def test_a_run_equals_the_one_by_hand(tmp_path: Path) -> None:
 
 
 def even(classes: int, share: float) -> Confusion:
-    """Returns a confusion with this share of each class right, the others taken for the next."""
+    """Returns a confusion matrix with this accuracy of each class; the rest is the next class."""
     hits = round(100 * share)
     one = np.eye(classes, dtype=np.int64)
     return Confusion(hits * one + (100 - hits) * np.roll(one, 1, axis=1))
 
 
 def lopsided(classes: int) -> Confusion:
-    """Returns one of high accuracy and a low mean IoU: nearly all is the first class."""
+    """Returns one with high accuracy and low mean IoU: nearly all pixels are of the first class."""
     counts = np.zeros((classes, classes), np.int64)
     counts[:, 0] = 100
     counts[0, 0] = 100_000
@@ -165,7 +165,7 @@ def lopsided(classes: int) -> Confusion:
 
 @pytest.mark.slow
 def test_the_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one whose blended answer has the best mean IoU on the validation split, as validated."""
+    """The best epoch is the one with the best mean IoU of refine on the validation split."""
     validated: list[Weights] = []
 
     class Told(Evaluator):

@@ -1,1 +1,1 @@
-"""Keras callbacks of `fit`."""
+"""Keras callbacks used by `fit`."""

@@ -1,4 +1,4 @@
-"""What happens after each epoch: validate, write, draw, save."""
+"""After each epoch: validates, writes metrics and previews, and saves checkpoints."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from ccfnet_tf.training.ema import averaged
 
 PREVIEWS = 4
 EVALUATION_BATCH = 1
-"""Images at once. They come at their own resolution, so memory is bounded by the largest one,
-and sets of many sizes would fill larger batches with blanks."""
+"""Batch size of the validation. Images keep their resolution, so memory is bounded by the largest
+image, and larger batches of images of many sizes would consist mostly of padding."""
 
 
 class Validation:
-    """The validation split, ready to be run over after each epoch."""
+    """Evaluates a model on the validation split after each epoch."""
 
     def __init__(
         self,
@@ -49,31 +49,31 @@ class Validation:
         workers: Collectives,
         console: Console,
     ) -> None:
-        """Takes the sizes [(H, W)] of the validation split, which may be empty."""
+        """Prepares the batches; `sizes` are (H, W) of the validation images and may be empty."""
         self.samples = parts.val
         self.taxonomy = parts.taxonomy
         self.load = parts.load
         self.workers = workers
         self.console = console
-        mine = slice(workers.index, None, workers.count)
+        own = slice(workers.index, None, workers.count)
         self.batches, self.count = evaluation_batches(
-            parts.val[mine], sizes[mine], parts.load, data, batch=EVALUATION_BATCH
+            parts.val[own], sizes[own], parts.load, data, batch=EVALUATION_BATCH
         )
         self.evaluator: Evaluator | None = None
 
     def run(self, model: Any, advance: Callable[[], None]) -> Evaluation | None:
-        """Evaluates the model on the whole split, divided among the workers.
+        """Evaluates the model on the complete split, divided among the workers.
 
         Args:
             model: A `CCFNet`.
-            advance: Called after each batch; what it raises ends the validation.
+            advance: Called after each batch. An exception that it raises ends the validation.
 
         Returns:
-            The same on every worker; None when there is no part.
+            The evaluation, identical on every worker; None if there is no validation split.
         """
         if not self.samples:
             return None
-        self.evaluator = self.evaluator or Evaluator(model, self.taxonomy)  # one trace for a run
+        self.evaluator = self.evaluator or Evaluator(model, self.taxonomy)  # traced once per run
         with new_progress(self.console) as bar:
             task = bar.add_task("validation", total=self.count)
 
@@ -91,10 +91,10 @@ class Validation:
 
 
 class EpochEnd(keras.callbacks.Callback):
-    """Validates, then writes metrics, images and checkpoints, the resumable one last.
+    """Validates, then writes metrics, previews and checkpoints, `last.npz` at the end.
 
-    The order matters: whatever a kill interrupts before `last.npz` is renamed is done again by
-    the resumed run, and everything written before is replaced by the same.
+    The order matters: if the process is killed before `last.npz` is written, the resumed run
+    repeats the epoch and replaces all files written before with identical ones.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class EpochEnd(keras.callbacks.Callback):
         progress: checkpoint.Progress,
         train: TrainConfig,
         *,
-        told: Preemption,
+        preemption: Preemption,
         console: Console,
     ) -> None:
         super().__init__()
@@ -116,27 +116,27 @@ class EpochEnd(keras.callbacks.Callback):
         self.workers = validation.workers
         self.preview_samples = preview_samples[:PREVIEWS]
         self.progress = progress
-        self.told = told
+        self.preemption = preemption
         self.console = console
         self.saved_step = progress.step
         self.predictor: KerasNetwork | None = None
-        self.began = time.monotonic()
+        self.started = time.monotonic()
         if self.workers.chief:
             self.table = MetricsTable(run / "metrics.csv", epochs_done=progress.epoch)
             self.board = TensorBoardLog(run / "tensorboard")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Starts the clock."""
-        self.began = time.monotonic()
+        """Starts measuring the duration of the epoch."""
+        self.started = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Validates, then writes metrics, images and checkpoints."""
+        """Validates, then writes metrics, previews and checkpoints."""
         number = epoch + 1
         step = number * self.progress.steps
-        trained = time.monotonic() - self.began
+        trained = time.monotonic() - self.started
         try:
             with averaged(self.model):
-                progress, row = self._look(number, step, logs or {})
+                progress, row = self._validate(number, step, logs or {})
         except TerminatedError:
             self.save_last(replace(self.progress, step=step))
             raise
@@ -146,22 +146,22 @@ class EpochEnd(keras.callbacks.Callback):
         self.console.print(_line(number, self.epochs, row, trained))
 
     def save_last(self, progress: checkpoint.Progress) -> None:
-        """Writes what the run goes on from; the chief alone does."""
+        """Saves the complete state of the run, on the chief only."""
         self.saved_step = progress.step
         if self.workers.chief:
             checkpoint.save_last(self.run / CHECKPOINTS / "last.npz", self.model, progress)
 
-    def _look(
+    def _validate(
         self, number: int, step: int, logs: dict[str, Any]
     ) -> tuple[checkpoint.Progress, dict[str, Any]]:
-        """Validates and writes all but what the run goes on from; returns progress and figures."""
+        """Validates, and writes everything except `last.npz`; returns progress and metrics."""
 
-        def end_if_told() -> None:
-            # Workers must agree before one may leave: together they end after the validation.
-            if self.told.now and self.workers.count == 1:
+        def stop_if_preempted() -> None:
+            # Several workers must stop together, so they do so after the validation.
+            if self.preemption.now and self.workers.count == 1:
                 raise terminated(step)
 
-        evaluation = self.validation.run(self.model, end_if_told)
+        evaluation = self.validation.run(self.model, stop_if_preempted)
         progress = self._progress(number, step, evaluation)
         row = self._row(number, step, logs, evaluation)
         if self.workers.chief:
@@ -175,7 +175,7 @@ class EpochEnd(keras.callbacks.Callback):
         self, number: int, step: int, logs: dict[str, Any], evaluation: Evaluation | None
     ) -> dict[str, Any]:
         rate = float(self.model.optimizer.learning_rate.numpy())
-        seconds = round(time.monotonic() - self.began, 2)
+        seconds = round(time.monotonic() - self.started, 2)
         row = {"epoch": number, "step": step, "seconds": seconds, "learning_rate": rate}
         row |= {key: round(float(value), 6) for key, value in logs.items()}
         return row | _validation_figures(evaluation)
@@ -193,12 +193,12 @@ class EpochEnd(keras.callbacks.Callback):
 
     def _draw(self, number: int, row: dict[str, Any]) -> None:
         sheet = self._sheet()
-        place = self.run / "previews" / f"epoch_{number:02d}.png"
-        write_png(place, sheet, fix=FREE_SPACE)
+        path = self.run / "previews" / f"epoch_{number:02d}.png"
+        write_png(path, sheet, fix=FREE_SPACE)
         self.board.write(number, row, sheet)
 
     def _sheet(self) -> np.ndarray:
-        """Returns the preview samples, one row each, as the network sees them now."""
+        """Returns an image of the preview samples and their predictions, one row per sample."""
         taxonomy = self.validation.taxonomy
         self.predictor = self.predictor or KerasNetwork(self.model, taxonomy=taxonomy)
         rows = []
@@ -209,10 +209,11 @@ class EpochEnd(keras.callbacks.Callback):
 
 
 def _score(evaluation: Evaluation | None) -> float | None:
-    """Returns what chooses the best checkpoint: refine's mean IoU over the classes of the labels.
+    """Returns the score that selects the best checkpoint: mean IoU of refine.
 
-    Over the classes of the predictions too, a single pixel of a further class would lower the mean
-    by a whole class. None without a labelled pixel: then the newest epoch counts as the best.
+    The mean is over the classes that occur in the labels. If it included classes that occur only
+    in the predictions, a single pixel of such a class would add a class with IoU 0. Without
+    labelled pixels the score is None, and the latest epoch counts as the best.
     """
     return None if evaluation is None else evaluation.refine.mean_iou_present
 
@@ -231,7 +232,7 @@ def _validation_figures(evaluation: Evaluation | None) -> dict[str, float]:
 
 def _line(number: int, epochs: int, row: dict[str, Any], seconds: float) -> str:
     text = f"epoch {number}/{epochs}  {seconds:.0f} s"
-    if "loss" in row:  # not where several replicas were stopped between training and validation
+    if "loss" in row:  # missing if a run on several replicas was interrupted before its validation
         text += f"  loss {row['loss']:.3f}  accuracy {100 * row['refine_accuracy']:.1f} %"
     if row.get("skipped_steps"):
         text += f"  skipped steps {row['skipped_steps']:.0f}"

@@ -1,7 +1,7 @@
-"""Ends a run that no longer learns: too many steps skipped, or a loss that is not a number.
+"""Ends a run if too many steps were skipped, or if a loss is not finite.
 
-The training step itself skips what is not finite (`network.model`); this says so, and when it is
-too much.
+The training step itself skips losses and gradients that are not finite (`network.model`). This
+callback reports skipped steps and limits their number.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from ccfnet_tf.errors import NotFiniteError
 from ccfnet_tf.runs.checkpoint_file import NOT_FINITE_ADVICE
 
 IN_A_ROW = 5
-"""So many skipped steps one after another end a run."""
+"""Number of consecutive skipped steps that ends a run."""
 
 SHARE = 0.01
-"""A larger share of an epoch's steps ends a run too; fewer than `IN_A_ROW` never do, since a short
-epoch reaches the share with a single step."""
+"""A larger fraction of skipped steps in an epoch ends a run too. Fewer than `IN_A_ROW` skipped
+steps never do, because in a short epoch a single step exceeds the fraction."""
 
 ADVICE = f"checkpoints of earlier steps are kept; {NOT_FINITE_ADVICE}"
 
 
 class StopWhenNotFinite(keras.callbacks.Callback):
-    """Names steps that were skipped, and raises where there are too many or a loss is not finite.
+    """Reports skipped steps, and raises an error for too many of them or a non-finite loss.
 
     Args:
-        first_step: Steps done before.
-        steps: Steps of an epoch.
-        console: Where it is said what was not finite, once for each loss or variable.
+        first_step: Number of steps before this training.
+        steps: Steps per epoch.
+        console: Where each loss or variable that is not finite is reported once.
 
     Raises:
         NotFiniteError: From `on_train_batch_end`.
@@ -47,27 +47,27 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         self.before: int | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Forgets how many steps of the last epoch were skipped."""
+        """Resets the number of skipped steps."""
         self.before = None
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Looks once an epoch at how many were skipped before it was resumed."""
+        """Reads, once per epoch, the number of steps skipped before the epoch was resumed."""
         if self.before is None:
             self.before = int(self.model.skipped_steps.result())
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Looks at what the step says of itself."""
+        """Checks the losses and the number of skipped steps."""
         self.step += 1
         values = {key: float(value) for key, value in (logs or {}).items()}
         self._refuse_bad_loss(values)
         skipped, before = int(values["skipped_steps"]), self.before or 0
         self.in_a_row = self.in_a_row + 1 if skipped > before else 0
         if skipped > before:
-            self._look(skipped)
+            self._report_skipped(skipped)
         self.before = skipped
 
-    def _look(self, skipped: int) -> None:
-        """Names what was not finite in the step just skipped; raises if it is one too many."""
+    def _report_skipped(self, skipped: int) -> None:
+        """Reports what was not finite in the skipped step; raises if too many were skipped."""
         name = self.model.skipped_steps.latest_name()
         what = name if name.endswith("_loss") else f"the gradient of {name}"
         if name not in self.named:
@@ -87,9 +87,9 @@ class StopWhenNotFinite(keras.callbacks.Callback):
             )
 
     def _refuse_bad_loss(self, values: dict[str, float]) -> None:
-        # A running mean stays bad once one step was, so nothing is missed.
+        # A running mean stays non-finite after one such step, so none is missed.
         bad = [key for key, value in values.items() if "loss" in key and not math.isfinite(value)]
-        # The head's own loss says more than their sum.
+        # The loss of a head is more informative than the total loss.
         heads = [key for key in bad if key != "loss"] or bad
         if heads:
             raise NotFiniteError(

@@ -1,4 +1,4 @@
-"""SIGTERM, with which schedulers take a machine back: noted, and acted on where nothing is lost."""
+"""Records SIGTERM, which schedulers send before preemption, so that the run can be saved first."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ccfnet_tf.errors import TerminatedError
 
 
 class Preemption:
-    """Whether the process received SIGTERM since `listening` began."""
+    """Records whether the process received SIGTERM inside `listening`."""
 
     def __init__(self) -> None:
         self.now = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Notes SIGTERM inside the context; afterwards the previous handler is back."""
-        former = signal.signal(signal.SIGTERM, self._note)
+        """Records SIGTERM inside the context, and restores the previous handler afterwards."""
+        previous = signal.signal(signal.SIGTERM, self._record)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, former)
+            signal.signal(signal.SIGTERM, previous)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.now = True
 
 
 def terminated(step: int) -> TerminatedError:
-    """Returns what ends a run that has saved itself."""
-    return TerminatedError(f"received SIGTERM at step {step}: saved; the run goes on with --resume")
+    """Returns the exception that ends a saved run."""
+    return TerminatedError(f"received SIGTERM at step {step}: saved; continue with --resume")

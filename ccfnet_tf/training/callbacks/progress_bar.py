@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar an epoch."""
+"""A progress bar for each epoch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ccfnet_tf.io.console import new_progress
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """A bar over the steps of an epoch with the running losses and accuracies."""
+    """Shows the steps of an epoch with the running losses, accuracy and mean IoU."""
 
     def __init__(self, console: Console, epochs: int) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class ProgressBar(keras.callbacks.Callback):
         self.console = console
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Starts a bar over the steps of the epoch."""
+        """Starts the bar of the epoch."""
         self.bar = new_progress(self.console, figures=True)
         self.bar.start()
         self.task = self.bar.add_task(
@@ -27,15 +27,15 @@ class ProgressBar(keras.callbacks.Callback):
         )
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Moves the bar on by a step."""
+        """Advances the bar by one step."""
         self.bar.update(self.task, advance=1, figures=_figures(logs or {}))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Takes the bar off the screen."""
+        """Removes the bar."""
         self.bar.stop()
 
     def close(self) -> None:
-        """Gives the terminal back, also when training stopped in the middle of an epoch."""
+        """Releases the terminal, also if training stopped within an epoch."""
         if hasattr(self, "bar"):
             self.bar.stop()
 

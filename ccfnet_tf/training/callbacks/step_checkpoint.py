@@ -1,4 +1,4 @@
-"""Saves a run within an epoch: every so many steps or minutes, and when it receives SIGTERM."""
+"""Saves a run within an epoch: after a number of steps or minutes, and on SIGTERM."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ccfnet_tf.training.callbacks.preemption import terminated
 
 
 class StepCheckpoint(keras.callbacks.Callback):
-    """Writes `last.npz` between two steps; the last callback of a run.
+    """Writes `last.npz` between two steps; must be the last callback of a run.
 
-    A run that receives SIGTERM (to any of its workers) ends after the step under way, or
-    after the end of the epoch that is being written; both leave nothing to do again.
+    If any worker receives SIGTERM, the run ends after the current step, or after the files of the
+    current epoch are written. In both cases no work is lost.
     """
 
     def __init__(self, epoch_end: EpochEnd, restored: checkpoint.Restored, *, steps: int) -> None:
-        """Takes the steps of an epoch; `epoch_end` knows which epochs are done."""
+        """Initialises the callback; `steps` is the number of steps per epoch."""
         super().__init__()
         self.epoch_end = epoch_end
         self.workers = epoch_end.workers
@@ -32,32 +32,33 @@ class StepCheckpoint(keras.callbacks.Callback):
         self.saved_at = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Goes on with the sums of an epoch that was saved within."""
+        """Restores the metrics of an unfinished epoch."""
         if self.step % self.steps:
             checkpoint.restore_figures(self.model, self.metrics)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves where it is time to; not after the last step, which the epoch's end saves."""
+        """Saves the run if it is due, but not after the last step, after which `EpochEnd` saves."""
         self.step += 1
         if self.step % self.steps == 0:
             return
-        told = self.workers.any_of(self.epoch_end.told.now)
-        if told or self._is_time():
+        preempted = self.workers.any_of(self.epoch_end.preemption.now)
+        if preempted or self._is_time():
             self.epoch_end.save_last(replace(self.epoch_end.progress, step=self.step))
             self.saved_at = time.monotonic()
-        if told:
-            self._end()
+        if preempted:
+            self._stop()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Ends a run that was told to while its epoch was written."""
+        """Ends the run if SIGTERM was received while the files of the epoch were written."""
         self.saved_at = time.monotonic()
-        if self.workers.any_of(self.epoch_end.told.now):
+        if self.workers.any_of(self.epoch_end.preemption.now):
             if self.epoch_end.saved_step != self.step:
                 self.epoch_end.save_last(self.epoch_end.progress)
-            self._end()
+            self._stop()
 
-    def _end(self) -> None:
-        # Together: a scheduler may end the chief, who still writes, once another worker has left.
+    def _stop(self) -> None:
+        # All workers end together: when one ends, a scheduler may kill the chief, which may still
+        # be writing.
         self.workers.any_of(True)
         raise terminated(self.step)
 

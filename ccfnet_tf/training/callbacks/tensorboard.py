@@ -1,7 +1,7 @@
-"""TensorBoard's log of a run: figures and an image an epoch.
+"""TensorBoard log of a run: metrics and one preview image per epoch.
 
-TensorFlow's writer says nothing of a full disk: what does not fit is left out of the file, and what
-follows cannot be read. So the file is looked at after each epoch.
+TensorFlow's writer does not report a full disk: it omits the data that do not fit, and all later
+records cannot be read. The file is therefore checked after each epoch.
 """
 
 from __future__ import annotations
@@ -17,34 +17,35 @@ import tensorflow as tf
 from ccfnet_tf.errors import ResourceError
 
 _LENGTH, _SUM = 8, 4
-"""Bytes of a record's length and of each of its two checksums; the content lies between these."""
+"""Sizes in bytes of a record's length field and of each of its two checksums, which enclose the
+content."""
 
 
 class TensorBoardLog:
-    """Writes into a new file of the folder.
+    """Writes a new log file.
 
     Args:
-        folder: `tensorboard/` of a run; made when missing.
+        folder: `tensorboard/` of a run; created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
-        # Which file is ours TensorFlow does not say.
+        # TensorFlow does not report the name of the file, so a unique suffix identifies it.
         name = f".{secrets.token_hex(4)}.v2"
         self._writer = tf.summary.create_file_writer(str(folder), filename_suffix=name)
         (self._file,) = folder.glob(f"*{name}")
-        self._begun = 0
-        self._records = 1  # the first says what kind of file it is
+        self._offset = 0
+        self._records = 1  # the first record contains the file version
 
     def write(self, epoch: int, row: Mapping[str, Any], sheet: np.ndarray) -> None:
-        """Adds an epoch.
+        """Writes the metrics and the image of an epoch.
 
         Args:
-            epoch: Its number, from 1.
-            row: Figures; those that are floats are written.
+            epoch: Number of the epoch, from 1.
+            row: Metrics; only floats are written.
             sheet: An image, uint8 [H, W, 3] RGB.
 
         Raises:
-            ResourceError: Not all of it is in the file.
+            ResourceError: The file is incomplete.
         """
         figures = {key: value for key, value in row.items() if isinstance(value, float)}
         with self._writer.as_default(step=epoch):
@@ -53,18 +54,18 @@ class TensorBoardLog:
             tf.summary.image("preview", sheet[np.newaxis])
         self._writer.flush()
         self._records += len(figures) + 1
-        self._refuse_cut()
+        self._check_complete()
 
-    def _refuse_cut(self) -> None:
+    def _check_complete(self) -> None:
         with self._file.open("rb") as file:
             size = file.seek(0, 2)
-            while self._begun < size:
-                file.seek(self._begun)
+            while self._offset < size:
+                file.seek(self._offset)
                 length = int.from_bytes(file.read(_LENGTH), "little")
-                self._begun += _LENGTH + _SUM + length + _SUM
+                self._offset += _LENGTH + _SUM + length + _SUM
                 self._records -= 1
-        if self._begun != size or self._records:
+        if self._offset != size or self._records:
             raise ResourceError(
-                f"{self._file}: is cut, as on a full disk; no checkpoint was damaged: free space "
-                "and go on with --resume"
+                f"{self._file}: truncated, probably by a full disk; no checkpoint was damaged: "
+                "free disk space and continue with --resume"
             )

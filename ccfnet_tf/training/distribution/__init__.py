@@ -1,1 +1,1 @@
-"""Devices, machines, and the collectives between them."""
+"""Distribution over devices and machines, and collectives between workers."""

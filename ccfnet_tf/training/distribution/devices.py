@@ -1,4 +1,4 @@
-"""Which devices train, and in which precision they multiply."""
+"""Selects the distribution strategy and the compute precision."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NATIVE_BFLOAT16_GPU = (8, 0)  # compute capability, NVIDIA Ampere
 
 
 def split_cpu(count: int) -> None:
-    """Makes `count` logical CPUs of one, so that anyone can try replicas.
+    """Splits the CPU into `count` logical devices, so that replicas can be tried without GPUs.
 
     Raises:
-        ConfigError: TensorFlow was used before, and its devices are fixed.
+        ConfigError: TensorFlow was initialised before, and its devices cannot be changed.
     """
     cpu = tf.config.list_physical_devices("CPU")[0]
     parts = [tf.config.LogicalDeviceConfiguration()] * count
@@ -29,8 +29,8 @@ def split_cpu(count: int) -> None:
         tf.config.set_logical_device_configuration(cpu, parts)
     except RuntimeError as error:
         raise ConfigError(
-            f"train.virtual_cpus is {count}: TensorFlow is already running in this process; "
-            "set it before anything is computed"
+            f"train.virtual_cpus is {count}: TensorFlow is already initialised in this process; "
+            "set it before the first computation"
         ) from error
 
 
@@ -38,35 +38,35 @@ def make_strategy(config: TrainConfig, cluster: Cluster | None, console: Console
     """Returns the `tf.distribute` strategy that `train.strategy` names.
 
     Args:
-        config: Strategy, batch, virtual CPUs.
-        cluster: The workers, from `cluster_of`; None where this process trains alone.
-        console: Where it is said who is waited for.
+        config: Strategy, batch size and number of virtual CPUs.
+        cluster: The workers, from `cluster_of`; None for a single process.
+        console: Where the connection of workers is reported.
 
     Raises:
-        ConfigError: The keys of `train` do not go together on these devices.
-        ResourceError: The workers do not find each other.
+        ConfigError: The keys of `train` are not compatible with each other on these devices.
+        ResourceError: The workers cannot connect to each other.
     """
     strategy = _over_workers(config, cluster, console) if cluster else _on_this_machine(config)
     replicas = strategy.num_replicas_in_sync
     if config.batch % (replicas * config.accumulate):
         raise ConfigError(
-            f"train.batch is {config.batch}: it must divide by {_parts(replicas, config)}; "
+            f"train.batch is {config.batch}: it must be divisible by {_divisor(replicas, config)}; "
             f"try {_next_multiple(config.batch, replicas * config.accumulate)}, or another number "
-            "of replicas where a run goes on with its batch"
+            "of replicas to resume a run"
         )
     if config.jit_compile and replicas > 1:
         raise ConfigError(
             f"train.jit_compile is true on {replicas} replicas: XLA cannot compile a step that "
-            "adds up over replicas; leave it out, or train on one device with --train.strategy none"
+            "sums over replicas; omit it, or train on one device with --train.strategy none"
         )
     return strategy
 
 
 def cluster_of(config: TrainConfig) -> Cluster | None:
-    """Returns the workers that `train.strategy` trains over; None for this process alone.
+    """Returns the workers for `train.strategy`; None if this process trains alone.
 
     Raises:
-        ConfigError: `multi_worker` was asked for and the environment names no workers.
+        ConfigError: The strategy is `multi_worker`, but the environment names no workers.
     """
     if config.strategy in ("none", "mirrored"):
         return None
@@ -83,8 +83,8 @@ def cluster_of(config: TrainConfig) -> Cluster | None:
 def _over_workers(config: TrainConfig, cluster: Cluster, console: Console) -> Any:
     if config.virtual_cpus > 1:
         raise ConfigError(
-            f"train.virtual_cpus is {config.virtual_cpus}: a worker has the devices of its "
-            "machine; leave it out, or start more workers"
+            f"train.virtual_cpus is {config.virtual_cpus}: workers use the devices of their "
+            "machine; omit it, or start more workers"
         )
     return connect(cluster, console)
 
@@ -93,18 +93,18 @@ def _on_this_machine(config: TrainConfig) -> Any:
     if config.virtual_cpus > 1:
         if tf.config.list_physical_devices("GPU"):
             raise ConfigError(
-                f"train.virtual_cpus is {config.virtual_cpus}, but there are GPUs, which would "
-                "train instead: hide them with CUDA_VISIBLE_DEVICES=-1"
+                f"train.virtual_cpus is {config.virtual_cpus}, but there are GPUs, which would be "
+                "used instead: hide them with CUDA_VISIBLE_DEVICES=-1"
             )
         split_cpu(config.virtual_cpus)
     gpus = tf.config.list_logical_devices("GPU")
     devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
-    wanted = config.strategy == "mirrored" or (config.strategy == "auto" and len(devices) > 1)
-    if not wanted:
+    mirrored = config.strategy == "mirrored" or (config.strategy == "auto" and len(devices) > 1)
+    if not mirrored:
         return tf.distribute.get_strategy()
     if gpus:
         return tf.distribute.MirroredStrategy(devices)
-    # The default all-reduce wants GPUs; on CPUs this one is exact and warns of nothing.
+    # The default all-reduce is for GPUs. On CPUs, this one is exact and logs no warnings.
     across = tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=across)
 
@@ -112,15 +112,15 @@ def _on_this_machine(config: TrainConfig) -> Any:
 def resolve_precision(name: Precision) -> ComputeType:
     """Returns `float32`, `bfloat16` or `float16` for `train.precision`.
 
-    `auto` is bfloat16 where the hardware multiplies it natively: elsewhere it is emulated,
-    which can be far slower than float32.
+    `auto` selects bfloat16 if the hardware supports it natively. Otherwise it would be emulated,
+    which can be much slower than float32.
     """
     if name != "auto":
         return name
-    return "bfloat16" if _multiplies_bfloat16() else "float32"
+    return "bfloat16" if _supports_bfloat16() else "float32"
 
 
-def _multiplies_bfloat16() -> bool:
+def _supports_bfloat16() -> bool:
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
@@ -131,7 +131,7 @@ def _multiplies_bfloat16() -> bool:
     return any(flag in flags for flag in NATIVE_BFLOAT16_CPU)
 
 
-def _parts(replicas: int, config: TrainConfig) -> str:
+def _divisor(replicas: int, config: TrainConfig) -> str:
     parts = f"the {replicas} replicas" if replicas > 1 else ""
     if config.accumulate == 1:
         return parts

@@ -12,7 +12,7 @@ from ccfnet_tf.training.callbacks.nan_guard import StopWhenNotFinite
 
 
 class Model:
-    """Stands for a network that skips steps."""
+    """Fake network that skips steps."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -38,7 +38,7 @@ def step(of: StopWhenNotFinite, *, skipped: bool = False, **logs: Any) -> None:
     of.on_train_batch_end(0, {"loss": 1.0, **logs, "skipped_steps": of.model.count})
 
 
-def test_the_head_and_the_step_are_named() -> None:
+def test_the_error_names_the_head_and_the_step() -> None:
     of = guard(first_step=10)
     step(of, coarse_loss=1.0)
     with pytest.raises(NotFiniteError, match=r"attention_loss became nan at step 12"):
@@ -68,7 +68,7 @@ def test_five_in_a_row_are_too_many() -> None:
 
 
 @pytest.mark.parametrize(("steps", "allowed"), [(8, 4), (64, 4), (500, 5), (2000, 20)])
-def test_a_share_of_an_epoch_is_too_much_but_a_few_steps_never(steps: int, allowed: int) -> None:
+def test_the_allowed_number_of_skipped_steps_per_epoch(steps: int, allowed: int) -> None:
     of = guard(steps=steps)
     for _ in range(allowed):
         step(of, skipped=True)
@@ -77,7 +77,7 @@ def test_a_share_of_an_epoch_is_too_much_but_a_few_steps_never(steps: int, allow
         step(of, skipped=True)
 
 
-def test_each_epoch_counts_anew_and_a_resumed_one_goes_on() -> None:
+def test_each_epoch_counts_from_zero_and_a_resumed_one_continues() -> None:
     of = guard()
     for _ in range(3):
         of.model.count = 0

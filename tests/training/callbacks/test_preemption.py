@@ -1,4 +1,4 @@
-"""SIGTERM while a run validates: saved, gone on with, and nothing is done or missing twice."""
+"""A run that receives SIGTERM is saved, and the resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CONFIG = RunConfig(
 
 @pytest.fixture(autouse=True)
 def toy_network(toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trains a graph of five layers in place of the whole network."""
+    """Trains a graph of five layers instead of the complete network."""
     monkeypatch.setattr(build, "build_ccfnet", lambda classes, **_: toy(classes))
 
 
@@ -52,7 +52,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def same_run(one: Path, other: Path) -> dict[str, np.ndarray]:
-    """Holds two runs equal, bit for bit; returns what the other goes on from."""
+    """Asserts that two runs are equal bit by bit; returns the checkpoint of the other."""
     assert rows(one) == rows(other)
     mine, theirs = (read_arrays(run / "checkpoints" / "last.npz") for run in (one, other))
     assert mine.keys() == theirs.keys()
@@ -63,7 +63,7 @@ def same_run(one: Path, other: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def large_loss_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes loss scaling skip its first steps, as it does where gradients are large."""
+    """Makes loss scaling skip its first steps, as with large gradients."""
     scaled = keras.optimizers.LossScaleOptimizer
     monkeypatch.setattr(
         keras.optimizers, "LossScaleOptimizer", lambda inner: scaled(inner, initial_scale=2.0**127)
@@ -92,7 +92,7 @@ def test_sigterm_in_a_validation_loses_nothing(
         with pytest.raises(TerminatedError, match=r"received SIGTERM at step 8: saved"):
             train(told, config)
     assert len(rows(told)) == 1
-    assert "going on after epoch 1 of 3 and 4 of 4 steps" in train(told, config, resume=True)
+    assert "resuming after epoch 1 of 3 and 4 of 4 steps" in train(told, config, resume=True)
     assert [row["epoch"] for row in rows(told)] == ["1", "2", "3"]
     theirs = same_run(told, never)
     if precision == "float16":
@@ -118,11 +118,11 @@ def test_sigterm_within_an_epoch_is_acted_on_after_the_step(
         with pytest.raises(TerminatedError, match=r"received SIGTERM at step 6: saved"):
             train(told)
     assert len(steps) == 6
-    assert "going on after epoch 1 of 3 and 2 of 4 steps" in train(told, resume=True)
+    assert "resuming after epoch 1 of 3 and 2 of 4 steps" in train(told, resume=True)
     same_run(told, never)
 
 
-def test_an_epoch_of_another_length_is_refused(
+def test_a_changed_number_of_steps_per_epoch_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -130,7 +130,7 @@ def test_an_epoch_of_another_length_is_refused(
     train(run, short)
     # As where shards are divided among another number of workers.
     monkeypatch.setattr(fit, "share_of", lambda *_: Share(3))
-    with pytest.raises(RunError, match=r"begun with 4 steps an epoch, which are 3 now"):
+    with pytest.raises(RunError, match=r"started with 4 steps per epoch, but has 3 now"):
         train(run, short, resume=True)
 
 
@@ -152,7 +152,7 @@ def test_a_run_is_trained_by_one_process(tmp_path: Path) -> None:
     assert said.endswith(f"{run}: next: ccfnet-tf evaluate {run}\n")
 
 
-def test_a_run_without_a_test_part_names_the_part_to_evaluate(
+def test_a_run_without_a_test_split_names_the_split_to_evaluate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked = fit.check_data

@@ -39,14 +39,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)  # a writer may still be open
 
 
-def test_figures_and_a_picture_of_each_epoch_are_written(tmp_path: Path) -> None:
+def test_metrics_and_an_image_of_each_epoch_are_written(tmp_path: Path) -> None:
     board = TensorBoardLog(tmp_path / "tensorboard")
     for epoch in (1, 2):
         board.write(epoch, ROW, noise(16))
     assert tags(tmp_path / "tensorboard") == ["loss", "val_refine_mean_iou", "preview"] * 2
 
 
-def test_two_writers_of_one_folder_look_at_their_own_files(tmp_path: Path) -> None:
+def test_two_writers_of_one_folder_check_their_own_files(tmp_path: Path) -> None:
     first = TensorBoardLog(tmp_path)
     first.write(1, ROW, noise(16))
     second = TensorBoardLog(tmp_path)
@@ -54,10 +54,10 @@ def test_two_writers_of_one_folder_look_at_their_own_files(tmp_path: Path) -> No
         board.write(2, ROW, noise(8))
 
 
-def test_a_log_that_a_full_disk_cut_ends_the_run_with_its_name(small_disk: Path) -> None:
+def test_a_log_truncated_by_a_full_disk_ends_the_run(small_disk: Path) -> None:
     board = TensorBoardLog(small_disk / "tensorboard")
     board.write(1, ROW, noise(32))
-    with pytest.raises(ResourceError, match="is cut, as on a full disk; ") as caught:
+    with pytest.raises(ResourceError, match="truncated, probably by a full disk; ") as caught:
         board.write(2, ROW, noise(256))
     (file,) = (small_disk / "tensorboard").iterdir()
     assert str(caught.value).startswith(f"{file}: ")
@@ -65,9 +65,11 @@ def test_a_log_that_a_full_disk_cut_ends_the_run_with_its_name(small_disk: Path)
 
 
 @pytest.mark.parametrize("free", [0, 4096])
-def test_a_disk_that_is_full_before_the_first_epoch_is_noticed(small_disk: Path, free: int) -> None:
+def test_a_disk_that_is_full_before_the_first_epoch_is_detected(
+    small_disk: Path, free: int
+) -> None:
     board = TensorBoardLog(small_disk / "tensorboard")
     with (small_disk / "other").open("wb") as other:
         other.write(bytes((1 << 16) - 4096 - free))
-    with pytest.raises(ResourceError, match="is cut"):
+    with pytest.raises(ResourceError, match="truncated"):
         board.write(1, ROW, noise(64))

@@ -1,4 +1,4 @@
-"""Who trains with whom, out of the environment."""
+"""Discovery of the cluster from environment variables."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def test_one_worker_trains_alone(cluster: Any, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "not understood"),
-        ("[]", "not understood"),
-        ('{"cluster": {"worker": 3}}', "not understood"),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"index": "x"}}', "not understood"),
-        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "ps"}}', "of the job 'ps'"),
+        ("{", "invalid"),
+        ("[]", "invalid"),
+        ('{"cluster": {"worker": 3}}', "invalid"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"index": "x"}}', "invalid"),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "ps"}}', "task type 'ps'"),
         (
             '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
             "worker 2, but there are 2",
         ),
     ],
 )
-def test_a_wrong_tf_config_is_one_line(
+def test_an_invalid_tf_config_is_refused_in_one_line(
     text: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TF_CONFIG", text)
@@ -98,7 +98,7 @@ def test_slurms_single_task_trains_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     assert find_cluster() is None
 
 
-def test_slurms_nonsense_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_slurm_variables_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     slurm(
         monkeypatch, PROCID="0", STEP_NODELIST="n[1-", STEP_NUM_TASKS="2", STEP_TASKS_PER_NODE="1"
     )
@@ -107,7 +107,7 @@ def test_slurms_nonsense_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_does_not_wait_for_ever() -> None:
+def test_a_worker_does_not_wait_forever() -> None:
     script = (
         "from rich.console import Console\n"
         "from ccfnet_tf.training.distribution import cluster\n"
@@ -118,4 +118,4 @@ def test_a_worker_does_not_wait_for_ever() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == -14, done.stderr  # SIGALRM; a shell shows 142
-    assert "worker 2 of 2 (127.0.0.1:0): waiting for the others, at most 3 s" in done.stdout
+    assert "worker 2 of 2 (127.0.0.1:0): waiting up to 3 s for the other workers" in done.stdout

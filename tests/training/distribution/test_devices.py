@@ -20,7 +20,7 @@ def test_two_cpus_make_two_replicas() -> None:
     assert strategy.num_replicas_in_sync == 2
 
 
-def test_auto_uses_what_there_is() -> None:
+def test_auto_uses_the_available_devices() -> None:
     assert make(TrainConfig(batch=4)).num_replicas_in_sync == 2
 
 
@@ -33,7 +33,7 @@ def test_an_uneven_batch_is_refused() -> None:
         make(TrainConfig(batch=5))
 
 
-def test_a_batch_divides_by_replicas_and_parts() -> None:
+def test_a_batch_is_divisible_by_replicas_and_accumulate() -> None:
     with pytest.raises(ConfigError, match=r"2 replicas times 3 \(train\.accumulate\); try 12"):
         make(TrainConfig(batch=9, accumulate=3))
     assert make(TrainConfig(batch=12, accumulate=3)).num_replicas_in_sync == 2
