@@ -15,7 +15,7 @@ import pytest
 
 from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import EXIT_USER_ERROR
-from ccfnet_tf.exporters.verify.reference import reference_pictures
+from ccfnet_tf.exporters.verify.reference import reference_images
 from ccfnet_tf.runtimes.manifest import MANIFEST, MODEL, REFERENCE, checksums
 
 pytestmark = pytest.mark.usefixtures("toy_network")
@@ -275,7 +275,7 @@ def order(run: Path, format_: str, out: Path) -> list[str]:
 @pytest.fixture
 def one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks for one answer by Keras, as many as `unchecked` holds."""
-    monkeypatch.setattr(reference_pictures, "__defaults__", (1,))
+    monkeypatch.setattr(reference_images, "__defaults__", (1,))
 
 
 @pytest.mark.usefixtures("one_picture")
