@@ -384,12 +384,12 @@ def test_the_client_tells_a_refused_picture_from_a_wrong_address(
     address = getattr(server, face)
     network = ServedNetwork(address)
     large = np.zeros((4097, 4096, 3), np.uint8)
-    with pytest.raises(PictureTooLargeError, match=r"4096x4097 pixels: a server takes at most"):
+    with pytest.raises(PictureTooLargeError, match=r"4096x4097 pixels: a server accepts at most"):
         network.predict(large)
     monkeypatch.setattr(served, "MAX_REQUEST_PIXELS", large.size)
-    with pytest.raises(DataError, match=r"the server refused it: .*at most \d+ are taken"):
+    with pytest.raises(DataError, match=r"server rejected the request: .*at most \d+ are taken"):
         network.predict(large)
-    with pytest.raises(ConfigError, match="knows no such model"):
+    with pytest.raises(ConfigError, match="does not serve this model"):
         ServedNetwork(address.replace("ccfnet", "other"))
 
 
