@@ -124,7 +124,7 @@ def test_the_table_reads_as_markdown(run: RunInfo, tmp_path: Path) -> None:
     [
         (["no/such/run"], "no/such/run: no such folder"),
         (["RUN", "--size", "240"], "--size is '240': expected HEIGHTxWIDTH"),
-        (["RUN", "--json", "no/such/folder/x.json"], "it must be a file in a folder"),
+        (["RUN", "--json", "no/such/folder/x.json"], "it must be a file in an existing folder"),
     ],
 )
 def test_what_cannot_be_made_is_one_line(args: list[str], message: str, run: RunInfo) -> None:
