@@ -103,18 +103,18 @@ class Model:
             RequestError: NOT_FOUND.
         """
         if name != self.name or version not in (None, self.version):
-            fetches = "" if version is None else f", version {version}"
+            suffix = "" if version is None else f", version {version}"
             raise RequestError(
-                "NOT_FOUND", f"no model '{name}'{fetches}: {self.name}, version {self.version}"
+                "NOT_FOUND", f"no model '{name}'{suffix}: {self.name}, version {self.version}"
             )
 
     def signature(self, name: str) -> Any:
         """Returns the `SignatureDef`; raises RequestError (INVALID_ARGUMENT)."""
-        source = self.signatures.get(name or DEFAULT)
-        if source is None:
+        signature = self.signatures.get(name or DEFAULT)
+        if signature is None:
             known = ", ".join(sorted(self.signatures))
             raise RequestError("INVALID_ARGUMENT", f"no signature '{name}': expected {known}")
-        return source
+        return signature
 
     def answer(self, name: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Runs one signature and returns its outputs by name.
@@ -155,12 +155,12 @@ class Model:
 
 def _refuse_other_kind(name: str, value: np.ndarray, info: Any) -> None:
     expected = tf.dtypes.as_dtype(info.dtype)
-    source = tf.string if value.dtype == object else tf.dtypes.as_dtype(value.dtype)
+    given = tf.string if value.dtype == object else tf.dtypes.as_dtype(value.dtype)
     shape = tf.TensorShape(info.tensor_shape)
-    if source != expected or not shape.is_compatible_with(value.shape):
+    if given != expected or not shape.is_compatible_with(value.shape):
         raise RequestError(
             "INVALID_ARGUMENT",
-            f"'{name}' is {source.name} {list(value.shape)}: expected {expected.name} "
+            f"'{name}' is {given.name} {list(value.shape)}: expected {expected.name} "
             f"{shape.as_list()}",
         )
 

@@ -46,9 +46,9 @@ def _line(error: Exception) -> str:
 
 
 def compare(folder: Path, network: Network) -> Difference:
-    """Returns how far a network's predictions are from the references in a folder.
+    """Returns the differences between a network's outputs and the references in a folder.
 
-    Where a file takes several images at once, each index gets another one, and all are compared.
+    A file with a batch size above 1 gets different images in one batch; all are compared.
 
     Raises:
         ValueError: An output has a wrong shape or is not finite.

@@ -107,7 +107,7 @@ def test_int8_softmaxes_are_refused_by_what_they_lose(
     write(model, folder, quantize="int8")
     measured = exporter.measure(folder, predictor, parts, print)
     assert measured["accuracy"].endswith("(2 images of val)")
-    monkeypatch.setattr(litert, "_FLOAT_PARTS", ())
+    monkeypatch.setattr(litert, "_FLOAT_LAYERS", ())
     write(model, folder, quantize="int8")
     with pytest.raises(VerificationError, match=r"int8 reaches .* points below .*--max-loss"):
         exporter.measure(folder, predictor, parts, print)
