@@ -240,7 +240,7 @@ def test_predict_writes_four_images_for_each_input_and_reports_bad_inputs(
 def test_a_run_is_exported_and_verified(trained: Path, tmp_path: Path) -> None:
     done = run("export", trained, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "saved_model beside Keras on" in done.stdout
+    assert "saved_model compared with Keras on" in done.stdout
     assert done.stderr == ""
     assert (tmp_path / "ccfnet" / "1" / "export.json").is_file()
 

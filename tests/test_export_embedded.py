@@ -179,7 +179,7 @@ def test_a_missing_output_option_is_reported(
     network: Path, inputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert runner.main([str(network), str(inputs), "--cpu"]) == 0
-    assert "only the speed is measured: --out keeps" in capsys.readouterr().out
+    assert "only measuring the speed: --out saves" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("out", ["drawn.mp4", "drawn.avi", "folder"])
@@ -214,7 +214,7 @@ def test_the_frame_rate_is_measured_over_the_last_frames(monkeypatch: pytest.Mon
 def test_without_a_driver_the_cpu_is_used_and_reported(network: Path, inputs: Path) -> None:
     done = in_its_own_process(network, inputs, VK_DRIVER_FILES=MISSING, VK_ICD_FILENAMES=MISSING)
     _, first, last = done.stdout.splitlines()
-    assert "GPU not used: no driver of a GPU was found; running on the CPU, 1 thread" in first
+    assert "GPU not used: no GPU driver was found; running on the CPU, 1 thread" in first
     assert "2 images" in last
 
 
@@ -259,7 +259,7 @@ def probabilities(largest: float) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("gpu", "output"),
-    [(0.8, "differs from the CPU's by up to 0.1"), (0.2, "0.0% equal"), (float("nan"), "nan")],
+    [(0.8, "differ from the CPU's by up to 0.1"), (0.2, "0.0% equal"), (float("nan"), "nan")],
 )
 def test_a_gpu_with_different_outputs_is_refused(gpu: float, output: str) -> None:
     with pytest.raises(runner.RunError, match=output):
@@ -277,13 +277,13 @@ def test_a_validation_error_in_the_log_is_refused() -> None:
 
 def cut(path: Path) -> str:
     path.write_bytes(path.read_bytes()[:-40])
-    return "another SHA-256"
+    return "its SHA-256 differs"
 
 
 def other_file(path: Path) -> str:
     (path.parent / "export.json").write_text(json.dumps({"classes": [], "palette": []}))
     path.write_bytes(b"not a network at all")
-    return "its header is not TFL3"
+    return "its identifier is not TFL3"
 
 
 def no_contract(path: Path) -> str:
@@ -293,12 +293,12 @@ def no_contract(path: Path) -> str:
 
 def spoilt_contract(path: Path) -> str:
     (path.parent / "export.json").write_text("{")
-    return "export.json: not understood"
+    return "export.json: not valid"
 
 
 def uneven_palette(path: Path) -> str:
     (path.parent / "export.json").write_text(json.dumps({"classes": NAMES, "palette": PALETTE[1:]}))
-    return "export.json: not understood"
+    return "export.json: not valid"
 
 
 def no_model(path: Path) -> str:
@@ -344,15 +344,15 @@ def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
         (["/nowhere.mp4"], "/nowhere.mp4: no such file or folder"),
         (["97"], "camera 97: OpenCV cannot open it"),
         (["INPUTS/notes.txt"], "notes.txt: OpenCV cannot open it"),
-        (["EMPTY"], "no image in it"),
+        (["EMPTY"], "contains no images"),
         (["EMPTY/broken.png"], "not an image that OpenCV can read: damaged?"),
         (["EMPTY/huge.png"], "not an image that OpenCV can read: too large?"),
         (["INPUTS", "--threads", "0"], "--threads is 0"),
         (["INPUTS", "--out", "EMPTY/one.png"], "expected a folder"),
-        (["INPUTS/small.png", "--out", "INPUTS/small.png"], "it is the input itself"),
+        (["INPUTS/small.png", "--out", "INPUTS/small.png"], "is the input file"),
         (["INPUTS/small.png", "--out", "EMPTY/drawn.mp4"], "expected a folder or .bmp"),
         (["INPUTS/small.png", "--out", "INPUTS/notes.txt/x"], "--out"),
-        (["INPUTS", "--show"], "no screen here"),
+        (["INPUTS", "--show"], "no display"),
     ],
 )
 @pytest.mark.usefixtures("no_screen")
@@ -390,7 +390,7 @@ def test_two_images_with_the_same_name_are_refused(
     network: Path, inputs: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cv2.imwrite(str(inputs / "small.jpg"), scene(20, 30))
-    refused_with("its result would be that of small.jpg", [str(network), str(inputs)], capfd)
+    refused_with("same result file as small.jpg", [str(network), str(inputs)], capfd)
 
 
 def test_a_network_with_a_batch_size_above_1_is_refused(

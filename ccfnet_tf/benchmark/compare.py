@@ -1,4 +1,4 @@
-"""What is shipped, side by side: runs, exported files and servers, each in a process of its own."""
+"""Compares the speed of runs, exported files and servers, each in a separate process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ccfnet_tf.benchmark.machine import machine, new_table, others_line
-from ccfnet_tf.benchmark.measure_process import Answered, Engine, Request
+from ccfnet_tf.benchmark.measure_process import Engine, Measurement, Request
 from ccfnet_tf.errors import ConfigError, printable, without_secrets
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.runs.run_folder import read_run
@@ -29,11 +29,11 @@ from ccfnet_tf.runtimes.sources import Source, find_source
 
 PERCENTILES = (50, 90, 99)
 _MB = 1e6
-_LAST_WORDS = 200
+_MAX_MESSAGE = 200
 
 
-def _short(key: str) -> Callable[[dict[str, Any]], str]:
-    """Returns how a figure is shown: the fewer digits behind the point, the larger it is."""
+def _format(key: str) -> Callable[[dict[str, Any]], str]:
+    """Returns a formatter of a figure: larger values have fewer decimals."""
 
     def show(row: dict[str, Any]) -> str:
         value = row[key]
@@ -46,13 +46,13 @@ def _short(key: str) -> Callable[[dict[str, Any]], str]:
 
 _COLUMNS: dict[str, Callable[[dict[str, Any]], str | Text]] = {
     "": lambda row: Text(printable(row["name"]) + "\n{engine}, {precision}".format_map(row)),
-    **{f"p{each}\nms": _short(f"p{each}_ms") for each in PERCENTILES},
-    "images\n/ s": _short("images_per_s"),
-    "peak\nMB": _short("peak_memory_mb"),
-    "cold\ns": _short("cold_start_s"),
-    "size\nMB": _short("size_mb"),
+    **{f"p{each}\nms": _format(f"p{each}_ms") for each in PERCENTILES},
+    "images\n/ s": _format("images_per_s"),
+    "peak\nMB": _format("peak_memory_mb"),
+    "cold\ns": _format("cold_start_s"),
+    "size\nMB": _format("size_mb"),
 }
-"""Heading -> how a row of the JSON is shown there."""
+"""Maps a column heading to the formatter of a row of the JSON."""
 
 _QUANTIZED = {
     "none": "float32",
@@ -60,18 +60,18 @@ _QUANTIZED = {
     "dynamic": "int8 weights",
     "int8": "int8",
 }
-"""What a LiteRT file computes in, or where that is float32, what its weights are kept in."""
+"""Description of a LiteRT file's data type, or of its weights if it computes in float32."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row that is asked for.
+    """A requested row of the table.
 
     Attributes:
-        name: What the user sees of the source.
-        given: The source, as the user gave it.
-        source: What it was found to be.
-        engine: What runs it.
+        name: Displayed name of the source.
+        given: The source as the user specified it.
+        source: The checked source.
+        engine: Engine that runs the network.
     """
 
     name: str
@@ -81,17 +81,20 @@ class Entry:
 
 
 def entries(sources: Sequence[str], *, openvino: bool) -> list[Entry]:
-    """Returns the rows of these sources, and refuses what cannot be opened before any is measured.
+    """Returns the rows of these sources; checks every source before any is measured.
 
     Args:
-        sources: As `predict` takes them.
-        openvino: Whether every ONNX file is measured in OpenVINO too.
+        sources: Sources as accepted by `predict`.
+        openvino: Whether ONNX files are also measured in OpenVINO.
 
     Raises:
-        CCFNetError: A source cannot be used; or OpenVINO is not installed, or has no ONNX file.
+        CCFNetError: A source cannot be used, OpenVINO is not installed, or `openvino` is set and
+            no source is an ONNX file.
     """
     if openvino and find_spec("openvino") is None:
-        raise ConfigError("--openvino: it is not installed: pip install 'ccfnet-tf[openvino]'")
+        raise ConfigError(
+            "--openvino: OpenVINO is not installed: pip install 'ccfnet-tf[openvino]'"
+        )
     rows = []
     for given in sources:
         source = find_source(given)
@@ -115,15 +118,18 @@ def compare(
     threads: int | None,
     console: Console,
 ) -> dict[str, Any]:
-    """Measures each row and returns all figures; `left_out` says why a row has none.
+    """Measures each row.
 
     Args:
-        rows: What to measure.
-        size: Height and width of the image in pixels; a file of another size fits it to its own.
-        warm_up: Answers that are not counted.
-        count: Answers that are.
-        threads: How many compute; all cores if None.
-        console: Where progress is shown.
+        rows: The rows to measure.
+        size: Height and width of the image in pixels; files with a fixed size resize it.
+        warm_up: Predictions before the timed ones.
+        count: Timed predictions.
+        threads: Number of threads; one per core if None.
+        console: Console for progress.
+
+    Returns:
+        All figures; `left_out` contains the rows that could not be measured, with reasons.
     """
     measured: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
@@ -131,14 +137,14 @@ def compare(
         task = bar.add_task("", total=len(rows))
         for row in rows:
             bar.update(task, description=f"{row.name}, {_engine(row)}")
-            asked = Request(row.given, row.engine, size, warm_up, count, threads, time.time())
-            found = _in_a_process(asked)
-            said = {"name": row.name, "source": without_secrets(row.given), "engine": _engine(row)}
-            if isinstance(found, str):
-                # That this machine lacks a GPU or bfloat16 is no fault of what was given.
-                left_out.append(said | {"why": found, "failed": row.engine == "own"})
+            request = Request(row.given, row.engine, size, warm_up, count, threads, time.time())
+            result = _measure_in_process(request)
+            text = {"name": row.name, "source": without_secrets(row.given), "engine": _engine(row)}
+            if isinstance(result, str):
+                # Only the default engine must work; a machine may lack a GPU or bfloat16.
+                left_out.append(text | {"why": result, "failed": row.engine == "own"})
             else:
-                measured.append(said | _figures(row, found))
+                measured.append(text | _figures(row, result))
             bar.advance(task)
     return {
         "size": size,
@@ -152,64 +158,64 @@ def compare(
 
 
 def table(tree: dict[str, Any]) -> Table:
-    """Returns what a person looks at."""
+    """Formats the figures as a table."""
     height, width = tree["size"]
-    shown = new_table(
+    rendered = new_table(
         f"An image of {height}x{width} pixels at a time",
         "from its array to labels and difficulty",
         list(_COLUMNS),
     )
-    shown.columns[0].no_wrap = False  # a server's address may be longer than the terminal is wide
+    rendered.columns[0].no_wrap = False  # a server's address may exceed the terminal's width
     for row in tree["rows"]:
-        shown.add_row(*[show(row) for show in _COLUMNS.values()])
-    return shown
+        rendered.add_row(*[show(row) for show in _COLUMNS.values()])
+    return rendered
 
 
 def notes(tree: dict[str, Any]) -> list[str]:
-    """Returns what the table does not say of itself."""
+    """Returns notes below the table: conditions, definitions and rows left out."""
     here = tree["machine"]
     threads = tree["threads"] or here["threads"]
     shares = [row["others_share"] for row in tree["rows"] if row["others_share"] is not None]
     fewer = [
-        f"{row['name']}, {row['engine']}: only {row['count']} counted: its time was up"
+        f"{row['name']}, {row['engine']}: only {row['count']} timed: the time limit was reached"
         for row in tree["rows"]
         if row["count"] < tree["count"]
     ]
     return [
         f"threads: {threads}, of {here['processor']}",
-        f"{tree['warm_up']} answers to warm up, {tree['count']} counted; one at a time",
-        "cold: from the start of a process to its first answer",
-        "peak: memory of that process; of a server, its client's",
+        f"{tree['warm_up']} predictions to warm up, {tree['count']} timed; one at a time",
+        "cold: from the start of a process to its first prediction",
+        "peak: memory of the process; for a server, of its client",
         others_line(max(shares, default=None)),
         *fewer,
         *[f"left out: {row['name']}, {row['engine']}: {row['why']}" for row in tree["left_out"]],
     ]
 
 
-def _in_a_process(request: Request) -> Answered | str:
-    """Returns what was measured, or why nothing was."""
+def _measure_in_process(request: Request) -> Measurement | str:
+    """Returns the measurement, or the reason for a failure."""
     command = [sys.executable, "-P", "-m", "ccfnet_tf.benchmark.measure_process"]
     command.append(json.dumps(asdict(request)))
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
-        said = (done.stderr.strip().splitlines() or [""])[-1][:_LAST_WORDS]
-        return f"its process ended with {done.returncode} ({said})"
-    found = json.loads(lines[-1])
-    return found["error"] if "error" in found else Answered(**found)
+        text = (done.stderr.strip().splitlines() or [""])[-1][:_MAX_MESSAGE]
+        return f"the process failed with exit code {done.returncode} ({text})"
+    result = json.loads(lines[-1])
+    return result["error"] if "error" in result else Measurement(**result)
 
 
-def _figures(row: Entry, found: Answered) -> dict[str, Any]:
-    ms = np.array(found.ms)
+def _figures(row: Entry, result: Measurement) -> dict[str, Any]:
+    ms = np.array(result.ms)
     return {
         "precision": _precision(row),
         "count": len(ms),
-        "warm_up": found.warm_up,
+        "warm_up": result.warm_up,
         **{f"p{each}_ms": float(np.percentile(ms, each)) for each in PERCENTILES},
         "images_per_s": float(1000 / ms.mean()),
-        "peak_memory_mb": found.peak_memory_mb,
-        "cold_start_s": found.cold_start_s,
-        "others_share": found.others_share,
+        "peak_memory_mb": result.peak_memory_mb,
+        "cold_start_s": result.cold_start_s,
+        "others_share": result.others_share,
         "size_mb": _size_mb(row.source),
     }
 
@@ -251,7 +257,7 @@ def _precision(row: Entry) -> str:
 
 
 def _size_mb(source: Source) -> float | None:
-    """Returns the size on disk of what is needed to answer."""
+    """Returns the size of the files that prediction needs."""
     if source.kind == "server":
         return None
     if source.kind == "run":

@@ -1,4 +1,4 @@
-"""Multiplications of the network, by part, from its graph and an image's size."""
+"""Counts the multiply-adds of the network's parts from its graph and the image size."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _FINE = ("fine", "pyramid", "detail")
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-add pairs of an image's way through the network once, in 10^9 (GMAC).
+    """Multiply-adds of one forward pass for one image, in 10^9 (GMAC).
 
-    Convolutions and dense layers alone: batch norm, pooling (the pyramid's too: .04 % of the
-    paper's form at 241x241), resizing and softmax cost time but hardly any multiplications.
+    Only convolutions and dense layers are counted: batch norm, pooling (the pyramid's too: .04 % of
+    the paper's network at 241x241), resizing and softmax cost time but few multiplications.
 
     Attributes:
         backbone: The feature extractor.
@@ -36,12 +36,12 @@ class Cost:
 
     @property
     def total(self) -> float:
-        """All parts together."""
+        """Sum of all parts."""
         return self.backbone + self.coarse + self.attention + self.fine
 
 
 def cost(model: Model, height: int, width: int) -> Cost:
-    """Returns what `build_ccfnet`'s network costs for an image of `height` x `width` pixels."""
+    """Returns the cost of `build_ccfnet`'s network for an image of `height` x `width` pixels."""
     parts = {"backbone": 0, "coarse": 0, "attention": 0, "fine": 0}
     for name, macs in count(model, (1, height, width, 3)).items():
         parts[_part(name)] += macs
@@ -51,33 +51,33 @@ def cost(model: Model, height: int, width: int) -> Cost:
 def count(model: Model, images: Shape) -> dict[str, int]:
     """Returns the multiply-adds of every layer that has any; `a/b` is layer b of the model a.
 
-    Shapes are followed through the graph by the layers' own rule, so nothing is computed.
+    Shapes are propagated with `compute_output_shape`, so nothing is computed.
 
     Args:
-        model: A functional model of one input, with models inside or without.
-        images: Shape of its input.
+        model: A functional model with one input; it may contain other models.
+        images: Shape of the input.
 
     Raises:
-        TypeError: A layer multiplies by a kernel, and there is no rule for its kind.
+        TypeError: A layer has a kernel, and there is no rule for its type.
     """
     shapes: dict[int, Shape] = {id(model.inputs[0]): images}
-    found: dict[str, int] = {}
+    macs_by_layer: dict[str, int] = {}
     for layer in model.operations:
         if isinstance(layer, layers.InputLayer):
             continue
-        node = layer._inbound_nodes[0]  # `layer.input` of a model inside is its own, not ours
+        node = layer._inbound_nodes[0]  # `layer.input` of a nested model is not of this graph
         shapes_in = [shapes[id(tensor)] for tensor in node.input_tensors]
-        seen: Any = shapes_in if len(shapes_in) > 1 else shapes_in[0]
+        input_shape: Any = shapes_in if len(shapes_in) > 1 else shapes_in[0]
         if isinstance(layer, Model):
-            inside = count(layer, seen)
-            found |= {f"{layer.name}/{name}": macs for name, macs in inside.items()}
-        elif macs := _multiply_adds(layer, seen):
-            found[layer.name] = macs
-        answers = layer.compute_output_shape(seen)
-        answers = answers if len(node.output_tensors) > 1 else [answers]
-        for output, shape in zip(node.output_tensors, answers, strict=True):
+            nested = count(layer, input_shape)
+            macs_by_layer |= {f"{layer.name}/{name}": macs for name, macs in nested.items()}
+        elif macs := _multiply_adds(layer, input_shape):
+            macs_by_layer[layer.name] = macs
+        output_shapes = layer.compute_output_shape(input_shape)
+        output_shapes = output_shapes if len(node.output_tensors) > 1 else [output_shapes]
+        for output, shape in zip(node.output_tensors, output_shapes, strict=True):
             shapes[id(output)] = tuple(shape)
-    return found
+    return macs_by_layer
 
 
 def _part(name: str) -> str:
@@ -89,37 +89,37 @@ def _part(name: str) -> str:
     return _HEADS[first]
 
 
-def _multiply_adds(layer: Any, seen: Any) -> int:
+def _multiply_adds(layer: Any, input_shape: Any) -> int:
     for kind, rule in _RULES.items():
         if isinstance(layer, kind):
-            return rule(layer, seen)
+            return rule(layer, input_shape)
     if any(len(weight.shape) > 1 for weight in layer.weights):
-        raise TypeError(f"{layer.name}: no rule for what a {type(layer).__name__} multiplies")
+        raise TypeError(f"{layer.name}: no rule for the multiply-adds of a {type(layer).__name__}")
     return 0
 
 
-def _places(layer: Any, seen: Shape) -> int:
-    """Returns at how many places of the answer a kernel is laid on."""
-    return math.prod(side or 1 for side in layer.compute_output_shape(seen)[:-1])
+def _positions(layer: Any, input_shape: Shape) -> int:
+    """Returns the number of output positions, at each of which the kernel is applied."""
+    return math.prod(side or 1 for side in layer.compute_output_shape(input_shape)[:-1])
 
 
-def _convolution(layer: Any, seen: Shape) -> int:
-    # [h, w, channels in / groups, channels out]: dilation spreads it and adds nothing. A dense
-    # layer's kernel is [in, out]; a depthwise one's [h, w, channels, answers of each].
-    return _places(layer, seen) * math.prod(layer.kernel.shape)
+def _convolution(layer: Any, input_shape: Shape) -> int:
+    # Kernel [h, w, channels in / groups, channels out]; dilation adds no multiply-adds. A dense
+    # layer's kernel is [in, out]; a depthwise one's [h, w, channels, depth multiplier].
+    return _positions(layer, input_shape) * math.prod(layer.kernel.shape)
 
 
-def _separable(layer: Any, seen: Shape) -> int:
+def _separable(layer: Any, input_shape: Shape) -> int:
     kernels = (layer.depthwise_kernel, layer.pointwise_kernel)
-    return _places(layer, seen) * sum(math.prod(kernel.shape) for kernel in kernels)
+    return _positions(layer, input_shape) * sum(math.prod(kernel.shape) for kernel in kernels)
 
 
-def _transposed(layer: Any, seen: Shape) -> int:
-    return math.prod(side or 1 for side in seen[:-1]) * math.prod(layer.kernel.shape)
+def _transposed(layer: Any, input_shape: Shape) -> int:
+    return math.prod(side or 1 for side in input_shape[:-1]) * math.prod(layer.kernel.shape)
 
 
 _RULES: dict[type, Callable[[Any, Shape], int]] = {
-    layers.Conv2DTranspose: _transposed,  # before Conv2D, in case one is made the other's child
+    layers.Conv2DTranspose: _transposed,  # before Conv2D, in case it becomes a subclass
     layers.SeparableConv2D: _separable,
     layers.Conv2D: _convolution,
     layers.DepthwiseConv2D: _convolution,

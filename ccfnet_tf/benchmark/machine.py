@@ -1,4 +1,4 @@
-"""How the figures of a benchmark are shown and kept, and what machine they are of."""
+"""Tables, JSON files and machine description of benchmarks."""
 
 from __future__ import annotations
 
@@ -22,73 +22,75 @@ CPU_INFO = Path("/proc/cpuinfo")
 CPU_TIMES = Path("/proc/stat")
 
 BUSY = 0.1
-"""Threads that wait for each other lose far more than the share that others take."""
+"""Share of other processes above which figures are unreliable: waiting threads lose far more."""
 
 
 class Others:
-    """What other processes take of the machine from when this is made (Linux)."""
+    """Measures the processor time of other processes since its construction (Linux)."""
 
     def __init__(self, *workers: int) -> None:
-        self._mine = ("self", *map(str, workers))
+        self._own_processes = ("self", *map(str, workers))
         self._began = time.perf_counter()
         self._used = self._used_by_others()
 
     def share(self) -> float | None:
-        """Returns what share of the processors others used, in 0..1; None where it is not known."""
+        """Returns the share of the processors that others used, 0..1; None if unknown."""
         used, began = self._used_by_others(), self._used
         if used is None or began is None:
             return None
-        whole = (time.perf_counter() - self._began) * (os.cpu_count() or 1)
-        return min(1.0, max(0.0, (used - began) / whole))
+        total = (time.perf_counter() - self._began) * (os.cpu_count() or 1)
+        return min(1.0, max(0.0, (used - began) / total))
 
     def _used_by_others(self) -> float | None:
-        """Returns seconds of processors, the host's too where it took them from this machine."""
+        """Returns processor seconds of others, including time that the host took (steal)."""
         if not CPU_TIMES.is_file():
             return None
         user, nice, system, _, _, irq, softirq, steal = map(
             int, CPU_TIMES.read_text(encoding="ascii").split()[1:9]
         )
         ticks = user + nice + system + irq + softirq + steal
-        for process in self._mine:
+        for process in self._own_processes:
             after_name = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
             ticks -= int(after_name[11]) + int(after_name[12])  # utime, stime
         return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def others_line(share: float | None) -> str:
-    """Returns what to think of figures that were measured beside others."""
+    """Returns a note about the influence of other processes on the figures."""
     if share is None:
-        return "what other processes took meanwhile is not known on this system"
-    worth = "" if share < BUSY else ": too much to compare anything; measure again when it is quiet"
-    return f"other processes took {share:.0%} of the processors meanwhile{worth}"
+        return "the load by other processes is not known on this system"
+    warning = (
+        "" if share < BUSY else ": too much for a comparison; measure again on an idle machine"
+    )
+    return f"other processes used {share:.0%} of the processors meanwhile{warning}"
 
 
 def refuse_lost_json(file: Path | None) -> None:
-    """Refuses a place where figures could not be written, before minutes are spent on them.
+    """Checks before a long measurement that the JSON file can be written.
 
     Raises:
-        ConfigError: Its folder is missing, or it is a folder itself.
-        ResourceError: Its folder cannot be written.
+        ConfigError: The file's folder does not exist, or the path is a folder.
+        ResourceError: The file's folder is not writable.
     """
     if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-        raise ConfigError(f"--json {file}: it must be a file in a folder that is there")
+        raise ConfigError(f"--json {file}: it must be a file in an existing folder")
     if file is not None:
         refuse_unwritable(file.parent, "--json")
 
 
 def write_json(file: Path, tree: dict[str, Any]) -> None:
-    """Writes figures for programs to read.
+    """Writes figures as JSON.
 
     Raises:
-        ResourceError: The disk is full or the folder cannot be written.
+        ResourceError: The disk is full or the folder is not writable.
     """
     text = json.dumps(tree, indent=1) + "\n"
-    cure = "free space, or give another --json"
-    write_atomic(file, lambda to: to.write(text.encode()), fix=cure, otherwise=cure)
+    fix = "free space, or give another --json"
+    write_atomic(file, lambda to: to.write(text.encode()), fix=fix, otherwise=fix)
 
 
 def new_table(title: str, caption: str, headings: Sequence[str]) -> Table:
-    """Returns an empty table whose first column holds names and whose others hold numbers."""
+    """Returns an empty table with a first column of names and further columns of numbers."""
     table = Table(
         title=title,
         title_justify="left",
@@ -98,13 +100,13 @@ def new_table(title: str, caption: str, headings: Sequence[str]) -> Table:
         caption_style="none",
     )
     for number, heading in enumerate(headings):
-        # As Text, since a line break in a plain string is shown as an escape.
+        # Text, because line breaks in plain strings are displayed as escapes.
         table.add_column(Text(heading), justify="right" if number else "left", no_wrap=True)
     return table
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """Returns what figures depend on besides the code: the processor and versions."""
+    """Returns the processor, the number of threads and versions, on which figures depend."""
     return {
         "processor": _processor(),
         "threads": usable_threads(),
@@ -114,7 +116,7 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def usable_threads() -> int:
-    """Returns how many processors this process may use."""
+    """Returns the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,8 +1,8 @@
-"""Measures one network that answers images; runs in a process of its own.
+"""Measures the prediction speed of one network, in a separate process.
 
     python -m ccfnet_tf.benchmark.measure_process REQUEST
 
-REQUEST is a `Request` as JSON. The last line printed is JSON: an `Answered`, or an `error`.
+REQUEST is a `Request` as JSON. The last line of the output is JSON: a `Measurement`, or an `error`.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from ccfnet_tf.runtimes.sources import Source, find_source
 Engine = Literal["own", "litert_gpu", "openvino_float32", "openvino_bfloat16"]
 
 SECONDS = 60.0
-"""No further answer is begun after so long: a simulated GPU takes half a minute for each."""
-_LEAST = 3
+"""Time limit: no prediction starts later; a simulated GPU takes half a minute for each."""
+_MIN_COUNT = 3
 _HINTS = {"openvino_float32": "f32", "openvino_bfloat16": "bf16"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be measured.
+    """Parameters of a measurement.
 
     Attributes:
-        source: As `predict` takes it.
-        engine: `own`: what runs this kind of source on the CPU; or another one for the same file.
+        source: Source as accepted by `predict`.
+        engine: `own`, the default engine of this kind of source on the CPU, or another engine.
         size: Height and width of the image in pixels.
-        warm_up: Answers that are not counted, the first among them.
-        count: Answers that are.
-        threads: How many compute; all cores if None.
+        warm_up: Predictions before the timed ones, including the first.
+        count: Timed predictions.
+        threads: Number of threads; one per core if None.
         began: `time.time()` just before this process was started.
     """
 
@@ -61,16 +61,16 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What was measured: one image at a time, from its array to labels and difficulty.
+class Measurement:
+    """Figures of a network, for one image at a time, from its array to labels and difficulty.
 
     Attributes:
-        cold_start_s: Seconds from the start of the process to its first answer.
-        ms: Milliseconds of each counted answer, in their order.
-        warm_up: Answers before them.
-        peak_memory_mb: The most that was resident in the process; of a server, its client.
-        others_share: Share of the processors that other processes took meanwhile, 0..1; None where
-            it is not known.
+        cold_start_s: Seconds from the start of the process to its first prediction.
+        ms: Milliseconds of each timed prediction, in order.
+        warm_up: Predictions before the timed ones.
+        peak_memory_mb: Peak resident memory of the process; for a server, of its client.
+        others_share: Share of the processors that other processes used meanwhile, 0..1; None if
+            unknown.
     """
 
     cold_start_s: float
@@ -81,38 +81,38 @@ class Answered:
 
 
 def main() -> None:
-    """Measures what is asked for, and prints what came of it."""
+    """Measures the request of the command line and prints the result."""
     request = Request(**json.loads(sys.argv[1]))
     try:
         result = asdict(measure(request))
-    except Exception as error:  # the others go on; whatever it is, their table names it
+    except Exception as error:  # reported in the table; other rows continue
         result = {"error": first_line(error)}
     print(json.dumps(result))  # noqa: T201
 
 
-def measure(request: Request) -> Answered:
-    """Opens the network and times its answers.
+def measure(request: Request) -> Measurement:
+    """Opens the network and times its predictions.
 
     Raises:
-        CCFNetError: It cannot be opened, or not by this engine.
+        CCFNetError: The network cannot be opened with this engine.
     """
     source = find_source(request.source)
     if source.needs_tensorflow:
         _start_tensorflow(request.threads)
-    network = _opened(source, request)
-    picture, _ = scenes.draw(0, (request.size[0], request.size[1]))  # a list in JSON
-    network.predict(picture)
+    network = _open(source, request)
+    image, _ = scenes.draw(0, (request.size[0], request.size[1]))  # a list in JSON
+    network.predict(image)
     cold = time.time() - request.began
     deadline, others = time.perf_counter() + SECONDS, Others()
     warm_up, ms = 1, list[float]()
     while warm_up < request.warm_up and time.perf_counter() < deadline:
-        network.predict(picture)
+        network.predict(image)
         warm_up += 1
-    while len(ms) < request.count and (len(ms) < _LEAST or time.perf_counter() < deadline):
+    while len(ms) < request.count and (len(ms) < _MIN_COUNT or time.perf_counter() < deadline):
         began = time.perf_counter()
-        network.predict(picture)
+        network.predict(image)
         ms.append(1000 * (time.perf_counter() - began))
-    return Answered(cold, ms, warm_up, memory.peak(), others.share())
+    return Measurement(cold, ms, warm_up, memory.peak(), others.share())
 
 
 def _start_tensorflow(threads: int | None) -> None:
@@ -123,26 +123,26 @@ def _start_tensorflow(threads: int | None) -> None:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
 
 
-def _opened(source: Source, request: Request) -> Network:
+def _open(source: Source, request: Request) -> Network:
     if request.engine == "own" or source.manifest is None:
         return source.open(request.threads)
     file, taxonomy = Path(source.place), source.manifest.taxonomy
     if request.engine == "litert_gpu":
-        return OnGpu(file, taxonomy)
-    return InOpenVino(file, taxonomy, _HINTS[request.engine], request.threads)
+        return GpuLiteRTNetwork(file, taxonomy)
+    return OpenVinoNetwork(file, taxonomy, _HINTS[request.engine], request.threads)
 
 
-class InOpenVino(OnnxNetwork):
-    """An ONNX file in OpenVINO on the CPU.
+class OpenVinoNetwork(OnnxNetwork):
+    """Runs an ONNX file in OpenVINO on the CPU.
 
     Args:
         path: The `.onnx` file.
-        taxonomy: Its classes.
-        precision: OpenVINO's name of what is computed in: `f32` or `bf16`.
-        threads: How many compute; all cores if None.
+        taxonomy: The file's classes.
+        precision: OpenVINO's name of the data type: `f32` or `bf16`.
+        threads: Number of threads; one per core if None.
 
     Raises:
-        RunError: This processor has no such precision.
+        RunError: The processor does not support bfloat16.
     """
 
     def __init__(
@@ -152,42 +152,42 @@ class InOpenVino(OnnxNetwork):
         import openvino
 
         core = openvino.Core()
-        known = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if precision == "bf16" and "BF16" not in known:
-            raise RunError("OpenVINO computes no bfloat16 on this processor")
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and "BF16" not in capabilities:
+            raise RunError("OpenVINO does not support bfloat16 on this processor")
         options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(threads)
         self._compiled = core.compile_model(str(path), "CPU", options)
         self._session = self
 
-    def run(self, names: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Answers as a session of onnxruntime does."""
-        found = self._compiled(given)
-        return [found[name] for name in names]
+    def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Runs the network with the interface of an onnxruntime session."""
+        outputs = self._compiled(inputs)
+        return [outputs[name] for name in names]
 
 
-class OnGpu(LiteRTNetwork):
-    """A LiteRT file on the GPU alone.
+class GpuLiteRTNetwork(LiteRTNetwork):
+    """Runs a LiteRT file completely on the GPU.
 
     Raises:
-        RunError: There is no GPU that LiteRT can use, or not everything runs there.
+        RunError: There is no GPU that LiteRT can use, or it cannot run the complete network.
     """
 
     def __init__(self, path: Path, taxonomy: Taxonomy) -> None:
         super().__init__(path, taxonomy, threads=1)
         self._runner = _on_gpu(path)
-        self._interpreter = None  # the CPU's
+        self._interpreter = None  # of the CPU
 
 
 def _on_gpu(path: Path) -> CompiledLiteRT:
     try:
         network = CompiledLiteRT(path, "GPU")
-    except Exception as error:  # its errors have no base of their own
+    except Exception as error:  # LiteRT has no common base class of errors
         reason = first_line(error)
-        raise RunError(f"there is no GPU that LiteRT can use here ({reason})") from error
+        raise RunError(f"LiteRT outputs no usable GPU on this machine ({reason})") from error
     if not network.accelerated:
-        raise RunError("LiteRT does not run the whole network on this GPU")
+        raise RunError("LiteRT does not run the complete network on this GPU")
     return network
 
 

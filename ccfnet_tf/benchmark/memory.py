@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
-_FORGET = Path("/proc/self/clear_refs")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def resident() -> float:
-    """Returns what is resident now (Linux)."""
+    """Returns the current resident memory (Linux)."""
     return _row("VmRSS:")
 
 
 def peak() -> float:
-    """Returns the most that was resident since `forget_peak`, or since the process began."""
+    """Returns the peak resident memory since `forget_peak`, or since the start of the process."""
     if _STATUS.is_file():
         return _row("VmHWM:")
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -25,9 +25,9 @@ def peak() -> float:
 
 
 def forget_peak() -> None:
-    """Begins a new peak where the system allows it (Linux); else the old one goes on."""
+    """Resets the peak if the system supports it (Linux); does nothing otherwise."""
     with contextlib.suppress(OSError):
-        _FORGET.write_text("5", encoding="ascii")
+        _CLEAR_REFS.write_text("5", encoding="ascii")
 
 
 def _row(name: str) -> float:

@@ -1,8 +1,8 @@
-"""Seconds a step of training and inference, beside the largest speed seen on this machine.
+"""Measures seconds per step of training and inference, and the machine's matrix product speed.
 
-All precisions are measured in one process, in rounds: every round measures each of them, and a
-large matrix product beside it, so that a machine whose speed varies treats them alike. The best of
-the rounds counts, for steps and for products: what disturbs only ever makes slower.
+All precisions are measured in one process, in rounds: every round measures each of them together
+with a large matrix product, so that a varying machine speed affects all alike. The best round
+counts, for steps and for products, because disturbances only make them slower.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ Batch = tuple[tf.Tensor, tf.Tensor]
 PRECISIONS: tuple[ComputeType, ...] = ("float32", "bfloat16", "float16")
 PHASES: tuple[Phase, ...] = ("training", "inference")
 
-WAYS = {"training": 3, "inference": 1}
-"""Training is counted as three ways through the network: one forward, and twice as much back."""
+FORWARD_PASSES = {"training": 3, "inference": 1}
+"""Forward passes that a step costs: the backward pass of training costs two more."""
 
 IMAGES_READ = 64
-"""Images of the training split that are read; all of a large set would take its time."""
+"""Number of images of the training split that are read; reading a large set takes long."""
 
 FED_STEPS = 2
 SCHEDULE = 1000
 PRODUCT_SIDE = {"CPU": 2048, "GPU": 8192}
 PRODUCTS = 3
-NATIVE = 1.25
-"""A half precision whose products are not so many times as fast as float32's is emulated."""
+MIN_NATIVE_SPEEDUP = 1.25
+"""Smallest speedup of matrix products over float32 by which a half precision counts as native."""
 
 
 @dataclass
 class Speed:
-    """What was measured of one phase in one precision.
+    """Figures of one phase in one precision.
 
     Attributes:
         phase: `training`: the step that `fit` runs, with losses, metrics and optimizer.
-            `inference`: from images to all answers.
-        precision: What the hidden layers compute in.
-        seconds: Seconds a step, from images that lie in memory; the best of the rounds.
-        memory: Most resident memory of the process in such steps, in MB.
-        fed: Seconds a step while the run's data are read beside it, without the time it waited
-            for them; the best of the rounds, infinite in inference.
-        stepped: Seconds of all steps fed so, together.
-        waited: Seconds that they waited for data, together.
+            `inference`: from images to all outputs.
+        precision: Data type that the hidden layers compute in.
+        seconds: Seconds per step with images in memory; the best round.
+        memory: Peak resident memory of the process in such steps, in MB.
+        fed: Seconds per step while the input pipeline runs, without waiting for data; the best
+            round, infinite in inference.
+        stepped: Total seconds of the steps that the input pipeline fed.
+        waited: Total seconds that they waited for data.
     """
 
     phase: Phase
@@ -74,23 +74,23 @@ class Speed:
 
     @property
     def waiting(self) -> float | None:
-        """Share of the time that went by waiting for data, 0..1; None in inference."""
-        whole = self.stepped + self.waited
-        return self.waited / whole if whole else None
+        """Share of the time spent waiting for data, 0..1; None in inference."""
+        total = self.stepped + self.waited
+        return self.waited / total if total else None
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """All that was measured of a network.
+    """All figures of a network.
 
     Attributes:
         size: Height and width of the images.
-        batch: Images in a step.
-        rounds: How often each was measured.
-        cost: Multiply-adds of an image.
+        batch: Images per step.
+        rounds: Number of measurements of each figure.
+        cost: Multiply-adds per image.
         speeds: Training and inference in each precision.
-        products: Precision -> GFLOP/s of a large matrix product, the best of the rounds.
-        left_out: Precision -> why it was not measured.
+        products: GFLOP/s of a large matrix product by precision; the best round.
+        left_out: Reasons for precisions that were not measured.
     """
 
     size: int
@@ -102,39 +102,39 @@ class Benchmark:
     left_out: dict[ComputeType, str] = field(default_factory=dict)
 
     def gflops(self, speed: Speed) -> float:
-        """Returns the GFLOP/s that a phase reached; a multiply-add is two operations."""
-        return 2 * WAYS[speed.phase] * self.cost.total * self.batch / speed.seconds
+        """Returns the GFLOP/s of a phase; a multiply-add counts as two operations."""
+        return 2 * FORWARD_PASSES[speed.phase] * self.cost.total * self.batch / speed.seconds
 
 
 class Network:
-    """A run's network in one precision, with random weights: they do not change its speed."""
+    """The network of a configuration in one precision, with random weights."""
 
     def __init__(self, config: RunConfig, data: RunData, precision: ComputeType) -> None:
         config = replace(config, train=replace(config.train, precision=precision))
-        here = tf.distribute.get_strategy()  # one device
+        strategy = tf.distribute.get_strategy()  # one device
         quiet = Console(quiet=True)
         self.precision = precision
-        self.model = build_model(config, here, data, SCHEDULE, quiet, fresh=False)
+        self.model = build_model(config, strategy, data, SCHEDULE, quiet, fresh=False)
         self.model.make_train_function()  # as `fit` does
-        self._answer = tf.function(lambda images: self.model(images, training=False))
+        self._predict = tf.function(lambda images: self.model(images, training=False))
 
     def step(self, phase: Phase, batch: Batch) -> float:
         """Returns the seconds of a step on images [B, S, S, 3] and labels [B, S, S]."""
         batches = iter(tf.data.Dataset.from_tensors(batch))
         began = time.perf_counter()
         if phase == "training":
-            one = self.model.train_function(batches)["loss"]
+            scalar = self.model.train_function(batches)["loss"]
         else:
-            one = self._answer(batch[0])["refine"][0, 0, 0, 0]
-        float(one)  # a GPU returns before it has computed
+            scalar = self._predict(batch[0])["refine"][0, 0, 0, 0]
+        float(scalar)  # waits for the result: a GPU computes asynchronously
         return time.perf_counter() - began
 
 
 class Product:
-    """A product of two large square matrices: the most that this machine multiplies.
+    """A product of two large square matrices, as the machine's practical peak speed.
 
     Attributes:
-        best: The largest GFLOP/s seen.
+        best: Highest GFLOP/s so far.
     """
 
     def __init__(self, precision: ComputeType) -> None:
@@ -148,7 +148,7 @@ class Product:
         self.measure()
 
     def measure(self) -> None:
-        """Multiplies a few times."""
+        """Repeats the product and updates `best`."""
         seconds = min(self._seconds() for _ in range(PRODUCTS))
         self.best = max(self.best, 2 * self._side**3 / seconds / 1e9)
 
@@ -159,19 +159,19 @@ class Product:
 
 
 def measure(config: RunConfig, *, rounds: int, console: Console) -> Benchmark:
-    """Measures the network of a configuration in every precision that this machine multiplies.
+    """Measures the network of a configuration in every precision that this machine supports.
 
     Args:
-        config: `data.crop` is the images' size, `train.batch` their number in a step.
-        rounds: How often each is measured.
-        console: Where progress is shown.
+        config: `data.crop` is the size of the images, `train.batch` their number per step.
+        rounds: Number of measurements of each figure.
+        console: Console for progress.
 
     Raises:
         CCFNetError: The data cannot be read, or memory ran out.
     """
     data = read_some(config)
     size, batch = config.data.crop, config.train.batch
-    with _our_errors(config), new_progress(console) as bar:
+    with _user_errors(config), new_progress(console) as bar:
         task = bar.add_task("matrix products", total=None)
         products, left_out = _products()
         bar.update(task, total=(rounds + 1) * len(products) * len(PHASES))
@@ -181,17 +181,17 @@ def measure(config: RunConfig, *, rounds: int, console: Console) -> Benchmark:
             bar.update(task, advance=1, description=f"{when}: {what}")
 
         stream = training_stream(config, data)
-        pictures = next(iter(stream))
+        images = next(iter(stream))
         networks = [Network(config, data, precision) for precision in products]
         speeds = [Speed(phase, network.precision) for network in networks for phase in PHASES]
         for number in range(rounds + 1):
             for speed in speeds:
                 network = next(n for n in networks if n.precision == speed.precision)
                 if not number:
-                    network.step(speed.phase, pictures)  # traces
+                    network.step(speed.phase, images)  # traces
                 else:
                     products[speed.precision].measure()
-                    _measure(network, speed, pictures, stream)
+                    _measure(network, speed, images, stream)
                 advance(f"{speed.phase} in {speed.precision}", number)
     best = {precision: product.best for precision, product in products.items()}
     work = cost(networks[0].model, size, size)
@@ -199,7 +199,7 @@ def measure(config: RunConfig, *, rounds: int, console: Console) -> Benchmark:
 
 
 def read_some(config: RunConfig) -> RunData:
-    """Lists the data and looks at the first images of the training split.
+    """Lists the data and checks the first images of the training split.
 
     Raises:
         CCFNetError: The data cannot be read.
@@ -214,24 +214,24 @@ def read_some(config: RunConfig) -> RunData:
 
 
 def _products() -> tuple[dict[ComputeType, Product], dict[ComputeType, str]]:
-    """Returns the products of the precisions worth measuring, and why others are not."""
-    found = {precision: Product(precision) for precision in PRECISIONS}
-    for _ in range(2):  # in turns: a machine's speed varies
-        for product in found.values():
+    """Returns the products of native precisions, and reasons for leaving out others."""
+    measured = {precision: Product(precision) for precision in PRECISIONS}
+    for _ in range(2):  # alternating, because a machine's speed varies
+        for product in measured.values():
             product.measure()
-    plain = found["float32"].best
+    baseline = measured["float32"].best
     left_out: dict[ComputeType, str] = {}
     for precision in PRECISIONS[1:]:
-        if found[precision].best < NATIVE * plain:
-            rate = found.pop(precision).best
+        if measured[precision].best < MIN_NATIVE_SPEEDUP * baseline:
+            rate = measured.pop(precision).best
             left_out[precision] = (
-                f"its matrix products ran at {rate:.0f} GFLOP/s here, float32's at {plain:.0f}"
+                f"matrix products reach {rate:.0f} GFLOP/s here, {baseline:.0f} in float32"
             )
-    return found, left_out
+    return measured, left_out
 
 
 def training_stream(config: RunConfig, data: RunData) -> Any:
-    """Returns the batches that `fit` would learn from."""
+    """Returns the batches that `fit` would train on."""
     return training_batches(
         data.parts.train,
         training_load(config.data, data, Console(quiet=True)),
@@ -242,15 +242,15 @@ def training_stream(config: RunConfig, data: RunData) -> Any:
     )
 
 
-def _measure(network: Network, speed: Speed, pictures: Batch, stream: Any) -> None:
-    """Adds a round."""
+def _measure(network: Network, speed: Speed, images: Batch, stream: Any) -> None:
+    """Measures one round of a phase."""
     memory.forget_peak()
-    speed.seconds = min(speed.seconds, network.step(speed.phase, pictures))
+    speed.seconds = min(speed.seconds, network.step(speed.phase, images))
     speed.memory = max(speed.memory, memory.peak())
     if speed.phase == "inference":
         return
-    # A stream of its own: one that went on while other things were measured would have all its
-    # batches ready. The first is not counted, since `fit` waits for it once.
+    # A new iterator: one that was kept during other measurements would have its batches ready.
+    # The first batch is not counted, because `fit` waits for it only once.
     batches = iter(stream)
     batch = next(batches)
     for _ in range(FED_STEPS):
@@ -263,8 +263,8 @@ def _measure(network: Network, speed: Speed, pictures: Batch, stream: Any) -> No
 
 
 @contextmanager
-def _our_errors(config: RunConfig) -> Iterator[None]:
-    """Turns what a user can fix into one line."""
+def _user_errors(config: RunConfig) -> Iterator[None]:
+    """Converts TensorFlow's errors to one-line errors that a user can fix."""
     try:
         yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
@@ -273,7 +273,7 @@ def _our_errors(config: RunConfig) -> Iterator[None]:
             f"{config.data.crop}: lower --batch, then --size"
         ) from error
     except tf.errors.OpError as error:
-        ours = original_error(error)
-        if ours is None:
+        cause = original_error(error)
+        if cause is None:
             raise
-        raise ours from error
+        raise cause from error

@@ -1,1 +1,1 @@
-"""Trained networks as files that need neither this package nor Keras, each verified."""
+"""Exports trained networks to verified files that need neither this package nor Keras."""

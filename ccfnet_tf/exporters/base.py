@@ -1,4 +1,4 @@
-"""What every exporter offers: `export_run` knows no format, and a format knows no other."""
+"""`Exporter`: the interface between `export_run` and the exporter of each format."""
 
 from __future__ import annotations
 
@@ -16,97 +16,101 @@ from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.runtimes.letterbox import at_most
 from ccfnet_tf.runtimes.manifest import Difference, Format, kind_of, tolerance
 
-LARGEST_USUAL = 512
-"""Longest side of a LiteRT file whose size was not asked for, and of images that are compared."""
+MAX_DEFAULT_SIDE = 512
+"""Longest side in pixels of reference images, and of a LiteRT file when `--size` is not given."""
 
 
 class Exporter(ABC):
-    """Writes networks in one format.
+    """Base class of exporters; each subclass writes networks in one format.
 
     Attributes:
-        format: Its name.
-        libraries: Packages that the format is made and verified by, beside TensorFlow.
-        last_step: What is done after the file was compared with Keras, for the progress bar.
-        measures_accuracy: Whether that takes a pass over labelled images.
-        usual_size: Whether the size is still to be taken from the run's images; see `sized_for`.
-        precision: What the exported network computes in.
+        format: Name of the format.
+        libraries: Packages, in addition to TensorFlow, that write and verify the format.
+        last_step: Description of the step after the comparison with Keras, for the progress bar.
+        measures_accuracy: Whether `measure` evaluates the file on labelled images.
+        size_from_data: Whether the input size is not set yet and comes from the run's images;
+            see `sized_for`.
+        precision: Data type that the exported network computes in.
     """
 
     format: ClassVar[Format]
     libraries: ClassVar[tuple[str, ...]] = ()
     last_step: ClassVar[str] = "checksums"
     measures_accuracy: bool = False
-    usual_size: bool = False
+    size_from_data: bool = False
     precision: ComputeType = "float32"
 
     @property
     def options(self) -> dict[str, str]:
-        """What `export.json` says of how the file was made."""
+        """Export options, as recorded in `export.json`."""
         return {}
 
     @property
     @abstractmethod
     def inputs(self) -> dict[str, str]:
-        """What the file takes, in words."""
+        """Descriptions of the file's inputs, by name."""
 
     @property
     @abstractmethod
     def outputs(self) -> dict[str, str]:
-        """What the file returns, in words."""
+        """Descriptions of the file's outputs, by name."""
 
     @property
     def kind(self) -> str:
-        """Which tolerance holds: the format, with a quantization or precision of its own."""
+        """Key of the tolerance: the format, with its quantization or precision if it has one."""
         return kind_of(self.format, self.options)
 
     @property
     def tolerance(self) -> Difference:
-        """How far the file may be from Keras in float32."""
+        """Largest allowed differences from Keras in float32."""
         return tolerance(self.kind)
 
     def sized_for(self, parts: Parts) -> Self:
-        """Returns the exporter with a size that suits the run's images, where it needs one."""
+        """Returns an exporter whose input size is set, taken from the run's images if necessary."""
         return self
 
     @abstractmethod
-    def place(self, out: Path) -> Path:
-        """Returns the folder of the artifact in `out`, the folder of artifacts."""
+    def artifact_folder(self, out: Path) -> Path:
+        """Returns the folder of the new artifact below `out`, the folder of all artifacts."""
 
-    def fitted(self, image: np.ndarray) -> np.ndarray:
-        """Returns an image [H, W, 3] as the file takes it, and not too large to be kept."""
-        return at_most(image, LARGEST_USUAL)
+    def resized(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image [H, W, 3] at a size that the file accepts, small enough to store."""
+        return at_most(image, MAX_DEFAULT_SIDE)
 
     @abstractmethod
     def write(self, model: Any, parts: Parts, folder: Path) -> dict[str, str]:
-        """Writes the network into a folder.
+        """Writes the network to a folder.
 
         Args:
             model: A `CCFNet` that computes in `precision`.
             parts: The run's data.
-            folder: The folder, which is there.
+            folder: An existing folder.
 
         Returns:
-            What had to be left out, in words.
+            Descriptions of optional files that were not written, by name.
         """
 
     def measure(
         self, folder: Path, keras: KerasNetwork, parts: Parts, advance: Callable[[float], None]
     ) -> dict[str, str]:
-        """Measures what the comparison with Keras does not tell; returns it in words.
+        """Runs the checks of a format that go beyond the comparison with Keras.
 
         Args:
-            folder: The artifact's.
-            keras: The network that it was made from.
+            folder: The artifact's folder.
+            keras: The network that was exported.
             parts: The run's data.
-            advance: Called with the share of the work that was done, for a progress bar.
+            advance: Called with the completed fraction of the work, for a progress bar.
+
+        Returns:
+            Descriptions of the results, by name.
 
         Raises:
-            VerificationError: The file is not fit for use.
+            VerificationError: The file failed a check.
         """
         return {}
 
 
 def check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
-    """Raises ConfigError where the value of an option is none of those it may have."""
+    """Raises ConfigError if the value of an option is not one of the allowed values."""
     if value not in known:
         raise ConfigError(f"{key} is '{value}': expected {', '.join(known)}{nearest(value, known)}")

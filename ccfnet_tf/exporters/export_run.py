@@ -1,4 +1,4 @@
-"""`export`: from a run to a file that is verified before it is published."""
+"""`export_run`: exports a run to a file and publishes it only after verification."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ccfnet_tf.exporters.base import Exporter
-from ccfnet_tf.exporters.verify.reference import reference_pictures, run_parts, write_reference
+from ccfnet_tf.exporters.verify.reference import reference_images, run_parts, write_reference
 from ccfnet_tf.exporters.verify.verify import compare_with_keras, import_extras, new_table
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.io.console import new_progress
@@ -36,20 +36,20 @@ LIBRARIES = ("ccfnet-tf", "tensorflow", "keras", "numpy")
 def export_run(
     run: Path, out: Path, exporter: Exporter, *, data_root: str | None, console: Console
 ) -> Path:
-    """Writes a run's network as an artifact and verifies it against Keras.
+    """Exports a run's network as an artifact and verifies it against Keras.
 
     Args:
         run: The run folder.
-        out: Folder of artifacts; see `Exporter.place`.
-        exporter: What writes the file.
-        data_root: Where the run's data lie now, if they were moved.
-        console: Where progress and figures are shown.
+        out: Folder of artifacts; see `Exporter.artifact_folder`.
+        exporter: Exporter of the requested format.
+        data_root: New folder of the run's data set, if it was moved.
+        console: Console for progress and results.
 
     Returns:
         The artifact's folder.
 
     Raises:
-        ConfigError: The place is taken, or an extra is not installed.
+        ConfigError: The artifact's folder exists, or an extra is not installed.
         RunError: The run cannot be used.
         VerificationError: The artifact's outputs differ from Keras's; it was removed.
         ResourceError: The disk is full; nothing was kept.
@@ -57,48 +57,48 @@ def export_run(
     info = _read_run(run, data_root)
     checkpoint = info.checkpoint()
     import_extras(exporter.format)
-    if not exporter.usual_size:
-        refuse_existing(exporter.place(out))  # before a large data set is listed
+    if not exporter.size_from_data:
+        refuse_existing(exporter.artifact_folder(out))  # before listing a large data set
     parts = run_parts(info)
     exporter = exporter.sized_for(parts)
-    place = exporter.place(out)
-    refuse_existing(place)
+    artifact = exporter.artifact_folder(out)
+    refuse_existing(artifact)
     with new_progress(console) as bar:
         task = bar.add_task("loading the run", total=6 if exporter.measures_accuracy else 5)
 
         def step(description: str) -> None:
             bar.update(task, advance=1, description=description)
-            if bar.disable:  # a log file or a pipe: minutes without a word look like a fault
+            if bar.disable:  # in log files and pipes: minutes without output look like a hang
                 console.print(description)
 
         model = load_run(run)
         keras = KerasNetwork(model, taxonomy=info.taxonomy)
-        step("what Keras answers")
-        with new_folder(place) as folder:
-            pictures = [exporter.fitted(picture) for picture in reference_pictures(parts)]
-            write_reference(folder / REFERENCE, keras, pictures)
+        step("running Keras on reference images")
+        with new_folder(artifact) as folder:
+            images = [exporter.resized(image) for image in reference_images(parts)]
+            write_reference(folder / REFERENCE, keras, images)
             step(f"writing {exporter.kind}")
             if exporter.precision != "float32":
                 model = load_run(run, precision=exporter.precision)
             with _full_disk_as_os_error(folder):
                 left_out = exporter.write(model, parts, folder)
-            step("checking it in a fresh process")
-            difference = compare_with_keras(folder, exporter.format, exporter.tolerance, place)
+            step("verifying the file in a new process")
+            difference = compare_with_keras(folder, exporter.format, exporter.tolerance, artifact)
             step(exporter.last_step)
-            found = exporter.measure(folder, keras, parts, partial(bar.advance, task))
-            measured = {**left_out, **found}
+            results = exporter.measure(folder, keras, parts, partial(bar.advance, task))
+            measured = {**left_out, **results}
             manifest = new_manifest(info, checkpoint, exporter, folder, difference)
             write_manifest(folder, replace(manifest, measured=measured))
             step("done")
     console.print(new_table(difference, exporter.tolerance, exporter.kind))
-    for name, said in measured.items():
-        console.print(f"{name}: {said}", soft_wrap=True)
-    console.print(f"{place}: equal to {run} within its tolerance", soft_wrap=True)
-    return place
+    for name, text in measured.items():
+        console.print(f"{name}: {text}", soft_wrap=True)
+    console.print(f"{artifact}: equal to {run} within its tolerance", soft_wrap=True)
+    return artifact
 
 
 def _read_run(run: Path, data_root: str | None) -> RunInfo:
-    """Reads a run whose data may lie elsewhere now; raises RunError."""
+    """Reads a run, with `data.root` replaced if given; raises RunError."""
     info = read_run(run)
     if data_root is None:
         return info
@@ -108,7 +108,7 @@ def _read_run(run: Path, data_root: str | None) -> RunInfo:
 
 @contextmanager
 def _full_disk_as_os_error(folder: Path) -> Iterator[None]:
-    """Says of TensorFlow's own errors what Python's say: which is how `new_folder` knows them."""
+    """Converts TensorFlow's errors about a full disk to OSError, which `new_folder` handles."""
     import tensorflow as tf
 
     try:
@@ -116,7 +116,7 @@ def _full_disk_as_os_error(folder: Path) -> Iterator[None]:
     except tf.errors.ResourceExhaustedError as error:
         for code in (errno.ENOSPC, errno.EDQUOT):
             if (reason := os.strerror(code)) in str(error):
-                # LiteRT files are made of a SavedModel that lies elsewhere.
+                # LiteRT files are converted from a SavedModel in the folder for temporary files.
                 elsewhere = "" if str(folder) in str(error) else f" in {tempfile.gettempdir()}"
                 raise OSError(code, reason + elsewhere) from error
         raise
@@ -125,7 +125,7 @@ def _full_disk_as_os_error(folder: Path) -> Iterator[None]:
 def new_manifest(
     info: RunInfo, checkpoint: Path, exporter: Exporter, folder: Path, difference: Difference
 ) -> Manifest:
-    """Returns what `export.json` says of the files in a folder, but for what was measured."""
+    """Returns the manifest of the files in a folder, with `measured` still empty."""
     inputs = exporter.inputs
     if info.trained:
         inputs = {**inputs, TRAINED: "x".join(map(str, info.trained))}

@@ -1,8 +1,8 @@
-"""Batch normalisation folded into the convolution before it: the same answer in fewer ops.
+"""Folds batch normalisation into the preceding convolution: the same outputs with fewer ops.
 
-TensorFlow computes a convolution, its bias and its activation as one op on CPUs. With batch
-normalisation between them it does so in float32 alone; in bfloat16 these are three ops, each of
-which reads and writes the whole map.
+On CPUs, TensorFlow fuses a convolution, its bias and its activation into one op. With batch
+normalisation in between it does so only in float32; in bfloat16 these are three ops, each of which
+reads and writes the full feature map.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ccfnet_tf.exporters.litert.float16 import LEAST
+from ccfnet_tf.exporters.litert.float16 import MIN_FLOAT16_SIZE
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
-    """Returns the network without batch normalisation behind convolutions, for inference.
+    """Returns the network for inference, with batch normalisation folded into convolutions.
 
-    Folded weights are of the type that the layer computes in, which halves them in bfloat16; other
-    layers are shared with the model. Small kernels compute in float32: they take next to no time,
-    and in a trained MobileNetV2 in bfloat16 half of the labels that differ from float32's are
-    theirs.
+    Folded weights have the compute type of their layer, which halves their size in bfloat16; all
+    other layers are shared with the model. Convolutions with small kernels compute in float32:
+    their time is negligible, and in a trained MobileNetV2 in bfloat16 they cause half of the labels
+    that differ from float32.
 
     Args:
-        model: A functional model, which may hold others.
+        model: A functional model, which may contain other models.
     """
     return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=_call)
 
@@ -39,38 +39,38 @@ def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(layer, keras.layers.BatchNormalization):
         source = args[0]._keras_history
         if _is_linear(source.operation):
-            (taken,) = source.operation._inbound_nodes[source.node_index].input_tensors
-            return _Folded(source.operation, layer)(taken)
+            (inputs,) = source.operation._inbound_nodes[source.node_index].input_tensors
+            return _Folded(source.operation, layer)(inputs)
     return layer(*args, **kwargs)
 
 
 def _is_linear(layer: Any) -> bool:
-    """Whether it is a convolution without an activation of its own."""
+    """Returns whether a layer is a convolution without an activation."""
     return isinstance(layer, _CONVOLUTIONS) and layer.activation is keras.activations.linear
 
 
 class _Folded(keras.layers.Layer):
-    """A convolution [B, H, W, *] -> [B, h, w, C] and the batch normalisation behind it."""
+    """A convolution [B, H, W, *] -> [B, h, w, C] with its batch normalisation folded in."""
 
     def __init__(self, conv: Any, norm: keras.layers.BatchNormalization) -> None:
         kernel, bias = _weights(conv, norm)
-        policy = "float32" if kernel.size < LEAST else conv.dtype_policy
+        policy = "float32" if kernel.size < MIN_FLOAT16_SIZE else conv.dtype_policy
         super().__init__(name=norm.name, dtype=policy)
-        # In a function: as an attribute the convolution's own weights would be this layer's too.
+        # A closure: Keras would track the convolution's weights if the layer were an attribute.
         self._convolve = partial(_convolve, conv)
         self._shape = conv.compute_output_shape
         self.kernel, self.bias = (self._constant(each) for each in (kernel, bias))
         self.built = True
 
     def _constant(self, values: np.ndarray) -> keras.Variable:
-        made = self.add_weight(shape=values.shape, dtype=self.compute_dtype, trainable=False)
-        made.assign(values)
-        return made
+        variable = self.add_weight(shape=values.shape, dtype=self.compute_dtype, trainable=False)
+        variable.assign(values)
+        return variable
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the normalised convolution."""
-        found = self._convolve(x, tf.convert_to_tensor(self.kernel))
-        return tf.nn.bias_add(found, tf.convert_to_tensor(self.bias))
+        convolved = self._convolve(x, tf.convert_to_tensor(self.kernel))
+        return tf.nn.bias_add(convolved, tf.convert_to_tensor(self.bias))
 
     def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of `call`'s result."""
@@ -78,12 +78,12 @@ class _Folded(keras.layers.Layer):
 
 
 def _weights(conv: Any, norm: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
-    """Returns kernel and bias, float32, of a convolution that answers as both layers do."""
+    """Returns kernel and bias, float32, of one convolution that is equal to both layers."""
     of_norm = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
     gamma, beta, mean, variance = (np.asarray(each, np.float64) for each in of_norm)
     scale = gamma / np.sqrt(variance + norm.epsilon)
     before = np.asarray(conv.bias, np.float64) if conv.use_bias else 0.0
-    # A depthwise kernel is [k, k, C, 1], another [k, k, *, C].
+    # A depthwise kernel has shape [k, k, C, 1], any other [k, k, *, C].
     kernel = np.asarray(conv.kernel, np.float64)
     kernel *= scale[:, np.newaxis] if _is_depthwise(conv) else scale
     return kernel.astype(np.float32), ((before - mean) * scale + beta).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The exporter of each format."""
+"""Maps each format to its exporter."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _EXPORTERS: dict[Format, Callable[..., Exporter]] = {
 
 
 def new_exporter(format_: Format, given: Mapping[str, Any]) -> Exporter:
-    """Returns the exporter that the options of the command line ask for.
+    """Returns the exporter of a format, configured with the options of the command line.
 
     Args:
         format_: The format.
-        given: Those of its options that were given: `precision` of a SavedModel; `quantize`,
-            `size` (HxW), `outputs`, `batch` and `max_loss` of a LiteRT file.
+        given: Options that were given on the command line. SavedModel: `precision`. LiteRT:
+            `quantize`, `size` (HxW), `outputs`, `batch` and `max_loss`.
 
     Raises:
         ConfigError: A value is not allowed.

@@ -1,1 +1,1 @@
-"""What was exported, opened again: every format answers through one protocol."""
+"""Runs exported networks of every format through the protocol `Network`."""

@@ -1,9 +1,9 @@
-"""Which operators a SavedModel may hold.
+"""Checks a SavedModel against a list of allowed operators.
 
 A SavedModel is a program: TensorFlow has operators that read and write files, call Python and
-start servers. So nothing passes but the arithmetic that a segmentation network is made of, control
-flow, variables, image formats, and the two functions by which TensorFlow saves and restores
-variables, in the one place where it calls them.
+start servers. Only these are allowed: arithmetic of segmentation networks, control flow, variables,
+image formats, and the two functions that TensorFlow uses to save and restore variables, where
+TensorFlow itself calls them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ccfnet_tf.errors import RunError
 
 FILE = "saved_model.pb"
 
-_OTHER_FILES = ("saved_model.cpb", "saved_model.pbtxt")
-"""Forms of the graph that TensorFlow would read in its place."""
+_OTHER_GRAPH_FILES = ("saved_model.cpb", "saved_model.pbtxt")
+"""Other graph files that TensorFlow would read instead of `FILE`."""
 
 _NAMES = """
 Abs Add AddN AddV2 All Any ArgMax ArgMin Assert AssignVariableOp AvgPool BatchMatMul
@@ -42,22 +42,22 @@ VarIsInitializedOp Where While ZerosLike
 ALLOWED = frozenset(_NAMES.split())
 
 SAVERS = frozenset(("SaveV2", "MergeV2Checkpoints", "ShardedFilename", "RestoreV2"))
-"""What reads and writes the files of variables."""
+"""Operators that read and write the files of variables."""
 
 
 def refuse_harmful_graph(folder: Path) -> None:
-    """Looks at the graph of a SavedModel without running any of it.
+    """Checks the graph of a SavedModel without running any of it.
 
     Args:
-        folder: The folder that holds `saved_model.pb`.
+        folder: The folder that contains `saved_model.pb`.
 
     Raises:
-        RunError: It cannot be read, or has an operator that `ccfnet-tf export` does not write.
+        RunError: The file cannot be read, or contains an operator that is not allowed.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-    for name in _OTHER_FILES:
+    for name in _OTHER_GRAPH_FILES:
         if (folder / name).exists():
             raise RunError(f"{folder / name}: not a file that ccfnet-tf export writes: remove it")
     path = folder / FILE
@@ -68,31 +68,31 @@ def refuse_harmful_graph(folder: Path) -> None:
     for graph in model.meta_graphs:
         if fault := _fault(graph):
             raise RunError(
-                f"{path}: {fault}: ccfnet-tf export writes no such graph, and it is not run; "
+                f"{path}: {fault}: ccfnet-tf export writes no such graph, so it is not run; "
                 "export the run again"
             )
 
 
 def _fault(meta: Any) -> str:
-    """Returns what a graph has that is refused; empty where there is nothing."""
-    return _strange_operator(meta) or _use_of_files(meta) or _other_file(meta)
+    """Returns a description of the first thing that is not allowed; empty if there is none."""
+    return _disallowed_operator(meta) or _use_of_files(meta) or _foreign_file(meta)
 
 
-def _strange_operator(meta: Any) -> str:
+def _disallowed_operator(meta: Any) -> str:
     nodes, functions = meta.graph_def.node, meta.graph_def.library.function
-    if strange := _ops(nodes) - ALLOWED:
-        return f"operator '{min(strange)}'"
+    if disallowed := _ops(nodes) - ALLOWED:
+        return f"operator '{min(disallowed)}'"
     for each in functions:
-        if strange := _ops(each.node_def) - ALLOWED - SAVERS:
-            return f"operator '{min(strange)}'"
-        # TensorFlow would take the function for the operator, or one for another.
+        if disallowed := _ops(each.node_def) - ALLOWED - SAVERS:
+            return f"operator '{min(disallowed)}'"
+        # TensorFlow would call the function instead of the operator or function of that name.
         if each.signature.name in ALLOWED | SAVERS or "api_implements" in each.attr:
             return f"function '{each.signature.name}'"
     return ""
 
 
 def _use_of_files(meta: Any) -> str:
-    """Returns a fault where anything but TensorFlow's saver reads or writes files."""
+    """Returns a fault if anything except TensorFlow's saver reads or writes files."""
     nodes, functions = meta.graph_def.node, meta.graph_def.library.function
     saving = {each.signature.name for each in functions if _ops(each.node_def) & SAVERS}
     savers = [_node_of(meta.saver_def.save_tensor_name), _node_of(meta.saver_def.restore_op_name)]
@@ -100,7 +100,7 @@ def _use_of_files(meta: Any) -> str:
     for node in chain(callers, *(each.node_def for each in functions)):
         if called := saving & set(_called(node)):
             return f"function '{min(called)}', which opens files, called by '{node.name}'"
-    named = {_node_of(name) for node in nodes for name in node.input} | set(_entries(meta))
+    named = {_node_of(name) for node in nodes for name in node.input} | set(_entry_nodes(meta))
     if used := named.intersection(savers):
         return f"a use of '{min(used)}', which opens files"
     if reads := saving & set(meta.object_graph_def.concrete_functions):
@@ -108,8 +108,8 @@ def _use_of_files(meta: Any) -> str:
     return ""
 
 
-def _other_file(meta: Any) -> str:
-    """Returns a fault where variables are restored from a file other than that of the variables."""
+def _foreign_file(meta: Any) -> str:
+    """Returns a fault if variables are restored from any file except the SavedModel's own."""
     restore = _node_of(meta.saver_def.restore_op_name)
     filename = _node_of(meta.saver_def.filename_tensor_name)
     for node in meta.graph_def.node:
@@ -130,15 +130,15 @@ def _ops(nodes: Iterable[Any]) -> set[str]:
 
 
 def _called(node: Any) -> list[str]:
-    """Returns the functions that a node names."""
+    """Returns the names of the functions that a node calls."""
     names = []
     for value in node.attr.values():
         names += [each.name for each in (value.func, *value.list.func) if each.name]
     return names
 
 
-def _entries(meta: Any) -> list[str]:
-    """Returns the nodes that are run or fed when the graph is loaded or asked."""
+def _entry_nodes(meta: Any) -> list[str]:
+    """Returns the nodes that are run or fed when the graph is loaded or called."""
     names = [name for each in meta.collection_def.values() for name in each.node_list.value]
     for signature in meta.signature_def.values():
         names += [info.name for info in (*signature.inputs.values(), *signature.outputs.values())]

@@ -1,7 +1,7 @@
-"""Images of any size for a network of one size, and its answers back on their pixels.
+"""Resizes and pads images to the fixed input size of a network, and maps its outputs back.
 
-An image that is too large is made smaller with its proportions kept; what is then missing at the
-bottom and right is mirrored. The answer is cropped there, and enlarged again.
+A larger image is shrunk with its aspect ratio kept and padded at the bottom and right by mirroring.
+The outputs are cropped and enlarged to the original size.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ccfnet_tf.errors import ConfigError
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-_CHANNELS = 64  # at once: OpenCV 5 takes no more than 128
+_CHANNELS = 64  # per call: OpenCV 5 resizes at most 128 channels
 
 
 def parse_size(text: str) -> Size:
-    """Reads HxW.
+    """Parses a size HxW.
 
     Raises:
-        ConfigError: It is not of that form.
+        ConfigError: The text does not have that form.
     """
     height, cross, width = text.lower().partition("x")
     if not (cross and height.isdecimal() and width.isdecimal()):
@@ -36,8 +36,8 @@ class Fitted(NamedTuple):
 
     Attributes:
         image: uint8 [H, W, 3] of the network's size.
-        used: Height and width of the part that is the image; the rest is mirrored.
-        original: Height and width that it came with.
+        used: Height and width of the image in it; the rest is padding.
+        original: Height and width before resizing.
     """
 
     image: np.ndarray
@@ -46,11 +46,11 @@ class Fitted(NamedTuple):
 
 
 def fit(image: np.ndarray, size: Size) -> Fitted:
-    """Returns an image uint8 [H, W, 3] at `size`; one of that size is returned as it is."""
+    """Resizes and pads an image uint8 [H, W, 3] to `size`; one of that size is not changed."""
     original: Size = (image.shape[0], image.shape[1])
     scale = min(1.0, size[0] / original[0], size[1] / original[1])
     if scale < 1.0:
-        # Rounded down, but never to nothing, and never above the network's size.
+        # Rounded down to stay within the network's size, to at least one pixel.
         height, width = (max(1, int(side * scale + 1e-9)) for side in original)
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     used: Size = (image.shape[0], image.shape[1])
@@ -61,7 +61,7 @@ def fit(image: np.ndarray, size: Size) -> Fitted:
 
 
 def at_most(image: np.ndarray, longest: int) -> np.ndarray:
-    """Returns an image uint8 [H, W, 3] shrunk to that longest side; a smaller one as it is."""
+    """Shrinks an image uint8 [H, W, 3] to a longest side; a smaller one is not changed."""
     scale = min(1.0, longest / max(image.shape[:2]))
     if scale == 1.0:
         return image
@@ -70,21 +70,21 @@ def at_most(image: np.ndarray, longest: int) -> np.ndarray:
 
 
 def unfit(values: np.ndarray, fitted: Fitted) -> np.ndarray:
-    """Returns float32 [H, W] or [H, W, C] of the network's size on the pixels it came from."""
+    """Maps float32 outputs [H, W] or [H, W, C] back to the image's original size, bilinear."""
     values = values[: fitted.used[0], : fitted.used[1]]
     if fitted.used == fitted.original:
         return values
     planes = np.atleast_3d(values)
-    whole = np.empty((*fitted.original, planes.shape[2]), np.float32)
+    resized = np.empty((*fitted.original, planes.shape[2]), np.float32)
     for first in range(0, planes.shape[2], _CHANNELS):
-        some = planes[..., first : first + _CHANNELS]
-        part = cv2.resize(some, fitted.original[::-1], interpolation=cv2.INTER_LINEAR)
-        whole[..., first : first + _CHANNELS] = np.atleast_3d(part)
-    return whole.reshape(*fitted.original, *values.shape[2:])
+        group = planes[..., first : first + _CHANNELS]
+        resized_group = cv2.resize(group, fitted.original[::-1], interpolation=cv2.INTER_LINEAR)
+        resized[..., first : first + _CHANNELS] = np.atleast_3d(resized_group)
+    return resized.reshape(*fitted.original, *values.shape[2:])
 
 
 def unfit_labels(labels: np.ndarray, fitted: Fitted) -> np.ndarray:
-    """Returns class ids [H, W], by the nearest pixel."""
+    """Maps class ids [H, W] back to the image's original size, by the nearest pixel."""
     labels = labels[: fitted.used[0], : fitted.used[1]]
     if fitted.used == fitted.original:
         return labels

@@ -1,4 +1,4 @@
-"""`export.json`: what an exported file takes, what it answers, and what it was verified against."""
+"""Reads and writes `export.json`, the manifest of an exported file, and its checksums."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ccfnet_tf.labels import Taxonomy
 
 MANIFEST = "export.json"
 REFERENCE = "reference.npz"
-"""Images, and what Keras answered for them, so that the check can be repeated anywhere."""
+"""Images and Keras's outputs for them, so that verification can be repeated on any machine."""
 
 Format = Literal["saved_model", "tflite", "onnx"]
 FORMATS: dict[str, Format] = {
@@ -24,34 +24,34 @@ FORMATS: dict[str, Format] = {
     "litert": "tflite",
     "onnx": "onnx",
 }
-"""Names that `--format` takes."""
+"""Values of `--format`."""
 
 MODEL: dict[Format, str] = {"tflite": "ccfnet.tflite", "onnx": "ccfnet.onnx"}
-"""The file of the network in an artifact's folder; of a SavedModel it is the folder itself."""
+"""File of the network in an artifact's folder; a SavedModel is the folder itself."""
 
 LEVELS = 255.0
-"""A probability p that is stored in a byte is round(LEVELS * p)."""
+"""A probability p is stored in a byte as round(LEVELS * p)."""
 
 MAX_REQUEST_PIXELS = 4096 * 4096
-"""Pixels of an image that is taken: the signature `encoded` refuses a larger one by its header."""
+"""Most pixels of an image; the signature `encoded` rejects larger ones by their header."""
 
 TRAINED = "trained_on_at_most"
 """Key of `inputs`: HEIGHTxWIDTH of the largest image that the network was trained on."""
 
 _CHUNK = 1 << 20
-_SEAL = "sha256"
-"""Key of the manifest's own checksum: names, colours or tolerance changed by hand are not ours."""
+_CHECKSUM_KEY = "sha256"
+"""Key of the manifest's own checksum, which detects changes by hand."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far an exported file is from Keras on the reference images, or may be.
+    """Differences of an exported file from Keras on the reference images, or their limits.
 
     Attributes:
         largest: Largest difference of a probability, or of P(hard).
-        percentile: Its 99.9th percentile.
-        mean: Its mean.
-        other_labels: Share of pixels that get another label, 0..1.
+        percentile: 99.9th percentile of these differences.
+        mean: Mean of these differences.
+        other_labels: Share of pixels with another label, 0..1.
     """
 
     largest: float
@@ -60,11 +60,11 @@ class Difference:
     other_labels: float
 
     def above(self, tolerance: Difference) -> list[str]:
-        """Returns what is above the tolerance, in words; empty where nothing is."""
+        """Returns descriptions of the differences above the tolerance; empty if there are none."""
         return [
             f"{name.replace('_', ' ')} {value:.2g} above {limit:.2g}"
             for name, limit in asdict(tolerance).items()
-            if not (value := getattr(self, name)) <= limit  # NaN is above
+            if not (value := getattr(self, name)) <= limit  # also true for NaN
         ]
 
 
@@ -76,13 +76,13 @@ _TOLERANCES: dict[str, Difference] = {
     "tflite none": Difference(largest=1e-4, percentile=1e-4, mean=1e-5, other_labels=1e-3),
     "tflite fp16": Difference(largest=1.0, percentile=0.05, mean=2e-3, other_labels=5e-3),
     "tflite dynamic": Difference(largest=1.0, percentile=0.2, mean=1e-2, other_labels=2e-2),
-    # Judged by the accuracy that it loses; this only keeps garbage out.
+    # int8 is judged by its loss of accuracy; these limits only reject garbage.
     "tflite int8": Difference(largest=1.0, percentile=1.0, mean=0.1, other_labels=0.3),
 }
 
 
 def tolerance(kind: str) -> Difference:
-    """Returns how far a file of that kind (`Manifest.kind`) may be from Keras in float32."""
+    """Returns the limits of the differences from Keras in float32 for a `Manifest.kind`."""
     return _TOLERANCES[kind]
 
 
@@ -91,17 +91,17 @@ class Manifest:
     """The content of `export.json`.
 
     Attributes:
-        format: What kind of file it is.
-        run: Folder and checkpoint that it was made from.
-        versions: Of this package and of what made the file.
+        format: Format of the file.
+        run: Folder and checkpoint of the exported run.
+        versions: Versions of this package and of the libraries that wrote the file, by name.
         classes: Class names in the order of their ids.
-        palette: RGB of each.
-        options: How it was made, such as `quantize`, `size` (HxW), `outputs`; may be empty.
-        inputs: What it takes: colour order, sizes, orientation, limits.
-        outputs: What it answers.
-        files: SHA-256 of every file of the artifact, by path below its folder.
-        difference: The verification's figures, and of how many images.
-        measured: What else was found out, in words, such as `gpu`; may be empty.
+        palette: RGB of each class, 0..255.
+        options: Export options, such as `quantize`, `size` (HxW) and `outputs`; may be empty.
+        inputs: Descriptions of the inputs: colour order, sizes, orientation, limits.
+        outputs: Descriptions of the outputs.
+        files: SHA-256 of every file of the artifact, by path relative to its folder.
+        difference: Differences from Keras; see `Difference`.
+        measured: Descriptions of other measurements, such as `GPU`; may be empty.
     """
 
     format: Format
@@ -118,34 +118,34 @@ class Manifest:
 
     @property
     def kind(self) -> str:
-        """Which tolerance holds: the format, with a quantization or precision of its own."""
+        """Key of the tolerance: the format, with its quantization or precision if it has one."""
         return kind_of(self.format, self.options)
 
     @property
     def trained(self) -> tuple[int, int] | None:
-        """Height and width of the largest image of training; None where it is not known."""
+        """Height and width of the largest training image; None if unknown."""
         height, _, width = self.inputs.get(TRAINED, "").partition("x")
         both = all(side.isascii() and side.isdecimal() for side in (height, width))
         return (int(height), int(width)) if both else None
 
     @property
     def taxonomy(self) -> Taxonomy:
-        """The classes, as the rest of the package knows them."""
+        """The classes as a `Taxonomy`."""
         palette = tuple((red, green, blue) for red, green, blue in self.palette)
         return Taxonomy(tuple(self.classes), palette)
 
 
 def kind_of(format_: Format, options: Mapping[str, str]) -> str:
-    """Returns a format's name, with the quantization or precision where one was chosen."""
+    """Returns a format's name, followed by the quantization or precision if there is one."""
     how = options.get("quantize") or options.get("precision")
     return " ".join(filter(None, (format_, how)))
 
 
 def find_format(name: str) -> Format:
-    """Returns the format of that name.
+    """Returns the format for a value of `--format`.
 
     Raises:
-        ConfigError: There is none; the nearest is named.
+        ConfigError: The value is unknown; the message suggests the nearest one.
     """
     if name not in FORMATS:
         raise ConfigError(
@@ -157,72 +157,74 @@ def find_format(name: str) -> Format:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes `export.json` into a folder."""
     tree = asdict(manifest)
-    text = json.dumps({**tree, _SEAL: _seal(tree)}, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps({**tree, _CHECKSUM_KEY: _checksum(tree)}, indent=1, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Reads `export.json` and holds it and the files against their checksums.
+    """Reads `export.json` and verifies its checksum and those of all files.
 
     Raises:
-        RunError: It is missing, changed or not understood, or a file is missing or another.
+        RunError: The manifest is missing, changed or invalid, or a file is missing or changed.
     """
     path = folder / MANIFEST
     try:
         tree = parse_json(path.read_text(encoding="utf-8"))
-        changed = tree.pop(_SEAL) != _seal(tree)
+        changed = tree.pop(_CHECKSUM_KEY) != _checksum(tree)
     except FileNotFoundError as error:
         raise RunError(
             f"{folder}: no {MANIFEST}: not an artifact of ccfnet-tf export; give the folder that "
-            "holds it"
+            "contains it"
         ) from error
     except KeyError as error:
-        raise RunError(f"{path}: no key {error}, its checksum: export the run again") from error
+        raise RunError(f"{path}: the checksum {error} is missing: export the run again") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise RunError(f"{path}: not understood ({error}): export the run again") from error
+        raise RunError(f"{path}: not valid ({error}): export the run again") from error
     if changed:
         raise RunError(
-            f"{path}: not as the export wrote it (its SHA-256 differs from the one in it): copy "
+            f"{path}: changed since the export (its SHA-256 differs from the recorded one): copy "
             "the artifact again, or export the run again"
         )
     try:
         manifest = _manifest(tree)
     except (TypeError, ValueError) as error:
-        raise RunError(f"{path}: of another version ({error}): export the run again") from error
+        raise RunError(
+            f"{path}: written by another version ({error}): export the run again"
+        ) from error
     _compare(folder, manifest.files, checksums(folder))
     return manifest
 
 
 def _manifest(tree: dict[str, Any]) -> Manifest:
-    """Returns the manifest; raises TypeError or ValueError where a key or a value is another."""
+    """Returns the manifest; raises TypeError or ValueError if a key or a value is wrong."""
     manifest = Manifest(**tree)
     for key, hint in get_type_hints(Manifest).items():
-        if not _fits(tree[key], hint):
-            raise TypeError(f"{key} is no {str(hint).replace('typing.', '')}")
+        if not _has_type(tree[key], hint):
+            raise TypeError(f"{key} is not of type {str(hint).replace('typing.', '')}")
     colours = manifest.palette
     if not manifest.classes or len(colours) != len(manifest.classes):
         raise ValueError(f"{len(manifest.classes)} classes and {len(colours)} colours")
     if not all(len(each) == 3 and all(0 <= value <= 255 for value in each) for each in colours):
-        raise ValueError("a colour is not three whole numbers 0..255")
+        raise ValueError("a colour is not three integers 0..255")
     if manifest.kind not in _TOLERANCES:
-        raise ValueError(f"'{manifest.kind}' is not a kind of file")
+        raise ValueError(f"'{manifest.kind}' is an unknown kind of file")
     return manifest
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Returns whether a value of JSON is of a field's type."""
+def _has_type(value: Any, hint: Any) -> bool:
+    """Returns whether a JSON value has a field's type."""
     kind, inner = get_origin(hint), get_args(hint)
     if kind is Literal:
         return value in inner
     if kind is list:
-        return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
+        return isinstance(value, list) and all(_has_type(each, inner[0]) for each in value)
     if kind is dict:
-        return isinstance(value, dict) and all(_fits(each, inner[1]) for each in value.values())
+        return isinstance(value, dict) and all(_has_type(each, inner[1]) for each in value.values())
     return type(value) in ((int, float) if hint is float else (hint,))
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every file below a folder, but of `export.json`."""
+    """Returns the SHA-256 of every file below a folder except `export.json`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): _sha256(path)
@@ -234,19 +236,19 @@ def checksums(folder: Path) -> dict[str, str]:
 def _compare(folder: Path, expected: Mapping[str, str], found: Mapping[str, str]) -> None:
     if added := sorted(found.keys() - expected.keys()):
         raise RunError(
-            f"{folder / added[0]}: not part of what was exported: copy the artifact again, whole"
+            f"{folder / added[0]}: not part of the export: copy the complete artifact again"
         )
     for name, checksum in expected.items():
         if name not in found:
-            raise RunError(f"{folder / name}: missing: copy the artifact again, whole")
+            raise RunError(f"{folder / name}: missing: copy the complete artifact again")
         if found[name] != checksum:
             raise RunError(
-                f"{folder / name}: not the file that was exported (its SHA-256 differs from "
+                f"{folder / name}: changed since the export (its SHA-256 differs from "
                 f"{MANIFEST}): copy the artifact again, or export the run again"
             )
 
 
-def _seal(tree: Mapping[str, object]) -> str:
+def _checksum(tree: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 

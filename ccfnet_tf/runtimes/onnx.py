@@ -1,4 +1,4 @@
-"""An ONNX file that answers, in onnxruntime on the CPU."""
+"""Runs an ONNX file in onnxruntime on the CPU."""
 
 from __future__ import annotations
 
@@ -39,45 +39,45 @@ def new_session(path: Path, threads: int | None = None) -> Any:
 
     Args:
         path: The file.
-        threads: How many compute; onnxruntime's choice, all cores, if None.
+        threads: Number of threads; onnxruntime's default, one per core, if None.
 
     Raises:
         ConfigError: onnxruntime is not installed.
-        RunError: It cannot read the file.
+        RunError: onnxruntime cannot read the file.
     """
     runtime = import_extra("onnxruntime")
     options = runtime.SessionOptions()
-    options.log_severity_level = 4  # what fails is an exception; the rest is noise on the screen
+    options.log_severity_level = 4  # failures raise exceptions; keep the log off the console
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        # What fails is tried once more on the CPU, and printed; it was on the CPU already.
+        # The fallback retries on the CPU and prints; the first attempt is on the CPU already.
         return runtime.InferenceSession(
             str(path),
             sess_options=options,
             providers=["CPUExecutionProvider"],
             enable_fallback=0,
         )
-    except Exception as error:  # its errors have no other base
+    except Exception as error:  # onnxruntime has no common base class of errors
         reason = first_line(error)
         raise RunError(f"{path}: onnxruntime {runtime.__version__}: {reason}") from error
 
 
 class OnnxNetwork:
-    """Answers images of any size.
+    """Segments images of any size.
 
     Args:
         path: The `.onnx` file.
-        taxonomy: Its classes.
-        threads: How many compute; all cores if None.
+        taxonomy: The file's classes.
+        threads: Number of threads; one per core if None.
 
     Attributes:
         taxonomy: The classes.
-        at_once: 1; onnxruntime takes all cores for one image.
+        at_once: 1; onnxruntime uses all cores for one image.
 
     Raises:
         ConfigError: onnxruntime is not installed.
-        RunError: It cannot read the file, or the file has other classes.
+        RunError: onnxruntime cannot read the file, or its number of classes differs.
     """
 
     at_once = 1
@@ -90,7 +90,7 @@ class OnnxNetwork:
         classes = (shapes.get("probabilities") or [None])[-1]
         if classes != len(taxonomy.names):
             raise RunError(
-                f"{path}: answers {classes} classes where {len(taxonomy.names)} are named: export "
+                f"{path}: predicts {classes} classes: expected {len(taxonomy.names)}: export "
                 "the run again"
             )
 
@@ -103,22 +103,22 @@ class OnnxNetwork:
         Raises:
             DataError: The array is not an image.
             PictureTooLargeError: Memory runs out; a smaller image may still fit.
-            RunError: The file answers what is none.
+            RunError: The file's outputs are not a prediction.
         """
         refuse_no_picture(image)
         height, width = image.shape[:2]
-        given = {"images": at_least(image)[np.newaxis]}
+        inputs = {"images": at_least(image)[np.newaxis]}
         try:
-            found = self._session.run(["probabilities", "difficulty"], given)
-            probabilities, difficulty = (part[0, :height, :width] for part in found)
+            outputs = self._session.run(["probabilities", "difficulty"], inputs)
+            probabilities, difficulty = (output[0, :height, :width] for output in outputs)
             labels = probabilities.argmax(-1).astype(np.int32)
-            answer = Prediction(labels, difficulty, probabilities)
-            refuse_other_answer(answer, image, len(self.taxonomy.names))
+            prediction = Prediction(labels, difficulty, probabilities)
+            refuse_other_answer(prediction, image, len(self.taxonomy.names))
         except MemoryError as error:
             raise too_large(image) from error
-        except Exception as error:  # its errors have no other base
+        except Exception as error:  # onnxruntime has no common base class of errors
             if "allocate" in str(error):
                 raise too_large(image) from error
             reason = first_line(error)
-            raise RunError(f"{self._path}: does not answer an image ({reason})") from error
-        return answer
+            raise RunError(f"{self._path}: cannot segment an image ({reason})") from error
+        return prediction

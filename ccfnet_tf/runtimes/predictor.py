@@ -1,4 +1,4 @@
-"""`Predictor`: from Python, whatever answers images."""
+"""`Predictor`: the Python interface to runs, exported files and servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ccfnet_tf.runs.run_folder import Checkpoint
 
 Picture = str | Path | np.ndarray | Image.Image
-"""A path, a uint8 array [H, W, 3] in RGB, or an image of Pillow."""
+"""A path, a uint8 array [H, W, 3] in RGB, or a Pillow image."""
 
 
 class Predictor:
@@ -32,18 +32,18 @@ class Predictor:
         source: A run folder; a folder, .tflite or .onnx file that `ccfnet-tf export` wrote; a
             server's address (`http://HOST:8501/v1/models/ccfnet`, `grpc://HOST:8500/ccfnet`); or
             a `CCFNet`.
-        taxonomy: Names and colours of the classes of a `CCFNet`, which gets `class 0`,
-            `class 1`, ... where None. The others bring their own.
-        checkpoint: Which weights of a run folder; `best`, else `last`, if None.
-        precision: What a run's network, or a `CCFNet`'s, computes in.
+        taxonomy: Names and colours of the classes of a `CCFNet`; `class 0`, `class 1`, ... if
+            None. Other sources contain their own.
+        checkpoint: Checkpoint of a run folder; `best`, or `last` if there is no best, if None.
+        precision: Data type that the network of a run, or a `CCFNet`, computes in.
 
     Attributes:
         taxonomy: The classes.
 
     Raises:
         RunError: The source cannot be used.
-        ConfigError: An argument that this kind of source does not take.
-        ResourceError: No server answers.
+        ConfigError: An argument does not apply to this kind of source.
+        ResourceError: The server does not respond.
     """
 
     def __init__(
@@ -61,31 +61,33 @@ class Predictor:
         """Labels every pixel of an image.
 
         Args:
-            image: A path, a uint8 array [H, W, 3] in RGB, or an image of Pillow, which is taken
-                as its file would be: turned upright by its EXIF orientation.
+            image: A path, a uint8 array [H, W, 3] in RGB, or a Pillow image. Files and Pillow
+                images are rotated by their EXIF orientation.
 
         Returns:
-            `labels, difficulty, probabilities = result`, and more as its attributes and methods.
+            The result; unpack it as `labels, difficulty, probabilities = result`.
 
         Raises:
-            DataError: It is not an image.
+            DataError: The argument is not an image.
             PictureTooLargeError: Memory runs out; a smaller image may still fit.
-            ResourceError: A server is gone, or too slow.
+            ResourceError: A server is unavailable or too slow.
         """
         array = _array(image)
         name = Path(image).stem if isinstance(image, str | Path) else "picture"
         return Result(self._network.predict(array), array, self.taxonomy, name)
 
     def predict_all_heads(self, image: Picture) -> Heads:
-        """Labels every pixel by each branch; arguments and errors as in `predict`.
+        """Labels every pixel with each head; arguments and errors as in `predict`.
 
         Raises:
-            ConfigError: The source is not a run and no `CCFNet`: the others answer refine alone.
+            ConfigError: The source is neither a run nor a `CCFNet`; others only output refine.
         """
         from ccfnet_tf.inference.keras_network import KerasNetwork
 
         if not isinstance(self._network, KerasNetwork):
-            raise ConfigError("an exported file or a server answers refine alone: give the run")
+            raise ConfigError(
+                "an exported file or a server only outputs the refine head: give the run"
+            )
         return self._network.predict_all_heads(_array(image))
 
 
@@ -96,15 +98,15 @@ def _open(
     precision: ComputeType,
 ) -> Network:
     if isinstance(source, str | Path):
-        found = find_source(str(source))
-        if found.kind != "run":
+        resolved = find_source(str(source))
+        if resolved.kind != "run":
             if taxonomy or checkpoint or precision != "float32":
                 raise ConfigError(
-                    f"{source}: taxonomy, checkpoint and precision are of runs; what is exported "
-                    "or served has its own: leave them out"
+                    f"{source}: taxonomy, checkpoint and precision apply only to runs; exported "
+                    "and served networks have their own: remove these arguments"
                 )
-            return found.open()
-        source = found.place
+            return resolved.open()
+        source = resolved.place
     from ccfnet_tf.inference.keras_network import KerasNetwork
     from ccfnet_tf.network.model import CCFNet
 

@@ -1,4 +1,4 @@
-"""A SavedModel that answers in this process, as it would behind TF Serving."""
+"""Runs a SavedModel in this process, with the outputs that TensorFlow Serving would return."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ccfnet_tf.runtimes.manifest import LEVELS
 
 
 class SavedModelNetwork:
-    """Answers by `serving_default`, which leaves the probabilities in the graph.
+    """Segments images with the signature `serving_default`, which does not return probabilities.
 
     Args:
-        folder: The folder that holds `saved_model.pb`.
-        taxonomy: Its classes.
+        folder: The folder that contains `saved_model.pb`.
+        taxonomy: The model's classes.
 
     Attributes:
         taxonomy: The classes.
-        at_once: 1; TensorFlow takes all cores for one image.
+        at_once: 1; TensorFlow uses all cores for one image.
 
     Raises:
-        RunError: It holds operators that are refused, or TensorFlow cannot load it.
+        RunError: The graph contains operators that are not allowed, or TensorFlow cannot load it.
     """
 
     at_once = 1
@@ -36,10 +36,10 @@ class SavedModelNetwork:
         self._folder = folder
         refuse_harmful_graph(folder)
         try:
-            # Kept: signatures alone do not hold the variables.
+            # Stored because signatures alone do not keep the variables alive.
             self._loaded = tf.saved_model.load(str(folder))
-            self._answer = self._loaded.signatures["serving_default"]
-        except Exception as error:  # of a damaged graph, TensorFlow raises errors of any kind
+            self._signature = self._loaded.signatures["serving_default"]
+        except Exception as error:  # a damaged graph raises errors of any type
             reason = first_line(error)
             raise RunError(f"{folder}: TensorFlow {tf.__version__}: {reason}") from error
 
@@ -52,17 +52,17 @@ class SavedModelNetwork:
         Raises:
             DataError: The array is not an image.
             PictureTooLargeError: Memory runs out; a smaller image may still fit.
-            RunError: The graph answers what is not an answer.
+            RunError: The graph's outputs are not a prediction.
         """
         refuse_no_picture(image)
         try:
-            found = self._answer(images=tf.constant(image[np.newaxis]))
-            labels, difficulty = (found[name][0].numpy() for name in ("labels", "difficulty"))
-            answer = Maps(labels.astype(np.int32), difficulty.astype(np.float32) / LEVELS)
-            refuse_other_answer(answer, image, len(self.taxonomy.names))
+            outputs = self._signature(images=tf.constant(image[np.newaxis]))
+            labels, difficulty = (outputs[name][0].numpy() for name in ("labels", "difficulty"))
+            maps = Maps(labels.astype(np.int32), difficulty.astype(np.float32) / LEVELS)
+            refuse_other_answer(maps, image, len(self.taxonomy.names))
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             raise too_large(image) from error
         except (tf.errors.OpError, LookupError, ValueError, TypeError) as error:
             reason = first_line(error)
-            raise RunError(f"{self._folder}: does not answer an image ({reason})") from error
-        return answer
+            raise RunError(f"{self._folder}: cannot segment an image ({reason})") from error
+        return maps

@@ -1,10 +1,10 @@
-"""A network behind TensorFlow Serving's REST or gRPC API.
+"""Client of a network behind TensorFlow Serving's REST or gRPC API.
 
-    http://HOST:8501/v1/models/ccfnet[/versions/N]     no TensorFlow needed here
+    http://HOST:8501/v1/models/ccfnet[/versions/N]     does not need TensorFlow
     grpc://HOST:8500/ccfnet[/N]                        needs tensorflow-serving-api
 
-An image travels as a PNG, which keeps every pixel, to the signature `encoded`; class names and
-colours come from the signature `classes`. What comes back is not trusted.
+Images are sent as PNG, which is lossless, to the signature `encoded`; class names and colours come
+from the signature `classes`. Responses are not trusted but checked.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS
 from ccfnet_tf.runtimes.tensor_proto import to_array
 
-MAX_ANSWER = 1 << 28
-"""Bytes of an answer; more is not read."""
+MAX_RESPONSE = 1 << 28
+"""Largest response in bytes; longer ones are not read."""
 
-FORMS = (
+ADDRESS_FORMS = (
     "http://HOST:8501/v1/models/NAME[/versions/N] or grpc://HOST:8500/NAME[/N], in ASCII, N of at "
     "most 18 digits"
 )
@@ -48,9 +48,9 @@ _GRPC = re.compile(r"grpc://(?P<host>[^/?#]+:\d+)/(?P<name>[^/?#]+)(/(?P<version
 _VISIBLE = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?")
 _LOOPBACK = re.compile(r"\w+://(localhost|127\.\d+\.\d+\.\d+|\[::1\])[:/]")
-_SAID = 200  # letters of a server's message that are shown
+_MAX_MESSAGE = 200  # characters of a server's message that are shown
 
-# What a status means, in the words of `_RefusalError`.
+# Maps status codes to `_RefusalError.kind`.
 _REST_KINDS = {
     400: "image",
     404: "unknown model",
@@ -66,7 +66,7 @@ _GRPC_KINDS = {
     "NOT_FOUND": "unknown model",
     "RESOURCE_EXHAUSTED": "memory",
     "UNAVAILABLE": "gone",
-    "CANCELLED": "gone",  # by a server whose threads are all taken
+    "CANCELLED": "gone",  # by a server whose threads are all busy
     "DEADLINE_EXCEEDED": "slow",
 }
 
@@ -75,14 +75,14 @@ Tensors = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for a server.
+    """Timeout and retries of requests to a server.
 
     Attributes:
-        seconds: For one answer.
-        attempts: How often a request is sent to a server that is not there, or says that it is
-            busy (UNAVAILABLE, 503); a wrong request is never sent again.
-        first_wait: Seconds before the second attempt; each later wait is twice the one before,
-            and up to half of it more by chance, so that clients do not return all at once.
+        seconds: Timeout of one request.
+        attempts: Largest number of attempts if the server is unreachable or busy (UNAVAILABLE,
+            503); a rejected request is never sent again.
+        first_wait: Seconds before the second attempt; each later wait is twice as long. A random
+            share of up to half is added, so that clients do not retry at the same time.
     """
 
     seconds: float = 120.0
@@ -91,21 +91,21 @@ class Patience:
 
 
 class ServedNetwork:
-    """A network on a server; `predict` may be called by several threads.
+    """A network on a server; several threads may call `predict` concurrently.
 
     Args:
         address: `http://HOST:8501/v1/models/ccfnet[/versions/N]` or
             `grpc://HOST:8500/ccfnet[/N]`.
-        patience: How long to wait, and how often to try.
+        patience: Timeout and retries.
 
     Attributes:
         taxonomy: The classes, as the server names them.
         at_once: 4 requests in parallel.
 
     Raises:
-        ConfigError: The address has another form, tensorflow-serving-api is missing, or what
-            answers there is no network of this package.
-        ResourceError: No server answers.
+        ConfigError: The address is not valid, tensorflow-serving-api is not installed, or the
+            server does not serve a network of this package.
+        ResourceError: The server does not respond.
     """
 
     at_once = 4
@@ -113,12 +113,12 @@ class ServedNetwork:
     def __init__(self, address: str, *, patience: Patience | None = None) -> None:
         self._address = address
         self._patience = patience or Patience()
-        self._face = _face(address)
+        self._transport = _new_transport(address)
         try:
             self.taxonomy = _taxonomy(self._ask("classes", "ask", 0))
         except DataError as error:
             raise ConfigError(
-                f"{address}: no network that ccfnet-tf exported answers there: {error}"
+                f"{address}: does not serve a network that ccfnet-tf exported: {error}"
             ) from error
 
     def predict(self, image: np.ndarray, /) -> Maps:
@@ -128,81 +128,83 @@ class ServedNetwork:
             image: uint8 [H, W, 3], RGB, upright.
 
         Raises:
-            DataError: The server refuses the image, or its answer is not one.
-            PictureTooLargeError: It has more than `MAX_REQUEST_PIXELS`, or the server's memory ran
-                out.
-            ResourceError: The server is gone, too slow or broken.
+            DataError: The server rejects the image, or its response is not valid.
+            PictureTooLargeError: The image has more than `MAX_REQUEST_PIXELS` pixels, or the
+                server ran out of memory.
+            ResourceError: The server is unavailable, too slow or failed.
         """
         _refuse_large(image)
-        answer = self._ask("encoded", "image_bytes", _png(image))
+        tensors = self._ask("encoded", "image_bytes", _png(image))
         size = (image.shape[0], image.shape[1])
-        labels = _plane(answer, "labels_png_bytes", size)
+        labels = _plane(tensors, "labels_png_bytes", size)
         if (highest := int(labels.max())) >= (classes := len(self.taxonomy.names)):
-            raise DataError(f"the server answered class {highest}: there are {classes} classes")
-        difficulty = _plane(answer, "difficulty_png_bytes", size)
+            raise DataError(f"the server returned class {highest}: there are {classes} classes")
+        difficulty = _plane(tensors, "difficulty_png_bytes", size)
         if difficulty.dtype != np.uint8:
-            raise DataError("the server answered a difficulty of 16 bits: expected 8")
+            raise DataError("the server returned a difficulty of 16 bits: expected 8")
         return Maps(labels.astype(np.int32), difficulty.astype(np.float32) / np.float32(LEVELS))
 
     def _ask(self, signature: str, name: str, value: bytes | int) -> Tensors:
-        """Returns the first item of every output."""
+        """Sends a request, with retries; returns the first item of every output."""
         wait = self._patience.first_wait
         for attempt in range(1, self._patience.attempts + 1):
             try:
-                return self._face.ask(signature, name, value, self._patience.seconds)
+                return self._transport.ask(signature, name, value, self._patience.seconds)
             except _RefusalError as refusal:
-                if not refusal.passing or attempt == self._patience.attempts:
+                if not refusal.temporary or attempt == self._patience.attempts:
                     self._give_up(refusal, attempt)
                 time.sleep(wait * (1 + random.random() / 2))
                 wait *= 2
         raise AssertionError("at least one attempt")
 
     def _give_up(self, refusal: _RefusalError, attempts: int) -> NoReturn:
-        said = " ".join(str(refusal).split())[:_SAID]
+        message = " ".join(str(refusal).split())[:_MAX_MESSAGE]
         if refusal.kind == "image":
-            raise DataError(f"the server refused it: {said}") from refusal
+            raise DataError(f"the server rejected the request: {message}") from refusal
         if refusal.kind == "memory":
-            raise PictureTooLargeError(f"the server's memory ran out on it: {said}") from refusal
+            raise PictureTooLargeError(f"the server ran out of memory: {message}") from refusal
         if refusal.kind == "unknown model":
-            raise ConfigError(f"{self._address}: the server knows no such model: {said}")
+            raise ConfigError(f"{self._address}: the server does not serve this model: {message}")
         if refusal.kind == "slow":
             raise ResourceError(
-                f"{self._address}: no answer within {self._patience.seconds:g} s: the server is "
+                f"{self._address}: no response within {self._patience.seconds:g} s: the server is "
                 "overloaded, or the image too large for it"
             ) from refusal
-        tried = f" after {attempts} attempts" if attempts > 1 else ""
-        raise ResourceError(f"{self._address}: no answer{tried}: {said}") from refusal
+        attempts_text = f" after {attempts} attempts" if attempts > 1 else ""
+        raise ResourceError(f"{self._address}: no response{attempts_text}: {message}") from refusal
 
 
 class _RefusalError(Exception):
-    """Why a server did not answer.
+    """A request failed.
 
     Attributes:
-        kind: `gone` (not there, or busy), `picture`, `memory`, `unknown model`, `slow`, `broken`.
-        passing: Whether the same request may be answered a little later.
+        kind: `gone` (unreachable or busy), `image`, `memory`, `unknown model`, `slow` or `broken`.
+        temporary: Whether a retry may succeed.
     """
 
-    def __init__(self, kind: str, said: str) -> None:
-        super().__init__(said)
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
         self.kind = kind
-        self.passing = kind == "gone"
+        self.temporary = kind == "gone"
 
 
-class _Face(Protocol):
+class _Transport(Protocol):
     def ask(self, signature: str, name: str, value: bytes | int, seconds: float) -> Tensors:
         """Sends one item; returns the first item of every output, by name."""
 
 
-def _face(address: str) -> _Face:
-    if _names_a_host(address):
+def _new_transport(address: str) -> _Transport:
+    if _has_valid_host(address):
         if _HTTP.fullmatch(address):
             return _Rest(address)
-        if found := _GRPC.fullmatch(address):
-            return _Grpc(address, **found.groupdict())
-    raise ConfigError(f"'{address}' is not an address of a served network: expected {FORMS}")
+        if match := _GRPC.fullmatch(address):
+            return _Grpc(address, **match.groupdict())
+    raise ConfigError(
+        f"'{address}' is not an address of a served network: expected {ADDRESS_FORMS}"
+    )
 
 
-def _names_a_host(address: str) -> bool:
+def _has_valid_host(address: str) -> bool:
     if not _VISIBLE.fullmatch(address):
         return False
     try:
@@ -218,9 +220,9 @@ def _names_a_host(address: str) -> bool:
 class _Rest:
     def __init__(self, address: str) -> None:
         self._url = f"{address}:predict"
-        # A proxy cannot reach this machine's own addresses.
-        own = [urllib.request.ProxyHandler({})] if _LOOPBACK.match(address) else []
-        self._opener = urllib.request.build_opener(*own)
+        # A proxy cannot reach this machine's loopback addresses.
+        handlers = [urllib.request.ProxyHandler({})] if _LOOPBACK.match(address) else []
+        self._opener = urllib.request.build_opener(*handlers)
 
     def ask(self, signature: str, name: str, value: bytes | int, seconds: float) -> Tensors:
         row: Any = value
@@ -243,31 +245,33 @@ class _Rest:
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
                 raise _RefusalError("slow", str(reason)) from error
-            if type(reason) is http.client.BadStatusLine:  # not its kind for a closed connection
-                said = "it does not speak HTTP: is this its gRPC port?"
-                raise _RefusalError("broken", said) from error
+            if (
+                type(reason) is http.client.BadStatusLine
+            ):  # not its subclass for a closed connection
+                message = "the server does not speak HTTP: is this its gRPC port?"
+                raise _RefusalError("broken", message) from error
             raise _RefusalError("gone", str(reason) or type(reason).__name__) from error
 
     def _refuse(self, error: urllib.error.HTTPError) -> NoReturn:
         try:
-            said = error.read(1 << 16).decode("utf-8", "replace")
-            said = str(json.loads(said)["error"])
+            message = error.read(1 << 16).decode("utf-8", "replace")
+            message = str(json.loads(message)["error"])
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
-            said = f"HTTP {error.code} {error.reason}"
-        raise _RefusalError(_REST_KINDS.get(error.code, "broken"), said) from error
+            message = f"HTTP {error.code} {error.reason}"
+        raise _RefusalError(_REST_KINDS.get(error.code, "broken"), message) from error
 
 
-def _read(response: http.client.HTTPResponse, until: float) -> bytes:
-    """Reads an answer; a server that sends a byte now and then does not hold us for ever."""
+def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
+    """Reads a response up to a deadline, even if the server sends a byte now and then."""
     parts, size = [], 0
     while part := response.read1(1 << 16):
         parts.append(part)
         size += len(part)
-        if size > MAX_ANSWER:
-            raise DataError(f"the server's answer has more than {MAX_ANSWER} bytes")
-        if time.monotonic() > until:
+        if size > MAX_RESPONSE:
+            raise DataError(f"the server's response has more than {MAX_RESPONSE} bytes")
+        if time.monotonic() > deadline:
             raise TimeoutError
-    # read1 does not say that the connection ended early.
+    # read1 does not report a connection that ended early.
     if response.length:
         raise http.client.IncompleteRead(b"", response.length)
     return b"".join(parts)
@@ -278,7 +282,7 @@ def _first_row(content: bytes) -> Tensors:
         (row,) = json.loads(content)["predictions"]
         return {str(name): _from_json(value) for name, value in row.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError("the server's answer is not an answer of TensorFlow Serving") from error
+        raise DataError("the server's response is not a response of TensorFlow Serving") from error
 
 
 def _from_json(value: Any) -> Any:
@@ -289,7 +293,7 @@ def _from_json(value: Any) -> Any:
 
 class _Grpc:
     def __init__(self, address: str, host: str, name: str, version: str | None) -> None:
-        start_tensorflow()  # the messages are TensorFlow's
+        start_tensorflow()  # the messages contain TensorFlow's
         try:
             import grpc
             from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -302,7 +306,7 @@ class _Grpc:
         self._request = predict_pb2.PredictRequest
         self._name, self._version = name, version
         options = [
-            ("grpc.max_receive_message_length", MAX_ANSWER),
+            ("grpc.max_receive_message_length", MAX_RESPONSE),
             ("grpc.max_send_message_length", -1),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
@@ -330,7 +334,7 @@ class _Grpc:
         try:
             return {each: to_array(proto)[0] for each, proto in response.outputs.items()}
         except (ValueError, IndexError) as error:
-            raise DataError(f"the server's answer is not understood ({error})") from error
+            raise DataError(f"the server's response is not valid ({error})") from error
 
 
 def _refuse_large(image: np.ndarray) -> None:
@@ -338,8 +342,8 @@ def _refuse_large(image: np.ndarray) -> None:
     height, width = image.shape[:2]
     if height * width > MAX_REQUEST_PIXELS:
         raise PictureTooLargeError(
-            f"an image of {width}x{height} pixels: a server takes at most "
-            f"{MAX_REQUEST_PIXELS}: make it smaller, or cut it into parts"
+            f"an image of {width}x{height} pixels: a server accepts at most "
+            f"{MAX_REQUEST_PIXELS}: shrink it, or split it into tiles"
         )
 
 
@@ -347,36 +351,38 @@ def _png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes()
 
 
-def _plane(answer: Tensors, name: str, size: tuple[int, int]) -> np.ndarray:
-    """Returns [H, W] of a PNG, uint8 or uint16; its size is looked at before it is decoded."""
-    if not isinstance(content := answer.get(name), bytes):
-        raise DataError(f"the server's answer has no '{name}'")
+def _plane(tensors: Tensors, name: str, size: tuple[int, int]) -> np.ndarray:
+    """Decodes a PNG to [H, W], uint8 or uint16; its size is checked before decoding."""
+    if not isinstance(content := tensors.get(name), bytes):
+        raise DataError(f"the server's response has no '{name}'")
     try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-            height, width = picture.height, picture.width
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as png:
+            height, width = png.height, png.width
             if (height, width) != size:
                 raise DataError(
                     f"the server's '{name}' has {height}x{width} pixels: the image has "
                     f"{size[0]}x{size[1]}"
                 )
-            plane = np.array(picture)
+            plane = np.array(png)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"the server's '{name}' is no PNG, or damaged") from error
+        raise DataError(f"the server's '{name}' is not a PNG, or is damaged") from error
     if plane.ndim != 2 or plane.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"the server's '{name}' is a PNG of another kind than grey")
+        raise DataError(f"the server's '{name}' is not a greyscale PNG")
     return plane
 
 
-def _taxonomy(answer: Tensors) -> Taxonomy:
+def _taxonomy(tensors: Tensors) -> Taxonomy:
     try:
-        names = tuple(_text(name) for name in _listed(answer["names"]))
-        palette = np.asarray(answer["palette"])
+        names = tuple(_text(name) for name in _listed(tensors["names"]))
+        palette = np.asarray(tensors["palette"])
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError("its answer holds no class names and colours") from error
+        raise DataError("its response contains no class names and colours") from error
     if not names or palette.shape != (len(names), 3) or palette.dtype.kind not in "iu":
-        raise DataError(f"it names {len(names)} classes, and colours {list(palette.shape)}")
+        raise DataError(
+            f"it returns {len(names)} class names and colours of shape {list(palette.shape)}"
+        )
     if palette.min() < 0 or palette.max() > LEVELS:
-        raise DataError("it gives colours outside 0..255")
+        raise DataError("it returns colours outside 0..255")
     colours = tuple((int(red), int(green), int(blue)) for red, green, blue in palette)
     return Taxonomy(names, colours)
 
@@ -391,4 +397,4 @@ def _text(value: Any) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
-__all__ = ["FORMS", "MAX_ANSWER", "Patience", "ServedNetwork"]
+__all__ = ["ADDRESS_FORMS", "MAX_RESPONSE", "Patience", "ServedNetwork"]

@@ -1,4 +1,4 @@
-"""What a source names - a run, an exported file, a server - and the network behind it."""
+"""Finds out whether a source is a run, an exported file or a server, and opens its network."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _SAVED_MODEL = "saved_model.pb"
 
 @dataclass(frozen=True)
 class Source:
-    """Something that answers images, looked at and not opened yet.
+    """A source of predictions that was checked but not opened yet.
 
     Attributes:
-        kind: What it is.
-        place: The server's address, else the path of what is opened: a run's or a SavedModel's
-            folder, or a file.
-        manifest: Of an exported file; None for runs and servers.
-        trained: Height and width of the largest image that the network was trained on; None
-            where that is not known.
+        kind: Kind of the source.
+        place: The server's address, or the path that is opened: the folder of a run or of a
+            SavedModel, or a file.
+        manifest: Manifest of an exported file; None for runs and servers.
+        trained: Height and width of the largest image that the network was trained on; None if
+            unknown.
     """
 
     kind: Kind
@@ -46,22 +46,22 @@ class Source:
 
     @property
     def size(self) -> str | None:
-        """HEIGHTxWIDTH of a file that takes no other; larger images are made smaller for it."""
+        """HEIGHTxWIDTH of a file with a fixed input size; larger images are shrunk to it."""
         return self.manifest.options.get("size") if self.manifest else None
 
     @property
     def needs_tensorflow(self) -> bool:
-        """Whether it is opened by TensorFlow, which takes its seconds to import."""
+        """Whether `open` imports TensorFlow, which takes seconds."""
         return self.kind in ("run", "saved_model") or self.place.startswith("grpc://")
 
     def open(self, threads: int | None = None) -> Network:
         """Loads the network, or connects to it.
 
         Args:
-            threads: How many compute in onnxruntime or LiteRT; all cores if None.
+            threads: Number of threads of onnxruntime or LiteRT; one per core if None.
 
         Raises:
-            CCFNetError: It cannot be used; the text says why.
+            CCFNetError: The source cannot be used; the message contains the reason.
         """
         if self.kind == "server":
             from ccfnet_tf.runtimes.served import ServedNetwork
@@ -75,14 +75,14 @@ class Source:
 
 
 def find_source(source: str) -> Source:
-    """Finds out what a source is, and refuses in a moment what could not be opened.
+    """Finds the kind of a source and checks it without opening the network.
 
     Args:
-        source: An address, a run folder, an `.onnx` or `.tflite` file or its folder, a folder of
-            a SavedModel, or the folder of its numbered versions, of which the highest counts.
+        source: An address, a run folder, an `.onnx` or `.tflite` file or its folder, the folder of
+            a SavedModel, or the folder of its numbered versions, of which the highest is used.
 
     Raises:
-        RunError: It is none of these, or not as it was exported (its checksums differ).
+        RunError: The source is none of these, or its checksums differ from its manifest.
     """
     if address := _address(source):
         return Source("server", address)
@@ -97,46 +97,48 @@ def find_source(source: str) -> Source:
         return Source("run", str(path), trained=run.trained)
     folder = path if _is_artifact(path) else _highest_version(path)
     if folder is None:
-        raise RunError(f"{path}: {_what_is_there(path)}")
+        raise RunError(f"{path}: {_describe_folder(path)}")
     manifest = read_manifest(folder)
     name = MODEL.get(manifest.format, "")
     return _artifact(manifest, folder / name)
 
 
 def _address(source: str) -> str:
-    """Returns a server's address, or an empty string for what is a path.
+    """Returns a server's address, or an empty string for a path.
 
-    The scheme may be in capitals; `pathlib` makes one slash of two.
+    The scheme may be in capitals, and one slash is accepted because `pathlib` merges two.
 
     Raises:
-        RunError: An address of another scheme.
+        RunError: The address has another scheme, or contains a user name.
     """
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}", source)
-    address = f"{found[1].lower()}://{source[found.end() :]}" if found else ""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}", source)
+    address = f"{scheme[1].lower()}://{source[scheme.end() :]}" if scheme else ""
     if address.startswith(SERVERS):
         if re.match(r"\w+://[^/?#]*@", address):
-            raise RunError(f"{address}: servers take no user and password: leave them out")
+            raise RunError(
+                f"{address}: a server's address must not contain a user or password: remove them"
+            )
         return address
     if "://" in source:
-        raise RunError(f"{source}: no address of a server: expected {', '.join(SERVERS)}")
+        raise RunError(f"{source}: not a server's address: expected {', '.join(SERVERS)}")
     return ""
 
 
 def _file(path: Path) -> Source:
     formats = {Path(name).suffix: format_ for format_, name in MODEL.items()}
     if path.suffix not in formats:
-        raise RunError(f"{path}: is a file that holds no network; give {_ACCEPTED}")
+        raise RunError(f"{path}: not a file of a network; give {_ACCEPTED}")
     manifest = read_manifest(path.parent)
     if manifest.format != formats[path.suffix]:
         raise RunError(
-            f"{path}: {MANIFEST} beside it is of format {manifest.format}: give each artifact a "
-            "folder of its own, as `ccfnet-tf export` does"
+            f"{path}: {MANIFEST} in its folder has format {manifest.format}: give each artifact "
+            "a folder of its own, as `ccfnet-tf export` does"
         )
     return _artifact(manifest, path)
 
 
 def _artifact(manifest: Manifest, place: Path) -> Source:
-    # A file of one size sees no larger images anyway.
+    # Images are resized to a fixed size, so no warning about large images is needed.
     trained = None if manifest.options.get("size") else manifest.trained
     return Source(manifest.format, str(place), manifest, trained)
 
@@ -145,14 +147,14 @@ def _is_artifact(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (MANIFEST, _SAVED_MODEL, *MODEL.values()))
 
 
-def _what_is_there(folder: Path) -> str:
-    """Returns why a folder cannot be opened, and which ones below it can."""
+def _describe_folder(folder: Path) -> str:
+    """Returns why a folder cannot be opened, and lists its subfolders that can be."""
     folders = sorted(each for each in folder.iterdir() if each.is_dir())
     inside = [each for each in folders if _is_artifact(each)]
     inside += [each for each in folders if each not in inside and _highest_version(each)]
     if not inside:
         return f"not a run folder and not an exported network; give {_ACCEPTED}"
-    return f"holds exported networks; give one of them: {', '.join(each.name for each in inside)}"
+    return f"contains exported networks; give one of: {', '.join(each.name for each in inside)}"
 
 
 def _highest_version(folder: Path) -> Path | None:
@@ -167,9 +169,9 @@ def _open_saved_model(folder: Path, taxonomy: Taxonomy, _: int | None) -> Networ
 
 
 def _open_litert(file: Path, taxonomy: Taxonomy, threads: int | None) -> Network:
-    from ccfnet_tf.runtimes.litert import LiteRTNetwork, refuse_what_ends_the_process
+    from ccfnet_tf.runtimes.litert import LiteRTNetwork, refuse_crashing_file
 
-    refuse_what_ends_the_process(file)
+    refuse_crashing_file(file)
     return LiteRTNetwork(file, taxonomy, threads)
 
 

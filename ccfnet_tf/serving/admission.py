@@ -1,4 +1,4 @@
-"""How much is computed at a time: memory goes with the pixels, whose number is known before."""
+"""Limits concurrent requests by their pixels, which determine memory and are known beforehand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 DEFAULT_MAX_PIXELS = 2048 * 2048
-"""Pixels of a request's images where nothing else is said."""
+"""Default of the most pixels of a request's images."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
@@ -17,11 +17,11 @@ _NO_FRAME = (0xC4, 0xC8, 0xCC)
 
 
 class PixelBudget:
-    """Lets so many requests compute at a time, and of so many pixels together.
+    """Limits the number of concurrent requests and their total number of pixels.
 
     Args:
-        requests: Most at a time.
-        pixels: Most pixels of all of them; a request must not have more.
+        requests: Most concurrent requests.
+        pixels: Most pixels of all concurrent requests; no single request may have more.
     """
 
     def __init__(self, requests: int, pixels: int) -> None:
@@ -30,7 +30,7 @@ class PixelBudget:
 
     @contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
-        """Waits until there is room, and takes it."""
+        """Waits until `pixels` are available, and reserves them within the context."""
         with self._changed:
             self._changed.wait_for(lambda: self._requests > 0 and self._pixels >= pixels)
             self._requests -= 1
@@ -45,9 +45,9 @@ class PixelBudget:
 
 
 def pixels_of(value: np.ndarray) -> int:
-    """Returns the pixels of an input: of arrays uint8 [B, H, W, 3], or of encoded images [B].
+    """Returns the number of pixels of an input: arrays uint8 [B, H, W, 3] or encoded images [B].
 
-    What is not an image has none; the graph refuses it.
+    Returns 0 for other values, which the graph rejects.
     """
     if value.dtype == object:
         return sum(_encoded_pixels(each) for each in value.ravel() if isinstance(each, bytes))
@@ -61,7 +61,7 @@ def _encoded_pixels(content: bytes) -> int:
 
 
 def _jpeg_pixels(content: bytes) -> int:
-    """Returns height times width of the frame header, found as the exported graph finds it."""
+    """Returns height times width from the frame header, searched as in the exported graph."""
     at = 2
     while at + 9 <= len(content) and content[at] == 0xFF:
         kind = content[at + 1]

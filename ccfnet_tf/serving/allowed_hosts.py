@@ -1,8 +1,8 @@
-"""Under which names a server answers.
+"""Checks the `Host` and `Origin` headers of requests.
 
-A page in a browser can have it ask any server of this machine. Its own site's name may lead here
-for that (DNS rebinding): so names are refused that are neither this machine's nor the one that the
-server was started with. A number cannot be rebound.
+A web page can make a browser send requests to servers on this machine, and its site's name may
+resolve to this machine for that purpose (DNS rebinding). Therefore only this machine's names and
+the name that the server was started with are accepted. IP addresses cannot be rebound.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ANY = ("", "0.0.0.0", "::")
 
 @dataclass(frozen=True)
 class AllowedHosts:
-    """What `Host` and `Origin` may name.
+    """The names that `Host` and `Origin` headers may contain.
 
     Attributes:
         hosts: Names without port, in lower case.
@@ -25,17 +25,17 @@ class AllowedHosts:
     hosts: frozenset[str]
 
     def takes_host(self, header: str) -> bool:
-        """Returns whether a `Host` header names this server, or is a number."""
+        """Returns whether a `Host` header contains an allowed name or an IP address."""
         host = _host_of(f"//{header}")
-        return host in self.hosts or _is_number(host)
+        return host in self.hosts or _is_ip_address(host)
 
     def takes_origin(self, header: str) -> bool:
-        """Returns whether an `Origin` header is of a page that this machine serves."""
+        """Returns whether an `Origin` header contains an allowed name."""
         return _host_of(header) in self.hosts
 
 
 def allowed_hosts(host: str) -> AllowedHosts:
-    """Returns the names of a server that was started with `--host`."""
+    """Returns the allowed names of a server that was started with `--host`."""
     own = {host.casefold()} - set(_ANY)
     return AllowedHosts(frozenset({"localhost", "127.0.0.1", "::1"} | own))
 
@@ -47,7 +47,7 @@ def _host_of(address: str) -> str:
         return ""
 
 
-def _is_number(host: str) -> bool:
+def _is_ip_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -19,54 +19,54 @@ from ccfnet_tf.serving.model import DEFAULT, Model, RequestError, as_refusal
 from ccfnet_tf.serving.rest_server import CONNECTIONS, GRACE, MAX_BODY, SECONDS, THREADS
 
 ARRIVAL = 10.0
-"""Seconds for a call's message to arrive whole while every thread is taken; else it has `SECONDS`.
-gRPC does not show how much of it has come, so it cannot be a rate as for REST."""
+"""Most seconds for receiving a call's message while all threads are busy; otherwise `SECONDS`.
+gRPC does not report how much was received, so this cannot be a rate as for REST."""
 
 AGE = 5.0
-"""Seconds after which a connection takes no more calls, and ends with those that it has; clients
-connect again by themselves."""
+"""Seconds after which a connection accepts no more calls and is closed after its current ones;
+clients reconnect automatically."""
 
 IDLE = 8.0
-"""Seconds after which a connection without a call is closed whose client did not heed that."""
+"""Seconds after which an idle connection is closed if its client did not close it after `AGE`."""
 
 KEEPALIVE = 30.0
-"""Seconds after which a silent connection is asked whether its client is there."""
+"""Seconds after which a keepalive ping is sent on a silent connection."""
 
 HANDSHAKE = 5.0
-"""Seconds for a connection to begin as HTTP/2 does."""
+"""Most seconds for the HTTP/2 handshake of a connection."""
 
-_LONG = 1e6  # seconds: what is answered is answered, however long it takes
+_LONG = 1e6  # seconds: running calls are completed, regardless of their duration
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Answers gRPC requests by a model."""
+    """Serves gRPC requests with a model."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._counting = threading.Lock()
-        self._answering = 0
+        self._running = 0
         self._idle_since = time.monotonic()
 
     def idle_for(self) -> float:
-        """Returns for how many seconds nothing is being answered; 0 while something is."""
+        """Returns the seconds since the last running request ended; 0 while one is running."""
         with self._counting:
-            return 0.0 if self._answering else time.monotonic() - self._idle_since
+            return 0.0 if self._running else time.monotonic() - self._idle_since
 
     @contextmanager
-    def _answered(self) -> Iterator[None]:
+    def _counted(self) -> Iterator[None]:
         with self._counting:
-            self._answering += 1
+            self._running += 1
         try:
             yield
         finally:
             with self._counting:
-                self._answering -= 1
+                self._running -= 1
                 self._idle_since = time.monotonic()
 
     def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Answers by the signature that is named, else by `serving_default`."""
+        """Runs the signature of the request, by default `serving_default`."""
         try:
-            with self._answered():
+            with self._counted():
                 self._refuse_other(request.model_spec)
                 return self._predict(request)
         except Exception as error:
@@ -91,33 +91,33 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         name = request.model_spec.signature_name or DEFAULT
         inputs = {key: _array(key, proto) for key, proto in request.inputs.items()}
         outputs = self._model.answer(name, inputs)
-        wanted = set(request.output_filter) or set(outputs)
-        if unknown := wanted - set(outputs):
+        selected = set(request.output_filter) or set(outputs)
+        if unknown := selected - set(outputs):
             raise RequestError("INVALID_ARGUMENT", f"output_filter: no output {sorted(unknown)}")
         response = predict_pb2.PredictResponse()
         response.model_spec.name = self._model.name
         response.model_spec.signature_name = name
         response.model_spec.version.value = self._model.version
-        for key in wanted:
+        for key in selected:
             response.outputs[key].CopyFrom(tf.make_tensor_proto(outputs[key]))
         return response
 
 
-class _Arrivals(grpc.ServerInterceptor):
-    """Ends calls whose message does not arrive: gRPC gives each of them a thread to wait in."""
+class _ArrivalLimit(grpc.ServerInterceptor):
+    """Cancels calls whose message does not arrive: each of them occupies a thread of gRPC."""
 
     def __init__(self) -> None:
         self._counting = threading.Lock()
-        self._threads = 0  # that are taken by calls
+        self._threads = 0  # occupied by calls
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
-        """Returns the method as one that reads its message itself, in time."""
+        """Wraps a method so that it reads its message itself, with a time limit."""
         handler, began = continuation(details), time.monotonic()
         if handler is None or handler.unary_unary is None:
             return handler
 
         def answer(messages: Iterator[Any], context: Any) -> Any:
-            with self._thread_taken():
+            with self._thread_counted():
                 arrived = threading.Event()
                 watch = (arrived, began, context)
                 threading.Thread(target=self._watch, args=watch, daemon=True).start()
@@ -134,7 +134,7 @@ class _Arrivals(grpc.ServerInterceptor):
         )
 
     @contextmanager
-    def _thread_taken(self) -> Iterator[None]:
+    def _thread_counted(self) -> Iterator[None]:
         with self._counting:
             self._threads += 1
         try:
@@ -144,7 +144,7 @@ class _Arrivals(grpc.ServerInterceptor):
                 self._threads -= 1
 
     def _watch(self, arrived: threading.Event, began: float, context: Any) -> None:
-        """Cancels a call that began then, and whose message takes too long."""
+        """Cancels a call if its message has not arrived within the time limit."""
         while not arrived.wait(0.5):
             limit = ARRIVAL if self._threads >= THREADS else SECONDS
             if time.monotonic() > began + limit:
@@ -153,15 +153,15 @@ class _Arrivals(grpc.ServerInterceptor):
 
 
 class GrpcServer:
-    """A server that answers what it has read before it ends.
+    """A server that completes running requests before it stops.
 
     Args:
-        server: gRPC's own.
-        service: What answers.
-        port: Where it listens.
+        server: The server object of gRPC.
+        service: The service that runs requests.
+        port: Port that the server listens on.
 
     Attributes:
-        port: The same.
+        port: Port that the server listens on.
     """
 
     def __init__(self, server: Any, service: PredictionService, port: int) -> None:
@@ -170,16 +170,16 @@ class GrpcServer:
         self.port = port
 
     def start(self) -> None:
-        """Takes requests."""
+        """Starts to accept requests."""
         self._server.start()
 
     def stop(self) -> Any:
-        """Takes no more requests; returns an event that is set when all have ended."""
+        """Stops accepting requests; returns an event that is set when all have ended."""
         self._stopped = time.monotonic()
         return self._server.stop(_LONG)
 
     def drain(self, ended: Any) -> None:
-        """Waits for what is answered; clients that still send or receive have the grace."""
+        """Waits for running requests; cancels those that are sent or received after `GRACE`."""
         while not ended.wait(0.05):
             if min(self._service.idle_for(), time.monotonic() - self._stopped) > GRACE:
                 self._server.stop(None)
@@ -194,18 +194,21 @@ def new_grpc_server(model: Model, host: str, port: int) -> GrpcServer:
     options = [
         ("grpc.max_receive_message_length", MAX_BODY),
         ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", 0),  # else a second server takes half of the requests
-        ("grpc.max_concurrent_streams", THREADS),  # of a connection; its other calls wait
+        (
+            "grpc.so_reuseport",
+            0,
+        ),  # otherwise a second server on the port would get half of the requests
+        ("grpc.max_concurrent_streams", THREADS),  # per connection; further calls wait
         ("grpc.max_allowed_incoming_connections", CONNECTIONS),
         ("grpc.max_connection_age_ms", round(1000 * AGE)),
         ("grpc.max_connection_idle_ms", round(1000 * IDLE)),
         ("grpc.server_handshake_timeout_ms", round(1000 * HANDSHAKE)),
-        # A client that is gone without a word is noticed, and its calls end.
+        # Calls of clients that disappeared without closing the connection end.
         ("grpc.keepalive_time_ms", round(1000 * KEEPALIVE)),
         ("grpc.keepalive_timeout_ms", round(1000 * HANDSHAKE)),
     ]
     pool = ThreadPoolExecutor(THREADS, "grpc")
-    server = grpc.server(pool, interceptors=[_Arrivals()], options=options)
+    server = grpc.server(pool, interceptors=[_ArrivalLimit()], options=options)
     service = PredictionService(model)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
     try:
@@ -218,4 +221,6 @@ def _array(name: str, proto: Any) -> Any:
     try:
         return to_array(proto)
     except ValueError as error:
-        raise RequestError("INVALID_ARGUMENT", f"'{name}': no tensor: {error}") from error
+        raise RequestError(
+            "INVALID_ARGUMENT", f"'{name}' is not a valid tensor: {error}"
+        ) from error

@@ -1,4 +1,4 @@
-"""What signatures a model has, as TensorFlow Serving says it."""
+"""Returns a model's signatures in TensorFlow Serving's metadata format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIELD = "signature_def"
 
 
 def metadata(model: Model) -> Any:
-    """Returns a `GetModelMetadataResponse`."""
+    """Returns the signatures as a `GetModelMetadataResponse`."""
     response = get_model_metadata_pb2.GetModelMetadataResponse()
     response.model_spec.name = model.name
     response.model_spec.version.value = model.version
@@ -25,6 +25,6 @@ def metadata(model: Model) -> Any:
 
 
 def metadata_json(model: Model) -> bytes:
-    """Returns the same as JSON."""
+    """Returns the response of `metadata` as JSON."""
     text = json_format.MessageToJson(metadata(model), preserving_proto_field_name=True)
     return text.encode("utf-8")

@@ -1,6 +1,6 @@
-"""An exported SavedModel, answering as TensorFlow Serving would: by signature, or with a status.
+"""`Model`: runs requests on an exported SavedModel with TensorFlow Serving's semantics.
 
-It is loaded into a session, which is how TensorFlow Serving loads.
+The SavedModel is loaded into a session, as in TensorFlow Serving.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
 
 class RequestError(Exception):
-    """A request that is not answered; its text is what the client is told.
+    """A request that failed; its message is sent to the client.
 
     Attributes:
-        status: By gRPC's name.
+        status: Name of the gRPC status code.
     """
 
-    def __init__(self, status: Status, said: str) -> None:
-        super().__init__(said)
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
         self.status: Status = status
 
 
 def as_refusal(error: Exception) -> RequestError:
-    """Returns what a client is told of any error."""
+    """Converts any exception to the error that is sent to the client."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
@@ -58,69 +58,69 @@ def as_refusal(error: Exception) -> RequestError:
 
 
 class Model:
-    """A version of a model; `answer` may be called by many threads.
+    """One version of a model; many threads may call `answer` concurrently.
 
     Args:
-        folder: The folder of versions, of which the highest is taken, or of one version.
-        name: What clients call it.
-        max_pixels: Most pixels of a request's images, and of all that are computed at a time.
+        folder: The folder of versions, of which the highest is used, or of one version.
+        name: Name of the model for clients.
+        max_pixels: Most pixels of the images of a request, and of all concurrent requests.
 
     Attributes:
-        name: The same.
-        max_pixels: The same.
-        version: The folder's number.
+        name: Name of the model.
+        max_pixels: Most pixels.
+        version: Number of the version's folder.
         signatures: TensorFlow's `SignatureDef` by name.
 
     Raises:
-        ConfigError: The folder holds another format.
-        RunError: It holds no artifact of `ccfnet-tf export`, a damaged one, or one with operators
-            that are refused.
+        ConfigError: The folder contains another format.
+        RunError: The folder does not contain an artifact of `ccfnet-tf export`, or the artifact is
+            damaged or contains operators that are not allowed.
     """
 
     def __init__(self, folder: Path, name: str, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
-        found = find_source(str(folder))
-        place = Path(found.place)
-        if found.kind != "saved_model":
-            raise ConfigError(f"{place}: {_not_served(found.kind, place)}")
-        refuse_harmful_graph(place)
+        source = find_source(str(folder))
+        path = Path(source.place)
+        if source.kind != "saved_model":
+            raise ConfigError(f"{path}: {_not_served(source.kind, path)}")
+        refuse_harmful_graph(path)
         self.name = name
-        self.version = int(place.name) if _VERSION.fullmatch(place.name) else 1
+        self.version = int(path.name) if _VERSION.fullmatch(path.name) else 1
         self._session = tf.compat.v1.Session(graph=tf.Graph())
-        meta = _load(self._session, place)
+        meta = _load(self._session, path)
         self.signatures: dict[str, Any] = {
             key: value
             for key, value in meta.signature_def.items()
             if value.method_name == tf.saved_model.PREDICT_METHOD_NAME
         }
         self.max_pixels = max_pixels
-        # More at a time would only take each other's memory.
+        # More concurrent requests than cores would only use more memory.
         self._budget = PixelBudget(os.cpu_count() or 1, max_pixels)
 
     def refuse_other(self, name: str, version: int | None) -> None:
-        """Refuses a request that means another model or version.
+        """Rejects a request for another model or version.
 
         Raises:
             RequestError: NOT_FOUND.
         """
         if name != self.name or version not in (None, self.version):
-            wanted = "" if version is None else f", version {version}"
+            suffix = "" if version is None else f", version {version}"
             raise RequestError(
-                "NOT_FOUND", f"no model '{name}'{wanted}: {self.name}, version {self.version}"
+                "NOT_FOUND", f"no model '{name}'{suffix}: {self.name}, version {self.version}"
             )
 
     def signature(self, name: str) -> Any:
         """Returns the `SignatureDef`; raises RequestError (INVALID_ARGUMENT)."""
-        found = self.signatures.get(name or DEFAULT)
-        if found is None:
+        signature = self.signatures.get(name or DEFAULT)
+        if signature is None:
             known = ", ".join(sorted(self.signatures))
             raise RequestError("INVALID_ARGUMENT", f"no signature '{name}': expected {known}")
-        return found
+        return signature
 
     def answer(self, name: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Answers by one signature.
+        """Runs one signature and returns its outputs by name.
 
         Raises:
-            RequestError: The inputs do not fit, or the graph refuses them.
+            RequestError: The inputs do not match the signature, or the graph rejects them.
         """
         signature = self.signature(name)
         if inputs.keys() != signature.inputs.keys():
@@ -132,35 +132,35 @@ class Model:
         for key, info in signature.inputs.items():
             _refuse_other_kind(key, inputs[key], info)
             feeds[info.name] = inputs[key]
-        wanted = {key: info.name for key, info in signature.outputs.items()}
+        fetches = {key: info.name for key, info in signature.outputs.items()}
         pixels = sum(map(pixels_of, inputs.values()))
         if pixels > self.max_pixels:
             raise RequestError(
                 "INVALID_ARGUMENT",
-                f"images of {pixels} pixels together: at most {self.max_pixels} are taken "
-                "(serve --max-pixels): send fewer at once, or make them smaller (predict --size)",
+                f"images of {pixels} pixels in total: at most {self.max_pixels} are accepted "
+                "(serve --max-pixels): send fewer per request, or shrink them (predict --size)",
             )
         try:
             with self._budget.taken(pixels):
-                return dict(self._session.run(wanted, feeds))
+                return dict(self._session.run(fetches, feeds))
         except tf.errors.InvalidArgumentError as error:
             raise RequestError("INVALID_ARGUMENT", _reason(error)) from error
-        except Exception as error:  # whatever it is, the server goes on
+        except Exception as error:  # the server must continue after any error
             raise as_refusal(error) from error
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Frees the memory."""
         self._session.close()
 
 
 def _refuse_other_kind(name: str, value: np.ndarray, info: Any) -> None:
     expected = tf.dtypes.as_dtype(info.dtype)
-    found = tf.string if value.dtype == object else tf.dtypes.as_dtype(value.dtype)
+    given = tf.string if value.dtype == object else tf.dtypes.as_dtype(value.dtype)
     shape = tf.TensorShape(info.tensor_shape)
-    if found != expected or not shape.is_compatible_with(value.shape):
+    if given != expected or not shape.is_compatible_with(value.shape):
         raise RequestError(
             "INVALID_ARGUMENT",
-            f"'{name}' is {found.name} {list(value.shape)}: expected {expected.name} "
+            f"'{name}' is {given.name} {list(value.shape)}: expected {expected.name} "
             f"{shape.as_list()}",
         )
 
@@ -169,31 +169,31 @@ def _load(session: Any, folder: Path) -> Any:
     """Returns the `MetaGraphDef`; raises RunError."""
     log = tf.get_logger()
     level = log.level
-    log.setLevel("ERROR")  # it would say that sessions are of yesterday
+    log.setLevel("ERROR")  # hides warnings that sessions are deprecated
     try:
         with session.graph.as_default():
             return tf.compat.v1.saved_model.load(session, ["serve"], str(folder))
-    except Exception as error:  # of a damaged graph, TensorFlow raises errors of any kind
+    except Exception as error:  # a damaged graph raises errors of any type
         raise RunError(f"{folder}: TensorFlow {tf.__version__}: {_reason(error)}") from error
     finally:
         log.setLevel(level)
 
 
 def _reason(error: Exception) -> str:
-    """Returns the line of TensorFlow's message that says what is wrong."""
-    said = error.message if isinstance(error, tf.errors.OpError) else str(error)
-    lines = said.removeprefix("Graph execution error:").strip().splitlines()
+    """Returns the line of TensorFlow's message with the cause."""
+    message = error.message if isinstance(error, tf.errors.OpError) else str(error)
+    lines = message.removeprefix("Graph execution error:").strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
-def _not_served(kind: str, place: Path) -> str:
-    """Returns what a folder is that cannot be served, and what to do."""
+def _not_served(kind: str, path: Path) -> str:
+    """Returns why a folder cannot be served, and the fix."""
     if kind == "run":
-        name = place.resolve().name
-        export = f"ccfnet-tf export {shlex.quote(str(place))}"
+        name = path.resolve().name
+        export = f"ccfnet-tf export {shlex.quote(str(path))}"
         served = shlex.quote(f"export/models/{name}/ccfnet")
-        return f"is a run, and what is served is exported: {export}, then ccfnet-tf serve {served}"
+        return f"is a run, not an exported model: run {export}, then ccfnet-tf serve {served}"
     return (
-        f"is a file of format {kind}, and a server needs a SavedModel: export the run without "
+        f"is a file of format {kind}, but a server needs a SavedModel: export the run without "
         "--format"
     )

@@ -1,7 +1,8 @@
-"""JSON to arrays and back, as TensorFlow Serving's REST API has it.
+"""Converts JSON to arrays and back, in the formats of TensorFlow Serving's REST API.
 
-Row form: `instances`, a list of items, is answered by `predictions`. Columnar form: `inputs` is
-answered by `outputs`. Bytes are `{"b64": ...}`; an output's name says whether it holds bytes.
+Row format: the request has `instances`, a list of items, and the response `predictions`. Columnar
+format: the request has `inputs` and the response `outputs`. Bytes are `{"b64": ...}`; outputs whose
+name ends with `_bytes` are bytes.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ _B64 = {"b64"}
 
 
 def read_request(content: bytes) -> dict[str, Any]:
-    """Returns a request's JSON object.
+    """Parses a request's JSON object.
 
     Raises:
-        RequestError: It is none, or has not just one of `instances` and `inputs`.
+        RequestError: The body is not an object with exactly one of `instances` and `inputs`.
     """
     try:
         tree = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise _bad(f"the body is no JSON ({error})") from error
+        raise _bad(f"the body is not JSON ({error})") from error
     if not isinstance(tree, dict) or ("instances" in tree) == ("inputs" in tree):
         raise _bad("the body needs an object with either 'instances' or 'inputs'")
     if not isinstance(tree.get("signature_name", ""), str):
@@ -38,14 +39,14 @@ def read_request(content: bytes) -> dict[str, Any]:
 
 
 def arrays(tree: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the arrays of a request.
+    """Returns the arrays of a request by input name.
 
     Args:
-        tree: From `read_request`.
+        tree: Result of `read_request`.
         kinds: `TensorInfo` of every input, by name.
 
     Raises:
-        RequestError: Names or values do not fit.
+        RequestError: Names or values do not match the inputs.
     """
     columns = _columns(tree, list(kinds))
     if columns.keys() != kinds.keys():
@@ -55,20 +56,20 @@ def arrays(tree: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, np.nd
 
 def _columns(tree: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     if "inputs" in tree:
-        given = tree["inputs"]
-        named = isinstance(given, dict) and given.keys() != _B64
-        return dict(given) if named else _only(names, given)
+        inputs = tree["inputs"]
+        named = isinstance(inputs, dict) and inputs.keys() != _B64
+        return dict(inputs) if named else _single_input(names, inputs)
     rows = tree["instances"]
     if not isinstance(rows, list) or not rows:
-        raise _bad("'instances' is not a list with items")
+        raise _bad("'instances' is not a list, or is empty")
     if not all(isinstance(row, dict) and row.keys() != _B64 for row in rows):
-        return _only(names, rows)
+        return _single_input(names, rows)
     if any(row.keys() != rows[0].keys() for row in rows):
-        raise _bad("the items of 'instances' name different inputs")
+        raise _bad("the items of 'instances' have different inputs")
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _only(names: list[str], value: Any) -> dict[str, Any]:
+def _single_input(names: list[str], value: Any) -> dict[str, Any]:
     if len(names) != 1:
         raise _bad(f"values need the names of their inputs: {', '.join(names)}")
     return {names[0]: value}
@@ -79,17 +80,17 @@ def _array(name: str, value: Any, dtype: int) -> np.ndarray:
     try:
         if kind == tf.string:
             return np.array(_bytes(value), object)
-        found = np.array(value)
-        wanted = np.dtype(kind.as_numpy_dtype)
-        if wanted.kind in "iu":
-            limits = np.iinfo(wanted)
-            if found.dtype.kind not in "iu":
-                raise ValueError("not whole numbers")
-            if found.size and not limits.min <= found.min() <= found.max() <= limits.max:
+        array = np.array(value)
+        expected = np.dtype(kind.as_numpy_dtype)
+        if expected.kind in "iu":
+            limits = np.iinfo(expected)
+            if array.dtype.kind not in "iu":
+                raise ValueError("not integers")
+            if array.size and not limits.min <= array.min() <= array.max() <= limits.max:
                 raise ValueError(f"outside {limits.min}..{limits.max}")
-        return found.astype(wanted)
+        return array.astype(expected)
     except (ValueError, TypeError, RecursionError) as error:
-        raise _bad(f"'{name}' holds no array of {kind.name}: {first_line(error)}") from error
+        raise _bad(f"'{name}' is not an array of {kind.name}: {first_line(error)}") from error
 
 
 def _bytes(value: Any) -> Any:
@@ -103,18 +104,18 @@ def _bytes(value: Any) -> Any:
 
 
 def write_answer(outputs: Arrays, *, rows: bool) -> bytes:
-    """Returns outputs as JSON, in row form or in columnar form."""
+    """Returns outputs as JSON, in row or columnar format."""
     columns = {name: _plain(name, value) for name, value in outputs.items()}
     if not rows:
-        tree: Any = {"outputs": _alone(columns)}
+        tree: Any = {"outputs": _unwrap_single(columns)}
     else:
         count = len(next(iter(columns.values())))
         items = [{name: column[i] for name, column in columns.items()} for i in range(count)]
-        tree = {"predictions": [_alone(item) for item in items]}
+        tree = {"predictions": [_unwrap_single(item) for item in items]}
     return json.dumps(tree, ensure_ascii=False).encode("utf-8")
 
 
-def _alone(named: dict[str, Any]) -> Any:
+def _unwrap_single(named: dict[str, Any]) -> Any:
     return next(iter(named.values())) if len(named) == 1 else named
 
 
@@ -132,5 +133,5 @@ def _strings(value: Any, *, as_bytes: bool) -> Any:
     return value.decode("utf-8", "replace")
 
 
-def _bad(said: str) -> RequestError:
-    return RequestError("INVALID_ARGUMENT", said)
+def _bad(message: str) -> RequestError:
+    return RequestError("INVALID_ARGUMENT", message)

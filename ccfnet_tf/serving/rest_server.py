@@ -1,7 +1,7 @@
 """The REST server.
 
 POST /v1/models/NAME[/versions/N]:predict
-GET  /v1/models/NAME[/versions/N]            status: AVAILABLE once it answers
+GET  /v1/models/NAME[/versions/N]            status: AVAILABLE once the model is loaded
 GET  /v1/models/NAME[/versions/N]/metadata   signatures
 """
 
@@ -26,35 +26,35 @@ from ccfnet_tf.serving.model import Arrays, Model, RequestError, Status, as_refu
 from ccfnet_tf.serving.rest_json import arrays, read_request, write_answer
 
 MAX_BODY = 1 << 27
-"""Bytes of a request: the largest image that `encoded` takes, as base64, with room to spare."""
+"""Largest request body in bytes: more than the largest image of `encoded` needs in base64."""
 
 THREADS = 16
-"""Connections that are read or answered at a time; others wait."""
+"""Connections that are served concurrently; others wait."""
 
 CONNECTIONS = 128
-"""Connections that are open at a time, on each of REST and gRPC; others are turned away (503)."""
+"""Most open connections of REST and of gRPC each; REST rejects others with status 503."""
 
-MAX_THROWN_AWAY = 1 << 29
-"""Bytes of a body that is too large: read away, so that the client comes to see the refusal."""
+MAX_DISCARDED = 1 << 29
+"""Bytes of an oversized body that are read and discarded, so that the client sees the error."""
 
 SECONDS = 300.0
-"""For a request to arrive, however fast the client sends."""
+"""Most seconds for receiving a request, regardless of the client's speed."""
 
 STALL = 10.0
-"""Seconds that a client may be behind `RATE`: so long do slow senders keep a thread."""
+"""Seconds that a client may fall behind `RATE`; slow clients occupy a thread for so long."""
 
 CROWDED = 2.0
-"""Seconds that a client may be silent while others wait for a thread."""
+"""Seconds that a client may send nothing while others wait for a thread."""
 
 RATE = 1 << 16
-"""Bytes a second that a client must send in the mean."""
+"""Smallest mean rate at which a client must send, in bytes per second."""
 
 GRACE = 5.0
-"""Seconds that clients have to send and to receive after SIGTERM."""
+"""Seconds that clients have after SIGTERM for sending and receiving."""
 
-_LEAVING = 64  # connections that were turned away and may still read that
-_LEAVE = 1.0  # seconds for it
-_PIECES = 16  # of what each of them still sends, read at a time
+_MAX_REJECTED = 64  # rejected connections that are kept open for reading the error
+_REJECTED_SECONDS = 1.0  # seconds that they are kept open
+_PIECES = 16  # chunks that are read from each of them per call
 
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d{1,18}))?(?P<rest>.*)")
@@ -73,7 +73,7 @@ _StageName = Literal["waits", "arrives", "answers", "sends"]
 
 
 class _Stage(NamedTuple):
-    """What a connection is at: it waits for a thread, its request arrives, and so on."""
+    """Stage of a connection: waiting for a thread, receiving, computing or sending."""
 
     name: _StageName
     since: float
@@ -81,19 +81,19 @@ class _Stage(NamedTuple):
 
 
 class RestServer(HTTPServer):
-    """Bound to its port when made; takes connections from `server_activate` on.
+    """The REST server; binds its port on construction and accepts from `server_activate` on.
 
     Args:
-        address: Host and port; port 0 is any free one.
+        address: Host and port; port 0 selects a free one.
 
     Attributes:
-        model: What answers; set before `server_activate`.
-        names: Hosts that requests may name in `Host` and `Origin`; see `serving.allowed_hosts`.
-        reading: Held while JSON becomes arrays, or arrays JSON. That is Python's work, of which
-            one thread does as much as many, and takes several times the body's memory.
+        model: The model; set it before `server_activate`.
+        names: Names allowed in `Host` and `Origin` headers; see `serving.allowed_hosts`.
+        reading: Lock for conversions between JSON and arrays. They are pure Python, so several
+            threads are not faster, and each takes several times the memory of the body.
 
     Raises:
-        OSError: The port is in use, or the host is not of this machine.
+        OSError: The port is in use, or the host is not an address of this machine.
     """
 
     request_queue_size = 128
@@ -104,7 +104,7 @@ class RestServer(HTTPServer):
         self.names = allowed_hosts(address[0])
         self._pool = ThreadPoolExecutor(THREADS, "rest")
         self._open: dict[socket.socket, _Stage] = {}
-        self._leaving: deque[tuple[float, socket.socket]] = deque()
+        self._rejected: deque[tuple[float, socket.socket]] = deque()
         self.reading = threading.Lock()
         try:
             self.server_bind()
@@ -113,27 +113,27 @@ class RestServer(HTTPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answers in a thread of a bounded pool; turns away what is too much."""
+        """Serves a connection in a bounded thread pool; rejects it if too many are open."""
         if len(self._open) >= CONNECTIONS:
-            self._turn_away(request)
+            self._reject(request)
             return
         self._open[request] = _Stage("waits", time.monotonic())
         self._pool.submit(self._answer, request, client_address)
 
     def service_actions(self) -> None:
-        """Ends connections on which a request takes too long to arrive; called twice a second."""
+        """Ends connections that take too long to send a request; called twice per second."""
         now, stages = time.monotonic(), list(self._open.items())
         crowded = any(stage.name == "waits" for _, stage in stages)
         for connection, stage in stages:
             silent = crowded and now > stage.since + CROWDED
             late = stage.name == "arrives" and (silent or now > stage.until)
             if late or (silent and stage.name == "waits" and not _has_sent(connection)):
-                # The other direction stays, for an answer.
+                # The sending direction stays open for the response.
                 _shut(connection, socket.SHUT_RD)
-        self._end_leaving(now - _LEAVE)
+        self._close_rejected(now - _REJECTED_SECONDS)
 
-    def _turn_away(self, connection: socket.socket) -> None:
-        """Says that there are too many connections, without a thread and without waiting."""
+    def _reject(self, connection: socket.socket) -> None:
+        """Sends status 503 (too many connections) without a thread and without blocking."""
         body = json.dumps({"error": f"{CONNECTIONS} connections are open: try again"})
         head = (
             "HTTP/1.1 503 Service Unavailable",
@@ -143,28 +143,29 @@ class RestServer(HTTPServer):
             "Connection: close",
         )
         connection.setblocking(False)
-        with contextlib.suppress(OSError):  # the client has gone
+        with contextlib.suppress(OSError):  # the client disconnected
             connection.send("\r\n".join([*head, "", body]).encode())
             connection.shutdown(socket.SHUT_WR)
-        self._leaving.append((time.monotonic(), connection))
-        while len(self._leaving) > _LEAVING:
-            self._leaving.popleft()[1].close()
+        self._rejected.append((time.monotonic(), connection))
+        while len(self._rejected) > _MAX_REJECTED:
+            self._rejected.popleft()[1].close()
 
-    def _end_leaving(self, before: float) -> None:
-        """Closes what was turned away before that time.
+    def _close_rejected(self, before: float) -> None:
+        """Closes connections that were rejected before that time.
 
-        A connection closed with bytes unread is reset, and the answer lost on its way.
+        Their input is read first: closing a connection with unread bytes resets it, and the client
+        loses the response.
         """
-        for _, connection in self._leaving:
+        for _, connection in self._rejected:
             with contextlib.suppress(OSError):
                 for _ in range(_PIECES):
                     if not connection.recv(1 << 16):
                         break
-        while self._leaving and self._leaving[0][0] < before:
-            self._leaving.popleft()[1].close()
+        while self._rejected and self._rejected[0][0] < before:
+            self._rejected.popleft()[1].close()
 
     def enter(self, connection: socket.socket, name: _StageName, until: float = 0.0) -> None:
-        """Notes what a connection is at, since now and, for `arrives`, until when."""
+        """Sets the stage of a connection from now on, with a deadline for `arrives`."""
         if connection in self._open:
             self._open[connection] = _Stage(name, time.monotonic(), until)
 
@@ -173,15 +174,15 @@ class RestServer(HTTPServer):
         try:
             self.finish_request(request, client_address)
         except OSError:
-            pass  # the client has gone
+            pass  # the client disconnected
         finally:
             self._open.pop(request, None)
             self.shutdown_request(request)
 
     def server_close(self) -> None:
-        """Closes the port; answers what was read, and gives clients the grace for all else."""
+        """Closes the port, answers requests that were read, and ends others after `GRACE`."""
         super().server_close()
-        self._end_leaving(math.inf)
+        self._close_rejected(math.inf)
         self._pool.shutdown(wait=False)
         began = time.monotonic()
         while self._open:
@@ -194,41 +195,41 @@ class RestServer(HTTPServer):
 
 
 def _has_sent(connection: socket.socket) -> bool:
-    """Returns whether bytes of a client lie there, or its end."""
-    asked = select.poll()  # recv would wait by then, if a thread has taken it
+    """Returns whether a connection has unread bytes or was closed by the client."""
+    poll = select.poll()  # recv could block if a thread reads at the same time
     try:
-        asked.register(connection, select.POLLIN)
+        poll.register(connection, select.POLLIN)
     except ValueError:  # closed already
         return True
-    return bool(asked.poll(0))
+    return bool(poll.poll(0))
 
 
-def _shut(connection: socket.socket, way: int) -> None:
+def _shut(connection: socket.socket, direction: int) -> None:
     with contextlib.suppress(OSError):  # closed already
-        connection.shutdown(way)
+        connection.shutdown(direction)
 
 
-def _patience(read: int) -> float:
-    """Returns for how many seconds a client may send of whom so many bytes have come."""
+def _time_limit(read: int) -> float:
+    """Returns the time limit in seconds of a client that has sent `read` bytes."""
     return min(STALL + read / RATE, SECONDS)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # which has Expect: 100-continue, sent by curl with large bodies
+    protocol_version = "HTTP/1.1"  # for Expect: 100-continue, which curl sends with large bodies
     timeout = 30.0  # seconds that a client may be silent
     server: RestServer
     _unread = False
 
     def do_GET(self) -> None:
-        """Status and metadata."""
+        """Handles status and metadata."""
         self._reply(self._get)
 
     def do_POST(self) -> None:
-        """`:predict`."""
+        """Handles `:predict`."""
         self._reply(self._post)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Says nothing."""
+        """Disables the log."""
 
     def _reply(self, work: Any) -> None:
         code = HTTPStatus.OK
@@ -239,9 +240,9 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception as error:
             refusal = as_refusal(error)
             code = _CODES[refusal.status]
-            # Not all text can be UTF-8: JSON has escapes for halves of characters.
+            # Lone surrogates cannot be encoded as UTF-8; JSON can escape them.
             content = json.dumps({"error": str(refusal)}, ensure_ascii=True).encode("ascii")
-        # A connection that is kept would keep its thread.
+        # A persistent connection would occupy its thread.
         self.close_connection = True
         self.server.enter(self.connection, "sends")
         self.send_response(code)
@@ -251,19 +252,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
         if self._unread:
-            self._throw_away()
+            self._discard_body()
 
-    def _throw_away(self) -> None:
-        """Reads what was refused unread, until the client has seen that and leaves.
+    def _discard_body(self) -> None:
+        """Reads and discards an unread body until the client closes the connection.
 
-        A connection closed with bytes unread is reset, and the answer lost on its way.
+        Closing a connection with unread bytes resets it, and the client loses the response.
         """
         self.connection.shutdown(socket.SHUT_WR)
         self.connection.settimeout(STALL)
         began, read = time.monotonic(), 0
-        while read < MAX_THROWN_AWAY and (part := self.connection.recv(1 << 16)):
-            read += len(part)
-            if time.monotonic() > began + _patience(read):
+        while read < MAX_DISCARDED and (chunk := self.connection.recv(1 << 16)):
+            read += len(chunk)
+            if time.monotonic() > began + _time_limit(read):
                 return
 
     def _get(self) -> bytes:
@@ -283,7 +284,7 @@ class _Handler(BaseHTTPRequestHandler):
         return json.dumps({"model_version_status": [state]}).encode()
 
     def _post(self) -> bytes:
-        body = self._body()  # read even when refused, or the client sees no answer
+        body = self._body()  # read even if rejected, or the client would not see the response
         self._refuse_other_sites()
         if self._model_named() != ":predict":
             raise self._malformed()
@@ -294,7 +295,7 @@ class _Handler(BaseHTTPRequestHandler):
             return write_answer(outputs, rows=rows)
 
     def _request(self, body: bytes) -> tuple[str, Arrays, bool]:
-        """Returns signature, inputs, and whether they came in row form."""
+        """Returns signature name, inputs, and whether the request is in row format."""
         with self.server.reading:
             tree = read_request(body)
             name = tree.get("signature_name", "")
@@ -302,51 +303,51 @@ class _Handler(BaseHTTPRequestHandler):
             return name, inputs, "instances" in tree
 
     def _body(self) -> bytes:
-        given = self.headers.get("Content-Length", "")
-        length = int(given) if _LENGTH.fullmatch(given) else -1
+        header = self.headers.get("Content-Length", "")
+        length = int(header) if _LENGTH.fullmatch(header) else -1
         self._unread = not 0 <= length <= MAX_BODY
         if self._unread:
             raise RequestError(
                 "OUT_OF_RANGE" if length > MAX_BODY else "INVALID_ARGUMENT",
-                f"Content-Length '{given[:20]}': expected 0..{MAX_BODY}",
+                f"Content-Length '{header[:20]}': expected 0..{MAX_BODY}",
             )
         body, began = bytearray(), time.monotonic()
-        while len(body) < length and (part := self.rfile.read1(min(length - len(body), 1 << 20))):
-            body += part
-            until = began + _patience(len(body))
+        while len(body) < length and (chunk := self.rfile.read1(min(length - len(body), 1 << 20))):
+            body += chunk
+            until = began + _time_limit(len(body))
             self.server.enter(self.connection, "arrives", until)
         self.server.enter(self.connection, "answers")
         if len(body) < length:
             seconds = time.monotonic() - began
             raise RequestError(
                 "DEADLINE_EXCEEDED",
-                f"{len(body)} of {length} bytes came within {seconds:.1f} s: send {RATE >> 10} kB "
-                "a second or more",
+                f"received {len(body)} of {length} bytes within {seconds:.1f} s: send "
+                f"{RATE >> 10} kB per second or more",
             )
         return bytes(body)
 
     def _refuse_other_sites(self) -> None:
-        """Refuses what a page of another site had a browser send.
+        """Rejects requests that a page of another site made a browser send.
 
-        A name of that site's that leads here (DNS rebinding) stands in `Host`, the site itself in
-        `Origin`.
+        `Host` contains the site's name if it was rebound to this machine (DNS rebinding); `Origin`
+        contains the site.
         """
         hosts, origins = (self.headers.get_all(key, []) for key in ("Host", "Origin"))
         for header in hosts:
             if not self.server.names.takes_host(header):
-                raise RequestError("PERMISSION_DENIED", f"Host '{header[:60]}' is not served")
+                raise RequestError("PERMISSION_DENIED", f"Host '{header[:60]}' is not allowed")
         for header in origins:
             if not self.server.names.takes_origin(header):
-                raise RequestError("PERMISSION_DENIED", f"Origin '{header[:60]}' is not served")
+                raise RequestError("PERMISSION_DENIED", f"Origin '{header[:60]}' is not allowed")
 
     def _model_named(self) -> str:
-        """Returns what follows name and version in the path."""
-        found = _PATH.fullmatch(self.path)
-        if found is None:
+        """Checks name and version in the path; returns the rest of the path."""
+        match = _PATH.fullmatch(self.path)
+        if match is None:
             raise self._malformed()
-        version = found["version"]
-        self.server.model.refuse_other(found["name"], None if version is None else int(version))
-        return found["rest"]
+        version = match["version"]
+        self.server.model.refuse_other(match["name"], None if version is None else int(version))
+        return match["rest"]
 
     def _malformed(self) -> RequestError:
         return RequestError("INVALID_ARGUMENT", f"Malformed request: {self.command} {self.path}")

@@ -1,6 +1,6 @@
-"""`ccfnet-tf serve`: a server for development, with the REST and gRPC APIs of TensorFlow Serving.
+"""`ccfnet-tf serve`: a development server with the REST and gRPC APIs of TensorFlow Serving.
 
-No batching, no reloading, no encryption: what serves others is TensorFlow Serving itself.
+It does not batch, reload or encrypt: use TensorFlow Serving in production.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from ccfnet_tf.serving.model import Model
 from ccfnet_tf.serving.rest_server import RestServer
 
 NAME = "ccfnet"
-"""What clients call the model."""
+"""Name of the model for clients."""
 
-_AWAKE = 0.2
-"""Seconds after which the main thread looks for signals: the system may deliver one to a thread of
-TensorFlow or gRPC, which does not wake the main thread, where alone Python runs handlers."""
+_SIGNAL_CHECK_SECONDS = 0.2
+"""Seconds between checks for signals in the main thread. Python runs handlers only there, and a
+signal that the system delivers to a thread of TensorFlow or gRPC does not wake it."""
 
 
 class DevelopmentServer:
-    """Serves one model until closed; `with` closes it.
+    """Serves one model until it is closed; a context manager.
 
     Args:
         folder: The folder of versions, or of one version.
         host: Address to listen on.
-        rest_port: Port of the REST API; 0 is any free one.
-        grpc_port: Port of the gRPC API; 0 is any free one.
-        name: What clients call the model.
-        max_pixels: Most pixels of a request, and of all that are computed at a time.
+        rest_port: Port of the REST API; 0 selects a free one.
+        grpc_port: Port of the gRPC API; 0 selects a free one.
+        name: Name of the model for clients.
+        max_pixels: Most pixels of a request, and of all concurrent requests.
 
     Attributes:
-        rest: Address of the model for `ServedNetwork`, by REST.
-        grpc: The same, by gRPC.
+        rest: Address of the model for `ServedNetwork`, with REST.
+        grpc: Address of the model for `ServedNetwork`, with gRPC.
 
     Raises:
-        ConfigError: A port is in use, or tensorflow-serving-api is missing.
-        RunError: The folder holds no artifact, or a damaged one.
+        ConfigError: A port is in use, or tensorflow-serving-api is not installed.
+        RunError: The folder does not contain an artifact, or it is damaged.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class DevelopmentServer:
         name: str = NAME,
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
-        new_grpc_server = _grpc_face()
+        new_grpc_server = _import_grpc_server()
         try:
             self._rest = RestServer((host, rest_port))
         except OSError as error:
-            raise _taken("--rest-port", rest_port, host, error) from error
+            raise _port_error("--rest-port", rest_port, host, error) from error
         try:
             self._model = Model(folder, name, max_pixels)
-            self._grpc = _bound(new_grpc_server, self._model, host, grpc_port)
+            self._grpc = _bind_grpc(new_grpc_server, self._model, host, grpc_port)
         except BaseException:
             self._rest.server_close()
             raise
@@ -89,11 +89,11 @@ class DevelopmentServer:
 
     @property
     def version(self) -> int:
-        """Of the model."""
+        """Version of the model."""
         return self._model.version
 
     def close(self) -> None:
-        """Ends both faces; what was read is answered, and clients have the grace for all else."""
+        """Stops both servers; received requests are answered, others have `GRACE` seconds."""
         grpc_ended = self._grpc.stop()
         self._rest.shutdown()
         self._thread.join()
@@ -111,36 +111,38 @@ def serve(
     console: Console,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> None:
-    """Serves until SIGINT or SIGTERM; a second one does not wait for what is being answered.
+    """Serves until SIGINT or SIGTERM; a second signal ends the process without waiting.
 
     Raises:
-        ConfigError: A port is in use, or tensorflow-serving-api is missing.
-        RunError: The folder holds no artifact, or a damaged one.
+        ConfigError: A port is in use, or tensorflow-serving-api is not installed.
+        RunError: The folder does not contain an artifact, or it is damaged.
     """
-    told = threading.Event()
+    stopping = threading.Event()
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if told.is_set():
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stopping.is_set():
             os._exit(128 + number)
-        told.set()
+        stopping.set()
 
-    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         with DevelopmentServer(
             folder, host=host, rest_port=rest_port, grpc_port=grpc_port, max_pixels=max_pixels
         ) as server:
-            console.print("a server for development; use TensorFlow Serving to serve others")
+            console.print("a development server; use TensorFlow Serving in production")
             for address in (server.rest, server.grpc):
                 console.print(f"version {server.version}: {address}", soft_wrap=True)
-            while not told.wait(_AWAKE):
+            while not stopping.wait(_SIGNAL_CHECK_SECONDS):
                 pass
         console.print("stopped")
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _grpc_face() -> Any:
+def _import_grpc_server() -> Any:
     try:
         from ccfnet_tf.serving.grpc_server import new_grpc_server
     except ModuleNotFoundError as error:
@@ -152,14 +154,14 @@ def _grpc_face() -> Any:
     return new_grpc_server
 
 
-def _bound(new_grpc_server: Any, model: Model, host: str, port: int) -> Any:
+def _bind_grpc(new_grpc_server: Any, model: Model, host: str, port: int) -> Any:
     try:
         return new_grpc_server(model, host, port)
     except OSError as error:
         model.close()
-        raise _taken("--grpc-port", port, host, error) from error
+        raise _port_error("--grpc-port", port, host, error) from error
 
 
-def _taken(option: str, port: int, host: str, error: OSError) -> ConfigError:
+def _port_error(option: str, port: int, host: str, error: OSError) -> ConfigError:
     reason = error.strerror or "already in use"
     return ConfigError(f"{option} {port}: cannot listen on {host} ({reason}): give another port")

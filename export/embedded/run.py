@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Runs an exported network on a camera, a video or images: on the GPU where it is right there.
+"""Runs an exported network on a camera, a video or images, on the GPU if its outputs are correct.
 
     python run.py ccfnet.tflite INPUT [--out FILE_OR_FOLDER] [--cpu] [--threads N] [--show]
 
-Needs Python 3.9 or later with ai-edge-litert, NumPy and OpenCV, and nothing else of this project:
-copy this file and the artifact's folder to the board.
+Needs only Python 3.9 or later with ai-edge-litert, NumPy and OpenCV: copy this file and the
+artifact's folder to the board.
 
-The GPU is used when LiteRT puts the whole network there, its log names no error of validation, and
-the first image's answer equals the CPU's; otherwise the CPU, and the reason is said in one line.
+The GPU is used if LiteRT runs the complete network on it, its log contains no validation error, and
+the outputs for the first image equal the CPU's. Otherwise the CPU is used, and a line states why.
 
-An image of another size than the network's: a larger one is made smaller with its proportions
-kept, what is missing at the bottom and right is mirrored, and the answer is cropped there and
-enlarged by the nearest pixel.
+Images are resized to the network's size: larger ones are shrunk with their aspect ratio kept and
+padded at the bottom and right by mirroring. The outputs are cropped and enlarged by the nearest
+pixel.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# OpenCV's own limit lets an image take gigabytes; it is read as OpenCV begins.
+# OpenCV's default limit allows images of gigabytes; the variable is read when OpenCV is imported.
 MAX_PIXELS = 80_000_000
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
@@ -50,7 +50,7 @@ LEVELS = 255.0
 
 EQUAL_LABELS = 0.99
 LARGEST_GAP = 1e-2
-"""Least share of equal labels and largest difference of a probability, GPU beside CPU."""
+"""Smallest share of equal labels and largest difference of a probability between GPU and CPU."""
 
 SHOWN_CLASSES = 6
 WINDOW = "ccfnet"
@@ -59,15 +59,15 @@ Answer = dict[str, Any]
 
 
 class RunError(Exception):
-    """A wrong input, in one line: what was found, and the fix."""
+    """A wrong input; the message is one line with the value found and the fix."""
 
 
 class Answered(NamedTuple):
-    """What the network says about one image.
+    """Outputs for one image, at the image's size.
 
     Attributes:
-        labels: Class ids [H, W] of the image's size.
-        difficulty: float32 [H, W], P(the quick first answer is wrong), 0..1.
+        labels: Class ids [H, W].
+        difficulty: float32 [H, W], P(the coarse prediction is wrong), 0..1.
     """
 
     labels: Any
@@ -75,7 +75,7 @@ class Answered(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """An image BGR uint8 [H, W, 3], its name, and frames a second where it is of a video."""
+    """An image BGR uint8 [H, W, 3], its name, and for videos the frames per second."""
 
     name: str
     image: Any
@@ -83,41 +83,41 @@ class Frame(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """Names, and colours BGR uint8 [C, 3]."""
+    """Class names, and colours BGR uint8 [C, 3]."""
 
     names: list[str]
     colours: Any
 
 
 class Cpu:
-    """The file on the CPU (XNNPACK).
+    """Runs the file on the CPU (XNNPACK).
 
     Attributes:
-        size: Height and width that the file takes.
-        place: Where it runs, in words.
+        size: Height and width of the file's input.
+        place: Description of the device.
     """
 
     def __init__(self, content: bytes, threads: int) -> None:
-        # Kept: the signature's runner does not hold it.
+        # Stored because the runner does not keep the interpreter alive.
         self._interpreter = Interpreter(model_content=content, num_threads=threads)
         self._interpreter.allocate_tensors()
         self._runner = self._interpreter.get_signature_runner(SIGNATURE)
         batch, height, width, channels = self._runner.get_input_details()["images"]["shape"]
         if (batch, channels) != (1, 3):
-            raise ValueError(f"takes {batch} images of {channels} channels, not 1 of 3")
+            raise ValueError(f"input has {batch} images of {channels} channels: expected 1 of 3")
         self.size = (int(height), int(width))
         self.place = f"CPU, {threads} thread" + ("s" if threads > 1 else "")
 
     def __call__(self, images: Any) -> Answer:
-        """Answers float32 [1, H, W, 3], RGB 0..255."""
+        """Returns the outputs for float32 [1, H, W, 3], RGB 0..255."""
         return dict(self._runner(images=images))
 
 
 class Gpu:
-    """The file on the GPU, wholly; see `Cpu`.
+    """Runs the complete file on the GPU; see `Cpu`.
 
     Raises:
-        RunError: There is no GPU, or not everything runs there.
+        RunError: There is no GPU, or it cannot run the complete file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -126,42 +126,46 @@ class Gpu:
             from ai_edge_litert.hardware_accelerator import HardwareAccelerator
             from ai_edge_litert.options import GpuOptions, Options
         except ImportError as error:
-            raise RunError(f"this ai-edge-litert has no GPU path ({error})") from error
-        # The GPU alone: with the CPU beside it LiteRT would share the work in silence.
+            raise RunError(f"this ai-edge-litert does not support GPUs ({error})") from error
+        # Only the GPU: with both, LiteRT would silently divide the work between them.
         options = Options(
             hardware_accelerators=HardwareAccelerator.GPU,
             gpu_options=GpuOptions(enforce_f32=True),
         )
         self._model = CompiledModel.from_file(str(path), options=options)
         if not self._model.is_fully_accelerated():
-            raise RunError("LiteRT does not run the whole network there")
+            raise RunError("LiteRT does not run the complete network on it")
         self._outputs = self._model.get_output_tensor_details(SIGNATURE)
-        self._given = {"images": self._model.create_input_buffer_by_name(SIGNATURE, "images")}
-        self._taken = {
+        self._input_buffers = {
+            "images": self._model.create_input_buffer_by_name(SIGNATURE, "images")
+        }
+        self._output_buffers = {
             name: self._model.create_output_buffer_by_name(SIGNATURE, name)
             for name in self._outputs
         }
         self.place = "GPU"
 
     def __call__(self, images: Any) -> Answer:
-        """Answers float32 [1, H, W, 3], RGB 0..255."""
-        self._given["images"].write(images)
-        self._model.run_by_name(SIGNATURE, self._given, self._taken)
+        """Returns the outputs for float32 [1, H, W, 3], RGB 0..255."""
+        self._input_buffers["images"].write(images)
+        self._model.run_by_name(SIGNATURE, self._input_buffers, self._output_buffers)
         answer = {}
         for name, each in self._outputs.items():
-            values = self._taken[name].read(int(np.prod(each["shape"])), np.dtype(each["dtype"]))
+            values = self._output_buffers[name].read(
+                int(np.prod(each["shape"])), np.dtype(each["dtype"])
+            )
             answer[name] = values.reshape(each["shape"])
         return answer
 
 
 class Network:
-    """Answers images of any size, on the better place.
+    """Segments images of any size, on the GPU or the CPU.
 
     Args:
         path: The `.tflite` file.
-        content: What is in it.
-        cpu: Never try the GPU.
-        threads: Of the CPU.
+        content: The file's content.
+        cpu: Do not try the GPU.
+        threads: Number of CPU threads.
 
     Raises:
         RunError: The file cannot be used.
@@ -173,16 +177,18 @@ class Network:
             with _quiet():
                 self._cpu = Cpu(content, threads)
         except (KeyError, RuntimeError, ValueError) as error:
-            raise RunError(f"{path}: not a file of ccfnet-tf export ({_first(error)})") from error
+            raise RunError(
+                f"{path}: not a file that ccfnet-tf export wrote ({_first(error)})"
+            ) from error
         self._chosen: Any = None
 
     @property
     def place(self) -> str:
-        """GPU or CPU, once an image was answered."""
+        """Description of the device; available after `choose`."""
         return str(self._chosen.place)
 
     def choose(self, frame: Any) -> None:
-        """Tries the GPU with the first image, and says what it comes to."""
+        """Tries the GPU with the first image, selects a device and prints the choice."""
         self._chosen = self._cpu
         if self._cpu_only:
             say(f"running on the {self._cpu.place}")
@@ -197,12 +203,12 @@ class Network:
                 say(f"GPU not used: {_reason(error, log())}; running on the {self._cpu.place}")
                 return
             adapter = re.search(r"Selected adapter: (.*?)(?:, arch=|$)", log(), re.MULTILINE)
-        named = f"GPU, {adapter.group(1)}" if adapter else "GPU"
-        say(f"running on the {named}: differs from the CPU by at most {difference:.1g}")
+        device = f"GPU, {adapter.group(1)}" if adapter else "GPU"
+        say(f"running on the {device}: differs from the CPU by at most {difference:.1g}")
         self._chosen = gpu
 
     def answer(self, frame: Any) -> Answered:
-        """Answers an image BGR uint8 [H, W, 3]."""
+        """Segments an image BGR uint8 [H, W, 3]."""
         images, used = _fitted(frame, self._cpu.size)
         found = {name: values[0] for name, values in self._chosen(images).items()}
         labels, difficulty = _maps(found)
@@ -216,41 +222,41 @@ class Network:
         return Answered(labels, difficulty)
 
     def close(self) -> None:
-        """Releases the GPU, without what LiteRT says about it."""
+        """Releases the GPU; LiteRT's output is hidden."""
         with _quiet():
             self._chosen = None
 
 
 def read_network(path: Path) -> bytes:
-    """Returns what is in the file.
+    """Reads the `.tflite` file.
 
     Raises:
-        RunError: It cannot be read, or is of another kind.
+        RunError: The file cannot be read, or is not a LiteRT file.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise RunError(f"{path}: {error.strerror}: give the .tflite file") from error
-    if content[4:8] != b"TFL3":  # the format's own mark; LiteRT may crash on anything else
-        raise RunError(f"{path}: no LiteRT file: its header is not TFL3")
+    if content[4:8] != b"TFL3":  # the format's magic number; LiteRT may crash on other files
+        raise RunError(f"{path}: not a LiteRT file: its identifier is not TFL3")
     return content
 
 
 def read_classes(path: Path, content: bytes) -> Classes:
-    """Reads names and colours from `export.json` beside the file, and compares its checksum.
+    """Reads class names and colours from `export.json`, and verifies the file's checksum.
 
     Raises:
-        RunError: It is missing, not understood, or of another file.
+        RunError: `export.json` is missing or invalid, or its checksum differs.
     """
-    beside = path.with_name("export.json")
-    again = "copy the artifact's folder again, whole"
+    manifest = path.with_name("export.json")
+    again = "copy the artifact's complete folder again"
     try:
-        tree = json.loads(beside.read_text(encoding="utf-8"))
+        tree = json.loads(manifest.read_text(encoding="utf-8"))
         names, palette = [str(each) for each in tree["classes"]], tree["palette"]
         expected = tree.get("files", {}).get(path.name)
         colours = np.array(palette, np.uint8).reshape(len(names), 3)[:, ::-1]
     except OSError as error:
-        raise RunError(f"{beside}: {error.strerror}: {again}") from error
+        raise RunError(f"{manifest}: {error.strerror}: {again}") from error
     except (
         AttributeError,
         KeyError,
@@ -259,14 +265,14 @@ def read_classes(path: Path, content: bytes) -> Classes:
         TypeError,
         ValueError,
     ) as error:
-        raise RunError(f"{beside}: not understood ({error}): {again}") from error
+        raise RunError(f"{manifest}: not valid ({error}): {again}") from error
     if expected and hashlib.sha256(content).hexdigest() != expected:
-        raise RunError(f"{path}: not the file that was exported (another SHA-256): {again}")
+        raise RunError(f"{path}: changed since the export (its SHA-256 differs): {again}")
     return Classes(names, np.ascontiguousarray(colours))
 
 
 def _fitted(frame: Any, size: tuple[int, int]) -> tuple[Any, tuple[int, int]]:
-    """Returns float32 [1, H, W, 3] RGB of the network's size, and which part is the image."""
+    """Returns float32 [1, H, W, 3] RGB of the network's size, and the image's size in it."""
     height, width = frame.shape[:2]
     scale = min(1.0, size[0] / height, size[1] / width)
     if scale < 1.0:
@@ -278,7 +284,7 @@ def _fitted(frame: Any, size: tuple[int, int]) -> tuple[Any, tuple[int, int]]:
 
 
 def _maps(found: Answer) -> tuple[Any, Any]:
-    """Returns class ids and float32 P(wrong) from either kind of file."""
+    """Returns class ids and float32 P(wrong) from outputs with labels or probabilities."""
     if "labels" in found:
         return found["labels"], found["difficulty"].astype(np.float32) / LEVELS
     return found["probabilities"].argmax(-1), found["difficulty"]
@@ -288,39 +294,39 @@ def _difference(gpu: Answer, cpu: Answer) -> float:
     """Returns the largest difference of a probability.
 
     Raises:
-        RunError: It is too large, or too many labels differ.
+        RunError: The difference is too large, or too many labels differ.
     """
     one, other = _maps(gpu), _maps(cpu)
     pairs = [(one[1], other[1])]
     if "probabilities" in cpu:
         pairs.append((gpu["probabilities"], cpu["probabilities"]))
-    # NumPy's: Python's max would lose a NaN.
+    # NumPy's max, because Python's may drop a NaN.
     gap = float(np.max([np.abs(a - b).max() for a, b in pairs]))
     equal = float((one[0] == other[0]).mean())
-    limit = LARGEST_GAP + (1.0 / LEVELS if "labels" in cpu else 0.0)  # bytes were rounded
-    if equal < EQUAL_LABELS or not gap <= limit:  # NaN is too large
+    limit = LARGEST_GAP + (1.0 / LEVELS if "labels" in cpu else 0.0)  # rounding to bytes
+    if equal < EQUAL_LABELS or not gap <= limit:  # also true for NaN
         raise RunError(
-            f"its answer differs from the CPU's by up to {gap:.2g}, {equal:.1%} equal labels"
+            f"its outputs differ from the CPU's by up to {gap:.2g}, {equal:.1%} equal labels"
         )
     return gap
 
 
 def _refuse_bad_log(log: str) -> None:
-    """LiteRT's WebGPU goes on after an error of validation, with a wrong answer."""
+    """Raises RunError for validation errors, after which LiteRT returns wrong outputs."""
     if "Validation error" in log:
         raise RunError("LiteRT's log has a validation error")
 
 
 def _reason(error: Exception, log: str) -> str:
-    """Returns in a few words why the GPU was not used."""
+    """Returns a short reason for not using the GPU."""
     if isinstance(error, RunError):
         return str(error)
     if "No adapters found" in log:
-        return "no driver of a GPU was found"
+        return "no GPU driver was found"
     if "code=7" in str(error):
-        return "no answer within LiteRT's time limit"
-    said = re.findall(r"^E(?:RROR|\d{4}).*?\] (.*)$", log, re.MULTILINE)
-    return (said[0] if said else _first(error)).strip()
+        return "no result within LiteRT's time limit"
+    messages = re.findall(r"^E(?:RROR|\d{4}).*?\] (.*)$", log, re.MULTILINE)
+    return (messages[0] if messages else _first(error)).strip()
 
 
 def _first(error: BaseException) -> str:
@@ -329,9 +335,9 @@ def _first(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[Any]:
-    """Gives a function that returns what was written to stderr meanwhile; nobody else sees it."""
+    """Captures stderr; yields a function that returns the captured text."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved_fd = os.dup(2)
     with tempfile.TemporaryFile() as file:
 
         def log() -> str:
@@ -342,8 +348,8 @@ def _quiet() -> Iterator[Any]:
         try:
             yield log
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(saved_fd, 2)
+            os.close(saved_fd)
 
 
 def read_frames(source: int | Path, bad: list[RunError]) -> Iterator[Frame]:
@@ -351,10 +357,10 @@ def read_frames(source: int | Path, bad: list[RunError]) -> Iterator[Frame]:
 
     Args:
         source: Number of a camera, or a path.
-        bad: Takes what is wrong with images of a folder, which goes on with the next.
+        bad: Collects the errors of unreadable images in a folder, which are skipped.
 
     Raises:
-        RunError: There is none, or the only one cannot be read.
+        RunError: There are no images, or the only one cannot be read.
     """
     if isinstance(source, int) or not (source.is_dir() or is_picture(source)):
         yield from _moving(source)
@@ -370,13 +376,13 @@ def read_frames(source: int | Path, bad: list[RunError]) -> Iterator[Frame]:
 
 
 def _read(path: Path) -> Any:
-    """Returns an image BGR uint8 [H, W, 3], turned upright by its EXIF."""
+    """Reads an image BGR uint8 [H, W, 3], rotated by its EXIF orientation."""
     try:
         _refuse_long_chunks(path)
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     except OSError as error:
         raise RunError(f"{path}: {error.strerror}") from error
-    except cv2.error as error:  # of a header that says more pixels than it reads
+    except cv2.error as error:  # the header exceeds OpenCV's limit of pixels
         raise RunError(f"{path}: not an image that OpenCV can read: too large?") from error
     if image is None:
         raise RunError(f"{path}: not an image that OpenCV can read: damaged?")
@@ -384,7 +390,7 @@ def _read(path: Path) -> Any:
 
 
 def _refuse_long_chunks(path: Path) -> None:
-    """Refuses a PNG that promises more than it has, for which OpenCV would take gigabytes.
+    """Rejects a PNG with a chunk longer than the file, for which OpenCV could allocate gigabytes.
 
     Raises:
         RunError: A chunk is longer than the file.
@@ -399,36 +405,36 @@ def _refuse_long_chunks(path: Path) -> None:
 
 
 def pictures(source: Path) -> list[Path]:
-    """Returns the images of a folder, or the one.
+    """Returns the images of a folder, or the single image.
 
     Raises:
-        RunError: None is there, or two would have one result.
+        RunError: There are no images, or two have the same result file.
     """
     found = sorted(source.iterdir()) if source.is_dir() else [source]
     found = [path for path in found if is_picture(path)]
     if not found:
-        raise RunError(f"{source}: no image in it: expected {' '.join(PICTURES)}")
+        raise RunError(f"{source}: contains no images: expected {' '.join(PICTURES)}")
     seen: dict[str, Path] = {}
     for path in found:
         if path.stem in seen:
-            raise RunError(f"{path}: its result would be that of {seen[path.stem].name}: rename it")
+            raise RunError(f"{path}: same result file as {seen[path.stem].name}: rename one")
         seen[path.stem] = path
     return found
 
 
 def is_picture(path: Path) -> bool:
-    """Whether its name says so."""
+    """Returns whether a path has the suffix of an image."""
     return path.suffix.lower() in PICTURES
 
 
 def _moving(source: int | Path) -> Iterator[Frame]:
     what = f"camera {source}" if isinstance(source, int) else str(source)
-    # FFmpeg and V4L write many lines on what they cannot open; ours is the one that counts.
+    # FFmpeg and V4L print many lines about inputs that they cannot open.
     with _quiet():
         capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
     try:
         if not capture.isOpened():
-            raise RunError(f"{what}: OpenCV cannot open it: not there, in use, or no video")
+            raise RunError(f"{what}: OpenCV cannot open it: missing, in use, or not a video")
         sides = [capture.get(x) for x in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
         if sides[0] * sides[1] > MAX_PIXELS:
             raise RunError(f"{what}: frames of more than {MAX_PIXELS} pixels: shrink the video")
@@ -437,19 +443,19 @@ def _moving(source: int | Path) -> Iterator[Frame]:
         name = f"camera_{source}" if isinstance(source, int) else source.stem
         number = 0
         while True:
-            there, image = capture.read()
-            if not there:
+            ok, image = capture.read()
+            if not ok:
                 break
             yield Frame(name, image, rate)
             number += 1
         if not number:
-            raise RunError(f"{what}: no frame can be read: damaged, or a codec that OpenCV lacks")
+            raise RunError(f"{what}: no frame can be read: damaged, or an unsupported codec")
     finally:
         capture.release()
 
 
 class Rate:
-    """Frames a second over the last 30, reading and drawing included."""
+    """Frames per second over the last 30 frames, including reading and drawing."""
 
     def __init__(self) -> None:
         self._ends: deque[float] = deque([time.monotonic()], maxlen=31)
@@ -465,9 +471,9 @@ def draw(frame: Any, answered: Answered, classes: Classes, text: str) -> Any:
 
     Args:
         frame: BGR uint8 [H, W, 3].
-        answered: For it.
+        answered: Outputs for the image.
         classes: Names and colours.
-        text: The line at the top.
+        text: Text of the line at the top.
     """
     labels = answered.labels
     shown = cv2.addWeighted(frame, 0.6, classes.colours[labels], 0.4, 0)
@@ -490,7 +496,7 @@ def draw(frame: Any, answered: Answered, classes: Classes, text: str) -> Any:
 
 
 def _inset(shown: Any, difficulty: Any) -> None:
-    """Draws the difficulty at the bottom right, a quarter as wide: black is easy, yellow hard."""
+    """Draws the difficulty at the bottom right at a quarter size: black is easy, yellow hard."""
     height, width = (max(1, side // 4) for side in shown.shape[:2])
     grey = np.rint(np.clip(difficulty, 0.0, 1.0) * LEVELS).astype(np.uint8)
     grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
@@ -501,17 +507,17 @@ def _inset(shown: Any, difficulty: Any) -> None:
 
 
 def _write(shown: Any, text: str, at: tuple[int, int], size: float) -> None:
-    # A shadow, readable on any image. No thicker outline: OpenCV 5 would also make it wider.
+    # A shadow keeps text readable on any image; OpenCV 5 would also widen a thicker outline.
     for offset, colour in ((1, (0, 0, 0)), (0, (255, 255, 255))):
         place = (at[0] + offset, at[1] + offset)
         cv2.putText(shown, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, colour, 1, cv2.LINE_AA)
 
 
 class Output:
-    """Where drawn images go: a file or a folder of images, or a video.
+    """Writes drawn images to a file, a folder or a video.
 
     Raises:
-        RunError: It cannot be written.
+        RunError: The output cannot be written.
     """
 
     def __init__(self, out: Path | None, source: int | Path) -> None:
@@ -527,7 +533,7 @@ class Output:
             kind = "a folder" if is_folder else f"a folder or {' '.join(wanted)}"
             raise RunError(f"--out {out}: expected {kind} for {source}")
         if isinstance(source, Path) and out.exists() and out.samefile(source) and self._is_file:
-            raise RunError(f"--out {out}: it is the input itself: give another name")
+            raise RunError(f"--out {out}: is the input file: give another name")
 
     def add(self, frame: Frame, shown: Any) -> None:
         """Writes one image BGR uint8 [H, W, 3], or adds it to the video."""
@@ -535,14 +541,14 @@ class Output:
             return
         kind = ".png" if frame.rate is None else ".mp4"
         path = self._out if self._is_file else self._out / f"{frame.name}.overlay{kind}"
-        try:  # here, so that nothing is made for an input that cannot be read
+        try:  # not earlier, so that nothing is created for unreadable inputs
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"--out {self._out}: {error.strerror}: give another folder") from error
         if frame.rate is None:
             self._picture(path, shown)
             return
-        # The codec takes even sides only.
+        # The codec requires even sides.
         even = np.pad(shown, [*((0, side % 2) for side in shown.shape[:2]), (0, 0)], "edge")
         if self._video is None:
             code = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix.lower() == ".avi" else "mp4v"))
@@ -559,13 +565,13 @@ class Output:
             raise RunError(f"--out {path}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Ends the video, which cannot be opened before."""
+        """Completes the video; it cannot be played before."""
         if self._video is not None:
             self._video.release()
 
 
 def run(options: argparse.Namespace) -> int:
-    """Answers every image; returns how many of a folder could not be read.
+    """Segments every image; returns the number of unreadable images of a folder.
 
     Raises:
         RunError: An input is wrong.
@@ -576,9 +582,9 @@ def run(options: argparse.Namespace) -> int:
     network = Network(options.model, content, cpu=options.cpu, threads=options.threads)
     output = Output(options.out, source)
     if options.show and not _has_screen():
-        raise RunError("--show: no screen here (DISPLAY is not set): use --out")
+        raise RunError("--show: no display (DISPLAY is not set): use --out")
     if options.out is None and not options.show:
-        say("only the speed is measured: --out keeps the drawn images, --show shows them")
+        say("only measuring the speed: --out saves the drawn images, --show displays them")
     bad: list[RunError] = []
     rate, done = None, 0
     began = time.monotonic()
@@ -598,7 +604,7 @@ def run(options: argparse.Namespace) -> int:
         output.close()
         network.close()
         if done:
-            say(f"{done} images, {done / (time.monotonic() - began):.2f} a second")
+            say(f"{done} images, {done / (time.monotonic() - began):.2f} per second")
     if bad:
         say(f"{len(bad)} of {done + len(bad)} images could not be read")
     return len(bad)
@@ -610,34 +616,34 @@ def _source(text: str) -> int | Path:
         return path
     if text.isdecimal():
         return int(text)
-    shown = re.sub(r"(:/{1,2}).*@", r"\1***@", text)  # an address may hold a password
+    shown = re.sub(r"(:/{1,2}).*@", r"\1***@", text)  # an address may contain a password
     shown = re.sub(r"(://[^?]*\?).*", r"\1***", shown)
-    raise RunError(f"{shown}: no such file or folder, and no number of a camera")
+    raise RunError(f"{shown}: no such file or folder, and not the number of a camera")
 
 
 def _has_screen() -> bool:
-    # Qt, which OpenCV draws windows with, ends the process where there is none.
+    # Qt, which OpenCV uses for windows, ends the process if there is no display.
     names = ("DISPLAY", "WAYLAND_DISPLAY")
     return sys.platform != "linux" or any(os.environ.get(name) for name in names)
 
 
 def _shown_till_q(shown: Any, *, wait: bool) -> bool:
-    """Shows an image; a still one till a key is pressed. Returns whether the key was q."""
+    """Displays an image; `wait` waits for a key. Returns whether the key was q."""
     try:
         cv2.imshow(WINDOW, shown)
         return bool(cv2.waitKey(0 if wait else 1) & 0xFF == ord("q"))
     except cv2.error as error:
-        raise RunError("--show: this OpenCV has no windows: use --out") from error
+        raise RunError("--show: this OpenCV build does not support windows: use --out") from error
 
 
 def say(text: str) -> None:
-    """Prints a line at once."""
+    """Prints a line and flushes it."""
     sys.stdout.write(f"run.py: {text}\n")
     sys.stdout.flush()
 
 
 def complain(error: RunError) -> None:
-    """Prints what is wrong with an input."""
+    """Prints an error to stderr."""
     sys.stderr.write(f"run.py: {error}\n")
 
 
@@ -645,22 +651,28 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run.py",
         description="Runs an exported network on a camera, a video or images.",
-        epilog="With --show, q ends it; Ctrl-C ends it always, and a video that was begun is kept.",
+        epilog="With --show, q quits; Ctrl-C always quits. A partly written video is completed.",
     )
     add = parser.add_argument
-    add("model", type=Path, help="the .tflite file, with export.json beside it")
+    add("model", type=Path, help="the .tflite file; export.json must be in the same folder")
     add("input", help="number of a camera, a video, an image, or a folder of images")
     add("--out", type=Path, help="file or folder for the drawn images or video")
     add("--cpu", action="store_true", help="do not try the GPU")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="of the CPU; default all")
-    add("--show", action="store_true", help="a window with the images")
+    add(
+        "--threads",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="CPU threads; default: one per core",
+    )
+    add("--show", action="store_true", help="display the images in a window")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0; 1 if images of a folder could not be read, 2 for another error of input.
+    """Runs the command line.
 
-    130 after Ctrl-C.
+    Returns:
+        0; 1 if images of a folder could not be read; 2 for other wrong inputs; 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     try:

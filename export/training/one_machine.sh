@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on every GPU of one machine; started again after any end, it goes on where it was.
+# Trains on all GPUs of one machine; run it again after any interruption to resume.
 #
 #   DATA=/data/mine RUN=runs/mine export/training/one_machine.sh
 #   CUDA_VISIBLE_DEVICES=0,1 DATA=/data/mine RUN=runs/mine export/training/one_machine.sh

@@ -104,7 +104,7 @@ def test_each_row_is_measured_in_one_table_and_one_file(
     printed = capsys.readouterr().out
     assert "An image of 40x44 pixels at a time" in printed
     assert "threads: 1, of" in printed
-    assert "2 answers to warm up, 5 counted" in printed
+    assert "2 predictions to warm up, 5 timed" in printed
 
     tree = json.loads(file.read_text())
     # A GPU and bfloat16 are not everywhere; what is missing is named.
@@ -148,7 +148,7 @@ def test_one_that_cannot_be_opened_does_not_stop_the_others(
 def test_a_process_that_dies_is_named(onnx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare.sys, "executable", "false")
     request = Request(str(onnx_folder), "own", (33, 33), 1, 1, None, 0.0)
-    assert compare._in_a_process(request) == "its process ended with 1 ()"
+    assert compare._measure_in_process(request) == "the process failed with exit code 1 ()"
 
 
 class Slow:
@@ -187,7 +187,7 @@ def test_a_table_says_what_is_not_known(capsys: pytest.CaptureFixture[str]) -> N
     from rich.console import Console
 
     server = Entry("http://h/v1/models/m", "", Source("server", "http://h/v1/models/m"))
-    found = measure_process.Answered(0.25, [10.0, 20.0, 30.0], 3, 99.5, None)
+    found = measure_process.Measurement(0.25, [10.0, 20.0, 30.0], 3, 99.5, None)
     row = {"name": server.name, "engine": "served"} | compare._figures(server, found)
     tree: dict[str, Any] = {
         "size": [33, 33],
@@ -206,7 +206,7 @@ def test_a_table_says_what_is_not_known(capsys: pytest.CaptureFixture[str]) -> N
     assert "served, the server's" in lines[first + 1]
     said = compare.notes(tree)
     assert said[0] == "threads: 2, of a chip"
-    assert "http://h/v1/models/m, served: only 3 counted: its time was up" in said
+    assert "http://h/v1/models/m, served: only 3 timed: the time limit was reached" in said
     assert said[-1] == "left out: n, e: none"
 
 

@@ -34,7 +34,7 @@ def test_a_layer_costs_what_is_counted_by_hand(layer: layers.Layer, macs: int) -
 def test_a_kernel_without_a_rule_is_not_left_out_in_silence() -> None:
     images = keras.Input((None, None, 4))
     model = keras.Model(images, layers.EinsumDense("bhwc,cd->bhwd", (None, None, 3))(images))
-    with pytest.raises(TypeError, match="no rule for what a EinsumDense multiplies"):
+    with pytest.raises(TypeError, match="no rule for the multiply-adds of a EinsumDense"):
         count(model, (1, 12, 10, 4))
 
 

@@ -40,8 +40,8 @@ def _others(others: Others) -> float:
 
 
 def test_a_busy_machine_is_said_to_be_one() -> None:
-    assert others_line(0.04) == "other processes took 4% of the processors meanwhile"
-    assert others_line(0.6).endswith("measure again when it is quiet")
+    assert others_line(0.04) == "other processes used 4% of the processors meanwhile"
+    assert others_line(0.6).endswith("measure again on an idle machine")
     assert "not known" in others_line(None)
 
 

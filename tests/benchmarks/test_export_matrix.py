@@ -92,7 +92,7 @@ def test_what_the_export_refuses_is_said(run: RunInfo, tmp_path: Path) -> None:
 def test_a_spoilt_artifact_is_not_passed_over(run: RunInfo, tmp_path: Path) -> None:
     folder = artifact(tmp_path, "fp16", "240x320", AFTER)
     (folder / MODEL["tflite"]).write_bytes(b"")
-    with pytest.raises(RunError, match="not the file that was exported"):
+    with pytest.raises(RunError, match="changed since the export"):
         exported(run, "tflite fp16", tmp_path, None)
 
 
@@ -124,7 +124,7 @@ def test_the_table_reads_as_markdown(run: RunInfo, tmp_path: Path) -> None:
     [
         (["no/such/run"], "no/such/run: no such folder"),
         (["RUN", "--size", "240"], "--size is '240': expected HEIGHTxWIDTH"),
-        (["RUN", "--json", "no/such/folder/x.json"], "it must be a file in a folder"),
+        (["RUN", "--json", "no/such/folder/x.json"], "it must be a file in an existing folder"),
     ],
 )
 def test_what_cannot_be_made_is_one_line(args: list[str], message: str, run: RunInfo) -> None:

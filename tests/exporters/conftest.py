@@ -14,7 +14,7 @@ from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
 from ccfnet_tf.datasets.splits import read_parts
 from ccfnet_tf.exporters.export_run import new_manifest
 from ccfnet_tf.exporters.registry import new_exporter
-from ccfnet_tf.exporters.verify.reference import reference_pictures, run_parts, write_reference
+from ccfnet_tf.exporters.verify.reference import reference_images, run_parts, write_reference
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.network import ccfnet
 from ccfnet_tf.runs.run_files import write_classes
@@ -89,9 +89,9 @@ def unchecked(
     places = {}
     for name, options in OPTIONS.items():
         exporter = new_exporter(name, options)
-        place = places[name] = exporter.place(out)
+        place = places[name] = exporter.artifact_folder(out)
         place.mkdir(parents=True)
-        pictures = [exporter.fitted(picture) for picture in reference_pictures(parts, 1)]
+        pictures = [exporter.resized(picture) for picture in reference_images(parts, 1)]
         write_reference(place / REFERENCE, predictor, pictures)
         exporter.write(model, parts, place)
         found = Difference(0.0, 0.0, 0.0, 0.0)

@@ -15,7 +15,7 @@ import pytest
 
 from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import EXIT_USER_ERROR
-from ccfnet_tf.exporters.verify.reference import reference_pictures
+from ccfnet_tf.exporters.verify.reference import reference_images
 from ccfnet_tf.runtimes.manifest import MANIFEST, MODEL, REFERENCE, checksums
 
 pytestmark = pytest.mark.usefixtures("toy_network")
@@ -71,15 +71,15 @@ def test_an_artifact_that_is_not_whole_is_named(
 
     def cut(path: Path) -> str:
         path.write_bytes(path.read_bytes()[:-100])
-        return f"{path}: not the file that was exported"
+        return f"{path}: changed since the export"
 
     def remove(path: Path) -> str:
         path.unlink()
-        return f"{path}: missing: copy the artifact again, whole"
+        return f"{path}: missing: copy the complete artifact again"
 
     def add(path: Path) -> str:
         path.with_name("readme.txt").touch()
-        return f"{path.with_name('readme.txt')}: not part of what was exported"
+        return f"{path.with_name('readme.txt')}: not part of the export"
 
     for spoil in (cut, remove, add):
         for find in (weights, lambda folder, _: folder / REFERENCE):
@@ -144,19 +144,19 @@ def test_a_changed_contract_is_refused(
     folder = shutil.copytree(unchecked["onnx"], tmp_path / "onnx")
     path = folder / MANIFEST
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    refused_by_all(folder, f"{path}: not as the export wrote it", capsys)
+    refused_by_all(folder, f"{path}: changed since the export", capsys)
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "not understood"),
-        (b"{", "not understood"),
-        (b"\xff\xfe", "not understood"),
-        (b"[" * 100_000, "not understood"),
-        (b"[]", "not understood"),
-        (b"null", "not understood"),
-        (b"{}", "no key 'sha256', its checksum"),
+        (b"", "not valid"),
+        (b"{", "not valid"),
+        (b"\xff\xfe", "not valid"),
+        (b"[" * 100_000, "not valid"),
+        (b"[]", "not valid"),
+        (b"null", "not valid"),
+        (b"{}", "the checksum 'sha256' is missing"),
     ],
 )
 def test_what_is_no_contract_is_refused(
@@ -172,7 +172,7 @@ def test_another_artifacts_contract_is_refused(
 ) -> None:
     folder = shutil.copytree(unchecked["onnx"], tmp_path / "onnx")
     shutil.copy(unchecked["tflite"] / MANIFEST, folder)
-    refused_by_all(folder, "not part of what was exported", capsys)
+    refused_by_all(folder, "not part of the export", capsys)
 
 
 def test_no_contract_is_no_artifact(
@@ -275,7 +275,7 @@ def order(run: Path, format_: str, out: Path) -> list[str]:
 @pytest.fixture
 def one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks for one answer by Keras, as many as `unchecked` holds."""
-    monkeypatch.setattr(reference_pictures, "__defaults__", (1,))
+    monkeypatch.setattr(reference_images, "__defaults__", (1,))
 
 
 @pytest.mark.usefixtures("one_picture")

@@ -47,7 +47,7 @@ def test_the_contract_says_what_was_done(
     assert "EXIF" in manifest.inputs["orientation"]
     copy = shutil.copytree(artifact, tmp_path / "elsewhere")
     assert main(["export", "--verify-only", str(copy)]) == 0
-    assert "saved_model beside Keras on" in capsys.readouterr().out
+    assert "saved_model compared with Keras on" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,10 @@ def test_files_are_proven_and_opened_again(
     out = tmp_path / "models"
     assert main(["export", str(run), *options, "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "beside Keras on real images" in said
-    assert said.index("checking it in a fresh process") < said.index("beside Keras")  # in a log too
+    assert "compared with Keras on real images" in said
+    assert said.index("verifying the file in a new process") < said.index(
+        "compared with Keras"
+    )  # in a log too
     assert [path.name for path in out.iterdir()] == [place]
     moved = (out / place).rename(tmp_path / "elsewhere")
     assert main(["export", "--verify-only", str(moved)]) == 0
@@ -90,8 +92,8 @@ def test_a_place_that_is_taken_is_refused_before_the_data_are_listed(
     options: dict[str, str], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exporter = new_exporter("tflite" if options else "onnx", options)
-    exporter.place(tmp_path).mkdir()
-    (exporter.place(tmp_path) / "mine").write_text("")
+    exporter.artifact_folder(tmp_path).mkdir()
+    (exporter.artifact_folder(tmp_path) / "mine").write_text("")
     monkeypatch.setattr(module, "run_parts", None)
     with pytest.raises(ConfigError, match="already exists"):
         module.export_run(run, tmp_path, exporter, data_root=None, console=QUIET)

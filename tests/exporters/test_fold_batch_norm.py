@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from ccfnet_tf.exporters.fold_batch_norm import fold_batch_norm
-from ccfnet_tf.exporters.litert.float16 import LEAST
+from ccfnet_tf.exporters.litert.float16 import MIN_FLOAT16_SIZE
 from ccfnet_tf.network.layers import BatchNorm, Conv, DepthwiseConv
 
 layers = keras.layers
@@ -78,7 +78,7 @@ def test_what_others_need_of_a_convolution_stays() -> None:
 
 def test_small_kernels_compute_in_float32() -> None:
     keras.utils.set_random_seed(0)
-    channels = LEAST // 9 + 1
+    channels = MIN_FLOAT16_SIZE // 9 + 1
     options = {"use_bias": False, "dtype": "mixed_bfloat16"}
     for width, expected in ((channels - 1, tf.float32), (channels, tf.bfloat16)):
         model = network(DepthwiseConv(3, **options), BatchNorm(), channels=width)

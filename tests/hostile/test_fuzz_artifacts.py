@@ -78,8 +78,8 @@ def test_a_tensor_of_gigabytes_in_a_litert_file(model: Any, tmp_path: Path) -> N
     ("trial", "words"),
     # LiteRT does so for few of thousands of damaged files, and not on every machine.
     [
-        ("import os; os.kill(os.getpid(), 11)", "LiteRT ends with SIGSEGV as it opens it"),
-        ("import time; time.sleep(60)", "LiteRT has not opened it after 3 s"),
+        ("import os; os.kill(os.getpid(), 11)", "LiteRT crashes with SIGSEGV on opening it"),
+        ("import time; time.sleep(60)", "LiteRT did not open it within 3 s"),
     ],
 )
 def test_a_litert_file_that_crashes_or_hangs_its_process(

@@ -28,7 +28,7 @@ from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs.checkpoint_file import assign_model, read_arrays
 from ccfnet_tf.runs.run_files import epochs_written, keep_sound_rows, write_environment
 from ccfnet_tf.runs.run_folder import read_run
-from ccfnet_tf.runtimes.manifest import MANIFEST, _seal
+from ccfnet_tf.runtimes.manifest import MANIFEST, _checksum
 from ccfnet_tf.runtimes.sources import find_source
 from ccfnet_tf.training.data_digest import read_samples
 from tests.datasets.layouts.test_fuzz import mutants
@@ -228,7 +228,7 @@ def test_a_manifest(manifest: Path, count: int) -> None:
     for _ in range(count):
         other = changed(tree, rng)
         if isinstance(other, dict):  # An attacker also updates the checksum.
-            text = json.dumps({**other, "sha256": _seal(other)})
+            text = json.dumps({**other, "sha256": _checksum(other)})
             file.write_bytes(text.encode("utf-8", "surrogatepass"))
             one_line(lambda: find_source(str(manifest)).manifest, text.encode())
     shutil.rmtree(manifest)

@@ -62,7 +62,7 @@ def test_a_file_cut_short_is_one_line(path: Path) -> None:
 
 def test_other_classes_are_refused(path: Path) -> None:
     two = Taxonomy(("dark", "bright"), ((0, 0, 0), (255, 255, 255)))
-    with pytest.raises(RunError, match="answers 3 classes where 2 are named: export the run"):
+    with pytest.raises(RunError, match="predicts 3 classes: expected 2: export the run"):
         OnnxNetwork(path, two)
 
 

@@ -135,7 +135,7 @@ def test_an_address_is_left_as_it_is(served: list[str], address: str) -> None:
     exact = ByBrightness().predict(RAMP)
     np.testing.assert_array_equal(labels, exact.labels)
     np.testing.assert_array_equal(difficulty, exact.difficulty)
-    with pytest.raises(ConfigError, match="answers refine alone"):
+    with pytest.raises(ConfigError, match="only outputs the refine head"):
         predictor.predict_all_heads(RAMP)
 
 

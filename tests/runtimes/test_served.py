@@ -154,11 +154,11 @@ def test_what_passes_is_tried_again(fault: Callable[[Handler], None]) -> None:
 @pytest.mark.parametrize(
     ("fault", "kind", "said"),
     [
-        (says(b'{"error": "no\\nPNG"}', 400), DataError, "the server refused it: no PNG"),
-        (says(b'{"error": "OOM"}', 429), PictureTooLargeError, "memory ran out on it: OOM"),
-        (says(b'{"error": "gone"}', 404), ConfigError, "knows no such model: gone"),
-        (says(b"<html>", 413), DataError, "the server refused it: HTTP 413"),
-        (says(b"<html>", 500), ResourceError, "no answer: HTTP 500"),
+        (says(b'{"error": "no\\nPNG"}', 400), DataError, "the server rejected the request: no PNG"),
+        (says(b'{"error": "OOM"}', 429), PictureTooLargeError, "ran out of memory: OOM"),
+        (says(b'{"error": "gone"}', 404), ConfigError, "does not serve this model: gone"),
+        (says(b"<html>", 413), DataError, "the server rejected the request: HTTP 413"),
+        (says(b"<html>", 500), ResourceError, "no response: HTTP 500"),
     ],
 )
 def test_what_stays_wrong_is_asked_once(
@@ -178,7 +178,7 @@ def test_a_slow_server_is_not_waited_for(slow: Callable[[Handler], None]) -> Non
     script = [classes, slow]
     with playing(script) as address:
         network = ServedNetwork(address, patience=Patience(0.3, 3, 0.02))
-        with pytest.raises(ResourceError, match=r"no answer within 0\.3 s"):
+        with pytest.raises(ResourceError, match=r"no response within 0\.3 s"):
             network.predict(IMAGE)
     assert not script  # not asked again: it would only be slower
 
@@ -189,18 +189,18 @@ def without(name: str) -> dict[str, Any]:
 
 RGB = png(np.zeros((6, 9, 3), np.uint8))
 WRONG: dict[str, tuple[bytes, str]] = {
-    "garbage": (b"<html>", "not an answer of TensorFlow Serving"),
-    "deep": (b"[" * 100_000, "not an answer of TensorFlow Serving"),
-    "nothing": (b'{"predictions": []}', "not an answer of TensorFlow Serving"),
-    "two": (b'{"predictions": [{}, {}]}', "not an answer of TensorFlow Serving"),
-    "base64": (b'{"predictions": [{"labels_png_bytes": {"b64": "?"}}]}', "not an answer of"),
+    "garbage": (b"<html>", "not a response of TensorFlow Serving"),
+    "deep": (b"[" * 100_000, "not a response of TensorFlow Serving"),
+    "nothing": (b'{"predictions": []}', "not a response of TensorFlow Serving"),
+    "two": (b'{"predictions": [{}, {}]}', "not a response of TensorFlow Serving"),
+    "base64": (b'{"predictions": [{"labels_png_bytes": {"b64": "?"}}]}', "not a response of"),
     "key": (row(without("labels_png_bytes")), "no 'labels_png_bytes'"),
     "other key": (row(without("difficulty_png_bytes")), "no 'difficulty_png_bytes'"),
     "text": (row({**GOOD, "labels_png_bytes": "text"}), "no 'labels_png_bytes'"),
     "size": (row({**GOOD, "labels_png_bytes": png(LABELS.T)}), "9x6 pixels: the image has 6x9"),
-    "no png": (row({**GOOD, "labels_png_bytes": b"GIF89a"}), "is no PNG, or damaged"),
-    "cut": (row({**GOOD, "labels_png_bytes": png(LABELS)[:-30]}), "is no PNG, or damaged"),
-    "colour": (row({**GOOD, "labels_png_bytes": RGB}), "another kind than grey"),
+    "no png": (row({**GOOD, "labels_png_bytes": b"GIF89a"}), "is not a PNG, or is damaged"),
+    "cut": (row({**GOOD, "labels_png_bytes": png(LABELS)[:-30]}), "is not a PNG, or is damaged"),
+    "colour": (row({**GOOD, "labels_png_bytes": RGB}), "is not a greyscale PNG"),
     "class": (row({**GOOD, "labels_png_bytes": png(LABELS + 1)}), "class 3: there are 3"),
     "wide": (row({**GOOD, "difficulty_png_bytes": png(DIFFICULTY.astype(np.uint16))}), "16 bits"),
 }
@@ -219,7 +219,7 @@ def test_a_wrong_answer_is_an_error_of_its_picture(wrong: str) -> None:
 def test_an_answer_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with playing([classes, good]) as address:
         network = ServedNetwork(address, patience=HASTY)
-        monkeypatch.setattr(module, "MAX_ANSWER", 100)
+        monkeypatch.setattr(module, "MAX_RESPONSE", 100)
         with pytest.raises(DataError, match="more than 100 bytes"):
             network.predict(IMAGE)
 
@@ -239,14 +239,14 @@ def test_an_answer_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> N
 def test_another_server_is_no_network(answer: dict[str, Any]) -> None:
     with (
         playing([says(row(answer))]) as address,
-        pytest.raises(ConfigError, match="no network that ccfnet-tf exported"),
+        pytest.raises(ConfigError, match="does not serve a network that ccfnet-tf exported"),
     ):
         ServedNetwork(address, patience=HASTY)
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:{}/v1/models/x", "grpc://127.0.0.1:{}/x"])
 def test_nobody_there_is_one_line_after_some_attempts(address: str) -> None:
-    with pytest.raises(ResourceError, match=r"no answer after 3 attempts: .*refused") as caught:
+    with pytest.raises(ResourceError, match=r"no response after 3 attempts: .*refused") as caught:
         ServedNetwork(address.format(free_port()), patience=HASTY)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -256,7 +256,7 @@ def test_another_protocol_at_the_port_is_said_at_once() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        with pytest.raises(ResourceError, match="no answer: it does not speak HTTP: is this its"):
+        with pytest.raises(ResourceError, match="the server does not speak HTTP: is this its"):
             ServedNetwork(f"http://127.0.0.1:{port}/v1/models/x", patience=HASTY)
     finally:
         server.stop(None)
@@ -333,7 +333,7 @@ def test_an_address_of_another_form_is_refused(address: str) -> None:
 def test_a_good_address_is_asked(host: str) -> None:
     patience = Patience(seconds=5.0, attempts=1)
     for address in (f"http://{host}/behind/v1/models/x/versions/1", f"grpc://{host}/x/1"):
-        with pytest.raises(ResourceError, match="no answer"):
+        with pytest.raises(ResourceError, match="no response"):
             ServedNetwork(address, patience=patience)
 
 
@@ -348,7 +348,7 @@ def test_a_picture_above_the_limit_is_not_sent() -> None:
     with playing(script) as address:
         network = ServedNetwork(address, patience=HASTY)
         large = np.broadcast_to(np.zeros(3, np.uint8), (6200, 6200, 3))
-        with pytest.raises(PictureTooLargeError, match="6200x6200 pixels: a server takes at most"):
+        with pytest.raises(PictureTooLargeError, match="6200x6200 pixels: a server accepts"):
             network.predict(large)
         network.predict(IMAGE)
     assert not script
@@ -405,12 +405,12 @@ def test_grpc_tries_again_while_the_server_is_busy() -> None:
     ("fault", "kind", "said"),
     [
         ("INVALID_ARGUMENT", DataError, "refused it: INVALID_ARGUMENT: that is why"),
-        ("RESOURCE_EXHAUSTED", PictureTooLargeError, "memory ran out on it"),
-        ("NOT_FOUND", ConfigError, "knows no such model"),
-        ("INTERNAL", ResourceError, "no answer: INTERNAL"),
-        (1.0, ResourceError, r"no answer within 0\.5 s"),
+        ("RESOURCE_EXHAUSTED", PictureTooLargeError, "ran out of memory"),
+        ("NOT_FOUND", ConfigError, "does not serve this model"),
+        ("INTERNAL", ResourceError, "no response: INTERNAL"),
+        (1.0, ResourceError, r"no response within 0\.5 s"),
         (response(without("labels_png_bytes")), DataError, "no 'labels_png_bytes'"),
-        (response({**GOOD, "labels_png_bytes": b"?"}), DataError, "is no PNG"),
+        (response({**GOOD, "labels_png_bytes": b"?"}), DataError, "is not a PNG"),
     ],
 )
 def test_grpc_asks_once_where_it_would_stay_wrong(
@@ -429,7 +429,7 @@ def test_grpc_refuses_a_tensor_that_is_none() -> None:
     scalar.outputs["labels_png_bytes"].CopyFrom(tf.make_tensor_proto(b"1"))
     with playing_grpc([response(CLASSES), scalar]) as address:
         network = ServedNetwork(address, patience=HASTY)
-        with pytest.raises(DataError, match="not understood"):
+        with pytest.raises(DataError, match="response is not valid"):
             network.predict(IMAGE)
 
 
@@ -439,6 +439,6 @@ def test_grpc_refuses_a_shape_that_promises_more_than_there_is(promised: int) ->
     bomb.outputs["labels_png_bytes"].tensor_shape.dim[0].size = promised
     with playing_grpc([response(CLASSES), bomb]) as address:
         network = ServedNetwork(address, patience=HASTY)
-        with pytest.raises(DataError, match="not understood") as caught:
+        with pytest.raises(DataError, match="response is not valid") as caught:
             network.predict(IMAGE)
     assert len(str(caught.value).splitlines()) == 1

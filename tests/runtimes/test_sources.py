@@ -114,7 +114,7 @@ def test_addresses_in_capitals_and_of_pathlib(written: str, address: str) -> Non
 
 @pytest.mark.parametrize("address", ["htp://h:1/v1/models/m", "s3://bucket/run", "ws://h"])
 def test_addresses_of_another_scheme(address: str) -> None:
-    with pytest.raises(RunError, match=f"^{address}: no address of a server: expected http://"):
+    with pytest.raises(RunError, match=f"^{address}: not a server's address: expected http://"):
         find_source(address)
 
 
@@ -159,7 +159,7 @@ def spoil_a_folder_of_several(folder: Path) -> tuple[Path, str]:
     for name in ("onnx", "ccfnet/1", "ccfnet/2"):
         (folder / "mine" / name).mkdir(parents=True)
         (folder / "mine" / name / "export.json").touch()
-    return folder / "mine", "mine: holds exported networks; give one of them: onnx, ccfnet"
+    return folder / "mine", "mine: contains exported networks; give one of: onnx, ccfnet"
 
 
 def spoil_nothing_known(folder: Path) -> tuple[Path, str]:
@@ -173,7 +173,7 @@ def spoil_missing(folder: Path) -> tuple[Path, str]:
 
 def spoil_other_file(folder: Path) -> tuple[Path, str]:
     (folder / "photo.jpg").touch()
-    return folder / "photo.jpg", "is a file that holds no network; give a run folder, "
+    return folder / "photo.jpg", "not a file of a network; give a run folder, "
 
 
 def spoil_no_contract(folder: Path) -> tuple[Path, str]:
@@ -196,14 +196,14 @@ def spoil_changed(folder: Path) -> tuple[Path, str]:
     (folder / "ccfnet.onnx").touch()
     seal(folder, "onnx")
     (folder / "ccfnet.onnx").write_text("longer")
-    return folder, "not the file that was exported"
+    return folder, "changed since the export"
 
 
 def spoil_two_in_one(folder: Path) -> tuple[Path, str]:
     for name in MODEL.values():
         (folder / name).touch()
     seal(folder, "onnx")
-    return folder / "ccfnet.tflite", f"{MANIFEST} beside it is of format onnx"
+    return folder / "ccfnet.tflite", f"{MANIFEST} in its folder has format onnx"
 
 
 def spoil_run(folder: Path) -> tuple[Path, str]:

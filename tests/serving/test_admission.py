@@ -76,7 +76,7 @@ def test_a_request_of_more_pixels_is_refused(exported: Exported) -> None:
         for address in (server.rest, server.grpc):
             network = ServedNetwork(address)
             assert network.predict(picture(64, 64)).labels.shape == (64, 64)
-            with pytest.raises(DataError, match=r"at most 4096 are taken .*\(predict --size\)"):
+            with pytest.raises(DataError, match=r"at most 4096 are accepted .*\(predict --size\)"):
                 network.predict(picture(64, 65))
         rows = [{"b64": base64.b64encode(encoded(64, 40, "PNG")).decode()}] * 2
         body = json.dumps({"signature_name": "encoded", "instances": rows}).encode()

@@ -71,5 +71,5 @@ def test_requests_of_other_sites_are_refused(
         response = connection.getresponse()
         said = response.read()
         assert response.status == code, said
-        assert (b"is not served" in said) == (code == 403)
+        assert (b"is not allowed" in said) == (code == 403)
         connection.close()

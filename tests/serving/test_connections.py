@@ -94,7 +94,7 @@ def test_many_that_do_nothing_leave_room(
     with connected(process.rest, 300, begun), connected(process.grpc, 300, begun):
         now_threads, now_files = resources(process.process.pid)
         assert now_threads <= threads + 2 * rest_server.THREADS + 8
-        assert now_files <= files + 2 * rest_server.CONNECTIONS + rest_server._LEAVING + 8
+        assert now_files <= files + 2 * rest_server.CONNECTIONS + rest_server._MAX_REJECTED + 8
         assert all(same(each.predict(image), exported, image) for each in networks)
 
 

@@ -94,5 +94,5 @@ def test_a_server_killed_while_it_answers_is_one_line(process: Process) -> None:
         errors = [end.exception() for end in ends]
     for error in errors:
         assert isinstance(error, ResourceError)
-        assert re.search("no answer after 3 attempts", str(error))
+        assert re.search("no response after 3 attempts", str(error))
         assert len(str(error).splitlines()) == 1

@@ -138,14 +138,14 @@ PIXEL = [[[[0, 0, 0]]]]
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "neither": ({}, "either 'instances' or 'inputs'"),
     "both": ({"instances": PIXEL, "inputs": PIXEL}, "either"),
-    "no rows": ({"instances": []}, "not a list with items"),
+    "no rows": ({"instances": []}, "not a list, or is empty"),
     "signature": ({"signature_name": "encodet", "instances": PIXEL}, "no signature 'encodet'"),
     "no name": ({"signature_name": 5, "instances": PIXEL}, "not a string"),
     "unknown input": ({"inputs": {"image": PIXEL}}, r"\['image'\]: expected \['images'\]"),
     "uneven rows": ({"instances": [{"images": 1}, {"image": 1}]}, "different inputs"),
     "ragged": ({"instances": [[[[0, 0, 0], [0]]]]}, "no array of uint8"),
     "too high": ({"instances": [[[[0, 0, 256]]]]}, r"outside 0\.\.255"),
-    "fraction": ({"instances": [[[[0, 0, 0.5]]]]}, "not whole numbers"),
+    "fraction": ({"instances": [[[[0, 0, 0.5]]]]}, "not integers"),
     "four channels": ({"instances": [[[[0, 0, 0, 0]]]]}, r"expected uint8 \[None, None, None, 3\]"),
     "no base64": ({"signature_name": "encoded", "instances": [{"b64": "§"}]}, "no array of string"),
     "number": ({"signature_name": "encoded", "instances": [5]}, "neither a string nor"),
@@ -234,7 +234,7 @@ def test_a_body_that_takes_too_long_is_refused(
         response = http.client.HTTPResponse(connection)
         response.begin()
         assert response.status == 408
-        assert "of 1000000 bytes came within" in json.load(response)["error"]
+        assert "of 1000000 bytes within" in json.load(response)["error"]
 
 
 def test_headers_that_take_too_long_end_the_connection(
@@ -384,12 +384,12 @@ def test_the_client_tells_a_refused_picture_from_a_wrong_address(
     address = getattr(server, face)
     network = ServedNetwork(address)
     large = np.zeros((4097, 4096, 3), np.uint8)
-    with pytest.raises(PictureTooLargeError, match=r"4096x4097 pixels: a server takes at most"):
+    with pytest.raises(PictureTooLargeError, match=r"4096x4097 pixels: a server accepts at most"):
         network.predict(large)
     monkeypatch.setattr(served, "MAX_REQUEST_PIXELS", large.size)
-    with pytest.raises(DataError, match=r"the server refused it: .*at most \d+ are taken"):
+    with pytest.raises(DataError, match=r"server rejected the request: .*at most \d+ are accepted"):
         network.predict(large)
-    with pytest.raises(ConfigError, match="knows no such model"):
+    with pytest.raises(ConfigError, match="does not serve this model"):
         ServedNetwork(address.replace("ccfnet", "other"))
 
 

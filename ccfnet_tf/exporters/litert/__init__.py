@@ -1,1 +1,1 @@
-"""LiteRT (TFLite), for embedded GPUs and CPUs."""
+"""Export to LiteRT (TFLite), for embedded GPUs and CPUs."""

@@ -11,10 +11,10 @@ import numpy as np
 
 from ccfnet_tf.datasets.splits import Parts
 from ccfnet_tf.errors import ConfigError, VerificationError
-from ccfnet_tf.exporters.base import LARGEST_USUAL, Exporter
+from ccfnet_tf.exporters.base import MAX_DEFAULT_SIDE, Exporter
 from ccfnet_tf.exporters.litert.writer import LiteRTOptions, write_litert
 from ccfnet_tf.exporters.verify.accuracy import measure_accuracy
-from ccfnet_tf.exporters.verify.reference import reference_pictures
+from ccfnet_tf.exporters.verify.reference import reference_images
 from ccfnet_tf.exporters.verify.verify import verify_on_gpu
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.segmenter import SMALLEST
@@ -22,8 +22,8 @@ from ccfnet_tf.runtimes.letterbox import at_most, fit, parse_size
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.manifest import MODEL, Format
 
-CALIBRATION = 64
-"""Training images that int8's ranges are taken from, evenly spread."""
+CALIBRATION_IMAGES = 64
+"""Number of evenly spaced training images that calibrate the ranges of int8."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class LiteRTExporter(Exporter):
     """Writes LiteRT files of one image size.
 
     Args:
-        file: What the file is to be.
-        max_loss: Points of pixel accuracy that an int8 file may lose.
-        usual_size: Take the size from the run's images, whatever `file` says.
+        file: Options of the file.
+        max_loss: Largest allowed loss of pixel accuracy of an int8 file, in points.
+        size_from_data: Take the size from the run's images and ignore the size of `file`.
 
     Raises:
         ConfigError: `max_loss` is not allowed.
@@ -44,7 +44,7 @@ class LiteRTExporter(Exporter):
     last_step: ClassVar[str] = "accuracy and GPU"
     file: LiteRTOptions
     max_loss: float = 1.0
-    usual_size: bool = False
+    size_from_data: bool = False
 
     def __post_init__(self) -> None:
         if not self.max_loss >= 0.0:
@@ -54,22 +54,22 @@ class LiteRTExporter(Exporter):
     def from_options(
         cls, *, size: str | None = None, max_loss: float = 1.0, **options: Any
     ) -> Self:
-        """Returns the exporter of the command line's options; see `LiteRTOptions`.
+        """Returns the exporter for options of the command line; see `LiteRTOptions`.
 
         Raises:
             ConfigError: A value is not allowed.
         """
         sides = (SMALLEST, SMALLEST) if size is None else parse_size(size)
-        return cls(LiteRTOptions(size=sides, **options), max_loss, usual_size=size is None)
+        return cls(LiteRTOptions(size=sides, **options), max_loss, size_from_data=size is None)
 
     @property
     def measures_accuracy(self) -> bool:  # type: ignore[override]
-        """Whether accuracy is measured: of int8 files alone."""
+        """Whether `measure` evaluates the file on labelled images: only int8."""
         return self.file.quantize == "int8"
 
     @property
     def options(self) -> dict[str, str]:
-        """What `export.json` says of how the file was made."""
+        """Export options, as recorded in `export.json`."""
         return {
             "quantize": self.file.quantize,
             "size": self.file.size_text,
@@ -79,36 +79,36 @@ class LiteRTExporter(Exporter):
 
     @property
     def inputs(self) -> dict[str, str]:
-        """What the file takes, in words."""
+        """Descriptions of the file's inputs, by name."""
         return self.file.inputs
 
     @property
     def outputs(self) -> dict[str, str]:
-        """What the file returns, in words."""
+        """Descriptions of the file's outputs, by name."""
         return self.file.described_outputs
 
     def sized_for(self, parts: Parts) -> Self:
-        """Returns the exporter of files as large as the first image, up to `LARGEST_USUAL`."""
-        if not self.usual_size:
+        """Returns an exporter with the size of the first image, at most `MAX_DEFAULT_SIDE`."""
+        if not self.size_from_data:
             return self
-        (image,) = reference_pictures(parts, 1)
-        height, width = (max(SMALLEST, side) for side in at_most(image, LARGEST_USUAL).shape[:2])
-        return replace(self, file=replace(self.file, size=(height, width)), usual_size=False)
+        (image,) = reference_images(parts, 1)
+        height, width = (max(SMALLEST, side) for side in at_most(image, MAX_DEFAULT_SIDE).shape[:2])
+        return replace(self, file=replace(self.file, size=(height, width)), size_from_data=False)
 
-    def place(self, out: Path) -> Path:
-        """Returns a folder in `out` whose name says what is in it."""
+    def artifact_folder(self, out: Path) -> Path:
+        """Returns a folder in `out` whose name contains the options."""
         return out / self.file.folder
 
-    def fitted(self, image: np.ndarray) -> np.ndarray:
-        """Returns an image [H, W, 3] at the file's size."""
+    def resized(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image [H, W, 3] resized to the file's input size."""
         return fit(image, self.file.size).image
 
     def write(self, model: Any, parts: Parts, folder: Path) -> dict[str, str]:
         """Writes the file; see `Exporter.write`."""
         calibration: list[np.ndarray] = []
         if self.file.quantize == "int8":
-            step = -(-len(parts.train) // CALIBRATION)
-            calibration = [self.fitted(parts.load(sample)[0]) for sample in parts.train[::step]]
+            step = -(-len(parts.train) // CALIBRATION_IMAGES)
+            calibration = [self.resized(parts.load(sample)[0]) for sample in parts.train[::step]]
         path = folder / MODEL["tflite"]
         write_litert(model, parts.taxonomy, path, self.file, calibration)
         return {}
@@ -116,11 +116,11 @@ class LiteRTExporter(Exporter):
     def measure(
         self, folder: Path, keras: KerasNetwork, parts: Parts, advance: Callable[[float], None]
     ) -> dict[str, str]:
-        """Measures the accuracy of an int8 file, and how this machine's GPU runs any file.
+        """Measures the accuracy of an int8 file, and runs any file on this machine's GPU.
 
         Raises:
-            VerificationError: An int8 file loses too much, or the GPU is wrong on a file whose
-                weights are floats.
+            VerificationError: An int8 file loses too much accuracy, or the GPU computes wrong
+                outputs for a file with float weights.
         """
         measured = {}
         if self.measures_accuracy:
@@ -129,7 +129,7 @@ class LiteRTExporter(Exporter):
             measured["accuracy"] = str(accuracy)
             if not accuracy.loss <= self.max_loss:
                 raise VerificationError(
-                    f"--quantize int8 leaves {accuracy}, and at most {self.max_loss:g} may be "
-                    "lost: take fp16, or accept it with --max-loss"
+                    f"--quantize int8 reaches {accuracy}; the largest allowed loss is "
+                    f"{self.max_loss:g} points: use fp16, or raise --max-loss"
                 )
         return measured | verify_on_gpu(folder, self.file.quantize)

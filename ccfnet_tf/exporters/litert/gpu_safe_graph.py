@@ -1,13 +1,14 @@
 """Rewrites the network for one image size with operators that embedded GPUs execute correctly.
 
-Three layers are rewritten, with equal outputs:
+Three kinds of layers are rewritten; their outputs stay equal:
 
-- A convolution over many channels is a sum of convolutions over slices of them. LiteRT's GPU path
-  answers wrong, without an error, where 9 times the channels is above the 8192 rows that a texture
-  may have, and on ResNet-50 every head of the paper begins with such a convolution.
-- A 1x1 convolution with strides is one without, of every second row and column. With weights in 8
-  bits the GPU path answers garbage behind the former, which ResNet has.
-- Pyramid pooling is a mean of slices: the GPU multiplies by matrices only where one is constant.
+- A convolution over many channels becomes a sum of convolutions over slices of the channels. A
+  texture has at most 8192 rows; where kernel pixels times input channels exceed that, LiteRT's GPU
+  path computes wrong outputs without an error. On ResNet-50 every head of the paper begins with
+  such a convolution, 3x3.
+- A 1x1 convolution with strides becomes a strided slice followed by a convolution without strides.
+  With 8-bit weights the GPU path computes garbage after the original form, which ResNet contains.
+- Pyramid pooling becomes means over slices: the GPU multiplies matrices only if one is constant.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ import tensorflow as tf
 from ccfnet_tf.network.heads import PyramidPooling
 from ccfnet_tf.network.outputs import difficulty, exported_heads, probabilities
 
-LARGEST_TEXTURE = 8192
-"""Rows: kernel pixels times input channels of a convolution."""
+MAX_TEXTURE_ROWS = 8192
+"""Largest number of kernel pixels times input channels of a convolution."""
 
-SLICE = 512
-"""Channels of a slice."""
+SLICE_CHANNELS = 512
+"""Input channels per slice."""
 
-ANSWERS = "answers"
-"""Scope of the ops behind the network's last layers."""
+OUTPUT_SCOPE = "answers"
+"""Name scope of the ops after the network's last layers."""
 
-Answers = dict[str, tf.Tensor]
+Tensors = dict[str, tf.Tensor]
 
 
-def gpu_safe_outputs(model: Any) -> Callable[[tf.Tensor], Answers]:
+def gpu_safe_outputs(model: Any) -> Callable[[tf.Tensor], Tensors]:
     """Returns a function from images of a fixed size to probabilities and P(hard).
 
     Args:
@@ -43,57 +44,57 @@ def gpu_safe_outputs(model: Any) -> Callable[[tf.Tensor], Answers]:
         float32 [B, H, W, 3], RGB 0..255, all static, -> `probabilities` [B, H, W, C] and
         `difficulty` [B, H, W], float32.
     """
-    network = _said_otherwise(exported_heads(model))
+    network = _rewritten(exported_heads(model))
 
-    def answers(images: tf.Tensor) -> Answers:
+    def predict(images: tf.Tensor) -> Tensors:
         outputs = network({"images": images}, training=False)
-        with tf.name_scope(ANSWERS):
+        with tf.name_scope(OUTPUT_SCOPE):
             return {
                 "probabilities": probabilities(outputs["refine"]),
                 "difficulty": difficulty(outputs["attention"]),
             }
 
-    return answers
+    return predict
 
 
-def _said_otherwise(model: keras.Model) -> keras.Model:
-    # Layers are shared, so weights are not copied; only how they are called changes.
+def _rewritten(model: keras.Model) -> keras.Model:
+    # Layers are shared, so weights are not copied; only their calls change.
     return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=_call)
 
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(layer, keras.Model):
-        return _said_otherwise(layer)(*args, **kwargs)
+        return _rewritten(layer)(*args, **kwargs)
     if isinstance(layer, PyramidPooling):
-        return _MeansOfSlices(layer)(*args)
-    if isinstance(layer, keras.layers.Conv2D) and _rows(layer, args[0]) > LARGEST_TEXTURE:
+        return _SlicedPyramidPooling(layer)(*args)
+    if isinstance(layer, keras.layers.Conv2D) and _texture_rows(layer, args[0]) > MAX_TEXTURE_ROWS:
         return _SlicedConv(layer)(*args)
     if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (1, 1) != layer.strides:
         return _StridedConv(layer)(*args)
     return layer(*args, **kwargs)
 
 
-def _rows(conv: Any, x: Any) -> int:
+def _texture_rows(conv: Any, x: Any) -> int:
     height, width = conv.kernel_size
     return int(height * width * x.shape[-1])
 
 
-class _OtherConv(keras.layers.Layer):
-    """A convolution with the weights of another, computed in other words."""
+class _RewrittenConv(keras.layers.Layer):
+    """A convolution that shares the weights of another and is computed by different ops."""
 
     def __init__(self, conv: keras.layers.Conv2D) -> None:
         super().__init__(name=conv.name, dtype=conv.dtype_policy)
         self.conv = conv
         self.built = True
 
-    def _ended(self, found: tf.Tensor) -> tf.Tensor:
-        """Returns a convolution with bias and activation where it has them."""
+    def _with_bias_and_activation(self, output: tf.Tensor) -> tf.Tensor:
+        """Adds the convolution's bias and applies its activation."""
         if self.conv.use_bias:
-            found = found + tf.convert_to_tensor(self.conv.bias)
-        return self.conv.activation(found)
+            output = output + tf.convert_to_tensor(self.conv.bias)
+        return self.conv.activation(output)
 
 
-class _SlicedConv(_OtherConv):
+class _SlicedConv(_RewrittenConv):
     """A convolution [B, H, W, *] -> [B, h, w, C] as a chain of sums over slices of channels."""
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -101,33 +102,37 @@ class _SlicedConv(_OtherConv):
         conv, channels = self.conv, x.shape[-1]
         kernel = tf.convert_to_tensor(conv.kernel)
         total = None
-        for start in range(0, channels, SLICE):
-            some = tf.slice(x, [0, 0, 0, start], [-1, -1, -1, min(SLICE, channels - start)])
+        for start in range(0, channels, SLICE_CHANNELS):
+            block = tf.slice(
+                x, [0, 0, 0, start], [-1, -1, -1, min(SLICE_CHANNELS, channels - start)]
+            )
             part = tf.nn.conv2d(
-                some,
-                kernel[:, :, start : start + SLICE],
+                block,
+                kernel[:, :, start : start + SLICE_CHANNELS],
                 conv.strides,
                 conv.padding.upper(),
                 dilations=conv.dilation_rate,
             )
-            # A chain, since the GPU adds two at a time.
+            # A chain of binary sums: the GPU's ADD has two operands.
             total = part if total is None else total + part
-        return self._ended(total)
+        return self._with_bias_and_activation(total)
 
 
-class _StridedConv(_OtherConv):
-    """A 1x1 convolution with strides, [B, H, W, *] -> [B, h, w, C]: first the places, then it."""
+class _StridedConv(_RewrittenConv):
+    """A 1x1 convolution with strides, [B, H, W, *] -> [B, h, w, C], as slice and convolution."""
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the convolution, with bias and activation where it has them."""
         conv = self.conv
         rows, columns = conv.strides
-        found = tf.nn.conv2d(x[:, ::rows, ::columns], tf.convert_to_tensor(conv.kernel), 1, "VALID")
-        return self._ended(found)
+        output = tf.nn.conv2d(
+            x[:, ::rows, ::columns], tf.convert_to_tensor(conv.kernel), 1, "VALID"
+        )
+        return self._with_bias_and_activation(output)
 
 
-class _MeansOfSlices(keras.layers.Layer):
-    """`PyramidPooling` for a static size: rows first, then columns of what is left."""
+class _SlicedPyramidPooling(keras.layers.Layer):
+    """`PyramidPooling` for a static size: averages over rows first, then over columns."""
 
     def __init__(self, pooling: PyramidPooling) -> None:
         super().__init__(name=pooling.name, dtype=pooling.dtype_policy)

@@ -1,11 +1,11 @@
-"""A network as a LiteRT (TFLite) file of one image size.
+"""Writes a network as a LiteRT (TFLite) file with a fixed image size.
 
 Signature `serving_default`: `images` float32 [B, H, W, 3], RGB 0..255 ->
 `probabilities` float32 [B, H, W, C] and `difficulty` float32 [B, H, W], or `labels` uint8 [B, H, W]
 and `difficulty` uint8 [B, H, W], round(255 p).
 
-Weights are frozen into the graph first: the converter turns variables that it does not know into
-handles without values, and the file answers NaN.
+Weights are frozen into the graph first: the converter turns some variables into handles without
+values, and such a file returns NaN.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.exporters.base import check_choice
 from ccfnet_tf.exporters.litert.float16 import with_float16_weights
-from ccfnet_tf.exporters.litert.gpu_safe_graph import ANSWERS, Answers, gpu_safe_outputs
+from ccfnet_tf.exporters.litert.gpu_safe_graph import OUTPUT_SCOPE, Tensors, gpu_safe_outputs
 from ccfnet_tf.inference.segmenter import SMALLEST
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.letterbox import Size
@@ -36,32 +36,33 @@ Quantize = Literal["none", "fp16", "dynamic", "int8"]
 Outputs = Literal["probabilities", "labels"]
 
 BYTE_LABELS = 256
-"""Classes whose ids fit into 8 bits; more take 32."""
+"""Largest number of classes whose ids are stored in 8 bits; more are stored in 32."""
 
-_FLOAT_PARTS = (
-    "normalise",  # LiteRT reverses the channels of int8 wrongly
+_FLOAT_LAYERS = (
+    "normalise",  # LiteRT reverses the channels of int8 tensors incorrectly
     "coarse_probabilities",
     "coarse_entropy",
-    "_join",  # of features, probabilities and entropy, which no common scale fits
+    "_join",  # features, probabilities and entropy differ too much for a common scale
     "_judged",
     "attention_logits",
     "coarse_log_probabilities",
     "refine",
-    ANSWERS,
-    "PartitionedCall",  # what the converter calls the outputs
+    OUTPUT_SCOPE,
+    "PartitionedCall",  # the converter's name of the outputs
 )
-"""Layers whose results stay float32 in an int8 file: softmaxes, logarithms and the blend first."""
+"""Layers (name substrings) that stay float32 in an int8 file, such as softmax and logarithms."""
 
 
 @dataclass(frozen=True)
 class LiteRTOptions:
-    """What the file is to be.
+    """Options of a LiteRT file.
 
     Attributes:
-        quantize: `none` (float32), `fp16` (weights), `dynamic` (weights int8), `int8` (both).
-        size: Height and width in pixels, at least 32.
-        outputs: `probabilities`, or `labels` where bytes count.
-        batch: Images at once.
+        size: Height and width in pixels, each at least 32.
+        quantize: `none` (float32), `fp16` (float16 weights), `dynamic` (int8 weights) or `int8`
+            (int8 weights and activations).
+        outputs: `probabilities`, or `labels` for smaller outputs.
+        batch: Images per call.
 
     Raises:
         ConfigError: A value is not allowed.
@@ -89,37 +90,37 @@ class LiteRTOptions:
 
     @property
     def size_text(self) -> str:
-        """The size as it is written: HxW."""
+        """The size as text: HxW."""
         return f"{self.size[0]}x{self.size[1]}"
 
     @property
     def folder(self) -> str:
-        """Name of the artifact's folder, which says what is in it."""
+        """Name of the artifact's folder; it contains the options."""
         name = f"tflite-{self.quantize}-{self.size_text}"
         name += "-labels" if self.outputs == "labels" else ""
         return name + (f"-batch{self.batch}" if self.batch > 1 else "")
 
     @property
     def inputs(self) -> dict[str, str]:
-        """What the file takes, in words."""
+        """Descriptions of the file's inputs, by name."""
         shape = f"[{self.batch}, {self.size[0]}, {self.size[1]}, 3]"
         return {
-            "images": f"float32 {shape}, RGB 0..255; a larger image is shrunk with its "
-            "proportions kept, what is missing at the bottom and right is mirrored",
-            "orientation": "EXIF orientation is not applied: the caller does it",
+            "images": f"float32 {shape}, RGB 0..255; shrink a larger image with its aspect "
+            "ratio kept, and pad at the bottom and right by mirroring",
+            "orientation": "EXIF orientation is not applied: rotate images before the call",
         }
 
     @property
     def described_outputs(self) -> dict[str, str]:
-        """What the file answers, in words."""
+        """Descriptions of the file's outputs, by name."""
         if self.outputs == "labels":
             return {
                 "labels": "class ids [B, H, W]",
-                "difficulty": "P(the coarse answer is wrong) as round(255 p), uint8 [B, H, W]",
+                "difficulty": "P(the coarse prediction is wrong) as round(255 p), uint8 [B, H, W]",
             }
         return {
             "probabilities": "float32 [B, H, W, C]",
-            "difficulty": "P(the coarse answer is wrong), float32 [B, H, W]",
+            "difficulty": "P(the coarse prediction is wrong), float32 [B, H, W]",
         }
 
 
@@ -130,20 +131,20 @@ def write_litert(
     options: LiteRTOptions,
     calibration: Sequence[np.ndarray] = (),
 ) -> None:
-    """Writes the file.
+    """Converts a network and writes the file.
 
     Args:
         model: A `CCFNet`.
-        taxonomy: Its classes.
-        path: Where to.
-        options: What it is to be.
-        calibration: Images uint8 [H, W, 3] of that size from the training split, for int8.
+        taxonomy: The model's classes.
+        path: Path of the new file.
+        options: Options of the file.
+        calibration: Images uint8 [H, W, 3] of `options.size` from the training split, for int8.
     """
-    answers = gpu_safe_outputs(model)
+    predict = gpu_safe_outputs(model)
     if options.outputs == "labels":
-        answers = _as_labels(answers, len(taxonomy.names))
+        predict = _with_labels(predict, len(taxonomy.names))
     spec = tf.TensorSpec([options.batch, *options.size, 3], tf.float32, name="images")
-    traced = tf.function(answers, input_signature=[spec], autograph=False)
+    traced = tf.function(predict, input_signature=[spec], autograph=False)
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
     names = sorted(traced.get_concrete_function().structured_outputs)
     module = tf.Module()
@@ -151,10 +152,10 @@ def write_litert(
         lambda images: dict(zip(names, frozen(images), strict=True)), input_signature=[spec]
     )
     with tempfile.TemporaryDirectory() as folder:
-        # By way of a SavedModel, because only so the file gets names for what it takes and gives.
+        # Only conversion from a SavedModel keeps the names of inputs and outputs.
         tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
         with warnings.catch_warnings():
-            # The converter calibrates with its own, older interpreter.
+            # The converter calibrates with TensorFlow's deprecated interpreter.
             warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated")
             content = _converted(folder, options, calibration)
     path.write_bytes(content)
@@ -169,40 +170,40 @@ def _converted(folder: str, options: LiteRTOptions, calibration: Sequence[np.nda
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if options.quantize == "int8":
         converter.representative_dataset = _samples(calibration, options.batch)
-        # Calibrated first and quantised then, which lets nodes be left out.
+        # Calibration and quantization are separate steps so that nodes can be excluded.
         converter._experimental_calibrate_only = True
         calibrated = bytes(converter.convert())
         return bytes(mlir_quantize(calibrated, denylisted_nodes=_float_nodes(calibrated)))
     return bytes(converter.convert())
 
 
-def _samples(pictures: Sequence[np.ndarray], batch: int) -> Callable[[], Any]:
+def _samples(images: Sequence[np.ndarray], batch: int) -> Callable[[], Any]:
     def samples() -> Any:
-        for picture in pictures:
-            yield {"images": np.repeat(picture[np.newaxis].astype(np.float32), batch, axis=0)}
+        for image in images:
+            yield {"images": np.repeat(image[np.newaxis].astype(np.float32), batch, axis=0)}
 
     return samples
 
 
 def _float_nodes(content: bytes) -> set[str]:
-    """Returns the tensors of the float part of a calibrated file, by name."""
+    """Returns the names of the tensors of a calibrated file that stay float32."""
     interpreter = import_interpreter()(model_content=content)
     names = {str(each["name"]) for each in interpreter.get_tensor_details()}
-    return {name for name in names if any(part in name for part in _FLOAT_PARTS)}
+    return {name for name in names if any(part in name for part in _FLOAT_LAYERS)}
 
 
-def _as_labels(
-    answers: Callable[[tf.Tensor], Answers], classes: int
-) -> Callable[[tf.Tensor], Answers]:
-    kind = tf.uint8 if classes <= BYTE_LABELS else tf.int32
+def _with_labels(
+    predict: Callable[[tf.Tensor], Tensors], classes: int
+) -> Callable[[tf.Tensor], Tensors]:
+    label_type = tf.uint8 if classes <= BYTE_LABELS else tf.int32
 
-    def labelled(images: tf.Tensor) -> Answers:
-        found = answers(images)
-        # LiteRT's GPU path keeps channels in fours, and its ARG_MAX finds what fills the last four.
-        filled = tf.pad(found["probabilities"], [[0, 0], [0, 0], [0, 0], [0, -classes % 4]])
-        labels = tf.argmax(filled, -1, output_type=tf.int32)
-        # A cast cuts off; LiteRT's ROUND is not on every GPU.
-        difficulty = tf.cast(LEVELS * found["difficulty"] + 0.5, tf.uint8)
-        return {"labels": tf.cast(labels, kind), "difficulty": difficulty}
+    def labelled(images: tf.Tensor) -> Tensors:
+        outputs = predict(images)
+        # LiteRT's GPU path pads channels to multiples of 4, and its ARG_MAX includes the padding.
+        padded = tf.pad(outputs["probabilities"], [[0, 0], [0, 0], [0, 0], [0, -classes % 4]])
+        labels = tf.argmax(padded, -1, output_type=tf.int32)
+        # A cast truncates, so 0.5 is added; LiteRT's ROUND is not supported by every GPU.
+        difficulty = tf.cast(LEVELS * outputs["difficulty"] + 0.5, tf.uint8)
+        return {"labels": tf.cast(labels, label_type), "difficulty": difficulty}
 
     return labelled

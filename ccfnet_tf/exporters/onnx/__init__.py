@@ -1,1 +1,1 @@
-"""ONNX, for onnxruntime, TensorRT and OpenVINO."""
+"""Export to ONNX, for onnxruntime, TensorRT and OpenVINO."""

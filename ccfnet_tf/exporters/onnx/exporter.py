@@ -14,14 +14,14 @@ from ccfnet_tf.runtimes.manifest import MODEL, Format
 
 @dataclass(frozen=True)
 class OnnxExporter(Exporter):
-    """Writes ONNX files of any batch and image size."""
+    """Writes ONNX files that accept any batch and image size."""
 
     format: ClassVar[Format] = "onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "tf2onnx", "onnxruntime")
     inputs = INPUTS
     outputs = OUTPUTS
 
-    def place(self, out: Path) -> Path:
+    def artifact_folder(self, out: Path) -> Path:
         """Returns the folder `onnx` in `out`."""
         return out / self.format
 

@@ -1,8 +1,8 @@
-"""A network as an ONNX file of any batch and size, for onnxruntime, TensorRT and OpenVINO.
+"""Writes a network as an ONNX file of any batch and image size.
 
-The exporter, tf2onnx, logs what it cannot convert, writes the file all the same and returns as if
-nothing was amiss. So its log counts as much as its result, and the file has to answer as Keras
-does in onnxruntime, at sizes that no bin or stride divides, before it is there.
+tf2onnx only logs what it cannot convert, and returns a graph without raising an error. Therefore
+its logged errors count as failures, and the outputs of the file in onnxruntime are compared with
+Keras at sizes that are not multiples of pooling bins or strides.
 """
 
 from __future__ import annotations
@@ -21,46 +21,46 @@ from ccfnet_tf.network.outputs import difficulty, probabilities
 from ccfnet_tf.runtimes.onnx import import_extra, new_session
 
 OPSET = 17
-"""Read by onnxruntime from 1.12, TensorRT from 8.6 and OpenVINO from 2023 on."""
+"""ONNX opset; supported since onnxruntime 1.12, TensorRT 8.6 and OpenVINO 2023."""
 
 INPUTS = {
-    "images": "uint8 [B, H, W, 3], RGB 0..255, sides from 32 up; mirror a smaller image at the "
-    "bottom and right and crop the answer",
-    "orientation": "EXIF orientation is not applied: the client does it",
-    "alpha": "dropped by the client, not blended",
+    "images": "uint8 [B, H, W, 3], RGB 0..255, sides of at least 32; mirror a smaller image at the "
+    "bottom and right and crop the outputs",
+    "orientation": "EXIF orientation is not applied: rotate images before the call",
+    "alpha": "drop an alpha channel before the call; do not blend it",
 }
 OUTPUTS = {
-    "probabilities": "float32 [B, H, W, C], they add up to 1; the label is the largest's place",
-    "difficulty": "P(the coarse answer is wrong), float32 [B, H, W]",
+    "probabilities": "float32 [B, H, W, C], sums to 1 over the classes; labels are the arg max",
+    "difficulty": "P(the coarse prediction is wrong), float32 [B, H, W]",
 }
 
-_SIZES = ((1, 32, 32), (2, 33, 47), (1, 90, 61))  # batch, height, width
-_GROSS = 1e-3  # of a probability; real images are held against the format's own tolerance
+_TEST_SHAPES = ((1, 32, 32), (2, 33, 47), (1, 90, 61))  # batch, height, width
+_MAX_DIFFERENCE = 1e-3  # of a probability, on random images; real images have stricter limits
 _ONNX_DOMAINS = ("", "ai.onnx")
 _AXES = ("batch", "height", "width")
 
 
 def write_onnx(model: Any, path: Path) -> None:
-    """Writes the file and holds it against Keras in onnxruntime.
+    """Writes the file and compares it with Keras in onnxruntime.
 
     Args:
         model: A `CCFNet`.
-        path: Where to; its folder is there.
+        path: Path of the new file; its folder exists.
 
     Raises:
         ConfigError: tf2onnx, onnx or onnxruntime is not installed.
-        VerificationError: The exporter left something out, or the file answers otherwise.
+        VerificationError: tf2onnx could not convert an operator, or the outputs differ.
     """
     convert = import_extra("tf2onnx.convert")
     import_extra("onnxruntime")
     images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
-    with _complaints() as said, _dilated_in_one_op():
-        function = tf.function(_answer(model), input_signature=[images], autograph=False)
+    with _logged_errors() as errors, _dilated_in_one_op():
+        function = tf.function(_new_predict(model), input_signature=[images], autograph=False)
         proto, _ = convert.from_function(function, input_signature=[images], opset=OPSET)
     foreign = sorted({f"{domain}:{name}" for domain, name in _foreign(proto.graph)})
-    if said or foreign:
-        why = said[0] if said else f"operators that are not ONNX's own: {', '.join(foreign)}"
-        raise VerificationError(f"{path}: the exporter could not convert everything: {why}")
+    if errors or foreign:
+        why = errors[0] if errors else f"operators that ONNX does not define: {', '.join(foreign)}"
+        raise VerificationError(f"{path}: tf2onnx could not convert everything: {why}")
     for node in proto.graph.node:
         _pad_explicitly(node)
     _name_axes(proto)
@@ -68,33 +68,33 @@ def write_onnx(model: Any, path: Path) -> None:
     _compare(path, model)
 
 
-def _answer(model: Any) -> Any:
-    def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
+def _new_predict(model: Any) -> Any:
+    def predict(images: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = model(tf.cast(images, tf.float32), training=False)
         return {
             "probabilities": probabilities(outputs["refine"]),
             "difficulty": difficulty(outputs["attention"]),
         }
 
-    return answer
+    return predict
 
 
 @contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """Yields a list that takes, in one line each, what the exporter logs as an error."""
-    said: list[str] = []
+def _logged_errors() -> Iterator[list[str]]:
+    """Yields a list that collects tf2onnx's logged errors, one line each."""
+    errors: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(" ".join(record.getMessage().split())[:200])
+            errors.append(" ".join(record.getMessage().split())[:200])
 
     logger, handler = logging.getLogger("tf2onnx"), Keep(logging.ERROR)
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.ERROR)
-    logger.propagate = False  # its notes are no user's concern
+    logger.propagate = False  # keeps tf2onnx's log off the console
     try:
-        yield said
+        yield errors
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
@@ -103,16 +103,16 @@ def _complaints() -> Iterator[list[str]]:
 
 @contextmanager
 def _dilated_in_one_op() -> Iterator[None]:
-    """Makes dilated depthwise convolutions one op in what is traced.
+    """Traces each dilated depthwise convolution as one op.
 
-    TensorFlow cuts the image into small ones instead, since its CPU kernel knows no dilation,
-    and the exporter makes some thirty operators of each. ONNX's convolution is dilated itself. The
-    graph is only converted, never run.
+    TensorFlow's CPU kernel does not support dilation, so TensorFlow traces `SpaceToBatchND` and
+    `BatchToSpaceND` around it, which tf2onnx converts to some thirty operators. ONNX's convolution
+    supports dilation. The traced graph is only converted, never run.
     """
-    usual = tf.nn.depthwise_conv2d
+    original = tf.nn.depthwise_conv2d
 
     def depthwise(
-        input: Any,  # noqa: A002 - TensorFlow's own names
+        input: Any,  # noqa: A002 - TensorFlow's argument names
         filter: Any,  # noqa: A002
         strides: Any,
         padding: str,
@@ -120,7 +120,7 @@ def _dilated_in_one_op() -> Iterator[None]:
     ) -> Any:
         dilations = options.get("dilations") or (1, 1)
         if max(dilations) == 1:
-            return usual(input, filter, strides, padding, **options)
+            return original(input, filter, strides, padding, **options)
         return tf.raw_ops.DepthwiseConv2dNative(
             input=input,
             filter=filter,
@@ -133,11 +133,11 @@ def _dilated_in_one_op() -> Iterator[None]:
     try:
         yield
     finally:
-        tf.nn.depthwise_conv2d = usual
+        tf.nn.depthwise_conv2d = original
 
 
 def _foreign(graph: Any) -> Iterator[tuple[str, str]]:
-    """Yields domain and name of operators that ONNX does not define, of inner graphs too."""
+    """Yields domain and name of operators that ONNX does not define, including subgraphs."""
     known = import_extra("onnx.defs").has
     for node in graph.node:
         if node.domain not in _ONNX_DOMAINS or not known(node.op_type):
@@ -148,22 +148,22 @@ def _foreign(graph: Any) -> Iterator[tuple[str, str]]:
 
 
 def _pad_explicitly(node: Any) -> None:
-    """Writes `SAME` of a convolution without stride as numbers of pixels.
+    """Replaces `SAME` padding of a convolution without strides by explicit numbers of pixels.
 
-    The two are equal at any size; onnxruntime refuses dilation where padding is automatic.
+    Both are equal at any size; onnxruntime rejects dilation with automatic padding.
     """
     if node.op_type != "Conv":
         return
-    found = {attribute.name: attribute for attribute in node.attribute}
-    strides = found["strides"].ints if "strides" in found else [1]
-    if "auto_pad" not in found or found["auto_pad"].s != b"SAME_UPPER" or max(strides) > 1:
+    given = {attribute.name: attribute for attribute in node.attribute}
+    strides = given["strides"].ints if "strides" in given else [1]
+    if "auto_pad" not in given or given["auto_pad"].s != b"SAME_UPPER" or max(strides) > 1:
         return
-    kernel = found["kernel_shape"].ints
-    dilations = found["dilations"].ints if "dilations" in found else [1] * len(kernel)
-    whole = [rate * (side - 1) for rate, side in zip(dilations, kernel, strict=True)]
-    before = [pad // 2 for pad in whole]
-    after = [pad - half for pad, half in zip(whole, before, strict=True)]
-    node.attribute.remove(found["auto_pad"])
+    kernel = given["kernel_shape"].ints
+    dilations = given["dilations"].ints if "dilations" in given else [1] * len(kernel)
+    total = [rate * (side - 1) for rate, side in zip(dilations, kernel, strict=True)]
+    before = [pad // 2 for pad in total]
+    after = [pad - half for pad, half in zip(total, before, strict=True)]
+    node.attribute.remove(given["auto_pad"])
     node.attribute.append(import_extra("onnx.helper").make_attribute("pads", before + after))
 
 
@@ -175,20 +175,22 @@ def _name_axes(proto: Any) -> None:
 
 def _compare(path: Path, model: Any) -> None:
     session = new_session(path)
-    answer = tf.function(_answer(model), autograph=False, reduce_retracing=True)
+    predict = tf.function(_new_predict(model), autograph=False, reduce_retracing=True)
     rng = np.random.default_rng(0)
-    for batch, height, width in _SIZES:
+    for batch, height, width in _TEST_SHAPES:
         images = rng.integers(0, 256, (batch, height, width, 3), np.uint8)
         size = f"{batch} images of {width}x{height}"
         try:
-            given = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"images": images}), strict=True))
+            outputs = dict(
+                zip(OUTPUTS, session.run(list(OUTPUTS), {"images": images}), strict=True)
+            )
         except Exception as error:
             reason = first_line(error)
             raise VerificationError(f"{path}: onnxruntime, {size}: {reason}") from error
-        for name, expected in answer(tf.constant(images)).items():
-            gap = float(np.abs(given[name] - expected.numpy()).max())
-            if not gap <= _GROSS:  # NaN is above
+        for name, expected in predict(tf.constant(images)).items():
+            deviation = float(np.abs(outputs[name] - expected.numpy()).max())
+            if not deviation <= _MAX_DIFFERENCE:  # also true for NaN
                 raise VerificationError(
-                    f"{path}: {name} of {size} in onnxruntime is {gap:.2g} from Keras's, "
-                    f"above {_GROSS:g}"
+                    f"{path}: {name} of {size} in onnxruntime differs from Keras by "
+                    f"{deviation:.2g}, above {_MAX_DIFFERENCE:g}"
                 )

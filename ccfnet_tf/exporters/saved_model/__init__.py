@@ -1,1 +1,1 @@
-"""SavedModel, for TF Serving."""
+"""Export to SavedModel, for TensorFlow Serving."""

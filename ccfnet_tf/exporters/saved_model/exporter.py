@@ -1,4 +1,4 @@
-"""Exports SavedModels, which TF Serving serves."""
+"""Exports SavedModels, for TensorFlow Serving."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ccfnet_tf.io.new_folder import being_written
 from ccfnet_tf.runtimes.manifest import Format
 
 NAME = "ccfnet"
-"""What the model is called in TF Serving: the folder that holds its versions."""
+"""Model name in TensorFlow Serving, and the folder that contains the numbered versions."""
 
 
 PRECISIONS: tuple[ComputeType, ...] = ("float32", "bfloat16")
@@ -23,14 +23,14 @@ PRECISIONS: tuple[ComputeType, ...] = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class SavedModelExporter(Exporter):
-    """Writes SavedModels of any batch and image size.
+    """Writes SavedModels that accept any batch and image size.
 
     Args:
-        precision: What they compute in: `float32`, or `bfloat16` for processors that have it
-            (avx512_bf16, amx_bf16); it is slow on others.
+        precision: Data type of the computation: `float32`, or `bfloat16` for processors that
+            support it (avx512_bf16, amx_bf16); it is slow on others.
 
     Raises:
-        ConfigError: Another precision.
+        ConfigError: `precision` has another value.
     """
 
     format: ClassVar[Format] = "saved_model"
@@ -43,23 +43,23 @@ class SavedModelExporter(Exporter):
 
     @property
     def options(self) -> dict[str, str]:
-        """What `export.json` says of how the file was made."""
+        """Export options, as recorded in `export.json`."""
         return {} if self.precision == "float32" else {"precision": self.precision}
 
-    def place(self, out: Path) -> Path:
-        """Returns the folder of the next version: TF Serving serves the highest number."""
+    def artifact_folder(self, out: Path) -> Path:
+        """Returns the folder of the next version: TensorFlow Serving serves the highest number."""
         return _next_version(out / NAME)
 
     def write(self, model: Any, parts: Parts, folder: Path) -> dict[str, str]:
-        """Writes model and warm-up records; see `Exporter.write`."""
+        """Writes the model and its warm-up records; see `Exporter.write`."""
         write_saved_model(model, parts.taxonomy, folder)
         if write_warmup(folder, NAME):
             return {}
-        return {"warm-up": "left out: it takes pip install 'ccfnet-tf[serving]'"}
+        return {"warm-up": "not written: needs pip install 'ccfnet-tf[serving]'"}
 
 
 def _next_version(model: Path) -> Path:
-    """Returns the folder of the next version; another export may be writing one just now."""
+    """Returns the folder of the next version that no other export is writing at the moment."""
     taken = [int(each.name) for each in model.glob("*") if each.name.isdecimal()]
     number = max(taken, default=0) + 1
     while being_written(model / str(number)):

@@ -1,6 +1,6 @@
-"""Warm-up records: requests that TensorFlow Serving answers by itself before it takes others.
+"""Writes warm-up records: requests that TensorFlow Serving runs before it accepts others.
 
-The first answer of a graph is slow, since its kernels are chosen and its memory is taken then.
+The first run of a graph is slow, because kernels are selected and memory is allocated.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import numpy as np
 import tensorflow as tf
 
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
-"""Where TensorFlow Serving looks, below the folder of a version."""
+"""Path that TensorFlow Serving reads, relative to the folder of a version."""
 
-_SIDE = 64  # pixels; kernels are chosen by type and channels, and a server should start soon
+_SIDE = 64  # pixels; kernels depend on type and channels only, and servers should start fast
 
 
 def write_warmup(folder: Path, name: str) -> bool:
-    """Writes one record for each signature of `exporters.saved_model.writer`.
+    """Writes one record per signature of `exporters.saved_model.writer`.
 
     Args:
-        folder: A SavedModel's folder.
-        name: What the model is called in TensorFlow Serving.
+        folder: The SavedModel's folder.
+        name: Name of the model in TensorFlow Serving.
 
     Returns:
-        Whether it could be done; not without tensorflow-serving-api.
+        Whether the records were written; False if tensorflow-serving-api is not installed.
     """
     try:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -49,10 +49,10 @@ def write_warmup(folder: Path, name: str) -> bool:
 def _requests() -> dict[str, tuple[str, Any]]:
     image = np.random.default_rng(0).integers(0, 256, (_SIDE, _SIDE, 3)).astype(np.uint8)
     images = ("images", tf.make_tensor_proto(image[np.newaxis]))
-    sent = [cv2.imencode(kind, image)[1].tobytes() for kind in (".png", ".jpg")]
+    encoded = [cv2.imencode(kind, image)[1].tobytes() for kind in (".png", ".jpg")]
     return {
         "serving_default": images,
-        "encoded": ("image_bytes", tf.make_tensor_proto(sent)),
+        "encoded": ("image_bytes", tf.make_tensor_proto(encoded)),
         "probabilities": images,
         "classes": ("ask", tf.make_tensor_proto([0], tf.int32)),
     }

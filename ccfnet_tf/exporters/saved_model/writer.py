@@ -1,20 +1,20 @@
-"""A network as a SavedModel with the signatures that TF Serving offers.
+"""Writes a network as a SavedModel with the signatures that TensorFlow Serving offers.
 
 `serving_default`  images uint8 [B, H, W, 3]  ->  labels, difficulty, risk [B, H, W]
 `encoded`          image_bytes string [B]     ->  the same three as PNG, string [B] each
 `probabilities`    images uint8 [B, H, W, 3]  ->  probabilities float32 [B, H, W, C]
-`classes`          ask int32 [B], any number  ->  names string [B, C], palette uint8 [B, C, 3]
+`classes`          ask int32 [B], any value   ->  names string [B, C], palette uint8 [B, C, 3]
 
 A probability p is stored as round(255 p). `difficulty` is P(coarse is wrong), `risk` is 1 - the
-largest probability of the answer.
+largest probability.
 
-`classes` is there because a server hands out no assets; it has a batch like the others, as REST
-wants.
+The signature `classes` exists because TensorFlow Serving does not serve assets. Its outputs have a
+batch dimension because the REST API requires one.
 
-Keras's model is held by a closure alone: as an attribute of the module it would be saved too, and
-that file loads in Python and in no session, hence not in TF Serving. Weights stay variables: as
-constants they were up to twice as fast on small images, where ordering them for oneDNN at every
-answer counts, but a ResNet-50 then took five times the memory.
+Only a closure refers to the Keras model. As an attribute of the module it would be saved too, and
+such a file loads in Python but not in a session, hence not in TensorFlow Serving. Weights stay
+variables. As constants they were up to twice as fast on small images, where oneDNN's reordering of
+variables at every call matters, but a ResNet-50 then took five times the memory.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from ccfnet_tf.network.outputs import difficulty, exported_heads, labels, probab
 from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS
 
 BYTE_LABELS = 256
-"""Classes whose ids fit into 8 bits; more take 16."""
+"""Largest number of classes whose ids are stored in 8 bits; more are stored in 16."""
 
 INPUTS = {
     "images": "uint8 [B, H, W, 3], RGB, any size",
     "image_bytes": f"string [B], JPEG or PNG of at most {MAX_REQUEST_PIXELS} pixels, mixed sizes",
-    "ask": "int32 [B], any number (signature `classes`)",
-    "orientation": "EXIF orientation is not applied: the client does it before sending",
+    "ask": "int32 [B], any value (signature `classes`)",
+    "orientation": "EXIF orientation is not applied: rotate images before sending them",
     "alpha": "dropped, not blended",
 }
 OUTPUTS = {
     "labels": "class ids [B, H, W]",
-    "difficulty": "P(the coarse answer is wrong) as round(255 p), uint8 [B, H, W]",
+    "difficulty": "P(the coarse prediction is wrong) as round(255 p), uint8 [B, H, W]",
     "risk": "1 - the largest probability, as round(255 p), uint8 [B, H, W]",
     "probabilities": "float32 [B, H, W, C]",
     "*_png_bytes": "the first three as PNG, string [B]",
@@ -58,9 +58,9 @@ _JPEG = b"\xff\xd8\xff"
 _PNG_HEADER = 33  # signature, and the IHDR chunk that holds the size
 _JPEG_FRAME = 9  # marker, length, precision, height and width
 _JPEG_FRAMES = [0xC0 + kind for kind in range(16) if kind not in (4, 8, 12)]
-"""Markers of frame headers; the three others are of tables, extensions and conditioning."""
+"""Markers of frame headers; the excluded three mark tables, extensions and conditioning."""
 
-Answers = dict[str, tf.Tensor]
+Tensors = dict[str, tf.Tensor]
 
 
 def write_saved_model(model: Any, taxonomy: Taxonomy, folder: Path) -> None:
@@ -68,29 +68,29 @@ def write_saved_model(model: Any, taxonomy: Taxonomy, folder: Path) -> None:
 
     Args:
         model: A `CCFNet`.
-        taxonomy: Its classes, which travel as assets.
-        folder: A folder that is empty or not there.
+        taxonomy: The model's classes, stored as assets.
+        folder: A folder that is empty or does not exist.
     """
     network = fold_batch_norm(exported_heads(model))
     module = tf.Module()
-    # Keras's variables one by one, and not the model: see above.
+    # The variables, not the model: see the module's docstring.
     module.weights = [variable.value for variable in network.variables]
-    answer = _answer(network)
+    predict = _new_predict(network)
     images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
     image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
     label_type = tf.uint8 if len(taxonomy.names) <= BYTE_LABELS else tf.uint16
     module.serve = tf.function(
-        lambda images: _as_bytes(answer(images), label_type),
+        lambda images: _as_bytes(predict(images), label_type),
         input_signature=[images],
         autograph=False,
     )
     module.encoded = tf.function(
-        lambda image_bytes: _encoded(answer, image_bytes, label_type),
+        lambda image_bytes: _encoded(predict, image_bytes, label_type),
         input_signature=[image_bytes],
         autograph=False,
     )
     module.probabilities = tf.function(
-        lambda images: {"probabilities": answer(images)["probabilities"]},
+        lambda images: {"probabilities": predict(images)["probabilities"]},
         input_signature=[images],
         autograph=False,
     )
@@ -108,7 +108,7 @@ def write_saved_model(model: Any, taxonomy: Taxonomy, folder: Path) -> None:
         "classes": module.classes,
     }
     tf.saved_model.save(module, str(folder), signatures=signatures)
-    for asset in module.assets:  # the originals; SavedModel has copied them
+    for asset in module.assets:  # the originals; `save` has copied them to `assets/`
         Path(asset.asset_path.numpy().decode()).unlink()
 
 
@@ -119,8 +119,8 @@ def _write_assets(taxonomy: Taxonomy, folder: Path) -> list[Path]:
     return [names, palette]
 
 
-def _classes(taxonomy: Taxonomy, ask: tf.Tensor) -> Answers:
-    """Returns names and colours once for every item that was sent."""
+def _classes(taxonomy: Taxonomy, ask: tf.Tensor) -> Tensors:
+    """Returns names and colours, repeated for every item of the request."""
     names = tf.constant([name.encode("utf-8") for name in taxonomy.names])
     palette = tf.constant(taxonomy.palette, tf.uint8)
     rows = tf.zeros_like(ask)
@@ -130,14 +130,14 @@ def _classes(taxonomy: Taxonomy, ask: tf.Tensor) -> Answers:
     }
 
 
-def _answer(network: keras.Model) -> Callable[[tf.Tensor], Answers]:
-    """Returns a function from images to labels, P(hard) and probabilities of their size."""
+def _new_predict(network: keras.Model) -> Callable[[tf.Tensor], Tensors]:
+    """Returns a function from images to labels, P(hard) and probabilities of the same size."""
 
-    def answer(images: tf.Tensor) -> Answers:
+    def predict(images: tf.Tensor) -> Tensors:
         shape = tf.shape(images)
         height, width = shape[1], shape[2]
-        pictures = tf.cast(at_least_minimum(images), tf.float32)
-        outputs = network({"images": pictures}, training=False)
+        resized = tf.cast(at_least_minimum(images), tf.float32)
+        outputs = network({"images": resized}, training=False)
         refine = outputs["refine"][:, :height, :width]
         return {
             "labels": labels(refine),
@@ -145,14 +145,14 @@ def _answer(network: keras.Model) -> Callable[[tf.Tensor], Answers]:
             "probabilities": probabilities(refine),
         }
 
-    return answer
+    return predict
 
 
-def _as_bytes(answers: Answers, label_type: tf.DType) -> Answers:
+def _as_bytes(outputs: Tensors, label_type: tf.DType) -> Tensors:
     return {
-        "labels": tf.cast(answers["labels"], label_type),
-        "difficulty": _byte(answers["difficulty"]),
-        "risk": _byte(risk(answers["probabilities"])),
+        "labels": tf.cast(outputs["labels"], label_type),
+        "difficulty": _byte(outputs["difficulty"]),
+        "risk": _byte(risk(outputs["probabilities"])),
     }
 
 
@@ -161,36 +161,36 @@ def _byte(probability: tf.Tensor) -> tf.Tensor:
 
 
 def _encoded(
-    answer: Callable[[tf.Tensor], Answers], image_bytes: tf.Tensor, label_type: tf.DType
-) -> Answers:
-    def one(item: tuple[tf.Tensor, tf.Tensor]) -> Answers:
-        image = _decode(*item)
-        found = _as_bytes(answer(image[tf.newaxis]), label_type)
+    predict: Callable[[tf.Tensor], Tensors], image_bytes: tf.Tensor, label_type: tf.DType
+) -> Tensors:
+    def encode_one(indexed: tuple[tf.Tensor, tf.Tensor]) -> Tensors:
+        image = _decode(*indexed)
+        maps = _as_bytes(predict(image[tf.newaxis]), label_type)
         return {
             f"{name}_png_bytes": tf.io.encode_png(value[0, :, :, tf.newaxis])
-            for name, value in found.items()
+            for name, value in maps.items()
         }
 
     names = ("labels", "difficulty", "risk")
     kinds = {f"{name}_png_bytes": tf.TensorSpec([], tf.string) for name in names}
-    places = tf.range(tf.size(image_bytes))
-    return tf.map_fn(one, (places, image_bytes), fn_output_signature=kinds)
+    indices = tf.range(tf.size(image_bytes))
+    return tf.map_fn(encode_one, (indices, image_bytes), fn_output_signature=kinds)
 
 
-def _decode(place: tf.Tensor, content: tf.Tensor) -> tf.Tensor:
-    """Returns uint8 [H, W, 3]; a wrong format or size is known from the header alone."""
+def _decode(index: tf.Tensor, content: tf.Tensor) -> tf.Tensor:
+    """Decodes uint8 [H, W, 3]; format and size are checked in the header, before decoding."""
     is_png = tf.equal(tf.strings.substr(content, 0, len(_PNG)), _PNG)
     is_png = tf.logical_and(is_png, tf.strings.length(content) >= _PNG_HEADER)
     is_jpeg = tf.equal(tf.strings.substr(content, 0, len(_JPEG)), _JPEG)
-    what = ["image_bytes, item", place, ":"]
+    where = ["image_bytes, item", index, ":"]
     known = tf.debugging.Assert(
-        tf.logical_or(is_png, is_jpeg), [*what, "neither JPEG nor PNG, or cut short"]
+        tf.logical_or(is_png, is_jpeg), [*where, "neither JPEG nor PNG, or truncated"]
     )
     with tf.control_dependencies([known]):
         size = tf.cond(is_png, lambda: _png_size(content), lambda: _jpeg_size(content))
     fits = tf.debugging.Assert(
         tf.logical_and(tf.reduce_all(size > 0), tf.reduce_prod(size) <= MAX_REQUEST_PIXELS),
-        [*what, "height and width", size, "; most pixels", MAX_REQUEST_PIXELS],
+        [*where, "height and width", size, "; largest number of pixels", MAX_REQUEST_PIXELS],
     )
     with tf.control_dependencies([fits]):
         content = tf.identity(content)
@@ -207,9 +207,9 @@ def _png_size(content: tf.Tensor) -> tf.Tensor:
 
 
 def _jpeg_size(content: tf.Tensor) -> tf.Tensor:
-    """Returns what the frame header says, or zeros where there is none.
+    """Returns height and width from the frame header, or zeros if there is none.
 
-    TensorFlow's own op for it cannot say which item of a request is damaged.
+    TensorFlow's own op cannot report which item of a request is damaged.
     """
     data = tf.io.decode_raw(content, tf.uint8)
     last = tf.size(data) - 1
@@ -226,14 +226,14 @@ def _jpeg_size(content: tf.Tensor) -> tf.Tensor:
     def is_frame(at: tf.Tensor) -> tf.Tensor:
         return tf.reduce_any(tf.equal(byte(at + 1), _JPEG_FRAMES))
 
-    def go_on(at: tf.Tensor) -> tf.Tensor:
+    def is_other_segment(at: tf.Tensor) -> tf.Tensor:
         return tf.logical_and(is_marker(at), tf.logical_not(is_frame(at)))
 
     def next_segment(at: tf.Tensor) -> tf.Tensor:
-        # A marker may be filled up with 0xFF; a segment says its own length.
+        # Markers may be padded with 0xFF; every other segment contains its own length.
         return at + tf.where(tf.equal(byte(at + 1), 0xFF), 1, 2 + word(at + 2))
 
-    at = tf.while_loop(go_on, next_segment, [tf.constant(2)])[0]
+    at = tf.while_loop(is_other_segment, next_segment, [tf.constant(2)])[0]
     size = tf.stack([word(at + 5), word(at + 7)])
-    found = tf.logical_and(is_marker(at), is_frame(at))
-    return tf.cast(tf.where(found, size, 0), tf.int64)
+    maps = tf.logical_and(is_marker(at), is_frame(at))
+    return tf.cast(tf.where(maps, size, 0), tf.int64)

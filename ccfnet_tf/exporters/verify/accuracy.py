@@ -1,4 +1,4 @@
-"""What a quantised file loses in accuracy, on labelled images that it was not trained on."""
+"""Measures the accuracy that a quantised file loses, on labelled images outside training."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.segmenter import Network, Prediction
 from ccfnet_tf.runtimes.letterbox import Size, fit, unfit, unfit_labels
 
-MOST = 200
-"""Images that are measured; of a larger part, evenly spread ones."""
+MAX_IMAGES = 200
+"""Largest number of images; a larger split is sampled evenly."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of labelled pixels that are right, 0..1.
+    """Pixel accuracy of Keras and of a file: shares of correct labelled pixels, 0..1.
 
     Attributes:
-        keras: By Keras, on the same images at the same size.
-        file: By the file.
-        pictures: How many.
-        part: Of `val`, else `test`, else `train`.
+        keras: Accuracy of Keras, on the same images at the same size.
+        file: Accuracy of the file.
+        images: Number of images.
+        split: Name of their split: `val`, else `test`, else `train`.
     """
 
     keras: float
     file: float
-    pictures: int
-    part: str
+    images: int
+    split: str
 
     @property
     def loss(self) -> float:
-        """What the file loses, in points."""
+        """Accuracy that the file loses, in points."""
         return 100.0 * (self.keras - self.file)
 
     def __str__(self) -> str:
         return (
-            f"{100 * self.file:.2f} % of pixels right, {self.loss:.2f} points below Keras's "
-            f"{100 * self.keras:.2f} % ({self.pictures} images of {self.part})"
+            f"{100 * self.file:.2f} % of pixels correct, {self.loss:.2f} points below Keras's "
+            f"{100 * self.keras:.2f} % ({self.images} images of {self.split})"
         )
 
 
@@ -51,32 +51,32 @@ def measure_accuracy(
     size: Size,
     advance: Callable[[float], None],
 ) -> Accuracy:
-    """Answers labelled images by Keras and by a file of one size.
+    """Compares the pixel accuracy of Keras and of a file with a fixed image size.
 
     Args:
-        keras: The run's network; it answers at `size` too, so that size is not a part of the loss.
+        keras: The run's network; it also runs at `size`, so that the loss excludes resizing.
         network: The file.
         parts: The run's data.
-        size: Height and width that the file takes.
-        advance: Told the share that each image is of the whole.
+        size: Height and width of the file's input.
+        advance: Called after each image with the fraction of the work that it was.
     """
-    named = {"val": parts.val, "test": parts.test, "train": parts.train}
-    part, samples = next((name, found) for name, found in named.items() if found)
-    samples = samples[:: -(-len(samples) // MOST)]
-    right, pixels = np.zeros(2, np.int64), 0
+    splits = {"val": parts.val, "test": parts.test, "train": parts.train}
+    split, samples = next((name, predicted) for name, predicted in splits.items() if predicted)
+    samples = samples[:: -(-len(samples) // MAX_IMAGES)]
+    correct, pixels = np.zeros(2, np.int64), 0
     for sample in samples:
         image, truth = parts.load(sample)
         fitted = fit(image, size)
-        wanted, found = keras.predict(fitted.image), network.predict(image)
-        if isinstance(found, Prediction):
-            labels_of_keras = unfit(wanted.probabilities, fitted).argmax(-1)
+        expected, predicted = keras.predict(fitted.image), network.predict(image)
+        if isinstance(predicted, Prediction):
+            labels_of_keras = unfit(expected.probabilities, fitted).argmax(-1)
         else:
-            # Labels are enlarged by the nearest pixel: Keras's too, or that would be a loss.
-            labels_of_keras = unfit_labels(wanted.labels, fitted)
-        answers = (labels_of_keras, found.labels)
+            # The file's labels are resized by the nearest pixel, so Keras's are too.
+            labels_of_keras = unfit_labels(expected.labels, fitted)
+        predictions = (labels_of_keras, predicted.labels)
         known = truth >= 0
-        right += [int((labels == truth)[known].sum()) for labels in answers]
+        correct += [int((labels == truth)[known].sum()) for labels in predictions]
         pixels += int(known.sum())
         advance(1 / len(samples))
-    shares = right / max(pixels, 1)
-    return Accuracy(float(shares[0]), float(shares[1]), len(samples), part)
+    shares = correct / max(pixels, 1)
+    return Accuracy(float(shares[0]), float(shares[1]), len(samples), split)

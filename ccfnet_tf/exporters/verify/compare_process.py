@@ -1,10 +1,10 @@
-"""Holds an artifact against what Keras answered; runs in a process of its own.
+"""Compares an artifact with Keras's stored outputs, in a separate process.
 
     python -m ccfnet_tf.exporters.verify.compare_process FOLDER FORMAT
 
-FOLDER holds the artifact, `reference.npz` beside it. The last line is JSON: the figures, an
-`error`, or that a disk is `full`. This process must not know the network's code, as a server does
-not; it refuses to judge if it does.
+FOLDER contains the artifact and `reference.npz`. The last line of the output is JSON: the
+differences, an `error`, or `full` if a disk is full. Like a server, this process must not import
+the network's code; if it did, it reports an error.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from ccfnet_tf.runtimes.manifest import LEVELS, MODEL, Difference
 
 
 def main() -> None:
-    """Checks the folder that is named, and prints what came of it."""
+    """Compares the artifact of the command line and prints the result."""
     folder, format_ = Path(sys.argv[1]), sys.argv[2]
     try:
         result: dict[str, Any] = asdict(_check(folder, format_))
     except OSError as error:
         kind = "full" if is_disk_full(error) else "error"
         result = {kind: _line(error)}
-    except Exception as error:  # whatever it is, the artifact is not fit to be published
+    except Exception as error:  # after any error the artifact must not be published
         result = {"error": _line(error)}
-    known = sorted(name for name in sys.modules if name.startswith("ccfnet_tf.network"))
-    if known:
-        result = {"error": f"the check itself imported {known[0]}"}
+    imported = sorted(name for name in sys.modules if name.startswith("ccfnet_tf.network"))
+    if imported:
+        result = {"error": f"the comparison imported {imported[0]}"}
     print(json.dumps(result))  # noqa: T201
 
 
@@ -46,37 +46,37 @@ def _line(error: Exception) -> str:
 
 
 def compare(folder: Path, network: Network) -> Difference:
-    """Returns how far a network's answers are from the references in a folder.
+    """Returns the differences between a network's outputs and the references in a folder.
 
-    Where a file takes several images at once, each place gets another one, and all are compared.
+    A file with a batch size above 1 gets different images in one batch; all are compared.
 
     Raises:
-        ValueError: An answer has another form, or is not finite.
+        ValueError: An output has a wrong shape or is not finite.
     """
     gaps, references = Gaps(), list(read_references(folder))
     batch = network.batch if isinstance(network, LiteRTNetwork) else 1
     for start in range(0, len(references), batch):
-        asked = [references[(start + place) % len(references)] for place in range(batch)]
-        images = [image for image, _, _ in asked]
+        batch_references = [references[(start + index) % len(references)] for index in range(batch)]
+        images = [image for image, _, _ in batch_references]
         if isinstance(network, LiteRTNetwork):
-            answers = network.predict_together(images)
+            predictions = network.predict_together(images)
         else:
-            answers = [network.predict(images[0])]
-        for reference, found in zip(asked, answers, strict=True):
-            _add(gaps, found, reference)
+            predictions = [network.predict(images[0])]
+        for reference, prediction in zip(batch_references, predictions, strict=True):
+            _add(gaps, prediction, reference)
     return gaps.difference()
 
 
-def _add(gaps: Gaps, found: Prediction | Maps, reference: tuple[np.ndarray, ...]) -> None:
+def _add(gaps: Gaps, prediction: Prediction | Maps, reference: tuple[np.ndarray, ...]) -> None:
     _, probabilities, difficulty = reference
-    same_shape("difficulty", found.difficulty, difficulty)
-    if isinstance(found, Prediction):
-        same_shape("probabilities", found.probabilities, probabilities)
-        gaps.add(np.abs(found.probabilities - probabilities))
-        gaps.add(np.abs(found.difficulty - difficulty))
+    same_shape("difficulty", prediction.difficulty, difficulty)
+    if isinstance(prediction, Prediction):
+        same_shape("probabilities", prediction.probabilities, probabilities)
+        gaps.add(np.abs(prediction.probabilities - probabilities))
+        gaps.add(np.abs(prediction.difficulty - difficulty))
     else:
-        gaps.add(beyond_rounding(np.round(LEVELS * found.difficulty), difficulty))
-    gaps.add_labels(found.labels, probabilities.argmax(-1))
+        gaps.add(beyond_rounding(np.round(LEVELS * prediction.difficulty), difficulty))
+    gaps.add_labels(prediction.labels, probabilities.argmax(-1))
 
 
 def _check(folder: Path, format_: str) -> Difference:
@@ -84,14 +84,14 @@ def _check(folder: Path, format_: str) -> Difference:
         from ccfnet_tf.exporters.verify.compare_saved_model import check_saved_model
 
         return check_saved_model(folder)
-    # Answers are compared by class id, but there must be as many classes.
+    # Only class ids are compared, so names and colours are placeholders.
     classes = next(read_references(folder))[1].shape[-1]
-    nameless = Taxonomy(("",) * classes, ((0, 0, 0),) * classes)
+    taxonomy = Taxonomy(("",) * classes, ((0, 0, 0),) * classes)
     if format_ == "tflite":
-        return compare(folder, LiteRTNetwork(folder / MODEL["tflite"], nameless))
+        return compare(folder, LiteRTNetwork(folder / MODEL["tflite"], taxonomy))
     from ccfnet_tf.runtimes.onnx import OnnxNetwork
 
-    return compare(folder, OnnxNetwork(folder / MODEL["onnx"], nameless))
+    return compare(folder, OnnxNetwork(folder / MODEL["onnx"], taxonomy))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Whether a LiteRT file runs wholly on a GPU, and rightly: LiteRT itself does not tell.
+"""Checks whether a LiteRT file runs completely and correctly on this machine's GPU.
 
-It may say `accelerated` of a file whose answer is garbage; so the answer is held against the
-CPU's, and its stderr is read. Any GPU with Vulkan will do, and so does SwiftShader, which is a GPU
-made of software.
+LiteRT may report `accelerated` for a file whose outputs are garbage. Therefore the outputs are
+compared with the CPU's, and stderr is parsed. Any GPU with Vulkan works, including SwiftShader, a
+GPU in software.
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MOST = 1e-2
-"""Largest difference of a probability between GPU and CPU."""
+MAX_DIFFERENCE = 1e-2
+"""Largest allowed difference of a probability between GPU and CPU."""
 
-MOST_IN_8_BITS = 2e-2
-"""Mean difference, where the CPU computes in 8 bits: the GPU widens them and rounds nothing."""
+MAX_MEAN_DIFFERENCE_8_BITS = 2e-2
+"""Largest allowed mean difference if the CPU computes in 8 bits; the GPU computes in float32."""
 
 _NO_GPU = "No adapters found"
-"""What LiteRT says where there is no driver, and where there is no Vulkan at all."""
+"""LiteRT's message if there is no driver or no Vulkan."""
 
-_SAID = re.compile(r"^ERROR: \[[^]]*\] (.+)$", re.M)
-_REFUSED = re.compile(
+_LITERT_ERROR = re.compile(r"^ERROR: \[[^]]*\] (.+)$", re.M)
+_UNSUPPORTED = re.compile(
     r"operations are not supported by GPU delegate:\n(.*?)^\d+ operations will run", re.S | re.M
 )
 
 
 @dataclass(frozen=True)
 class GPUVerdict:
-    """What came of it.
+    """Result of running a file on the GPU.
 
     Attributes:
-        runs: Whether the whole file ran there and answered as on the CPU.
-        wrong: Whether it ran there and answered otherwise: worse than not running.
-        said: In words: the difference, or why not.
+        runs: Whether the complete file ran on the GPU and its outputs equal the CPU's.
+        wrong: Whether it ran and its outputs differ, which is worse than not running.
+        message: Description: the difference, or the reason for not running.
     """
 
     runs: bool
     wrong: bool
-    said: str
+    message: str
 
 
 def try_on_gpu(folder: Path, *, in_8_bits: bool = False) -> GPUVerdict:
-    """Runs the LiteRT file of an artifact on GPU and CPU, in a process of its own.
+    """Runs the LiteRT file of an artifact on GPU and CPU, in a separate process.
 
     Args:
-        folder: The artifact's.
+        folder: The artifact's folder.
         in_8_bits: Whether the CPU computes in 8 bits.
     """
     command = [sys.executable, "-P", "-m", "ccfnet_tf.exporters.verify.gpu_process", str(folder)]
@@ -58,29 +58,33 @@ def try_on_gpu(folder: Path, *, in_8_bits: bool = False) -> GPUVerdict:
 
 
 def judge(stdout: str, stderr: str, code: int, *, in_8_bits: bool = False) -> GPUVerdict:
-    """Returns the verdict on what that process wrote."""
+    """Returns the verdict for the output, stderr and exit code of that process."""
     lines = stdout.splitlines()
     result = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    if refused := _REFUSED.search(stderr):
-        named = "; ".join(sorted(line.strip(" :.") for line in set(refused[1].splitlines())))
-        return GPUVerdict(False, False, f"no: operators that it cannot run: {named}")
+    if unsupported := _UNSUPPORTED.search(stderr):
+        named = "; ".join(sorted(line.strip(" :.") for line in set(unsupported[1].splitlines())))
+        return GPUVerdict(False, False, f"no: unsupported operators: {named}")
     if "largest" in result:
-        return _judge_answer(result, "Validation error" in stderr, in_8_bits)
+        return _judge_outputs(result, "Validation error" in stderr, in_8_bits)
     if _NO_GPU in stderr:
-        return GPUVerdict(False, False, "not tried: no GPU with Vulkan on this machine")
-    reasons = [f"it ended with {code}"] if code else _SAID.findall(stderr)[-1:]
-    reason = (reasons or [result.get("error", "it said nothing")])[0]
+        return GPUVerdict(False, False, "not tested: no GPU with Vulkan on this machine")
+    reasons = [f"exit code {code}"] if code else _LITERT_ERROR.findall(stderr)[-1:]
+    reason = (reasons or [result.get("error", "no output")])[0]
     return GPUVerdict(False, False, f"no: LiteRT cannot run it ({reason})")
 
 
-def _judge_answer(result: dict[str, Any], kernel_refused: bool, in_8_bits: bool) -> GPUVerdict:
+def _judge_outputs(result: dict[str, Any], kernel_refused: bool, in_8_bits: bool) -> GPUVerdict:
     gap, mean = result["largest"], result["mean"]
     if kernel_refused:
-        return GPUVerdict(False, True, "no: a kernel was refused (Validation error), in silence")
+        return GPUVerdict(
+            False, True, "no: a kernel was rejected without an error (Validation error)"
+        )
     if not result["accelerated"]:
-        return GPUVerdict(False, False, "no: a part of it would run on the CPU")
-    if in_8_bits and mean <= MOST_IN_8_BITS:
-        return GPUVerdict(True, False, f"yes: {mean:.1e} in the mean from the CPU, in 8 bits there")
-    if not gap <= MOST:  # NaN is above
-        return GPUVerdict(False, True, f"no: it answers wrong there, by {gap:.2g}")
+        return GPUVerdict(False, False, "no: some operators would run on the CPU")
+    if in_8_bits and mean <= MAX_MEAN_DIFFERENCE_8_BITS:
+        return GPUVerdict(
+            True, False, f"yes: mean difference {mean:.1e} from the CPU, which computes in 8 bits"
+        )
+    if not gap <= MAX_DIFFERENCE:  # also true for NaN
+        return GPUVerdict(False, True, f"no: wrong outputs, by {gap:.2g}")
     return GPUVerdict(True, False, f"yes: within {gap:.1e} of the CPU")

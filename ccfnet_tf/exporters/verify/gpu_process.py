@@ -1,11 +1,11 @@
-"""Runs a LiteRT file on this machine's GPU and on its CPU; in a process of its own.
+"""Runs a LiteRT file on this machine's GPU and on its CPU, in a separate process.
 
     python -m ccfnet_tf.exporters.verify.gpu_process FOLDER
 
-The last line is JSON: `largest` and `mean` difference between the two on the first reference
-image and whether the file was `accelerated` as a whole, or an `error`. LiteRT says on stderr, and
-nowhere else, that a kernel was refused (`Validation error`) and which operators it cannot run; the
-caller reads it there.
+The last line of the output is JSON: the `largest` and `mean` difference between GPU and CPU on the
+first reference image and whether the complete file was `accelerated`, or an `error`. LiteRT reports
+rejected kernels (`Validation error`) and unsupported operators only on stderr, which the caller
+parses.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ccfnet_tf.runtimes.manifest import LEVELS, MODEL
 
 
 def main() -> None:
-    """Runs the file of the folder that is named, and prints what came of it."""
+    """Runs the file in the folder of the command line and prints the result."""
     folder = Path(sys.argv[1])
     image = next(read_references(folder))[0].astype(np.float32)
     try:
         result = _both(folder / MODEL["tflite"], image)
-    except (RuntimeError, ImportError, OSError) as error:  # what LiteRT raises where it cannot
+    except (RuntimeError, ImportError, OSError) as error:  # raised by LiteRT
         result = {"error": (str(error).splitlines() or [type(error).__name__])[-1]}
     print(json.dumps(result), flush=True)  # noqa: T201
 
@@ -36,26 +36,26 @@ def main() -> None:
 def _both(path: Path, image: np.ndarray) -> dict[str, Any]:
     on_gpu = CompiledLiteRT(path, "GPU")
     gpu, cpu = _run(on_gpu, image), _run(CompiledLiteRT(path, "CPU"), image)
-    gaps = [
-        # Of class ids, the share that differs.
+    differences = [
+        # For class ids: the share that differs.
         np.atleast_1d(
             (gpu[name] != cpu[name]).mean() if name == "labels" else gpu[name] - cpu[name]
         )
         for name in cpu
     ]
-    every = np.abs(np.concatenate([gap.ravel() for gap in gaps]))
+    magnitudes = np.abs(np.concatenate([difference.ravel() for difference in differences]))
     return {
-        "largest": float(every.max()),
-        "mean": float(every.mean()),
+        "largest": float(magnitudes.max()),
+        "mean": float(magnitudes.mean()),
         "accelerated": on_gpu.accelerated,
     }
 
 
 def _run(network: CompiledLiteRT, image: np.ndarray) -> dict[str, np.ndarray]:
-    found = network(images=np.repeat(image[np.newaxis], network.batch, axis=0))
-    levels = {name: LEVELS if value.dtype == np.uint8 else 1.0 for name, value in found.items()}
+    outputs = network(images=np.repeat(image[np.newaxis], network.batch, axis=0))
+    levels = {name: LEVELS if value.dtype == np.uint8 else 1.0 for name, value in outputs.items()}
     scales = levels | {"labels": 1.0}
-    return {name: value.astype(np.float64) / scales[name] for name, value in found.items()}
+    return {name: value.astype(np.float64) / scales[name] for name, value in outputs.items()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Real images and what Keras answers for them: what an exported file is held against."""
+"""Writes and reads references: real images and Keras's outputs, to compare exported files with."""
 
 from __future__ import annotations
 
@@ -20,50 +20,50 @@ if TYPE_CHECKING:
     from ccfnet_tf.inference.keras_network import KerasNetwork
     from ccfnet_tf.runs.run_folder import RunInfo
 
-REFERENCES = 6
+REFERENCE_IMAGES = 6
 
-MOST_BYTES = 1 << 31
-"""Of all references of an artifact, unpacked."""
+MAX_BYTES = 1 << 31
+"""Largest uncompressed size of all references of an artifact, in bytes."""
 
 
 def run_parts(run: RunInfo) -> Parts:
-    """Returns the run's own data.
+    """Reads the data set of a run.
 
     Raises:
-        ConfigError: They are no longer where they were.
+        ConfigError: The data set cannot be read, for example because it was moved.
     """
     try:
         return read_parts(run.config.data, run.config.seed)
     except CCFNetError as error:
         raise ConfigError(
-            f"{run.path}: an export is checked on images of the run's data, which cannot be "
-            f"read ({error}); say where they are now with --data.root"
+            f"{run.path}: an export is verified on images of the run's data, which cannot be "
+            f"read ({error}); set their new folder with --data.root"
         ) from error
 
 
-def reference_pictures(parts: Parts, count: int = REFERENCES) -> list[np.ndarray]:
-    """Returns images, uint8 [H, W, 3]: of test, else val, else train."""
+def reference_images(parts: Parts, count: int = REFERENCE_IMAGES) -> list[np.ndarray]:
+    """Returns evenly spaced images, uint8 [H, W, 3], of test, else val, else train."""
     samples = parts.test or parts.val or parts.train
     step = max(1, len(samples) // count)
     return [parts.load(sample)[0] for sample in samples[::step][:count]]
 
 
-def write_reference(path: Path, predictor: KerasNetwork, pictures: Sequence[np.ndarray]) -> None:
-    """Writes images and Keras's answers as named arrays, the first of at most `MOST_BYTES`.
+def write_reference(path: Path, predictor: KerasNetwork, images: Sequence[np.ndarray]) -> None:
+    """Writes images and Keras's outputs as named arrays, at most `MAX_BYTES` unless there is one.
 
     Keys: `image/N` uint8 [H, W, 3], `probabilities/N` float32 [H, W, C], `difficulty/N` float32
     [H, W].
     """
     arrays: dict[str, np.ndarray] = {}
     size = 0
-    for number, picture in enumerate(pictures):
-        found = predictor.predict(picture)
-        size += picture.nbytes + found.probabilities.nbytes + found.difficulty.nbytes
-        if arrays and size > MOST_BYTES:
+    for number, image in enumerate(images):
+        predicted = predictor.predict(image)
+        size += image.nbytes + predicted.probabilities.nbytes + predicted.difficulty.nbytes
+        if arrays and size > MAX_BYTES:
             break
-        arrays[f"image/{number}"] = picture
-        arrays[f"probabilities/{number}"] = found.probabilities
-        arrays[f"difficulty/{number}"] = found.difficulty
+        arrays[f"image/{number}"] = image
+        arrays[f"probabilities/{number}"] = predicted.probabilities
+        arrays[f"difficulty/{number}"] = predicted.difficulty
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
@@ -71,41 +71,39 @@ def read_references(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.n
     """Yields image, probabilities and difficulty of each reference in a folder.
 
     Raises:
-        ValueError: There is none, or the file is damaged or unpacks to more than `MOST_BYTES`.
+        ValueError: There are none, or the file is damaged or unpacks to more than `MAX_BYTES`.
     """
     path = folder / REFERENCE
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename: info for info in archive.infolist()}
-            if sum(info.file_size for info in members.values()) > MOST_BYTES:
-                raise ValueError(f"it unpacks to more than {MOST_BYTES} bytes")
+            if sum(info.file_size for info in members.values()) > MAX_BYTES:
+                raise ValueError(f"it unpacks to more than {MAX_BYTES} bytes")
             keys = sorted(name for name in members if name.startswith("image/"))
             if not keys:
-                raise ValueError("there is nothing to compare with")
+                raise ValueError("it contains no references")
             for key in keys:
                 number = key.removeprefix("image/")
                 image, probabilities, difficulty = (
-                    parse_array(_unpacked(archive, members[f"{kind}/{number}"]))
+                    parse_array(_read_member(archive, members[f"{kind}/{number}"]))
                     for kind in ("image", "probabilities", "difficulty")
                 )
-                _refuse_other_form(image, probabilities, difficulty)
+                _check_shapes(image, probabilities, difficulty)
                 yield image, probabilities, difficulty
     except (*DAMAGE, DataError) as error:
         reason = first_line(error)
         raise ValueError(f"{path}: damaged ({reason})") from error
 
 
-def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Returns a member, unpacked piece by piece: at once, it could become any size first."""
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Reads a member in chunks: a single read could allocate any amount of memory."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"packed by a method {info.compress_type} that is not ours")
+        raise ValueError(f"compressed by method {info.compress_type}: expected stored or deflated")
     with archive.open(info) as member:
         return b"".join(iter(partial(member.read, 1 << 20), b""))
 
 
-def _refuse_other_form(
-    image: np.ndarray, probabilities: np.ndarray, difficulty: np.ndarray
-) -> None:
+def _check_shapes(image: np.ndarray, probabilities: np.ndarray, difficulty: np.ndarray) -> None:
     refuse_no_picture(image)
     size = image.shape[:2]
     floats = probabilities.dtype == difficulty.dtype == np.float32
@@ -116,46 +114,48 @@ def _refuse_other_form(
 
 
 class Gaps:
-    """Differences, gathered over images and outputs."""
+    """Accumulates differences over images and outputs."""
 
     def __init__(self) -> None:
         self._gaps: list[np.ndarray] = []
-        self._others = self._pixels = 0
+        self._other_labels = self._pixels = 0
 
     def add(self, gaps: np.ndarray) -> None:
         """Adds absolute differences of probabilities."""
         self._gaps.append(gaps.ravel())
 
-    def add_labels(self, found: np.ndarray, expected: np.ndarray) -> None:
-        """Adds class ids [H, W]."""
-        same_shape("labels", found, expected)
-        self._others += int((found != expected).sum())
+    def add_labels(self, predicted: np.ndarray, expected: np.ndarray) -> None:
+        """Adds predicted and expected class ids [H, W]."""
+        same_shape("labels", predicted, expected)
+        self._other_labels += int((predicted != expected).sum())
         self._pixels += expected.size
 
     def difference(self) -> Difference:
-        """Returns the figures.
+        """Returns the summary of all differences.
 
         Raises:
-            ValueError: Something is not finite.
+            ValueError: A difference is not finite.
         """
-        every = np.concatenate(self._gaps)
-        if not np.isfinite(every).all():
-            raise ValueError("an answer is not finite")
+        differences = np.concatenate(self._gaps)
+        if not np.isfinite(differences).all():
+            raise ValueError("an output is not finite")
         return Difference(
-            largest=float(every.max()),
-            percentile=float(np.percentile(every, 99.9)),
-            mean=float(every.mean()),
-            other_labels=self._others / self._pixels,
+            largest=float(differences.max()),
+            percentile=float(np.percentile(differences, 99.9)),
+            mean=float(differences.mean()),
+            other_labels=self._other_labels / self._pixels,
         )
 
 
 def beyond_rounding(stored: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Returns how far stored bytes are from probabilities, beyond the half step of rounding."""
+    """Returns differences between probabilities stored as bytes and exact ones, less rounding."""
     gap = np.abs(stored.astype(np.float64) / LEVELS - expected)
     return np.maximum(0.0, gap - 0.5 / LEVELS)
 
 
-def same_shape(name: str, found: np.ndarray, expected: np.ndarray) -> None:
-    """Refuses an answer of another form; raises ValueError."""
-    if found.shape != expected.shape:
-        raise ValueError(f"{name} has shape {list(found.shape)}, not {list(expected.shape)}")
+def same_shape(name: str, predicted: np.ndarray, expected: np.ndarray) -> None:
+    """Raises ValueError if two arrays have different shapes."""
+    if predicted.shape != expected.shape:
+        raise ValueError(
+            f"{name} has shape {list(predicted.shape)}: expected {list(expected.shape)}"
+        )

@@ -1,4 +1,4 @@
-"""Verifies that a file's outputs equal Keras's: on export, and again anywhere later."""
+"""Verifies that a file's outputs equal Keras's, during export and at any later time."""
 
 from __future__ import annotations
 
@@ -22,34 +22,43 @@ from ccfnet_tf.runtimes.sources import find_source
 
 
 def verify(artifact: Path, *, console: Console) -> Difference:
-    """Repeats the check of an artifact, a folder or the file in it, from the answers beside it.
+    """Repeats the verification of an artifact with the references that it contains.
+
+    Args:
+        artifact: The artifact's folder, or the network's file in it.
+        console: Console for progress and results.
+
+    Returns:
+        The differences from Keras.
 
     Raises:
-        RunError: It is not an artifact, or not the one that was exported.
-        VerificationError: Its outputs differ from Keras's.
+        RunError: The path is not an artifact, or the artifact was changed after its export.
+        VerificationError: The outputs differ from Keras's.
     """
     source = find_source(str(artifact))
     if source.manifest is None:
-        raise RunError(f"{artifact}: not an exported file: give what `ccfnet-tf export` wrote")
-    manifest, place = source.manifest, Path(source.place)
-    folder = place.parent if place.is_file() else place
+        raise RunError(
+            f"{artifact}: not an exported file: give a folder that `ccfnet-tf export` wrote"
+        )
+    manifest, path = source.manifest, Path(source.place)
+    folder = path.parent if path.is_file() else path
     import_extras(manifest.format)
     with new_progress(console) as bar:
-        task = bar.add_task("checking it in a fresh process", total=2)
+        task = bar.add_task("verifying the file in a new process", total=2)
         difference = compare_with_keras(folder, manifest.format, tolerance_here(manifest), artifact)
         bar.update(task, advance=1, description="GPU")
         quantize = manifest.options.get("quantize")
-        on_gpu = verify_on_gpu(folder, quantize) if quantize else {}
+        gpu_results = verify_on_gpu(folder, quantize) if quantize else {}
         bar.advance(task)
     console.print(new_table(difference, tolerance_here(manifest), manifest.kind))
-    for name, said in on_gpu.items():
-        console.print(f"{name}: {said}", soft_wrap=True)
+    for name, text in gpu_results.items():
+        console.print(f"{name}: {text}", soft_wrap=True)
     console.print(f"{artifact}: equal to its run within its tolerance", soft_wrap=True)
     return difference
 
 
 def import_extras(format_: Format) -> None:
-    """Finds out before any work whether an extra is missing; raises ConfigError."""
+    """Imports the extras of a format before any work; raises ConfigError if one is missing."""
     if format_ == "tflite":
         import_interpreter()
     if format_ == "onnx":
@@ -57,21 +66,21 @@ def import_extras(format_: Format) -> None:
 
 
 def compare_with_keras(
-    folder: Path, format_: Format, allowed: Difference, place: Path
+    folder: Path, format_: Format, allowed: Difference, path: Path
 ) -> Difference:
-    """Holds an artifact against the answers beside it, in a process that does not know the network.
+    """Compares an artifact with its references in a process that does not import the network.
 
     Args:
-        folder: Where it lies now.
-        format_: What it is.
-        allowed: How far it may be from Keras.
-        place: Its name in messages, where it is to lie.
+        folder: The artifact's current folder.
+        format_: The artifact's format.
+        allowed: Largest allowed differences from Keras.
+        path: Path in messages: the folder that the artifact is published to.
 
     Returns:
-        How far it is.
+        The differences from Keras.
 
     Raises:
-        VerificationError: It is further, or cannot be used.
+        VerificationError: A difference exceeds its limit, or the artifact cannot be used.
         ResourceError: The disk of temporary files is full.
     """
     command = [
@@ -85,60 +94,62 @@ def compare_with_keras(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
-        said = (done.stderr.strip().splitlines() or [""])[-1]
-        raise VerificationError(f"{place}: the check ended with {done.returncode} ({said})")
+        message = (done.stderr.strip().splitlines() or [""])[-1]
+        raise VerificationError(
+            f"{path}: the verification process failed with exit code {done.returncode} ({message})"
+        )
     result = json.loads(lines[-1])
     if "full" in result:
         raise ResourceError(
-            f"{place}: cannot be checked: the disk of temporary files is full "
-            f"({tempfile.gettempdir()}): free space there, or name another folder in TMPDIR"
+            f"{path}: cannot be verified: the disk of temporary files is full "
+            f"({tempfile.gettempdir()}): free space there, or set TMPDIR to another folder"
         )
     if "error" in result:
-        raise VerificationError(f"{place}: cannot be used: {result['error']}")
+        raise VerificationError(f"{path}: cannot be used: {result['error']}")
     difference = Difference(**result)
     above = difference.above(allowed)
     if above:
-        raise VerificationError(f"{place}: differs from Keras: {'; '.join(above)}")
+        raise VerificationError(f"{path}: differs from Keras: {'; '.join(above)}")
     return difference
 
 
 def verify_on_gpu(folder: Path, quantize: str) -> dict[str, str]:
-    """Runs a LiteRT file on this machine's GPU, if it has one; returns what came of it, in words.
+    """Runs a LiteRT file on this machine's GPU, if it has one; returns a description of the result.
 
     Raises:
-        VerificationError: The GPU answers a file otherwise whose weights are floats.
+        VerificationError: The GPU computes wrong outputs for a file with float weights.
     """
     verdict = try_on_gpu(folder, in_8_bits=quantize in ("dynamic", "int8"))
     if verdict.wrong and quantize in ("none", "fp16"):
-        raise VerificationError(f"--quantize {quantize}: on this machine's GPU: {verdict.said}")
-    return {"GPU": verdict.said}
+        raise VerificationError(f"--quantize {quantize}: on this machine's GPU: {verdict.message}")
+    return {"GPU": verdict.message}
 
 
 def tolerance_here(manifest: Manifest) -> Difference:
-    """Returns how far an artifact may be from Keras here.
+    """Returns the largest allowed differences from Keras when verification is repeated.
 
-    int8 was accepted by its accuracy, which is not measured again, so what was found then counts;
-    another processor rounds otherwise.
+    Export accepts int8 by its accuracy, which is not measured again. Therefore the differences that
+    export measured, doubled because other processors round differently, are the limit.
     """
     allowed = tolerance(manifest.kind)
     if manifest.options.get("quantize") != "int8":
         return allowed
     try:
-        then = Difference(**manifest.difference)
+        measured = Difference(**manifest.difference)
     except TypeError as error:
         raise RunError(f"{MANIFEST}: 'difference' lacks figures: export the run again") from error
     return replace(
         allowed,
-        percentile=min(1.0, 2 * then.percentile),
-        mean=2 * then.mean,
-        other_labels=2 * then.other_labels + 1e-3,
+        percentile=min(1.0, 2 * measured.percentile),
+        mean=2 * measured.mean,
+        other_labels=2 * measured.other_labels + 1e-3,
     )
 
 
 def new_table(difference: Difference, limits: Difference, kind: str) -> Table:
-    """Returns what was found beside what is allowed."""
+    """Returns a table of the differences and their limits."""
     table = Table(
-        title=f"{kind} beside Keras on real images", title_justify="left", title_style="bold"
+        title=f"{kind} compared with Keras on real images", title_justify="left", title_style="bold"
     )
     table.add_column("difference")
     table.add_column("found", justify="right")

@@ -18,7 +18,7 @@ def test_the_usual_size_is_that_of_a_picture(run: Path, monkeypatch: pytest.Monk
         return exporter.LiteRTExporter.from_options().sized_for(parts).options["size"]
 
     assert usual() == "180x240"
-    monkeypatch.setattr(exporter, "LARGEST_USUAL", 60)
+    monkeypatch.setattr(exporter, "MAX_DEFAULT_SIDE", 60)
     assert usual() == "45x60"
     given = exporter.LiteRTExporter.from_options(size="33x47").sized_for(parts)
     assert given.options["size"] == "33x47"

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from ccfnet_tf.exporters.litert.float16 import LEAST, with_float16_weights
+from ccfnet_tf.exporters.litert.float16 import MIN_FLOAT16_SIZE, with_float16_weights
 
 X = np.random.default_rng(0).uniform(0.0, 1.0, (1, 8, 8, 16)).astype(np.float32)
 
@@ -43,7 +43,7 @@ def test_large_constants_are_halved_and_small_ones_stay() -> None:
     rng = np.random.default_rng(1)
     kernel = rng.normal(0.0, 0.1, (3, 3, 16, 32)).astype(np.float32)
     small = rng.normal(0.0, 0.1, (1, 1, 32, 8)).astype(np.float32)
-    assert small.size < LEAST <= kernel.size
+    assert small.size < MIN_FLOAT16_SIZE <= kernel.size
 
     def graph(first: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
         return lambda x: tf.nn.conv2d(

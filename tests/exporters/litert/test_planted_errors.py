@@ -102,17 +102,17 @@ def test_int8_softmaxes_are_refused_by_what_they_lose(
     samples = tuple(Sample(name, name, name) for name in labelled)
     parts = Parts("folder", TAXONOMY, samples, samples, (), lambda sample: labelled[sample.name])
     exporter = LiteRTExporter(LiteRTOptions(SIZE, "int8"), max_loss=5.0)
-    nothing = GPUVerdict(runs=False, wrong=False, said="not tried")
+    nothing = GPUVerdict(runs=False, wrong=False, message="not tested")
     monkeypatch.setattr(verify, "try_on_gpu", lambda _, **__: nothing)
     write(model, folder, quantize="int8")
     measured = exporter.measure(folder, predictor, parts, print)
     assert measured["accuracy"].endswith("(2 images of val)")
-    monkeypatch.setattr(litert, "_FLOAT_PARTS", ())
+    monkeypatch.setattr(litert, "_FLOAT_LAYERS", ())
     write(model, folder, quantize="int8")
-    with pytest.raises(VerificationError, match=r"int8 leaves .* points below .*--max-loss"):
+    with pytest.raises(VerificationError, match=r"int8 reaches .* points below .*--max-loss"):
         exporter.measure(folder, predictor, parts, print)
     accepted = replace(exporter, max_loss=50.0)
-    assert accepted.measure(folder, predictor, parts, print)["GPU"] == "not tried"
+    assert accepted.measure(folder, predictor, parts, print)["GPU"] == "not tested"
 
 
 def test_operators_that_no_gpu_has_are_named(
@@ -128,7 +128,7 @@ def test_operators_that_no_gpu_has_are_named(
     monkeypatch.setattr(litert, "gpu_safe_outputs", lambda _: answers)
     write(model, folder)
     verdict = try_on_gpu(folder)
-    if verdict.said.startswith("not tried"):
-        pytest.skip(verdict.said)
+    if verdict.message.startswith("not tested"):
+        pytest.skip(verdict.message)
     assert not verdict.runs
-    assert "LOG_SOFTMAX" in verdict.said
+    assert "LOG_SOFTMAX" in verdict.message

@@ -135,13 +135,13 @@ def test_no_convolution_is_wider_than_a_texture(channels: int) -> None:
     images = keras.Input((None, None, channels))
     layer = Conv(4, 3, padding="same", name="wide")
     plain = keras.Model(images, layer(images))
-    sliced = gpu_safe_graph._said_otherwise(plain)
+    sliced = gpu_safe_graph._rewritten(plain)
     x = np.random.default_rng(0).normal(size=(1, 5, 6, channels)).astype(np.float32)
     np.testing.assert_allclose(sliced(x), plain(x), rtol=1e-4, atol=1e-4)
     traced = tf.function(sliced).get_concrete_function(tf.TensorSpec(x.shape))
     kernels = [op.inputs[1].shape for op in traced.graph.get_operations() if op.type == "Conv2D"]
-    assert len(kernels) == (1 if channels == 910 else -(-channels // gpu_safe_graph.SLICE))
-    assert all(np.prod(kernel[:3]) <= gpu_safe_graph.LARGEST_TEXTURE for kernel in kernels)
+    assert len(kernels) == (1 if channels == 910 else -(-channels // gpu_safe_graph.SLICE_CHANNELS))
+    assert all(np.prod(kernel[:3]) <= gpu_safe_graph.MAX_TEXTURE_ROWS for kernel in kernels)
 
 
 @pytest.mark.parametrize("size", [(6, 6), (7, 9), (1, 5)])
@@ -155,7 +155,7 @@ def test_a_strided_convolution_is_one_of_what_it_sees(size: tuple[int, int], pad
     images = keras.Input((*size, 5))
     plain = keras.Model(images, inner(images))
     x = np.random.default_rng(0).normal(size=(2, *size, 5)).astype(np.float32)
-    network = gpu_safe_graph._said_otherwise(plain)
+    network = gpu_safe_graph._rewritten(plain)
     np.testing.assert_allclose(network(x), plain(x), atol=1e-6)
     traced = tf.function(network).get_concrete_function(tf.TensorSpec(x.shape))
     ops = [op for op in traced.graph.get_operations() if op.type == "Conv2D"]
@@ -166,7 +166,9 @@ def test_a_strided_convolution_is_one_of_what_it_sees(size: tuple[int, int], pad
 def test_means_of_slices_are_the_pooling(size: tuple[int, int]) -> None:
     pooling = PyramidPooling()
     x = np.random.default_rng(0).normal(size=(2, *size, 5)).astype(np.float32)
-    for mine, theirs in zip(gpu_safe_graph._MeansOfSlices(pooling)(x), pooling(x), strict=True):
+    for mine, theirs in zip(
+        gpu_safe_graph._SlicedPyramidPooling(pooling)(x), pooling(x), strict=True
+    ):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
@@ -189,32 +191,32 @@ DEQUANTIZE:
         (
             '{"largest": 1e-6, "mean": 0.03, "accelerated": true}',
             "x Validation error: Texture size",
-            (False, True, "no: a kernel was refused"),
+            (False, True, "no: a kernel was rejected"),
         ),
         (
             '{"largest": 3.0, "mean": 0.03, "accelerated": true}',
             "",
-            (False, True, "no: it answers wrong there"),
+            (False, True, "no: wrong outputs"),
         ),
         (
             '{"largest": NaN, "mean": 0.03, "accelerated": true}',
             "",
-            (False, True, "no: it answers wrong there"),
+            (False, True, "no: wrong outputs"),
         ),
         (
             '{"largest": 0.0, "mean": 0.0, "accelerated": false}',
             "",
-            (False, False, "no: a part of it"),
+            (False, False, "no: some operators would run on the CPU"),
         ),
-        ('{"error": "x"}', REFUSED, (False, False, "no: operators that it cannot run: BATCH_MA")),
-        ('{"error": "x"}', "No adapters found", (False, False, "not tried: no GPU with Vulkan")),
-        ("", "", (False, False, "no: LiteRT cannot run it (it ended with 139)")),
+        ('{"error": "x"}', REFUSED, (False, False, "no: unsupported operators: BATCH_MA")),
+        ('{"error": "x"}', "No adapters found", (False, False, "not tested: no GPU with Vulkan")),
+        ("", "", (False, False, "no: LiteRT cannot run it (exit code 139)")),
     ],
 )
 def test_the_verdict_on_a_gpu(stdout: str, stderr: str, verdict: tuple[bool, bool, str]) -> None:
     found = judge(stdout, stderr, 139)
     assert (found.runs, found.wrong) == verdict[:2]
-    assert found.said.startswith(verdict[2])
+    assert found.message.startswith(verdict[2])
 
 
 def test_where_the_cpu_computes_in_8_bits_the_mean_counts() -> None:
@@ -251,8 +253,10 @@ def test_not_a_number_in_any_output_is_seen(monkeypatch: pytest.MonkeyPatch) -> 
 
 def gpu_or_skip(folder: Path) -> GPUVerdict:
     verdict = try_on_gpu(folder)
-    if verdict.said.startswith("not tried"):
-        pytest.skip(f"{verdict.said}: install chromium-common and libvulkan1, set VK_DRIVER_FILES")
+    if verdict.message.startswith("not tested"):
+        pytest.skip(
+            f"{verdict.message}: install chromium-common and libvulkan1, set VK_DRIVER_FILES"
+        )
     return verdict
 
 
@@ -260,7 +264,7 @@ def gpu_or_skip(folder: Path) -> GPUVerdict:
 def test_the_default_runs_wholly_on_a_gpu(model: Any, folder: Path, outputs: str) -> None:
     write(model, folder, outputs=outputs)
     verdict = gpu_or_skip(folder)
-    assert verdict.runs, verdict.said
+    assert verdict.runs, verdict.message
 
 
 def wide_network() -> Any:
@@ -287,12 +291,12 @@ def test_wide_convolutions_run_rightly_on_a_gpu_in_slices_alone(
     write_reference(tmp_path / REFERENCE, KerasNetwork(model, taxonomy=TAXONOMY), [picture])
     write(model, tmp_path, size=(32, 32))
     verdict = gpu_or_skip(tmp_path)
-    assert verdict.runs, verdict.said
+    assert verdict.runs, verdict.message
     # As the graph is, the same network is silent garbage there, and is refused.
-    monkeypatch.setattr(gpu_safe_graph, "LARGEST_TEXTURE", 1 << 30)
+    monkeypatch.setattr(gpu_safe_graph, "MAX_TEXTURE_ROWS", 1 << 30)
     write(model, tmp_path, size=(32, 32))
     verdict = try_on_gpu(tmp_path)
-    assert verdict.wrong, verdict.said
+    assert verdict.wrong, verdict.message
 
 
 @pytest.mark.slow
@@ -306,9 +310,9 @@ def test_resnet_in_8_bits_runs_rightly_on_a_gpu(
     write(model, tmp_path, size=(64, 64), quantize="dynamic")
     gpu_or_skip(tmp_path)
     verdict = try_on_gpu(tmp_path, in_8_bits=True)
-    assert verdict.runs, verdict.said
+    assert verdict.runs, verdict.message
     # As its strided convolutions are, it is silent garbage there.
     monkeypatch.setattr(gpu_safe_graph, "_StridedConv", lambda conv: conv)
     write(model, tmp_path, size=(64, 64), quantize="dynamic")
     verdict = try_on_gpu(tmp_path, in_8_bits=True)
-    assert verdict.wrong, verdict.said
+    assert verdict.wrong, verdict.message

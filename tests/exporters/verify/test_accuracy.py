@@ -69,7 +69,7 @@ def test_a_size_is_no_loss(parts: Parts, predictor: KerasNetwork, labels: bool) 
     assert found.loss == 0.0
     assert sum(told) == pytest.approx(1.0)
     assert 0.0 < found.keras < 1.0
-    assert (found.part, found.pictures) == ("val", len(parts.val))
+    assert (found.split, found.images) == ("val", len(parts.val))
 
 
 def test_labelled_pixels_are_counted(parts: Parts, predictor: KerasNetwork) -> None:

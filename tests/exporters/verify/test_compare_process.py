@@ -72,7 +72,7 @@ def test_what_is_equal_has_no_difference(folder: Path) -> None:
 def test_one_value_that_is_no_number_is_refused(folder: Path, name: str, value: float) -> None:
     found = expected()
     getattr(found, name)[2, 3] = value
-    with pytest.raises(ValueError, match="an answer is not finite"):
+    with pytest.raises(ValueError, match="an output is not finite"):
         compared(folder, found)
 
 
@@ -104,7 +104,7 @@ def test_a_process_that_knows_the_network_does_not_judge(
     compare_process.main()
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     package = ccfnet.__name__.rpartition(".")[0]
-    assert said["error"].startswith(f"the check itself imported {package}")
+    assert said["error"].startswith(f"the comparison imported {package}")
 
 
 @pytest.fixture

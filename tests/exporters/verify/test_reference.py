@@ -47,7 +47,7 @@ def test_what_unpacks_to_too_much_is_refused_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, height=300_000)
-    monkeypatch.setattr(reference, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(reference, "MAX_BYTES", 1 << 20)
     with pytest.raises(ValueError, match="unpacks to more than"):
         next(read_references(tmp_path))
 

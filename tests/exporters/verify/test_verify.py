@@ -75,7 +75,7 @@ def answers_cut(folder: Path) -> str:
 
 def answers_of_nothing(folder: Path) -> str:
     np.savez(folder / REFERENCE, allow_pickle=False, other=np.zeros(3))
-    return "there is nothing to compare with"
+    return "it contains no references"
 
 
 def answers_of_another_size(folder: Path) -> str:
@@ -128,10 +128,10 @@ def test_what_differs_stays_where_it_is(
 def test_floats_that_a_gpu_answers_wrongly_are_refused(
     quantize: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = GPUVerdict(runs=False, wrong=True, said="no: it answers wrong there, by 3")
+    wrong = GPUVerdict(runs=False, wrong=True, message="no: wrong outputs, by 3")
     monkeypatch.setattr(module, "try_on_gpu", lambda _, **__: wrong)
     if quantize in ("none", "fp16"):
-        with pytest.raises(VerificationError, match="GPU: no: it answers wrong there, by 3"):
+        with pytest.raises(VerificationError, match="GPU: no: wrong outputs, by 3"):
             verify_on_gpu(tmp_path, quantize)
     else:  # for CPUs; the contract says so
-        assert verify_on_gpu(tmp_path, quantize) == {"GPU": wrong.said}
+        assert verify_on_gpu(tmp_path, quantize) == {"GPU": wrong.message}
