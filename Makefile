@@ -1,16 +1,16 @@
-# make demo       train, evaluate and look at images, from nothing, in a few minutes
+# make demo       create .venv, train, evaluate and predict on synthetic scenes: a few minutes
 # make test       the tests (under 10 minutes on 2 cores)
-# make test-all   the tests and the slow ones (under 45 minutes)
-# make bench      the network's speed beside a matrix product's; images a second of reading
-# make bench-peers  the network's speed beside PyTorch's, in an environment of its own
-# make matrix RUNS="..."  every format of trained runs: exported, verified, timed; as Markdown
-# make test-addons  exported files and image operations beside TensorFlow Addons
-# make test-packages  the sdist and the wheel, each in clean environments
-# make coverage   the tests, and the share of lines that they run
-# make lint       form, types, direction of imports
+# make test-all   the tests including the slow ones (under 45 minutes)
+# make bench      speed of the network and of the input pipeline
+# make bench-peers  speed compared with PyTorch, in a separate environment
+# make matrix RUNS="..."  export, verify and time every format of trained runs; prints Markdown
+# make test-addons  test exported files and image operations against TensorFlow Addons
+# make test-packages  test the sdist and the wheel, each in clean environments
+# make coverage   the tests with line coverage
+# make lint       ruff, mypy, import-linter
 # make docs       the documentation site, in site/
-# make lock       newer versions in constraints.txt and requirements-ci.txt
-# make env-locked   the environment with the hashes of requirements-ci.txt, as CI installs it
+# make lock       update the versions in constraints.txt and requirements-ci.txt
+# make env-locked   install the environment from requirements-ci.txt with hashes, as in CI
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -27,7 +27,7 @@ env: $(VENV)/.ready
 
 $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
-	  f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12")'
+	  f"Python {v[0]}.{v[1]} found, but 3.11 to 3.13 is required: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@$(MAKE) --no-print-directory check-cv2
@@ -39,22 +39,22 @@ env-locked:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $(VENV)/.ready
 
-# One version of each package, for Python 3.11 to 3.13 on Linux, resolved by the oldest of them:
-# with hashes in requirements-ci.txt, without in constraints.txt. This package itself is left out.
+# Pins one version of each package for Python 3.11 to 3.13 on Linux, resolved with the oldest of them:
+# with hashes in requirements-ci.txt, without in constraints.txt. This package itself is excluded.
 lock: env
 	CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet --upgrade --extra dev --strip-extras \
 	  --generate-hashes --no-annotate --no-emit-options --unsafe-package ccfnet-tf \
 	  --output-file requirements-ci.txt setup.cfg
 	sed -i '/^# WARNING: The following packages were not pinned/,$$d' requirements-ci.txt
-	{ echo '# The versions the tests were run with; make lock renews them.'; \
+	{ echo '# Versions used by the tests; updated by make lock.'; \
 	  grep -oE '^[a-z0-9.-]+==[^ ]+' requirements-ci.txt; } > constraints.txt
 
-# OpenCV's wheel leaves a few system libraries to the system; a container often lacks them.
+# The wheel of OpenCV requires system libraries that containers often lack.
 .PHONY: check-cv2
 check-cv2:
 	@$(BIN)/python -c 'import cv2' || { \
 	  echo; \
-	  echo 'OpenCV needs system libraries that are missing here. On Debian and Ubuntu:'; \
+	  echo 'OpenCV requires system libraries that are not installed. On Debian and Ubuntu:'; \
 	  echo '    apt-get install libgl1 libglib2.0-0'; \
 	  echo 'on Fedora:'; \
 	  echo '    dnf install mesa-libGL glib2'; \
@@ -83,11 +83,11 @@ test-slow: env check-cv2
 test-all: env check-cv2
 	$(PYTEST)
 
-# In an environment of its own, with TensorFlow 2.15; Python 3.9 to 3.11.
+# Runs in a separate environment with TensorFlow 2.15; requires Python 3.9 to 3.11.
 test-addons: env check-cv2
 	tests/addons/run.sh $(BIN)/python $(ADDONS)
 
-# Each in an environment of its own; PYTHONS="python3.11 python3.12" chooses the interpreters.
+# Each in a separate environment; PYTHONS="python3.11 python3.12" selects the interpreters.
 PYTHONS ?= $(PYTHON)
 test-packages: env check-cv2
 	tests/packaging/run.sh $(BIN)/python $(PYTHONS)
@@ -95,12 +95,12 @@ test-packages: env check-cv2
 coverage: env check-cv2
 	$(PYTEST) -m 'not slow' --cov --cov-report=term:skip-covered
 
-# Give your own data sets with make bench DATA="folder folder"
+# To include your own data sets: make bench DATA="FOLDER FOLDER"
 bench: env
 	$(BIN)/ccfnet-tf benchmark
 	$(BIN)/python -m benchmarks.input_pipeline $(DATA)
 
-# Exports go to export/models; what is there already is not made again.
+# Exports go to export/models; existing ones are reused.
 matrix: env
 	$(BIN)/python -m benchmarks.export_matrix $(RUNS)
 

@@ -3,4 +3,4 @@
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-"""Where processes that a benchmark starts find this package."""
+"""PYTHONPATH of the processes that a benchmark starts."""

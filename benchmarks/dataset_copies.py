@@ -1,6 +1,6 @@
-"""The same drawn scenes in the layouts of published sets, so that their readers can be timed.
+"""Writes the same synthetic scenes in the layouts of published data sets, to time their readers.
 
-Stanford Background and SIFT Flow are not imitated: give the real folders to the benchmark.
+Stanford Background and SIFT Flow are not imitated: pass the real folders to the benchmark.
 """
 
 from __future__ import annotations
@@ -25,63 +25,63 @@ def scenes(count: int) -> Scenes:
     return [draw(seed, SIZE) for seed in range(count)]
 
 
-def folder(root: Path, pictures: Scenes) -> None:
-    """Index masks."""
-    for i, (image, label) in enumerate(pictures):
+def folder(root: Path, samples: Scenes) -> None:
+    """Writes the folder layout with index masks."""
+    for i, (image, label) in enumerate(samples):
         _jpeg(root / "images" / f"{i:05d}.jpg", image)
         _png(root / "masks" / f"{i:05d}.png", np.where(label == VOID, 255, label))
     _lines(root / "classes.txt", TAXONOMY.names)
 
 
-def coloured(root: Path, pictures: Scenes) -> None:
-    """The folder layout with RGB masks."""
-    palette = np.array([*TAXONOMY.palette, (0, 0, 0)], np.uint8)  # -1, void, is the last
-    for i, (image, label) in enumerate(pictures):
+def coloured(root: Path, samples: Scenes) -> None:
+    """Writes the folder layout with RGB masks."""
+    palette = np.array([*TAXONOMY.palette, (0, 0, 0)], np.uint8)  # index -1 (void) is the last row
+    for i, (image, label) in enumerate(samples):
         _jpeg(root / "images" / f"{i:05d}.jpg", image)
         _png(root / "masks" / f"{i:05d}.png", palette[label][..., ::-1])
     rows = [f"{r} {g} {b} {name}" for (r, g, b), name in zip(*_colours(), strict=True)]
     _lines(root / "colours.txt", rows)
 
 
-def camvid(root: Path, pictures: Scenes) -> None:
-    """SegNet's layout of CamVid."""
-    for part in ("train", "val", "test"):
-        for i, (image, label) in enumerate(pictures):
-            _png(root / part / f"{i:05d}.png", image[..., ::-1])
-            _png(root / f"{part}annot" / f"{i:05d}.png", np.where(label == VOID, 11, label))
+def camvid(root: Path, samples: Scenes) -> None:
+    """Writes CamVid in the layout of SegNet."""
+    for split in ("train", "val", "test"):
+        for i, (image, label) in enumerate(samples):
+            _png(root / split / f"{i:05d}.png", image[..., ::-1])
+            _png(root / f"{split}annot" / f"{i:05d}.png", np.where(label == VOID, 11, label))
 
 
-def voc(root: Path, pictures: Scenes) -> None:
-    """PASCAL VOC with index masks."""
-    names = [f"{i:05d}" for i in range(len(pictures))]
-    for name, (image, label) in zip(names, pictures, strict=True):
+def voc(root: Path, samples: Scenes) -> None:
+    """Writes PASCAL VOC with index masks."""
+    names = [f"{i:05d}" for i in range(len(samples))]
+    for name, (image, label) in zip(names, samples, strict=True):
         _jpeg(root / "JPEGImages" / f"{name}.jpg", image)
         _png(root / "SegmentationClass" / f"{name}.png", np.where(label == VOID, 255, label))
-    for part, chosen in (("train", names[1:]), ("val", names[:1])):
-        _lines(root / "ImageSets" / "Segmentation" / f"{part}.txt", chosen)
+    for split, chosen in (("train", names[1:]), ("val", names[:1])):
+        _lines(root / "ImageSets" / "Segmentation" / f"{split}.txt", chosen)
 
 
-def cityscapes(root: Path, pictures: Scenes) -> None:
-    """Cityscapes; ids 7 and up are classes."""
-    for part in ("train", "val"):
-        for i, (image, label) in enumerate(pictures):
-            stem = f"{part}/town/town_{i:06d}_000019"
+def cityscapes(root: Path, samples: Scenes) -> None:
+    """Writes Cityscapes; class ids start at 7."""
+    for split in ("train", "val"):
+        for i, (image, label) in enumerate(samples):
+            stem = f"{split}/town/town_{i:06d}_000019"
             _png(root / "leftImg8bit" / f"{stem}_leftImg8bit.png", image[..., ::-1])
             ids = np.where(label == VOID, 0, label + 7)
             _png(root / "gtFine" / f"{stem}_gtFine_labelIds.png", ids)
 
 
-def ade20k(root: Path, pictures: Scenes) -> None:
-    """ADE20K's scene parsing benchmark; 0 is void."""
-    for part in ("training", "validation"):
-        for i, (image, label) in enumerate(pictures):
-            _jpeg(root / "images" / part / f"{i:08d}.jpg", image)
-            _png(root / "annotations" / part / f"{i:08d}.png", label + 1)
+def ade20k(root: Path, samples: Scenes) -> None:
+    """Writes the scene parsing benchmark of ADE20K; 0 is void."""
+    for split in ("training", "validation"):
+        for i, (image, label) in enumerate(samples):
+            _jpeg(root / "images" / split / f"{i:08d}.jpg", image)
+            _png(root / "annotations" / split / f"{i:08d}.png", label + 1)
 
 
-def labelme(root: Path, pictures: Scenes) -> None:
-    """Polygons in a JSON file beside each image."""
-    for i, (image, label) in enumerate(pictures):
+def labelme(root: Path, samples: Scenes) -> None:
+    """Writes labelme: polygons in a JSON file next to each image."""
+    for i, (image, label) in enumerate(samples):
         _jpeg(root / f"{i:05d}.jpg", image)
         shapes = [
             {"label": TAXONOMY.names[k], "shape_type": "polygon", "points": points}
@@ -96,11 +96,11 @@ def labelme(root: Path, pictures: Scenes) -> None:
         (root / f"{i:05d}.json").write_text(json.dumps(tree), encoding="utf-8")
 
 
-def coco(root: Path, pictures: Scenes) -> None:
-    """Polygons of all images in one JSON file."""
+def coco(root: Path, samples: Scenes) -> None:
+    """Writes COCO: the polygons of all images in one JSON file."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for i, (image, label) in enumerate(pictures):
+    for i, (image, label) in enumerate(samples):
         _jpeg(root / "train2017" / f"{i:012d}.jpg", image)
         images.append({"id": i, "file_name": f"{i:012d}.jpg", "height": SIZE[0], "width": SIZE[1]})
         for k, points in _outlines(label):
@@ -128,12 +128,12 @@ COPIES: dict[str, Callable[[Path, Scenes], None]] = {
 
 
 def _outlines(label: np.ndarray) -> list[tuple[int, list[list[float]]]]:
-    found = []
+    outlines = []
     for k in range(len(TAXONOMY.names)):
         mask = (label == k).astype(np.uint8)
         contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        found += [(k, c[:, 0].astype(float).tolist()) for c in contours if len(c) > 2]
-    return found
+        outlines += [(k, c[:, 0].astype(float).tolist()) for c in contours if len(c) > 2]
+    return outlines
 
 
 def _colours() -> tuple[list[tuple[int, int, int]], list[str]]:

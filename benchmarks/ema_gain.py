@@ -1,8 +1,8 @@
-"""A run's weights beside their running average (`train.ema`), both of its last checkpoint.
+"""Compares the weights of a run with their running average (`train.ema`) at its last checkpoint.
 
     python -m benchmarks.ema_gain RUN [--part val]
 
-`evaluate` takes the best checkpoint, which holds the average alone, of another epoch perhaps.
+`evaluate` uses the best checkpoint, which holds only the average and may be of another epoch.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, RunError
 from ccfnet_tf.io.console import new_console
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
-if TYPE_CHECKING:  # TensorFlow is started after the arguments are read
+if TYPE_CHECKING:  # TensorFlow starts after the arguments are parsed
     from rich.console import Console
 
     from ccfnet_tf.evaluation.evaluate import Evaluation
 
 
 def main(args: Sequence[str]) -> int:
-    """Prints the table; returns the exit code."""
+    """Prints the table and returns the exit code."""
     parser = Parser(
         prog="python -m benchmarks.ema_gain",
         description=__doc__.split("\n")[0],
@@ -46,10 +46,11 @@ def compare(run: Path, part: str, console: Console) -> dict[str, Evaluation]:
     Args:
         run: The run folder.
         part: `val` or `test`.
-        console: Where it is said what is read.
+        console: Console for progress messages.
 
     Raises:
-        CCFNetError: The run keeps no average, or it or its data cannot be used.
+        RunError: The run was trained without `train.ema`.
+        CCFNetError: The run or its data are invalid.
     """
     import tensorflow as tf
 
@@ -65,32 +66,32 @@ def compare(run: Path, part: str, console: Console) -> dict[str, Evaluation]:
 
     config = read_run(run).config
     if not config.train.ema:
-        raise RunError(f"{run}: trained without train.ema, so it keeps no average of its weights")
+        raise RunError(f"{run}: trained without train.ema, so it has no average of its weights")
     data = check_data(config, console)
     parts, samples = data.parts, getattr(data.parts, part)
     steps = len(parts.train) // config.train.batch
     model = build_model(config, tf.distribute.get_strategy(), data, steps, console, fresh=False)
     restore(last_checkpoint(run), model, console.print, epochs=config.train.epochs)
-    seen = data.val  # read already
+    checked = data.val
     if part == "test":
-        seen = check(samples, parts.load, len(parts.taxonomy.names))
-    batches, _ = evaluation_batches(samples, seen.sizes, parts.load, config.data, batch=1)
+        checked = check(samples, parts.load, len(parts.taxonomy.names))
+    batches, _ = evaluation_batches(samples, checked.sizes, parts.load, config.data, batch=1)
     evaluator = Evaluator(model, parts.taxonomy)
-    found = {"weights": evaluator.run(batches, split=part, pictures=len(samples))}
+    evaluations = {"weights": evaluator.run(batches, split=part, pictures=len(samples))}
     with averaged(model):
-        found["average"] = evaluator.run(batches, split=part, pictures=len(samples))
-    return found
+        evaluations["average"] = evaluator.run(batches, split=part, pictures=len(samples))
+    return evaluations
 
 
-def table(found: dict[str, Evaluation]) -> list[str]:
+def table(evaluations: dict[str, Evaluation]) -> list[str]:
     """Returns pixel accuracy and mean IoU of every head as a Markdown table."""
     from ccfnet_tf.evaluation.easy_hard import HEADS
     from ccfnet_tf.report.evaluation_tables import percent
 
-    first = next(iter(found.values()))
+    first = next(iter(evaluations.values()))
     names = " | ".join(f"{head} {kind}" for head in HEADS for kind in ("accuracy", "mean IoU"))
     rows = [f"| {first.split}, % | {names} |", "|---" * (1 + 2 * len(HEADS)) + "|"]
-    for name, evaluation in found.items():
+    for name, evaluation in evaluations.items():
         states = [getattr(evaluation, head) for head in HEADS]
         figures = [(state.pixel_accuracy, state.mean_iou_present) for state in states]
         cells = " | ".join(percent(figure) for pair in figures for figure in pair)

@@ -1,9 +1,9 @@
-"""Every format and quantization of runs, side by side: `make matrix RUNS="..."`.
+"""Exports runs in every format and quantization and compares them: `make matrix RUNS="..."`.
 
     python -m benchmarks.export_matrix RUN ... [--out FOLDER] [--size HxW] [--json FILE]
 
-What is printed is Markdown: a table for each run, and what the exports said. What lies in FOLDER
-already, from the same checkpoint, is not exported again, so that a broken-off matrix goes on.
+Prints Markdown: a table per run, followed by the remarks of the exports. Artifacts of the same
+checkpoint that exist in FOLDER are reused, so an interrupted matrix can be resumed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KINDS = (
     "saved_model bfloat16",
     "onnx",
 )
-"""What is made of each run, as `Manifest.kind` calls it; a LiteRT file first: it has the size."""
+"""Exports of each run, named as in `Manifest.kind`; LiteRT is first as it determines the size."""
 
 KERAS = "Keras"
 THREADS = (1, 2)
@@ -55,19 +55,19 @@ _HEAD = (
 
 @dataclass
 class Row:
-    """A line of the table.
+    """One row of the table.
 
     Attributes:
         kind: One of `KINDS`, or `KERAS` for the run itself.
-        place: What `benchmark` measures: the run's or the artifact's folder; None without one.
-        manifest: What `export.json` says; None of the run, and of what was refused.
-        refused: Why the export handed nothing over; empty where it did.
-        size_mb: What is needed to answer, on disk.
-        ms: Median milliseconds of an image, by threads.
+        path: Folder of the run or artifact to time; None if the export was refused.
+        manifest: Contents of `export.json`; None for the run itself and for refused exports.
+        refused: Error message of a refused export; empty otherwise.
+        size_mb: Size on disk of the files needed for prediction.
+        ms: Median milliseconds per image, by number of threads.
     """
 
     kind: str
-    place: Path | None = None
+    path: Path | None = None
     manifest: Manifest | None = None
     refused: str = ""
     size_mb: float | None = None
@@ -76,14 +76,14 @@ class Row:
 
 @dataclass
 class Matrix:
-    """What became of one run.
+    """The results of one run.
 
     Attributes:
         run: The run.
-        size: Height and width that the LiteRT files take, and that all were timed at.
+        size: Height and width of the LiteRT files, at which all rows are timed.
         gmac: 10^9 multiply-adds of an image of that size.
-        rows: The lines.
-        others: The largest share of the processors that other processes took, 0..1.
+        rows: The rows of the table.
+        others: The largest share of the processors that other processes used, 0..1.
     """
 
     run: RunInfo
@@ -94,15 +94,17 @@ class Matrix:
 
 
 def main(args: list[str]) -> None:
-    """Makes the matrix and prints it."""
+    """Creates the matrix and prints it."""
     parser = Parser(
         prog="python -m benchmarks.export_matrix",
-        description="Export runs in every format and quantization, and compare what came of it.",
+        description="Export runs in every format and quantization, and compare the results.",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
-    parser.add_argument("--out", default="export/models", help="where artifacts go, by run")
-    parser.add_argument("--size", help="HxW of the LiteRT files (default: a test image's)")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument(
+        "--out", default="export/models", help="parent of the artifacts of each run"
+    )
+    parser.add_argument("--size", help="HxW of the LiteRT files (default: size of a test image)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args(args)
     refuse_lost_json(options.json)
     if options.size is not None:
@@ -122,16 +124,16 @@ def main(args: list[str]) -> None:
 
 
 def measured(run: RunInfo, out: Path, size: str | None, console: Console) -> Matrix:
-    """Exports a run in every kind, and times what came of it.
+    """Exports a run in every kind and times the exports.
 
     Args:
         run: A run with a checkpoint.
-        out: Folder of its artifacts.
-        size: HxW of the LiteRT files; a test image's where None.
-        console: Where progress is shown.
+        out: Folder for its artifacts.
+        size: HxW of the LiteRT files; None for the size of a test image.
+        console: Console for progress.
 
     Raises:
-        ConfigError: No LiteRT file could be made, so that there is no size to compare at.
+        ConfigError: All LiteRT exports were refused, so there is no size for the comparison.
     """
     rows = []
     with new_progress(console) as bar:
@@ -143,9 +145,9 @@ def measured(run: RunInfo, out: Path, size: str | None, console: Console) -> Mat
     found = [row.manifest.options for row in rows if row.manifest is not None]
     sizes = [options["size"] for options in found if "size" in options]
     if not sizes:
-        raise ConfigError(f"{run.path}: no LiteRT file could be made: {rows[0].refused}")
+        raise ConfigError(f"{run.path}: no LiteRT file could be exported: {rows[0].refused}")
     at = parse_size(sizes[0])
-    from ccfnet_tf.benchmark.flops import cost  # and with it TensorFlow, which is quiet by now
+    from ccfnet_tf.benchmark.flops import cost  # imports TensorFlow, silenced by now
 
     rows.insert(0, Row(KERAS, run.path))
     others = _time(rows, at, console)
@@ -153,57 +155,57 @@ def measured(run: RunInfo, out: Path, size: str | None, console: Console) -> Mat
 
 
 def exported(run: RunInfo, kind: str, out: Path, size: str | None) -> Row:
-    """Returns the line of an artifact, which is made unless it is there already."""
-    if (there := find_artifact(run, kind, out, size)) is not None:
-        return there
-    format_, _, how = kind.partition(" ")
-    of_boards = format_ == "tflite"
+    """Returns the row of an artifact, which is exported unless it exists."""
+    if (existing := find_artifact(run, kind, out, size)) is not None:
+        return existing
+    format_, _, variant = kind.partition(" ")
+    is_litert = format_ == "tflite"
     command = [sys.executable, "-P", "-m", "ccfnet_tf", "export", str(run.path)]
     command += ["--format", format_, "--out", str(out)]
-    command += ["--quantize" if of_boards else "--precision", how] if how else []
-    command += ["--size", size] if size and of_boards else []
+    command += ["--quantize" if is_litert else "--precision", variant] if variant else []
+    command += ["--size", size] if size and is_litert else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-        return Row(kind, refused=said)
+        stderr = done.stderr.strip().splitlines() or [f"the export exited with {done.returncode}"]
+        return Row(kind, refused=stderr[-1])
     row = find_artifact(run, kind, out, size)
     if row is None:
-        raise ConfigError(f"{out}: the export said that it was done, and left no {kind} there")
+        raise ConfigError(f"{out}: the export succeeded but wrote no {kind} there")
     return row
 
 
 def find_artifact(run: RunInfo, kind: str, out: Path, size: str | None) -> Row | None:
-    """Returns the newest artifact of that kind and of the run's checkpoint as it is now."""
+    """Returns the newest artifact of that kind from the current checkpoint of the run, or None."""
     checkpoint = run.checkpoint()
     for file in sorted(out.rglob(MANIFEST), key=lambda each: each.stat().st_mtime, reverse=True):
         manifest = read_manifest(file.parent)
         newer = file.stat().st_mtime >= checkpoint.stat().st_mtime
-        as_asked = size is None or manifest.options.get("size", size) == size
-        if manifest.kind == kind and newer and as_asked:
+        same_size = size is None or manifest.options.get("size", size) == size
+        if manifest.kind == kind and newer and same_size:
             return Row(kind, file.parent, manifest)
     return None
 
 
 def _time(rows: list[Row], size: Size, console: Console) -> float | None:
-    """Fills in milliseconds and megabytes; returns the largest share that others took."""
+    """Sets milliseconds and megabytes; returns the largest share used by other processes."""
     shares = []
     for threads in THREADS:
-        timed = [row for row in rows if row.place is not None]
-        entries = compare.entries([str(row.place) for row in timed], openvino=False)
-        # A GPU of software is of no use for times.
+        timed = [row for row in rows if row.path is not None]
+        entries = compare.entries([str(row.path) for row in timed], openvino=False)
+        # Times on a software GPU are meaningless.
         own = [entry for entry in entries if entry.engine == "own"]
         tree = compare.compare(
             own, size=size, warm_up=WARM_UP, count=COUNT, threads=threads, console=console
         )
         for found in tree["rows"]:
-            row = next(row for row in timed if str(row.place) == found["source"])
+            row = next(row for row in timed if str(row.path) == found["source"])
             row.ms[threads], row.size_mb = found["p50_ms"], found["size_mb"]
             shares.append(found["others_share"])
     return max((share for share in shares if share is not None), default=None)
 
 
 def markdown(matrix: Matrix) -> list[str]:
-    """Returns the lines of a run."""
+    """Returns the table of a run as lines of Markdown."""
     config, here = matrix.run.config, machine()
     height, width = matrix.size
     model, classes = config.model, len(matrix.run.taxonomy.names)
@@ -212,19 +214,19 @@ def markdown(matrix: Matrix) -> list[str]:
         f"{classes} classes, trained in {config.train.precision} on {config.data.format}; "
         f"{height}x{width}, {matrix.gmac:.3g} GMAC"
     )
-    said = [
+    remarks = [
         f"- {row.kind}: {line}"
         for row in matrix.rows
-        for line in ([row.refused] if row.refused else _worth_saying(row))
+        for line in ([row.refused] if row.refused else _remarks(row))
     ]
     lines = [head, "", _line(_HEAD), _line(["---"] * len(_HEAD))]
     lines += [_line(_cells(row)) for row in matrix.rows]
-    lines += ["", *said] if said else []
+    lines += ["", *remarks] if remarks else []
     return [*lines, "", f"{here['processor']}; {others_line(matrix.others)}.", ""]
 
 
 def as_json(matrix: Matrix) -> dict[str, Any]:
-    """Returns all figures of a run."""
+    """Returns all figures of a run in the form of the JSON file."""
     return {
         "run": str(matrix.run.path),
         "size": matrix.size,
@@ -245,9 +247,9 @@ def as_json(matrix: Matrix) -> dict[str, Any]:
     }
 
 
-def _worth_saying(row: Row) -> list[str]:
+def _remarks(row: Row) -> list[str]:
     measured = row.manifest.measured if row.manifest else {}
-    return [f"{name}: {said}" for name, said in measured.items() if not said.startswith("yes")]
+    return [f"{name}: {text}" for name, text in measured.items() if not text.startswith("yes")]
 
 
 def _cells(row: Row) -> list[str]:
@@ -265,9 +267,9 @@ def _cells(row: Row) -> list[str]:
 
 
 def _gpu(row: Row) -> str:
-    """Returns the first word of the verdict; the rest stands below the table."""
-    said = row.manifest.measured.get("GPU", "") if row.manifest else ""
-    return said.partition(":")[0]
+    """Returns the first word of the GPU result; the rest is printed below the table."""
+    text = row.manifest.measured.get("GPU", "") if row.manifest else ""
+    return text.partition(":")[0]
 
 
 def _line(cells: Any) -> str:

@@ -1,12 +1,12 @@
-"""Repeats one training step thousands of times and counts gradients that come out otherwise.
+"""Repeats one training step thousands of times and counts gradients that differ.
 
-    python -m benchmarks.gradient_soak RUN [--data.root DIR]      a run's last.npz and its data
+    python -m benchmarks.gradient_soak RUN [--data.root DIR]      last.npz and data of a run
     python -m benchmarks.gradient_soak --config PRESET [--KEY VALUE ...]    random weights
 
-Each setting runs in a process of its own: whether the gradients are ours or Keras's, the precision,
-the largest instruction set that oneDNN may use (ONEDNN_MAX_CPU_ISA), and how kernels above 1x1
-get their gradient. `--matrix` runs all of them. Before, a short process in the same setting says
-which implementations oneDNN takes.
+Each setting runs in a separate process. A setting consists of the gradients (of this package or
+of Keras), the precision, the largest instruction set that oneDNN may use (ONEDNN_MAX_CPU_ISA), and
+the implementation of the gradient of kernels above 1x1. `--matrix` runs all of them. Before each
+setting, a short process in the same setting lists the implementations that oneDNN selects.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ccfnet_tf.runs.run_folder import CHECKPOINTS, read_run
 
 PRESET = "stanford_background"
 NO_AMX = "AVX512_CORE_BF16"
-"""The largest set below AMX, as ONEDNN_MAX_CPU_ISA takes it."""
+"""Value of ONEDNN_MAX_CPU_ISA for the largest instruction set below AMX."""
 PRECISIONS = ("bfloat16", "float32")
 REMEDIES = ("columns", "none", "channels", "slices", "float32")
 _OURS, _KERAS = "ours", "keras"
@@ -57,20 +57,20 @@ _HEAD = (
     "steps",
     "differ",
     "not finite",
-    "ms a step",
+    "ms per step",
     "variables",
 )
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What one process runs in.
+    """The setting of one process.
 
     Attributes:
-        precision: What the hidden layers compute in.
-        gradients: `ours` or `keras`.
-        remedy: How kernels above 1x1 get their gradient where it is ours.
-        isa: Value of ONEDNN_MAX_CPU_ISA; empty for all that the processor has.
+        precision: Compute type of the hidden layers.
+        gradients: `ours` for the gradients of this package, or `keras`.
+        remedy: Implementation of the gradient of kernels above 1x1, for `ours`.
+        isa: Value of ONEDNN_MAX_CPU_ISA; empty for no limit.
     """
 
     precision: str
@@ -81,13 +81,13 @@ class Setting:
 
 @dataclass
 class Row:
-    """What was found in a setting.
+    """The result of a setting.
 
     Attributes:
-        setting: Where it was found.
-        log: What oneDNN said.
-        counted: A `soak_one.Counted` as a dictionary.
-        error: Why there are no counts; empty where there are.
+        setting: The setting.
+        log: The log of oneDNN.
+        counted: A `gradient_soak_process.Counted` as a dictionary.
+        error: Error message if there are no counts; empty otherwise.
     """
 
     setting: Setting
@@ -97,7 +97,7 @@ class Row:
 
 
 def main(args: Sequence[str]) -> int:
-    """Runs the settings and shows the table; returns the exit code."""
+    """Runs the settings, prints the table and returns the exit code."""
     options, keys = _parse(args)
     refuse_lost_json(options.json)
     config, checkpoint = configured(options, keys)
@@ -137,7 +137,7 @@ def _advance(bar: Progress, task: TaskID, done: int, step: int) -> None:
 
 
 def matrix(sets: Sequence[str]) -> list[Setting]:
-    """Returns all settings that differ on a processor with these instruction sets."""
+    """Returns all distinct settings for a processor with these instruction sets."""
     limits = ("", NO_AMX) if "amx_bf16" in sets else ("",)
     plain = [
         Setting(precision, gradients, isa=isa)
@@ -149,10 +149,10 @@ def matrix(sets: Sequence[str]) -> list[Setting]:
 
 
 def configured(options: argparse.Namespace, keys: Sequence[str]) -> tuple[RunConfig, Path | None]:
-    """Returns the configuration and the state to begin from.
+    """Returns the configuration and the checkpoint to start from (None for random weights).
 
     Raises:
-        CCFNetError: The run or a key cannot be used.
+        CCFNetError: The run or a key is invalid.
     """
     if options.run is not None:
         if options.config or keys:
@@ -167,25 +167,25 @@ def configured(options: argparse.Namespace, keys: Sequence[str]) -> tuple[RunCon
     return parse_config(find_config(options.config or PRESET), keys), None
 
 
-def soaked(setting: Setting, request: dict[str, Any], said: Callable[[int], object]) -> Row:
-    """Runs a setting: a step beside oneDNN's log, then all of them."""
-    whole = request | {
+def soaked(setting: Setting, request: dict[str, Any], report: Callable[[int], object]) -> Row:
+    """Runs a setting: first one step with the log of oneDNN, then all repetitions."""
+    complete = request | {
         "precision": setting.precision,
         "own": setting.gradients == _OURS,
         "remedy": setting.remedy,
     }
     log = Log()
-    short = run(whole | {"steps": 0, "fill": False}, environment(setting, verbose=True), log=log)
+    short = run(complete | {"steps": 0, "fill": False}, environment(setting, verbose=True), log=log)
     if "error" in short:
         return Row(setting, log, {}, short["error"])
-    counted = run(whole, environment(setting), said=said)
+    counted = run(complete, environment(setting), report=report)
     return Row(setting, log, counted, counted.get("error", ""))
 
 
 def environment(setting: Setting, *, verbose: bool = False) -> dict[str, str]:
-    """Returns the environment of a setting's process.
+    """Returns the environment of the process of a setting.
 
-    oneDNN is asked for: TensorFlow leaves it out by itself on processors without AVX512.
+    oneDNN is enabled explicitly: by default TensorFlow disables it on processors without AVX512.
     """
     return {
         **os.environ,
@@ -202,9 +202,9 @@ def run(
     environment: dict[str, str],
     *,
     log: Log | None = None,
-    said: Callable[[int], object] = lambda _: None,
+    report: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """Returns the last thing that a process of `soak_one` says; an `error` where it died."""
+    """Returns the last message of a `gradient_soak_process`, or an `error` if it was killed."""
     command = [sys.executable, "-P", "-m", "benchmarks.gradient_soak_process", json.dumps(request)]
     log, last = log or Log(), dict[str, Any]()
     with subprocess.Popen(
@@ -215,18 +215,18 @@ def run(
             for line in process.stdout:
                 if not log.read(line) and line.startswith("{"):
                     last = json.loads(line)
-                    said(last.get("step", 0))
+                    report(last.get("step", 0))
         except BaseException:  # Ctrl-C too
             process.kill()
             raise
     if process.returncode or "step" in last or not last:
-        return {"error": f"its process ended with {process.returncode}"}
+        return {"error": f"the process exited with {process.returncode}"}
     return last
 
 
 @contextmanager
 def load(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Keeps as many cores busy with matrix products meanwhile."""
+    """Context in which `count` processes compute matrix products."""
     command = [sys.executable, "-c", _LOAD, str(os.getpid())]
     started = [subprocess.Popen(command) for _ in range(count)]
     try:
@@ -238,26 +238,26 @@ def load(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def markdown(rows: Sequence[Row], config: RunConfig, options: argparse.Namespace) -> list[str]:
-    """Returns the table, and what stands below it."""
+    """Returns the table and the lines around it as Markdown."""
     here = machine("tensorflow", "keras")
-    sets = ", ".join(instruction_sets()) or "instruction sets not known"
+    sets = ", ".join(instruction_sets()) or "unknown instruction sets"
     log = rows[0].log
     what = (
         f"{config.model.backbone}, {config.data.crop}x{config.data.crop}, {config.train.batch} "
-        f"images; beside {options.load} busy processes; new memory "
-        f"{'filled with NaN' if options.fill else 'as it comes'}"
+        f"images; {options.load} busy processes in parallel; new memory "
+        f"{'filled with NaN' if options.fill else 'not filled'}"
     )
     where = (
         f"{here['threads']} threads of {here['processor']} ({sets}); oneDNN "
-        f"{log.version or '(said nothing)'}, {log.isa or 'isa not known'}; TensorFlow "
+        f"{log.version or '(no log)'}, {log.isa or 'unknown instruction set'}; TensorFlow "
         f"{here['tensorflow']}"
     )
     table = [_line(_HEAD), _line(["---"] * len(_HEAD)), *[_line(_cells(row)) for row in rows]]
-    return [what, where, "", *table, "", *[said for row in rows for said in _places(row)]]
+    return [what, where, "", *table, "", *[line for row in rows for line in _indices(row)]]
 
 
 def as_json(rows: Sequence[Row], config: RunConfig, options: argparse.Namespace) -> dict[str, Any]:
-    """Returns all that was found."""
+    """Returns all results in the form of the JSON file."""
     return {
         "machine": machine("tensorflow", "keras"),
         "instruction_sets": instruction_sets(),
@@ -284,7 +284,7 @@ def _cells(row: Row) -> list[str]:
     return [*cells, *map(str, figures), f"{1000 * counted['seconds']:.0f}", names + more]
 
 
-def _places(row: Row) -> list[str]:
+def _indices(row: Row) -> list[str]:
     where = f"{row.setting.precision}, {row.setting.gradients}, {row.setting.remedy}"
     return [
         f"{where}: {name} not finite in {count['not_finite']} steps, at indices {count['places']}"
@@ -298,9 +298,10 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def split_run(args: Sequence[str]) -> tuple[str | None, Sequence[str]]:
-    """Returns the run, which comes first or not at all, and the other arguments.
+    """Returns the run (None if absent) and the other arguments.
 
-    Anywhere else the value of a key that the parser does not know would pass for it.
+    The run must be the first argument. Elsewhere it could not be distinguished from the value of a
+    configuration key, which the parser does not know.
     """
     if args and not args[0].startswith("-"):
         return args[0], args[1:]
@@ -316,29 +317,35 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         prog="python -m benchmarks.gradient_soak",
         usage="python -m benchmarks.gradient_soak [RUN] [--OPTION ...]",
         description=__doc__.split("\n")[0],
-        epilog="Every key of the configuration is an option beside --config, as in fit: "
-        "--model.backbone mobilenet_v2. RUN is a run folder with a last.npz, and comes first.",
+        epilog="With --config, every configuration key is an option, as in fit: "
+        "--model.backbone mobilenet_v2. RUN is a run folder with a last.npz; it must come first.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", help=f"preset or YAML file, without a RUN ({PRESET})")
-    parser.add_argument("--data.root", dest="root", help="data; without it, scenes drawn here")
-    parser.add_argument("--steps", type=int, default=2000, help="repetitions (%(default)s)")
-    parser.add_argument("--load", type=int, default=0, help="busy processes beside it (0)")
-    parser.add_argument("--fill", action="store_true", help="NaN in all new memory (glibc)")
-    parser.add_argument("--matrix", action="store_true", help="all settings, one after another")
+    parser.add_argument(
+        "--config", help=f"preset or YAML file, if no RUN is given (default: {PRESET})"
+    )
+    parser.add_argument("--data.root", dest="root", help="data set (default: synthetic scenes)")
+    parser.add_argument(
+        "--steps", type=int, default=2000, help="number of repetitions (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--load", type=int, default=0, help="number of busy processes in parallel (default: 0)"
+    )
+    parser.add_argument("--fill", action="store_true", help="fill all new memory with NaN (glibc)")
+    parser.add_argument("--matrix", action="store_true", help="run all settings in sequence")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
     parser.add_argument("--gradients", choices=(_OURS, _KERAS), default=_OURS)
     parser.add_argument(
-        "--remedy", choices=REMEDIES, default=REMEDIES[0], help="for kernels above 1x1"
+        "--remedy", choices=REMEDIES, default=REMEDIES[0], help="gradient of kernels above 1x1"
     )
-    parser.add_argument("--isa", default="", help=f"ONEDNN_MAX_CPU_ISA; {NO_AMX}: no AMX")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the counts there")
+    parser.add_argument("--isa", default="", help=f"ONEDNN_MAX_CPU_ISA; {NO_AMX} disables AMX")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the counts to this file")
     run, rest = split_run(args)
     options, keys = parser.parse_known_args(rest)
     options.run = run
-    for name, least in (("steps", 1), ("load", 0)):
-        if getattr(options, name) < least:
-            raise ConfigError(f"--{name} is {getattr(options, name)}: it must be {least} or more")
+    for name, minimum in (("steps", 1), ("load", 0)):
+        if getattr(options, name) < minimum:
+            raise ConfigError(f"--{name} is {getattr(options, name)}: it must be {minimum} or more")
     return options, keys
 
 

@@ -1,12 +1,13 @@
-"""Repeats the gradients of one training step in one setting; runs in a process of its own.
+"""Repeats one training step in one setting; run as a separate process by `gradient_soak`.
 
     python -m benchmarks.gradient_soak_process REQUEST
 
-REQUEST is a `Request` as JSON. Lines printed are JSON: `{"step": n}` while it works, at last a
-`Counted`, or an `error`; with ONEDNN_VERBOSE=1 in the environment oneDNN's lines stand between.
+REQUEST is a `Request` as JSON. The output consists of JSON lines: `{"step": n}` for progress, and
+finally a `Counted` or an `error`. With ONEDNN_VERBOSE=1 in the environment they are mixed with the
+log of oneDNN.
 
-Every repetition is the whole step that `fit` runs, optimizer included, from the same weights,
-optimizer state and random numbers, on the same images.
+Every repetition is the complete step that `fit` runs, including the optimizer, with the same
+weights, optimizer state, random numbers and images.
 """
 
 from __future__ import annotations
@@ -37,27 +38,27 @@ from ccfnet_tf.training.checkpoint import restore
 Remedy = Literal["columns", "none", "channels", "slices", "float32"]
 
 LOSS = "loss"
-PLACES = 64
-"""Indices of an axis that are written down where values are not finite."""
-SAYS_EVERY = 10
+MAX_INDICES = 64
+"""Number of indices per axis that are recorded for non-finite values."""
+REPORT_EVERY = 10
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_PERTURB = -1, -3, -6
 _ALL_ONES = 256
-"""glibc fills new memory with this number's complement in 8 bits: 255, which reads as NaN."""
+"""glibc fills new memory with the 8-bit complement of this number: 255, which is NaN as a float."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be repeated.
+    """The step to repeat.
 
     Attributes:
         config: The configuration as YAML.
-        checkpoint: State to begin from; random weights where None.
-        precision: What the hidden layers compute in.
-        own: With the gradients of `network.layers`; else Keras's.
-        remedy: How kernels above 1x1 get their gradient, a key of `REMEDIES`.
-        fill: Fill all memory with NaN when it is allocated (glibc).
-        steps: Repetitions behind the first.
+        checkpoint: Initial state; None for random weights.
+        precision: Compute type of the hidden layers.
+        own: Use the gradients of `network.layers` instead of Keras's.
+        remedy: Implementation of the gradient of kernels above 1x1, a key of `REMEDIES`.
+        fill: Fill all newly allocated memory with NaN (glibc).
+        steps: Number of repetitions after the first step.
     """
 
     config: str
@@ -71,14 +72,13 @@ class Request:
 
 @dataclass
 class Count:
-    """How one variable's gradient differed from the first repetition's.
+    """Differences of the gradient of one variable from that of the first step.
 
     Attributes:
-        differ: Repetitions with any other bit.
-        not_finite: Repetitions with a value that is NaN or infinite.
-        largest: The largest difference of finite values, over the first's largest value.
-        places: Indices of values that were not finite, by axis, of all repetitions together; the
-            first `PLACES`.
+        differ: Number of repetitions with any different bit.
+        not_finite: Number of repetitions with a NaN or infinite value.
+        largest: Largest difference of finite values, over the largest value of the first step.
+        places: Indices of non-finite values per axis, over all repetitions; at most `MAX_INDICES`.
     """
 
     differ: int = 0
@@ -89,15 +89,15 @@ class Count:
 
 @dataclass
 class Counted:
-    """What was found.
+    """The counts over all repetitions.
 
     Attributes:
-        steps: Repetitions that were compared with the first.
-        seconds: Median of a repetition's seconds, without the comparison.
-        differ: Repetitions in which any gradient, or the loss, differed.
-        not_finite: Repetitions in which any was not finite.
-        first_finite: Whether the first was finite.
-        variables: Variable's path, or `loss` -> counts, of those that ever differed.
+        steps: Number of repetitions compared with the first step.
+        seconds: Median seconds of a repetition, without the comparison.
+        differ: Number of repetitions in which any gradient or the loss differed.
+        not_finite: Number of repetitions in which any of them was not finite.
+        first_finite: Whether all gradients of the first step were finite.
+        variables: Path of the variable, or `loss` -> counts; only those that differed.
     """
 
     steps: int = 0
@@ -109,59 +109,59 @@ class Counted:
 
 
 def main() -> None:
-    """Repeats what is asked for, and prints what was counted."""
+    """Runs the request of the command line and prints the counts."""
     request = Request(**json.loads(sys.argv[1]))
     try:
-        counted = soak(request, lambda step: _say({"step": step}))
-    except Exception as error:  # whatever it is, the table names it and the other settings go on
-        _say({"error": first_line(error)})
+        counted = soak(request, lambda step: _emit({"step": step}))
+    except Exception as error:  # reported in the table; the other settings continue
+        _emit({"error": first_line(error)})
     else:
-        _say(asdict(counted))
+        _emit(asdict(counted))
 
 
-def soak(request: Request, said: Callable[[int], object]) -> Counted:
+def soak(request: Request, report: Callable[[int], object]) -> Counted:
     """Builds the network of a request and repeats its step.
 
     Raises:
-        CCFNetError: The data or the checkpoint cannot be used, or memory cannot be filled.
+        CCFNetError: The data or the checkpoint are invalid, or memory cannot be filled.
     """
     set_gradients(own=request.own, remedy=request.remedy)
     model, batch = prepared(request)
     step = RepeatedStep(model, batch)
     if request.fill:
         fill_memory()
-    return repeat(step, request.steps, said)
+    return repeat(step, request.steps, report)
 
 
 def set_gradients(*, own: bool, remedy: Remedy) -> None:
-    """Chooses the gradients of every network that this process builds from now on."""
+    """Sets the gradients of all networks that this process builds afterwards."""
     layers.own_gradients = lambda: own
     layers.kernel_gradient = REMEDIES[remedy]
 
 
 def prepared(request: Request) -> tuple[Any, Batch]:
-    """Returns the compiled network, and images [B, S, S, 3] and labels [B, S, S] to learn from."""
+    """Returns the compiled network and a batch: images [B, S, S, 3] and labels [B, S, S]."""
     config = from_yaml(request.config, source="the configuration")
     config = replace(config, train=replace(config.train, precision=request.precision))
     keras.utils.set_random_seed(config.seed)
     data = read_some(config)
-    here = tf.distribute.get_strategy()  # one device
-    model = build_model(config, here, data, SCHEDULE, Console(quiet=True), fresh=False)
+    strategy = tf.distribute.get_strategy()  # one device
+    model = build_model(config, strategy, data, SCHEDULE, Console(quiet=True), fresh=False)
     if request.checkpoint is not None:
         restore(Path(request.checkpoint), model)
     return model, next(iter(training_stream(config, data)))
 
 
 class RepeatedStep:
-    """A training step that begins from the same state every time.
+    """A training step that starts from the same state every time.
 
     Attributes:
-        names: Of what `run` returns: the variables' paths, then `loss`.
+        names: Names of the tensors returned by `run`: the paths of the variables, then `loss`.
     """
 
     def __init__(self, model: Any, batch: Batch) -> None:
         self._model, self._batch = model, batch
-        if not model.optimizer.built:  # else its state is made, and changed, by the first step
+        if not model.optimizer.built:  # otherwise the first step creates and changes its state
             model.optimizer.build(model.trainable_variables)
         self._state = [*model.variables, *model.optimizer.variables]
         self._start = [tf.identity(variable) for variable in self._state]
@@ -169,33 +169,33 @@ class RepeatedStep:
         self._step = tf.function(self._one)
 
     def run(self) -> list[tf.Tensor]:
-        """Returns the gradients, and the sum of the losses, of the step."""
+        """Runs the step and returns its gradients and the sum of its losses."""
         return list(self._step(*self._batch))
 
     def _one(self, images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
         for variable, start in zip(self._state, self._start, strict=True):
             variable.assign(start)
-        seen: list[Any] = []
+        results: list[Any] = []
         learn = self._model._learn
 
         def watched(*arguments: Any) -> Any:
-            seen.append(learn(*arguments))
-            return seen[-1]
+            results.append(learn(*arguments))
+            return results[-1]
 
         self._model._learn = watched
         try:
             self._model.train_step((images, labels))
         finally:
             del self._model._learn
-        ((gradients, of_batch),) = seen
+        ((gradients, metrics),) = results
         pairs = zip(gradients, self._model.trainable_variables, strict=True)
-        found = {v.path: tf.convert_to_tensor(g) for g, v in pairs if g is not None}
-        self.names = [*found, LOSS]
-        return [*found.values(), of_batch.sums["loss"]]
+        by_name = {v.path: tf.convert_to_tensor(g) for g, v in pairs if g is not None}
+        self.names = [*by_name, LOSS]
+        return [*by_name.values(), metrics.sums["loss"]]
 
 
-def repeat(step: RepeatedStep, steps: int, said: Callable[[int], object]) -> Counted:
-    """Repeats a step and counts what differs from its first repetition, bit by bit."""
+def repeat(step: RepeatedStep, steps: int, report: Callable[[int], object]) -> Counted:
+    """Repeats a step and counts bitwise differences from its first execution."""
     first = step.run()
     counted = Counted(first_finite=bool(np.all([np.isfinite(each).all() for each in first])))
     seconds = []
@@ -211,15 +211,15 @@ def repeat(step: RepeatedStep, steps: int, said: Callable[[int], object]) -> Cou
         for index in np.flatnonzero(~(same & finite)):
             count = counted.variables.setdefault(step.names[index], Count())
             _add(count, now[index].numpy(), first[index].numpy(), same=bool(same[index]))
-        if number % SAYS_EVERY == 0:
-            said(number)
+        if number % REPORT_EVERY == 0:
+            report(number)
     counted.seconds = median(seconds) if seconds else 0.0
     return counted
 
 
 @tf.function
 def _compare(now: list[tf.Tensor], first: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns whether each tensor has the bits of the first, and whether it is finite."""
+    """Returns, per tensor, whether it is bit-identical to `first`, and whether it is finite."""
     bits = [(tf.bitcast(a, tf.int32), tf.bitcast(b, tf.int32)) for a, b in zip(now, first)]  # noqa: B905
     same = tf.stack([tf.reduce_all(tf.equal(*pair)) for pair in bits])
     return same, tf.stack([tf.reduce_all(tf.math.is_finite(each)) for each in now])
@@ -233,7 +233,7 @@ def _add(count: Count, now: np.ndarray, first: np.ndarray, *, same: bool) -> Non
         found = np.nonzero(~finite)
         before = count.places or [[] for _ in found]
         joined = [sorted({*old, *new.tolist()}) for old, new in zip(before, found, strict=True)]
-        count.places = [indices[:PLACES] for indices in joined]
+        count.places = [indices[:MAX_INDICES] for indices in joined]
     both = finite & np.isfinite(first)
     if both.any():
         scale = float(np.abs(first[both]).max()) or 1.0
@@ -241,27 +241,27 @@ def _add(count: Count, now: np.ndarray, first: np.ndarray, *, same: bool) -> Non
 
 
 def fill_memory() -> None:
-    """Has glibc fill all memory with NaN that is allocated from now on.
+    """Makes glibc fill all memory allocated afterwards with NaN.
 
-    Whatever is read before it is written then shows. Without this, large pieces are mostly fresh
-    from the system, that is zero, or hold what the same op left there.
+    Reads of uninitialised memory then become visible. By default, large blocks come from the
+    system, which zeroes them, or contain the values that the same op left there.
 
     Raises:
         ConfigError: The C library is not glibc.
     """
     options = getattr(ctypes.CDLL(None), "mallopt", None)
     if options is None:
-        raise ConfigError("--fill: it needs glibc, which this system does not have")
+        raise ConfigError("--fill: it requires glibc, which this system does not have")
     most = 2**31 - 1
     for name, value in ((_M_TRIM_THRESHOLD, most), (_M_PERTURB, _ALL_ONES)):
         if not options(name, value):
-            raise RunError(f"--fill: mallopt({name}, {value}) was refused")
+            raise RunError(f"--fill: mallopt({name}, {value}) failed")
 
 
 def _plain(
     x: tf.Tensor, shape: Sequence[int], out: tf.Tensor, padding: str, dilation: int
 ) -> tf.Tensor:
-    """One op for all of it, as Keras has it."""
+    """A single op, as in Keras."""
     return tf.raw_ops.Conv2DBackpropFilter(
         input=x,
         filter_sizes=list(shape),
@@ -275,31 +275,32 @@ def _plain(
 def _channels(
     x: tf.Tensor, shape: Sequence[int], out: tf.Tensor, padding: str, dilation: int
 ) -> tf.Tensor:
-    """Channels of zeros fill up to a multiple of 32."""
+    """Pads channels with zeros to a multiple of 32."""
     height, width, channels, filters = shape
     missing = -channels % 32
     x = tf.pad(x, [[0, 0], [0, 0], [0, 0], [0, missing]])
-    whole = (height, width, channels + missing, filters)
-    return _plain(x, whole, out, padding, dilation)[:, :, :channels]
+    padded = (height, width, channels + missing, filters)
+    return _plain(x, padded, out, padding, dilation)[:, :, :channels]
 
 
 def _slices(
     x: tf.Tensor, shape: Sequence[int], out: tf.Tensor, padding: str, dilation: int
 ) -> tf.Tensor:
-    """16 channels at a time, of which oneDNN makes one block."""
+    """Processes 16 channels at a time, one block of oneDNN."""
     height, width, channels, filters = shape
-    parts = [x[..., first : first + 16] for first in range(0, channels, 16)]
-    sizes = [(height, width, part.shape[-1], filters) for part in parts]
-    found = [
-        _plain(part, size, out, padding, dilation) for part, size in zip(parts, sizes, strict=True)
+    slices = [x[..., first : first + 16] for first in range(0, channels, 16)]
+    sizes = [(height, width, piece.shape[-1], filters) for piece in slices]
+    gradients = [
+        _plain(piece, size, out, padding, dilation)
+        for piece, size in zip(slices, sizes, strict=True)
     ]
-    return tf.concat(found, 2)
+    return tf.concat(gradients, 2)
 
 
 def _float32(
     x: tf.Tensor, shape: Sequence[int], out: tf.Tensor, padding: str, dilation: int
 ) -> tf.Tensor:
-    """This one gradient in float32."""
+    """Computes this gradient in float32."""
     wide, gradient = (tf.cast(value, tf.float32) for value in (x, out))
     return tf.cast(_plain(wide, shape, gradient, padding, dilation), x.dtype)
 
@@ -311,10 +312,10 @@ REMEDIES: dict[Remedy, Callable[..., tf.Tensor]] = {
     "slices": _slices,
     "float32": _float32,
 }
-"""`columns` is what the network has: zeros at the right of features and gradient."""
+"""`columns`, which the network uses, pads features and gradient with columns of zeros."""
 
 
-def _say(tree: dict[str, Any]) -> None:
+def _emit(tree: dict[str, Any]) -> None:
     print(json.dumps(tree), flush=True)  # noqa: T201
 
 

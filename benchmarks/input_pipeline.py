@@ -1,9 +1,9 @@
-"""Images a second of reading and augmentation, beside what a training step eats: `make bench`.
+"""Measures the input pipeline in images per second and compares it with training: `make bench`.
 
     python -m benchmarks.input_pipeline [SRC ...] [--json FILE]
 
-Every SRC is the folder of a data set. Figures of one run compare with each other; a machine that
-is busy with something else makes all of them smaller.
+Every SRC is the folder of a data set. Compare only figures of the same run: other load on the
+machine reduces all of them.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from ccfnet_tf.io.console import new_console
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
 IMAGES = 192
-"""Images of a set that are read for a figure."""
+"""Number of images of a data set that are read for a measurement."""
 
 BATCH = 8
 STEP_BATCH = 4
 STEPS = 3
 RATIO = 5
-"""The pipeline shall deliver at least so many times what the step eats."""
+"""Goal: throughput of the pipeline over that of training."""
 
 DECODED = 300
-"""Images a second of 256x256 that shards shall give without augmentation."""
+"""Goal: images per second of 256x256 from shards without augmentation."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Images a second of one set.
+    """Images per second of one data set.
 
     Attributes:
-        name: The set.
-        plain: One after another in Python: decoded.
-        eager: One after another: decoded, and augmented outside of tf.data.
-        files: tf.data from the set's own files: decoded, augmented, in batches.
-        shards: tf.data from shards of the same images.
-        shards_decoded: tf.data from shards, decoded and not augmented.
+        name: Name of the data set.
+        plain: Sequential in Python: decoded.
+        eager: Sequential in Python: decoded and augmented.
+        files: tf.data from the original files: decoded, augmented, batched.
+        shards: tf.data from shards of the same images: decoded, augmented, batched.
+        shards_decoded: tf.data from shards: decoded, not augmented.
     """
 
     name: str
@@ -64,16 +64,16 @@ class Speed:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures every layout and every set given, then shows the table."""
+    """Measures every layout and every data set given, then prints the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.input_pipeline")
     parser.add_argument("sources", nargs="*", metavar="SRC", help="folders of data sets")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", metavar="FILE", help="write the figures to this file")
     options = parser.parse_args(argv)
     start_tensorflow()
     console = new_console()
-    with tempfile.TemporaryDirectory(prefix="ccfnet-bench-") as place:
-        speeds = [_measure(*row, Path(place), console) for row in _sets(options.sources, place)]
-    step = training_appetite(241)
+    with tempfile.TemporaryDirectory(prefix="ccfnet-bench-") as scratch:
+        speeds = [_measure(*row, Path(scratch), console) for row in _sets(options.sources, scratch)]
+    step = training_rate(241)
     memory = [_epoch(Path(source), console) for source in options.sources]
     console.print(_table(speeds, step))
     for line in _verdicts(speeds, step) + memory:
@@ -83,8 +83,8 @@ def main(argv: Sequence[str]) -> None:
         write_json(Path(options.json), tree)
 
 
-def training_appetite(crop: int) -> float:
-    """Returns the images a second that a ResNet-50 training step eats on this machine."""
+def training_rate(crop: int) -> float:
+    """Returns the images per second that training of ResNet-50 consumes on this machine."""
     import tensorflow as tf
 
     from ccfnet_tf.network.ccfnet import build_ccfnet
@@ -103,36 +103,36 @@ def training_appetite(crop: int) -> float:
     return STEPS * STEP_BATCH / (time.perf_counter() - began)
 
 
-def _sets(sources: Sequence[str], place: str) -> list[tuple[str, Path]]:
-    """Returns (name, folder) of each set: those given, and drawn copies of the layouts."""
+def _sets(sources: Sequence[str], scratch: str) -> list[tuple[str, Path]]:
+    """Returns (name, folder) of each data set: those given, and synthetic copies of the layouts."""
     from benchmarks.dataset_copies import COPIES, scenes
 
-    found = [(f"{with_format(DataConfig(root=s)).format}: {s}", Path(s)) for s in sources]
-    pictures = scenes(IMAGES)
+    sets = [(f"{with_format(DataConfig(root=s)).format}: {s}", Path(s)) for s in sources]
+    samples = scenes(IMAGES)
     for name, write in COPIES.items():
-        root = Path(place) / name.replace(", ", "_")
+        root = Path(scratch) / name.replace(", ", "_")
         root.mkdir()
-        write(root, pictures)
-        found.append((name, root))
-    return found
+        write(root, samples)
+        sets.append((name, root))
+    return sets
 
 
-def _measure(name: str, root: Path, place: Path, console: Console) -> Speed:
+def _measure(name: str, root: Path, scratch: Path, console: Console) -> Speed:
     from ccfnet_tf.pipeline.convert import write_shards
 
     console.print(f"reading {name}")
     data = DataConfig(root=str(root), crop=241, val_share=0.0)
     listing = _first(list_set(data, 0))
-    out = place / f"shards{len(list(place.glob('shards*')))}"
+    out = scratch / f"shards{len(list(scratch.glob('shards*')))}"
     write_shards(listing, out, 2)
-    mine, theirs = listing, list_set(replace(data, root=str(out)), 0)
+    shards = list_set(replace(data, root=str(out)), 0)
     return Speed(
         name.split(": ", maxsplit=1)[0],
-        _rate(_decode_each(mine), IMAGES),
-        _rate(_augment_each(mine, data), IMAGES // 4),
-        _rate(_batches(mine, data), IMAGES),
-        _rate(_batches(theirs, data), IMAGES),
-        _rate(_decoded(theirs), IMAGES),
+        _rate(_decode_each(listing), IMAGES),
+        _rate(_augment_each(listing, data), IMAGES // 4),
+        _rate(_batches(listing, data), IMAGES),
+        _rate(_batches(shards, data), IMAGES),
+        _rate(_decoded(shards), IMAGES),
     )
 
 
@@ -140,9 +140,9 @@ def _first(listing: Listing) -> Listing:
     return replace(listing, train=listing.train[:IMAGES], val=None, test=())
 
 
-def _rate(pictures: Any, count: int) -> float:
-    """Returns images a second over `count` of them, after the first few."""
-    stream = iter(pictures)
+def _rate(images: Any, count: int) -> float:
+    """Returns images per second over `count` images, after a warm-up batch."""
+    stream = iter(images)
     for _ in range(BATCH):
         next(stream)
     began = time.perf_counter()
@@ -178,12 +178,12 @@ def _decoded(listing: Listing) -> Any:
     from ccfnet_tf.pipeline.batch import reader
 
     read = reader(listing.train, listing.load)
-    places = tf.data.Dataset.range(len(listing.train)).repeat()
-    yield from places.map(read, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    indices = tf.data.Dataset.range(len(listing.train)).repeat()
+    yield from indices.map(read, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
 def _epoch(root: Path, console: Console) -> str:
-    """Returns how resident memory changed over an epoch of training batches."""
+    """Returns a line with the resident memory during an epoch of training batches."""
     from ccfnet_tf.pipeline.batch import training_batches
     from ccfnet_tf.pipeline.worker_sharding import by_example
 
@@ -196,16 +196,16 @@ def _epoch(root: Path, console: Console) -> str:
     for number, _ in enumerate(batches.take(steps), start=1):
         if number in marks:
             marks[number] = memory.resident()
-    shown = ", ".join(f"{resident:.0f} MB at step {step}" for step, resident in marks.items())
-    return f"{parts.format}, an epoch of {len(parts.train)} images: resident memory {shown}"
+    readings = ", ".join(f"{resident:.0f} MB at step {step}" for step, resident in marks.items())
+    return f"{parts.format}, an epoch of {len(parts.train)} images: resident memory {readings}"
 
 
 def _table(speeds: list[Speed], step: float) -> Table:
-    table = Table(title="images a second", title_justify="left", title_style="bold")
+    table = Table(title="images per second", title_justify="left", title_style="bold")
     table.add_column("layout")
     for name in (
-        "decode, one by one",
-        "decode and augment, one by one",
+        "decode, sequential",
+        "decode and augment, sequential",
         "tf.data from files",
         "tf.data from shards",
         "shards, not augmented",
@@ -213,7 +213,7 @@ def _table(speeds: list[Speed], step: float) -> Table:
         table.add_column(name, justify="right")
     for speed in speeds:
         table.add_row(*[f"{v:.0f}" if isinstance(v, float) else v for v in vars(speed).values()])
-    table.caption = f"a training step of ResNet-50 eats {step:.2f} images of 241x241 a second"
+    table.caption = f"training of ResNet-50 consumes {step:.2f} images of 241x241 per second"
     return table
 
 
@@ -221,8 +221,8 @@ def _verdicts(speeds: list[Speed], step: float) -> list[str]:
     slowest = min(min(s.files, s.shards) for s in speeds)
     decoded = min(s.shards_decoded for s in speeds if s.name == "folder")
     return [
-        f"slowest pipeline: {slowest / step:.1f} times what the step eats (goal: {RATIO})",
-        f"256x256 JPEG shards, not augmented: {decoded:.0f} a second (goal: {DECODED})",
+        f"slowest pipeline: {slowest / step:.1f} times the rate of training (goal: {RATIO})",
+        f"256x256 JPEG shards, not augmented: {decoded:.0f} per second (goal: {DECODED})",
     ]
 
 

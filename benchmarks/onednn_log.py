@@ -1,6 +1,6 @@
-"""Which instructions this processor has, and what oneDNN makes of them by its own log.
+"""Instruction sets of the processor, and the implementations that oneDNN selects, from its log.
 
-A process that runs with `ONEDNN_VERBOSE=1` prints a line for everything that oneDNN computes:
+A process that runs with `ONEDNN_VERBOSE=1` prints a line for every primitive that oneDNN executes:
 
     onednn_verbose,v1,info,cpu,isa:Intel AVX2
     onednn_verbose,v1,primitive,exec,cpu,convolution,IMPLEMENTATION,backward_weights,...,PROBLEM,MS
@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from ccfnet_tf.benchmark.machine import CPU_INFO
 
 SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16")
-"""Sets by the names of /proc/cpuinfo that change what oneDNN takes for a convolution."""
+"""Instruction sets, as named in /proc/cpuinfo, that affect oneDNN's choice for a convolution."""
 
 _PREFIX = "onednn_verbose,"
 _FIELDS = 13
 
 
 def instruction_sets() -> list[str]:
-    """Returns those of `SETS` that this processor has; none where the system does not say."""
+    """Returns those of `SETS` that this processor has; empty if the system does not list them."""
     rows = CPU_INFO.read_text().splitlines() if CPU_INFO.is_file() else []
     flags = next((row.split(":", 1)[1].split() for row in rows if row.startswith("flags")), [])
     return [name for name in SETS if name in flags]
@@ -29,13 +29,13 @@ def instruction_sets() -> list[str]:
 
 @dataclass
 class Log:
-    """What oneDNN said of itself.
+    """Contents of the log of oneDNN.
 
     Attributes:
-        version: Such as `3.7.3`; empty where it said nothing.
-        isa: The largest instruction set that it uses, in its own words.
-        kernels: Problem -> implementation of the kernel gradients of kernels above 1x1; a problem
-            reads `mb8_ic168oc128_ih61oh61kh3...`.
+        version: For example `3.7.3`; empty if there is no log.
+        isa: The largest instruction set that oneDNN uses, as it reports it.
+        kernels: Problem -> implementation of the gradients of kernels above 1x1. The form of a
+            problem is `mb8_ic168oc128_ih61oh61kh3...`.
     """
 
     version: str = ""
@@ -43,7 +43,7 @@ class Log:
     kernels: dict[str, str] = field(default_factory=dict)
 
     def read(self, line: str) -> bool:
-        """Takes a line that a process printed; returns whether it was oneDNN's."""
+        """Parses a line printed by a process; returns whether it belongs to the log of oneDNN."""
         if not line.startswith(_PREFIX):
             return False
         cells = line.strip().split(",")
@@ -59,5 +59,5 @@ class Log:
 
     @property
     def implementations(self) -> list[str]:
-        """The names of the implementations, without repetition."""
+        """Distinct names of the implementations."""
         return list(dict.fromkeys(self.kernels.values()))

@@ -1,12 +1,13 @@
-"""CCFNet beside PyTorch networks on the same machine in the same minutes: `make bench-peers`.
+"""Compares the speed of CCFNet with PyTorch networks on the same machine: `make bench-peers`.
 
     python -m benchmarks.pytorch_peers [--size 240] [--batch 4] [--rounds 3] [--json FILE]
 
-PyTorch lives in an environment of its own. Each side is a process that prints a JSON line with
-what it has, `{"versions": {name: version}, "gmac": {network: GMAC}}`, and then answers each line
-`{"network", "phase", "precision"}` with `{"seconds"}` of one step. The lines alternate between the
-two sides, so one sleeps while the other works, and a machine whose speed varies treats them alike.
-Networks differ in size, so what is compared is milliseconds per GMAC of each network's own.
+PyTorch is installed in a separate environment. Each side is a process. It first prints a JSON line
+with its versions and networks, `{"versions": {name: version}, "gmac": {network: GMAC}}`. It then
+responds to each line `{"network", "phase", "precision"}` with `{"seconds"}` of one step. The
+requests alternate between the two sides, so one is idle while the other works, and variations in
+the speed of the machine affect both. Networks differ in size, so milliseconds per GMAC of each
+network are compared.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ STRIDE = 8
 CLASSES = 8
 
 REST = 0.3
-"""Seconds between two sides: threads of the last one go on spinning for a while."""
+"""Pause between two sides in seconds: threads of the previous one keep spinning for a while."""
 
 
 @dataclass
@@ -61,11 +62,11 @@ class Timed:
     """One phase of one network in one precision.
 
     Attributes:
-        network: Its name.
-        gmac: Multiply-adds of an image, 10^9.
+        network: Name of the network.
+        gmac: 10^9 multiply-adds per image.
         phase: `training` or `inference`.
         precision: `float32` or `bfloat16`.
-        seconds: Seconds a step, the best of the rounds.
+        seconds: Seconds per step, best of the rounds.
     """
 
     network: str
@@ -75,17 +76,17 @@ class Timed:
     seconds: float = float("inf")
 
     def ms_per_gmac(self, batch: int) -> float:
-        """Returns milliseconds an image and GMAC of one way through the network."""
+        """Returns milliseconds per image and GMAC of a forward pass."""
         return 1000 * self.seconds / batch / self.gmac
 
 
 class Side:
-    """A process that times its own networks when asked.
+    """A process that times steps of its networks on request.
 
     Attributes:
         versions: Library -> version.
         gmac: Network -> GMAC of an image.
-        process: The number that the system knows it by.
+        process: Process id.
     """
 
     def __init__(self, command: Sequence[str], log: Any) -> None:
@@ -101,13 +102,13 @@ class Side:
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         )
         try:
-            hello = self._read()
-        except BaseException:  # Ctrl-C too: nobody else knows of the process yet
+            greeting = self._read()
+        except BaseException:  # including Ctrl-C: no caller can end the process yet
             self._process.kill()
             raise
         self.process = self._process.pid
-        self.versions: dict[str, str] = hello["versions"]
-        self.gmac: dict[str, float] = hello["gmac"]
+        self.versions: dict[str, str] = greeting["versions"]
+        self.gmac: dict[str, float] = greeting["gmac"]
 
     def seconds(self, timed: Timed) -> float:
         """Returns the seconds of one step.
@@ -116,13 +117,13 @@ class Side:
             ResourceError: The process ended.
         """
         assert self._process.stdin
-        question = {key: getattr(timed, key) for key in ("network", "phase", "precision")}
-        with suppress(BrokenPipeError):  # then it has ended, and has said why
-            self._process.stdin.write(json.dumps(question) + "\n")
+        request = {key: getattr(timed, key) for key in ("network", "phase", "precision")}
+        with suppress(BrokenPipeError):  # the process has ended; its log has the reason
+            self._process.stdin.write(json.dumps(request) + "\n")
         return float(self._read()["seconds"])
 
     def close(self) -> None:
-        """Ends the process, if it has not ended."""
+        """Kills the process if it is running."""
         with self._process:
             self._process.kill()
 
@@ -134,18 +135,18 @@ class Side:
         code = self._process.wait()
         self.close()
         self._log.seek(0)
-        said = self._log.read().strip().splitlines() or ["said nothing"]
-        raise ResourceError(f"{self._command[0]}: ended with {code}: {said[-1]}")
+        log = self._log.read().strip().splitlines() or ["no output"]
+        raise ResourceError(f"{self._command[0]}: exited with {code}: {log[-1]}")
 
 
 def main(args: Sequence[str]) -> int:
-    """Measures both sides and shows the table; returns the exit code."""
+    """Measures both sides, prints the table and returns the exit code."""
     options = _parse(args)
     refuse_lost_json(options.json)
     if not options.python.is_file():
         raise ConfigError(
-            f"{options.python}: no such file: `make bench-peers` makes this environment; or give "
-            "the Python of one that has benchmarks/pytorch_peers.txt installed: --python FILE"
+            f"{options.python}: no such file: create the environment with `make bench-peers`, or "
+            "pass --python FILE of one with benchmarks/pytorch_peers.txt installed"
         )
     console = new_console()
     with _sides(options) as sides, new_progress(console) as bar:
@@ -184,12 +185,12 @@ def main(args: Sequence[str]) -> int:
 
 
 def table(measured: Sequence[Timed], size: int, batch: int) -> Table:
-    """Returns what a person looks at."""
-    shown = new_table(
-        f"{size}x{size} pixels, {batch} in a step",
-        "GMAC of an image's way through the network once, in training too; beside ours: time per "
-        "GMAC over CCFNet's",
-        ["", "network", "GMAC", "ms an\nimage", "ms per\nGMAC", "beside\nours"],
+    """Returns the table of all measurements."""
+    result = new_table(
+        f"{size}x{size} pixels, {batch} images per step",
+        "GMAC of a forward pass of one image, also in training; relative: time per GMAC over that "
+        "of CCFNet",
+        ["", "network", "GMAC", "ms per\nimage", "ms per\nGMAC", "relative to\nCCFNet"],
     )
     for timed in measured:
         cells = [
@@ -198,14 +199,14 @@ def table(measured: Sequence[Timed], size: int, batch: int) -> Table:
             f"{timed.gmac:.1f}",
             f"{1000 * timed.seconds / batch:.0f}",
             f"{timed.ms_per_gmac(batch):.2f}",
-            f"{beside_ours(timed, measured):.2f}",
+            f"{relative_to_ccfnet(timed, measured):.2f}",
         ]
-        shown.add_row(*cells)
-    return shown
+        result.add_row(*cells)
+    return result
 
 
-def beside_ours(timed: Timed, measured: Sequence[Timed]) -> float:
-    """Returns the time per GMAC over that of CCFNet in the same phase and precision."""
+def relative_to_ccfnet(timed: Timed, measured: Sequence[Timed]) -> float:
+    """Returns the time per GMAC divided by that of CCFNet in the same phase and precision."""
     same = (timed.phase, timed.precision)
     ours = next(t for t in measured if t.network == OURS and (t.phase, t.precision) == same)
     return timed.ms_per_gmac(1) / ours.ms_per_gmac(1)
@@ -214,7 +215,7 @@ def beside_ours(timed: Timed, measured: Sequence[Timed]) -> float:
 def as_json(
     measured: Sequence[Timed], versions: dict[str, str], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Returns all figures; times in milliseconds."""
+    """Returns all figures in the form of the JSON file; times in milliseconds."""
     return {
         "size": options.size,
         "batch": options.batch,
@@ -229,7 +230,7 @@ def as_json(
                 "precision": timed.precision,
                 "ms_an_image": 1000 * timed.seconds / options.batch,
                 "ms_per_gmac": timed.ms_per_gmac(options.batch),
-                "beside_ours": beside_ours(timed, measured),
+                "beside_ours": relative_to_ccfnet(timed, measured),
             }
             for timed in measured
         ],
@@ -238,18 +239,29 @@ def as_json(
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m benchmarks.pytorch_peers", description=__doc__.split("\n")[0])
-    parser.add_argument("--python", type=Path, default=PEER, help="PyTorch's (%(default)s)")
-    parser.add_argument("--size", type=int, default=240, help="sides of an image (240)")
-    parser.add_argument("--batch", type=int, default=4, help="images in a step (4)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the best counts (3)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
+    parser.add_argument(
+        "--python", type=Path, default=PEER, help="Python with PyTorch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=240, help="height and width of an image (default: 240)"
+    )
+    parser.add_argument("--batch", type=int, default=4, help="images per step (default: 4)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="number of rounds, of which the best counts (default: 3)",
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to this file")
     options = parser.parse_args(args)
     if options.size < 32 or options.size % STRIDE:
         raise ConfigError(
-            f"--size is {options.size}: the peers take multiples of {STRIDE} from 32 up"
+            f"--size is {options.size}: it must be a multiple of {STRIDE}, 32 or more"
         )
     if options.batch < 2:
-        raise ConfigError(f"--batch is {options.batch}: the peers' batch norm needs 2 or more")
+        raise ConfigError(
+            f"--batch is {options.batch}: it must be 2 or more for the batch norm of the peers"
+        )
     if options.rounds < 1:
         raise ConfigError(f"--rounds is {options.rounds}: it must be 1 or more")
     return options
@@ -257,19 +269,19 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
 
 @contextmanager
 def _sides(options: argparse.Namespace) -> Iterator[list[Side]]:
-    """Starts ours and the peer's, one after the other, and ends both."""
+    """Starts the processes of CCFNet and of the peers in sequence; kills both at the end."""
     settings = {
         "size": options.size,
         "batch": options.batch,
         "classes": CLASSES,
         "threads": usable_threads(),
     }
-    said = json.dumps(settings)
+    arguments = json.dumps(settings)
     here = Path(__file__).parent
     commands = [
-        [sys.executable, "-P", "-m", "benchmarks.pytorch_peers_tensorflow", said],
-        # -P: the folder's modules are not the peer's
-        [str(options.python), "-P", str(here / "pytorch_peers_torch.py"), said],
+        [sys.executable, "-P", "-m", "benchmarks.pytorch_peers_tensorflow", arguments],
+        # -P keeps the modules of this folder off the path of the peer
+        [str(options.python), "-P", str(here / "pytorch_peers_torch.py"), arguments],
     ]
     with ExitStack() as stack:
         sides = []

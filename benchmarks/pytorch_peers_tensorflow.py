@@ -1,4 +1,4 @@
-"""Our side of `peers`: the same questions, answered by the paper's form of CCFNet."""
+"""The CCFNet side of `pytorch_peers`: responds to the same requests with the paper's network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
 
 def main() -> None:
-    """Says what there is to time, then times what each line of standard input names."""
+    """Prints versions and networks, then times the step requested by each line of input."""
     settings = json.loads(sys.argv[1])
     start_tensorflow()
     import tensorflow as tf
@@ -33,10 +33,10 @@ def main() -> None:
     labels = tf.random.uniform([batch, size, size], maxval=classes, dtype=tf.int32)
     versions = {"tensorflow": tf.__version__}
     gmac = cost(next(iter(networks.values())).model, size, size).total
-    _say(versions=versions, gmac={OURS: gmac})
+    _emit(versions=versions, gmac={OURS: gmac})
     for line in sys.stdin:
-        asked = json.loads(line)
-        _say(seconds=networks[asked["precision"]].step(asked["phase"], (images, labels)))
+        request = json.loads(line)
+        _emit(seconds=networks[request["precision"]].step(request["phase"], (images, labels)))
 
 
 def _config(size: int, batch: int) -> RunConfig:
@@ -45,8 +45,8 @@ def _config(size: int, batch: int) -> RunConfig:
     )
 
 
-def _say(**answer: Any) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
+def _emit(**message: Any) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 

@@ -1,7 +1,7 @@
-"""The peer's side of `peers`: steps of PyTorch networks, timed when asked for.
+"""The PyTorch side of `pytorch_peers`: times steps of PyTorch networks on request.
 
-Runs in the peer's environment, by its path: it imports nothing of this package, nor TensorFlow.
-`peers` says what is asked and answered.
+Run by its path in the environment of the peers: it imports neither this package nor TensorFlow. The
+module `pytorch_peers` describes requests and responses.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-# torchvision's compiled operators do not load beside every build of PyTorch, and it will not be
-# imported without their names. The networks here call none of them.
+# The compiled operators of torchvision do not load with every build of PyTorch, and torchvision
+# cannot be imported without their names. The networks here call none of them.
 _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 for _name in ("nms", "qnms"):
     if not hasattr(torch.ops.torchvision, _name):
@@ -27,7 +27,7 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Network:
-    """A network with SGD, on one batch of noise."""
+    """A network with SGD and a batch of random data."""
 
     def __init__(self, model: torch.nn.Module, size: int, batch: int, classes: int) -> None:
         self.model = model.to(memory_format=torch.channels_last)
@@ -37,15 +37,15 @@ class Network:
         self._labels = torch.randint(0, classes, (batch, size, size))
 
     def step(self, phase: str, precision: str) -> float:
-        """Returns the seconds of a step."""
+        """Runs a step and returns its seconds."""
         began = time.perf_counter()
         if phase == "training":
-            self._learn(precision)
+            self._train_step(precision)
         else:
-            self._answer(precision)
+            self._predict_step(precision)
         return time.perf_counter() - began
 
-    def _learn(self, precision: str) -> None:
+    def _train_step(self, precision: str) -> None:
         self.model.train()
         self._optimizer.zero_grad(set_to_none=True)
         loss = torch.nn.functional.cross_entropy(self._logits(precision).float(), self._labels)
@@ -53,7 +53,7 @@ class Network:
         self._optimizer.step()
         loss.item()
 
-    def _answer(self, precision: str) -> None:
+    def _predict_step(self, precision: str) -> None:
         self.model.eval()
         with torch.inference_mode():
             torch.log_softmax(self._logits(precision).float(), 1)[0, 0, 0, 0].item()
@@ -65,13 +65,13 @@ class Network:
 
 
 def multiply_adds(model: torch.nn.Module, size: int) -> int:
-    """Returns the multiply-adds of convolutions and linear layers for an image."""
+    """Returns the multiply-adds of convolutions and linear layers per image."""
     total = 0
 
-    def count(layer: Any, _: Any, answer: Any) -> None:
+    def count(layer: Any, _: Any, output: Any) -> None:
         nonlocal total
-        places = answer.numel() // layer.weight.shape[0]
-        total += places * math.prod(layer.weight.shape)
+        positions = output.numel() // layer.weight.shape[0]
+        total += positions * math.prod(layer.weight.shape)
 
     kinds = (torch.nn.Conv2d, torch.nn.Linear)
     hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
@@ -84,7 +84,7 @@ def multiply_adds(model: torch.nn.Module, size: int) -> int:
 
 
 def networks(size: int, batch: int, classes: int) -> dict[str, Network]:
-    """Returns the peers, all on ResNet-50 dilated to output stride 8."""
+    """Returns the peer networks, all on ResNet-50 dilated to output stride 8."""
     pspnet = smp.PSPNet("resnet50", encoder_weights=None, encoder_depth=5, classes=classes)
     pspnet.encoder = smp.encoders.get_encoder("resnet50", weights=None, depth=5, output_stride=8)
     deeplab = smp.DeepLabV3(
@@ -95,24 +95,24 @@ def networks(size: int, batch: int, classes: int) -> dict[str, Network]:
 
 
 def main() -> None:
-    """Says what there is to time, then times what each line of standard input names."""
+    """Prints versions and networks, then times the step requested by each line of input."""
     settings = json.loads(sys.argv[1])
     torch.set_num_threads(settings.pop("threads"))
     torch.manual_seed(0)
-    found = networks(**settings)
+    timed = networks(**settings)
     size = settings["size"]
-    _say(
+    _emit(
         versions={"torch": torch.__version__, "segmentation-models-pytorch": smp.__version__},
-        gmac={name: multiply_adds(net.model, size) / 1e9 for name, net in found.items()},
+        gmac={name: multiply_adds(net.model, size) / 1e9 for name, net in timed.items()},
     )
     for line in sys.stdin:
-        asked = json.loads(line)
-        seconds = found[asked["network"]].step(asked["phase"], asked["precision"])
-        _say(seconds=seconds)
+        request = json.loads(line)
+        seconds = timed[request["network"]].step(request["phase"], request["precision"])
+        _emit(seconds=seconds)
 
 
-def _say(**answer: Any) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
+def _emit(**message: Any) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 

@@ -1,9 +1,9 @@
-"""What a training step in other forms costs beside the step as it is, in turns in one process.
+"""Compares the cost of variants of a training step, alternately in one process.
 
     python -m benchmarks.step_cost [RUN] [--rounds 5] [--config PRESET --KEY VALUE ...]
 
-What the look at every gradient costs, mean IoU and attention's accuracy, and each way to a kernel's
-gradient: in seconds, and in the processor's seconds, which other processes disturb less.
+Measures the check of every gradient, mean IoU and attention accuracy, and each implementation of
+the kernel gradient: in seconds, and in processor time, which other processes affect less.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigErro
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
-AS_IT_IS = "as it is"
+UNCHANGED = "unchanged"
 Change = tuple[Any, str, Any]
-"""A module or a class, the name of one of its functions, and what stands there instead."""
+"""A module or class, the name of one of its functions, and the replacement."""
 
 
-def forms(precision: str) -> dict[str, list[Change]]:
-    """Returns what is changed in each form while it is traced; nothing in the step as it is."""
+def variants(precision: str) -> dict[str, list[Change]]:
+    """Returns the replacements of each variant, active during tracing; empty for `UNCHANGED`."""
     import tensorflow as tf
 
     from benchmarks.gradient_soak_process import REMEDIES
@@ -41,24 +41,24 @@ def forms(precision: str) -> dict[str, list[Change]]:
         del finite
         self.optimizer.apply(gradients, variables)
 
-    found: dict[str, list[Change]] = {
-        AS_IT_IS: [],
-        "gradients not looked at": [
+    result: dict[str, list[Change]] = {
+        UNCHANGED: [],
+        "gradients not checked": [
             (model, "_first_not_finite", lambda _: tf.constant(-1)),
-            (model.CCFNet, "_moving_statistics", lambda _: []),  # which a skipped step puts back
+            (model.CCFNet, "_moving_statistics", lambda _: []),  # restored by a skipped step
             (model.CCFNet, "_apply", apply),
         ],
         "Keras's gradients": [(layers, "own_gradients", lambda: False)],
     }
-    if precision != "float32":  # which has no kernel gradient of our own above 1x1
+    if precision != "float32":  # float32 uses Keras's gradient for kernels above 1x1
         for name, gradient in REMEDIES.items():
             if gradient is not layers.kernel_gradient:
-                found[f"kernel gradient: {name}"] = [(layers, "kernel_gradient", gradient)]
-    return found
+                result[f"kernel gradient: {name}"] = [(layers, "kernel_gradient", gradient)]
+    return result
 
 
 def main(args: Sequence[str]) -> int:
-    """Measures every form and shows the table; returns the exit code."""
+    """Measures every variant, prints the table and returns the exit code."""
     options, keys = _parse(args)
     refuse_lost_json(options.json)
     config, _ = configured(options, keys)
@@ -70,8 +70,8 @@ def main(args: Sequence[str]) -> int:
     batch = next(iter(training_stream(config, data)))
     wanted = {
         name: changes
-        for name, changes in forms(options.precision).items()
-        if name == AS_IT_IS or not options.only or name in options.only
+        for name, changes in variants(options.precision).items()
+        if name == UNCHANGED or not options.only or name in options.only
     }
     networks: dict[str, Network] = {}
     seconds: dict[str, list[float]] = {name: [] for name in wanted}
@@ -97,17 +97,17 @@ def main(args: Sequence[str]) -> int:
         f"{config.train.batch} images; {options.rounds} rounds; {machine()['processor']}"
     )
     share = others.share()
-    network = networks[AS_IT_IS].model
+    network = networks[UNCHANGED].model
     alone = {
-        "the look at gradients": look_alone(network, options.rounds),
-        "mean IoU and attention's accuracy": figures_alone(network, batch, options.rounds),
+        "check of gradients": check_cost(network, options.rounds),
+        "mean IoU and attention accuracy": metrics_cost(network, batch, options.rounds),
     }
-    said = [
-        f"{name} alone: {1000 * used:.1f} ms of the processor at best, "
-        f"{used / min(work[AS_IT_IS]):.2%} of the step's"
+    costs = [
+        f"{name} alone: {1000 * used:.1f} ms of processor time at best, "
+        f"{used / min(work[UNCHANGED]):.2%} of the step"
         for name, used in alone.items()
     ]
-    for line in [what, others_line(share), "", *markdown(seconds, work), "", *said]:
+    for line in [what, others_line(share), "", *markdown(seconds, work), "", *costs]:
         console.print(line)
     if options.json:
         tree = {
@@ -121,8 +121,8 @@ def main(args: Sequence[str]) -> int:
     return EXIT_DONE
 
 
-def look_alone(network: Any, rounds: int) -> float:
-    """Returns the processor's seconds that it takes to look at gradients of all variables."""
+def check_cost(network: Any, rounds: int) -> float:
+    """Returns the processor time, in seconds, of checking the gradients of all variables."""
     import tensorflow as tf
 
     from ccfnet_tf.network import model
@@ -131,8 +131,8 @@ def look_alone(network: Any, rounds: int) -> float:
     return _least(tf.function(model._first_not_finite), [values], rounds)
 
 
-def figures_alone(network: Any, batch: Any, rounds: int) -> float:
-    """Returns the processor's seconds that mean IoU and attention's accuracy take in a step."""
+def metrics_cost(network: Any, batch: Any, rounds: int) -> float:
+    """Returns the processor time, in seconds, of mean IoU and attention accuracy in a step."""
     import tensorflow as tf
 
     from ccfnet_tf.network import losses, model
@@ -140,43 +140,43 @@ def figures_alone(network: Any, batch: Any, rounds: int) -> float:
     target = losses.split_void(batch[1], network.classes)
     attention = tf.random.stateless_normal([*target.labels.shape, 2], seed=(0, 0))
 
-    def figures(attention: Any, labels: Any, valid: Any) -> Any:
+    def metrics(attention: Any, labels: Any, valid: Any) -> Any:
         confusion = model._confusion(labels, losses.Target(labels, valid), network.classes)
         judged = tf.math.count_nonzero(model._judges_right(attention, valid) & valid)
         return tf.reduce_sum(confusion) + judged
 
-    return _least(tf.function(figures), [attention, *target], rounds)
+    return _least(tf.function(metrics), [attention, *target], rounds)
 
 
 def _least(function: Any, arguments: Sequence[Any], rounds: int) -> float:
-    """Returns the fewest seconds of the processor that a call takes after the first."""
-    found = []
+    """Returns the lowest processor time, in seconds, of a call after the first."""
+    seconds = []
     for _ in range(rounds + 1):  # the first traces
         began = time.process_time()
         int(function(*arguments))
-        found.append(time.process_time() - began)
-    return min(found[1:])
+        seconds.append(time.process_time() - began)
+    return min(seconds[1:])
 
 
 @contextmanager
 def changed(changes: Sequence[Change]) -> Iterator[None]:
-    """Has functions replaced meanwhile."""
-    before = [getattr(place, name) for place, name, _ in changes]
-    for place, name, value in changes:
-        setattr(place, name, value)
+    """Context in which functions are replaced."""
+    before = [getattr(owner, name) for owner, name, _ in changes]
+    for owner, name, value in changes:
+        setattr(owner, name, value)
     try:
         yield
     finally:
-        for (place, name, _), value in zip(changes, before, strict=True):
-            setattr(place, name, value)
+        for (owner, name, _), value in zip(changes, before, strict=True):
+            setattr(owner, name, value)
 
 
 def markdown(seconds: dict[str, list[float]], work: dict[str, list[float]]) -> list[str]:
-    """Returns the table; ratios are medians of the rounds' own, since a machine's speed varies."""
+    """Returns the table. Ratios are computed per round, since the speed of a machine varies."""
     lines = ["| step | ms, best | ratio | ratio of processor time | its range |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for name, found in seconds.items():
-        time_, used = (_ratios(each[name], each[AS_IT_IS]) for each in (seconds, work))
+        time_, used = (_ratios(each[name], each[UNCHANGED]) for each in (seconds, work))
         cells = [name, f"{1000 * min(found):.0f}", f"{median(time_):.3f}", f"{median(used):.3f}"]
         lines.append(f"| {' | '.join(cells)} | {min(used):.3f} to {max(used):.3f} |")
     return lines
@@ -193,12 +193,16 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         description=__doc__.split("\n")[0],
         allow_abbrev=False,
     )
-    parser.add_argument("--config", help="preset or YAML file, without a RUN")
-    parser.add_argument("--data.root", dest="root", help="data; without it, scenes drawn here")
-    parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
+    parser.add_argument("--config", help="preset or YAML file, if no RUN is given")
+    parser.add_argument("--data.root", dest="root", help="data set (default: synthetic scenes)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="number of rounds (default: %(default)s)"
+    )
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
-    parser.add_argument("--only", nargs="+", metavar="FORM", help="these beside the step as it is")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
+    parser.add_argument(
+        "--only", nargs="+", metavar="VARIANT", help="only these and the unchanged step"
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to this file")
     run, rest = split_run(args)
     options, keys = parser.parse_known_args(rest)
     options.run = run

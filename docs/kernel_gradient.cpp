@@ -1,7 +1,7 @@
-// Counts what is not finite in a 3x3 convolution's kernel gradient behind filled scratch memory.
+// Counts non-finite values in the kernel gradient of a 3x3 convolution with filled scratch memory.
 //   kernel_gradient FEATURES CHANNELS ROWS COLUMNS USED BATCH THREADS BYTE f32|bf16
-// Columns from USED on are zeros, in features and gradient alike; scratch memory is filled with
-// BYTE (hexadecimal; ff makes every number in it NaN). A sample is compared with float64.
+// Columns from USED on are zero, in features and gradient. Scratch memory is filled with BYTE
+// (hexadecimal; ff makes every number NaN). A sample of the values is compared with float64.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -14,7 +14,7 @@
 using namespace dnnl;
 using Type = memory::data_type;
 
-// The shares of several threads, one after another.
+// Runs the work of several threads sequentially.
 struct Pool : threadpool_interop::threadpool_iface {
     int threads;
     bool inside = false;
@@ -37,7 +37,7 @@ float number(const void *data, size_t at, Type type) {
     return value;
 }
 
-memory picture(const memory::desc &md, const engine &cpu, int channels, int columns, int used) {
+memory random_tensor(const memory::desc &md, const engine &cpu, int channels, int columns, int used) {
     memory out(md, cpu);
     auto *to = static_cast<uint16_t *>(out.get_data_handle());
     for (size_t i = 0; i < md.get_size() / 2; i++) {
@@ -49,7 +49,7 @@ memory picture(const memory::desc &md, const engine &cpu, int channels, int colu
     return out;
 }
 
-size_t place(const memory::desc &md, memory::dims at) {
+size_t element_offset(const memory::desc &md, memory::dims at) {
     const memory::dims strides = md.get_strides(), blocks = md.get_inner_blks();
     const memory::dims axes = md.get_inner_idxs();
     memory::dim offset = 0, step = 1;
@@ -82,7 +82,7 @@ int main(int argc, char **argv) {
             dnnl_convolution_direct, x.get(), any.get(), nullptr, y.get(), one, none, one, one,
             nullptr, attr.get()), "no such kernel gradient");
     convolution_backward_weights::primitive_desc pd(made);
-    memory src = picture(x, cpu, F, W, used), grad = picture(y, cpu, C, W, used);
+    memory src = random_tensor(x, cpu, F, W, used), grad = random_tensor(y, cpu, C, W, used);
     memory out(pd.diff_weights_desc(), cpu), scratch(pd.scratchpad_desc(), cpu);
     const size_t bytes = pd.scratchpad_desc().get_size();
     memset(scratch.get_data_handle(), strtol(argv[8], nullptr, 16), bytes);
@@ -96,7 +96,7 @@ int main(int argc, char **argv) {
     std::set<int> seen, kernel;
     for (int i = 0; i < C * F * 9; i++) {
         const int o = i / 9 / F, f = i / 9 % F, row = i % 9 / 3, column = i % 3;
-        const size_t there = place(pd.diff_weights_desc(), {o, f, row, column});
+        const size_t there = element_offset(pd.diff_weights_desc(), {o, f, row, column});
         const float value = number(out.get_data_handle(), there, type);
         if (!std::isfinite(value)) wrong++, seen.insert(f), kernel.insert(row * 3 + column);
         if (!std::isfinite(value) || i % 1009) continue;

@@ -1,7 +1,7 @@
-"""MkDocs hook: pages that lie outside docs/, and links as they are written for the repository.
+"""MkDocs hook that adds pages outside docs/ and rewrites links between files of the repository.
 
-Markdown files link to each other by paths in the repository, which hosts of repositories follow. On
-the site a link to a page leads to that page, and a link to any other file leads to the repository.
+Markdown files link to each other by paths in the repository. On the site, a link to a page leads to
+that page, and a link to any other file leads to the repository.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-# Text in code spans and fences is matched first, so that links in it stay as they are.
+# Code spans and fences are matched first, so that links in them are not rewritten.
 _LINK = re.compile(
     r"^```.*?^```|`[^`\n]*`(?!\])|(?<=\]\()(?P<to>[^)\s#:]+)(?P<anchor>#[^)\s]*)?(?=\))",
     re.DOTALL | re.MULTILINE,
@@ -35,24 +35,24 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     Raises:
         PluginError: A link leads to a file that does not exist.
     """
-    if page.parent is None:  # a tab of its own: the list beside it would hold its name alone
+    if page.parent is None:  # a tab with a single page: hide the navigation list
         page.meta["hide"] = ["navigation"]
     pages = {source: name for name, source in config.extra["pages"].items()}
     here = config.extra["pages"].get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
-    def rewritten(match: re.Match[str]) -> str:
+    def rewrite(match: re.Match[str]) -> str:
         if match["to"] is None:
             return match[0]
         target = posixpath.normpath(posixpath.join(posixpath.dirname(here), match["to"]))
         if not (_root(config) / target).exists():
-            raise PluginError(f"{here}: link to '{match['to']}': there is no such file")
+            raise PluginError(f"{here}: link to '{match['to']}': no such file")
         name = pages.get(target) or pages.get(f"{target}/README.md") or target.removeprefix("docs/")
         if files.get_file_from_path(name) is None:
             return f"{config.repo_url}/blob/main/{target}{match['anchor'] or ''}"
         start = posixpath.dirname(page.file.src_uri)
         return posixpath.relpath(name, start or ".") + (match["anchor"] or "")
 
-    return _LINK.sub(rewritten, markdown)
+    return _LINK.sub(rewrite, markdown)
 
 
 def _root(config: MkDocsConfig) -> Path:

@@ -110,7 +110,7 @@ def _open(
     from ccfnet_tf.inference.keras_network import KerasNetwork
     from ccfnet_tf.network.model import CCFNet
 
-    if not isinstance(source, Path | CCFNet):
+    if not isinstance(source, str | Path | CCFNet):
         raise ConfigError(
             f"an object of type {type(source).__name__} is not a network: expected a run folder, "
             "an exported file or folder, a server's address, or a CCFNet"

@@ -1,4 +1,4 @@
-"""A run's weights beside their average, both as validation would measure them."""
+"""The weights of a run and their average, evaluated as in validation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEYS = [
 def train(
     tmp_path: Path, toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Path]:
-    """Trains the toy on images whose brightness is their class."""
+    """Trains the toy network on images whose brightness encodes the class."""
     monkeypatch.setattr(build, "build_ccfnet", lambda classes, **_: toy(classes))
     root, rng = tmp_path / "data", np.random.default_rng(0)
     for folder in ("images", "masks"):
@@ -50,7 +50,7 @@ def train(
 
 
 @pytest.mark.slow
-def test_the_average_is_measured_as_validation_measured_it(train: Callable[..., Path]) -> None:
+def test_the_average_has_the_metrics_of_validation(train: Callable[..., Path]) -> None:
     run = train("--train.ema", "0.9")
     found = compare(run, "val", new_console())
     with (run / "metrics.csv").open() as file:

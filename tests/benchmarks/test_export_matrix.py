@@ -1,4 +1,4 @@
-"""The matrix of formats: what is made again, what is refused, and how it reads."""
+"""The matrix of formats: reuse of artifacts, refused exports, and the output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BEFORE, TRAINED, AFTER = 1000, 2000, 3000
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunInfo:
-    """A run with a checkpoint, in which nothing is."""
+    """A run with an empty checkpoint."""
     folder = tmp_path / "city"
     (folder / "checkpoints").mkdir(parents=True)
     config = RunConfig(
@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> RunInfo:
 
 
 def artifact(out: Path, quantize: str, size: str, written: int) -> Path:
-    """Writes a folder that looks exported at some time."""
+    """Writes a folder that looks like an artifact exported at the given time."""
     folder = out / f"tflite-{quantize}-{size}"
     folder.mkdir(parents=True)
     (folder / MODEL["tflite"]).write_bytes(bytes(2_000_000))
@@ -59,23 +59,23 @@ def artifact(out: Path, quantize: str, size: str, written: int) -> Path:
     return folder
 
 
-def test_what_is_there_is_not_made_again(run: RunInfo, tmp_path: Path) -> None:
+def test_existing_artifacts_are_reused(run: RunInfo, tmp_path: Path) -> None:
     out = tmp_path / "models"
     folder = artifact(out, "fp16", "240x320", AFTER)
-    assert exported(run, "tflite fp16", out, None).place == folder
-    assert exported(run, "tflite fp16", out, "240x320").place == folder
+    assert exported(run, "tflite fp16", out, None).path == folder
+    assert exported(run, "tflite fp16", out, "240x320").path == folder
 
 
 @pytest.mark.parametrize(
     ("kind", "size", "written"),
     [
-        ("tflite fp16", None, BEFORE),  # of weights that are not the run's any more
+        ("tflite fp16", None, BEFORE),  # from an older checkpoint
         ("tflite fp16", "64x64", AFTER),
         ("tflite none", None, AFTER),
         ("onnx", None, AFTER),
     ],
 )
-def test_anything_else_is_not_what_was_asked_for(
+def test_other_artifacts_are_not_reused(
     run: RunInfo, tmp_path: Path, kind: str, size: str | None, written: int
 ) -> None:
     artifact(tmp_path, "fp16", "240x320", written)
@@ -83,20 +83,20 @@ def test_anything_else_is_not_what_was_asked_for(
 
 
 @pytest.mark.slow
-def test_what_the_export_refuses_is_said(run: RunInfo, tmp_path: Path) -> None:
+def test_a_refused_export_is_reported(run: RunInfo, tmp_path: Path) -> None:
     row = exported(run, "tflite fp16", tmp_path / "models", None)
-    assert row.place is None
+    assert row.path is None
     assert "best.npz" in row.refused
 
 
-def test_a_spoilt_artifact_is_not_passed_over(run: RunInfo, tmp_path: Path) -> None:
+def test_a_damaged_artifact_is_an_error(run: RunInfo, tmp_path: Path) -> None:
     folder = artifact(tmp_path, "fp16", "240x320", AFTER)
     (folder / MODEL["tflite"]).write_bytes(b"")
     with pytest.raises(RunError, match="changed since the export"):
         exported(run, "tflite fp16", tmp_path, None)
 
 
-def test_the_table_reads_as_markdown(run: RunInfo, tmp_path: Path) -> None:
+def test_the_table_is_markdown(run: RunInfo, tmp_path: Path) -> None:
     kept = exported(run, "tflite fp16", artifact(tmp_path, "fp16", "240x320", AFTER).parent, None)
     kept.size_mb, kept.ms = 2.0, {1: 120.4, 2: 70.5}
     rows = [
@@ -127,7 +127,7 @@ def test_the_table_reads_as_markdown(run: RunInfo, tmp_path: Path) -> None:
         (["RUN", "--json", "no/such/folder/x.json"], "it must be a file in an existing folder"),
     ],
 )
-def test_what_cannot_be_made_is_one_line(args: list[str], message: str, run: RunInfo) -> None:
+def test_invalid_arguments_are_one_line(args: list[str], message: str, run: RunInfo) -> None:
     given = [str(run.path) if arg == "RUN" else arg for arg in args]
     with pytest.raises((ConfigError, RunError), match=message.replace("[", r"\[")):
         export_matrix.main(given)

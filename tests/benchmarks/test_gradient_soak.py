@@ -1,4 +1,4 @@
-"""The soak: a gradient that comes out otherwise is counted under its variable, and shown."""
+"""Gradient soak: differing gradients are counted per variable and reported."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_a_fault_is_counted_under_its_variable(
 
     model.__class__ = Faulty
     model.compile(optimizer="adamw")
-    said: list[int] = []
-    counted = repeat(RepeatedStep(model, batch), 20, said.append)
+    reported: list[int] = []
+    counted = repeat(RepeatedStep(model, batch), 20, reported.append)
     assert (counted.steps, counted.differ, counted.not_finite) == (20, 2, 1)
     assert counted.first_finite
     assert set(counted.variables) == {FAULTY}
@@ -77,11 +77,11 @@ def test_a_fault_is_counted_under_its_variable(
     assert (found.differ, found.not_finite) == (2, 1)
     assert found.places == [[1], [2], [5], [0]]
     assert found.largest > 0
-    assert said == [10, 20]
+    assert reported == [10, 20]
 
 
 @pytest.mark.slow
-def test_every_repetition_is_a_whole_step_from_the_same_state(
+def test_every_repetition_is_a_complete_step_from_the_same_state(
     toy: Callable[..., Any], batch: tuple[tf.Tensor, tf.Tensor]
 ) -> None:
     model = toy(CLASSES)
@@ -90,7 +90,9 @@ def test_every_repetition_is_a_whole_step_from_the_same_state(
     before = [weight.copy() for weight in model.get_weights()]
     first = step.run()
     after = [weight.copy() for weight in model.get_weights()]
-    assert any((a != b).any() for a, b in zip(before, after, strict=True))  # it has learned
+    assert any(
+        (a != b).any() for a, b in zip(before, after, strict=True)
+    )  # the weights were updated
     again = step.run()
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -111,10 +113,10 @@ def test_every_remedy_has_the_same_gradient(remedy: Any, padding: str) -> None:
     np.testing.assert_allclose(found, plain, rtol=0, atol=1e-4)
 
 
-def test_gradients_of_our_own_can_be_turned_off_and_changed(
+def test_custom_gradients_can_be_disabled_and_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("own_gradients", "kernel_gradient"):  # put back what the soak's process keeps
+    for name in ("own_gradients", "kernel_gradient"):  # restored after the test
         monkeypatch.setattr(layers, name, getattr(layers, name))
     layer = Conv(4, 3, padding="same", dtype="mixed_bfloat16")
     layer.build((1, 3, 61, 9))
@@ -125,8 +127,8 @@ def test_gradients_of_our_own_can_be_turned_off_and_changed(
         @tf.function
         def step(x: tf.Tensor) -> Any:
             with tf.GradientTape() as tape:
-                answer = layer(x, training=True)
-            return tape.gradient(answer, layer.trainable_variables[0].value)
+                output = layer(x, training=True)
+            return tape.gradient(output, layer.trainable_variables[0].value)
 
         graph = step.get_concrete_function(tf.TensorSpec((1, 3, 61, 9), tf.bfloat16)).graph
         kind = "Conv2DBackpropFilter"
@@ -153,7 +155,7 @@ def test_filled_memory_is_nan() -> None:
     assert done.stdout == "[True, True]\n", done.stderr
 
 
-def test_what_onednn_says_is_read_and_nothing_else() -> None:
+def test_only_lines_of_onednn_are_parsed() -> None:
     log = Log()
     assert [log.read(line) for line in LINES] == [not line.startswith("{") for line in LINES]
     assert (log.version, log.isa) == ("3.7.3", "Intel AVX-512 with Intel AMX")
@@ -162,7 +164,7 @@ def test_what_onednn_says_is_read_and_nothing_else() -> None:
     assert "ic168oc128_ih61" in problem
 
 
-def test_the_matrix_limits_onednn_where_there_is_something_to_leave_out() -> None:
+def test_the_matrix_limits_onednn_only_on_processors_with_amx() -> None:
     with_amx, without = matrix(["avx512f", "amx_bf16"]), matrix(["avx2"])
     assert Setting("bfloat16", "keras", isa=NO_AMX) in with_amx
     assert {setting.isa for setting in without} == {""}
@@ -190,14 +192,14 @@ def _counts(differ: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "found", [{"differ": 1}, {"not_finite": 7}, {"first_finite": False}, {"not_finite": 0}]
 )
-def test_a_setting_is_sound_when_every_repetition_is_finite_and_the_same(
+def test_the_exit_code_is_0_only_if_all_repetitions_are_finite_and_identical(
     found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gradient_soak, "run", lambda *_, **__: {**_counts(0), **found})
     assert gradient_soak.main(["--steps", "7"]) == (found != {"not_finite": 0})
 
 
-def test_counts_stand_in_the_table_and_in_the_json(
+def test_counts_are_in_the_table_and_in_the_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[tuple[dict[str, Any], dict[str, str]]] = []
@@ -231,7 +233,7 @@ def test_counts_stand_in_the_table_and_in_the_json(
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_is_named_and_the_others_go_on(
+def test_a_failed_process_is_reported_and_the_others_continue(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = gradient_soak.run
@@ -256,17 +258,17 @@ def test_a_process_that_fails_is_named_and_the_others_go_on(
         (["no_such_run"], RunError, "no_such_run: no such folder"),
         (["RUN", "--train.batch", "2"], ConfigError, "a RUN has its own configuration"),
         (["--train.bach", "2"], ConfigError, "unknown key 'train.bach'"),
-        (["--remedy", "prayer"], ConfigError, "invalid choice: 'prayer'"),
+        (["--remedy", "unknown"], ConfigError, "invalid choice: 'unknown'"),
     ],
 )
-def test_what_cannot_be_run_is_refused(
+def test_invalid_arguments_are_refused(
     args: list[str], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
         gradient_soak.main(args)
 
 
-def test_busy_processes_end_with_it() -> None:
+def test_busy_processes_are_killed_at_the_end() -> None:
     with gradient_soak.load(2) as started:
         assert [process.poll() for process in started] == [None, None]
     assert all(process.poll() is not None for process in started)

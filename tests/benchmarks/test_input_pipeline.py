@@ -18,7 +18,7 @@ def test_every_layout_is_timed_and_the_goals_are_shown(
     COPIES["voc"](tmp_path / "set", scenes(20))
     input_pipeline.main([str(tmp_path / "set"), "--json", str(tmp_path / "out.json")])
     printed = capsys.readouterr().out
-    assert "times what the step eats (goal: 5)" in printed
+    assert "times the rate of training (goal: 5)" in printed
     assert "resident memory" in printed
     tree = json.loads((tmp_path / "out.json").read_text())
     assert len(tree["speeds"]) == len(COPIES) + 1

@@ -26,7 +26,7 @@ for line in sys.stdin:
 """
 
 
-def test_without_the_environment_one_line_says_how_to_make_it(tmp_path: Path) -> None:
+def test_a_missing_environment_is_one_line_with_the_fix(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.pytorch_peers"],
         capture_output=True,
@@ -36,29 +36,29 @@ def test_without_the_environment_one_line_says_how_to_make_it(tmp_path: Path) ->
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
     )
     assert (done.returncode, done.stderr.count("\n")) == (EXIT_USER_ERROR, 1)
-    assert done.stderr.startswith("peers: .venv-peers/bin/python: no such file: `make bench-peers`")
+    assert done.stderr.startswith("peers: .venv-peers/bin/python: no such file: create")
 
 
 def test_an_environment_without_torch_is_named(tmp_path: Path) -> None:
     log = (tmp_path / "log").open("w+")
     command = [sys.executable, "-P", str(FOLDER / "pytorch_peers_torch.py"), "{}"]
-    with log, pytest.raises(ResourceError, match=r"python.*: ended with 1: .*'torch'"):
+    with log, pytest.raises(ResourceError, match=r"python.*: exited with 1: .*'torch'"):
         pytorch_peers.Side(command, log)
 
 
-def test_a_side_answers_question_by_question_and_its_end_is_told(tmp_path: Path) -> None:
+def test_a_side_responds_to_each_request_and_its_exit_is_reported(tmp_path: Path) -> None:
     log = (tmp_path / "log").open("w+")
     with log:
         side = pytorch_peers.Side([sys.executable, "-c", SIDE], log)
         assert (side.versions, side.gmac) == ({"torch": "2"}, {"PSPNet": 20.0})
         assert side.seconds(Timed("PSPNet", 20.0, "training", "float32")) == 3.0
         assert side.seconds(Timed("PSPNet", 20.0, "training", "bfloat16")) == 1.5
-        with pytest.raises(ResourceError, match="ended with 1: memory ran out"):
+        with pytest.raises(ResourceError, match="exited with 1: memory ran out"):
             side.seconds(Timed("PSPNet", 20.0, "inference", "float32"))
         side.close()
 
 
-def test_what_is_compared_is_time_per_multiplication(
+def test_time_per_gmac_is_compared(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     measured = [
@@ -67,7 +67,7 @@ def test_what_is_compared_is_time_per_multiplication(
         Timed("PSPNet", 20.0, "inference", "float32", 0.8),
         Timed("CCFNet", 60.0, "inference", "float32", 3.0),
     ]
-    ratios = [pytorch_peers.beside_ours(timed, measured) for timed in measured]
+    ratios = [pytorch_peers.relative_to_ccfnet(timed, measured) for timed in measured]
     assert ratios == pytest.approx([1.0, 1.25, 0.8, 1.0])
     from rich.console import Console
 
@@ -89,17 +89,17 @@ def test_what_is_compared_is_time_per_multiplication(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--size", "241"], "--size is 241: the peers take multiples of 8"),
-        (["--batch", "1"], "--batch is 1: the peers' batch norm needs 2"),
+        (["--size", "241"], "--size is 241: it must be a multiple of 8"),
+        (["--batch", "1"], "--batch is 1: it must be 2 or more"),
         (["--rounds", "0"], "--rounds is 0"),
     ],
 )
-def test_what_the_peers_do_not_take_is_refused(args: list[str], message: str) -> None:
+def test_invalid_arguments_are_refused(args: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         pytorch_peers.main(args)
 
 
-def test_the_torch_side_imports_nothing_of_ours() -> None:
+def test_the_torch_side_does_not_import_this_package() -> None:
     tree = ast.parse((FOLDER / "pytorch_peers_torch.py").read_text())
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}

@@ -1,4 +1,4 @@
-"""Forms of the training step beside the step as it is."""
+"""Variants of the training step compared with the unchanged step."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import tensorflow as tf
 
 from benchmarks import step_cost
 from benchmarks.gradient_soak import PRECISIONS
-from benchmarks.step_cost import AS_IT_IS, changed, forms, markdown
+from benchmarks.step_cost import UNCHANGED, changed, markdown, variants
 from ccfnet_tf.errors import ConfigError
 
 CLASSES = 3
 
 
-def looks(model: Any) -> int:
-    """Returns how many tensors a step reduces to whether all of their values are good."""
+def checks(model: Any) -> int:
+    """Returns the number of tensors that a step reduces with `All`."""
     model.compile(optimizer="adamw")
     step = tf.function(lambda images, labels: model.train_step((images, labels)))
     images = tf.TensorSpec((2, 33, 33, 3), tf.float32)
@@ -27,38 +27,38 @@ def looks(model: Any) -> int:
 
 
 @pytest.mark.slow
-def test_a_step_can_be_traced_without_its_look_at_gradients(toy: Callable[..., Any]) -> None:
+def test_a_step_can_be_traced_without_the_check_of_gradients(toy: Callable[..., Any]) -> None:
     model = toy(CLASSES)
-    assert looks(model) > len(model.trainable_variables)
-    with changed(forms("float32")["gradients not looked at"]):
-        assert looks(toy(CLASSES)) == 0
+    assert checks(model) > len(model.trainable_variables)
+    with changed(variants("float32")["gradients not checked"]):
+        assert checks(toy(CLASSES)) == 0
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_every_form_changes_something_that_is_there_and_puts_it_back(precision: str) -> None:
-    for name, changes in forms(precision).items():
-        assert bool(changes) == (name != AS_IT_IS)
-        before = [getattr(place, function) for place, function, _ in changes]
+def test_every_variant_replaces_existing_functions_and_restores_them(precision: str) -> None:
+    for name, changes in variants(precision).items():
+        assert bool(changes) == (name != UNCHANGED)
+        before = [getattr(owner, function) for owner, function, _ in changes]
         with changed(changes):
-            for (place, function, value), old in zip(changes, before, strict=True):
-                assert getattr(place, function) is value is not old
-        assert before == [getattr(place, function) for place, function, _ in changes]
+            for (owner, function, value), old in zip(changes, before, strict=True):
+                assert getattr(owner, function) is value is not old
+        assert before == [getattr(owner, function) for owner, function, _ in changes]
 
 
-def test_kernels_have_other_gradients_in_low_precision_alone() -> None:
-    assert "kernel gradient: channels" in forms("bfloat16")
-    assert not any("kernel" in name for name in forms("float32"))
+def test_kernel_gradients_have_variants_only_in_low_precision() -> None:
+    assert "kernel gradient: channels" in variants("bfloat16")
+    assert not any("kernel" in name for name in variants("float32"))
 
 
 def test_ratios_are_those_of_the_same_round() -> None:
-    seconds = {AS_IT_IS: [1.0, 2.0, 4.0], "other": [1.1, 2.2, 3.0]}
-    work = {AS_IT_IS: [1.0, 1.0, 2.0], "other": [1.0, 1.2, 2.6]}
+    seconds = {UNCHANGED: [1.0, 2.0, 4.0], "other": [1.1, 2.2, 3.0]}
+    work = {UNCHANGED: [1.0, 1.0, 2.0], "other": [1.0, 1.2, 2.6]}
     table = markdown(seconds, work)
-    assert table[-2] == f"| {AS_IT_IS} | 1000 | 1.000 | 1.000 | 1.000 to 1.000 |"
+    assert table[-2] == f"| {UNCHANGED} | 1000 | 1.000 | 1.000 | 1.000 to 1.000 |"
     assert table[-1] == "| other | 1100 | 1.100 | 1.200 | 1.000 to 1.300 |"
 
 
-def test_rounds_are_counted_from_one() -> None:
+def test_rounds_must_be_1_or_more() -> None:
     with pytest.raises(ConfigError, match="--rounds is 0: it must be 1 or more"):
         step_cost.main(["--rounds", "0"])
     with pytest.raises(ConfigError, match=r"unknown key 'train\.bach'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ import tensorflow as tf
 from PIL import Image
 
 from ccfnet_tf import Predictor
+from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
 from ccfnet_tf.errors import ConfigError, DataError, RunError
+from ccfnet_tf.inference import keras_network
 from ccfnet_tf.inference.segmenter import Prediction
 from ccfnet_tf.inference.writers import KINDS, overlay_picture
 from ccfnet_tf.runtimes import served as client
@@ -122,6 +125,21 @@ def test_a_copy_is_whole(predictor: Predictor, copied: Callable[[Any], Any]) -> 
     assert other.taxonomy == TAXONOMY
     np.testing.assert_array_equal(other.overlay(), result.overlay())
     np.testing.assert_array_equal(other.probabilities, result.probabilities)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_run_folder_is_opened_by_its_path(
+    kind: type[Any], toy: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(RunConfig(data=DataConfig(format="scenes"))))
+    classes = {"names": TAXONOMY.names, "palette": TAXONOMY.palette}
+    (tmp_path / "classes.json").write_text(json.dumps(classes))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.npz").touch()
+    monkeypatch.setattr(keras_network, "load_run", lambda *_, **__: toy(3))
+    predictor = Predictor(kind(tmp_path))
+    assert predictor.taxonomy.names == TAXONOMY.names
+    assert predictor.predict(RAMP).labels.shape == (40, 60)
 
 
 @pytest.mark.parametrize(
