@@ -138,5 +138,5 @@ def test_no_training_images(tmp_path: Path) -> None:
     for side in ("train", "trainannot"):
         shutil.rmtree(tmp_path / side)
         (tmp_path / side).mkdir()
-    with pytest.raises(DataError, match=r"train/<name>\.png: no such images to learn from"):
+    with pytest.raises(DataError, match=r"train/<name>\.png: no training images found"):
         listed(tmp_path)

@@ -557,7 +557,7 @@ def test_coloured_masks_without_a_table_hint_at_it(tmp_path: Path, mode: str) ->
     put(tmp_path, "a")
     Image.new("RGB", (6, 4), (1, 2, 3)).convert(mode).save(tmp_path / "masks" / "a.png")
     found = parts(tmp_path)
-    with pytest.raises(DataError, match=r"colours.txt.*`R G B NAME` a line"):
+    with pytest.raises(DataError, match=r"colours.txt.*`R G B NAME` per line"):
         found.load(found.train[0])
 
 

@@ -390,7 +390,7 @@ def test_unlabelled_images(tmp_path: Path) -> None:
     faults = read(tmp_path).unpaired
     assert [fault.kind for fault in faults] == ["missing", "missing"]
     assert "pictures/d.jpg: has no labelme JSON" in str(faults[0])
-    assert "x/c.jpg: no JSON" in str(faults[1])
+    assert "x/c.jpg: has no labelme JSON" in str(faults[1])
 
 
 def test_two_files_for_one_image(tmp_path: Path) -> None:
