@@ -397,7 +397,7 @@ def test_a_network_with_a_batch_size_above_1_is_refused(
     tmp_path: Path, inputs: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write_network(tmp_path, batch=2)
-    refused_with("takes 2 images of 3 channels, not 1", [str(path), str(inputs)], capfd)
+    refused_with("input has 2 images of 3 channels: expected 1", [str(path), str(inputs)], capfd)
 
 
 def test_ctrl_c_finishes_the_video(

@@ -404,7 +404,7 @@ def test_grpc_tries_again_while_the_server_is_busy() -> None:
 @pytest.mark.parametrize(
     ("fault", "kind", "said"),
     [
-        ("INVALID_ARGUMENT", DataError, "refused it: INVALID_ARGUMENT: that is why"),
+        ("INVALID_ARGUMENT", DataError, "rejected the request: INVALID_ARGUMENT: that is why"),
         ("RESOURCE_EXHAUSTED", PictureTooLargeError, "ran out of memory"),
         ("NOT_FOUND", ConfigError, "does not serve this model"),
         ("INTERNAL", ResourceError, "no response: INTERNAL"),

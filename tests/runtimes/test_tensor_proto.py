@@ -81,5 +81,5 @@ def test_a_shape_that_promises_something_else_is_refused(wrong: str) -> None:
 def test_a_kind_that_is_none_is_refused() -> None:
     made = proto(tf.uint8, 1, int_val=[1])
     made.dtype = 12345
-    with pytest.raises(ValueError, match="kind 12345"):
+    with pytest.raises(ValueError, match="data type 12345"):
         to_array(made)

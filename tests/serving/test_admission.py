@@ -85,4 +85,4 @@ def test_a_request_of_more_pixels_is_refused(exported: Exported) -> None:
             opener.open(f"{server.rest}:predict", body, timeout=60)
         with caught.value as refused:
             assert refused.code == 400
-            assert "5120 pixels together" in json.load(refused)["error"]
+            assert "5120 pixels in total" in json.load(refused)["error"]

@@ -171,7 +171,7 @@ def test_a_value_that_is_not_finite_is_not_saved(
                 save(file, trained, checkpoint.Progress(4, 16, 0.5, 4, 4))
             text = str(caught.value)
             assert text.startswith(f"{file}: not written at step 16 (epochs done: 4): '{named}")
-            assert f"holds {value} in 1 of its {bad.size} values" in text
+            assert f"has {value} in 1 of its {bad.size} values" in text
             assert "continue with --resume" in text
             assert "\n" not in text
             assert contents(three.parent) == before
@@ -185,7 +185,7 @@ def test_a_score_that_is_not_finite_is_not_saved(
 ) -> None:
     before = contents(three.parent)
     for save in (checkpoint.save_last, checkpoint.save_best):
-        with pytest.raises(NotFiniteError, match="'state: best_score' holds"):
+        with pytest.raises(NotFiniteError, match="'state: best_score' has"):
             save(three, trained, checkpoint.Progress(4, 16, score, 4, 4))
     assert contents(three.parent) == before
 

@@ -173,9 +173,9 @@ def test_a_crop_much_larger_than_the_images_raises_a_warning(
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert ("warning: data.crop is" in said) is warned
     if warned:
-        assert "images are 48x40" in said
+        assert "median image size is 48x40" in said
         assert "71% of a crop is padding" in said
-        assert "--data.crop 49 fits" in said
+        assert "use --data.crop 49" in said
 
 
 def test_an_invalid_data_set_names_the_command_that_lists_its_errors(

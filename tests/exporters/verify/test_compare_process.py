@@ -152,7 +152,7 @@ def test_the_check_says_of_a_full_disk_what_it_is(
 
     answer = subprocess.CompletedProcess("check", 0, json.dumps(printed), "")
     monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=lambda *_, **__: answer))
-    with pytest.raises(ResourceError, match=r"model: cannot be checked.* TMPDIR"):
+    with pytest.raises(ResourceError, match=r"model: cannot be verified.* TMPDIR"):
         verify.compare_with_keras(
             Path("x"), "saved_model", Difference(1.0, 1.0, 1.0, 1.0), Path("model")
         )
