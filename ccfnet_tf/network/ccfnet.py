@@ -97,38 +97,51 @@ def build_ccfnet(
     )
     maps = _extract(backbone, backbone_weights, style.layers)
 
-    # Coarse
     coarse_small = heads.head(maps.features, num_classes, "coarse", style)
     coarse = _to_image(coarse_small, maps, "coarse_logits")
     probabilities = None
     if attention_input == "features_and_coarse" or fine_input == "pyramid_and_detail":
         probabilities = heads.Judgement(dtype="float32", name="coarse_probabilities")(coarse_small)
 
-    # Attention
-    if attention_input == "features":
-        attention = heads.head(maps.features, 2, "attention", style)
-        attention = _to_image(attention, maps, "attention_logits")
-    else:
-        attention_features = heads.judged(maps.features, probabilities, style)
-        attention = heads.head(attention_features, 2, "attention", style)
-        attention = _to_image(attention, maps, "attention_upsampled")
-        attention = heads.AddConfidence(dtype="float32", name="attention_logits")(
-            [attention, coarse]
-        )
-
-    # Fine
-    context = heads.pyramid(maps.features, style)
-    stride = STRIDE
-    if fine_input == "pyramid_and_detail":
-        context = heads.with_detail(context, probabilities, maps.detail, style)
-        stride = _DETAIL_STRIDE
-    fine = heads.head(context, num_classes, "fine", style)
-    fine = _to_image(fine, maps, FINE_LAYER, stride)
-
+    attention = _attention(maps, coarse, probabilities, style, attention_input)
+    fine = _fine(maps, probabilities, num_classes, style, fine_input)
     coarse_logs = heads.LogSoftmax(dtype="float32", name="coarse_log_probabilities")(coarse)
     refine = heads.Blend(dtype="float32", name="refine")([coarse_logs, attention, fine])
     outputs = {"coarse": coarse, "attention": attention, "refine": refine}
     return CCFNet(inputs=maps.images, outputs=outputs, name="ccfnet")
+
+
+def _attention(
+    maps: _Maps,
+    coarse: KerasTensor,
+    probabilities: KerasTensor | None,
+    style: heads.HeadStyle,
+    attention_input: AttentionInput,
+) -> KerasTensor:
+    """Returns the logits of the attention head, [B, H, W, 2]."""
+    if attention_input == "features":
+        attention = heads.head(maps.features, 2, "attention", style)
+        return _to_image(attention, maps, "attention_logits")
+    attention_features = heads.judged(maps.features, probabilities, style)
+    attention = heads.head(attention_features, 2, "attention", style)
+    attention = _to_image(attention, maps, "attention_upsampled")
+    return heads.AddConfidence(dtype="float32", name="attention_logits")([attention, coarse])
+
+
+def _fine(
+    maps: _Maps,
+    probabilities: KerasTensor | None,
+    num_classes: int,
+    style: heads.HeadStyle,
+    fine_input: FineInput,
+) -> KerasTensor:
+    """Returns the logits of the fine branch, [B, H, W, C]."""
+    context, stride = heads.pyramid(maps.features, style), STRIDE
+    if fine_input == "pyramid_and_detail":
+        context = heads.with_detail(context, probabilities, maps.detail, style)
+        stride = _DETAIL_STRIDE
+    fine = heads.head(context, num_classes, "fine", style)
+    return _to_image(fine, maps, FINE_LAYER, stride)
 
 
 def _extract(name: str, weights: str | Path | None, options: LayerOptions) -> _Maps:

@@ -278,39 +278,23 @@ def _learn(
 ) -> None:
     """Trains the remaining epochs."""
     parts, train, progress = data.parts, config.train, restored.progress
-    console, preemption = context.console, Preemption()
-    validation = Validation(parts, data.val.sizes, config.data, context.workers, console)
-    bar = ProgressBar(console, train.epochs)
-    preview_samples = parts.val or parts.train
+    preemption, bar = Preemption(), ProgressBar(context.console, train.epochs)
     epoch_end = EpochEnd(
         context.run,
-        validation,
-        preview_samples,
+        Validation(parts, data.val.sizes, config.data, context.workers, context.console),
+        parts.val or parts.train,
         progress,
         train,
         preemption=preemption,
-        console=console,
+        console=context.console,
     )
     callbacks = [
-        StopWhenNotFinite(progress.step, steps=share.steps, console=console),
+        StopWhenNotFinite(progress.step, steps=share.steps, console=context.console),
         bar,
         epoch_end,
         StepCheckpoint(epoch_end, restored, steps=share.steps),
     ]
-    load = training_load(config.data, data, console, share)
-
-    def batches(first_step: int, replicas: int) -> Any:
-        return training_batches(
-            parts.train,
-            load,
-            config.data,
-            batch=train.batch,
-            seed=config.seed,
-            first_step=first_step,
-            rarity=rarity(config.data, data.train.census),
-            share=share,
-            replicas=replicas,
-        )
+    batches = _batches(config, context, data, share)
 
     def learn(first_epoch: int, epochs: int, done: int) -> None:
         """Trains up to epoch `epochs`, skipping the first `done` steps of the first epoch."""
@@ -335,6 +319,28 @@ def _learn(
         first += within > 0
         if first < train.epochs:
             learn(first, train.epochs, 0)
+
+
+def _batches(
+    config: RunConfig, context: _Context, data: RunData, share: Share
+) -> Callable[[int, int], Any]:
+    """Returns a function from first step and replicas to this worker's batches from there on."""
+    load = training_load(config.data, data, context.console, share)
+
+    def batches(first_step: int, replicas: int) -> Any:
+        return training_batches(
+            data.parts.train,
+            load,
+            config.data,
+            batch=config.train.batch,
+            seed=config.seed,
+            first_step=first_step,
+            rarity=rarity(config.data, data.train.census),
+            share=share,
+            replicas=replicas,
+        )
+
+    return batches
 
 
 def _distributed(batches: Callable[[int, int], Any], first_step: int, context: _Context) -> Any:

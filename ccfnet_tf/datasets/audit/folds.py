@@ -34,7 +34,7 @@ class Split:
         folders: The K folders written, in the order of the folds.
         census: Class counts over the test split of each fold.
         kept: Number of groups of two or more images, each kept in one fold.
-        frames: Number of images that inspect_sample like another frame of their sequence.
+        frames: Number of images that look like another frame of their sequence.
         absent: Pairs (fold, class id) of a fold without any image of the class, although K or more
             groups contain it.
     """
@@ -82,35 +82,12 @@ def split(
     refuse_unpaired(listing)
     _refuse_names(samples)
     named = [group_of(samples)] if group_of else []
-    load, classes = agreeing(listing.load), len(listing.taxonomy.names)
-
-    def inspect_sample(sample: Sample) -> tuple[bytes, np.ndarray, Census]:
-        image, label = load(sample)
-        return fingerprint(image), thumbnail(image), Census.of(label, classes)
-
-    fingerprints: list[bytes] = []
-    thumbnails: list[np.ndarray] = []
-    counted: list[Census] = []
-    for image_fingerprint, small, census in in_threads(inspect_sample, samples, workers):
-        fingerprints.append(image_fingerprint)
-        thumbnails.append(small)
-        counted.append(census)
-        advance()
+    fingerprints, thumbnails, counted = _scanned(listing, samples, workers, advance)
     frames = near_copies(samples, np.array(thumbnails))
     pixels = np.array([census.pixels for census in counted])
     near_duplicates = [listing.near_duplicates.get(sample.name, sample.name) for sample in samples]
     groups = joined(near_duplicates, fingerprints, frames, *named)
-    units = max(groups) + 1
-    if units < 2:
-        raise ConfigError(
-            f"{out}: all {len(samples)} images are in one group (by --group-by, or as similar "
-            "frames): one group cannot be split into folds"
-        )
-    if not 2 <= folds <= min(units, 100):
-        raise ConfigError(
-            f"--folds is {folds}: expected 2 to {min(units, 100)}: the set has {units} images (or "
-            "groups of images that stay together)"
-        )
+    _check_folds(folds, max(groups) + 1, len(samples), out)
     where = deal(np.hstack([pixels, pixels > 0]), groups, folds, seed)
     command = f"data split --folds {folds} --seed {seed}"
     with new_folder(out) as folder:
@@ -120,11 +97,46 @@ def split(
         _write_near_duplicates(folder, samples, groups)
     return Split(
         tuple(out / f"fold_{k}" for k in range(folds)),
-        tuple(_sum(counted, where == k, classes) for k in range(folds)),
+        tuple(_sum(counted, where == k, len(listing.taxonomy.names)) for k in range(folds)),
         int((np.bincount(groups) > 1).sum()),
         int((np.bincount(frames)[frames] > 1).sum()),
         tuple(gaps(pixels, groups, where, folds)),
     )
+
+
+def _scanned(
+    listing: Listing, samples: Sequence[Sample], workers: int, advance: Callable[[], None]
+) -> tuple[list[bytes], list[np.ndarray], list[Census]]:
+    """Reads every sample once; returns their fingerprints, thumbnails and class counts."""
+    load, classes = agreeing(listing.load), len(listing.taxonomy.names)
+
+    def scan(sample: Sample) -> tuple[bytes, np.ndarray, Census]:
+        image, label = load(sample)
+        return fingerprint(image), thumbnail(image), Census.of(label, classes)
+
+    fingerprints: list[bytes] = []
+    thumbnails: list[np.ndarray] = []
+    counted: list[Census] = []
+    for image_fingerprint, small, census in in_threads(scan, samples, workers):
+        fingerprints.append(image_fingerprint)
+        thumbnails.append(small)
+        counted.append(census)
+        advance()
+    return fingerprints, thumbnails, counted
+
+
+def _check_folds(folds: int, units: int, images: int, out: Path) -> None:
+    """Checks that the groups of images can be divided into that many folds."""
+    if units < 2:
+        raise ConfigError(
+            f"{out}: all {images} images are in one group (by --group-by, or as similar "
+            "frames): one group cannot be split into folds"
+        )
+    if not 2 <= folds <= min(units, 100):
+        raise ConfigError(
+            f"--folds is {folds}: expected 2 to {min(units, 100)}: the set has {units} images (or "
+            "groups of images that stay together)"
+        )
 
 
 def joined(*keys: Sequence[Hashable]) -> list[int]:

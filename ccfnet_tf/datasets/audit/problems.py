@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -123,18 +123,9 @@ def inspect(
         colours.add(seen.faults, sample.label)
         if seen.print:
             copies.add(seen.print, part, sample)
-        if 0 < seen.brightest < _DARK and is_deep(sample.image):
-            text = (
-                "more than 8 bits per pixel, but the brightest pixel is read as "
-                f"{seen.brightest} of 255, nearly black: scale 10 or 12 bits to the full 16-bit "
-                "range first"
-            )
-            notes.append(Finding("dark", part, sample.image, text))
+        notes += _sample_notes(seen)
         if seen.census is not None:
             occurrence.add(seen.census, part, sample)
-            if not seen.census.pixels.any():
-                text = "no pixel has a class: it has no effect on training or evaluation"
-                notes.append(Finding("void", part, sample.label, text))
         advance()
     absent = (*occurrence.not_in_train(), *occurrence.nowhere())
     return Report(
@@ -160,6 +151,20 @@ class _Seen(NamedTuple):
     print: bytes | None
     census: Census | None
     brightest: int = 0
+
+
+def _sample_notes(seen: _Seen) -> Iterator[Finding]:
+    """Yields what is worth a look in one sample, though no rule is broken."""
+    if 0 < seen.brightest < _DARK and is_deep(seen.sample.image):
+        text = (
+            "more than 8 bits per pixel, but the brightest pixel is read as "
+            f"{seen.brightest} of 255, nearly black: scale 10 or 12 bits to the full 16-bit "
+            "range first"
+        )
+        yield Finding("dark", seen.part, seen.sample.image, text)
+    if seen.census is not None and not seen.census.pixels.any():
+        text = "no pixel has a class: it has no effect on training or evaluation"
+        yield Finding("void", seen.part, seen.sample.label, text)
 
 
 def _inspect_sample(part: str, sample: Sample, listing: Listing, load: Any, classes: int) -> _Seen:
