@@ -225,9 +225,9 @@ def test_no_gradient_flows_back_from_attention_and_fine_to_coarse(small_network:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 1}, "num_classes is 1: .* from 2 up"),
+        ({"num_classes": 1}, "num_classes is 1: .* at least 2"),
         ({"num_classes": 2.5}, "num_classes is 2.5"),
-        ({"head_channels": 0}, "head_channels is 0: .* from 1 up"),
+        ({"head_channels": 0}, "head_channels is 0: .* at least 1"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"batch_norm_momentum": -0.1}, "batch_norm_momentum is -0.1"),
         ({"backbone": "mobilenet"}, "'mobilenet': expected .*did you mean 'mobilenet_v2'"),
