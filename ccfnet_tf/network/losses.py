@@ -115,11 +115,16 @@ def blend_cross_entropy(
     return tf.where(valid, blend, 0.0)
 
 
+def hard_probability(attention: tf.Tensor) -> tf.Tensor:
+    """Returns P(hard), the weight of fine in the blend, [B, H, W] of logits [B, H, W, 2]."""
+    hard, easy = tf.unstack(attention, axis=-1)
+    return tf.sigmoid(hard - easy)
+
+
 def blend_prediction(coarse: tf.Tensor, fine: tf.Tensor, attention: tf.Tensor) -> tf.Tensor:
     """Returns the class ids of the blended prediction, int32 [B, H, W], from the heads' logits."""
-    hard, easy = tf.unstack(attention, axis=-1)
-    gate = tf.sigmoid(easy - hard)[..., None]
-    blend = gate * tf.nn.softmax(coarse) + (1.0 - gate) * tf.nn.softmax(fine)
+    hard = hard_probability(attention)[..., None]
+    blend = (1.0 - hard) * tf.nn.softmax(coarse) + hard * tf.nn.softmax(fine)
     return tf.argmax(blend, -1, output_type=tf.int32)
 
 

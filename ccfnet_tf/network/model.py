@@ -37,6 +37,9 @@ from ccfnet_tf.network.multi_worker import MultiWorkerFit
 FINE_LAYER = "fine_logits"
 HEADS = ("coarse", "attention", "refine", "fine")
 
+MEAN_ATTENTION = "mean_attention"
+"""Metric: mean of P(hard) over labelled pixels, next to the share that is hard."""
+
 
 class _Batch(NamedTuple):
     """The batch of a replica, or a micro-batch of it.
@@ -179,9 +182,9 @@ class CCFNet(MultiWorkerFit):
         self.class_weights = class_weights_of(class_weights)
         self.forward = self._forward_parts()
         if not hasattr(self, "skipped_steps"):  # else Keras lists those of an earlier compile too
-            self.loss_means = {
-                f"{head}_loss": keras.metrics.Mean(name=f"{head}_loss") for head in HEADS
-            }
+            names = [*(f"{head}_loss" for head in HEADS), MEAN_ATTENTION]
+            self.pixel_means = {name: keras.metrics.Mean(name=name) for name in names}
+            self.gradient_norm = keras.metrics.Mean(name="gradient_norm")
             self.accuracies = {head: PixelAccuracy(name=f"{head}_accuracy") for head in HEADS}
             self.mean_iou = MeanIoU(self.classes, name="refine_mean_iou")
             self.skipped_steps = SkippedSteps()
@@ -295,13 +298,17 @@ class CCFNet(MultiWorkerFit):
         head_losses = [f"{head}_loss" for head in HEADS]
         first = _first_not_finite([*(counts.sums[name] for name in head_losses), *gradients])
         finite = first < 0
-        self._apply(finite, self._reduce_and_clip(gradients), variables)
+        gradients, norm = self._reduce_and_clip(gradients)
+        self._apply(finite, gradients, variables)
         for variable, value in zip(statistics, before, strict=True):
             variable.assign(tf.where(finite, variable, value))
         self.skipped_steps.names = [*head_losses, *(v.path for v in variables)]
         self.skipped_steps.update_state(_counted(first, scale))
         self._update_metrics(counts.only_if(finite))
-        return {**self._metric_results(), self.skipped_steps.name: self.skipped_steps.result()}
+        weight = tf.cast(finite, tf.float32)
+        self.gradient_norm.update_state(tf.where(finite, norm, 0.0), sample_weight=weight)
+        of_steps = {each.name: each.result() for each in (self.gradient_norm, self.skipped_steps)}
+        return {**self._metric_results(), **of_steps}
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Returns the metrics of `train_step`, except `skipped_steps`, without training."""
@@ -450,26 +457,28 @@ class CCFNet(MultiWorkerFit):
         hard_weight, easy_weight = losses.balance(*map(_sum_over_replicas, sizes))
         return tf.reduce_sum(tf.where(is_easy, easy_weight, hard_weight) * pixelwise)
 
-    def _reduce_and_clip(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+    def _reduce_and_clip(self, gradients: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Clips by the norm of the complete batch's gradient.
 
         Keras would clip the gradient of each replica before summing them, and would check for
-        non-finite values (float16) on the first replica only, so gradients are reduced here.
+        non-finite values (float16) on the first replica only, so gradients are reduced here. If
+        neither is needed, they are left to the optimizer, which reduces them once.
 
         Returns:
             The reduced gradients divided by the number of replicas, because `apply` sums them
-            over replicas again.
+            over replicas again; and their global norm before clipping, without loss scaling. The
+            norm of gradients left to the optimizer is that of this replica's share.
         """
         loss_scale = getattr(self.optimizer, "dynamic_scale", None)
+        scale = 1.0 if loss_scale is None else tf.cast(loss_scale, tf.float32)
         if not self.clip_norm and loss_scale is None:
-            return gradients
+            return gradients, tf.linalg.global_norm(gradients)
         reduced = _sum_over_replicas(gradients)
+        norm = tf.linalg.global_norm(reduced) / scale
         if self.clip_norm:
-            scale = 1.0 if loss_scale is None else tf.cast(loss_scale, tf.float32)
-            norm = tf.linalg.global_norm(reduced) / scale
             factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
             reduced = [gradient * tf.cast(factor, gradient.dtype) for gradient in reduced]
-        return [gradient / _replicas() for gradient in reduced]
+        return [gradient / _replicas() for gradient in reduced], norm
 
     def _update_metrics(self, counts: _Counts) -> None:
         """Updates the losses, the accuracies and the mean IoU."""
@@ -483,7 +492,7 @@ class CCFNet(MultiWorkerFit):
 
     def _mean_of(self, name: str) -> keras.metrics.Mean:
         # Keras's own tracker: a second metric of this name would be listed twice by Keras.
-        return self._loss_tracker if name == "loss" else self.loss_means[name]
+        return self._loss_tracker if name == "loss" else self.pixel_means[name]
 
     def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
         # Keras reads the metrics over all replicas only if the step returned every metric, and
@@ -492,7 +501,7 @@ class CCFNet(MultiWorkerFit):
         return {name: results[name] for name in logs}
 
     def _metric_results(self) -> dict[str, tf.Tensor]:
-        metrics = [self._loss_tracker, *self.loss_means.values(), *self.accuracies.values()]
+        metrics = [self._loss_tracker, *self.pixel_means.values(), *self.accuracies.values()]
         return {metric.name: metric.result() for metric in [*metrics, self.mean_iou]}
 
 
@@ -513,8 +522,9 @@ def _count_pixels(
     predictions["refine"] = losses.blend_prediction(**outputs)
     right = {head: tf.equal(prediction, target.labels) for head, prediction in predictions.items()}
     right["attention"] = _judges_right(outputs["attention"], right["coarse"])
+    attention = tf.where(target.valid, losses.hard_probability(outputs["attention"]), 0.0)
     return _Counts(
-        sums,
+        {**sums, MEAN_ATTENTION: tf.reduce_sum(attention)},
         {head: tf.math.count_nonzero(hit & target.valid) for head, hit in right.items()},
         tf.math.count_nonzero(target.valid),
         _confusion(predictions["refine"], target, int(outputs["coarse"].shape[-1])),

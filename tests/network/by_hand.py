@@ -54,12 +54,14 @@ class Step:
         statistics: Moving mean and variance of batch norm after the step.
         figures: Losses and accuracies, as means over labelled pixels.
         pixels: Number of labelled pixels.
+        norm: Global norm of the gradient before clipping.
     """
 
     gradients: Weights
     statistics: Weights
     figures: dict[str, float]
     pixels: int
+    norm: float
 
 
 def step(weights: Weights, images: np.ndarray, labels: np.ndarray, how: Learning) -> Step:
@@ -88,15 +90,20 @@ def step(weights: Weights, images: np.ndarray, labels: np.ndarray, how: Learning
         of_part = {"loss": loss, **{f"{head}_loss": losses[head] for head in HEADS}}
         of_part |= _accuracies(logits, part_labels, int((labels >= 0).sum()))
         figures = {n: figures.get(n, 0.0) + float(value) for n, value in of_part.items()}
-    return Step(_clipped(gradients, how), statistics, figures, int((labels >= 0).sum()))
+    pixels = int((labels >= 0).sum())
+    return Step(_clipped(gradients, how), statistics, figures, pixels, _norm(gradients))
 
 
 def _learns(name: str, how: Learning) -> bool:
     return not name.endswith(STATISTICS) and not (how.frozen and name.startswith("body_norm/"))
 
 
+def _norm(gradients: Weights) -> float:
+    return float(np.sqrt(sum((gradient**2).sum() for gradient in gradients.values())))
+
+
 def _clipped(gradients: Weights, how: Learning) -> Weights:
-    norm = np.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
+    norm = _norm(gradients)
     if not how.clip_norm or norm <= how.clip_norm:
         return gradients
     return {name: gradient * how.clip_norm / norm for name, gradient in gradients.items()}
@@ -181,7 +188,9 @@ def _attention_mass(easy: np.ndarray, labels: np.ndarray, how: Learning) -> np.n
 
 def _accuracies(logits: dict[str, tf.Tensor], labels: np.ndarray, pixels: int) -> dict[str, float]:
     right = {head: answer == labels for head, answer in answers(logits).items()}
-    return {f"{head}_accuracy": hits.sum() / max(pixels, 1) for head, hits in right.items()}
+    found = {f"{head}_accuracy": hits.sum() / max(pixels, 1) for head, hits in right.items()}
+    hard = _softmax(logits["attention"])[..., 0].numpy()
+    return {**found, "mean_attention": hard[labels >= 0].sum() / max(pixels, 1)}
 
 
 def answers(logits: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:

@@ -87,6 +87,7 @@ def descended(weights: Weights, how: Learning) -> tuple[Weights, dict[str, float
         name: sum(one.figures[name] * one.pixels for one in found) / pixels
         for name in found[0].figures
     }
+    figures["gradient_norm"] = sum(one.norm for one in found) / len(found)
     return weights, figures
 
 

@@ -110,6 +110,7 @@ class EpochEnd(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.epochs = train.epochs
+        self.head_rate = train.head_rate
         self.every = parse_every(train.checkpoint_every)
         self.run = run
         self.validation = validation
@@ -195,7 +196,7 @@ class EpochEnd(keras.callbacks.Callback):
         sheet = self._sheet()
         path = self.run / "previews" / f"epoch_{number:02d}.png"
         write_png(path, sheet, fix=FREE_SPACE)
-        self.board.write(number, row, sheet)
+        self.board.write(number, row | _derived(row, self.head_rate), sheet)
 
     def _sheet(self) -> np.ndarray:
         """Returns an image of the preview samples and their predictions, one row per sample."""
@@ -206,6 +207,14 @@ class EpochEnd(keras.callbacks.Callback):
             image, label = self.validation.load(sample)
             rows.append((image, label, self.predictor.predict_all_heads(image)))
         return preview_sheet(rows, taxonomy)
+
+
+def _derived(row: dict[str, Any], head_rate: float) -> dict[str, float]:
+    """Returns what TensorBoard shows beside the columns of `metrics.csv`, from which it follows."""
+    figures = {"head_learning_rate": row["learning_rate"] * head_rate}
+    if "coarse_accuracy" in row:  # by definition, the hard pixels are those coarse gets wrong
+        figures["hard_share"] = 1.0 - row["coarse_accuracy"]
+    return figures
 
 
 def _score(evaluation: Evaluation | None) -> float | None:
