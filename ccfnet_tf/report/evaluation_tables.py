@@ -112,9 +112,9 @@ def class_table(evaluation: Evaluation) -> Table:
 
 def boundary_table(evaluation: Evaluation) -> Table:
     """Returns pixel accuracies near boundaries, and what refine changes of coarse there."""
-    table = _table("Pixel accuracy within so many pixels of boundaries", "within")
-    shown = ("coarse", "fine", "refine", "oracle")
-    for name in ("pixels %", *(f"{name} %" for name in shown), "corrected", "spoiled"):
+    table = _table("Pixel accuracy within so many pixels of boundaries, %", "within")
+    shown = ("coarse", "fine", "average", "refine")
+    for name in ("pixels", *shown, "corrected", "spoiled"):
         table.add_column(name, justify="right")
     everything = evaluation.classes("refine").pixels
     for within in (*BANDS, None):

@@ -16,10 +16,10 @@ Draw = Callable[..., tuple[np.ndarray, HeadOutputs]]
 @pytest.fixture(scope="session")
 def draw() -> Draw:
     """Draws a label and outputs that are often right: (seed, classes, size, void) -> both."""
-    return _draw
+    return drawn
 
 
-def _draw(
+def drawn(
     seed: int, *, classes: int = 3, size: tuple[int, int] = (24, 30), void: float = 0.1
 ) -> tuple[np.ndarray, HeadOutputs]:
     rng = np.random.default_rng(seed)
