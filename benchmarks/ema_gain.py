@@ -20,7 +20,7 @@ from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 if TYPE_CHECKING:  # TensorFlow starts after the arguments are parsed
     from rich.console import Console
 
-    from ccfnet_tf.evaluation.evaluate import Evaluation
+    from ccfnet_tf.evaluation.in_graph import EpochCounts
 
 
 def main(args: Sequence[str]) -> int:
@@ -35,12 +35,12 @@ def main(args: Sequence[str]) -> int:
     given = parser.parse_args(args)
     start_tensorflow()
     console = new_console()
-    for line in table(compare(given.run, given.part, console)):
+    for line in table(compare(given.run, given.part, console), given.part):
         console.print(line)
     return EXIT_DONE
 
 
-def compare(run: Path, part: str, console: Console) -> dict[str, Evaluation]:
+def compare(run: Path, part: str, console: Console) -> dict[str, EpochCounts]:
     """Returns the evaluation of the weights and of their average.
 
     Args:
@@ -55,7 +55,7 @@ def compare(run: Path, part: str, console: Console) -> dict[str, Evaluation]:
     import tensorflow as tf
 
     from ccfnet_tf.datasets.audit.scan import check
-    from ccfnet_tf.evaluation.evaluate import Evaluator
+    from ccfnet_tf.evaluation.in_graph import Evaluator
     from ccfnet_tf.pipeline.batch import evaluation_batches
     from ccfnet_tf.runs.run_folder import read_run
     from ccfnet_tf.training.build import build_model
@@ -77,20 +77,19 @@ def compare(run: Path, part: str, console: Console) -> dict[str, Evaluation]:
         checked = check(samples, parts.load, len(parts.taxonomy.names))
     batches, _ = evaluation_batches(samples, checked.sizes, parts.load, config.data, batch=1)
     evaluator = Evaluator(model, parts.taxonomy)
-    evaluations = {"weights": evaluator.run(batches, split=part, pictures=len(samples))}
+    evaluations = {"weights": evaluator.run(batches, pictures=len(samples))}
     with averaged(model):
-        evaluations["average"] = evaluator.run(batches, split=part, pictures=len(samples))
+        evaluations["average"] = evaluator.run(batches, pictures=len(samples))
     return evaluations
 
 
-def table(evaluations: dict[str, Evaluation]) -> list[str]:
+def table(evaluations: dict[str, EpochCounts], part: str) -> list[str]:
     """Returns pixel accuracy and mean IoU of every head as a Markdown table."""
     from ccfnet_tf.evaluation.easy_hard import HEADS
     from ccfnet_tf.report.evaluation_tables import percent
 
-    first = next(iter(evaluations.values()))
     names = " | ".join(f"{head} {kind}" for head in HEADS for kind in ("accuracy", "mean IoU"))
-    rows = [f"| {first.split}, % | {names} |", "|---" * (1 + 2 * len(HEADS)) + "|"]
+    rows = [f"| {part}, % | {names} |", "|---" * (1 + 2 * len(HEADS)) + "|"]
     for name, evaluation in evaluations.items():
         states = [getattr(evaluation, head) for head in HEADS]
         figures = [(state.pixel_accuracy, state.mean_iou_present) for state in states]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ccfnet_tf.config import DataConfig
     from ccfnet_tf.datasets.splits import read_parts
     from ccfnet_tf.errors import CCFNetError
-    from ccfnet_tf.evaluation.evaluate import Evaluation, evaluate
+    from ccfnet_tf.evaluation.evaluate import evaluate
+    from ccfnet_tf.evaluation.evaluation import Evaluation
     from ccfnet_tf.network.ccfnet import build_ccfnet
     from ccfnet_tf.network.model import CCFNet
     from ccfnet_tf.runs.run_folder import load_run
@@ -43,7 +44,7 @@ _MODULES = {
     "CCFNet": "ccfnet_tf.network.model",
     "CCFNetError": "ccfnet_tf.errors",
     "DataConfig": "ccfnet_tf.config",
-    "Evaluation": "ccfnet_tf.evaluation.evaluate",
+    "Evaluation": "ccfnet_tf.evaluation.evaluation",
     "Predictor": "ccfnet_tf.runtimes.predictor",
     "ServedNetwork": "ccfnet_tf.runtimes.served",
     "build_ccfnet": "ccfnet_tf.network.ccfnet",

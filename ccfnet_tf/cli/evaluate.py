@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+from argparse import SUPPRESS, ArgumentTypeError
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli.parser import Parser
 from ccfnet_tf.datasets.audit.scan import check
 from ccfnet_tf.datasets.splits import read_parts, without_damage
-from ccfnet_tf.errors import EXIT_DONE, ConfigError, DataError
+from ccfnet_tf.errors import EXIT_DONE, DataError
+from ccfnet_tf.evaluation.evaluation import Evaluation
+from ccfnet_tf.evaluation.figures import to_json
+from ccfnet_tf.evaluation.shard_files import merge_shards, weights_digest, write_shard
 from ccfnet_tf.io.atomic_file import remove_leftovers
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
+from ccfnet_tf.report.evaluation_tables import report
 from ccfnet_tf.runs.run_files import write_text
 from ccfnet_tf.runs.run_folder import load_run, read_run, refuse_other_classes
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from ccfnet_tf.evaluation.evaluate import Evaluation
 
 FIX = {
     "test": "evaluate --split val, or put images in ROOT/test/{images,masks}",
@@ -34,53 +39,68 @@ def new_parser() -> Parser:
     """Returns the parser of this verb."""
     parser = Parser(
         prog="ccfnet-tf evaluate",
-        description="Measure a run on a part of its data; writes evaluation.json in the run.",
+        description="Measure a run on a part of its data; writes evaluation.json, images.csv and "
+        "images.npz in the run.",
     )
     parser.add_argument("run", help="run folder")
     parser.add_argument("--split", choices=["test", "val", "train"], default="test")
-    parser.add_argument("--batch", type=int, default=None, help="images at once (default: 1)")
     parser.add_argument("--data.root", dest="root", help="where the data lie now")
+    parser.add_argument("--batch", help=SUPPRESS)  # goes with the next version
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="K/N",
+        help="evaluate the K-th of N parts of the images alone; writes evaluation.K-of-N.json",
+    )
+    parts.add_argument(
+        "--merge",
+        nargs="+",
+        metavar="FILE",
+        help="add up the files of all N parts; no image is read",
+    )
     return parser
 
 
 def main(args: list[str]) -> int:
     """Evaluates a run; returns the exit code."""
-    parser = new_parser()
-    options = parser.parse_args(args)
-    if options.batch is not None and options.batch < 1:
-        raise ConfigError(f"--batch is {options.batch}: it must be 1 or more")
-    measure(
-        Path(options.run).expanduser(),
-        split=options.split,
-        batch=options.batch,
-        root=options.root,
-        console=new_console(),
-    )
+    options = new_parser().parse_args(args)
+    if options.batch is not None:
+        sys.stderr.write("note: --batch has no effect any more, and goes with the next version\n")
+    run, console = Path(options.run).expanduser(), new_console()
+    if options.merge:
+        merge(run, [Path(each).expanduser() for each in options.merge], console)
+    else:
+        measure(run, split=options.split, root=options.root, shard=options.shard, console=console)
     return EXIT_DONE
 
 
 def measure(
-    run: Path, *, split: str, batch: int | None, root: str | None, console: Console
-) -> Evaluation:
-    """Evaluates a run, shows the tables, and writes `evaluation.json`.
+    run: Path,
+    *,
+    split: str,
+    root: str | None,
+    console: Console,
+    shard: tuple[int, int] | None = None,
+) -> None:
+    """Evaluates a run, shows the tables, and writes `evaluation.json` and figures per image.
 
     Args:
         run: The run folder.
         split: `test`, `val` or `train`.
-        batch: Images at once; 1 when None.
         root: Where the data lie now, if they were moved.
         console: Where progress and tables are shown.
+        shard: (K, N) evaluates the K-th of N parts and writes what `merge` adds up.
 
     Raises:
         CCFNetError: The run or its data cannot be used, or memory ran out.
     """
     info = read_run(run)
     refuse_unwritable(run, "copy of the run")  # before TensorFlow is waited for
+    weights = weights_digest(info.checkpoint())
     start_tensorflow()
     from ccfnet_tf.evaluation.evaluate import evaluate
-    from ccfnet_tf.pipeline.batch import evaluation_batches
-    from ccfnet_tf.report.evaluation_tables import report
-    from ccfnet_tf.training.callbacks.epoch_end import EVALUATION_BATCH
+    from ccfnet_tf.inference.keras_network import KerasNetwork
     from ccfnet_tf.training.data import say_left_out
 
     config = info.config
@@ -90,12 +110,13 @@ def measure(
     samples = getattr(parts, split)
     if not samples:
         raise DataError(f"{data.root or parts.format}: has no {split} split; {FIX[split]}")
-    model = load_run(run)
-    pictures = batch or EVALUATION_BATCH
+    first, step = shard or (1, 1)
+    mine = samples[first - 1 :: step]
+    network = KerasNetwork(load_run(run), taxonomy=info.taxonomy)
     with new_progress(console) as bar:
-        task = bar.add_task("checking labels", total=len(samples))
+        task = bar.add_task("checking labels", total=len(mine))
         seen = check(
-            samples,
+            mine,
             parts.load,
             len(parts.taxonomy.names),
             leave_out=data.damaged_records == "skip",
@@ -104,19 +125,57 @@ def measure(
         )
         say_left_out(seen.damaged, console)
         load = without_damage(parts.load) if seen.damaged else parts.load
-        batches, count = evaluation_batches(samples, seen.sizes, load, data, batch=pictures)
-        task = bar.add_task(f"evaluating {split}", total=count)
+        task = bar.add_task(f"evaluating {split}", total=len(mine))
         evaluation = evaluate(
-            model,
-            batches,
-            parts.taxonomy,
+            network,
+            samples,
+            load,
             split=split,
-            pictures=len(samples),
+            shard=(first, step),
             advance=lambda: bar.advance(task),
         )
-    tree: dict[str, Any] = evaluation.to_json()
+    if shard is None:
+        write_evaluation(run, evaluation, console)
+    else:
+        path = write_shard(run, evaluation, shard, weights)
+        console.print(f"written to {path}; with all parts: evaluate {run} --merge FILE...")
+
+
+def merge(run: Path, files: list[Path], console: Console) -> None:
+    """Adds up the parts that `measure` wrote, on this machine or on others.
+
+    Args:
+        run: The run folder.
+        files: All parts, in any order.
+        console: Where tables are shown.
+
+    Raises:
+        CCFNetError: The run or a file cannot be used, or a part is missing.
+    """
+    info = read_run(run)
+    refuse_unwritable(run, "copy of the run")
+    evaluation = merge_shards(files, info.taxonomy, weights_digest(info.checkpoint()))
+    write_evaluation(run, evaluation, console)
+
+
+def write_evaluation(run: Path, evaluation: Evaluation, console: Console) -> None:
+    """Writes the files of an evaluation and shows its tables.
+
+    Raises:
+        ResourceError: The disk is full or the run cannot be written.
+    """
     remove_leftovers(run)
-    write_text(run / "evaluation.json", json.dumps(tree, indent=1) + "\n")
+    write_text(run / "images.csv", evaluation.images.to_csv())
+    write_text(run / "images.npz", evaluation.images.to_npz())
+    text = json.dumps(to_json(evaluation), indent=1, allow_nan=False)
+    write_text(run / "evaluation.json", text + "\n")
     console.print(report(evaluation))
-    console.print(f"written to {run / 'evaluation.json'}")
-    return evaluation
+    console.print(f"written to {run}: evaluation.json, images.csv, images.npz")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Returns (K, N) of K/N."""
+    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
+    if found is None or int(found[1]) > int(found[2]):
+        raise ArgumentTypeError(f"'{text}' is not K/N with 1 <= K <= N, such as 2/4")
+    return int(found[1]), int(found[2])

@@ -46,5 +46,6 @@ def renamed(args: list[str], names: Mapping[str, str]) -> list[str]:
 
 def option_names(parser: Any) -> list[str]:
     """Returns the long options of a parser, for shell completion."""
-    names = [name for action in parser._actions for name in action.option_strings]
+    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    names = [name for action in shown for name in action.option_strings]
     return sorted({name for name in names if name.startswith("--")} - _NOT_COMPLETED)

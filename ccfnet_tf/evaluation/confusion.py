@@ -10,6 +10,7 @@ Both means are over the classes that labels contain, so that networks are measur
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,13 +32,104 @@ MEANS = {
     "this one under this name",
     "mean_iou_union": "mean IoU over the classes that labels or predictions contain, 0 for one "
     "that only predictions contain: which classes count depends on the network",
+    "mean_boundary_iou": "mean Boundary IoU over the classes that labels contain",
     "mean_iou_all": "mean IoU over all classes, 0 for one that labels do not contain",
 }
 """Which classes each mean of `evaluation.json` is over."""
 
 
+class ClassFigures(ABC):
+    """Figures of each class, and means, from how often it is true, predicted, and both."""
+
+    @property
+    @abstractmethod
+    def truth(self) -> np.ndarray:
+        """int64 [C]; labelled pixels of each class."""
+
+    @property
+    @abstractmethod
+    def predicted(self) -> np.ndarray:
+        """int64 [C]; labelled pixels that are predicted as each class."""
+
+    @property
+    @abstractmethod
+    def hits(self) -> np.ndarray:
+        """int64 [C]; pixels of each class that are predicted as it."""
+
+    @property
+    def pixels(self) -> int:
+        """Labelled pixels."""
+        return int(self.truth.sum())
+
+    @property
+    def pixel_accuracy(self) -> float | None:
+        """Correct / labelled, 0..1; None where nothing is labelled."""
+        return ratio(int(self.hits.sum()), self.pixels)
+
+    @property
+    def recall(self) -> tuple[float | None, ...]:
+        """Share found of each class, 0..1; None for a class that labels do not contain."""
+        return _ratios(self.hits, self.truth)
+
+    @property
+    def precision(self) -> tuple[float | None, ...]:
+        """Share of the pixels predicted as a class that are of it; None for one never predicted."""
+        return _ratios(self.hits, self.predicted)
+
+    @property
+    def class_accuracy(self) -> float | None:
+        """Mean recall over the classes that labels contain; None where nothing is labelled."""
+        return mean(self.recall)
+
+    @property
+    def iou(self) -> tuple[float | None, ...]:
+        """Intersection over union of each class; None if neither labels nor predictions have it.
+
+        A class that is predicted on labelled pixels but never true has 0: it is a mistake.
+        """
+        return _ratios(self.hits, self.truth + self.predicted - self.hits)
+
+    @property
+    def dice(self) -> tuple[float | None, ...]:
+        """Dice coefficient, or F1 score, of each class, 2 IoU / (1 + IoU); None where IoU is."""
+        return _ratios(2 * self.hits, self.truth + self.predicted)
+
+    @property
+    def present(self) -> int:
+        """Number of classes that labels contain."""
+        return int((self.truth > 0).sum())
+
+    @property
+    def mean_iou_present(self) -> float | None:
+        """Mean IoU over the classes that labels contain; None where nothing is labelled.
+
+        This is the figure that is shown and that chooses the best checkpoint: which classes count
+        depends on the labels alone.
+        """
+        pairs = zip(self.iou, self.recall, strict=True)
+        return mean(tuple(iou for iou, recall in pairs if recall is not None))
+
+    @property
+    def mean_iou_union(self) -> float | None:
+        """Mean IoU over the classes of labels or predictions; None where nothing is labelled.
+
+        A single pixel of a class that no label contains adds a class with 0 to the mean.
+        """
+        return mean(self.iou)
+
+    @property
+    def mean_iou_all(self) -> float:
+        """Mean IoU over all C classes; one without an IoU counts as 0."""
+        return sum(value or 0.0 for value in self.iou) / len(self.iou)
+
+    @property
+    def class_accuracy_all(self) -> float:
+        """Mean recall over all C classes; one that labels do not contain counts as 0."""
+        return sum(value or 0.0 for value in self.recall) / len(self.recall)
+
+
 @dataclass(frozen=True, eq=False)
-class Confusion:
+class Confusion(ClassFigures):
     """How often each class was taken for which; merges by addition.
 
     Attributes:
@@ -90,66 +182,45 @@ class Confusion:
         return Confusion(self.counts + other.counts)
 
     @property
-    def pixels(self) -> int:
-        """Labelled pixels."""
-        return int(self.counts.sum())
+    def truth(self) -> np.ndarray:
+        """int64 [C]; labelled pixels of each class."""
+        return self.counts.sum(axis=1)
 
     @property
-    def pixel_accuracy(self) -> float | None:
-        """Correct / labelled, 0..1; None where nothing is labelled."""
-        return ratio(int(np.trace(self.counts)), self.pixels)
+    def predicted(self) -> np.ndarray:
+        """int64 [C]; labelled pixels that are predicted as each class."""
+        return self.counts.sum(axis=0)
 
     @property
-    def recall(self) -> tuple[float | None, ...]:
-        """Share found of each class, 0..1; None for a class that labels do not contain."""
-        return _ratios(np.diag(self.counts), self.counts.sum(axis=1))
+    def hits(self) -> np.ndarray:
+        """int64 [C]; pixels of each class that are predicted as it."""
+        return np.diag(self.counts)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassCounts(ClassFigures):
+    """How often each class is true, predicted, and both; a confusion matrix without its cells.
+
+    Attributes:
+        counts: int64 [3, C]; rows truth, predicted, hits.
+    """
+
+    counts: np.ndarray
 
     @property
-    def class_accuracy(self) -> float | None:
-        """Mean recall over the classes that labels contain; None where nothing is labelled."""
-        return mean(self.recall)
+    def truth(self) -> np.ndarray:
+        """int64 [C]; labelled pixels of each class."""
+        return self.counts[0]
 
     @property
-    def iou(self) -> tuple[float | None, ...]:
-        """Intersection over union of each class; None if neither labels nor predictions have it.
-
-        A class that is predicted on labelled pixels but never true has 0: it is a mistake.
-        """
-        hits = np.diag(self.counts)
-        return _ratios(hits, self.counts.sum(axis=0) + self.counts.sum(axis=1) - hits)
+    def predicted(self) -> np.ndarray:
+        """int64 [C]; labelled pixels that are predicted as each class."""
+        return self.counts[1]
 
     @property
-    def present(self) -> int:
-        """Number of classes that labels contain."""
-        return int((self.counts.sum(axis=1) > 0).sum())
-
-    @property
-    def mean_iou_present(self) -> float | None:
-        """Mean IoU over the classes that labels contain; None where nothing is labelled.
-
-        This is the figure that is shown and that chooses the best checkpoint: which classes count
-        depends on the labels alone.
-        """
-        pairs = zip(self.iou, self.recall, strict=True)
-        return mean(tuple(iou for iou, recall in pairs if recall is not None))
-
-    @property
-    def mean_iou_union(self) -> float | None:
-        """Mean IoU over the classes of labels or predictions; None where nothing is labelled.
-
-        A single pixel of a class that no label contains adds a class with 0 to the mean.
-        """
-        return mean(self.iou)
-
-    @property
-    def mean_iou_all(self) -> float:
-        """Mean IoU over all C classes; one without an IoU counts as 0."""
-        return sum(value or 0.0 for value in self.iou) / len(self.iou)
-
-    @property
-    def class_accuracy_all(self) -> float:
-        """Mean recall over all C classes; one that labels do not contain counts as 0."""
-        return sum(value or 0.0 for value in self.recall) / len(self.recall)
+    def hits(self) -> np.ndarray:
+        """int64 [C]; pixels of each class that are predicted as it."""
+        return self.counts[2]
 
 
 def ratio(part: int, whole: int) -> float | None:

@@ -42,7 +42,9 @@ class GroupAccuracy:
             right: bool [3, N], whether coarse, fine and refine are right.
         """
         columns = np.concatenate([np.ones((1, hard.size), bool), right])
-        return cls(np.stack([columns[:, hard].sum(1), columns[:, ~hard].sum(1)]).astype(np.int64))
+        among_hard = np.count_nonzero(columns & hard, axis=1)
+        among_all = np.count_nonzero(columns, axis=1)
+        return cls(np.stack([among_hard, among_all - among_hard]).astype(np.int64))
 
     def merge(self, other: GroupAccuracy) -> GroupAccuracy:
         """Returns the state of both parts together."""

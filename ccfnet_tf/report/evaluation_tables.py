@@ -7,11 +7,26 @@ from rich.table import Table
 from rich.text import Text
 
 from ccfnet_tf.errors import printable
-from ccfnet_tf.evaluation.confusion import ABSENT_RULE
+from ccfnet_tf.evaluation.boundaries import BANDS
+from ccfnet_tf.evaluation.confusion import ABSENT_RULE, ratio
 from ccfnet_tf.evaluation.easy_hard import HEADS
-from ccfnet_tf.evaluation.evaluate import Evaluation
+from ccfnet_tf.evaluation.evaluation import PREDICTIONS, PROBABILITIES, Evaluation
+from ccfnet_tf.evaluation.figures import mean_boundary_iou
 
 DASH = "-"
+
+FREE = {
+    "coarse": ("max_softmax", "entropy", "margin", "disagreement"),
+    "refine": ("entropy", "margin", "disagreement"),
+}
+"""Scores that need no head of their own, for each head whose errors they are to find."""
+
+SCORE_NOTE = (
+    "free: the best by AUROC of what any network gives. AP: average precision, for which chance is "
+    "the share of errors. FPR of errors: right pixels flagged where 95 % of the errors are. FPR95: "
+    "errors kept where 95 % of the right pixels are. risk is 1 - refine's max softmax."
+)
+"""What the columns of the table of scores mean."""
 
 
 def percent(value: float | None) -> str:
@@ -20,14 +35,15 @@ def percent(value: float | None) -> str:
 
 
 def report(evaluation: Evaluation) -> RenderableType:
-    """Returns all tables of an evaluation, one below the other."""
+    """Returns the tables of an evaluation, one below the other; evaluation.json has the rest."""
     parts: list[RenderableType] = [
         summary_table(evaluation),
         class_table(evaluation),
-        difficulty_table(evaluation),
-        difficulty_line(evaluation),
+        boundary_table(evaluation),
+        *score_tables(evaluation),
+        Text(SCORE_NOTE, style="dim"),
     ]
-    if evaluation.refine.present < len(evaluation.taxonomy.names):
+    if len(evaluation.shown) < len(evaluation.taxonomy.names):
         parts.insert(1, means_table(evaluation))
     if (warning := evaluation.warning) is not None:
         parts.insert(0, Text(warning, style="bold yellow"))
@@ -37,29 +53,34 @@ def report(evaluation: Evaluation) -> RenderableType:
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """Returns pixel accuracy, class accuracy and mean IoU of the three answers."""
+    """Returns pixel accuracy, class accuracy, mean IoU and Boundary IoU of the predictions."""
     pictures = f"{evaluation.pictures} image{'' if evaluation.pictures == 1 else 's'}"
-    size = f"{pictures}, {evaluation.refine.pixels:,} labelled pixels"
-    table = _table(f"{evaluation.split}: {size}", "answer %")
-    for name in ("pixel accuracy", "class accuracy", "mean IoU"):
+    size = f"{pictures}, {evaluation.classes('refine').pixels:,} labelled pixels"
+    table = _table(f"{evaluation.split}: {size}", "prediction %")
+    for name in ("pixel accuracy", "class accuracy", "mean IoU", "Boundary IoU"):
         table.add_column(name, justify="right")
-    for head in HEADS:
-        state = getattr(evaluation, head)
-        figures = (state.pixel_accuracy, state.class_accuracy, state.mean_iou_present)
-        style = "bold" if head == "refine" else ""
-        table.add_row(head, *map(percent, figures), style=style)
+    for name in PREDICTIONS:
+        state = evaluation.classes(name)
+        figures = (
+            state.pixel_accuracy,
+            state.class_accuracy,
+            state.mean_iou_present,
+            mean_boundary_iou(evaluation, name),
+        )
+        style = {"refine": "bold", "average": "dim", "oracle": "dim"}.get(name, "")
+        table.add_row(name, *map(percent, figures), style=style)
     return table
 
 
 def means_table(evaluation: Evaluation) -> Table:
     """Returns the class means over the classes that labels contain, and over all."""
-    present, classes = evaluation.refine.present, len(evaluation.taxonomy.names)
-    table = _table("Class means where labels lack some classes", "answer %")
+    present, classes = len(evaluation.shown), len(evaluation.taxonomy.names)
+    table = _table("Class means where labels lack some classes", "prediction %")
     for name in ("class accuracy", "mean IoU"):
         table.add_column(f"{name}, {present} classes in labels", justify="right")
         table.add_column(f"all {classes}, absent as 0", justify="right")
     for head in HEADS:
-        state = getattr(evaluation, head)
+        state = evaluation.classes(head)
         table.add_row(
             head,
             percent(state.class_accuracy),
@@ -72,37 +93,69 @@ def means_table(evaluation: Evaluation) -> Table:
 
 
 def class_table(evaluation: Evaluation) -> Table:
-    """Returns the IoU of each class by the three answers."""
-    table = _table("IoU by class", "class %")
-    for head in HEADS:
-        table.add_column(head, justify="right")
-    columns = [getattr(evaluation, head).iou for head in HEADS]
-    for name, *values in zip(evaluation.taxonomy.names, *columns, strict=True):
-        table.add_row(
-            Text(printable(name)), *map(percent, values)
-        )  # Text: a name may hold [brackets]
-    return table
-
-
-def difficulty_table(evaluation: Evaluation) -> Table:
-    """Returns the accuracy on easy and on hard pixels, by both ways to call a pixel hard."""
-    table = _table("Accuracy on easy and hard pixels", "pixels %")
-    for name in ("share", *HEADS):
+    """Returns the IoU of each class by the heads, and more of refine."""
+    table = _table("Each class: IoU of the heads, and more of refine", "class %")
+    for name in (*HEADS, "precision", "recall", "Boundary IoU"):
         table.add_column(name, justify="right")
-    ways = (
-        ("coarse is {}", {"easy": "right", "hard": "wrong"}, evaluation.by_target),
-        ("attention says {}", {"easy": "easy", "hard": "hard"}, evaluation.by_attention),
-    )
-    for text, words, groups in ways:
-        for group, figures in groups.to_json().items():
-            table.add_row(text.format(words[group]), *map(percent, figures.values()))
+    refine = evaluation.classes("refine")
+    columns = [
+        *(evaluation.classes(head).iou for head in HEADS),
+        refine.precision,
+        refine.recall,
+        evaluation.boundary("refine").iou,
+    ]
+    for name, *values in zip(evaluation.taxonomy.names, *columns, strict=True):
+        # Text: a name may hold [brackets]
+        table.add_row(Text(printable(name)), *map(percent, values))
     return table
 
 
-def difficulty_line(evaluation: Evaluation) -> Text:
-    """Returns how well P(hard) finds coarse's errors, beside the free baseline."""
-    ours, free = (_decimal(s.auroc) for s in (evaluation.difficulty, evaluation.max_softmax))
-    return Text(f"Difficulty, AUROC of coarse's errors: {ours} (coarse's max softmax: {free})")
+def boundary_table(evaluation: Evaluation) -> Table:
+    """Returns pixel accuracies near boundaries, and what refine changes of coarse there."""
+    table = _table("Pixel accuracy within so many pixels of boundaries, %", "within")
+    shown = ("coarse", "fine", "average", "refine")
+    for name in ("pixels", *shown, "corrected", "spoiled"):
+        table.add_column(name, justify="right")
+    everything = evaluation.classes("refine").pixels
+    for within in (*BANDS, None):
+        states = [evaluation.classes(name, within) for name in shown]
+        pixels = states[0].pixels
+        shares = [ratio(count, pixels) for count in evaluation.changed(within)]
+        figures = [ratio(pixels, everything), *(state.pixel_accuracy for state in states), *shares]
+        name = "all" if within is None else str(within)
+        table.add_row(name, *map(percent, figures))
+    return table
+
+
+def score_tables(evaluation: Evaluation) -> list[Table]:
+    """Returns how well the three maps find errors, beside the best score that costs nothing."""
+    tables = []
+    for head, maps in (("coarse", ("attention", "difficulty")), ("refine", ("risk",))):
+        rate = percent(evaluation.ranking(head, maps[0]).error_rate)
+        table = _table(f"Scores of {head}'s errors, {rate} % of the pixels", "score")
+        for name in ("AUROC", "AP", "FPR of errors", "FPR95", "AURC", "ECE"):
+            table.add_column(name, justify="right")
+        for score in maps:
+            table.add_row(score, *map(_decimal, _score_figures(evaluation, head, score)))
+        aurocs = {score: evaluation.ranking(head, score).auroc or 0.0 for score in FREE[head]}
+        best = max(aurocs, key=lambda score: aurocs[score])
+        figures = _score_figures(evaluation, head, best)
+        table.add_row(f"{best.replace('_', ' ')}, free", *map(_decimal, figures))
+        tables.append(table)
+    return tables
+
+
+def _score_figures(evaluation: Evaluation, head: str, score: str) -> list[float | None]:
+    ranking = evaluation.ranking(head, score)
+    probable = score in PROBABILITIES[head]
+    return [
+        ranking.auroc,
+        ranking.average_precision,
+        ranking.fpr_at_error_recall,
+        ranking.fpr_at_correct_recall,
+        ranking.aurc,
+        evaluation.reliability(head, score).ece if probable else None,
+    ]
 
 
 def _table(title: str, first: str) -> Table:
@@ -116,5 +169,5 @@ def _decimal(value: float | None) -> str:
 
 
 def _has_dash(evaluation: Evaluation) -> bool:
-    states = [getattr(evaluation, head) for head in HEADS]
+    states = [evaluation.classes(head) for head in HEADS]
     return any(value is None for state in states for value in (*state.iou, *state.recall))

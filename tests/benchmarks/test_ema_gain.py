@@ -63,7 +63,7 @@ def test_the_average_has_the_metrics_of_validation(train: Callable[..., Path]) -
         float(last["val_coarse_mean_iou"]), abs=1e-5
     )
     assert (weights.refine.counts != average.refine.counts).any()
-    rows = table(found)
+    rows = table(found, "val")
     assert rows[2].startswith("| weights | ")
     assert rows[3].endswith(f" | {average.refine.mean_iou_present * 100:.2f} |")
 

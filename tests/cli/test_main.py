@@ -73,7 +73,8 @@ def test_presets_lists_all_with_departures_from_the_paper(
         (["evaluate"], "required: run"),
         (["evaluate", "no/such/run"], "no/such/run: no such folder"),
         (["evaluate", "x", "--split", "all"], "invalid choice: 'all'"),
-        (["evaluate", "x", "--batch", "0"], "--batch is 0"),
+        (["evaluate", "x", "--shard", "5/4"], "'5/4' is not K/N"),
+        (["evaluate", "x", "--shard", "1/2", "--merge", "a.json"], "not allowed with argument"),
         (["predict", "no/such/run", "photo.jpg"], "no/such/run: no such folder"),
         (["predict", "run"], "required: INPUT"),
         (

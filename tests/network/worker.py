@@ -21,7 +21,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, TrainConfig
-from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
+from ccfnet_tf.evaluation.in_graph import EpochCounts, Evaluator
 from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.network import heads
 from ccfnet_tf.network.model import CCFNet, LossWeights
@@ -95,10 +95,10 @@ def train(strategy: Any, workers: Collectives, out: Path) -> None:
     arrays |= {head: getattr(seen, head).counts for head in ("coarse", "fine", "refine")}
     pairs = zip(model.variables, start, strict=True)
     moved = max(float(np.abs(v.numpy() - s).max()) for v, s in pairs)
-    np.savez(out, moved=moved, difficulty=seen.difficulty.counts, **arrays)
+    np.savez(out, moved=moved, difficulty=seen.attention.counts, **arrays)
 
 
-def _evaluated(model: Any, workers: Collectives) -> Evaluation:
+def _evaluated(model: Any, workers: Collectives) -> EpochCounts:
     mine = slice(workers.index, None, workers.count)
     sizes = [(SIZE, SIZE)] * PICTURES
     # Nine images in batches of two: workers have unlike numbers of batches.

@@ -22,7 +22,8 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.evaluation.confusion import Confusion
-from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
+from ccfnet_tf.evaluation.in_graph import EpochCounts, Evaluator
+from ccfnet_tf.evaluation.score_histogram import ScoreHistogram
 from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.network.weights import named_variables
 from ccfnet_tf.pipeline.batch import training_batches
@@ -175,16 +176,17 @@ def test_the_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             super().__init__(model, taxonomy)
             self.model, self.taxonomy = model, taxonomy
 
-        def run(self, *_: Any, **__: Any) -> Evaluation:
+        def run(self, *_: Any, **__: Any) -> EpochCounts:
             classes, epoch = len(self.taxonomy.names), len(validated)
             named = named_variables(self.model)
             validated.append({name: variable.numpy() for name, variable in named.items()})
             refine = [even(classes, 0.3), even(classes, 0.8), lopsided(classes), even(classes, 0.5)]
-            return replace(
-                Evaluation.empty(self.taxonomy, split="val"),
+            return EpochCounts(
                 coarse=even(classes, [0.2, 0.3, 0.5, 0.9][epoch]),
                 fine=even(classes, [0.9, 0.1, 0.1, 0.1][epoch]),
                 refine=refine[epoch],
+                attention=ScoreHistogram.empty(),
+                pictures=classes,
             )
 
     monkeypatch.setattr(epoch_end, "Evaluator", Told)

@@ -16,7 +16,7 @@ from ccfnet_tf.config import DataConfig, TrainConfig, parse_every
 from ccfnet_tf.datasets.splits import Parts
 from ccfnet_tf.errors import TerminatedError
 from ccfnet_tf.evaluation.easy_hard import HEADS
-from ccfnet_tf.evaluation.evaluate import Evaluation, Evaluator
+from ccfnet_tf.evaluation.in_graph import EpochCounts, Evaluator
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.writers import write_png
 from ccfnet_tf.io.console import new_progress
@@ -61,7 +61,7 @@ class Validation:
         )
         self.evaluator: Evaluator | None = None
 
-    def run(self, model: Any, advance: Callable[[], None]) -> Evaluation | None:
+    def run(self, model: Any, advance: Callable[[], None]) -> EpochCounts | None:
         """Evaluates the model on the complete split, divided among the workers.
 
         Args:
@@ -83,7 +83,6 @@ class Validation:
 
             return self.evaluator.run(
                 self.batches,
-                split="val",
                 pictures=len(self.samples),
                 advance=step,
                 total=self.workers.total,
@@ -173,7 +172,7 @@ class EpochEnd(keras.callbacks.Callback):
         return progress, row
 
     def _row(
-        self, number: int, step: int, logs: dict[str, Any], evaluation: Evaluation | None
+        self, number: int, step: int, logs: dict[str, Any], evaluation: EpochCounts | None
     ) -> dict[str, Any]:
         rate = float(self.model.optimizer.learning_rate.numpy())
         seconds = round(time.monotonic() - self.started, 2)
@@ -182,7 +181,7 @@ class EpochEnd(keras.callbacks.Callback):
         return row | _validation_figures(evaluation)
 
     def _progress(
-        self, number: int, step: int, evaluation: Evaluation | None
+        self, number: int, step: int, evaluation: EpochCounts | None
     ) -> checkpoint.Progress:
         score = _score(evaluation)
         progress = replace(self.progress, epoch=number, step=step)
@@ -217,7 +216,7 @@ def _derived(row: dict[str, Any], head_rate: float) -> dict[str, float]:
     return figures
 
 
-def _score(evaluation: Evaluation | None) -> float | None:
+def _score(evaluation: EpochCounts | None) -> float | None:
     """Returns the score that selects the best checkpoint: mean IoU of refine.
 
     The mean is over the classes that occur in the labels. If it included classes that occur only
@@ -227,7 +226,7 @@ def _score(evaluation: Evaluation | None) -> float | None:
     return None if evaluation is None else evaluation.refine.mean_iou_present
 
 
-def _validation_figures(evaluation: Evaluation | None) -> dict[str, float]:
+def _validation_figures(evaluation: EpochCounts | None) -> dict[str, float]:
     if evaluation is None:
         return {}
     figures = {}
@@ -235,7 +234,8 @@ def _validation_figures(evaluation: Evaluation | None) -> dict[str, float]:
         confusion = getattr(evaluation, head)
         figures[f"val_{head}_pixel_accuracy"] = confusion.pixel_accuracy
         figures[f"val_{head}_mean_iou"] = confusion.mean_iou_present
-    figures["val_difficulty_auroc"] = evaluation.difficulty.auroc
+    # Attention is what training moves; the column had its name when it was called difficulty.
+    figures["val_difficulty_auroc"] = evaluation.attention.auroc
     return {key: round(value, 6) for key, value in figures.items() if value is not None}
 
 

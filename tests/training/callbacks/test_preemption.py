@@ -18,7 +18,7 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.errors import RunError, TerminatedError
-from ccfnet_tf.evaluation.evaluate import Evaluator
+from ccfnet_tf.evaluation.in_graph import Evaluator
 from ccfnet_tf.pipeline.worker_sharding import Share
 from ccfnet_tf.runs.checkpoint_file import read_arrays
 from ccfnet_tf.training import build, fit

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ccfnet_tf.evaluation.difficulty import BINS, ScoreHistogram
-from ccfnet_tf.labels import EASY, HARD
+from ccfnet_tf.evaluation.ranking import RIGHT, WRONG
+from ccfnet_tf.evaluation.score_histogram import BINS, ScoreHistogram, bins_of, centres
 
 
 def exact_auroc(scores: np.ndarray, hard: np.ndarray) -> float:
@@ -97,7 +97,7 @@ def test_close_to_exact_on_hard_distributions(
     # Where half of all scores are one number, those that share its bin count as equal to it.
     assert error < (2e-4 if draw is saturated else 1e-5)
     shares = state.counts / state.counts.sum(axis=1, keepdims=True)
-    assert error <= (shares[HARD] * shares[EASY]).sum() / 2 + 1e-12  # what the docstring promises
+    assert error <= (shares[WRONG] * shares[RIGHT]).sum() / 2 + 1e-12  # what the docstring promises
     if draw is ties:
         assert error < 1e-12
 
@@ -112,17 +112,22 @@ def test_bins_are_as_narrow_as_promised(low: float) -> None:
 
 def test_none_where_all_pixels_are_of_one_kind() -> None:
     assert ScoreHistogram.empty().auroc is None
-    assert ScoreHistogram.empty().hard_share is None
     for flag in (True, False):
         state = ScoreHistogram.of(np.zeros(5), np.full(5, flag))
         assert state.auroc is None
-        assert state.hard_share == float(flag)
+        assert state.ranking.error_rate == float(flag)
+
+
+def test_the_centre_of_a_bin_lies_in_it() -> None:
+    middle = centres()
+    np.testing.assert_array_equal(bins_of(middle), np.arange(BINS))
+    np.testing.assert_allclose(middle, -middle[::-1])
 
 
 def test_rows_and_ends() -> None:
     state = ScoreHistogram.of(np.array([-1e99, np.inf, 1e9]), np.array([True, False, False]))
-    assert state.counts[HARD, 0] == 1
-    assert state.counts[EASY, BINS - 1] == 2
+    assert state.counts[WRONG, 0] == 1
+    assert state.counts[RIGHT, BINS - 1] == 2
     assert state.counts.sum() == 3
 
 
@@ -139,5 +144,5 @@ def test_merge_of_parts_equals_the_whole(cut: int) -> None:
 def test_refuses_nan_and_uneven_lengths() -> None:
     with pytest.raises(ValueError, match="NaN"):
         ScoreHistogram.of(np.array([np.nan]), np.array([True]))
-    with pytest.raises(ValueError, match="hard is"):
+    with pytest.raises(ValueError, match="wrong is"):
         ScoreHistogram.of(np.zeros(2), np.array([True]))

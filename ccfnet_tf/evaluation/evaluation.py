@@ -1,0 +1,453 @@
+"""The state of an evaluation: whole numbers per image and per split, from which all figures follow.
+
+NumPy alone. Every count is an int64 that adds up, so parts of a split that were evaluated apart, on
+other machines too, together give exactly what one evaluation of the whole split gives.
+
+Shapes: C classes; an image of H x W pixels, N of them labelled. `WRONG` and `RIGHT` are the rows
+of counts [2, K] of a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ccfnet_tf.errors import NotFiniteError
+from ccfnet_tf.evaluation.boundaries import BANDS, RINGS, boundary_counts, ring_of
+from ccfnet_tf.evaluation.confusion import ClassCounts, Confusion
+from ccfnet_tf.evaluation.easy_hard import HEADS, GroupAccuracy
+from ccfnet_tf.evaluation.image_table import NUMBERS, ImageTable, cells_of
+from ccfnet_tf.evaluation.packed import pack, unpack
+from ccfnet_tf.evaluation.pixel_scores import (
+    HeadScores,
+    calibrated,
+    calibrated_attention,
+    sigmoid,
+)
+from ccfnet_tf.evaluation.ranking import Ranking
+from ccfnet_tf.evaluation.reliability import BINS as RELIABILITY_BINS
+from ccfnet_tf.evaluation.reliability import (
+    Reliability,
+    count_class_reliability,
+    count_reliability,
+    in_steps,
+)
+from ccfnet_tf.evaluation.score_histogram import BINS, bins_of, count_bins
+from ccfnet_tf.inference.segmenter import HeadOutputs
+from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+
+PREDICTIONS = ("coarse", "fine", "average", "refine", "oracle")
+"""What is compared: the heads; the plain average of coarse's and fine's probabilities; and coarse
+where it is right, else fine, which no gate between the two can surpass."""
+
+SCORES = {
+    "coarse": ("attention", "difficulty", "max_softmax", "entropy", "margin", "disagreement"),
+    "fine": ("max_softmax", "entropy", "margin"),
+    "refine": ("risk", "entropy", "margin", "attention", "difficulty", "disagreement"),
+}
+"""For each head, the scores that are held against its errors. `risk` is refine's max softmax."""
+
+PROBABILITIES = {
+    "coarse": ("attention", "difficulty", "max_softmax"),
+    "fine": ("max_softmax",),
+    "refine": ("risk",),
+}
+"""Those of them that are a probability that this head is wrong."""
+
+NEAR = BANDS.index(4)
+"""The last ring of the band in which calibration is measured a second time: within 4 pixels."""
+
+CHUNK = 2**17
+"""Pixels whose scores are held at a time."""
+
+Counts = dict[str, np.ndarray]
+"""int64 arrays that add up."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was counted over some images of a split; merges by addition.
+
+    Attributes:
+        taxonomy: The C classes.
+        split: Which part of the data.
+        counts: int64 arrays:
+            `classes` [RINGS, len(PREDICTIONS), 3, C], `ClassCounts` in each ring around boundaries;
+            `boundary` [len(PREDICTIONS), 3, C], `ClassCounts` of Boundary IoU;
+            `changed` [RINGS, 2], errors of coarse that refine corrects, right pixels it spoils;
+            `by_target`, `by_attention` [2, 4], `GroupAccuracy`;
+            `score/HEAD/SCORE` [2, K], of each of `SCORES`;
+            `reliability/HEAD/SCORE` [2, 3, 15], of each of `PROBABILITIES`, within 4 pixels of a
+            boundary and elsewhere;
+            `class_reliability` [C, 3, 15], of refine's probabilities.
+        images: Counts of each image.
+    """
+
+    taxonomy: Taxonomy
+    split: str
+    counts: Counts
+    images: ImageTable
+
+    @classmethod
+    def empty(cls, taxonomy: Taxonomy, *, split: str = "test") -> Evaluation:
+        """Returns the state before the first image."""
+        counts = {key: np.zeros(shape, np.int64) for key, shape in _shapes(taxonomy)}
+        return cls(taxonomy, split, counts, ImageTable.joined([]))
+
+    @classmethod
+    def of(
+        cls,
+        label: np.ndarray,
+        outputs: HeadOutputs,
+        taxonomy: Taxonomy,
+        *,
+        calibration: Calibration = UNCALIBRATED,
+        split: str = "test",
+        index: int = 0,
+        name: str = "",
+    ) -> Evaluation:
+        """Counts one image.
+
+        Args:
+            label: Integer [H, W], 0..C-1 or `VOID`.
+            outputs: Of the network, not calibrated.
+            taxonomy: The C classes.
+            calibration: Applied to probabilities, difficulty, risk and attention; not to labels.
+            split: Which part of the data.
+            index: Place of the image in the split.
+            name: Of the image.
+
+        Raises:
+            ValueError: The outputs are of another size or other classes, or a class id lies
+                outside 0..C-1.
+            NotFiniteError: An output is NaN on a labelled pixel.
+        """
+        _refuse_other_shapes(label, outputs, len(taxonomy.names))
+        counts, images = _count_image(label, outputs, calibration, index, name)
+        return cls(taxonomy, split, counts, images)
+
+    @classmethod
+    def total(
+        cls, parts: Iterable[Evaluation], taxonomy: Taxonomy, *, split: str = "test"
+    ) -> Evaluation:
+        """Adds up parts, one at a time.
+
+        Raises:
+            ValueError: A part is of other classes or another split, or an image is in two parts.
+        """
+        counts = cls.empty(taxonomy, split=split).counts
+        tables = []
+        for part in parts:
+            if part.taxonomy != taxonomy or part.split != split:
+                raise ValueError("evaluations of different classes or splits do not add up")
+            for key, value in part.counts.items():
+                counts[key] += value
+            tables.append(part.images)
+        return cls(taxonomy, split, counts, ImageTable.joined(tables))
+
+    def merge(self, other: Evaluation) -> Evaluation:
+        """Returns the state of both parts together; errors as in `total`."""
+        return Evaluation.total([self, other], self.taxonomy, split=self.split)
+
+    def to_state(self) -> dict[str, Any]:
+        """Returns everything as a tree for JSON, from which `from_state` makes the same again."""
+        return {
+            "split": self.split,
+            "classes": list(self.taxonomy.names),
+            "counts": {key: pack(value) for key, value in self.counts.items()},
+            "images": {
+                "names": list(self.images.names),
+                "numbers": pack(self.images.numbers),
+                "cells": {head: pack(self.images.cells[head]) for head in HEADS},
+            },
+        }
+
+    @classmethod
+    def from_state(cls, tree: Any, taxonomy: Taxonomy) -> Evaluation:
+        """Returns the evaluation that `to_state` wrote.
+
+        Args:
+            tree: What was read from JSON.
+            taxonomy: The classes that it shall be of.
+
+        Raises:
+            ValueError: Something is missing, damaged, or of other classes.
+        """
+        try:
+            split, classes, packed, images = (
+                tree[key] for key in ("split", "classes", "counts", "images")
+            )
+            names, numbers, cells = (images[key] for key in ("names", "numbers", "cells"))
+            if classes != list(taxonomy.names):
+                raise ValueError("it is of other classes")
+            counts = {key: unpack(packed[key], shape) for key, shape in _shapes(taxonomy)}
+            table = ImageTable(
+                tuple(str(name) for name in names),
+                unpack(numbers, (len(names), len(NUMBERS))),
+                {head: unpack(cells[head], (None, 4)) for head in HEADS},
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not the state of an evaluation ({error!r})") from error
+        highest = max(int(rows[:, 1:3].max(initial=0)) for rows in table.cells.values())
+        if highest >= len(taxonomy.names):
+            raise ValueError(f"a cell is of class {highest}")
+        return cls(taxonomy, str(split), counts, table)
+
+    @property
+    def pictures(self) -> int:
+        """Images counted."""
+        return len(self.images.names)
+
+    @property
+    def coarse(self) -> Confusion:
+        """Confusion of the coarse head."""
+        return self._confusion("coarse")
+
+    @property
+    def fine(self) -> Confusion:
+        """Confusion of the fine branch alone."""
+        return self._confusion("fine")
+
+    @property
+    def refine(self) -> Confusion:
+        """Confusion of the blend, the network's prediction."""
+        return self._confusion("refine")
+
+    def classes(self, prediction: str, within: int | None = None) -> ClassCounts:
+        """Returns how often each class is true, predicted and both.
+
+        Args:
+            prediction: One of `PREDICTIONS`.
+            within: One of `BANDS`, pixels from a boundary; None for all labelled pixels.
+        """
+        rings = self.counts["classes"][: _rings(within)]
+        return ClassCounts(rings[:, PREDICTIONS.index(prediction)].sum(axis=0))
+
+    def boundary(self, prediction: str) -> ClassCounts:
+        """Returns the counts whose IoU is the Boundary IoU of one of `PREDICTIONS`."""
+        return ClassCounts(self.counts["boundary"][PREDICTIONS.index(prediction)])
+
+    def changed(self, within: int | None = None) -> tuple[int, int]:
+        """Returns the pixels of coarse that refine corrects, and spoils; `within`: as `classes`."""
+        corrected, spoiled = self.counts["changed"][: _rings(within)].sum(axis=0).tolist()
+        return corrected, spoiled
+
+    def ranking(self, head: str, score: str) -> Ranking:
+        """Returns how well one of `SCORES` ranks the head's errors."""
+        return Ranking.of(self.counts[f"score/{head}/{score}"])
+
+    def reliability(self, head: str, score: str, *, near: bool = False) -> Reliability:
+        """Returns whether one of `PROBABILITIES` comes true; `near`: within 4 pixels alone."""
+        counts = self.counts[f"reliability/{head}/{score}"]
+        return Reliability(counts[0] if near else counts.sum(axis=0))
+
+    def class_reliability(self, index: int) -> Reliability:
+        """Returns whether refine's probability of a class comes true."""
+        return Reliability(self.counts["class_reliability"][index])
+
+    @property
+    def by_target(self) -> GroupAccuracy:
+        """Accuracies where hard means that coarse is wrong (the paper's target)."""
+        return GroupAccuracy(self.counts["by_target"])
+
+    @property
+    def by_attention(self) -> GroupAccuracy:
+        """Accuracies where hard means that attention is above 1/2."""
+        return GroupAccuracy(self.counts["by_attention"])
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Names of the classes that labels contain."""
+        pixels = self.classes("refine").truth
+        return tuple(n for n, count in zip(self.taxonomy.names, pixels, strict=True) if count)
+
+    @property
+    def warning(self) -> str | None:
+        """Why the figures say little: the labels contain one class alone; else None."""
+        if len(self.shown) != 1:
+            return None
+        others = len(self.taxonomy.names) - 1
+        return (
+            f"The labels contain '{self.shown[0]}' alone. All figures are over that one class: a "
+            f"network that answers nothing else gets 100 %. "
+            f"The other {others} {'class is' if others == 1 else 'classes are'} not measured."
+        )
+
+    def _confusion(self, head: str) -> Confusion:
+        return self.images.confusion(head, len(self.taxonomy.names))
+
+
+def _shapes(taxonomy: Taxonomy) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the name and the shape of each of `Evaluation.counts`."""
+    classes, predictions = len(taxonomy.names), len(PREDICTIONS)
+    yield "classes", (RINGS, predictions, 3, classes)
+    yield "boundary", (predictions, 3, classes)
+    yield "changed", (RINGS, 2)
+    yield "by_target", (2, 1 + len(HEADS))
+    yield "by_attention", (2, 1 + len(HEADS))
+    yield "class_reliability", (classes, 3, RELIABILITY_BINS)
+    for head, scores in SCORES.items():
+        for score in scores:
+            yield f"score/{head}/{score}", (2, 2 if score == "disagreement" else BINS)
+    for head, scores in PROBABILITIES.items():
+        for score in scores:
+            yield f"reliability/{head}/{score}", (2, 3, RELIABILITY_BINS)
+
+
+def _rings(within: int | None) -> int:
+    return RINGS if within is None else BANDS.index(within) + 1
+
+
+def _refuse_other_shapes(label: np.ndarray, outputs: HeadOutputs, classes: int) -> None:
+    wanted = dict.fromkeys(HEADS, (*label.shape, classes)) | {"attention": label.shape}
+    for name, shape in wanted.items():
+        found = getattr(outputs, name).shape
+        if found != shape:
+            raise ValueError(f"{name} is of shape {list(found)}: expected {list(shape)}")
+    if label.size and not VOID <= label.min() <= label.max() < classes:
+        raise ValueError(f"class ids {label.min()}..{label.max()}: expected 0..{classes - 1}")
+
+
+def _count_image(
+    label: np.ndarray, outputs: HeadOutputs, calibration: Calibration, index: int, name: str
+) -> tuple[Counts, ImageTable]:
+    """Returns the counts of one image and its row of the table."""
+    classes = outputs.refine.shape[-1]
+    places = np.flatnonzero(label != VOID)
+    truth = label.ravel()[places].astype(np.int64)
+    ring = ring_of(label).ravel()[places]
+    predictions = np.zeros((len(PREDICTIONS), places.size), np.int64)
+    counts: Counts = {"class_reliability": np.zeros((classes, 3, RELIABILITY_BINS), np.int64)}
+    sums = np.zeros(4, np.int64)
+    for start in range(0, max(1, places.size), CHUNK):  # once for an image of void, too
+        part = slice(start, start + CHUNK)
+        logs = {head: _columns(getattr(outputs, head), places[part]) for head in HEADS}
+        attention = outputs.attention.ravel()[places[part]]
+        pixels = _Pixels(truth[part], ring[part], logs, attention, calibration)
+        pixels.refuse_nan(name)
+        predictions[:, part] = pixels.predictions
+        sums += pixels.sums()
+        for key, value in pixels.counts():
+            counts[key] = counts[key] + value if key in counts else value
+    counts["classes"] = _class_counts(truth, predictions, ring, classes)
+    predicted = np.full((len(PREDICTIONS), *label.shape), VOID)
+    predicted.reshape(len(PREDICTIONS), -1)[:, places] = predictions
+    counts["boundary"] = boundary_counts(label, predicted, classes)
+    coarse, refine = (
+        predictions[PREDICTIONS.index(head)] == truth for head in ("coarse", "refine")
+    )
+    changes = (refine & ~coarse, coarse & ~refine)
+    rows = [np.bincount(ring[flags], minlength=RINGS) for flags in changes]
+    counts["changed"] = np.stack(rows, axis=1).astype(np.int64)
+    changed = counts["changed"].sum(axis=0)
+    numbers = [index, *label.shape, places.size, *changed, *sums]
+    cells = {
+        head: cells_of(truth, predictions[PREDICTIONS.index(head)], classes, index)
+        for head in HEADS
+    }
+    return counts, ImageTable((name,), np.array([numbers], np.int64), cells)
+
+
+def _columns(logs: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Returns float32 [C, N] of a head's output [H, W, C] at some pixels."""
+    return np.ascontiguousarray(logs.reshape(-1, logs.shape[-1])[places].T)
+
+
+class _Pixels:
+    """Scores of some labelled pixels of an image, and what is counted of them."""
+
+    def __init__(
+        self,
+        truth: np.ndarray,
+        ring: np.ndarray,
+        logs: dict[str, np.ndarray],
+        attention: np.ndarray,
+        calibration: Calibration,
+    ) -> None:
+        self.truth, self.near = truth, ring <= NEAR
+        self.coarse, self.fine, self.refine = (HeadScores.of(logs[head]) for head in HEADS)
+        self.label = self.refine.label  # before calibration, which changes no label
+        changed = calibrated(logs["refine"], calibration)
+        if changed is not logs["refine"]:
+            self.refine = HeadScores.of(changed)
+        self.maps = {
+            "attention": calibrated_attention(attention, calibration),
+            "difficulty": self.refine.wrong_logit(self.coarse.label),
+            "risk": self.refine.wrong_logit(self.label),
+        }
+        average = HeadScores.of(self.coarse.probabilities + self.fine.probabilities)
+        oracle = np.where(self.coarse.label == truth, truth, self.fine.label)
+        self.predictions = np.stack(
+            [self.coarse.label, self.fine.label, average.label, self.label, oracle]
+        )
+        labels = {"coarse": self.coarse.label, "fine": self.fine.label, "refine": self.label}
+        self.wrong = {head: label != truth for head, label in labels.items()}
+
+    def refuse_nan(self, name: str) -> None:
+        """Refuses outputs that are NaN."""
+        values = (self.coarse.first, self.fine.first, self.refine.first, self.maps["attention"])
+        count = int(np.isnan(values).any(axis=0).sum())
+        if count:
+            raise NotFiniteError(
+                f"{name}: the network answers NaN on {count} labelled pixels: its weights are "
+                "damaged; use an earlier checkpoint or train anew at a lower rate"
+            )
+
+    def sums(self) -> list[int]:
+        """Returns the sums of the three maps / STEP, and the pixels with a risk above 1/2."""
+        steps = [in_steps(sigmoid(logit)) for logit in self.maps.values()]
+        above = int((self.maps["risk"] > 0).sum())
+        return [*(int(each.sum(dtype=np.float64)) for each in steps), above]
+
+    def counts(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields counts that add up over pixels, by their names."""
+        bins = {name: bins_of(logit) for name, logit in self.maps.items()}
+        disagree = (self.coarse.label != self.fine.label).astype(np.int64)
+        elsewhere = (~self.near).astype(np.int64)
+        for head, wrong in self.wrong.items():
+            for score in SCORES[head]:
+                if score == "disagreement":
+                    cells = np.bincount(disagree + 2 * ~wrong, minlength=4)
+                    yield f"score/{head}/{score}", cells.reshape(2, 2)
+                else:
+                    found = bins[score] if score in bins else bins_of(self._logit(head, score))
+                    yield f"score/{head}/{score}", count_bins(found, wrong)
+            for score in PROBABILITIES[head]:
+                probability = sigmoid(self._logit(head, score))
+                counted = count_reliability(probability, wrong, elsewhere, 2)
+                yield f"reliability/{head}/{score}", counted
+        yield (
+            "class_reliability",
+            count_class_reliability(self.refine.probabilities, self.truth),
+        )
+        right = np.stack([~wrong for wrong in self.wrong.values()])
+        yield "by_target", GroupAccuracy.of(self.wrong["coarse"], right).counts
+        yield "by_attention", GroupAccuracy.of(self.maps["attention"] > 0, right).counts
+
+    def _logit(self, head: str, score: str) -> np.ndarray:
+        """Returns a score, float32 [N]: a map, or what its own output says of a head."""
+        logit: np.ndarray = (
+            self.maps[score] if score in self.maps else getattr(getattr(self, head), score)
+        )
+        return logit
+
+
+def _class_counts(
+    truth: np.ndarray, predictions: np.ndarray, ring: np.ndarray, classes: int
+) -> np.ndarray:
+    """Returns int64 [RINGS, P, 3, C] of truth and ring [N] and predictions [P, N]."""
+
+    def count(ids: np.ndarray, rings: np.ndarray) -> np.ndarray:
+        cells = np.bincount(rings * classes + ids, minlength=RINGS * classes)
+        return cells.reshape(RINGS, classes)
+
+    true = count(truth, ring)
+    rows = []
+    for prediction in predictions:
+        hit = prediction == truth
+        rows.append([true, count(prediction, ring), count(truth[hit], ring[hit])])
+    return np.array(rows, np.int64).transpose(2, 0, 1, 3)

@@ -1,0 +1,96 @@
+"""Parts of an evaluation that were made apart, in files: `evaluate --shard` and `--merge`.
+
+evaluation.K-of-N.json holds {"shard": [K, N], "weights": digest of the checkpoint, "evaluation":
+what `Evaluation.to_state` returns}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.evaluation.evaluation import Evaluation
+from ccfnet_tf.io.json_files import read_json
+from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.runs.run_files import write_text
+
+Shard = tuple[int, int]
+"""(K, N): the K-th of N parts, from 1."""
+
+
+def weights_digest(checkpoint: Path) -> str:
+    """Returns a digest of a checkpoint's bytes."""
+    with checkpoint.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+
+def write_shard(folder: Path, evaluation: Evaluation, shard: Shard, weights: str) -> Path:
+    """Writes a part of an evaluation, and returns the file.
+
+    Raises:
+        ResourceError: The disk is full or the folder cannot be written.
+    """
+    path = folder / f"evaluation.{shard[0]}-of-{shard[1]}.json"
+    tree = {"shard": shard, "weights": weights, "evaluation": evaluation.to_state()}
+    write_text(path, json.dumps(tree, indent=1) + "\n")
+    return path
+
+
+def merge_shards(paths: Sequence[Path], taxonomy: Taxonomy, weights: str) -> Evaluation:
+    """Adds up all parts of an evaluation.
+
+    Args:
+        paths: Files that `write_shard` wrote, at least one, in any order.
+        taxonomy: The classes of the network.
+        weights: Digest of its checkpoint.
+
+    Raises:
+        DataError: A file is damaged or of another network, or a part is missing or there twice.
+    """
+    shards: dict[Shard, Path] = {}
+    parts = []
+    for path in paths:
+        shard, part = _read_shard(path, taxonomy, weights)
+        if shard in shards:
+            raise DataError(
+                f"{path}: part {shard[0]} of {shard[1]}, as {shards[shard]} is: give each once"
+            )
+        shards[shard] = path
+        parts.append(part)
+    _refuse_missing(shards)
+    try:
+        return Evaluation.total(parts, taxonomy, split=parts[0].split)
+    except ValueError as error:
+        raise DataError(f"{path} and the other parts: {error}: evaluate them again") from error
+
+
+def _read_shard(path: Path, taxonomy: Taxonomy, weights: str) -> tuple[Shard, Evaluation]:
+    tree = read_json(path)
+    shard = tree.get("shard")
+    if not isinstance(shard, list) or [type(each) for each in shard] != [int, int]:
+        raise DataError(f"{path}: not a part of an evaluation, as `evaluate --shard` writes it")
+    if tree.get("weights") != weights:
+        raise DataError(
+            f"{path}: was made with other weights than the run has now: evaluate that part again"
+        )
+    try:
+        return (shard[0], shard[1]), Evaluation.from_state(tree.get("evaluation"), taxonomy)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}: evaluate that part again") from error
+
+
+def _refuse_missing(shards: dict[Shard, Path]) -> None:
+    (_, count), path = next(iter(shards.items()))
+    if other := [each for each in shards if each[1] != count]:
+        raise DataError(
+            f"{shards[other[0]]}: a part of {other[0][1]}, but {path} is a part of {count}: give "
+            "the parts of one division"
+        )
+    if missing := [str(k) for k in range(1, count + 1) if (k, count) not in shards]:
+        raise DataError(
+            f"part {', '.join(missing)} of {count} is missing: give all files "
+            f"evaluation.K-of-{count}.json"
+        )

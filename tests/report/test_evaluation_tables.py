@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from rich.console import Console
+
+from ccfnet_tf.evaluation.evaluation import Evaluation
+from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.report.evaluation_tables import report
+from tests.evaluation.conftest import drawn
+
+TAXONOMY = Taxonomy(("sky", "sea", "[red]sand"), ((0, 0, 255), (0, 255, 0), (255, 0, 0)))
+
+
+def shown(state: Evaluation) -> str:
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(report(state))
+    return console.export_text()
+
+
+def test_tables_fit_and_keep_odd_names() -> None:
+    label, outputs = drawn(0)
+    evaluation = Evaluation.of(label, outputs, TAXONOMY)
+    text = shown(evaluation)
+    for word in ("[red]sand", "test: 1 image,", "attention", "difficulty", "risk", ", free"):
+        assert word in text
+    for value in (evaluation.refine.mean_iou_present, evaluation.refine.pixel_accuracy):
+        assert f"{100 * value:.2f}" in text  # type: ignore[operator]
+    auroc = evaluation.ranking("coarse", "difficulty").auroc
+    assert f"{auroc:.3f}" in text
+    assert "absent as 0" not in text
+    fewer = shown(Evaluation.of(np.where(label == 2, 0, label), outputs, TAXONOMY))
+    assert "Class means where labels lack" in fewer
+    for each in (text, fewer):
+        assert max(map(len, each.splitlines())) <= 80
+        assert "…" not in each
+
+
+def test_all_void_is_shown_as_dashes_with_the_rule() -> None:
+    label, outputs = drawn(1, void=1.0)
+    text = shown(Evaluation.of(label, outputs, TAXONOMY))
+    assert "-: a class that neither labels nor predictions" in text
+    assert "nan" not in text.lower()
+
+
+def test_one_class_alone_is_said_before_its_figures() -> None:
+    label, outputs = drawn(2)
+    alone = Evaluation.of(np.where(label == VOID, VOID, 1), outputs, TAXONOMY)
+    text = " ".join(shown(alone).split())
+    assert text.index("The labels contain 'sea' alone") < text.index("mean IoU")
