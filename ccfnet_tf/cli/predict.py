@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.wrapping_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
@@ -63,6 +64,7 @@ def new_parser() -> Parser:
         "the image's size"
     )
     parser.add_argument("--size", metavar="N", help=size)
+    add_wrapping_options(parser)
     there = parser.add_mutually_exclusive_group()
     skip = "leave out inputs whose results are already there"
     there.add_argument("--skip-existing", action="store_true", help=skip)
@@ -80,6 +82,7 @@ def main(args: list[str]) -> int:
     from ccfnet_tf.inference.predict import Wanted, parse_save, predict_all
     from ccfnet_tf.io.console import new_console
     from ccfnet_tf.io.new_folder import refuse_unwritable
+    from ccfnet_tf.runtimes.letterbox import parse_size
     from ccfnet_tf.runtimes.sources import find_source
 
     wanted = Wanted(
@@ -87,6 +90,7 @@ def main(args: list[str]) -> int:
         overwrite=options.overwrite,
         skip_existing=options.skip_existing,
         box=parse_box(options.size) if options.size is not None else None,
+        wrapping=wrapping_of(options),
     )
     if options.save is not None:
         kinds, film = parse_save(options.save)
@@ -94,7 +98,9 @@ def main(args: list[str]) -> int:
     out_folder = Path(options.out).expanduser()
     refuse_unwritable(out_folder)
     source, console = find_source(options.network), new_console()
-    if source.size:
+    tiling = wanted.wrapping.tiling
+    tiles_fit = tiling and source.size and tiling.side <= min(parse_size(source.size))
+    if source.size and not tiles_fit:
         console.print(f"{source.place} takes {source.size}: larger images are made smaller for it")
 
     def opened() -> Network:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -19,6 +19,7 @@ from ccfnet_tf.errors import ConfigError, DataError, nearest, printable
 from ccfnet_tf.inference.downscale import Box, SmallerPictures, shrunk
 from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
 from ccfnet_tf.inference.segmenter import Network, PictureTooLargeError
+from ccfnet_tf.inference.tiles import Tile
 from ccfnet_tf.inference.video import (
     VideoWanted,
     frame_name,
@@ -27,6 +28,7 @@ from ccfnet_tf.inference.video import (
     predict_video,
     video_outputs,
 )
+from ccfnet_tf.inference.wrap import UNWRAPPED, Wrapping, wrap
 from ccfnet_tf.inference.writers import ENDINGS, KINDS, Kind, output_paths, write_prediction
 from ccfnet_tf.io.atomic_file import refuse_links, remove_leftovers
 from ccfnet_tf.io.console import new_progress
@@ -53,6 +55,7 @@ class Wanted:
         overwrite: Replace results that are there.
         skip_existing: Leave out inputs whose results are all there, and write the others.
         box: Height and width that images are shrunk to for the network, results are not.
+        wrapping: Test-time augmentation and tiles, of images after they are shrunk.
     """
 
     kinds: tuple[Kind, ...] = KINDS
@@ -61,6 +64,7 @@ class Wanted:
     overwrite: bool = False
     skip_existing: bool = False
     box: Box | None = None
+    wrapping: Wrapping = UNWRAPPED
 
 
 def parse_save(text: str) -> tuple[tuple[Kind, ...], bool]:
@@ -143,9 +147,10 @@ def predict_all(
     if not found.jobs:
         return Outcome(0, 0, 0, tuple(found.failures), found.labels, others=found.others)
     opened = network() if callable(network) else network
-    if wanted.box:
-        opened = SmallerPictures(opened, wanted.box)
     with new_progress(console) as bar:
+        opened = wrap(opened, wanted.wrapping, lambda tiles: _tracked(tiles, bar))
+        if wanted.box:
+            opened = SmallerPictures(opened, wanted.box)
         failures = found.failures
         session = _Session(opened, out, wanted, trained=trained, bar=bar, failures=failures)
         session.do_all(found.jobs)
@@ -158,6 +163,17 @@ def predict_all(
         session.skipped,
         found.others,
     )
+
+
+def _tracked(tiles: Sequence[Tile], bar: Progress) -> Iterator[Tile]:
+    """Yields the tiles of an image, and shows how many are done."""
+    task = bar.add_task("tiles", total=len(tiles))
+    try:
+        for tile in tiles:
+            yield tile
+            bar.advance(task)
+    finally:
+        bar.remove_task(task)
 
 
 class _Session:
@@ -317,7 +333,9 @@ class _Session:
             return
         seen = shrunk(image, self.wanted.box) if self.wanted.box else image
         (height, width), (high, wide) = seen.shape[:2], self.trained
-        if max(height, width) > FAR_LARGER * max(high, wide):
+        tiling = self.wanted.wrapping.tiling
+        longest = min(max(height, width), tiling.side) if tiling else max(height, width)
+        if longest > FAR_LARGER * max(high, wide):
             self._say(
                 f"warning: {name}: {width}x{height} pixels, and the network was trained on "
                 f"images of at most {wide}x{high}: it takes long, and labels may come in "

@@ -5,7 +5,7 @@ NumPy alone: a client of a server needs no TensorFlow.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -86,6 +86,7 @@ class Network(Protocol):
         """
 
 
+@runtime_checkable
 class CascadeNetwork(Network, Protocol):
     """A network whose heads can be read, such as a run; not an exported file or a server."""
 
@@ -146,6 +147,6 @@ def too_large(image: np.ndarray) -> PictureTooLargeError:
     """Returns the error of an image [H, W, 3] on which memory ran out."""
     height, width = image.shape[:2]
     return PictureTooLargeError(
-        f"memory ran out on an image of {width}x{height} pixels: make it smaller (predict "
-        "--size 1024), cut it into parts, or use a machine with more memory"
+        f"memory ran out on an image of {width}x{height} pixels: make it smaller (--size 1024), "
+        "predict it in tiles (--tile 512), or use a machine with more memory"
     )
