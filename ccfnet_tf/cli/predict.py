@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.wrapping_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
@@ -17,57 +18,59 @@ if TYPE_CHECKING:
     from ccfnet_tf.inference.segmenter import Network
 
 RESULTS = """\
-what --save names, and what is written of an image:
+names for --save, and the files of an image:
   label            STEM.label.png            class ids *
-  color            STEM.color.png            the classes' colours *
-  overlay          STEM.overlay.png          the image, tinted by class, with a legend *
-  difficulty       STEM.difficulty.png       how likely the first answer is wrong: dark = easy,
-                                             bright = hard *
-  difficulty_grey  STEM.difficulty_grey.png  the same as 8-bit grey, 255 = surely wrong
-  difficulty_npy   STEM.difficulty.npy       the same as float32 for NumPy
-  difficulty_tiff  STEM.difficulty.tiff      the same as float32 TIFF
-of a video or a stream:
-  those above      STEM.frames/              of every frame *
-  film             STEM.overlay.mp4          the video, tinted by class; H.264 where OpenCV or
-                                             ffmpeg writes it, and without sound *
-(* without --save)
+  color            STEM.color.png            colours of the classes *
+  overlay          STEM.overlay.png          the image tinted by class, with a legend *
+  difficulty       STEM.difficulty.png       probability that the coarse prediction is wrong:
+                                             dark = easy, bright = hard *
+  difficulty_grey  STEM.difficulty_grey.png  the same as 8-bit grey, 255 = certainly wrong
+  difficulty_npy   STEM.difficulty.npy       the same as a float32 NumPy array
+  difficulty_tiff  STEM.difficulty.tiff      the same as a float32 TIFF
+files of a video or a stream:
+  all of the above STEM.frames/              for every frame *
+  film             STEM.overlay.mp4          the video tinted by class, without audio; H.264 if
+                                             OpenCV or ffmpeg can encode it *
+(* written by default)
 
-A folder is searched to the bottom and its paths are kept. masks/ that lies beside images/ holds
-labels and is skipped; given itself, it is read like any folder. camera:0 is the first camera, and
-Ctrl-C ends a stream. Exit code 1: an input was left out, which a line says.
+Folders are searched recursively, and relative paths are kept. A masks/ folder next to images/
+contains labels and is skipped unless given explicitly. camera:0 is the first camera; Ctrl-C ends a
+stream. --size is applied first, then --tile, then --tta. The exit code is 1 if an input was not
+predicted; every such input is reported.
 """
 
 
 def new_parser() -> Parser:
-    """Returns the parser of this verb."""
+    """Returns the parser of this command."""
     parser = Parser(
         prog="ccfnet-tf predict",
-        description="Label images, folders, globs and videos by a run, an exported file or a "
+        description="Label images, folders, globs and videos with a run, an exported file or a "
         "server.",
         epilog=RESULTS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     network = (
-        "run folder; exported folder, .tflite or .onnx file; or a server's address "
+        "run folder; exported folder, .tflite or .onnx file; or the address of a server "
         "(http://HOST:8501/v1/models/ccfnet, grpc://HOST:8500/ccfnet)"
     )
     parser.add_argument("network", metavar="NETWORK", help=network)
-    inputs = "image, folder, glob, video, camera:0, or a stream's address (rtsp://...)"
+    inputs = "image, folder, glob, video, camera:0, or the address of a stream (rtsp://...)"
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs)
     out = "folder for the results (default: %(default)s)"
     parser.add_argument("--out", default="predictions", help=out)
-    save = "what is written, with commas between; see below"
+    save = "files to write, separated by commas; see below"
     parser.add_argument("--save", metavar="NAMES", help=save)
     size = (
-        "show the network images of at most this longest side, or HEIGHTxWIDTH; results keep "
-        "the image's size"
+        "shrink the network's input to this longest side, or to HEIGHTxWIDTH; results keep the "
+        "size of the image"
     )
     parser.add_argument("--size", metavar="N", help=size)
+    add_wrapping_options(parser)
     there = parser.add_mutually_exclusive_group()
-    skip = "leave out inputs whose results are already there"
+    skip = "skip inputs whose results exist"
     there.add_argument("--skip-existing", action="store_true", help=skip)
-    there.add_argument("--overwrite", action="store_true", help="replace results already there")
-    bare = "no legends: every file has the image's size"
+    there.add_argument("--overwrite", action="store_true", help="replace existing results")
+    bare = "no legends: every file has the size of the image"
     parser.add_argument("--no-legends", action="store_true", help=bare)
     return parser
 
@@ -80,6 +83,7 @@ def main(args: list[str]) -> int:
     from ccfnet_tf.inference.predict import Wanted, parse_save, predict_all
     from ccfnet_tf.io.console import new_console
     from ccfnet_tf.io.new_folder import refuse_unwritable
+    from ccfnet_tf.runtimes.letterbox import parse_size
     from ccfnet_tf.runtimes.sources import find_source
 
     wanted = Wanted(
@@ -87,6 +91,7 @@ def main(args: list[str]) -> int:
         overwrite=options.overwrite,
         skip_existing=options.skip_existing,
         box=parse_box(options.size) if options.size is not None else None,
+        wrapping=wrapping_of(options),
     )
     if options.save is not None:
         kinds, film = parse_save(options.save)
@@ -94,7 +99,9 @@ def main(args: list[str]) -> int:
     out_folder = Path(options.out).expanduser()
     refuse_unwritable(out_folder)
     source, console = find_source(options.network), new_console()
-    if source.size:
+    tiling = wanted.wrapping.tiling
+    tiles_fit = tiling and source.size and tiling.side <= min(parse_size(source.size))
+    if source.size and not tiles_fit:
         console.print(f"{source.place} takes {source.size}: larger images are made smaller for it")
 
     def opened() -> Network:
@@ -116,7 +123,7 @@ def main(args: list[str]) -> int:
 
 
 def _predicted(outcome: Outcome, out: str) -> list[str]:
-    """Returns what was written, if anything was, and what was left out."""
+    """Returns lines on what was written and what was skipped."""
     lines = []
     counts = ((outcome.pictures, "image", ""), (outcome.frames, "frame", " of videos"))
     done = [f"{_counted(count, noun)}{of}" for count, noun, of in counts if count]
@@ -124,13 +131,15 @@ def _predicted(outcome: Outcome, out: str) -> list[str]:
         failed = f"; {len(outcome.failures)} failed, see above" if outcome.failures else ""
         lines.append(f"{out}: {' and '.join(done)}{failed}")
     if outcome.skipped:
-        lines.append(f"skipped {_counted(outcome.skipped, 'input')} whose results are there")
+        lines.append(f"skipped {_counted(outcome.skipped, 'input')} whose results exist")
     if outcome.others:
         kinds = ", ".join(sorted(outcome.others))
         count = _counted(sum(outcome.others.values()), "file")
-        lines.append(f"left out {count} that {_are(outcome.others)} no image or video ({kinds})")
+        lines.append(
+            f"skipped {count} that {_are(outcome.others)} neither image nor video ({kinds})"
+        )
     if outcome.labels:
-        lines.append(f"skipped {_counted(outcome.labels, 'file')} in masks/ beside images/")
+        lines.append(f"skipped {_counted(outcome.labels, 'file')} in masks/ next to images/")
     return lines
 
 

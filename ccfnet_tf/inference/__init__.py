@@ -1,1 +1,1 @@
-"""From a trained run and an image to labels, difficulty and files."""
+"""Predicts images and videos with a network, and writes labels and maps to files."""

@@ -1,4 +1,4 @@
-"""Large images for a network that was trained on small ones: shrunk before, enlarged after."""
+"""Shrinks large images before the network, and enlarges its predictions to their size."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ccfnet_tf.inference.segmenter import SMALLEST, Maps, Network, Prediction
 from ccfnet_tf.labels import Taxonomy
 
 Box = tuple[int, int]
-"""Height and width in pixels that images shall not exceed."""
+"""Largest height and width of an image in pixels."""
 
 
 def parse_box(text: str) -> Box:
-    """Reads `--size`: N is the longest side, HxW a box.
+    """Parses `--size`: N is the longest side, HxW a box.
 
     Raises:
-        ConfigError: It is neither, or below the network's smallest size.
+        ConfigError: The text has neither form, or is below the network's smallest size.
     """
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isascii() and side.isdecimal() for side in sides):
@@ -31,13 +31,12 @@ def parse_box(text: str) -> Box:
     return height, width
 
 
-class SmallerPictures:
-    """A network that sees images at most as large as a box; its answers have their own size.
+class SmallerImages:
+    """Wraps a network: images are shrunk to a box, predictions enlarged to the image's size.
 
     Args:
-        network: What answers.
-        box: Height and width that an image is shrunk to, with its proportions kept; smaller ones
-            stay as they are.
+        network: Any network.
+        box: Largest height and width. Proportions are kept; smaller images are not resized.
 
     Attributes:
         taxonomy: The network's.
@@ -53,14 +52,14 @@ class SmallerPictures:
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
         """Labels every pixel of an image; arguments and errors as in `Network.predict`."""
         small = shrunk(image, self._box)
-        answer = self._network.predict(small)
+        prediction = self._network.predict(small)
         if small is image:
-            return answer
-        return enlarged(answer, (image.shape[0], image.shape[1]))
+            return prediction
+        return enlarged(prediction, (image.shape[0], image.shape[1]))
 
 
 def shrunk(image: np.ndarray, box: Box) -> np.ndarray:
-    """Returns an image uint8 [H, W, 3] that fits into a box; one that does as it is."""
+    """Returns an image, uint8 [H, W, 3], shrunk to fit into a box."""
     scale = min(1.0, box[0] / image.shape[0], box[1] / image.shape[1])
     if scale == 1.0:
         return image
@@ -68,23 +67,23 @@ def shrunk(image: np.ndarray, box: Box) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def enlarged(answer: Prediction | Maps, size: tuple[int, int]) -> Maps:
+def enlarged(prediction: Prediction | Maps, size: tuple[int, int]) -> Maps:
     """Returns labels and difficulty at another height and width.
 
-    Where there are probabilities, they are enlarged class by class and the likeliest counts, so
-    that outlines are smooth and memory is that of two maps.
+    Probabilities, if present, are enlarged one class at a time, and the label is the class with
+    the largest. This gives smooth outlines and needs memory for two maps only.
     """
     across = size[::-1]
-    difficulty = cv2.resize(answer.difficulty.astype(np.float32), across)
-    if not isinstance(answer, Prediction):
-        small = answer.labels.astype(np.uint16)
+    difficulty = cv2.resize(prediction.difficulty.astype(np.float32), across)
+    if not isinstance(prediction, Prediction):
+        small = prediction.labels.astype(np.uint16)
         labels = cv2.resize(small, across, interpolation=cv2.INTER_NEAREST)
         return Maps(labels.astype(np.int32), difficulty)
-    likeliest = np.full(size, -1.0, np.float32)
+    largest = np.full(size, -1.0, np.float32)
     labels = np.zeros(size, np.int32)
-    for index in range(answer.probabilities.shape[-1]):
-        values = cv2.resize(np.ascontiguousarray(answer.probabilities[..., index]), across)
-        better = values > likeliest
+    for index in range(prediction.probabilities.shape[-1]):
+        values = cv2.resize(np.ascontiguousarray(prediction.probabilities[..., index]), across)
+        better = values > largest
         labels[better] = index
-        np.maximum(likeliest, values, out=likeliest)
+        np.maximum(largest, values, out=largest)
     return Maps(labels, difficulty)

@@ -1,11 +1,11 @@
-"""What `predict` is asked for: files, folders, globs, videos, streams become a list of jobs.
+"""Resolves the inputs of `predict` (files, folders, globs, videos, streams) to a list of jobs.
 
-Where results go keeps relative paths: a folder's images keep their path below it, a glob's the
-path below its fixed part (`photos/*/a.jpg`: below `photos`), and a single file is its name alone.
+Results keep relative paths: images of a folder keep their path below it, matches of a glob the path
+below its fixed part (`photos/*/a.jpg`: below `photos`), and a single file keeps its name only.
 
-Below a folder that is searched, `masks/` beside `images/` holds labels and is left out; given
-itself, it is a folder as any other. Nothing is left out in silence: images and videos of kinds
-that are not read are failures, other files are counted.
+When a folder is searched, a `masks/` folder next to `images/` contains labels and is skipped; if
+given explicitly, it is treated like any other folder. Everything skipped is reported: images and
+videos of unsupported kinds are failures, other files are counted.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ _HEIF = (".heic", ".heif", ".hif")
 _RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw")
 _OTHER = (".jxl", ".psd", ".svg", ".eps", ".pdf", ".exr", ".hdr", ".dcm", ".ico", ".xcf", ".ai")
 _NOT_READ = {
-    **dict.fromkeys(_HEIF, "HEIC is not read: save it as JPEG or PNG, then predict that"),
-    **dict.fromkeys(_RAW, "a camera's raw file is not read: develop it to JPEG, PNG or TIFF"),
-    **dict.fromkeys(_OTHER, "this kind of image is not read: save it as JPEG or PNG"),
+    **dict.fromkeys(_HEIF, "HEIC is not supported: save it as JPEG or PNG"),
+    **dict.fromkeys(_RAW, "camera raw files are not supported: convert it to JPEG, PNG or TIFF"),
+    **dict.fromkeys(_OTHER, "this image format is not supported: save it as JPEG or PNG"),
 }
-"""Images by their suffix that cannot be read, and what to do."""
+"""Suffixes of unsupported image formats, and what to do."""
 
 _DEVICE = re.compile(r"(/dev/video)?(?P<number>[0-9]{1,3})")
-"""How other programs name a camera."""
+"""Names of cameras in other programs."""
 
-_SIGNATURES = {  # what files begin with
+_SIGNATURES = {  # first bytes of files
     rb"\xff\xd8\xff": "a JPEG image",
     rb"\x89PNG\r\n": "a PNG image",
     rb"GIF8[79]a": "a GIF image",
@@ -94,7 +94,7 @@ class Job:
     """One file or stream to predict.
 
     Attributes:
-        source: The image or video; a text where it is a stream.
+        source: Path of the image or video; a string for a stream.
         name: Relative path of its results, without suffix.
     """
 
@@ -103,23 +103,22 @@ class Job:
 
     @property
     def shown(self) -> str:
-        """What messages call the source: an address without its secrets."""
+        """The source as messages show it: an address without credentials."""
         return without_secrets(str(self.source))
 
     @property
     def is_video(self) -> bool:
-        """Whether its suffix is a video's, or it is a stream."""
+        """Whether the source is a stream, or has the suffix of a video."""
         return isinstance(self.source, str) or self.source.suffix.lower() in VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Something that was asked for and not done.
+    """An input that was not predicted.
 
     Attributes:
-        source: What was asked for, as the user would find it again; an address without its
-            secrets.
-        reason: One line: why, and what to do.
+        source: The input as the user gave it or can find it; an address without credentials.
+        reason: One line: the cause and the fix.
     """
 
     source: str
@@ -128,14 +127,14 @@ class Failure:
 
 @dataclass
 class Found:
-    """What the inputs were found to be.
+    """The result of resolving the inputs.
 
     Attributes:
-        jobs: Each file once, in the order asked for, folders sorted by name.
-        failures: What cannot be a job: inputs that are not there or hold nothing, and files whose
-            results would overwrite another's.
-        labels: How many files were left out because they lie in `masks/` beside `images/`.
-        others: How many files of searched folders are neither image nor video, by suffix.
+        jobs: Each file once, in the order of the inputs; folders are sorted by name.
+        failures: Inputs that do not exist or are empty, and files whose results would overwrite
+            those of another file.
+        labels: Number of files skipped because they are in `masks/` next to `images/`.
+        others: Number of files in searched folders that are neither image nor video, by suffix.
     """
 
     jobs: list[Job] = field(default_factory=list)
@@ -145,12 +144,12 @@ class Found:
 
 
 def find_jobs(inputs: Sequence[str], out: Path) -> Found:
-    """Lists what to do, each file once.
+    """Resolves inputs to jobs, each file once.
 
     Args:
-        inputs: Images, videos, folders (searched to the bottom), globs (`**` too), `camera:0`
+        inputs: Images, videos, folders (searched recursively), globs (including `**`), `camera:0`
             and addresses of streams.
-        out: Where results go; results of an earlier call that lie in it are no inputs.
+        out: Folder of the results. Results of an earlier call in it are not used as inputs.
     """
     found = Found()
     failures = found.failures
@@ -159,14 +158,14 @@ def find_jobs(inputs: Sequence[str], out: Path) -> Found:
         before = len(failures)
         jobs = [job for job in _expand(text, found) if not _is_result(job.source, out)]
         if not jobs and len(failures) == before:
-            reason = f"holds no image or video ({_known()})"
+            reason = f"contains no image or video ({_known()})"
             failures.append(Failure(without_secrets(text), reason))
         for job in jobs:
             first = taken.setdefault((job.name, job.is_video), job)
-            if _whole(first.source) != _whole(job.source):
+            if _resolved(first.source) != _resolved(job.source):
                 reason = (
                     f"its results would overwrite those of {first.shown} (both are "
-                    f"'{job.name}'): rename one, or predict it into another --out"
+                    f"'{job.name}'): rename one, or predict it with another --out"
                 )
                 failures.append(Failure(job.shown, reason))
     found.jobs.extend(taken.values())
@@ -206,7 +205,7 @@ def _stream(text: str, found: Found) -> list[Job]:
     if text.startswith(CAMERA) and not (number.isascii() and number.isdecimal()):
         found.failures.append(Failure(shown, f"expected a camera's number, such as {CAMERA}0"))
     elif not text.startswith((CAMERA, *STREAMS)):
-        found.failures.append(Failure(shown, f"no stream: expected {' '.join(STREAMS)}"))
+        found.failures.append(Failure(shown, f"not a stream: expected {' '.join(STREAMS)}"))
     else:
         place = re.split(r"[?#]", shown.partition("://")[2] or text)[0].rstrip("/")
         host, _, path = place.removeprefix("***@").partition("/")
@@ -226,8 +225,8 @@ def _below(folder: Path, root: Path, found: Found) -> Iterator[Job]:
             labels = Path(parent, LABELS_SIDE).rglob("*")
             found.labels += sum(path.is_file() and _is_known(path) for path in labels)
         for link in (Path(parent, name) for name in folders):
-            if link.is_symlink():  # which may lead in a circle
-                reason = "is a link to a folder, which is not followed: give that folder itself"
+            if link.is_symlink():  # may be a cycle
+                reason = "is a link to a folder, which is not followed: give the folder itself"
                 found.failures.append(Failure(str(link), reason))
         for name in sorted(files):
             path = Path(parent, name)
@@ -240,8 +239,8 @@ def _job(path: Path, root: Path) -> Job:
 
 
 def _is_wanted(path: Path, found: Found) -> bool:
-    """Whether a file of a folder or a glob is a job; says or counts what is none."""
-    # Hidden files are a system's own, such as macOS's ._photo.jpg.
+    """Whether a file of a folder or a glob is a job; others are reported or counted."""
+    # Hidden files belong to the system, such as ._photo.jpg of macOS.
     if path.name.startswith("."):
         return False
     if _is_known(path):
@@ -250,7 +249,7 @@ def _is_wanted(path: Path, found: Found) -> bool:
         return False
     kind = _looks_like(path)
     if kind:
-        reason = f"is {kind} by its content, but its name does not say so: rename it"
+        reason = f"is {kind} by its content, but has another suffix: rename it"
         found.failures.append(Failure(str(path), reason))
     else:
         found.others[path.suffix.lower() or "no suffix"] += 1
@@ -265,7 +264,7 @@ def _is_known(path: Path) -> bool:
 
 
 def _can_be_read(path: Path, found: Found) -> bool:
-    """Whether a suffix is none of an image that cannot be read; that is a failure."""
+    """Whether the format is supported as far as the suffix shows; if not, adds a failure."""
     reason = _NOT_READ.get(path.suffix.lower())
     if reason:
         found.failures.append(Failure(str(path), reason))
@@ -273,24 +272,24 @@ def _can_be_read(path: Path, found: Found) -> bool:
 
 
 def _looks_like(path: Path) -> str:
-    """Returns what kind of image or video a file begins like; empty where it does not."""
+    """Returns the kind of image or video whose signature a file has, or an empty string."""
     try:
-        if not path.is_file():  # a pipe would let us wait
+        if not path.is_file():  # reading a pipe would block
             return ""
         with path.open("rb") as file:
             head = file.read(16)
-    except OSError:  # then it is counted with the rest
+    except OSError:  # counted with the other files
         return ""
     kinds = (kind for mark, kind in _SIGNATURES.items() if re.match(mark, head, re.DOTALL))
     return next(kinds, "")
 
 
-def _whole(source: Path | str) -> Path | str:
+def _resolved(source: Path | str) -> Path | str:
     return source.resolve() if isinstance(source, Path) else source
 
 
 def _is_result(path: Path | str, out: Path) -> bool:
-    """Whether an earlier call wrote `path`, so that a second call does not predict predictions."""
+    """Whether `path` was written by an earlier call; predictions are not predicted again."""
     if isinstance(path, str):
         return False
     try:

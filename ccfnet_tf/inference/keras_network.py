@@ -1,6 +1,6 @@
-"""From one image to labels, difficulty and probabilities.
+"""Predicts images with a Keras network.
 
-Shapes: an image [H, W, 3] uint8 RGB of any size, at its own resolution; C classes.
+Shapes: an image is uint8 [H, W, 3] RGB of any size; C classes.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 
 class Heads(NamedTuple):
-    """What each branch says about one image, for looking at the cascade.
+    """The labels of each branch for one image.
 
     Attributes:
         coarse: int32 [H, W]; class ids of the coarse head.
         fine: int32 [H, W]; class ids of the fine branch alone.
-        refine: int32 [H, W]; class ids of the blend, the network's answer.
+        refine: int32 [H, W]; class ids of the blend, the network's output.
         difficulty: float32 [H, W]; P(coarse is wrong), 0..1.
     """
 
@@ -52,18 +52,18 @@ class Heads(NamedTuple):
 
 
 class KerasNetwork:
-    """A network of Keras that answers one image at a time; one graph serves all sizes.
+    """Predicts one image at a time with a Keras network; one graph is used for all sizes.
 
     Args:
         source: A run folder, or a `CCFNet`.
-        taxonomy: Names and colours of the classes; a run folder brings its own, and a bare
-            `CCFNet` gets `class 0`, `class 1`, ... where None.
+        taxonomy: Names and colours of the classes. If None, they are read from the run folder; for
+            a `CCFNet` they are `class 0`, `class 1`, ...
         checkpoint: Which weights of a run folder; `best`, else `last`, if None.
-        precision: What a run's network computes in.
+        precision: Compute type of a run's network.
 
     Attributes:
         taxonomy: The classes.
-        at_once: 1; TensorFlow takes all cores for one image.
+        at_once: 1; TensorFlow uses all cores for one image.
 
     Raises:
         RunError: The run folder cannot be used.
@@ -90,7 +90,7 @@ class KerasNetwork:
             raise ValueError(f"{len(self.taxonomy.names)} class names for {classes} classes")
         self._model = with_fine(model)
         signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
-        # Graphs are traced when first called: the heads cost nothing unless they are asked for.
+        # Graphs are traced at their first call, so unused ones cost nothing.
         self._answer = tf.function(self._forward, input_signature=signature, autograph=False)
         self._heads = tf.function(self._forward_heads, input_signature=signature, autograph=False)
         self._head_outputs = tf.function(
@@ -100,20 +100,20 @@ class KerasNetwork:
     def predict(self, image: str | Path | np.ndarray) -> Prediction:
         """Labels every pixel of an image.
 
-        A side under 32 pixels is mirrored at the bottom or right up to 32 and cropped off again,
-        so the answer always has the image's own size.
+        A side below 32 pixels is padded to 32 by mirroring at the bottom or right. The padding is
+        cropped from the output, which always has the size of the image.
 
         Args:
             image: An image's path, or a uint8 array [H, W, 3], RGB.
 
         Raises:
-            DataError: The file is not an image, or the array is none of that kind.
-            PictureTooLargeError: Memory runs out; a smaller image may still fit.
+            DataError: The file is not an image, or the array has another type or shape.
+            PictureTooLargeError: Memory is exhausted; a smaller image may still fit.
         """
         return Prediction(*self._run(self._answer, image))
 
     def predict_all_heads(self, image: str | Path | np.ndarray) -> Heads:
-        """Labels every pixel of an image by each branch; arguments and errors as in `predict`."""
+        """Labels every pixel with each branch; arguments and errors as in `predict`."""
         return Heads(*self._run(self._heads, image))
 
     def head_outputs(self, image: str | Path | np.ndarray) -> HeadOutputs:
@@ -123,7 +123,7 @@ class KerasNetwork:
     def prediction(self, outputs: HeadOutputs) -> Prediction:
         """Returns the prediction that follows from the outputs of the heads.
 
-        For outputs of other origin than one pass over an image: averages over scales, tiles.
+        The outputs may be averages over scales or joined from tiles.
         """
         probability = tf.sigmoid(outputs.attention).numpy()
         found = labels(outputs.refine), probability, probabilities(outputs.refine)

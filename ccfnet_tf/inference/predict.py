@@ -1,10 +1,10 @@
-"""`predict`: many images and videos to files; one that is bad does not stop the rest."""
+"""Predicts many images and videos and writes the results; bad files do not stop the others."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -16,9 +16,10 @@ from rich.progress import Progress
 from rich.text import Text
 
 from ccfnet_tf.errors import ConfigError, DataError, nearest, printable
-from ccfnet_tf.inference.downscale import Box, SmallerPictures, shrunk
+from ccfnet_tf.inference.downscale import Box, SmallerImages, shrunk
 from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
 from ccfnet_tf.inference.segmenter import Network, PictureTooLargeError
+from ccfnet_tf.inference.tiles import Tile
 from ccfnet_tf.inference.video import (
     VideoWanted,
     frame_name,
@@ -27,6 +28,7 @@ from ccfnet_tf.inference.video import (
     predict_video,
     video_outputs,
 )
+from ccfnet_tf.inference.wrap import UNWRAPPED, Wrapping, wrap
 from ccfnet_tf.inference.writers import ENDINGS, KINDS, Kind, output_paths, write_prediction
 from ccfnet_tf.io.atomic_file import refuse_links, remove_leftovers
 from ccfnet_tf.io.console import new_progress
@@ -34,25 +36,26 @@ from ccfnet_tf.io.images import count_frames, read_image
 from ccfnet_tf.io.new_folder import refuse_unwritable
 
 FILM = "film"
-"""The overlays of a video as a video, among what `--save` takes."""
+"""Name in `--save` of the video of a video's overlays."""
 
 FAR_LARGER = 2
-"""Images whose longer side is so many times that of training get a warning."""
+"""An image more than this many times as large as the training images triggers a warning."""
 
-_GRACE = 0.5  # seconds for answers that are waited for when it is stopped
+_GRACE = 0.5  # seconds that running predictions are waited for after a stop
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How images are predicted, and what is written of them.
+    """How images are predicted, and which files are written.
 
     Attributes:
-        kinds: Files of an image, or of a video's frame.
-        film: The overlays of a video are written as a video too.
-        legends: Overlays and difficulty maps have a legend below the image.
-        overwrite: Replace results that are there.
-        skip_existing: Leave out inputs whose results are all there, and write the others.
-        box: Height and width that images are shrunk to for the network, results are not.
+        kinds: Files of an image, or of a frame of a video.
+        film: Whether the overlays of a video are also written as a video.
+        legends: Whether overlays and difficulty maps have a legend below the image.
+        overwrite: Whether existing results are replaced.
+        skip_existing: Whether inputs are skipped whose results all exist.
+        box: Largest height and width of the network's input; results keep the image's size.
+        wrapping: Test-time augmentation and tiles; applied to the shrunk images.
     """
 
     kinds: tuple[Kind, ...] = KINDS
@@ -61,13 +64,14 @@ class Wanted:
     overwrite: bool = False
     skip_existing: bool = False
     box: Box | None = None
+    wrapping: Wrapping = UNWRAPPED
 
 
 def parse_save(text: str) -> tuple[tuple[Kind, ...], bool]:
-    """Reads `--save label,overlay`: the files of an image, and whether videos get a film.
+    """Parses `--save label,overlay`: the files of an image, and whether videos get a film.
 
     Raises:
-        ConfigError: A name that is none of them, or no name.
+        ConfigError: An unknown name, or no name.
     """
     known = (*ENDINGS, FILM)
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -84,16 +88,16 @@ def parse_save(text: str) -> tuple[tuple[Kind, ...], bool]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done.
+    """Counts of one call of `predict_all`.
 
     Attributes:
-        pictures: Images whose results are written.
+        pictures: Images whose results were written.
         videos: Videos written to their end.
-        frames: Frames of videos written, those of damaged videos too.
-        failures: What was not done, in the order it was noticed.
-        labels: Files left out because they lie in `masks/` beside `images/`.
-        skipped: Inputs left out because their results are there.
-        others: Files of searched folders that are neither image nor video, by suffix.
+        frames: Frames of videos written, including those of damaged videos.
+        failures: Inputs that were not predicted, in the order of detection.
+        labels: Files skipped because they are in `masks/` next to `images/`.
+        skipped: Inputs skipped because their results exist.
+        others: Files in searched folders that are neither image nor video, by suffix.
     """
 
     pictures: int
@@ -114,24 +118,24 @@ def predict_all(
     trained: Box | None = None,
     console: Console | None = None,
 ) -> Outcome:
-    """Predicts all inputs and writes `<name>.label.png` and so on for each.
+    """Predicts all inputs and writes `<name>.label.png` and the other files of each.
 
-    Images come first, as many at a time as the network answers; then videos, one by one.
+    Images are predicted first, `network.at_once` concurrently; then videos, one after the other.
 
     Args:
-        network: The network, or what opens it; that is called when there is an input.
+        network: The network, or a function that opens it, called only if there are inputs.
         inputs: Images, videos, folders, globs and streams; see `inference.inputs`.
-        out: Where results go; made when missing.
-        wanted: What is written, and what becomes of results that are there: each is a failure
-            where nothing else is wanted.
-        trained: Height and width of the largest image that the network was trained on.
-        console: Where progress and failures are shown; nowhere if None.
+        out: Output folder; created if missing.
+        wanted: Which files are written, and how existing results are handled. By default an
+            existing result is a failure.
+        trained: Height and width of the largest training image.
+        console: Shows progress and failures; None for no output.
 
     Returns:
-        What was written, and one line for everything that was not.
+        Counts of what was written, and one line for everything that was not.
 
     Raises:
-        ResourceError: The disk is full or `out` cannot be written: nothing more could be done.
+        ResourceError: The disk is full or `out` is not writable, so that nothing more can be done.
         CCFNetError: The network cannot be opened.
     """
     console = console or Console(quiet=True)
@@ -143,9 +147,10 @@ def predict_all(
     if not found.jobs:
         return Outcome(0, 0, 0, tuple(found.failures), found.labels, others=found.others)
     opened = network() if callable(network) else network
-    if wanted.box:
-        opened = SmallerPictures(opened, wanted.box)
     with new_progress(console) as bar:
+        opened = wrap(opened, wanted.wrapping, lambda tiles: _tracked(tiles, bar))
+        if wanted.box:
+            opened = SmallerImages(opened, wanted.box)
         failures = found.failures
         session = _Session(opened, out, wanted, trained=trained, bar=bar, failures=failures)
         session.do_all(found.jobs)
@@ -160,8 +165,19 @@ def predict_all(
     )
 
 
+def _tracked(tiles: Sequence[Tile], bar: Progress) -> Iterator[Tile]:
+    """Yields the tiles of an image and shows progress."""
+    task = bar.add_task("tiles", total=len(tiles))
+    try:
+        for tile in tiles:
+            yield tile
+            bar.advance(task)
+    finally:
+        bar.remove_task(task)
+
+
 class _Session:
-    """Counts of one `predict_all`."""
+    """State of one call of `predict_all`."""
 
     def __init__(
         self,
@@ -180,12 +196,12 @@ class _Session:
         self.bar = bar
         self.failures = failures
         self.pictures = self.videos = self.frames = self.skipped = 0
-        self.pens = Semaphore()  # one for each thread, until it is stopped
+        self.write_permits = Semaphore()  # one per thread; withdrawn after a stop
         self._counting = Lock()
-        self._said: set[str] = set()
+        self._shown: set[str] = set()
 
     def do_all(self, jobs: Sequence[Job]) -> None:
-        """Does every job, or notes why not; an error that concerns all of them ends it."""
+        """Runs all jobs and records failures; errors that concern all jobs are raised."""
         for folder in {(self.out / job.name).parent for job in jobs}:
             remove_leftovers(folder)
         task = self.bar.add_task("files", total=len(jobs))
@@ -207,8 +223,8 @@ class _Session:
 
         workers = min(self.network.at_once, pictures.qsize())
         if workers > 1:
-            self.pens = Semaphore(workers)
-            _in_threads(work, workers, stop, self.pens)
+            self.write_permits = Semaphore(workers)
+            _in_threads(work, workers, stop, self.write_permits)
         else:
             work()
         for job in videos:
@@ -216,7 +232,7 @@ class _Session:
             self.bar.advance(task)
 
     def do(self, job: Job) -> None:
-        """Does one job, or notes why not."""
+        """Runs one job, or records why it failed."""
         try:
             self._refuse_links(job)
             if self._is_done(job):
@@ -230,7 +246,7 @@ class _Session:
             self._fail(job, str(error))
 
     def _refuse_links(self, job: Job) -> None:
-        """Refuses results that would land elsewhere."""
+        """Refuses results that a link would redirect to another folder."""
         outputs: Sequence[Path] = output_paths(self.out, job.name, self.wanted.kinds)
         if job.is_video:
             outputs = video_outputs(self.out, job.name)
@@ -238,25 +254,25 @@ class _Session:
             refuse_links(self.out, path)
 
     def _fail(self, job: Job, reason: str) -> None:
-        # Readers begin with the path, which the line shows anyway.
+        # Messages of readers begin with the path, which the line shows anyway.
         failure = Failure(job.shown, reason.removeprefix(f"{job.shown}: "))
         with self._counting:
             self.failures.append(failure)
             _show(self.bar.console, failure)
 
     def _say(self, line: str, *, once: str = "") -> None:
-        """Shows a line; of those with the same `once`, the first alone."""
+        """Shows a line; only the first of those with the same `once`."""
         with self._counting:
-            if once in self._said:
+            if once in self._shown:
                 return
-            self._said |= {once} if once else set()
+            self._shown |= {once} if once else set()
             self.bar.console.print(Text(line), soft_wrap=True)
 
     def _is_done(self, job: Job) -> bool:
-        """Whether results are there that shall be left as they are.
+        """Whether results exist that are to be kept.
 
         Raises:
-            DataError: Results are there, and nobody said what to do with them.
+            DataError: Results exist, and neither skipping nor replacing was requested.
         """
         wanted = self.wanted
         if wanted.overwrite or isinstance(job.source, str):
@@ -267,12 +283,12 @@ class _Session:
             return bool(outputs) and len(there) == len(outputs)
         if there:
             raise DataError(
-                f"{there[0]} is there already: add --skip-existing or --overwrite, or change --out"
+                f"{there[0]} exists already: add --skip-existing or --overwrite, or change --out"
             )
         return False
 
     def _outputs(self, job: Job) -> list[Path]:
-        """Returns files that are there when a job is done; of a video, the last to appear."""
+        """Returns the files that exist once a job is done; for a video, the last to be written."""
         if not job.is_video:
             return output_paths(self.out, job.name, self.wanted.kinds)
         frames, film = video_outputs(self.out, job.name)
@@ -288,8 +304,8 @@ class _Session:
         image = read_image(source)
         self._warn_large(source.name, image)
         prediction = self.network.predict(image)
-        if not self.pens.acquire(blocking=False):
-            return  # it was stopped, and nobody waits for this answer any more
+        if not self.write_permits.acquire(blocking=False):
+            return  # stopped: nothing is written any more
         try:
             write_prediction(
                 prediction,
@@ -301,28 +317,30 @@ class _Session:
                 legends=self.wanted.legends,
             )
         finally:
-            self.pens.release()
+            self.write_permits.release()
         with self._counting:
             self.pictures += 1
         if (frames := count_frames(source)) > 1:
             self._fail(
                 job,
-                f"has {frames} frames or pages, and the first alone was labelled: save the others "
+                f"has {frames} frames or pages, and only the first was labelled: save the others "
                 "as images or as a video",
             )
 
     def _warn_large(self, name: str, image: np.ndarray) -> None:
-        """Says once that images are far larger than those of training."""
+        """Warns once if images are far larger than those of training."""
         if self.trained is None:
             return
         seen = shrunk(image, self.wanted.box) if self.wanted.box else image
         (height, width), (high, wide) = seen.shape[:2], self.trained
-        if max(height, width) > FAR_LARGER * max(high, wide):
+        tiling = self.wanted.wrapping.tiling
+        longest = min(max(height, width), tiling.side) if tiling else max(height, width)
+        if longest > FAR_LARGER * max(high, wide):
             self._say(
-                f"warning: {name}: {width}x{height} pixels, and the network was trained on "
-                f"images of at most {wide}x{high}: it takes long, and labels may come in "
-                f"blotches; --size {max(high, wide)} shows it such images smaller, and results "
-                "keep their size",
+                f"warning: {name}: {width}x{height} pixels, but the network was trained on images "
+                f"of at most {wide}x{high}: prediction is slow, and labels may be fragmented; "
+                f"--size {max(high, wide)} shrinks the network's input, and results keep the size "
+                "of the image",
                 once="large",
             )
 
@@ -337,7 +355,7 @@ class _Session:
                 self.bar.advance(task)
 
             if wanted.film and isinstance(job.source, Path) and has_sound(job.source):
-                self._say(f"{job.source}: its sound is left out of the overlay's video")
+                self._say(f"{job.source}: the audio is not copied to the overlay video")
             try:
                 predict_video(
                     self.network,
@@ -353,11 +371,11 @@ class _Session:
                 self.bar.remove_task(task)
 
 
-def _in_threads(work: Callable[[], None], count: int, stop: Event, pens: Semaphore) -> None:
+def _in_threads(work: Callable[[], None], count: int, stop: Event, permits: Semaphore) -> None:
     """Runs `work` in threads until all end, or one fails and the others see `stop`.
 
-    After a failure, Ctrl-C too, an image that is being written is written whole; an answer that
-    is still waited for is left to its thread, which finds no pen.
+    After a failure or Ctrl-C, files that are being written are completed. A thread that still
+    waits for a prediction gets no permit to write it.
     """
     ends: SimpleQueue[BaseException | None] = SimpleQueue()
 
@@ -369,7 +387,7 @@ def _in_threads(work: Callable[[], None], count: int, stop: Event, pens: Semapho
         else:
             ends.put(None)
 
-    # Daemons: a server may let them wait for minutes, and the process need not.
+    # Daemons: they may wait minutes for a server, and the process must not.
     threads = [Thread(target=run, daemon=True) for _ in range(count)]
     try:
         for thread in threads:
@@ -384,11 +402,11 @@ def _in_threads(work: Callable[[], None], count: int, stop: Event, pens: Semapho
             if thread.ident is not None:
                 thread.join(max(0.0, until - time.monotonic()))
         for _ in range(count):
-            pens.acquire()
+            permits.acquire()
         raise
 
 
 def _show(console: Console, failure: Failure) -> None:
-    # Text: a path may hold [brackets], which rich would take for a style.
+    # Text: rich would parse [brackets] in a path as a style.
     line = Text(printable(f"{failure.source}: {failure.reason}"), style="red")
     console.print(line, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What `Predictor` gives back: the maps of one image, and what can be made of them."""
+"""The result of `Predictor.predict`: labels and maps of one image, overlay, files."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class _Parts(NamedTuple):
 
 
 class Result(_Parts):
-    """What a network says about one image; unpacks to its first three attributes.
+    """The prediction for one image; unpacks to its first three attributes.
 
     Attributes:
         labels: int32 [H, W]; class ids 0..C-1.
         difficulty: float32 [H, W]; P(coarse is wrong), 0..1.
-        probabilities: float32 [H, W, C], sums to 1 over the classes; None where the network
-            keeps them: servers, SavedModels, and files that were exported to answer labels.
+        probabilities: float32 [H, W, C], sums to 1 over the classes; None for servers,
+            SavedModels and files exported with `--outputs labels`.
         image: uint8 [H, W, 3]; the image, RGB.
         taxonomy: Names and colours of the classes.
-        name: The image's file name without suffix; `picture` where it came as an array.
+        name: File name of the image without suffix; `picture` for arrays.
     """
 
     image: np.ndarray
@@ -40,14 +40,14 @@ class Result(_Parts):
     def __new__(
         cls, answer: Prediction | Maps, image: np.ndarray, taxonomy: Taxonomy, name: str
     ) -> Result:
-        """Joins an answer and its image."""
+        """Combines a prediction and its image."""
         probabilities = answer.probabilities if isinstance(answer, Prediction) else None
         self = super().__new__(cls, answer.labels, answer.difficulty, probabilities)
         self.image, self.taxonomy, self.name = image, taxonomy, name
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Lets copies and other processes have it whole."""
+        """Supports copying and pickling."""
         answer: Prediction | Maps = Maps(self.labels, self.difficulty)
         if self.probabilities is not None:
             answer = Prediction(self.labels, self.difficulty, self.probabilities)
@@ -66,20 +66,20 @@ class Result(_Parts):
         kinds: Sequence[Kind] = KINDS,
         legends: bool = True,
     ) -> list[Path]:
-        """Writes the files that `ccfnet-tf predict` writes; older ones are replaced.
+        """Writes the files that `ccfnet-tf predict` writes; existing ones are replaced.
 
         Args:
-            folder: Where to; made when missing.
-            name: What the files' names begin with; the image's name if None.
-            kinds: Which files, of `label`, `color`, `overlay`, `difficulty`, `difficulty_grey`,
+            folder: Output folder; created if missing.
+            name: Stem of the file names; the name of the image if None.
+            kinds: Which files, from `label`, `color`, `overlay`, `difficulty`, `difficulty_grey`,
                 `difficulty_npy` and `difficulty_tiff`.
-            legends: Overlay and difficulty have a legend below the image.
+            legends: Whether overlay and difficulty have a legend below the image.
 
         Returns:
             The files, in the order of `kinds`.
 
         Raises:
-            ResourceError: The disk is full or cannot be written; none of the files stays.
+            ResourceError: The disk is full or not writable; none of the files is kept.
         """
         return write_prediction(
             Maps(self.labels, self.difficulty),

@@ -1,11 +1,11 @@
-"""What a network says about an image, and the protocol that every segmenter implements.
+"""Predictions, and the protocol that every segmenter implements.
 
-NumPy alone: a client of a server needs no TensorFlow.
+Depends on NumPy only: the client of a server needs no TensorFlow.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,15 +13,15 @@ from ccfnet_tf.errors import DataError, ResourceError
 from ccfnet_tf.labels import Taxonomy
 
 SMALLEST = 32
-"""The network's smallest side in pixels; smaller images are mirrored up to it."""
+"""Smallest input side of the network in pixels; smaller images are padded by mirroring."""
 
 
 class PictureTooLargeError(ResourceError):
-    """Memory ran out on one image, or it has more pixels than are taken."""
+    """One image exhausts the memory, or has more pixels than are accepted."""
 
 
 class Prediction(NamedTuple):
-    """What the network says about one image.
+    """The prediction for one image.
 
     Attributes:
         labels: int32 [H, W]; class ids 0..C-1, arg max of `probabilities`.
@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """The same where the probabilities stay behind: a server, a file that answers labels.
+    """A prediction without probabilities, as servers and exports of labels return it.
 
     Attributes:
         labels: int32 [H, W]; class ids 0..C-1.
@@ -63,7 +63,7 @@ class HeadOutputs(NamedTuple):
 
 
 class Network(Protocol):
-    """Answers images: a run, an exported file, a server."""
+    """Predicts images: a run, an exported file, or a server."""
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -71,7 +71,7 @@ class Network(Protocol):
 
     @property
     def at_once(self) -> int:
-        """How many threads may call `predict` at a time."""
+        """How many threads may call `predict` concurrently."""
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
         """Labels every pixel of an image.
@@ -80,14 +80,15 @@ class Network(Protocol):
             image: uint8 [H, W, 3], RGB, upright, any size.
 
         Raises:
-            DataError: The image cannot be answered.
-            PictureTooLargeError: Memory runs out; a smaller image may still fit.
-            ResourceError: Nothing can be answered any more.
+            DataError: The image cannot be predicted.
+            PictureTooLargeError: Memory is exhausted; a smaller image may still fit.
+            ResourceError: No further image can be predicted.
         """
 
 
+@runtime_checkable
 class CascadeNetwork(Network, Protocol):
-    """A network whose heads can be read, such as a run; not an exported file or a server."""
+    """A network that gives access to its heads: a run, not an exported file or a server."""
 
     def head_outputs(self, image: np.ndarray, /) -> HeadOutputs:
         """Computes the outputs of all heads; argument and errors as in `predict`."""
@@ -97,10 +98,10 @@ class CascadeNetwork(Network, Protocol):
 
 
 def refuse_no_picture(image: object) -> None:
-    """Refuses what is not uint8 [H, W, 3] with at least one pixel.
+    """Refuses anything but a uint8 array [H, W, 3] with at least one pixel.
 
     Raises:
-        DataError: It is no NumPy array, or one of another kind.
+        DataError: The object is not a NumPy array, or has another type or shape.
     """
     if not isinstance(image, np.ndarray):
         raise DataError(
@@ -115,10 +116,10 @@ def refuse_no_picture(image: object) -> None:
 
 
 def refuse_other_answer(found: Prediction | Maps, image: np.ndarray, classes: int) -> None:
-    """Refuses what a network answered where it is not an answer to this image.
+    """Refuses a prediction that does not fit the image or the classes.
 
     Raises:
-        ValueError: Another size, a class that has no name, or a difficulty that is not finite.
+        ValueError: The size differs, a class id is out of range, or a difficulty is not finite.
     """
     size = image.shape[:2]
     arrays = {"labels": found.labels, "difficulty": found.difficulty}
@@ -134,18 +135,18 @@ def refuse_other_answer(found: Prediction | Maps, image: np.ndarray, classes: in
 
 
 def at_least(image: np.ndarray, side: int = SMALLEST) -> np.ndarray:
-    """Returns [H, W, 3], mirrored at the bottom and right up to `side` pixels where smaller."""
+    """Pads an image [H, W, 3] to at least `side` pixels by mirroring at the bottom and right."""
     missing = [max(0, side - size) for size in image.shape[:2]]
     if not any(missing):
         return np.ascontiguousarray(image)
-    # `symmetric` repeats itself as often as needed, down to a single pixel.
+    # `symmetric` repeats as often as needed, even for a single pixel.
     return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")
 
 
 def too_large(image: np.ndarray) -> PictureTooLargeError:
-    """Returns the error of an image [H, W, 3] on which memory ran out."""
+    """Returns the error for an image [H, W, 3] that exhausted the memory."""
     height, width = image.shape[:2]
     return PictureTooLargeError(
-        f"memory ran out on an image of {width}x{height} pixels: make it smaller (predict "
-        "--size 1024), cut it into parts, or use a machine with more memory"
+        f"memory ran out on an image of {width}x{height} pixels: make it smaller (--size 1024), "
+        "predict it in tiles (--tile 512), or use a machine with more memory"
     )

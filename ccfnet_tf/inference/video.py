@@ -1,8 +1,8 @@
-"""Videos and streams, a frame at a time: memory does not grow with their length.
+"""Predicts videos and streams frame by frame; memory does not grow with their length.
 
-Results of `clip.mp4`: a folder `clip.frames/` with `frame_00000.label.png` and so on, the files of
-an image for each frame, and `clip.overlay.mp4`, of the source's frame rate and without its sound.
-A stream is a camera (`camera:0`) or an address that OpenCV opens (`rtsp://...`).
+The results of `clip.mp4` are a folder `clip.frames/` with the files of every frame
+(`frame_00000.label.png`, ...), and `clip.overlay.mp4`, which has the source's frame rate and no
+audio. A stream is a camera (`camera:0`) or an address that OpenCV opens (`rtsp://...`).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ OVERLAY = ".overlay.mp4"
 CAMERA = "camera:"
 
 OPEN_SECONDS = 20.0
-"""For a stream to begin."""
+"""Timeout for opening a stream."""
 
 READ_SECONDS = 10.0
-"""For its next frame. FFmpeg waits up to three times as long on RTSP."""
+"""Timeout for the next frame of a stream. FFmpeg waits up to three times as long for RTSP."""
 
 _USUAL_RATE = 25.0
-_SOUND = {  # what a container of that suffix holds where it has sound
+_SOUND = {  # marks of an audio track in the containers of these suffixes
     (".mp4", ".mov", ".m4v", ".3gp"): rb"hdlr.{8}soun",
     (".avi",): rb"strh.{4}auds",
     (".mkv", ".webm"): rb"\x86[\x80-\xff]A_[A-Z]",
@@ -52,18 +52,18 @@ _SOUND = {  # what a container of that suffix holds where it has sound
     (".mpg", ".mpeg"): rb"\x00\x00\x01[\xc0-\xdf\xbd]",
     (".flv",): rb"FLV\x01[\x04\x05]",
     (".ogv",): rb"\x01vorbis|OpusHead|Speex   |\x7fFLAC",
-    (".mts", ".m2ts"): rb"",  # of camcorders, which record it: taken to have sound
+    (".mts", ".m2ts"): rb"",  # camcorders record audio: assumed
 }
 
 
 @dataclass(frozen=True)
 class VideoWanted:
-    """What is written of a video.
+    """Which files are written for a video.
 
     Attributes:
         kinds: Files of each frame.
-        film: The overlays as a video too.
-        legends: Overlays and difficulty have a legend.
+        film: Whether the overlays are also written as a video.
+        legends: Whether overlays and difficulty maps have a legend.
     """
 
     kinds: Sequence[Kind] = KINDS
@@ -82,12 +82,12 @@ def frame_name(number: int) -> str:
 
 
 class Video:
-    """A video or a stream that OpenCV has opened.
+    """A video or a stream opened by OpenCV.
 
     Attributes:
-        source: A file, or the text that named a stream.
-        promised: How many frames the header promises; None where it does not say.
-        rate: Frames a second.
+        source: A path, or the string that identifies a stream.
+        promised: Number of frames according to the header, or None.
+        rate: Frames per second.
     """
 
     def __init__(self, source: Path | str, capture: Any) -> None:
@@ -99,14 +99,14 @@ class Video:
 
     @property
     def is_stream(self) -> bool:
-        """Whether it is a camera or an address."""
+        """Whether the source is a camera or an address."""
         return isinstance(self.source, str)
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Yields the frames that are left, uint8 [H, W, 3] RGB, upright, all of one size.
+        """Yields the remaining frames, uint8 [H, W, 3] RGB, upright, all of the same size.
 
         Raises:
-            DataError: A frame has another size than the first.
+            DataError: The size of a frame differs from that of the first.
         """
         first: tuple[int, ...] | None = None
         while True:
@@ -123,10 +123,10 @@ class Video:
 
 @contextmanager
 def open_video(source: Path | str) -> Iterator[Video]:
-    """Opens a video file, or a stream where `source` is a text.
+    """Opens a video file, or a stream if `source` is a string.
 
     Raises:
-        DataError: OpenCV cannot open it, or its frames have more than `MAX_PIXELS`.
+        DataError: OpenCV cannot open the source, or its frames exceed `MAX_PIXELS`.
     """
     if isinstance(source, Path) and not source.is_file():
         raise DataError(f"{source}: no such file")
@@ -138,10 +138,10 @@ def open_video(source: Path | str) -> Iterator[Video]:
     try:
         if not capture.isOpened():
             raise DataError(
-                f"{source}: not a video that OpenCV can open: damaged or another format"
+                f"{source}: not a video that OpenCV can open: damaged, or an unsupported format"
                 if isinstance(source, Path)
-                else f"{source}: OpenCV cannot open that {'camera' if camera else 'stream'}: see "
-                "that it is there and that no other program holds it"
+                else f"{source}: OpenCV cannot open the {'camera' if camera else 'stream'}: check "
+                "that it exists and that no other program uses it"
             )
         _refuse_huge(source, capture)
         yield Video(source, capture)
@@ -150,18 +150,18 @@ def open_video(source: Path | str) -> Iterator[Video]:
 
 
 def _refuse_huge(source: Path | str, capture: Any) -> None:
-    """Refuses frames that would take gigabytes, before one is decoded."""
+    """Refuses frames that would need gigabytes, before the first is decoded."""
     sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
     width, height = (capture.get(side) for side in sides)
     if width * height > MAX_PIXELS:
         raise DataError(
             f"{source}: frames of {width:.0f}x{height:.0f} pixels: at most "
-            f"{MAX_PIXELS // 1_000_000} million are read; shrink the video"
+            f"{MAX_PIXELS // 1_000_000} million are supported; shrink the video"
         )
 
 
 def _reader() -> int:
-    """Returns FFmpeg where OpenCV has it: what is tried after it prints lines of its own."""
+    """Returns the FFmpeg backend if OpenCV has it; other backends print messages of their own."""
     there = cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)
     return cv2.CAP_FFMPEG if there else cv2.CAP_ANY
 
@@ -175,7 +175,7 @@ def _timeouts() -> list[int]:
 
 
 def has_sound(path: Path) -> bool:
-    """Returns whether a video file has sound, as far as its container's marks show."""
+    """Returns whether a video file has audio, judging by the marks of its container."""
     marks = [mark for suffixes, mark in _SOUND.items() if path.suffix.lower() in suffixes]
     if not marks or not path.stat().st_size:
         return False
@@ -196,21 +196,21 @@ def predict_video(
     """Predicts every frame and writes frames and overlay.
 
     Args:
-        network: The network.
-        video: The video. Ctrl-C ends a stream as its end would, and is raised again after.
-        out: Where results go.
-        name: Relative path of its results, without suffix.
-        wanted: What is written.
+        network: Any network.
+        video: An open video. Ctrl-C ends a stream like its end, and is raised again afterwards.
+        out: Folder of the results.
+        name: Relative path of the results, without suffix.
+        wanted: Which files are written.
         advance: Called after each frame.
-        say: Called with a line on how the overlay was written.
+        say: Called with a message about the encoding of the overlay.
 
     Returns:
-        How many frames were written.
+        The number of frames written.
 
     Raises:
-        DataError: It cannot be read, or ends before the header says, or a stream without an end
-            ends; frames read till then are written, and the text says how many.
-        ResourceError: Memory or disk runs out.
+        DataError: The video cannot be read or is shorter than its header states, or a live stream
+            ended. The frames before that are written; the message contains their number.
+        ResourceError: Memory or disk space is exhausted.
     """
     wanted = wanted or VideoWanted()
     frames, overlay = video_outputs(out, name)
@@ -239,18 +239,18 @@ def predict_video(
             stopped = error
         if not done and not stopped:
             raise DataError(
-                f"{video.source}: no frame can be read: damaged, or a codec OpenCV lacks"
+                f"{video.source}: no frame can be read: damaged, or a codec that OpenCV lacks"
             )
     _remove_older_frames(frames, done)
     if stopped:
         raise stopped
-    # Some headers round the count; a hundredth less is not damage.
+    # Some headers round the number of frames: 1 % less is not damage.
     if video.promised is not None and done < video.promised - max(1, video.promised // 100):
         raise DataError(
             f"{video.source}: ends after {done} of {video.promised} frames: truncated or damaged; "
             f"those {done} were written"
         )
-    if video.is_stream and video.promised is None:  # a server that is gone looks like an end
+    if video.is_stream and video.promised is None:  # a lost server looks like an end
         raise DataError(
             f"{video.source}: the stream ended after {done} frames, or its server is gone or "
             f"silent; those {done} were written"
@@ -265,9 +265,10 @@ def _nothing(_: np.ndarray) -> None:
 def _film_frame(
     labels: np.ndarray, image: np.ndarray, network: Network, legends: bool
 ) -> np.ndarray:
-    """Returns a frame of the overlay's video; all classes are named, as all frames have one size.
+    """Returns a frame of the overlay video, with a legend of all classes.
 
-    Many classes, which would take more room than the image, are not named.
+    All frames have the same size, so the legend does not depend on the frame. It is left out if it
+    would be higher than half of the image.
     """
     drawn = overlay_picture(labels, image, network.taxonomy)
     if not legends:
@@ -278,7 +279,7 @@ def _film_frame(
 
 
 def _remove_older_frames(folder: Path, done: int) -> None:
-    """Removes frames that an earlier, longer video left under the same name."""
+    """Removes the remaining frames of an earlier, longer video of the same name."""
     number = done
     every = tuple(ENDINGS)
     while any(path.exists() for path in output_paths(folder, frame_name(number), every)):

@@ -1,10 +1,10 @@
-"""What a prediction looks like as files, `<name>.<kind>`; which are written is chosen.
+"""Writes predictions as files `<name>.<kind>`.
 
-label            grey PNG whose values are the class ids, 8 bits up to 256 classes, else 16
-color            the palette's colours, RGB
-overlay          60 % image, 40 % palette, light lines where classes meet, a legend below
-difficulty       P(coarse is wrong): the map magma of OpenCV, black = 0 (easy), pale yellow = 1
-                 (hard), always on this fixed scale so that images can be compared; scale below
+label            grey PNG of class ids, 8 bits up to 256 classes, else 16
+color            RGB PNG in the colours of the palette
+overlay          60 % image, 40 % palette, light lines between classes, a legend below
+difficulty       P(coarse is wrong) in OpenCV's colour map magma, black = 0 (easy), pale yellow = 1
+                 (hard); the scale is fixed so that images can be compared, and shown below
 difficulty_grey  the same as 8-bit grey, round(255 p)
 difficulty_npy   the same as float32, NumPy's .npy
 difficulty_tiff  the same as float32, TIFF of one channel
@@ -47,23 +47,23 @@ ENDINGS: dict[Kind, str] = {
     "difficulty_npy": ".difficulty.npy",
     "difficulty_tiff": ".difficulty.tiff",
 }
-"""How the files of each kind end."""
+"""File name suffixes by kind."""
 
 KINDS: tuple[Kind, ...] = ("label", "color", "overlay", "difficulty")
-"""What is written where nothing else is asked for."""
+"""The kinds written by default."""
 
-_FREE_SPACE = "free space, then go on (predict --skip-existing)"
-_PICTURE_SHARE = 0.6
+_FREE_SPACE = "free space, then resume (predict --skip-existing)"
+_IMAGE_SHARE = 0.6
 _BORDER_COLOUR = (255, 255, 255)
-_PIXELS_A_LINE = 500  # of an image's longer side, for one pixel of the lines between classes
-_WIDTH_A_LETTER = 45  # of an image, for one pixel of the letters below it
-_LETTERS = (13, 72)  # smallest and largest height
-_NARROWEST = 240  # a legend needs room, however small the image
+_PIXELS_PER_LINE = 500  # of the longer side, per pixel of width of the lines between classes
+_WIDTH_PER_LETTER = 45  # pixels of width, per pixel of letter height in the legend
+_LETTERS = (13, 72)  # smallest and largest letter height in pixels
+_NARROWEST = 240  # smallest width of a legend in pixels
 
 
 def output_paths(folder: Path, name: str, kinds: Sequence[Kind] = KINDS) -> list[Path]:
     """Returns the files that `write_prediction` writes for `name`."""
-    # Not with_suffix: a name may hold dots of its own.
+    # Not with_suffix: the name may contain dots.
     return [folder / f"{name}{ENDINGS[kind]}" for kind in kinds]
 
 
@@ -80,20 +80,20 @@ def write_prediction(
     """Writes a prediction as files.
 
     Args:
-        prediction: For `image`.
-        image: uint8 [H, W, 3] RGB, which the overlay shows.
-        folder: Where to; made when missing.
-        name: Relative path without suffix; its folders are made.
-        taxonomy: Colours of the classes.
-        kinds: Which files.
-        legends: Overlay and difficulty have a legend below the image; without it, all files
-            have the image's size.
+        prediction: The prediction for `image`.
+        image: uint8 [H, W, 3] RGB, drawn in the overlay.
+        folder: Output folder; created if missing.
+        name: Relative path without suffix; its folders are created.
+        taxonomy: Names and colours of the classes.
+        kinds: Which files are written.
+        legends: Whether overlay and difficulty have a legend below the image; without it, all
+            files have the size of the image.
 
     Returns:
         The files, in the order of `kinds`.
 
     Raises:
-        ResourceError: The disk is full or cannot be written; none of the files stays.
+        ResourceError: The disk is full or not writable; none of the files is kept.
     """
     labels, difficulty = prediction.labels, prediction.difficulty
 
@@ -119,7 +119,7 @@ def write_prediction(
         for kind, path in zip(kinds, output_paths(folder, name, kinds), strict=True):
             _write(path, contents[kind](), _FREE_SPACE)
             written.append(path)
-    except BaseException:  # Ctrl-C too: all files of an image, or none
+    except BaseException:  # including Ctrl-C: all files of an image are written, or none
         for path in written:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -141,23 +141,23 @@ def colour_picture(labels: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
 def overlay_picture(labels: np.ndarray, image: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
     """Returns the image uint8 [H, W, 3] RGB tinted by class, with lines between classes."""
     colours = colour_picture(labels, taxonomy)
-    blend = cv2.addWeighted(image, _PICTURE_SHARE, colours, 1 - _PICTURE_SHARE, 0)
+    blend = cv2.addWeighted(image, _IMAGE_SHARE, colours, 1 - _IMAGE_SHARE, 0)
     border = _borders(labels)
     blend[border] = blend[border] // 2 + np.array(_BORDER_COLOUR, np.uint8) // 2
     return np.asarray(blend)
 
 
 def _borders(labels: np.ndarray) -> np.ndarray:
-    """Returns bool [H, W], where classes meet; lines as wide as the image's size needs."""
+    """Returns bool [H, W]: lines between classes, whose width grows with the image."""
     border = np.zeros(labels.shape, np.uint8)
     border[:-1] |= labels[:-1] != labels[1:]
     border[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    wide = max(1, round(max(labels.shape) / _PIXELS_A_LINE))
+    wide = max(1, round(max(labels.shape) / _PIXELS_PER_LINE))
     return cv2.dilate(border, np.ones((wide, wide), np.uint8)) > 0
 
 
 def with_legend(picture: np.ndarray, ids: Sequence[int], taxonomy: Taxonomy) -> np.ndarray:
-    """Returns an image, uint8 [H, W, 3], above the names and colours of these classes."""
+    """Returns an image, uint8 [H, W, 3], with a legend of these classes below."""
     width = max(picture.shape[1], _NARROWEST)
     size = _letters(width)
     names = legend(ids, taxonomy, width, size=size, margin=size // 2)
@@ -165,7 +165,7 @@ def with_legend(picture: np.ndarray, ids: Sequence[int], taxonomy: Taxonomy) -> 
 
 
 def with_scale(picture: np.ndarray) -> np.ndarray:
-    """Returns a difficulty map, uint8 [H, W, 3], above the scale of its colours."""
+    """Returns a difficulty map, uint8 [H, W, 3], with its colour scale below."""
     width = max(picture.shape[1], _NARROWEST)
     size = _letters(width)
     strip = blank(2 * size + size // 4, width)
@@ -180,18 +180,18 @@ def with_scale(picture: np.ndarray) -> np.ndarray:
 
 def _letters(width: int) -> int:
     low, high = _LETTERS
-    return min(max(width // _WIDTH_A_LETTER, low), high)
+    return min(max(width // _WIDTH_PER_LETTER, low), high)
 
 
 def _above(picture: np.ndarray, strip: np.ndarray) -> np.ndarray:
-    """Returns one image below another, white beside the narrower."""
+    """Stacks two images vertically; the narrower one is padded with white."""
     beside = blank(picture.shape[0], strip.shape[1] - picture.shape[1])
     return np.vstack([np.hstack([picture, beside]), strip])
 
 
 def difficulty_picture(difficulty: np.ndarray) -> np.ndarray:
     """Returns P(coarse is wrong) [H, W] 0..1 as uint8 [H, W, 3] RGB; dark = easy."""
-    # The map is perceptually uniform.
+    # Magma is perceptually uniform.
     coloured = cv2.applyColorMap(grey_picture(difficulty), cv2.COLORMAP_MAGMA)
     return np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB))
 
@@ -205,19 +205,18 @@ def write_png(path: Path, picture: np.ndarray, *, fix: str = "free space") -> No
     """Writes uint8 or uint16 [H, W] or uint8 [H, W, 3] RGB as PNG.
 
     Args:
-        path: The file; an older one is replaced.
-        picture: What is written.
-        fix: What to do when the disk is full, the end of the error's line.
+        path: The file; an existing one is replaced.
+        picture: The image.
+        fix: What to do if the disk is full; ends the error message.
 
     Raises:
-        ResourceError: The disk is full or cannot be written.
+        ResourceError: The disk is full or not writable.
     """
     _write(path, _png(picture), fix)
 
 
 def _png(picture: np.ndarray) -> bytes:
-    # Encoded here and written by us: on a full disk cv2.imwrite returns False and leaves a
-    # truncated file.
+    # Not cv2.imwrite: on a full disk it returns False and leaves a truncated file.
     if picture.ndim == 3:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".png", picture)[1].tobytes()
@@ -239,5 +238,5 @@ def _write(path: Path, content: bytes, fix: str) -> None:
     def write(file: BinaryIO) -> None:
         file.write(content)
 
-    cure = "give a folder that can be written"
+    cure = "give a writable folder"
     write_atomic(path, write, fix=fix, otherwise=cure, durable=False)

@@ -179,7 +179,7 @@ def test_predict_help_describes_the_output_files(capsys: pytest.CaptureFixture[s
         "STEM.overlay.mp4",
         "dark = easy",
         "STEM.difficulty.npy",
-        "masks/ that lies beside images/",
+        "A masks/ folder next to images/",
     ):
         assert words in printed
 
@@ -257,7 +257,7 @@ def test_predict_ends_with_a_summary(
     from ccfnet_tf.inference.predict import Failure, Outcome
 
     outcome = Outcome(pictures, 0, frames, (Failure("a.jpg", "damaged"),) * failed, labels)
-    beside = "masks/ beside images/"
+    beside = "masks/ next to images/"
     assert predict._predicted(outcome, "out") == [line.format(beside) for line in lines]
 
 

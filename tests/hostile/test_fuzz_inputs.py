@@ -231,7 +231,7 @@ def test_frames_that_would_need_gigabytes(program: Any, tmp_path: Path) -> None:
     writer.release()
     (failure,) = predict_all(ByBrightness(), [str(file)], tmp_path / "out").failures
     assert failure.reason == (
-        "frames of 9000x9000 pixels: at most 80 million are read; shrink the video"
+        "frames of 9000x9000 pixels: at most 80 million are supported; shrink the video"
     )
     with pytest.raises(program.RunError, match="frames of more than 80000000 pixels"):
         list(program.read_frames(file, []))

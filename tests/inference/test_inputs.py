@@ -42,4 +42,4 @@ def test_a_glob_without_a_match_says_so(training_set: Path) -> None:
     pattern = training_set / "train" / "*.bmp"
     assert find(pattern).failures == [Failure(str(pattern), "matches no file")]
     (failure,) = find(training_set / "train" / "masks" / "*.txt").failures
-    assert "holds no image or video" in failure.reason
+    assert "contains no image or video" in failure.reason

@@ -109,7 +109,7 @@ def test_bad_files_are_reported_and_the_rest_go_on(predictor: KerasNetwork, tmp_
 
 def test_an_empty_folder_is_a_failure(predictor: KerasNetwork, tmp_path: Path) -> None:
     outcome = predict_all(predictor, [str(tmp_path)], tmp_path / "out")
-    assert "holds no image or video" in outcome.failures[0].reason
+    assert "contains no image or video" in outcome.failures[0].reason
     assert not (tmp_path / "out").exists()
 
 
@@ -138,7 +138,7 @@ def test_results_that_exist_stay_unless_asked(predictor: KerasNetwork, tmp_path:
     (out / "a.overlay.png").write_text("older")
     outcome = predict_all(predictor, [str(path)], out)
     assert (
-        "a.overlay.png is there already: add --skip-existing or --overwrite"
+        "a.overlay.png exists already: add --skip-existing or --overwrite"
         in reasons(outcome)["a.png"]
     )
     assert files(out) == ["a.overlay.png"]
@@ -396,7 +396,7 @@ def test_an_overlay_that_cannot_be_made_names_the_folder(
     real = cv2.VideoWriter
     monkeypatch.setattr(cv2, "VideoWriter", lambda _, *more: real("/no/such/folder.mp4", *more))
     monkeypatch.setattr(cv2.VideoWriter, "fourcc", real.fourcc, raising=False)
-    with pytest.raises(ResourceError, match=r"cannot be written: give a folder that can"):
+    with pytest.raises(ResourceError, match=r"cannot be written: give a writable folder"):
         predict_all(predictor, [str(path)], tmp_path / "out")
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from ccfnet_tf.errors import ConfigError, ResourceError
-from ccfnet_tf.inference.downscale import SmallerPictures, parse_box
+from ccfnet_tf.inference.downscale import SmallerImages, parse_box
 from ccfnet_tf.inference.inputs import find_jobs
 from ccfnet_tf.inference.predict import Outcome, Wanted, parse_save, predict_all
 from ccfnet_tf.inference.writers import ENDINGS, KINDS
@@ -97,10 +97,10 @@ def test_size_is_what_the_network_sees_and_results_keep_theirs(tmp_path: Path) -
 @pytest.mark.parametrize("maps", [False, True])
 def test_smaller_pictures_stay_as_they_are(maps: bool) -> None:
     network = ByBrightness(maps=maps)
-    smaller = SmallerPictures(network, (90, 120))
+    smaller = SmallerImages(network, (90, 120))
     exact = ByBrightness().predict(RAMP)
     np.testing.assert_array_equal(smaller.predict(RAMP).labels, exact.labels)
-    shrinking = SmallerPictures(network, (40, 999))
+    shrinking = SmallerImages(network, (40, 999))
     answer = shrinking.predict(RAMP)
     assert network.seen[-1] == (40, 53)
     assert (answer.labels.dtype, answer.difficulty.dtype) == (np.int32, np.float32)
@@ -131,10 +131,10 @@ def test_pictures_far_larger_than_those_of_training_are_said_once(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("a.heic", "HEIC is not read: save it as JPEG or PNG"),
-        ("a.HEIF", "HEIC is not read"),
-        ("a.nef", "raw file is not read"),
-        ("a.psd", "not read: save it as JPEG or PNG"),
+        ("a.heic", "HEIC is not supported: save it as JPEG or PNG"),
+        ("a.HEIF", "HEIC is not supported"),
+        ("a.nef", "raw files are not supported"),
+        ("a.psd", "not supported: save it as JPEG or PNG"),
     ],
 )
 @pytest.mark.parametrize("how", ["folder", "file", "glob"])
@@ -186,7 +186,7 @@ def test_frames_that_are_left_out_are_named(name: str, tmp_path: Path) -> None:
     frames[0].save(tmp_path / name, format=form, save_all=True, append_images=frames[1:])
     outcome = run(tmp_path / name, tmp_path / "out")[0]
     (failure,) = outcome.failures
-    assert "3 frames or pages, and the first alone was labelled" in failure.reason
+    assert "3 frames or pages, and only the first was labelled" in failure.reason
     assert outcome.pictures == 1
 
 
