@@ -147,7 +147,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "too high": ({"instances": [[[[0, 0, 256]]]]}, r"outside 0\.\.255"),
     "fraction": ({"instances": [[[[0, 0, 0.5]]]]}, "not integers"),
     "four channels": ({"instances": [[[[0, 0, 0, 0]]]]}, r"expected uint8 \[None, None, None, 3\]"),
-    "no base64": ({"signature_name": "encoded", "instances": [{"b64": "§"}]}, "not an array of string"),
+    "no base64": (
+        {"signature_name": "encoded", "instances": [{"b64": "§"}]},
+        "not an array of string",
+    ),
     "number": ({"signature_name": "encoded", "instances": [5]}, "neither a string nor"),
     "no image": (
         {"signature_name": "encoded", "instances": [b64(png(picture(9, 9))), b64(b"?" * 40)]},
