@@ -15,7 +15,6 @@ from ccfnet_tf.datasets.audit.scan import check
 from ccfnet_tf.datasets.splits import read_parts, without_damage
 from ccfnet_tf.errors import EXIT_DONE, DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
-from ccfnet_tf.evaluation.figures import to_json
 from ccfnet_tf.evaluation.shard_files import merge_shards, weights_digest, write_shard
 from ccfnet_tf.io.atomic_file import remove_leftovers
 from ccfnet_tf.io.console import new_console, new_progress
@@ -167,7 +166,7 @@ def write_evaluation(run: Path, evaluation: Evaluation, console: Console) -> Non
     remove_leftovers(run)
     write_text(run / "images.csv", evaluation.images.to_csv())
     write_text(run / "images.npz", evaluation.images.to_npz())
-    text = json.dumps(to_json(evaluation), indent=1, allow_nan=False)
+    text = json.dumps(evaluation.to_json(), indent=1, allow_nan=False)
     write_text(run / "evaluation.json", text + "\n")
     console.print(report(evaluation))
     console.print(f"written to {run}: evaluation.json, images.csv, images.npz")

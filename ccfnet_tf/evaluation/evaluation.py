@@ -197,6 +197,12 @@ class Evaluation:
             raise ValueError(f"a cell is of class {highest}")
         return cls(taxonomy, str(split), counts, table)
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of `evaluation.json`, as docs/evaluation.md describes it."""
+        from ccfnet_tf.evaluation.figures import to_json  # which needs this module
+
+        return to_json(self)
+
     @property
     def pictures(self) -> int:
         """Images counted."""

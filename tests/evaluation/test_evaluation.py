@@ -10,7 +10,6 @@ from sklearn import metrics
 from ccfnet_tf.errors import NotFiniteError
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.evaluation import PREDICTIONS, PROBABILITIES, SCORES, Evaluation
-from ccfnet_tf.evaluation.figures import to_json
 from ccfnet_tf.inference.segmenter import HeadOutputs
 from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
 from ccfnet_tf.network.calibration import Calibration
@@ -27,7 +26,7 @@ def some(draw: Draw, count: int, **options: Any) -> list[Evaluation]:
 
 
 def as_text(evaluation: Evaluation) -> str:
-    return json.dumps(to_json(evaluation), allow_nan=False)
+    return json.dumps(evaluation.to_json(), allow_nan=False)
 
 
 def assert_same(one: Evaluation, two: Evaluation) -> None:
@@ -217,7 +216,7 @@ def test_one_class_alone_is_said(draw: Draw) -> None:
     label, outputs = draw(4)
     assert Evaluation.of(label, outputs, TAXONOMY).warning is None
     alone = np.where(label == VOID, VOID, 1)
-    tree = to_json(Evaluation.of(alone, outputs, TAXONOMY))
+    tree = Evaluation.of(alone, outputs, TAXONOMY).to_json()
     assert tree["classes_in_labels"] == ["sea"]
     assert "The labels contain 'sea' alone" in tree["warning"]
 

@@ -7,7 +7,6 @@ import pytest
 
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
-from ccfnet_tf.evaluation.figures import to_json
 from ccfnet_tf.evaluation.shard_files import merge_shards, write_shard
 from ccfnet_tf.labels import Taxonomy, distinct_colours
 from tests.evaluation.conftest import Draw
@@ -34,7 +33,7 @@ def test_all_parts_are_the_whole(files: list[Path], draw: Draw) -> None:
     )
     assert [path.name for path in files] == [f"evaluation.{k}-of-3.json" for k in (1, 2, 3)]
     merged = merge_shards([files[2], files[0], files[1]], TAXONOMY, "w")
-    assert json.dumps(to_json(merged)) == json.dumps(to_json(whole))
+    assert json.dumps(merged.to_json()) == json.dumps(whole.to_json())
     assert merged.images.to_csv() == whole.images.to_csv()
     assert merged.images.to_npz() == whole.images.to_npz()
 

@@ -1,0 +1,105 @@
+"""`evaluate` on a toy network: its files, parts that add up, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccfnet_tf.cli import main as cli
+from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
+from ccfnet_tf.network import ccfnet
+from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.runs.checkpoint_file import write_arrays
+
+FILES = ("evaluation.json", "images.csv", "images.npz")
+COUNT = 5
+
+
+@pytest.fixture
+def run(toy: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder of a toy with random weights, whose test split has five images."""
+    monkeypatch.setattr(ccfnet, "build_ccfnet", lambda classes, **_: toy(classes))
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for folder in ("images", "masks"):
+            (tmp_path / "data" / part / folder).mkdir(parents=True)
+        for index in range(COUNT):
+            mask = rng.integers(0, 3, (4, 4 + index)).repeat(10, 0).repeat(10, 1).astype(np.uint8)
+            place = tmp_path / "data" / part
+            Image.fromarray(mask).save(place / "masks" / f"{index}.png")
+            image = Image.fromarray(mask * 90 + 30).convert("RGB")
+            image.save(place / "images" / f"{index}.png")
+    (tmp_path / "data" / "classes.txt").write_text("sky\ntree\nroad\n")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    data = DataConfig(format="folder", root=str(tmp_path / "data"), val_share=0.2)
+    config = RunConfig(data=data, model=ModelConfig(backbone="mobilenet_v2"))
+    (folder / "config.yaml").write_text(to_yaml(config))
+    classes = {"names": ["sky", "tree", "road"], "palette": [[0, 0, 9], [0, 9, 0], [9, 0, 0]]}
+    (folder / "classes.json").write_text(json.dumps(classes))
+    write_weights(folder, toy(3), seed=1)
+    return folder
+
+
+def write_weights(run: Path, model: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arrays = {
+        f"model/{key}": rng.normal(size=variable.shape).astype(np.float32) ** 2
+        for key, variable in named_variables(model).items()
+    }
+    write_arrays(run / "checkpoints" / "best.npz", arrays)
+
+
+def evaluate(run: Path, *options: str | Path) -> None:
+    assert cli.main(["evaluate", str(run), *map(str, options)]) == 0
+
+
+def contents(run: Path) -> list[bytes]:
+    return [(run / name).read_bytes() for name in FILES]
+
+
+def test_parts_give_the_bytes_of_the_whole(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(run)
+    whole = contents(run)
+    printed = capsys.readouterr().out
+    assert "test: 5 images" in printed
+    assert all(name in printed for name in FILES)
+    tree = json.loads(whole[0])
+    assert (tree["split"], tree["pictures"], tree["pixels"]) == ("test", 5, 400 * (4 * 5 + 10))
+    with (run / "images.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == COUNT
+
+    evaluate(run)  # a second time, from the files on
+    assert contents(run) == whole
+
+    for name in FILES:
+        (run / name).unlink()
+    for part in ("1/2", "2/2"):
+        evaluate(run, "--shard", part)
+        assert not any((run / name).exists() for name in FILES)
+    parts = [run / f"evaluation.{k}-of-2.json" for k in (2, 1)]
+    evaluate(run, "--merge", *parts)
+    assert contents(run) == whole
+
+
+def test_parts_of_other_weights_are_refused(
+    run: Path, toy: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(run, "--shard", "1/1")
+    write_weights(run, toy(3), seed=2)
+    assert cli.main(["evaluate", str(run), "--merge", str(run / "evaluation.1-of-1.json")]) == 2
+    assert "was made with other weights than the run has now" in capsys.readouterr().err
+    assert not (run / "evaluation.json").exists()
+
+
+def test_batch_has_no_effect_any_more(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(run, "--batch", "4", "--split", "train")
+    assert "note: --batch has no effect any more" in capsys.readouterr().err
+    assert json.loads((run / "evaluation.json").read_text())["split"] == "train"
