@@ -326,7 +326,7 @@ def _count_image(
     places = np.flatnonzero(label != VOID)
     truth = label.ravel()[places].astype(np.int64)
     ring = ring_of(label).ravel()[places]
-    predictions = np.zeros((len(PREDICTIONS), places.size), np.int64)
+    predictions = np.zeros((len(PREDICTIONS), places.size), np.int32)
     counts: Counts = {"class_reliability": np.zeros((classes, 3, RELIABILITY_BINS), np.int64)}
     sums = np.zeros(4, np.int64)
     for start in range(0, max(1, places.size), CHUNK):  # once for an image of void, too
@@ -340,7 +340,7 @@ def _count_image(
         for key, value in pixels.counts():
             counts[key] = counts[key] + value if key in counts else value
     counts["classes"] = _class_counts(truth, predictions, ring, classes)
-    predicted = np.full((len(PREDICTIONS), *label.shape), VOID)
+    predicted = np.full((len(PREDICTIONS), *label.shape), VOID, np.int32)
     predicted.reshape(len(PREDICTIONS), -1)[:, places] = predictions
     counts["boundary"] = boundary_counts(label, predicted, classes)
     coarse, refine = (

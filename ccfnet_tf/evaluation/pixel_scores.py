@@ -31,7 +31,7 @@ class HeadScores:
         logs: float32 [C, N]; log-probabilities.
         first: float32 [N]; the largest of them.
         second: float32 [N]; the next one, which may equal it.
-        label: int64 [N]; the class of the largest, the first of equals.
+        label: int32 [N]; the class of the largest, the first of equals.
     """
 
     logs: np.ndarray
@@ -48,7 +48,7 @@ class HeadScores:
         logs = np.maximum(logs, LEAST)
         first = logs[0].copy()
         second = np.full_like(first, LEAST)
-        label = np.zeros(first.size, np.int64)
+        label = np.zeros(first.size, np.int32)
         for index, row in enumerate(logs[1:], 1):
             np.maximum(second, np.minimum(row, first), out=second)
             np.copyto(label, index, where=row > first)
