@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.wrapping_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.datasets.audit.scan import check
 from ccfnet_tf.datasets.splits import read_parts, without_damage
 from ccfnet_tf.errors import EXIT_DONE, DataError
@@ -26,6 +27,8 @@ from ccfnet_tf.runs.run_folder import load_run, read_run, refuse_other_classes
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ccfnet_tf.inference.wrap import Wrapping
 
 FIX = {
     "test": "evaluate --split val, or put images in ROOT/test/{images,masks}",
@@ -44,6 +47,7 @@ def new_parser() -> Parser:
     parser.add_argument("run", help="run folder")
     parser.add_argument("--split", choices=["test", "val", "train"], default="test")
     parser.add_argument("--data.root", dest="root", help="where the data lie now")
+    add_wrapping_options(parser)
     parser.add_argument("--batch", help=SUPPRESS)  # goes with the next version
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument(
@@ -70,7 +74,14 @@ def main(args: list[str]) -> int:
     if options.merge:
         merge(run, [Path(each).expanduser() for each in options.merge], console)
     else:
-        measure(run, split=options.split, root=options.root, shard=options.shard, console=console)
+        measure(
+            run,
+            split=options.split,
+            root=options.root,
+            shard=options.shard,
+            wrapping=wrapping_of(options),
+            console=console,
+        )
     return EXIT_DONE
 
 
@@ -80,7 +91,8 @@ def measure(
     split: str,
     root: str | None,
     console: Console,
-    shard: tuple[int, int] | None = None,
+    shard: tuple[int, int] | None,
+    wrapping: Wrapping,
 ) -> None:
     """Evaluates a run, shows the tables, and writes `evaluation.json` and figures per image.
 
@@ -90,6 +102,7 @@ def measure(
         root: Where the data lie now, if they were moved.
         console: Where progress and tables are shown.
         shard: (K, N) evaluates the K-th of N parts and writes what `merge` adds up.
+        wrapping: Views and tiles of every image.
 
     Raises:
         CCFNetError: The run or its data cannot be used, or memory ran out.
@@ -100,6 +113,7 @@ def measure(
     start_tensorflow()
     from ccfnet_tf.evaluation.evaluate import evaluate
     from ccfnet_tf.inference.keras_network import KerasNetwork
+    from ccfnet_tf.inference.wrap import wrap
     from ccfnet_tf.training.data import say_left_out
 
     config = info.config
@@ -111,7 +125,7 @@ def measure(
         raise DataError(f"{data.root or parts.format}: has no {split} split; {FIX[split]}")
     first, step = shard or (1, 1)
     mine = samples[first - 1 :: step]
-    network = KerasNetwork(load_run(run), taxonomy=info.taxonomy)
+    network = wrap(KerasNetwork(load_run(run), taxonomy=info.taxonomy), wrapping)
     with new_progress(console) as bar:
         task = bar.add_task("checking labels", total=len(mine))
         seen = check(
@@ -130,6 +144,7 @@ def measure(
             samples,
             load,
             split=split,
+            wrapping=_described(wrapping),
             shard=(first, step),
             advance=lambda: bar.advance(task),
         )
@@ -170,6 +185,17 @@ def write_evaluation(run: Path, evaluation: Evaluation, console: Console) -> Non
     write_text(run / "evaluation.json", text + "\n")
     console.print(report(evaluation))
     console.print(f"written to {run}: evaluation.json, images.csv, images.npz")
+
+
+def _described(wrapping: Wrapping) -> str:
+    """Returns the options that a wrapping was made from; empty for none."""
+    words = []
+    if views := wrapping.augmentation:
+        scales = ",".join(f"{scale:g}" for scale in views.scales)
+        words += ["--tta", f"scales={scales}", *(["flip"] if views.flip else [])]
+    if tiling := wrapping.tiling:
+        words += ["--tile", str(tiling.side), "--overlap", f"{tiling.overlap:g}"]
+    return " ".join(words)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -31,6 +31,7 @@ def evaluate(
     load: Load,
     *,
     split: str = "test",
+    wrapping: str = "",
     calibration: Calibration = UNCALIBRATED,
     shard: tuple[int, int] = (1, 1),
     advance: Callable[[], None] = lambda: None,
@@ -42,6 +43,7 @@ def evaluate(
         samples: A split, such as `Parts.test`.
         load: Reads one of them, `Parts.load`; labels are of the network's classes.
         split: Its name, for the record.
+        wrapping: What `network` is wrapped in, for the record.
         calibration: Of the network; see `ccfnet_tf.network.calibration`.
         shard: (k, n) evaluates every n-th sample from the k-th on; the n parts add up to exactly
             what one pass over all samples gives.
@@ -69,6 +71,7 @@ def evaluate(
             taxonomy,
             calibration=calibration,
             split=split,
+            wrapping=wrapping,
             index=index,
             name=sample.name,
         )
@@ -78,7 +81,7 @@ def evaluate(
             yield part
             advance()
 
-    return Evaluation.total(parts(), taxonomy, split=split)
+    return Evaluation.total(parts(), taxonomy, split=split, wrapping=wrapping)
 
 
 def _pipelined(

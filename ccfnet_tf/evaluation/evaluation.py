@@ -75,6 +75,7 @@ class Evaluation:
     Attributes:
         taxonomy: The C classes.
         split: Which part of the data.
+        wrapping: The options of `evaluate` that change what the network predicts; may be empty.
         counts: int64 arrays:
             `classes` [RINGS, len(PREDICTIONS), 3, C], `ClassCounts` in each ring around boundaries;
             `boundary` [len(PREDICTIONS), 3, C], `ClassCounts` of Boundary IoU;
@@ -89,14 +90,15 @@ class Evaluation:
 
     taxonomy: Taxonomy
     split: str
+    wrapping: str
     counts: Counts
     images: ImageTable
 
     @classmethod
-    def empty(cls, taxonomy: Taxonomy, *, split: str = "test") -> Evaluation:
+    def empty(cls, taxonomy: Taxonomy, *, split: str = "test", wrapping: str = "") -> Evaluation:
         """Returns the state before the first image."""
         counts = {key: np.zeros(shape, np.int64) for key, shape in _shapes(taxonomy)}
-        return cls(taxonomy, split, counts, ImageTable.joined([]))
+        return cls(taxonomy, split, wrapping, counts, ImageTable.joined([]))
 
     @classmethod
     def of(
@@ -107,6 +109,7 @@ class Evaluation:
         *,
         calibration: Calibration = UNCALIBRATED,
         split: str = "test",
+        wrapping: str = "",
         index: int = 0,
         name: str = "",
     ) -> Evaluation:
@@ -118,6 +121,7 @@ class Evaluation:
             taxonomy: The C classes.
             calibration: Applied to probabilities, difficulty, risk and attention; not to labels.
             split: Which part of the data.
+            wrapping: As the attribute.
             index: Place of the image in the split.
             name: Of the image.
 
@@ -128,35 +132,45 @@ class Evaluation:
         """
         _refuse_other_shapes(label, outputs, len(taxonomy.names))
         counts, images = _count_image(label, outputs, calibration, index, name)
-        return cls(taxonomy, split, counts, images)
+        return cls(taxonomy, split, wrapping, counts, images)
 
     @classmethod
     def total(
-        cls, parts: Iterable[Evaluation], taxonomy: Taxonomy, *, split: str = "test"
+        cls,
+        parts: Iterable[Evaluation],
+        taxonomy: Taxonomy,
+        *,
+        split: str = "test",
+        wrapping: str = "",
     ) -> Evaluation:
         """Adds up parts, one at a time.
 
         Raises:
-            ValueError: A part is of other classes or another split, or an image is in two parts.
+            ValueError: A part is of other classes, another split or another wrapping, or an image
+                is in two parts.
         """
-        counts = cls.empty(taxonomy, split=split).counts
+        counts = cls.empty(taxonomy).counts
         tables = []
         for part in parts:
-            if part.taxonomy != taxonomy or part.split != split:
-                raise ValueError("evaluations of different classes or splits do not add up")
+            if (part.taxonomy, part.split, part.wrapping) != (taxonomy, split, wrapping):
+                raise ValueError(
+                    "evaluations of different classes, splits or wrappings do not add up"
+                )
             for key, value in part.counts.items():
                 counts[key] += value
             tables.append(part.images)
-        return cls(taxonomy, split, counts, ImageTable.joined(tables))
+        return cls(taxonomy, split, wrapping, counts, ImageTable.joined(tables))
 
     def merge(self, other: Evaluation) -> Evaluation:
         """Returns the state of both parts together; errors as in `total`."""
-        return Evaluation.total([self, other], self.taxonomy, split=self.split)
+        options = {"split": self.split, "wrapping": self.wrapping}
+        return Evaluation.total([self, other], self.taxonomy, **options)
 
     def to_state(self) -> dict[str, Any]:
         """Returns everything as a tree for JSON, from which `from_state` makes the same again."""
         return {
             "split": self.split,
+            "wrapping": self.wrapping,
             "classes": list(self.taxonomy.names),
             "counts": {key: pack(value) for key, value in self.counts.items()},
             "images": {
@@ -178,8 +192,8 @@ class Evaluation:
             ValueError: Something is missing, damaged, or of other classes.
         """
         try:
-            split, classes, packed, images = (
-                tree[key] for key in ("split", "classes", "counts", "images")
+            split, wrapping, classes, packed, images = (
+                tree[key] for key in ("split", "wrapping", "classes", "counts", "images")
             )
             names, numbers, cells = (images[key] for key in ("names", "numbers", "cells"))
             if classes != list(taxonomy.names):
@@ -195,7 +209,7 @@ class Evaluation:
         highest = max(int(rows[:, 1:3].max(initial=0)) for rows in table.cells.values())
         if highest >= len(taxonomy.names):
             raise ValueError(f"a cell is of class {highest}")
-        return cls(taxonomy, str(split), counts, table)
+        return cls(taxonomy, str(split), str(wrapping), counts, table)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of `evaluation.json`, as docs/evaluation.md describes it."""

@@ -23,6 +23,7 @@ def to_json(evaluation: Evaluation) -> Tree:
     }
     return {
         "split": evaluation.split,
+        **({"wrapping": evaluation.wrapping} if evaluation.wrapping else {}),
         "pictures": evaluation.pictures,
         "pixels": evaluation.classes("refine").pixels,
         "classes_in_labels": list(evaluation.shown),

@@ -62,7 +62,8 @@ def merge_shards(paths: Sequence[Path], taxonomy: Taxonomy, weights: str) -> Eva
         parts.append(part)
     _refuse_missing(shards)
     try:
-        return Evaluation.total(parts, taxonomy, split=parts[0].split)
+        first = parts[0]
+        return Evaluation.total(parts, taxonomy, split=first.split, wrapping=first.wrapping)
     except ValueError as error:
         raise DataError(f"{path} and the other parts: {error}: evaluate them again") from error
 

@@ -56,7 +56,8 @@ def summary_table(evaluation: Evaluation) -> Table:
     """Returns pixel accuracy, class accuracy, mean IoU and Boundary IoU of the predictions."""
     pictures = f"{evaluation.pictures} image{'' if evaluation.pictures == 1 else 's'}"
     size = f"{pictures}, {evaluation.classes('refine').pixels:,} labelled pixels"
-    table = _table(f"{evaluation.split}: {size}", "prediction %")
+    wrapping = f", {evaluation.wrapping}" if evaluation.wrapping else ""
+    table = _table(f"{evaluation.split}{wrapping}: {size}", "prediction %")
     for name in ("pixel accuracy", "class accuracy", "mean IoU", "Boundary IoU"):
         table.add_column(name, justify="right")
     for name in PREDICTIONS:

@@ -89,6 +89,19 @@ def test_parts_give_the_bytes_of_the_whole(run: Path, capsys: pytest.CaptureFixt
     assert contents(run) == whole
 
 
+def test_views_and_tiles_are_measured_and_recorded(run: Path) -> None:
+    evaluate(run)
+    plain = json.loads((run / "evaluation.json").read_text())
+    evaluate(run, "--tile", "32", "--tta", "scales=1,1.5", "flip")
+    tree = json.loads((run / "evaluation.json").read_text())
+    assert "wrapping" not in plain
+    assert tree["wrapping"] == "--tta scales=1,1.5 flip --tile 32 --overlap 0.25"
+    assert tree["pixels"] == plain["pixels"]
+    assert tree["scores"] != plain["scores"]
+    evaluate(run, "--tile", "500")  # larger than every image
+    assert json.loads((run / "evaluation.json").read_text())["scores"] == plain["scores"]
+
+
 def test_parts_of_other_weights_are_refused(
     run: Path, toy: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

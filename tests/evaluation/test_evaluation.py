@@ -142,6 +142,8 @@ def test_what_does_not_add_up(draw: Draw) -> None:
     (one,) = some(draw, 1)
     with pytest.raises(ValueError, match="do not add up"):
         one.merge(Evaluation.empty(TAXONOMY, split="val"))
+    with pytest.raises(ValueError, match="do not add up"):
+        one.merge(Evaluation.empty(TAXONOMY, wrapping="--tta flip"))
     with pytest.raises(ValueError, match="image 'image 0' is in more than one part"):
         one.merge(one)
 
