@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ccfnet_tf.cli.evaluate import checked_load
 from ccfnet_tf.cli.parser import Parser
 from ccfnet_tf.datasets.splits import read_parts
 from ccfnet_tf.errors import EXIT_DONE, DataError
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
-from ccfnet_tf.runs.calibration_file import write_calibration
+from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text
+from ccfnet_tf.runs.run_files import write_text
 from ccfnet_tf.runs.run_folder import read_run, refuse_other_classes
 
 if TYPE_CHECKING:
@@ -61,8 +63,9 @@ def main(args: list[str]) -> int:
     console = new_console()
     network = KerasNetwork(run)
     with new_progress(console) as bar:
+        load = checked_load(parts.val, parts, data, bar)
         task = bar.add_task("validation", total=len(parts.val))
-        pixels = sample_pixels(network, parts.val, parts.load, advance=lambda: bar.advance(task))
+        pixels = sample_pixels(network, parts.val, load, advance=lambda: bar.advance(task))
         task = bar.add_task("fitting", total=None)
         fit = fit_calibration(pixels, options.method)
     measured = {
@@ -72,7 +75,8 @@ def main(args: list[str]) -> int:
         "before": fit.before,
         "after": fit.after,
     }
-    path = write_calibration(info, checkpoint, fit.calibration, measured)
+    path = run / CALIBRATION
+    write_text(path, calibration_text(checkpoint, fit.calibration, measured))
     console.print(_table(fit, len(parts.val)))
     console.print(f"written to {path}; measure it on the test split: ccfnet-tf evaluate {run}")
     return EXIT_DONE

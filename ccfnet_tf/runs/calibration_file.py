@@ -8,31 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ccfnet_tf.errors import RunError
+from ccfnet_tf.errors import RunError, first_line
 from ccfnet_tf.io.yaml_json import parse_json
 from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
-from ccfnet_tf.runs.run_files import write_text
-from ccfnet_tf.runs.run_folder import RunInfo
 
 CALIBRATION = "calibration.json"
 
 _FIX = "run `ccfnet-tf calibrate` again, or remove the file"
 
 
-def write_calibration(
-    run: RunInfo, checkpoint: Path, calibration: Calibration, measured: dict[str, Any]
-) -> Path:
-    """Writes `calibration.json` into the run; returns its path.
+def calibration_text(checkpoint: Path, calibration: Calibration, measured: dict[str, Any]) -> str:
+    """Returns the content of `calibration.json`.
 
     Args:
-        run: The run.
         checkpoint: The file whose weights were calibrated.
         calibration: What was fitted.
-        measured: What the fit was made from and the figures before and after, for the record.
+        measured: What it was fitted to, and the figures before and after, for the record.
     """
     tree = {
         "checkpoint": checkpoint.name,
@@ -40,43 +35,43 @@ def write_calibration(
         **asdict(calibration),
         "measured": measured,
     }
-    path = run.path / CALIBRATION
-    write_text(path, json.dumps(tree, indent=1) + "\n")
-    return path
+    return json.dumps(tree, indent=1) + "\n"
 
 
-def read_calibration(run: RunInfo, checkpoint: Path) -> Calibration:
+def read_calibration(run: Path, checkpoint: Path, *, classes: int) -> Calibration:
     """Returns the calibration of a checkpoint; `UNCALIBRATED` where the run has none for it.
 
     Args:
-        run: The run.
+        run: The run folder.
         checkpoint: The file that weights are read from.
+        classes: Number of classes of the network.
 
     Raises:
         RunError: The file cannot be read, or the checkpoint was written after the calibration.
     """
-    path = run.path / CALIBRATION
+    path = run / CALIBRATION
     if not path.is_file():
         return UNCALIBRATED
     try:
         tree = parse_json(path.read_text(encoding="utf-8"))
         name, digest = str(tree["checkpoint"]), str(tree["sha256"])
-        calibration = _calibration(tree, classes=len(run.taxonomy.names))
+        calibration = _calibration(tree, classes)
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: not a calibration ({error}): {_FIX}") from error
+        raise RunError(f"{path}: not a calibration ({first_line(error)}): {_FIX}") from error
     if name != checkpoint.name:
-        return UNCALIBRATED  # the user asked for the weights of another checkpoint
+        return UNCALIBRATED  # another checkpoint of the run was asked for
     if digest != _digest(checkpoint):
         raise RunError(f"{path}: {name} was written again after it was calibrated: {_FIX}")
     return calibration
 
 
-def _calibration(tree: dict[str, Any], *, classes: int) -> Calibration:
+def _calibration(tree: dict[str, Any], classes: int) -> Calibration:
     """Returns the calibration; raises KeyError, TypeError or ValueError where a value is wrong."""
     scale, bias = _numbers(tree["scale"]), _numbers(tree["bias"])
     if len(scale) not in (1, classes) or len(bias) not in (0, classes):
-        raise ValueError(f"scale has {len(scale)} and bias {len(bias)} values for {classes} classes")
-    attention_scale, attention_bias = _numbers([tree[field.name] for field in fields(Calibration)[2:]])
+        raise ValueError(f"{len(scale)} scales and {len(bias)} biases for {classes} classes")
+    attention = [tree["attention_scale"], tree["attention_bias"]]
+    attention_scale, attention_bias = _numbers(attention)
     if min(*scale, attention_scale) <= 0:
         raise ValueError("a scale is not above 0")
     return Calibration(scale, bias, attention_scale, attention_bias)
