@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from argparse import SUPPRESS, ArgumentTypeError
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,8 +28,13 @@ from ccfnet_tf.runs.run_folder import load_run, read_run, refuse_other_classes
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
+    from ccfnet_tf.config import DataConfig
+    from ccfnet_tf.datasets.base import Load
+    from ccfnet_tf.datasets.splits import Parts
     from ccfnet_tf.inference.wrap import Wrapping
+    from ccfnet_tf.labels import Sample
 
 FIX = {
     "test": "evaluate --split val, or put images in ROOT/test/{images,masks}",
@@ -109,12 +115,12 @@ def measure(
     """
     info = read_run(run)
     refuse_unwritable(run, "copy of the run")  # before TensorFlow is waited for
-    weights = weights_digest(info.checkpoint())
+    calibration = info.calibration()
+    weights = weights_digest(info.checkpoint(), calibration)
     start_tensorflow()
     from ccfnet_tf.evaluation.evaluate import evaluate
     from ccfnet_tf.inference.keras_network import KerasNetwork
     from ccfnet_tf.inference.wrap import wrap
-    from ccfnet_tf.training.data import say_left_out
 
     config = info.config
     data = config.data if root is None else replace(config.data, root=root)
@@ -127,17 +133,7 @@ def measure(
     mine = samples[first - 1 :: step]
     network = wrap(KerasNetwork(load_run(run), taxonomy=info.taxonomy), wrapping)
     with new_progress(console) as bar:
-        task = bar.add_task("checking labels", total=len(mine))
-        seen = check(
-            mine,
-            parts.load,
-            len(parts.taxonomy.names),
-            leave_out=data.damaged_records == "skip",
-            workers=data.workers,
-            advance=lambda: bar.advance(task),
-        )
-        say_left_out(seen.damaged, console)
-        load = without_damage(parts.load) if seen.damaged else parts.load
+        load = checked_load(mine, parts, data, bar)
         task = bar.add_task(f"evaluating {split}", total=len(mine))
         evaluation = evaluate(
             network,
@@ -145,6 +141,7 @@ def measure(
             load,
             split=split,
             wrapping=_described(wrapping),
+            calibration=calibration,
             shard=(first, step),
             advance=lambda: bar.advance(task),
         )
@@ -153,6 +150,27 @@ def measure(
     else:
         path = write_shard(run, evaluation, shard, weights)
         console.print(f"written to {path}; with all parts: evaluate {run} --merge FILE...")
+
+
+def checked_load(samples: Sequence[Sample], parts: Parts, data: DataConfig, bar: Progress) -> Load:
+    """Checks every image and label of a split; returns what reads those that can be used.
+
+    Raises:
+        DataError: One is damaged, unless `data.damaged_records` is `skip`; then it is reported.
+    """
+    from ccfnet_tf.training.data import say_left_out
+
+    task = bar.add_task("checking labels", total=len(samples))
+    checked = check(
+        samples,
+        parts.load,
+        len(parts.taxonomy.names),
+        leave_out=data.damaged_records == "skip",
+        workers=data.workers,
+        advance=lambda: bar.advance(task),
+    )
+    say_left_out(checked.damaged, bar.console)
+    return without_damage(parts.load) if checked.damaged else parts.load
 
 
 def merge(run: Path, files: list[Path], console: Console) -> None:
@@ -168,7 +186,8 @@ def merge(run: Path, files: list[Path], console: Console) -> None:
     """
     info = read_run(run)
     refuse_unwritable(run, "copy of the run")
-    evaluation = merge_shards(files, info.taxonomy, weights_digest(info.checkpoint()))
+    weights = weights_digest(info.checkpoint(), info.calibration())
+    evaluation = merge_shards(files, info.taxonomy, weights)
     write_evaluation(run, evaluation, console)
 
 

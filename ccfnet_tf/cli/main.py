@@ -39,6 +39,7 @@ from ccfnet_tf.io.verbosity import QUIET
 VERBS = (
     "fit",
     "evaluate",
+    "calibrate",
     "predict",
     "crossval",
     "data",
@@ -56,6 +57,7 @@ CCFNet: semantic segmentation with a map of where the prediction may be wrong.
 
   fit        train a network; without options, a demo on synthetic scenes
   evaluate   compute accuracy, mean IoU and the quality of the difficulty map of a run
+  calibrate  make the probabilities of a run agree with how often it is wrong
   predict    segment images, folders and videos with a run, an exported file or a server
   crossval   train and evaluate every fold of a data set
   data       check, summarize, show, split and convert data sets

@@ -1,7 +1,7 @@
 """Parts of an evaluation that were made apart, in files: `evaluate --shard` and `--merge`.
 
-evaluation.K-of-N.json holds {"shard": [K, N], "weights": digest of the checkpoint, "evaluation":
-what `Evaluation.to_state` returns}.
+evaluation.K-of-N.json holds {"shard": [K, N], "weights": digest of weights and calibration,
+"evaluation": what `Evaluation.to_state` returns}.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.io.json_files import read_json
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration import Calibration
 from ccfnet_tf.runs.run_files import write_text
 
 Shard = tuple[int, int]
 """(K, N): the K-th of N parts, from 1."""
 
 
-def weights_digest(checkpoint: Path) -> str:
-    """Returns a digest of a checkpoint's bytes."""
+def weights_digest(checkpoint: Path, calibration: Calibration) -> str:
+    """Returns a digest of a checkpoint's bytes and of its calibration."""
     with checkpoint.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+        digest = hashlib.file_digest(file, "blake2b")
+    digest.update(repr(calibration).encode())
+    return digest.hexdigest()[:32]
 
 
 def write_shard(folder: Path, evaluation: Evaluation, shard: Shard, weights: str) -> Path:
@@ -75,7 +78,8 @@ def _read_shard(path: Path, taxonomy: Taxonomy, weights: str) -> tuple[Shard, Ev
         raise DataError(f"{path}: not a part of an evaluation, as `evaluate --shard` writes it")
     if tree.get("weights") != weights:
         raise DataError(
-            f"{path}: was made with other weights than the run has now: evaluate that part again"
+            f"{path}: was made with other weights or another calibration than the run has now: "
+            "evaluate that part again"
         )
     try:
         return (shard[0], shard[1]), Evaluation.from_state(tree.get("evaluation"), taxonomy)

@@ -4,6 +4,7 @@ RUN/config.yaml                 the resolved configuration
 RUN/classes.json                {"names": [...], "palette": [[r, g, b], ...]}
 RUN/picture_sizes.json          {"largest": [height, width], "pictures": N} of the training split
 RUN/checkpoints/{best,last,previous}.npz
+RUN/calibration.json            the calibration of a checkpoint, where `calibrate` was run
 RUN/lists/, RUN/label_map.yaml  copies of data.lists and data.label_map, if they are set
 """
 
@@ -18,6 +19,8 @@ from ccfnet_tf.config import DataConfig, RunConfig, from_yaml
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.io.yaml_json import parse_json
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration import Calibration
+from ccfnet_tf.runs.calibration_file import read_calibration
 from ccfnet_tf.runs.checkpoint_file import MODEL, assign_model, read_arrays
 
 if TYPE_CHECKING:
@@ -69,6 +72,15 @@ class RunInfo:
         if which is not None and which not in self.checkpoints:
             raise RunError(f"{folder}: no {which}.npz; there is {self.checkpoints[0]}.npz")
         return folder / f"{which or self.checkpoints[0]}.npz"
+
+    def calibration(self, which: Checkpoint | None = None) -> Calibration:
+        """Returns the calibration of a checkpoint, chosen as in `checkpoint`.
+
+        Raises:
+            RunError: There is no such checkpoint, or it was written after its calibration.
+        """
+        classes = len(self.taxonomy.names)
+        return read_calibration(self.path, self.checkpoint(which), classes=classes)
 
 
 def read_run(path: str | Path) -> RunInfo:

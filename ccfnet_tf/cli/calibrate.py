@@ -1,0 +1,101 @@
+"""`ccfnet-tf calibrate`: make the probabilities of a run come true on its validation split."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ccfnet_tf.cli.evaluate import checked_load
+from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.datasets.splits import read_parts
+from ccfnet_tf.errors import EXIT_DONE, DataError
+from ccfnet_tf.io.console import new_console, new_progress
+from ccfnet_tf.io.new_folder import refuse_unwritable
+from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
+from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text
+from ccfnet_tf.runs.run_files import write_text
+from ccfnet_tf.runs.run_folder import read_run, refuse_other_classes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ccfnet_tf.evaluation.calibrate import Fit
+
+METHODS = ("temperature", "vector")
+
+
+def new_parser() -> Parser:
+    """Returns the parser of this verb."""
+    parser = Parser(
+        prog="ccfnet-tf calibrate",
+        description="Fit a temperature for the final probabilities, and a scale and bias for "
+        "attention, on the validation split. No label changes. Writes calibration.json in the run, "
+        "which predict, evaluate, serve and export then use.",
+    )
+    parser.add_argument("run", help="run folder")
+    method = "vector fits a factor and a bias for each class (default: %(default)s)"
+    parser.add_argument("--method", choices=METHODS, default="temperature", help=method)
+    parser.add_argument("--data.root", dest="root", help="where the data are stored now")
+    return parser
+
+
+def main(args: list[str]) -> int:
+    """Calibrates a run; returns the exit code."""
+    options = new_parser().parse_args(args)
+    run = Path(options.run).expanduser()
+    info = read_run(run)
+    checkpoint = info.checkpoint()
+    refuse_unwritable(run, "copy of the run")  # before TensorFlow is waited for
+    config = info.config
+    data = config.data if options.root is None else replace(config.data, root=options.root)
+    parts = read_parts(data, config.seed)
+    refuse_other_classes(parts.taxonomy, info)
+    if not parts.val:
+        raise DataError(
+            f"{data.root or parts.format}: has no validation split to calibrate on; train with "
+            "data.val_share above 0"
+        )
+    start_tensorflow()
+    from ccfnet_tf.evaluation.calibrate import fit_calibration, sample_pixels
+    from ccfnet_tf.inference.keras_network import KerasNetwork
+
+    console = new_console()
+    network = KerasNetwork(run)
+    with new_progress(console) as bar:
+        load = checked_load(parts.val, parts, data, bar)
+        task = bar.add_task("validation", total=len(parts.val))
+        pixels = sample_pixels(network, parts.val, load, advance=lambda: bar.advance(task))
+        task = bar.add_task("fitting", total=None)
+        fit = fit_calibration(pixels, options.method)
+    measured = {
+        "split": "val",
+        "images": len(parts.val),
+        "pixels": fit.pixels,
+        "before": fit.before,
+        "after": fit.after,
+    }
+    path = run / CALIBRATION
+    write_text(path, calibration_text(checkpoint, fit.calibration, measured))
+    console.print(_table(fit, len(parts.val)))
+    console.print(f"written to {path}; measure it on the test split: ccfnet-tf evaluate {run}")
+    return EXIT_DONE
+
+
+def _table(fit: Fit, images: int) -> Table:
+    from rich.table import Table
+
+    title = f"{images} images of the validation split, {fit.pixels:,} pixels"
+    table = Table(title=title)
+    for name in ("", "before", "after"):
+        table.add_column(name, justify="left" if not name else "right")
+    for key, name in {
+        "attention": "calibration error of attention",
+        "difficulty": "calibration error of difficulty",
+        "risk": "calibration error of risk",
+    }.items():
+        table.add_row(name, *(f"{100 * each[key]:.2f} %" for each in (fit.before, fit.after)))
+    table.add_row("negative log-likelihood", f"{fit.before['nll']:.4f}", f"{fit.after['nll']:.4f}")
+    if len(fit.calibration.scale) == 1:
+        table.add_row("temperature", "1", f"{1 / fit.calibration.scale[0]:.3f}")
+    return table

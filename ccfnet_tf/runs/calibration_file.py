@@ -1,0 +1,93 @@
+"""`calibration.json` of a run: the calibration of one checkpoint.
+
+It holds the checkpoint's name and SHA-256, so that a calibration is never applied to other weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ccfnet_tf.errors import RunError, first_line
+from ccfnet_tf.io.yaml_json import parse_json
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+
+CALIBRATION = "calibration.json"
+
+_FIX = "run `ccfnet-tf calibrate` again, or remove the file"
+
+
+def calibration_text(checkpoint: Path, calibration: Calibration, measured: dict[str, Any]) -> str:
+    """Returns the content of `calibration.json`.
+
+    Args:
+        checkpoint: The file whose weights were calibrated.
+        calibration: What was fitted.
+        measured: What it was fitted to, and the figures before and after, for the record.
+    """
+    tree = {
+        "checkpoint": checkpoint.name,
+        "sha256": _digest(checkpoint),
+        **asdict(calibration),
+        "measured": measured,
+    }
+    return json.dumps(tree, indent=1) + "\n"
+
+
+def read_calibration(run: Path, checkpoint: Path, *, classes: int) -> Calibration:
+    """Returns the calibration of a checkpoint; `UNCALIBRATED` where the run has none for it.
+
+    Args:
+        run: The run folder.
+        checkpoint: The file that weights are read from.
+        classes: Number of classes of the network.
+
+    Raises:
+        RunError: The file cannot be read, or the checkpoint was written after the calibration.
+    """
+    path = run / CALIBRATION
+    if not path.is_file():
+        return UNCALIBRATED
+    try:
+        tree = parse_json(path.read_text(encoding="utf-8"))
+        name, digest = str(tree["checkpoint"]), str(tree["sha256"])
+        calibration = _calibration(tree, classes)
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: not a calibration ({first_line(error)}): {_FIX}") from error
+    if name != checkpoint.name:
+        return UNCALIBRATED  # another checkpoint of the run was asked for
+    if digest != _digest(checkpoint):
+        raise RunError(f"{path}: {name} was written again after it was calibrated: {_FIX}")
+    return calibration
+
+
+def _calibration(tree: dict[str, Any], classes: int) -> Calibration:
+    """Returns the calibration; raises KeyError, TypeError or ValueError where a value is wrong."""
+    scale, bias = _numbers(tree["scale"]), _numbers(tree["bias"])
+    if len(scale) not in (1, classes) or len(bias) not in (0, classes):
+        raise ValueError(f"{len(scale)} scales and {len(bias)} biases for {classes} classes")
+    attention = [tree["attention_scale"], tree["attention_bias"]]
+    attention_scale, attention_bias = _numbers(attention)
+    if min(*scale, attention_scale) <= 0:
+        raise ValueError("a scale is not above 0")
+    return Calibration(scale, bias, attention_scale, attention_bias)
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    if not isinstance(values, list) or not all(type(each) in (int, float) for each in values):
+        raise TypeError("expected a list of numbers")
+    if not all(math.isfinite(each) for each in values):
+        raise ValueError("a number is not finite")
+    return tuple(float(each) for each in values)
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error})") from error

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccfnet_tf.errors import RunError
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text, read_calibration
+
+VECTOR = Calibration((0.5, 1.5), (0.25, -1.0), 0.7, -0.3)
+
+
+@pytest.fixture
+def best(tmp_path: Path) -> Path:
+    path = tmp_path / "best.npz"
+    path.write_bytes(b"weights")
+    return path
+
+
+def read(best: Path) -> Calibration:
+    return read_calibration(best.parent, best, classes=2)
+
+
+def write(best: Path, **changes: Any) -> None:
+    tree = json.loads(calibration_text(best, VECTOR, {"split": "val"}))
+    (best.parent / CALIBRATION).write_text(json.dumps(tree | changes))
+
+
+def test_a_calibration_is_read_back(best: Path) -> None:
+    assert read(best) == UNCALIBRATED
+    write(best)
+    assert read(best) == VECTOR
+    assert json.loads((best.parent / CALIBRATION).read_text())["measured"] == {"split": "val"}
+
+
+def test_it_is_not_applied_to_other_weights(best: Path) -> None:
+    write(best)
+    last = best.with_name("last.npz")
+    last.write_bytes(b"other weights")
+    assert read(last) == UNCALIBRATED  # another checkpoint, which nobody calibrated
+    best.write_bytes(b"trained on")
+    with pytest.raises(RunError, match=r"best.npz was written again .* run `ccfnet-tf calibrate`"):
+        read(best)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scale": [1.0, 2.0, 3.0]},
+        {"scale": [0.0]},
+        {"scale": []},
+        {"scale": 1.0},
+        {"scale": [True]},
+        {"bias": [1.0]},
+        {"bias": ["1", "2"]},
+        {"attention_scale": -1.0},
+        {"attention_bias": None},
+        {"attention_bias": 1e999},
+        {"sha256": None},
+    ],
+)
+def test_a_damaged_file_is_one_line(best: Path, changes: dict[str, Any]) -> None:
+    write(best, **changes)
+    with pytest.raises(RunError, match=r"calibration.json: .*run `ccfnet-tf calibrate`") as caught:
+        read(best)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"checkpoint": "best.npz"}', "null", "{" * 99])
+def test_what_is_no_calibration_is_one_line(best: Path, text: str) -> None:
+    (best.parent / CALIBRATION).write_text(text)
+    with pytest.raises(RunError, match=r"calibration.json: not a calibration") as caught:
+        read(best)
+    assert "\n" not in str(caught.value)
