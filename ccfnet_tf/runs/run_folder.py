@@ -22,6 +22,7 @@ from ccfnet_tf.runs.checkpoint_file import MODEL, assign_model, read_arrays
 
 if TYPE_CHECKING:
     from ccfnet_tf.config import ComputeType
+    from ccfnet_tf.network.calibration import Calibration
     from ccfnet_tf.network.model import CCFNet
 
 Checkpoint = Literal["best", "last"]
@@ -69,6 +70,12 @@ class RunInfo:
         if which is not None and which not in self.checkpoints:
             raise RunError(f"{folder}: no {which}.npz; there is {self.checkpoints[0]}.npz")
         return folder / f"{which or self.checkpoints[0]}.npz"
+
+    def calibration(self, which: Checkpoint | None = None) -> Calibration:
+        """Returns the calibration of a checkpoint, by default of the one that is used."""
+        from ccfnet_tf.network.calibration import UNCALIBRATED
+
+        return UNCALIBRATED
 
 
 def read_run(path: str | Path) -> RunInfo:
