@@ -74,11 +74,13 @@ def enlarged(prediction: Prediction | Maps, size: tuple[int, int]) -> Maps:
     the largest. This gives smooth outlines and needs memory for a few maps only.
     """
     across = size[::-1]
-    maps = [cv2.resize(getattr(prediction, name).astype(np.float32), across) for name in MAPS]
+    attention, difficulty, risk = (
+        cv2.resize(getattr(prediction, name).astype(np.float32), across) for name in MAPS
+    )
     if not isinstance(prediction, Prediction):
         small = prediction.labels.astype(np.uint16)
         labels = cv2.resize(small, across, interpolation=cv2.INTER_NEAREST)
-        return Maps(labels.astype(np.int32), *maps)
+        return Maps(labels.astype(np.int32), attention, difficulty, risk)
     largest = np.full(size, -1.0, np.float32)
     labels = np.zeros(size, np.int32)
     for index in range(prediction.probabilities.shape[-1]):
@@ -86,4 +88,4 @@ def enlarged(prediction: Prediction | Maps, size: tuple[int, int]) -> Maps:
         better = values > largest
         labels[better] = index
         np.maximum(largest, values, out=largest)
-    return Maps(labels, *maps)
+    return Maps(labels, attention, difficulty, 1 - largest)

@@ -131,7 +131,7 @@ def _prediction(predictions: dict[str, np.ndarray], fitted: Fitted) -> Predictio
     attention, difficulty, risk = (unfit(predictions[name], fitted) for name in MAPS)
     probabilities = unfit(predictions["probabilities"], fitted)
     if fitted.used != fitted.original:  # enlarged probabilities have smoother outlines than labels
-        labels = probabilities.argmax(-1).astype(np.int32)
+        labels, risk = probabilities.argmax(-1).astype(np.int32), 1 - probabilities.max(-1)
     return Prediction(labels, attention, difficulty, risk, probabilities)
 
 

@@ -67,7 +67,11 @@ def test_a_file_is_calibrated_as_keras_is(
     picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
     found = export(model, tmp_path).predict(picture)
     plain = KerasNetwork(model).predict(picture)
-    expected = KerasNetwork(model, calibration=CALIBRATION).predict(picture)
+    calibrated = KerasNetwork(model, calibration=CALIBRATION)
+    expected = calibrated.predict(picture)
+    again = calibrated.prediction(calibrated.head_outputs(picture))
+    for one, other in zip(again, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
     assert (expected.probabilities.argmax(-1) != plain.labels).any()
     np.testing.assert_array_equal(found.labels, plain.labels)
     for name in MAPS:
