@@ -45,10 +45,13 @@ def write_network(folder: Path, *, labels: bool = False, batch: int = 1) -> Path
         scores = tf.concat([images / 16.0, tf.fill([batch, *SIZE, 1], 4.0)], -1)
         probabilities = tf.nn.softmax(scores)
         hard = 1.0 - tf.reduce_max(probabilities, -1)
-        if not labels:
-            return {"probabilities": probabilities, "difficulty": hard}
         best = tf.cast(tf.argmax(probabilities, -1, output_type=tf.int32), tf.uint8)
-        return {"labels": best, "difficulty": tf.cast(255.0 * hard + 0.5, tf.uint8)}
+        # Not three times the same tensor: the converter would make one output of them.
+        maps = {"attention": hard / 2.0, "difficulty": hard, "risk": hard / 4.0}
+        if not labels:
+            return {"labels": best, "probabilities": probabilities, **maps}
+        stored = {name: tf.cast(255.0 * each + 0.5, tf.uint8) for name, each in maps.items()}
+        return {"labels": best, **stored}
 
     module = tf.Module()
     spec = tf.TensorSpec([batch, *SIZE, 3], tf.float32, name="images")
@@ -63,6 +66,7 @@ def write_network(folder: Path, *, labels: bool = False, batch: int = 1) -> Path
         "classes": NAMES,
         "palette": PALETTE,
         "options": {"size": f"{SIZE[0]}x{SIZE[1]}"},
+        "calibration": {},
         "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()},
     }
     (folder / "export.json").write_text(json.dumps(manifest))
@@ -112,14 +116,15 @@ def test_outputs_have_the_size_of_the_input(
     result = runner.Network(path, path.read_bytes(), cpu=True, threads=1)
     image = scene(*shape)
     result.choose(image)
-    labels, difficulty = result.answer(image)
+    labels, *maps = result.answer(image)
     expected = np.where(image[..., 2] > 0, 0, 1)
-    assert labels.shape == difficulty.shape == shape
+    assert {each.shape for each in (labels, *maps)} == {shape}
     inside = np.ones(shape, bool)  # A resized edge may be off by one or two pixels.
     if shape[0] > SIZE[0] or shape[1] > SIZE[1]:
         inside[:, max(0, shape[1] // 2 - 4) : shape[1] // 2 + 4] = False
     np.testing.assert_array_equal(labels[inside], expected[inside])
-    assert difficulty[inside].max(initial=0.0) < 0.01
+    for each in maps:
+        assert each[inside].max(initial=0.0) < 0.01
 
 
 def test_red_is_red(network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +147,9 @@ def test_the_inset_shows_the_difficulty() -> None:
     classes = runner.Classes(NAMES, np.array(PALETTE, np.uint8))
     labels, difficulty = np.zeros((80, 80), np.uint8), np.zeros((80, 80), np.float32)
     difficulty[40:] = 1.0
-    drawn = runner.draw(scene(80, 80), runner.Answered(labels, difficulty), classes, "")
+    zero = np.zeros_like(difficulty)
+    answered = runner.Answered(labels, zero, difficulty, zero)
+    drawn = runner.draw(scene(80, 80), answered, classes, "")
     inset = drawn[60:, 60:].astype(int).sum(-1)
     assert inset[3:9, 3:17].max() < 50
     assert inset[12:17, 3:17].min() > 400
@@ -254,7 +261,8 @@ def in_its_own_process(
 def probabilities(largest: float) -> dict[str, np.ndarray]:
     value = np.full((1, 4, 5, 2), 0.5, np.float32)
     value[..., 0], value[..., 1] = largest, 1.0 - largest
-    return {"probabilities": value, "difficulty": np.zeros((1, 4, 5), np.float32)}
+    maps = {name: np.zeros((1, 4, 5), np.float32) for name in runner.MAPS}
+    return {"labels": value.argmax(-1), "probabilities": value, **maps}
 
 
 @pytest.mark.parametrize(
@@ -268,6 +276,20 @@ def test_a_gpu_with_different_outputs_is_refused(gpu: float, output: str) -> Non
 
 def test_a_gpu_with_equal_outputs_is_used() -> None:
     assert runner._difference(probabilities(0.895), probabilities(0.9)) == pytest.approx(0.005)
+
+
+def test_a_tie_of_two_coarse_classes_does_not_refuse_a_gpu() -> None:
+    gpu, cpu = probabilities(0.9), probabilities(0.9)
+    for each in (gpu, cpu):
+        each |= {name: np.zeros((1, 20, 10), np.float32) for name in runner.MAPS}
+    gpu["difficulty"][0, 0, :2] = 0.9
+    assert runner._difference(gpu, cpu) == 0.0
+    gpu["difficulty"][0, 0, 2] = np.nan
+    with pytest.raises(runner.RunError, match=r"98\.5% equal pixels"):
+        runner._difference(gpu, cpu)
+    gpu["risk"][0, 0, 0] = 0.9
+    with pytest.raises(runner.RunError, match=r"up to 0\.9"):
+        runner._difference(gpu, cpu)
 
 
 def test_a_validation_error_in_the_log_is_refused() -> None:
@@ -301,13 +323,22 @@ def uneven_palette(path: Path) -> str:
     return "export.json: not valid"
 
 
+def older_contract(path: Path) -> str:
+    manifest = path.parent / "export.json"
+    tree = json.loads(manifest.read_text())
+    del tree["calibration"]
+    manifest.write_text(json.dumps(tree))
+    return "today's `attention`: export the run again"
+
+
 def no_model(path: Path) -> str:
     path.unlink()
     return "No such file"
 
 
 @pytest.mark.parametrize(
-    "spoil", [cut, other_file, no_contract, spoilt_contract, uneven_palette, no_model]
+    "spoil",
+    [cut, other_file, no_contract, spoilt_contract, uneven_palette, older_contract, no_model],
 )
 def test_a_damaged_network_is_a_one_line_error(
     network: Path,

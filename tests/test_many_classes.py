@@ -85,7 +85,7 @@ def test_from_the_mask_file_to_the_loss_and_the_output_file(tmp_path: Path, clas
     known = np.maximum(label, 0)
     result = Confusion.of(label, known, classes=classes)
     assert np.trace(result.counts) == result.pixels == (label != VOID).sum()
-    maps = Maps(known.astype(np.int32), np.zeros(label.shape, np.float32))
+    maps = Maps(known.astype(np.int32), *[np.zeros(label.shape, np.float32)] * 3)
     image = np.zeros((*label.shape, 3), np.uint8)
     written = write_prediction(maps, image, tmp_path, "a", taxonomy(classes))
     np.testing.assert_array_equal(read_index_values(written[0]), known)

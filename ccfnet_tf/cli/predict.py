@@ -22,11 +22,13 @@ names for --save, and the files of an image:
   label            STEM.label.png            class ids *
   color            STEM.color.png            colours of the classes *
   overlay          STEM.overlay.png          the image tinted by class, with a legend *
-  difficulty       STEM.difficulty.png       probability that the coarse prediction is wrong:
+  difficulty       STEM.difficulty.png       probability that the coarse label is wrong:
                                              dark = easy, bright = hard *
-  difficulty_grey  STEM.difficulty_grey.png  the same as 8-bit grey, 255 = certainly wrong
-  difficulty_npy   STEM.difficulty.npy       the same as a float32 NumPy array
-  difficulty_tiff  STEM.difficulty.tiff      the same as a float32 TIFF
+  attention        STEM.attention.png        the same, as the attention head alone estimates it
+  risk             STEM.risk.png             probability that the final label is wrong
+  MAP_grey         STEM.MAP_grey.png         one of these three as 8-bit grey, 255 = certainly wrong
+  MAP_npy          STEM.MAP.npy              the same as a float32 NumPy array
+  MAP_tiff         STEM.MAP.tiff             the same as a float32 TIFF
 files of a video or a stream:
   all of the above STEM.frames/              for every frame *
   film             STEM.overlay.mp4          the video tinted by class, without audio; H.264 if

@@ -13,8 +13,13 @@ from ccfnet_tf.config import ComputeType
 from ccfnet_tf.datasets.splits import Parts
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.inference.keras_network import KerasNetwork
+from ccfnet_tf.inference.segmenter import MapName
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes.letterbox import at_most
 from ccfnet_tf.runtimes.manifest import Difference, Format, kind_of, tolerance
+
+LABELS = "class ids [B, H, W]"
+PROBABILITIES = "float32 [B, H, W, C], calibrated, sums to 1 over the classes"
 
 MAX_DEFAULT_SIDE = 512
 """Longest side in pixels of reference images, and of a LiteRT file when `--size` is not given."""
@@ -78,13 +83,16 @@ class Exporter(ABC):
         return at_most(image, MAX_DEFAULT_SIDE)
 
     @abstractmethod
-    def write(self, model: Any, parts: Parts, folder: Path) -> dict[str, str]:
+    def write(
+        self, model: Any, parts: Parts, folder: Path, calibration: Calibration = UNCALIBRATED
+    ) -> dict[str, str]:
         """Writes the network to a folder.
 
         Args:
             model: A `CCFNet` that computes in `precision`.
             parts: The run's data.
             folder: An existing folder.
+            calibration: Of probabilities and maps.
 
         Returns:
             Descriptions of optional files that were not written, by name.
@@ -108,6 +116,16 @@ class Exporter(ABC):
             VerificationError: The file failed a check.
         """
         return {}
+
+
+def described_maps(form: str) -> dict[str, str]:
+    """Returns descriptions of the three maps, whose values are stored in the given form."""
+    meanings: dict[MapName, str] = {
+        "attention": "P(the coarse label is wrong) as the attention head sees it",
+        "difficulty": "P(the coarse label is wrong): 1 - its probability",
+        "risk": "P(the label is wrong): 1 - its probability",
+    }
+    return {name: f"{meaning}; {form}" for name, meaning in meanings.items()}
 
 
 def check_choice(key: str, value: str, known: tuple[str, ...]) -> None:

@@ -20,6 +20,7 @@ from ccfnet_tf.exporters.verify.verify import compare_with_keras, import_extras,
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.io.new_folder import new_folder, refuse_existing
+from ccfnet_tf.network.calibration import UNCALIBRATED
 from ccfnet_tf.runs.run_folder import RunInfo, load_run, read_run
 from ccfnet_tf.runtimes.manifest import (
     REFERENCE,
@@ -72,7 +73,8 @@ def export_run(
                 console.print(description)
 
         model = load_run(run)
-        keras = KerasNetwork(model, taxonomy=info.taxonomy)
+        calibration = info.calibration()
+        keras = KerasNetwork(model, taxonomy=info.taxonomy, calibration=calibration)
         step("running Keras on reference images")
         with new_folder(artifact) as folder:
             images = [exporter.resized(image) for image in reference_images(parts)]
@@ -81,14 +83,15 @@ def export_run(
             if exporter.precision != "float32":
                 model = load_run(run, precision=exporter.precision)
             with _full_disk_as_os_error(folder):
-                left_out = exporter.write(model, parts, folder)
+                left_out = exporter.write(model, parts, folder, calibration)
             step("verifying the file in a new process")
             difference = compare_with_keras(folder, exporter.format, exporter.tolerance, artifact)
             step(exporter.last_step)
             results = exporter.measure(folder, keras, parts, partial(bar.advance, task))
             measured = {**left_out, **results}
             manifest = new_manifest(info, checkpoint, exporter, folder, difference)
-            write_manifest(folder, replace(manifest, measured=measured))
+            applied = {} if calibration == UNCALIBRATED else asdict(calibration)
+            write_manifest(folder, replace(manifest, measured=measured, calibration=applied))
             step("done")
     console.print(new_table(difference, exporter.tolerance, exporter.kind))
     for name, text in measured.items():
@@ -125,7 +128,7 @@ def _full_disk_as_os_error(folder: Path) -> Iterator[None]:
 def new_manifest(
     info: RunInfo, checkpoint: Path, exporter: Exporter, folder: Path, difference: Difference
 ) -> Manifest:
-    """Returns the manifest of the files in a folder, with `measured` still empty."""
+    """Returns the manifest of the files in a folder, without `measured` and `calibration`."""
     inputs = exporter.inputs
     if info.trained:
         inputs = {**inputs, TRAINED: "x".join(map(str, info.trained))}

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.inference.segmenter import SMALLEST, Maps, Network, Prediction
+from ccfnet_tf.inference.segmenter import MAPS, SMALLEST, Maps, Network, Prediction
 from ccfnet_tf.labels import Taxonomy
 
 Box = tuple[int, int]
@@ -68,17 +68,19 @@ def shrunk(image: np.ndarray, box: Box) -> np.ndarray:
 
 
 def enlarged(prediction: Prediction | Maps, size: tuple[int, int]) -> Maps:
-    """Returns labels and difficulty at another height and width.
+    """Returns labels and the three maps at another height and width.
 
     Probabilities, if present, are enlarged one class at a time, and the label is the class with
-    the largest. This gives smooth outlines and needs memory for two maps only.
+    the largest. This gives smooth outlines and needs memory for a few maps only.
     """
     across = size[::-1]
-    difficulty = cv2.resize(prediction.difficulty.astype(np.float32), across)
+    attention, difficulty, risk = (
+        cv2.resize(getattr(prediction, name).astype(np.float32), across) for name in MAPS
+    )
     if not isinstance(prediction, Prediction):
         small = prediction.labels.astype(np.uint16)
         labels = cv2.resize(small, across, interpolation=cv2.INTER_NEAREST)
-        return Maps(labels.astype(np.int32), difficulty)
+        return Maps(labels.astype(np.int32), attention, difficulty, risk)
     largest = np.full(size, -1.0, np.float32)
     labels = np.zeros(size, np.int32)
     for index in range(prediction.probabilities.shape[-1]):
@@ -86,4 +88,4 @@ def enlarged(prediction: Prediction | Maps, size: tuple[int, int]) -> Maps:
         better = values > largest
         labels[better] = index
         np.maximum(largest, values, out=largest)
-    return Maps(labels, difficulty)
+    return Maps(labels, attention, difficulty, 1 - largest)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.inference.segmenter import (
+    MAPS,
     HeadOutputs,
     Prediction,
     at_least,
@@ -20,12 +21,12 @@ from ccfnet_tf.inference.segmenter import (
 )
 from ccfnet_tf.io.images import read_image
 from ccfnet_tf.labels import Taxonomy, distinct_colours
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 from ccfnet_tf.network.outputs import (
-    difficulty,
     difficulty_logit,
     labels,
     log_probabilities,
-    probabilities,
+    maps,
     with_fine,
 )
 from ccfnet_tf.runs.run_folder import Checkpoint, load_run, read_run
@@ -42,13 +43,15 @@ class Heads(NamedTuple):
         coarse: int32 [H, W]; class ids of the coarse head.
         fine: int32 [H, W]; class ids of the fine branch alone.
         refine: int32 [H, W]; class ids of the blend, the network's output.
-        difficulty: float32 [H, W]; P(coarse is wrong), 0..1.
+        attention, difficulty, risk: float32 [H, W], 0..1; as in `Prediction`.
     """
 
     coarse: np.ndarray
     fine: np.ndarray
     refine: np.ndarray
+    attention: np.ndarray
     difficulty: np.ndarray
+    risk: np.ndarray
 
 
 class KerasNetwork:
@@ -60,9 +63,11 @@ class KerasNetwork:
             a `CCFNet` they are `class 0`, `class 1`, ...
         checkpoint: Which weights of a run folder; `best`, else `last`, if None.
         precision: Compute type of a run's network.
+        calibration: Of probabilities and maps. If None, that of the run, and none for a `CCFNet`.
 
     Attributes:
         taxonomy: The classes.
+        calibration: How probabilities and maps are calibrated.
         at_once: 1; TensorFlow uses all cores for one image.
 
     Raises:
@@ -78,12 +83,16 @@ class KerasNetwork:
         taxonomy: Taxonomy | None = None,
         checkpoint: Checkpoint | None = None,
         precision: ComputeType = "float32",
+        calibration: Calibration | None = None,
     ) -> None:
         if isinstance(source, str | Path):
-            taxonomy = taxonomy or read_run(source).taxonomy
+            run = read_run(source)
+            taxonomy = taxonomy or run.taxonomy
+            calibration = calibration or run.calibration(checkpoint)
             model = load_run(source, checkpoint=checkpoint, precision=precision)
         else:
             model = source
+        self.calibration = calibration or UNCALIBRATED
         classes = int(model.output["refine"].shape[-1])
         self.taxonomy = taxonomy or _nameless(classes)
         if len(self.taxonomy.names) != classes:
@@ -125,9 +134,9 @@ class KerasNetwork:
 
         The outputs may be averages over scales or joined from tiles.
         """
-        probability = tf.sigmoid(outputs.attention).numpy()
-        found = labels(outputs.refine), probability, probabilities(outputs.refine)
-        return Prediction(*(np.asarray(each) for each in found))
+        attention = np.stack([outputs.attention, np.zeros_like(outputs.attention)], axis=-1)
+        found = maps({**outputs._asdict(), "attention": attention}, self.calibration)
+        return Prediction(*(found[name].numpy() for name in Prediction._fields))
 
     def _run(self, graph: Any, image: str | Path | np.ndarray) -> list[np.ndarray]:
         picture = _picture(image)
@@ -138,27 +147,28 @@ class KerasNetwork:
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             raise too_large(picture) from error
 
-    def _forward(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _outputs(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = self._model(tf.cast(image[tf.newaxis], tf.float32), training=False)
-        return (
-            labels(outputs["refine"][0]),
-            difficulty(outputs["attention"])[0],
-            probabilities(outputs["refine"][0]),
-        )
+        return {name: output[0] for name, output in outputs.items()}
+
+    def _forward(self, image: tf.Tensor) -> list[tf.Tensor]:
+        found = maps(self._outputs(image), self.calibration)
+        return [found[name] for name in Prediction._fields]
 
     def _forward_head_outputs(self, image: tf.Tensor) -> list[tf.Tensor]:
-        outputs = self._model(tf.cast(image[tf.newaxis], tf.float32), training=False)
+        outputs = self._outputs(image)
         return [
-            log_probabilities(outputs["coarse"][0]),
-            log_probabilities(outputs["fine"][0]),
-            tf.cast(outputs["refine"][0], tf.float32),
-            difficulty_logit(outputs["attention"][0]),
+            log_probabilities(outputs["coarse"]),
+            log_probabilities(outputs["fine"]),
+            tf.cast(outputs["refine"], tf.float32),
+            difficulty_logit(outputs["attention"]),
         ]
 
     def _forward_heads(self, image: tf.Tensor) -> list[tf.Tensor]:
-        outputs = self._model(tf.cast(image[tf.newaxis], tf.float32), training=False)
-        heads = [labels(outputs[head][0]) for head in Heads._fields[:3]]
-        return [*heads, difficulty(outputs["attention"])[0]]
+        outputs = self._outputs(image)
+        found = maps(outputs, self.calibration)
+        heads = [labels(outputs[head]) for head in ("coarse", "fine", "refine")]
+        return [*heads, *(found[name] for name in MAPS)]
 
 
 def _picture(image: str | Path | np.ndarray) -> np.ndarray:

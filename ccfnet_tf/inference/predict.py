@@ -51,7 +51,7 @@ class Wanted:
     Attributes:
         kinds: Files of an image, or of a frame of a video.
         film: Whether the overlays of a video are also written as a video.
-        legends: Whether overlays and difficulty maps have a legend below the image.
+        legends: Whether overlays and coloured maps have a legend below the image.
         overwrite: Whether existing results are replaced.
         skip_existing: Whether inputs are skipped whose results all exist.
         box: Largest height and width of the network's input; results keep the image's size.

@@ -21,18 +21,22 @@ class _Parts(NamedTuple):
 
 
 class Result(_Parts):
-    """The prediction for one image; unpacks to its first three attributes.
+    """The prediction for one image; unpacks to labels, difficulty and probabilities.
 
     Attributes:
         labels: int32 [H, W]; class ids 0..C-1.
-        difficulty: float32 [H, W]; P(coarse is wrong), 0..1.
+        difficulty: float32 [H, W]; P(coarse is wrong) = 1 - probability of coarse's label, 0..1.
         probabilities: float32 [H, W, C], sums to 1 over the classes; None for servers,
             SavedModels and files exported with `--outputs labels`.
+        attention: float32 [H, W]; P(coarse is wrong) as the attention head sees it, 0..1.
+        risk: float32 [H, W]; P(the label is wrong) = 1 - its probability, 0..1.
         image: uint8 [H, W, 3]; the image, RGB.
         taxonomy: Names and colours of the classes.
         name: File name of the image without suffix; `picture` for arrays.
     """
 
+    attention: np.ndarray
+    risk: np.ndarray
     image: np.ndarray
     taxonomy: Taxonomy
     name: str
@@ -43,15 +47,19 @@ class Result(_Parts):
         """Combines a prediction and its image."""
         probabilities = answer.probabilities if isinstance(answer, Prediction) else None
         self = super().__new__(cls, answer.labels, answer.difficulty, probabilities)
+        self.attention, self.risk = answer.attention, answer.risk
         self.image, self.taxonomy, self.name = image, taxonomy, name
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Supports copying and pickling."""
-        answer: Prediction | Maps = Maps(self.labels, self.difficulty)
+        answer: Prediction | Maps = self._maps()
         if self.probabilities is not None:
-            answer = Prediction(self.labels, self.difficulty, self.probabilities)
+            answer = Prediction(*self._maps(), self.probabilities)
         return Result, (answer, self.image, self.taxonomy, self.name)
+
+    def _maps(self) -> Maps:
+        return Maps(self.labels, self.attention, self.difficulty, self.risk)
 
     def overlay(self, *, legend: bool = False) -> np.ndarray:
         """Returns the image tinted by class, uint8 RGB: [H, W, 3], higher with a legend."""
@@ -71,9 +79,10 @@ class Result(_Parts):
         Args:
             folder: Output folder; created if missing.
             name: Stem of the file names; the name of the image if None.
-            kinds: Which files, from `label`, `color`, `overlay`, `difficulty`, `difficulty_grey`,
-                `difficulty_npy` and `difficulty_tiff`.
-            legends: Whether overlay and difficulty have a legend below the image.
+            kinds: Which files: `label`, `color`, `overlay`, and for each map its name
+                (`attention`, `difficulty`, `risk`), alone or followed by `_grey`, `_npy` or
+                `_tiff`.
+            legends: Whether overlay and coloured maps have a legend below the image.
 
         Returns:
             The files, in the order of `kinds`.
@@ -82,7 +91,7 @@ class Result(_Parts):
             ResourceError: The disk is full or not writable; none of the files is kept.
         """
         return write_prediction(
-            Maps(self.labels, self.difficulty),
+            self._maps(),
             self.image,
             Path(folder).expanduser(),
             name or self.name,

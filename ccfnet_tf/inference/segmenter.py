@@ -5,7 +5,7 @@ Depends on NumPy only: the client of a server needs no TensorFlow.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -24,13 +24,17 @@ class Prediction(NamedTuple):
     """The prediction for one image.
 
     Attributes:
-        labels: int32 [H, W]; class ids 0..C-1, arg max of `probabilities`.
-        difficulty: float32 [H, W]; P(coarse is wrong) = attention's P(hard), 0..1.
-        probabilities: float32 [H, W, C]; refine, sums to 1 over the classes.
+        labels: int32 [H, W]; class ids 0..C-1, arg max of refine before calibration.
+        attention: float32 [H, W]; P(coarse is wrong) as the attention head sees it, 0..1.
+        difficulty: float32 [H, W]; P(coarse is wrong) = 1 - probability of coarse's label, 0..1.
+        risk: float32 [H, W]; P(the label is wrong) = 1 - its probability, 0..1.
+        probabilities: float32 [H, W, C]; refine, calibrated, sums to 1 over the classes.
     """
 
     labels: np.ndarray
+    attention: np.ndarray
     difficulty: np.ndarray
+    risk: np.ndarray
     probabilities: np.ndarray
 
 
@@ -39,11 +43,18 @@ class Maps(NamedTuple):
 
     Attributes:
         labels: int32 [H, W]; class ids 0..C-1.
-        difficulty: float32 [H, W]; P(coarse is wrong), a multiple of 1/255.
+        attention, difficulty, risk: float32 [H, W]; as in `Prediction`, multiples of 1/255.
     """
 
     labels: np.ndarray
+    attention: np.ndarray
     difficulty: np.ndarray
+    risk: np.ndarray
+
+
+MapName = Literal["attention", "difficulty", "risk"]
+MAPS: tuple[MapName, ...] = get_args(MapName)
+"""The three maps of every prediction."""
 
 
 class HeadOutputs(NamedTuple):
@@ -119,17 +130,17 @@ def refuse_other_answer(found: Prediction | Maps, image: np.ndarray, classes: in
     """Refuses a prediction that does not fit the image or the classes.
 
     Raises:
-        ValueError: The size differs, a class id is out of range, or a difficulty is not finite.
+        ValueError: The size differs, a class id is out of range, or a map is not finite.
     """
     size = image.shape[:2]
-    arrays = {"labels": found.labels, "difficulty": found.difficulty}
-    for name, array in arrays.items():
-        if array.shape != size:
+    for name in ("labels", *MAPS):
+        if (array := getattr(found, name)).shape != size:
             raise ValueError(f"{name} of shape {list(array.shape)} for an image of {list(size)}")
     if not 0 <= found.labels.min() <= found.labels.max() < classes:
         raise ValueError(f"class ids outside 0..{classes - 1}")
-    if not np.isfinite(found.difficulty).all():
-        raise ValueError("a difficulty that is not finite")
+    for name in MAPS:
+        if not np.isfinite(getattr(found, name)).all():
+            raise ValueError(f"{name} that is not finite")
     if isinstance(found, Prediction) and found.probabilities.shape != (*size, classes):
         raise ValueError(f"probabilities of shape {list(found.probabilities.shape)}")
 

@@ -111,7 +111,7 @@ class AugmentedNetwork:
             ConfigError: The network returns labels without probabilities.
             DataError, PictureTooLargeError, ResourceError: As in `Network.predict`.
         """
-        names = [name for name in Prediction._fields if name != "labels"]
+        names = ("attention", "difficulty", "probabilities")
 
         def maps_of(view: np.ndarray) -> list[np.ndarray]:
             prediction = self._network.predict(view)
@@ -124,7 +124,7 @@ class AugmentedNetwork:
 
         maps = dict(zip(names, self._averages(image, maps_of), strict=True))
         labels = maps["probabilities"].argmax(axis=-1).astype(np.int32)
-        return Prediction(labels=labels, **maps)
+        return Prediction(labels=labels, risk=1 - maps["probabilities"].max(axis=-1), **maps)
 
     def _averages(
         self, image: np.ndarray, maps_of: Callable[[np.ndarray], list[np.ndarray]]

@@ -279,9 +279,11 @@ class TiledNetwork:
 
         result = _empty_maps(image)
         for piece in self._pieces(image, maps_of):
-            scores, *maps = piece.maps
-            labels = scores.argmax(axis=-1) if scores.ndim == 3 else scores
-            _put(result, piece, Maps(labels, *maps))
+            scores, attention, difficulty, risk = piece.maps
+            labels = scores
+            if scores.ndim == 3:
+                labels, risk = scores.argmax(axis=-1), 1 - scores.max(axis=-1)
+            _put(result, piece, Maps(labels, attention, difficulty, risk))
         return result
 
 

@@ -63,7 +63,7 @@ class VideoWanted:
     Attributes:
         kinds: Files of each frame.
         film: Whether the overlays are also written as a video.
-        legends: Whether overlays and difficulty maps have a legend.
+        legends: Whether overlays and coloured maps have a legend.
     """
 
     kinds: Sequence[Kind] = KINDS

@@ -3,11 +3,11 @@
 label            grey PNG of class ids, 8 bits up to 256 classes, else 16
 color            RGB PNG in the colours of the palette
 overlay          60 % image, 40 % palette, light lines between classes, a legend below
-difficulty       P(coarse is wrong) in OpenCV's colour map magma, black = 0 (easy), pale yellow = 1
-                 (hard); the scale is fixed so that images can be compared, and shown below
-difficulty_grey  the same as 8-bit grey, round(255 p)
-difficulty_npy   the same as float32, NumPy's .npy
-difficulty_tiff  the same as float32, TIFF of one channel
+MAP              attention, difficulty or risk in OpenCV's colour map magma, black = 0, pale
+                 yellow = 1; the scale is fixed so that images can be compared, and shown below
+MAP_grey         the same as 8-bit grey, round(255 p)
+MAP_npy          the same as float32, NumPy's .npy
+MAP_tiff         the same as float32, TIFF of one channel
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ccfnet_tf.inference.segmenter import Maps, Prediction
+from ccfnet_tf.inference.segmenter import MAPS, MapName, Maps, Prediction
 from ccfnet_tf.io.atomic_file import write_atomic
 from ccfnet_tf.io.draw_sheet import blank, legend, shown_ids
 from ccfnet_tf.io.draw_text import draw_text, text_width
@@ -32,25 +32,48 @@ Kind = Literal[
     "label",
     "color",
     "overlay",
+    "attention",
+    "attention_grey",
+    "attention_npy",
+    "attention_tiff",
     "difficulty",
     "difficulty_grey",
     "difficulty_npy",
     "difficulty_tiff",
+    "risk",
+    "risk_grey",
+    "risk_npy",
+    "risk_tiff",
 ]
 
 ENDINGS: dict[Kind, str] = {
     "label": ".label.png",
     "color": ".color.png",
     "overlay": ".overlay.png",
+    "attention": ".attention.png",
+    "attention_grey": ".attention_grey.png",
+    "attention_npy": ".attention.npy",
+    "attention_tiff": ".attention.tiff",
     "difficulty": ".difficulty.png",
     "difficulty_grey": ".difficulty_grey.png",
     "difficulty_npy": ".difficulty.npy",
     "difficulty_tiff": ".difficulty.tiff",
+    "risk": ".risk.png",
+    "risk_grey": ".risk_grey.png",
+    "risk_npy": ".risk.npy",
+    "risk_tiff": ".risk.tiff",
 }
 """File name suffixes by kind."""
 
 KINDS: tuple[Kind, ...] = ("label", "color", "overlay", "difficulty")
 """The kinds written by default."""
+
+_EASY_HARD = ("easy 0", "1 hard")
+_SCALE_ENDS: dict[MapName, tuple[str, str]] = {
+    "attention": _EASY_HARD,
+    "difficulty": _EASY_HARD,
+    "risk": ("right 0", "1 wrong"),
+}
 
 _FREE_SPACE = "free space, then resume (predict --skip-existing)"
 _IMAGE_SHARE = 0.6
@@ -86,7 +109,7 @@ def write_prediction(
         name: Relative path without suffix; its folders are created.
         taxonomy: Names and colours of the classes.
         kinds: Which files are written.
-        legends: Whether overlay and difficulty have a legend below the image; without it, all
+        legends: Whether overlay and coloured maps have a legend below the image; without it, all
             files have the size of the image.
 
     Returns:
@@ -95,25 +118,19 @@ def write_prediction(
     Raises:
         ResourceError: The disk is full or not writable; none of the files is kept.
     """
-    labels, difficulty = prediction.labels, prediction.difficulty
+    labels = prediction.labels
 
     def overlay() -> np.ndarray:
         drawn = overlay_picture(labels, image, taxonomy)
         return with_legend(drawn, shown_ids([labels]), taxonomy) if legends else drawn
 
-    def hard() -> np.ndarray:
-        drawn = difficulty_picture(difficulty)
-        return with_scale(drawn) if legends else drawn
-
     contents: dict[Kind, Callable[[], bytes]] = {
         "label": lambda: _png(label_picture(labels, classes=len(taxonomy.names))),
         "color": lambda: _png(colour_picture(labels, taxonomy)),
         "overlay": lambda: _png(overlay()),
-        "difficulty": lambda: _png(hard()),
-        "difficulty_grey": lambda: _png(grey_picture(difficulty)),
-        "difficulty_npy": lambda: _npy(difficulty),
-        "difficulty_tiff": lambda: _tiff(difficulty),
     }
+    for map_name in MAPS:
+        contents |= _map_contents(map_name, getattr(prediction, map_name), legends=legends)
     written: list[Path] = []
     try:
         for kind, path in zip(kinds, output_paths(folder, name, kinds), strict=True):
@@ -125,6 +142,24 @@ def write_prediction(
                 path.unlink(missing_ok=True)
         raise
     return written
+
+
+def _map_contents(
+    name: MapName, values: np.ndarray, *, legends: bool
+) -> dict[Kind, Callable[[], bytes]]:
+    """Returns how the files of one map [H, W] are made."""
+
+    def coloured() -> np.ndarray:
+        drawn = difficulty_picture(values)
+        return with_scale(drawn, *_SCALE_ENDS[name]) if legends else drawn
+
+    forms: dict[str, Callable[[], bytes]] = {
+        "": lambda: _png(coloured()),
+        "_grey": lambda: _png(grey_picture(values)),
+        "_npy": lambda: _npy(values),
+        "_tiff": lambda: _tiff(values),
+    }
+    return {kind: forms[kind.removeprefix(name)] for kind in ENDINGS if kind.startswith(name)}
 
 
 def label_picture(labels: np.ndarray, *, classes: int) -> np.ndarray:
@@ -164,12 +199,19 @@ def with_legend(picture: np.ndarray, ids: Sequence[int], taxonomy: Taxonomy) -> 
     return _above(picture, np.vstack([blank(size // 2, width), names]))
 
 
-def with_scale(picture: np.ndarray) -> np.ndarray:
-    """Returns a difficulty map, uint8 [H, W, 3], with its colour scale below."""
+def with_scale(
+    picture: np.ndarray, left: str = _EASY_HARD[0], right: str = _EASY_HARD[1]
+) -> np.ndarray:
+    """Returns a coloured map, uint8 [H, W, 3], with its colour scale below.
+
+    Args:
+        picture: The map.
+        left: Text at the dark end of the scale.
+        right: Text at its bright end.
+    """
     width = max(picture.shape[1], _NARROWEST)
     size = _letters(width)
     strip = blank(2 * size + size // 4, width)
-    left, right = "easy 0", "1 hard"
     begin, end = size + text_width(left, size), width - size - text_width(right, size)
     draw_text(strip, left, (size // 2, size // 2), size)
     draw_text(strip, right, (end + size // 2, size // 2), size)
@@ -190,14 +232,14 @@ def _above(picture: np.ndarray, strip: np.ndarray) -> np.ndarray:
 
 
 def difficulty_picture(difficulty: np.ndarray) -> np.ndarray:
-    """Returns P(coarse is wrong) [H, W] 0..1 as uint8 [H, W, 3] RGB; dark = easy."""
+    """Returns a map [H, W] 0..1 as uint8 [H, W, 3] RGB; dark = 0, bright = 1."""
     # Magma is perceptually uniform.
     coloured = cv2.applyColorMap(grey_picture(difficulty), cv2.COLORMAP_MAGMA)
     return np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB))
 
 
 def grey_picture(difficulty: np.ndarray) -> np.ndarray:
-    """Returns P(coarse is wrong) [H, W] 0..1 as uint8 [H, W], round(255 p)."""
+    """Returns a map [H, W] 0..1 as uint8 [H, W], round(255 p)."""
     return np.rint(np.clip(difficulty, 0.0, 1.0) * 255).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""From the outputs of the heads to what users are given: labels, probabilities, difficulty, risk.
+"""From the outputs of the heads to what users are given: labels, probabilities and three maps.
 
 The one place that says so: `KerasNetwork`, `evaluate` and every export call it.
 
@@ -8,13 +8,14 @@ Shapes: B images of height H and width W, C classes. `refine` holds log-probabil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.network.heads import log_softmax
 from ccfnet_tf.network.model import FINE_LAYER
 
 
@@ -32,9 +33,8 @@ def with_fine(model: Any) -> keras.Model:
 
 
 def exported_heads(model: Any) -> keras.Model:
-    """Returns a model from `images` to `attention` and `refine` alone, which shares the weights."""
-    wanted = {name: model.output[name] for name in ("attention", "refine")}
-    return keras.Model({"images": model.inputs[0]}, wanted)
+    """Returns a model from `images` to the outputs of a `CCFNet`, which shares the weights."""
+    return keras.Model({"images": model.inputs[0]}, dict(model.output))
 
 
 def labels(log_probabilities: tf.Tensor) -> tf.Tensor:
@@ -42,29 +42,11 @@ def labels(log_probabilities: tf.Tensor) -> tf.Tensor:
     return tf.argmax(log_probabilities, axis=-1, output_type=tf.int32)
 
 
-def probabilities(refine: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [..., C], which sum to 1 over the classes."""
-    return tf.exp(tf.cast(refine, tf.float32))
-
-
-def difficulty(attention: tf.Tensor) -> tf.Tensor:
-    """Returns P(coarse is wrong), float32 [B, H, W], 0..1, of attention's logits."""
-    hard = tf.nn.softmax(tf.cast(attention, tf.float32))
-    # A slice that keeps the axis: LiteRT's GPU path has none that drops it.
-    hard = tf.slice(hard, [0, 0, 0, 0], [-1, -1, -1, 1])
-    shape = attention.shape[:3]
-    return tf.reshape(hard, shape if shape.is_fully_defined() else tf.shape(attention)[:3])
-
-
 def difficulty_logit(attention: tf.Tensor) -> tf.Tensor:
-    """Returns the logit of `difficulty`, float32 [...], of attention's logits [..., 2]."""
+    """Returns attention's logit of P(coarse is wrong), float32 [...], of its logits [..., 2]."""
     attention = tf.cast(attention, tf.float32)
-    return attention[..., 0] - attention[..., 1]
-
-
-def risk(probability: tf.Tensor) -> tf.Tensor:
-    """Returns 1 - the largest probability, [...] of [..., C]."""
-    return 1.0 - tf.reduce_max(probability, axis=-1)
+    # Not by indices: LiteRT's GPU path has no slice that drops an axis.
+    return tf.reduce_sum(attention * tf.constant([1.0, -1.0]), axis=-1)
 
 
 def log_probabilities(logits: tf.Tensor) -> tf.Tensor:
@@ -78,7 +60,7 @@ def calibrated(refine: tf.Tensor, calibration: Calibration) -> tf.Tensor:
     if calibration == UNCALIBRATED:
         return refine
     bias = calibration.bias or (0.0,)
-    return tf.nn.log_softmax(refine * tf.constant(calibration.scale) + tf.constant(bias))
+    return log_softmax(refine * tf.constant(calibration.scale) + tf.constant(bias))
 
 
 def calibrated_attention(attention: tf.Tensor, calibration: Calibration) -> tf.Tensor:
@@ -102,8 +84,26 @@ def wrong_logit(log_probabilities: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
     return others - tf.reduce_sum(tf.where(chosen, log_probabilities, 0.0), axis=-1)
 
 
+def other_classes(probabilities: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+    """Returns 1 - P(label), float32 [...], as the sum over all other classes.
+
+    Near 0 the sum is exact where a subtraction from 1 is not. It uses only operators that LiteRT
+    runs on GPUs; with ties, exactly one class is left out.
+
+    Args:
+        probabilities: float32 [..., C].
+        label: int32 [...], 0..C-1.
+    """
+    classes = tf.range(probabilities.shape[-1], dtype=tf.float32)
+    distance = tf.abs(classes - tf.expand_dims(tf.cast(label, tf.float32), -1))
+    return tf.reduce_sum(tf.minimum(distance, 1.0) * probabilities, axis=-1)
+
+
 def maps(
-    outputs: Mapping[str, tf.Tensor], calibration: Calibration = UNCALIBRATED
+    outputs: Mapping[str, tf.Tensor],
+    calibration: Calibration = UNCALIBRATED,
+    *,
+    arg_max: Callable[[tf.Tensor], tf.Tensor] = labels,
 ) -> dict[str, tf.Tensor]:
     """Returns what users are given of the heads' outputs.
 
@@ -111,6 +111,7 @@ def maps(
         outputs: `coarse` [..., C] (logits or log-probabilities), `attention` [..., 2] (logits) and
             `refine` [..., C] (log-probabilities).
         calibration: Applied to probabilities, difficulty, risk and attention; never to labels.
+        arg_max: How `labels` is computed, where a converter needs other operators.
 
     Returns:
         `labels` int32 [...]; `probabilities` float32 [..., C]; and three maps, float32 [...],
@@ -118,12 +119,12 @@ def maps(
         is wrong) after fine was computed: 1 - refine's probability of coarse's label; `risk`,
         P(the label is wrong): 1 - its probability.
     """
-    refine = calibrated(outputs["refine"], calibration)
-    label = labels(outputs["refine"])
+    probabilities = tf.exp(calibrated(outputs["refine"], calibration))
+    label = arg_max(outputs["refine"])
     return {
         "labels": label,
-        "probabilities": tf.exp(refine),
+        "probabilities": probabilities,
         "attention": tf.sigmoid(calibrated_attention(outputs["attention"], calibration)),
-        "difficulty": tf.sigmoid(wrong_logit(refine, labels(outputs["coarse"]))),
-        "risk": tf.sigmoid(wrong_logit(refine, label)),
+        "difficulty": other_classes(probabilities, arg_max(outputs["coarse"])),
+        "risk": other_classes(probabilities, label),
     }

@@ -23,7 +23,7 @@ from ccfnet_tf.io.draw_sheet import (
 from ccfnet_tf.io.draw_text import draw_text
 from ccfnet_tf.labels import Taxonomy
 
-TITLES = ("image", "label", "coarse", "difficulty", "refine")
+TITLES = ("image", "label", "coarse", "attention", "difficulty", "refine")
 
 _SCALE = 64
 
@@ -34,7 +34,7 @@ PreviewRow = tuple[np.ndarray, np.ndarray, Heads]
 def preview_sheet(rows: Sequence[PreviewRow], taxonomy: Taxonomy) -> np.ndarray:
     """Draws one row per image, with column titles and a legend of the classes they contain.
 
-    The columns are image, label, coarse prediction, difficulty and refined prediction.
+    The columns are image, label, coarse prediction, attention, difficulty and refined prediction.
 
     Args:
         rows: One or more images with label and head outputs; sizes may differ.
@@ -52,7 +52,8 @@ def preview_sheet(rows: Sequence[PreviewRow], taxonomy: Taxonomy) -> np.ndarray:
 
     for column, title in enumerate(TITLES):
         draw_text(sheet, title, (_left(column), MARGIN - 4), TITLE)
-    _draw_scale(sheet, TITLES.index("difficulty"))
+    for title in ("attention", "difficulty"):
+        _draw_scale(sheet, TITLES.index(title))
     top = MARGIN + LINE
     for row in cells:
         for column, cell in enumerate(row):
@@ -70,6 +71,7 @@ def _cells(
         image,
         colour_picture(label, taxonomy),
         colour_picture(heads.coarse, taxonomy),
+        difficulty_picture(heads.attention),
         difficulty_picture(heads.difficulty),
         colour_picture(heads.refine, taxonomy),
     ]

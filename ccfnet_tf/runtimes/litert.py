@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError, RunError, first_line
-from ccfnet_tf.inference.segmenter import Maps, Prediction, refuse_other_answer
+from ccfnet_tf.inference.segmenter import MAPS, Maps, Prediction, refuse_other_answer
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.letterbox import Fitted, Size, fit, unfit, unfit_labels
 from ccfnet_tf.runtimes.manifest import LEVELS
@@ -124,12 +124,15 @@ def _refuse_large_tensors(interpreter: Any) -> None:
 
 
 def _prediction(predictions: dict[str, np.ndarray], fitted: Fitted) -> Prediction | Maps:
-    if "labels" in predictions:
-        difficulty = unfit(predictions["difficulty"].astype(np.float32) / LEVELS, fitted)
-        return Maps(unfit_labels(predictions["labels"], fitted).astype(np.int32), difficulty)
+    labels = unfit_labels(predictions["labels"], fitted).astype(np.int32)
+    if "probabilities" not in predictions:
+        planes = [predictions[name].astype(np.float32) / LEVELS for name in MAPS]
+        return Maps(labels, *(unfit(plane, fitted) for plane in planes))
+    attention, difficulty, risk = (unfit(predictions[name], fitted) for name in MAPS)
     probabilities = unfit(predictions["probabilities"], fitted)
-    labels = probabilities.argmax(-1).astype(np.int32)
-    return Prediction(labels, unfit(predictions["difficulty"], fitted), probabilities)
+    if fitted.used != fitted.original:  # enlarged probabilities have smoother outlines than labels
+        labels, risk = probabilities.argmax(-1).astype(np.int32), 1 - probabilities.max(-1)
+    return Prediction(labels, attention, difficulty, risk, probabilities)
 
 
 def refuse_crashing_file(path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ccfnet_tf.errors import ConfigError, RunError, nearest
@@ -48,7 +49,7 @@ class Difference:
     """Differences of an exported file from Keras on the reference images, or their limits.
 
     Attributes:
-        largest: Largest difference of a probability, or of P(hard).
+        largest: Largest difference of a probability or of a value of the three maps.
         percentile: 99.9th percentile of these differences.
         mean: Mean of these differences.
         other_labels: Share of pixels with another label, 0..1.
@@ -102,6 +103,7 @@ class Manifest:
         files: SHA-256 of every file of the artifact, by path relative to its folder.
         difference: Differences from Keras; see `Difference`.
         measured: Descriptions of other measurements, such as `GPU`; may be empty.
+        calibration: Fields of the `Calibration` of probabilities and maps; empty if there is none.
     """
 
     format: Format
@@ -115,6 +117,7 @@ class Manifest:
     files: dict[str, str]
     difference: dict[str, float]
     measured: dict[str, str]
+    calibration: dict[str, float | list[float]] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -185,6 +188,11 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: changed since the export (its SHA-256 differs from the recorded one): copy "
             "the artifact again, or export the run again"
         )
+    if "calibration" not in tree:
+        raise RunError(
+            f"{path}: written by an older version, whose `difficulty` was today's `attention`: "
+            "export the run again"
+        )
     try:
         manifest = _manifest(tree)
     except (TypeError, ValueError) as error:
@@ -214,6 +222,8 @@ def _manifest(tree: dict[str, Any]) -> Manifest:
 def _has_type(value: Any, hint: Any) -> bool:
     """Returns whether a JSON value has a field's type."""
     kind, inner = get_origin(hint), get_args(hint)
+    if kind is UnionType:
+        return any(_has_type(value, each) for each in inner)
     if kind is Literal:
         return value in inner
     if kind is list:

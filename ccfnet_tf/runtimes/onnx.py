@@ -109,10 +109,8 @@ class OnnxNetwork:
         height, width = image.shape[:2]
         inputs = {"images": at_least(image)[np.newaxis]}
         try:
-            outputs = self._session.run(["probabilities", "difficulty"], inputs)
-            probabilities, difficulty = (output[0, :height, :width] for output in outputs)
-            labels = probabilities.argmax(-1).astype(np.int32)
-            prediction = Prediction(labels, difficulty, probabilities)
+            outputs = self._session.run(list(Prediction._fields), inputs)
+            prediction = Prediction(*(output[0, :height, :width] for output in outputs))
             refuse_other_answer(prediction, image, len(self.taxonomy.names))
         except MemoryError as error:
             raise too_large(image) from error

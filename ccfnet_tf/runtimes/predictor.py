@@ -65,7 +65,8 @@ class Predictor:
                 images are rotated by their EXIF orientation.
 
         Returns:
-            The result; unpack it as `labels, difficulty, probabilities = result`.
+            The result, with attention and risk as attributes; unpack it as
+            `labels, difficulty, probabilities = result`.
 
         Raises:
             DataError: The argument is not an image.

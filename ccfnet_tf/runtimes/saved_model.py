@@ -8,7 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.errors import RunError, first_line
-from ccfnet_tf.inference.segmenter import Maps, refuse_no_picture, refuse_other_answer, too_large
+from ccfnet_tf.inference.segmenter import (
+    MAPS,
+    Maps,
+    refuse_no_picture,
+    refuse_other_answer,
+    too_large,
+)
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.graph_ops import refuse_harmful_graph
 from ccfnet_tf.runtimes.manifest import LEVELS
@@ -57,8 +63,9 @@ class SavedModelNetwork:
         refuse_no_picture(image)
         try:
             outputs = self._signature(images=tf.constant(image[np.newaxis]))
-            labels, difficulty = (outputs[name][0].numpy() for name in ("labels", "difficulty"))
-            maps = Maps(labels.astype(np.int32), difficulty.astype(np.float32) / LEVELS)
+            labels = outputs["labels"][0].numpy().astype(np.int32)
+            planes = [outputs[name][0].numpy().astype(np.float32) / LEVELS for name in MAPS]
+            maps = Maps(labels, *planes)
             refuse_other_answer(maps, image, len(self.taxonomy.names))
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             raise too_large(image) from error

@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError
-from ccfnet_tf.inference.segmenter import Maps, PictureTooLargeError, refuse_no_picture
+from ccfnet_tf.inference.segmenter import MAPS, Maps, PictureTooLargeError, refuse_no_picture
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS
@@ -128,6 +128,7 @@ class ServedNetwork:
             image: uint8 [H, W, 3], RGB, upright.
 
         Raises:
+            ConfigError: The model was exported by an older version.
             DataError: The server rejects the image, or its response is not valid.
             PictureTooLargeError: The image has more than `MAX_REQUEST_PIXELS` pixels, or the
                 server ran out of memory.
@@ -135,14 +136,16 @@ class ServedNetwork:
         """
         _refuse_large(image)
         tensors = self._ask("encoded", "image_bytes", _png(image))
+        if "difficulty_png_bytes" in tensors and "attention_png_bytes" not in tensors:
+            raise ConfigError(
+                f"{self._address}: serves a model of an older version, whose `difficulty` was "
+                "today's `attention`: export the run again"
+            )
         size = (image.shape[0], image.shape[1])
         labels = _plane(tensors, "labels_png_bytes", size)
         if (highest := int(labels.max())) >= (classes := len(self.taxonomy.names)):
             raise DataError(f"the server returned class {highest}: there are {classes} classes")
-        difficulty = _plane(tensors, "difficulty_png_bytes", size)
-        if difficulty.dtype != np.uint8:
-            raise DataError("the server returned a difficulty of 16 bits: expected 8")
-        return Maps(labels.astype(np.int32), difficulty.astype(np.float32) / np.float32(LEVELS))
+        return Maps(labels.astype(np.int32), *(_map(tensors, name, size) for name in MAPS))
 
     def _ask(self, signature: str, name: str, value: bytes | int) -> Tensors:
         """Sends a request, with retries; returns the first item of every output."""
@@ -369,6 +372,14 @@ def _plane(tensors: Tensors, name: str, size: tuple[int, int]) -> np.ndarray:
     if plane.ndim != 2 or plane.dtype not in (np.uint8, np.uint16):
         raise DataError(f"the server's '{name}' is not a greyscale PNG")
     return plane
+
+
+def _map(tensors: Tensors, name: str, size: tuple[int, int]) -> np.ndarray:
+    """Decodes one of the three maps to float32 [H, W], 0..1."""
+    plane = _plane(tensors, f"{name}_png_bytes", size)
+    if plane.dtype != np.uint8:
+        raise DataError(f"the server returned {name} of 16 bits: expected 8")
+    return plane.astype(np.float32) / np.float32(LEVELS)
 
 
 def _taxonomy(tensors: Tensors) -> Taxonomy:

@@ -50,7 +50,9 @@ LEVELS = 255.0
 
 EQUAL_LABELS = 0.99
 LARGEST_GAP = 1e-2
-"""Smallest share of equal labels and largest difference of a probability between GPU and CPU."""
+"""Smallest share of equal pixels and largest difference of a probability between GPU and CPU."""
+
+MAPS = ("attention", "difficulty", "risk")
 
 SHOWN_CLASSES = 6
 WINDOW = "ccfnet"
@@ -67,11 +69,15 @@ class Answered(NamedTuple):
 
     Attributes:
         labels: Class ids [H, W].
-        difficulty: float32 [H, W], P(the coarse prediction is wrong), 0..1.
+        attention: float32 [H, W], P(the coarse label is wrong) as the attention head sees it.
+        difficulty: float32 [H, W], P(the coarse label is wrong): 1 - its probability.
+        risk: float32 [H, W], P(the label is wrong): 1 - its probability.
     """
 
     labels: Any
+    attention: Any
     difficulty: Any
+    risk: Any
 
 
 class Frame(NamedTuple):
@@ -210,16 +216,15 @@ class Network:
     def answer(self, frame: Any) -> Answered:
         """Segments an image BGR uint8 [H, W, 3]."""
         images, used = _fitted(frame, self._cpu.size)
-        found = {name: values[0] for name, values in self._chosen(images).items()}
-        labels, difficulty = _maps(found)
+        answered = _answered(self._chosen(images))
+        labels, *maps = (values[0, : used[0], : used[1]] for values in answered)
         height, width = frame.shape[:2]
-        labels, difficulty = (x[: used[0], : used[1]] for x in (labels, difficulty))
         if used != (height, width):
             labels = cv2.resize(
                 labels.astype(np.uint16), (width, height), interpolation=cv2.INTER_NEAREST
             )
-            difficulty = cv2.resize(difficulty, (width, height))
-        return Answered(labels, difficulty)
+            maps = [cv2.resize(each, (width, height)) for each in maps]
+        return Answered(labels, *maps)
 
     def close(self) -> None:
         """Releases the GPU; LiteRT's output is hidden."""
@@ -246,7 +251,7 @@ def read_classes(path: Path, content: bytes) -> Classes:
     """Reads class names and colours from `export.json`, and verifies the file's checksum.
 
     Raises:
-        RunError: `export.json` is missing or invalid, or its checksum differs.
+        RunError: `export.json` is missing, invalid or too old, or the file's checksum differs.
     """
     manifest = path.with_name("export.json")
     again = "copy the artifact's complete folder again"
@@ -254,6 +259,7 @@ def read_classes(path: Path, content: bytes) -> Classes:
         tree = json.loads(manifest.read_text(encoding="utf-8"))
         names, palette = [str(each) for each in tree["classes"]], tree["palette"]
         expected = tree.get("files", {}).get(path.name)
+        is_old = "calibration" not in tree
         colours = np.array(palette, np.uint8).reshape(len(names), 3)[:, ::-1]
     except OSError as error:
         raise RunError(f"{manifest}: {error.strerror}: {again}") from error
@@ -268,6 +274,11 @@ def read_classes(path: Path, content: bytes) -> Classes:
         raise RunError(f"{manifest}: not valid ({error}): {again}") from error
     if expected and hashlib.sha256(content).hexdigest() != expected:
         raise RunError(f"{path}: changed since the export (its SHA-256 differs): {again}")
+    if is_old:
+        raise RunError(
+            f"{manifest}: written by an older version, whose `difficulty` was today's `attention`: "
+            "export the run again"
+        )
     return Classes(names, np.ascontiguousarray(colours))
 
 
@@ -283,30 +294,35 @@ def _fitted(frame: Any, size: tuple[int, int]) -> tuple[Any, tuple[int, int]]:
     return np.ascontiguousarray(image[np.newaxis], np.float32), (height, width)
 
 
-def _maps(found: Answer) -> tuple[Any, Any]:
-    """Returns class ids and float32 P(wrong) from outputs with labels or probabilities."""
-    if "labels" in found:
-        return found["labels"], found["difficulty"].astype(np.float32) / LEVELS
-    return found["probabilities"].argmax(-1), found["difficulty"]
+def _answered(found: Answer) -> Answered:
+    """Returns the outputs of a batch [1, H, W]; maps stored in bytes become float32."""
+    maps = (found[name] for name in MAPS)
+    maps = (each / np.float32(LEVELS) if each.dtype == np.uint8 else each for each in maps)
+    return Answered(found["labels"], *maps)
 
 
 def _difference(gpu: Answer, cpu: Answer) -> float:
-    """Returns the largest difference of a probability.
+    """Returns the largest difference of a probability, of attention and of risk.
+
+    Difficulty depends on the coarse label and jumps where two classes nearly tie. Like the labels,
+    it must be equal for almost all pixels.
 
     Raises:
-        RunError: The difference is too large, or too many labels differ.
+        RunError: The difference is too large, or too many pixels differ.
     """
-    one, other = _maps(gpu), _maps(cpu)
-    pairs = [(one[1], other[1])]
+    one, other = _answered(gpu), _answered(cpu)
+    pairs = [(one.attention, other.attention), (one.risk, other.risk)]
     if "probabilities" in cpu:
         pairs.append((gpu["probabilities"], cpu["probabilities"]))
     # NumPy's max, because Python's may drop a NaN.
     gap = float(np.max([np.abs(a - b).max() for a, b in pairs]))
-    equal = float((one[0] == other[0]).mean())
-    limit = LARGEST_GAP + (1.0 / LEVELS if "labels" in cpu else 0.0)  # rounding to bytes
+    limit = LARGEST_GAP + (0.0 if "probabilities" in cpu else 1.0 / LEVELS)  # rounding to bytes
+    same_label = one.labels == other.labels
+    same_difficulty = np.abs(one.difficulty - other.difficulty) <= limit
+    equal = float(min(same_label.mean(), same_difficulty.mean()))
     if equal < EQUAL_LABELS or not gap <= limit:  # also true for NaN
         raise RunError(
-            f"its outputs differ from the CPU's by up to {gap:.2g}, {equal:.1%} equal labels"
+            f"its outputs differ from the CPU's by up to {gap:.2g}, {equal:.1%} equal pixels"
         )
     return gap
 

@@ -54,10 +54,9 @@ def write_networks(folder: Path) -> None:
     for quantize in QUANTIZATIONS:
         path = folder / f"{quantize}.tflite"
         options = LiteRTOptions(size=SIZE, quantize=quantize)
-        write_litert(model, taxonomy, path, options, calibration=[picture, picture[::-1]])
+        write_litert(model, taxonomy, path, options, [picture, picture[::-1]])
         found = LiteRTNetwork(path, taxonomy, threads=1).predict(picture)
-        arrays[f"{quantize}/probabilities"] = found.probabilities
-        arrays[f"{quantize}/difficulty"] = found.difficulty
+        arrays |= {f"{quantize}/{name}": each for name, each in found._asdict().items()}
     np.savez(folder / "answers.npz", allow_pickle=False, **arrays)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-BYTES = ("labels", "difficulty", "risk")
+MAPS = ("attention", "difficulty", "risk")
+BYTES = ("labels", *MAPS)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_a_tflite_file_answers_as_here(
     found = run(images=answers["picture"][None].astype(np.float32))
     gaps = [
         np.abs(found[name][0] - answers[f"{quantize}/{name}"]).max()
-        for name in ("probabilities", "difficulty")
+        for name in ("probabilities", *MAPS)
     ]
     record_property("largest difference", f"{max(gaps):.2g}")
     assert max(gaps) < largest

@@ -27,6 +27,7 @@ from ccfnet_tf.runtimes.manifest import (
     write_manifest,
 )
 from ccfnet_tf.runtimes.sources import Source
+from tests.tiny_onnx import write_tiny_onnx
 
 FLOAT, BYTE = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
 
@@ -54,22 +55,10 @@ def seal(folder: Path, format_: Format, **options: str) -> Path:
 
 @pytest.fixture
 def onnx_folder(tmp_path: Path) -> Path:
-    """A network whose probabilities are the colours and whose difficulty is the darkest."""
-    helper = onnx.helper
-    nodes = [
-        helper.make_node("Cast", ["images"], ["probabilities"], to=FLOAT),
-        helper.make_node("ReduceMin", ["probabilities"], ["difficulty"], axes=[3], keepdims=0),
-    ]
-    inputs = [helper.make_tensor_value_info("images", BYTE, ["b", "h", "w", 3])]
-    outputs = [
-        helper.make_tensor_value_info("probabilities", FLOAT, ["b", "h", "w", 3]),
-        helper.make_tensor_value_info("difficulty", FLOAT, ["b", "h", "w"]),
-    ]
-    graph = helper.make_graph(nodes, "tiny", inputs, outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    """A network whose probabilities are the colours."""
     folder = tmp_path / "onnx"
     folder.mkdir()
-    onnx.save(model, folder / MODEL["onnx"])
+    write_tiny_onnx(folder / MODEL["onnx"])
     (folder / REFERENCE).write_bytes(bytes(10_000))
     return seal(folder, "onnx")
 
@@ -79,7 +68,13 @@ def tflite_folder(tmp_path: Path) -> Path:
     """The same at 48x48 pixels."""
     module = tf.Module()
     module.answer = tf.function(
-        lambda images: {"probabilities": images / 2.0, "difficulty": tf.reduce_min(images, -1)},
+        lambda images: {
+            "labels": tf.argmax(images, -1, output_type=tf.int32),
+            "attention": tf.reduce_max(images, -1),
+            "difficulty": tf.reduce_min(images, -1),
+            "risk": tf.reduce_mean(images, -1),
+            "probabilities": images / 2.0,
+        },
         input_signature=[tf.TensorSpec([1, 48, 48, 3], tf.float32, name="images")],
     )
     tf.saved_model.save(module, str(tmp_path / "saved"), signatures=module.answer)
@@ -163,7 +158,7 @@ class Slow:
 
     def predict(self, image: np.ndarray) -> Maps:
         self.now += 1.0
-        return Maps(image[..., 0].astype(np.int32), image[..., 0].astype(np.float32))
+        return Maps(image[..., 0].astype(np.int32), *[image[..., 0].astype(np.float32)] * 3)
 
 
 @pytest.mark.parametrize(

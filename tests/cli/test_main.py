@@ -178,7 +178,8 @@ def test_predict_help_describes_the_output_files(capsys: pytest.CaptureFixture[s
         "STEM.frames/",
         "STEM.overlay.mp4",
         "dark = easy",
-        "STEM.difficulty.npy",
+        "STEM.risk.png",
+        "STEM.MAP.npy",
         "A masks/ folder next to images/",
     ):
         assert words in printed

@@ -17,6 +17,7 @@ from ccfnet_tf.exporters import export_run as module
 from ccfnet_tf.exporters.base import Exporter
 from ccfnet_tf.exporters.registry import new_exporter
 from ccfnet_tf.inference.keras_network import KerasNetwork
+from ccfnet_tf.inference.segmenter import MAPS
 from ccfnet_tf.runs.run_folder import load_run
 from ccfnet_tf.runtimes.manifest import MANIFEST, Difference, read_manifest
 from ccfnet_tf.runtimes.sources import find_source
@@ -78,7 +79,8 @@ def test_files_are_proven_and_opened_again(
     expected = KerasNetwork(load_run(run)).predict(picture)
     found = find_source(str(moved)).open().predict(picture)
     assert (found.labels == expected.labels).mean() > 0.99
-    np.testing.assert_allclose(found.difficulty, expected.difficulty, atol=0.01)
+    for name in MAPS:
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=0.01)
     file = tmp_path / "a.png"
     cv2.imwrite(str(file), picture)
     capsys.readouterr()

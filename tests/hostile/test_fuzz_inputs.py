@@ -43,6 +43,7 @@ from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.exporters.verify.reference import read_references
 from ccfnet_tf.inference import inputs
 from ccfnet_tf.inference.predict import Wanted, predict_all
+from ccfnet_tf.inference.segmenter import Prediction
 from ccfnet_tf.io import images as pictures
 from ccfnet_tf.io.matlab import read_matrix
 from ccfnet_tf.io.video_writer import quiet_video
@@ -299,11 +300,11 @@ def test_weights_that_crash_or_hang_their_process(
 def test_references(tmp_path: Path, count: int) -> None:
     file = tmp_path / REFERENCE
     file.parent.mkdir(exist_ok=True)
-    arrays = {
-        "image/0": PICTURE,
-        "probabilities/0": np.full((40, 44, 3), 1 / 3, np.float32),
-        "difficulty/0": np.zeros((40, 44), np.float32),
-    }
+    zeros = np.zeros((40, 44), np.float32)
+    third = np.full((40, 44, 3), 1 / 3, np.float32)
+    prediction = Prediction(zeros.astype(np.int32), zeros, zeros, zeros, third)
+    arrays = {"image/0": PICTURE, "settled/0": zeros == 0}
+    arrays |= {f"{name}/0": values for name, values in prediction._asdict().items()}
     with file.open("wb") as opened:
         np.savez_compressed(opened, **arrays)
     assert len(list(read_references(tmp_path))) == 1

@@ -11,7 +11,10 @@ TAXONOMY = Taxonomy(("dark", "grey", "light"), ((90, 160, 250), (20, 60, 160), (
 
 
 class ByBrightness:
-    """Labels pixels by their red value: 0, 1 or 2 for a third each; difficulty is red / 255."""
+    """Labels pixels by their red value: 0, 1 or 2 for a third each.
+
+    Difficulty is red / 255, attention the rest up to 1, and risk 0.
+    """
 
     taxonomy = TAXONOMY
     at_once = 1
@@ -26,6 +29,7 @@ class ByBrightness:
         red = image[..., 0].astype(np.int32)
         labels = np.minimum(red // 85, 2).astype(np.int32)
         difficulty = (red / 255).astype(np.float32)
+        found = Maps(labels, 1 - difficulty, difficulty, np.zeros_like(difficulty))
         if self._maps:
-            return Maps(labels, difficulty)
-        return Prediction(labels, difficulty, np.eye(3, dtype=np.float32)[labels])
+            return found
+        return Prediction(*found, np.eye(3, dtype=np.float32)[labels])

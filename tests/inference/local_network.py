@@ -38,7 +38,10 @@ class LocalCascade:
     def prediction(self, outputs: HeadOutputs, /) -> Prediction:
         probabilities = np.exp(outputs.refine)
         labels = probabilities.argmax(-1).astype(np.int32)
-        return Prediction(labels, 1 / (1 + np.exp(-outputs.attention)), probabilities)
+        attention = 1 / (1 + np.exp(-outputs.attention))
+        coarse = outputs.coarse.argmax(-1)[..., np.newaxis]
+        difficulty = 1 - np.take_along_axis(probabilities, coarse, -1)[..., 0]
+        return Prediction(labels, attention, difficulty, 1 - probabilities.max(-1), probabilities)
 
     def predict(self, image: np.ndarray, /) -> Prediction:
         return self.prediction(self.head_outputs(image))

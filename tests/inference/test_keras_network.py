@@ -11,6 +11,7 @@ from PIL import Image
 
 from ccfnet_tf.errors import DataError, ResourceError
 from ccfnet_tf.inference.keras_network import KerasNetwork
+from ccfnet_tf.network.calibration import Calibration
 from tests.inference.conftest import write_picture
 
 
@@ -25,22 +26,32 @@ def test_equals_the_model_itself(model: Any, predictor: KerasNetwork, picture: n
     np.testing.assert_array_equal(ours.labels, refine.argmax(-1))
     np.testing.assert_allclose(ours.probabilities, refine, atol=1e-5)
     hard = attention[..., 0] / attention.sum(-1)
-    np.testing.assert_allclose(ours.difficulty, hard, atol=1e-5)
+    coarse = outputs["coarse"].argmax(-1)
+    assert (coarse != ours.labels).any()  # or difficulty and risk are the same
+    maps = {
+        "attention": hard,
+        "difficulty": 1 - np.take_along_axis(refine, coarse[..., None], -1)[..., 0],
+        "risk": 1 - refine.max(-1),
+    }
+    for name, expected in maps.items():
+        np.testing.assert_allclose(getattr(ours, name), expected, atol=1e-5)
 
     heads = predictor.predict_all_heads(picture)
-    np.testing.assert_array_equal(heads.coarse, outputs["coarse"].argmax(-1))
+    np.testing.assert_array_equal(heads.coarse, coarse)
     np.testing.assert_array_equal(heads.refine, ours.labels)
-    np.testing.assert_allclose(heads.difficulty, hard, atol=1e-5)
+    for name in maps:
+        np.testing.assert_allclose(getattr(heads, name), getattr(ours, name), atol=1e-6)
     assert heads.fine.shape == picture.shape[:2]
 
 
 def test_shapes_types_and_ranges(predictor: KerasNetwork, picture: np.ndarray) -> None:
     for image in (picture, picture[:33, :47]):
-        labels, difficulty, probabilities = predictor.predict(image)
+        labels, *maps, probabilities = predictor.predict(image)
         assert (labels.shape, labels.dtype) == (image.shape[:2], np.int32)
-        assert (difficulty.shape, difficulty.dtype) == (image.shape[:2], np.float32)
+        for each in maps:
+            assert (each.shape, each.dtype) == (image.shape[:2], np.float32)
+            assert 0 <= each.min() <= each.max() <= 1
         assert (probabilities.shape, probabilities.dtype) == ((*image.shape[:2], 3), np.float32)
-        assert 0 <= difficulty.min() <= difficulty.max() <= 1
         np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
         np.testing.assert_array_equal(labels, probabilities.argmax(-1))
 
@@ -143,5 +154,17 @@ def test_a_prediction_follows_from_the_outputs_of_the_heads(
     np.testing.assert_array_equal(outputs.fine.argmax(-1), heads.fine)
     again = predictor.prediction(outputs)
     np.testing.assert_array_equal(again.labels, ours.labels)
-    np.testing.assert_allclose(again.difficulty, ours.difficulty, atol=1e-6)
-    np.testing.assert_allclose(again.probabilities, ours.probabilities, atol=1e-6)
+    for one, other in zip(again[1:], ours[1:], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_a_calibration_changes_probabilities_and_maps_and_no_label(
+    model: Any, predictor: KerasNetwork, picture: np.ndarray
+) -> None:
+    calibration = Calibration((0.3, 2.0, 1.0), (3.0, 0.0, -3.0), 0.5, 1.0)
+    heads, plain = predictor.head_outputs(picture), predictor.predict(picture)
+    found = KerasNetwork(model, calibration=calibration).prediction(heads)
+    np.testing.assert_array_equal(found.labels, plain.labels)
+    assert (found.probabilities.argmax(-1) != plain.labels).any()
+    for name in ("attention", "difficulty", "risk"):
+        assert np.abs(getattr(found, name) - getattr(plain, name)).max() > 0.1

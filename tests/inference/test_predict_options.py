@@ -16,6 +16,7 @@ from ccfnet_tf.errors import ConfigError, ResourceError
 from ccfnet_tf.inference.downscale import SmallerImages, parse_box
 from ccfnet_tf.inference.inputs import find_jobs
 from ccfnet_tf.inference.predict import Outcome, Wanted, parse_save, predict_all
+from ccfnet_tf.inference.segmenter import Prediction
 from ccfnet_tf.inference.writers import ENDINGS, KINDS
 from tests.inference.by_brightness import ByBrightness
 
@@ -45,11 +46,11 @@ def run(
 
 def test_save_chooses_what_is_written(tmp_path: Path) -> None:
     source = put(tmp_path / "a.png")
-    kinds, film = parse_save("difficulty_npy, label")
+    kinds, film = parse_save("risk_npy, label")
     assert not film
     outcome, _, _ = run(source, tmp_path / "out", Wanted(kinds=kinds, film=film))
     assert outcome.pictures == 1
-    assert names(tmp_path / "out") == ["a.difficulty.npy", "a.label.png"]
+    assert names(tmp_path / "out") == ["a.label.png", "a.risk.npy"]
 
 
 @pytest.mark.parametrize("text", ["", " , ", "labels", "label,mask", "label overlay"])
@@ -105,8 +106,13 @@ def test_smaller_pictures_stay_as_they_are(maps: bool) -> None:
     assert network.seen[-1] == (40, 53)
     assert (answer.labels.dtype, answer.difficulty.dtype) == (np.int32, np.float32)
     assert answer.labels.shape == answer.difficulty.shape == (90, 120)
-    np.testing.assert_allclose(answer.difficulty, exact.difficulty, atol=0.02)
+    for name in ("attention", "difficulty"):
+        np.testing.assert_allclose(getattr(answer, name), getattr(exact, name), atol=0.02)
     assert (answer.labels != exact.labels).mean() < 0.05
+    small = network.predict(cv2.resize(RAMP, (53, 40), interpolation=cv2.INTER_AREA))
+    if isinstance(small, Prediction):  # otherwise the risk of labels that are not interpolated
+        probabilities = cv2.resize(small.probabilities, (120, 90))
+        np.testing.assert_allclose(answer.risk, 1 - probabilities.max(-1), atol=1e-6)
 
 
 @pytest.mark.parametrize("text", ["", "0", "31", "-5", "1e3", "640x", "10x640", "1x2x3", "٣٢٠"])

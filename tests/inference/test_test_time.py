@@ -58,7 +58,7 @@ def test_heads_are_the_means_of_the_definition() -> None:
 
     prediction = augmented.predict(IMAGE)
     np.testing.assert_array_equal(prediction.labels, found.refine.argmax(-1))
-    np.testing.assert_allclose(prediction.difficulty, sums["attention"][..., 0] / 6, atol=1e-5)
+    np.testing.assert_allclose(prediction.attention, sums["attention"][..., 0] / 6, atol=1e-5)
     for part, expected in zip(prediction, network.prediction(found), strict=True):
         np.testing.assert_array_equal(part, expected)
 
@@ -112,6 +112,8 @@ def test_probabilities_and_maps_of_networks_without_heads_are_averaged() -> None
     assert isinstance(found, Prediction)
     np.testing.assert_allclose(found.probabilities, np.full((40, 60, 3), (0.1, 0.6, 0.3)))
     np.testing.assert_allclose(found.difficulty, np.full((40, 60), 50 / 255), rtol=1e-6)
+    np.testing.assert_allclose(found.attention, np.full((40, 60), 155 / 255), rtol=1e-6)
+    np.testing.assert_allclose(found.risk, np.full((40, 60), 0.4))  # of the averaged label
     assert (found.labels.dtype, set(found.labels.ravel().tolist())) == (np.int32, {1})
 
 

@@ -37,7 +37,8 @@ def test_views_are_those_of_each_tile() -> None:
     assert network.seen == [(32, 32), (32, 32), (64, 64), (64, 64)] * 2
     at_once = wrap(network, Wrapping(BOTH.augmentation)).predict(image)
     assert (tiled.labels != at_once.labels).mean() < 0.01
-    np.testing.assert_allclose(tiled.difficulty, at_once.difficulty, atol=1e-3)
+    np.testing.assert_allclose(tiled.attention, at_once.attention, atol=1e-3)
+    np.testing.assert_allclose(tiled.risk, at_once.risk, atol=1e-3)
 
 
 def test_tiles_are_those_of_the_shrunk_image(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 from ccfnet_tf.errors import ResourceError
 from ccfnet_tf.inference import writers
 from ccfnet_tf.inference.keras_network import Heads
-from ccfnet_tf.inference.segmenter import Prediction
+from ccfnet_tf.inference.segmenter import MAPS, MapName, Prediction
 from ccfnet_tf.inference.writers import (
+    ENDINGS,
     KINDS,
-    Kind,
     colour_picture,
     difficulty_picture,
     label_picture,
@@ -31,6 +31,12 @@ LABELS = np.array([[0, 0, 1], [0, 2, 1]], np.int32)
 IMAGE = np.full((2, 3, 3), 100, np.uint8)
 
 
+def prediction_of(difficulty: np.ndarray) -> Prediction:
+    other = difficulty.astype(np.float32) / 2
+    probabilities = np.zeros((*difficulty.shape, 3), np.float32)
+    return Prediction(LABELS, other, difficulty, 1 - other, probabilities)
+
+
 def read(path: Path) -> np.ndarray:
     picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     return picture[..., ::-1] if picture.ndim == 3 else picture
@@ -38,7 +44,7 @@ def read(path: Path) -> np.ndarray:
 
 def test_writes_four_files_that_say_the_same(tmp_path: Path) -> None:
     difficulty = np.array([[0, 0.5, 1], [0, 0, 0]], np.float32)
-    prediction = Prediction(LABELS, difficulty, np.zeros((2, 3, 3), np.float32))
+    prediction = prediction_of(difficulty)
     write_prediction(prediction, IMAGE, tmp_path, "sub/a.b", TAXONOMY)
 
     paths = output_paths(tmp_path, "sub/a.b")
@@ -72,8 +78,8 @@ def test_a_legend_names_the_classes_that_are_there_below_the_picture() -> None:
 
 @pytest.mark.parametrize("legends", [True, False])
 def test_without_legends_every_file_has_the_picture_s_size(tmp_path: Path, legends: bool) -> None:
-    prediction = Prediction(LABELS, np.zeros((2, 3)), np.zeros((2, 3, 3), np.float32))
-    kinds = (*KINDS, "difficulty_grey")
+    prediction = prediction_of(np.zeros((2, 3)))
+    kinds = (*KINDS, "difficulty_grey", "risk", "attention")
     paths = write_prediction(
         prediction, IMAGE, tmp_path, "a", TAXONOMY, kinds=kinds, legends=legends
     )
@@ -81,17 +87,22 @@ def test_without_legends_every_file_has_the_picture_s_size(tmp_path: Path, legen
     assert (sizes == {(2, 3)}) is not legends
 
 
-def test_difficulty_as_grey_and_as_float(tmp_path: Path) -> None:
-    difficulty = np.array([[0, 0.5, 1], [0.123456, 0, 0.25]], np.float32)
-    prediction = Prediction(LABELS, difficulty, np.zeros((2, 3, 3), np.float32))
-    kinds: tuple[Kind, ...] = ("difficulty_grey", "difficulty_npy", "difficulty_tiff")
-    grey, array, tiff = write_prediction(prediction, IMAGE, tmp_path, "a", TAXONOMY, kinds=kinds)
-    assert sorted(tmp_path.iterdir()) == sorted((grey, array, tiff))  # and nothing else
+@pytest.mark.parametrize("name", MAPS)
+def test_a_map_in_colour_as_grey_and_as_float(tmp_path: Path, name: MapName) -> None:
+    prediction = prediction_of(np.array([[0, 0.5, 1], [0.123456, 0, 0.25]], np.float32))
+    expected = getattr(prediction, name)
+    kinds = [kind for kind in ENDINGS if kind.startswith(name)]
+    assert kinds == [name, f"{name}_grey", f"{name}_npy", f"{name}_tiff"]
+    colour, grey, array, tiff = paths = write_prediction(
+        prediction, IMAGE, tmp_path, "a", TAXONOMY, kinds=kinds, legends=False
+    )
+    assert sorted(tmp_path.iterdir()) == sorted(paths)  # and nothing else
+    np.testing.assert_array_equal(read(colour), difficulty_picture(expected))
     assert read(grey).dtype == np.uint8
-    np.testing.assert_array_equal(read(grey), np.rint(difficulty * 255))
+    np.testing.assert_array_equal(read(grey), np.rint(expected * 255))
     for values in (np.load(array), read(tiff)):
         assert values.dtype == np.float32
-        np.testing.assert_array_equal(values, difficulty)
+        np.testing.assert_array_equal(values, expected)
 
 
 @pytest.mark.parametrize(("side", "wide"), [(300, 1), (1000, 2), (4000, 8)])
@@ -114,7 +125,7 @@ def test_a_failure_leaves_none_of_the_four(tmp_path: Path, monkeypatch: pytest.M
         real(path, *args)
 
     monkeypatch.setattr(writers, "_write", write)
-    prediction = Prediction(LABELS, np.zeros((2, 3)), np.zeros((2, 3, 3), np.float32))
+    prediction = prediction_of(np.zeros((2, 3)))
     (tmp_path / "b.label.png").touch()  # another image's
     with pytest.raises(ResourceError):
         write_prediction(prediction, IMAGE, tmp_path, "a", TAXONOMY)
@@ -154,21 +165,23 @@ def test_difficulty_grows_brighter() -> None:
 
 
 def heads(labels: np.ndarray) -> Heads:
-    return Heads(labels, labels, labels, np.zeros(labels.shape, np.float32))
+    zero = np.zeros(labels.shape, np.float32)
+    return Heads(labels, labels, labels, zero, zero + 1, zero)
 
 
-def test_preview_shows_the_five_columns() -> None:
+def test_preview_shows_the_six_columns() -> None:
     label = np.full((60, 80), 1, np.int32)
     image = np.full((60, 80, 3), 77, np.uint8)
     strip = preview_sheet([(image, label, heads(label * 2))], TAXONOMY)
     assert strip.dtype == np.uint8
     middle = strip[38 + 90]
-    centres = [14 + 120 + column * 248 for column in range(5)]
+    centres = [14 + 120 + column * 248 for column in range(6)]
     assert [tuple(middle[x]) for x in centres] == [
         (77, 77, 77),
         TAXONOMY.palette[1],
         TAXONOMY.palette[2],
         tuple(difficulty_picture(np.zeros((1, 1)))[0, 0]),
+        tuple(difficulty_picture(np.ones((1, 1)))[0, 0]),
         TAXONOMY.palette[2],
     ]
 

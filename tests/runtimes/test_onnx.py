@@ -13,6 +13,7 @@ from ccfnet_tf.errors import ConfigError, DataError, RunError
 from ccfnet_tf.inference.segmenter import PictureTooLargeError
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
+from tests.tiny_onnx import write_tiny_onnx
 
 TAXONOMY = Taxonomy(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
 FLOAT, BYTE = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
@@ -20,20 +21,8 @@ FLOAT, BYTE = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A network of one operator: probabilities are the colours, difficulty is red."""
-    helper = onnx.helper
-    nodes = [
-        helper.make_node("Cast", ["images"], ["probabilities"], to=FLOAT),
-        helper.make_node("ReduceMin", ["probabilities"], ["difficulty"], axes=[3], keepdims=0),
-    ]
-    inputs = [helper.make_tensor_value_info("images", BYTE, ["b", "h", "w", 3])]
-    outputs = [
-        helper.make_tensor_value_info("probabilities", FLOAT, ["b", "h", "w", 3]),
-        helper.make_tensor_value_info("difficulty", FLOAT, ["b", "h", "w"]),
-    ]
-    graph = helper.make_graph(nodes, "tiny", inputs, outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, tmp_path / "tiny.onnx")
+    """A network whose probabilities are the colours."""
+    write_tiny_onnx(tmp_path / "tiny.onnx")
     return tmp_path / "tiny.onnx"
 
 
@@ -42,7 +31,9 @@ def test_the_answer_has_the_picture_s_size(path: Path, size: tuple[int, int]) ->
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     found = OnnxNetwork(path, TAXONOMY, threads=1).predict(picture)
     np.testing.assert_array_equal(found.probabilities, picture.astype(np.float32))
+    np.testing.assert_array_equal(found.attention, picture.max(-1).astype(np.float32))
     np.testing.assert_array_equal(found.difficulty, picture.min(-1).astype(np.float32))
+    np.testing.assert_array_equal(found.risk, picture.min(-1).astype(np.float32))
     np.testing.assert_array_equal(found.labels, picture.argmax(-1))
     assert found.labels.dtype == np.int32
 

@@ -112,6 +112,9 @@ def test_a_result_draws_and_saves_itself(predictor: Predictor, tmp_path: Path) -
     np.testing.assert_array_equal(label, result.labels)
     (path,) = result.save(tmp_path / "out", "x/b", kinds=["difficulty_npy"])
     np.testing.assert_array_equal(np.load(path), result.difficulty)
+    saved = result.save(tmp_path / "out", kinds=["attention_npy", "risk_npy"])
+    for path, values in zip(saved, (result.attention, result.risk), strict=True):
+        np.testing.assert_array_equal(np.load(path), values)
 
 
 def through_pickle(result: Any) -> Any:
@@ -124,7 +127,8 @@ def test_a_copy_is_whole(predictor: Predictor, copied: Callable[[Any], Any]) -> 
     other = copied(result)
     assert other.taxonomy == TAXONOMY
     np.testing.assert_array_equal(other.overlay(), result.overlay())
-    np.testing.assert_array_equal(other.probabilities, result.probabilities)
+    for name in ("attention", "difficulty", "risk", "probabilities"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(result, name))
 
 
 @pytest.mark.parametrize("kind", [str, Path])
@@ -148,9 +152,12 @@ def test_a_run_folder_is_opened_by_its_path(
 def test_an_address_is_left_as_it_is(served: list[str], address: str) -> None:
     predictor = Predictor(address)
     assert served == [address]
-    labels, difficulty, probabilities = predictor.predict(RAMP)
+    result = predictor.predict(RAMP)
+    labels, difficulty, probabilities = result
     assert probabilities is None
     exact = ByBrightness().predict(RAMP)
+    np.testing.assert_array_equal(result.attention, exact.attention)
+    np.testing.assert_array_equal(result.risk, exact.risk)
     np.testing.assert_array_equal(labels, exact.labels)
     np.testing.assert_array_equal(difficulty, exact.difficulty)
     with pytest.raises(ConfigError, match="only outputs the refine head"):

@@ -23,13 +23,14 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, ResourceError
-from ccfnet_tf.inference.segmenter import PictureTooLargeError
+from ccfnet_tf.inference.segmenter import MAPS, PictureTooLargeError
 from ccfnet_tf.runtimes import served as module
 from ccfnet_tf.runtimes.served import Patience, ServedNetwork
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
 LABELS = IMAGE[..., 0] % 3
-DIFFICULTY = IMAGE[..., 1]
+MAPS_SENT = dict(zip(MAPS, (IMAGE[..., 2], IMAGE[..., 1], 255 - IMAGE[..., 2]), strict=True))
+DIFFICULTY = MAPS_SENT["difficulty"]
 HASTY = Patience(seconds=5.0, attempts=3, first_wait=0.02)
 
 
@@ -43,8 +44,7 @@ CLASSES: dict[str, Any] = {
 }
 GOOD: dict[str, Any] = {
     "labels_png_bytes": png(LABELS),
-    "difficulty_png_bytes": png(DIFFICULTY),
-    "risk_png_bytes": png(DIFFICULTY),
+    **{f"{name}_png_bytes": png(plane) for name, plane in MAPS_SENT.items()},
 }
 
 Handler = BaseHTTPRequestHandler
@@ -131,8 +131,18 @@ def test_an_answer_is_maps_of_the_picture() -> None:
     assert network.taxonomy.names == ("sky", "sea", "grüße")
     assert network.taxonomy.palette[2] == (255, 0, 9)
     np.testing.assert_array_equal(found.labels, LABELS)
-    assert (found.labels.dtype, found.difficulty.dtype) == (np.int32, np.float32)
-    np.testing.assert_allclose(found.difficulty * 255, DIFFICULTY, rtol=1e-6)
+    assert found.labels.dtype == np.int32
+    for name, plane in MAPS_SENT.items():
+        values = getattr(found, name)
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values * 255, plane, rtol=1e-6)
+
+
+def test_a_model_of_an_older_export_is_named() -> None:
+    with playing([classes, says(row(without("attention_png_bytes")))]) as address:
+        network = ServedNetwork(address, patience=HASTY)
+        with pytest.raises(ConfigError, match=r"an older version.*: export the run again$"):
+            network.predict(IMAGE)
 
 
 def test_labels_of_many_classes_have_16_bits() -> None:

@@ -32,7 +32,7 @@ from tensorflow_serving.apis import (
 from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import ConfigError, DataError, RunError
 from ccfnet_tf.exporters.saved_model import writer as saved_model
-from ccfnet_tf.inference.segmenter import PictureTooLargeError
+from ccfnet_tf.inference.segmenter import MAPS, PictureTooLargeError
 from ccfnet_tf.runtimes import served
 from ccfnet_tf.runtimes.served import ServedNetwork
 from ccfnet_tf.runtimes.sources import find_source
@@ -125,7 +125,7 @@ def test_encoded_answers_mixed_sizes(server: DevelopmentServer) -> None:
     code, rows = predict(server, signature_name="encoded", instances=sent)
     assert code == 200
     assert [set(row) for row in rows["predictions"]] == 2 * [
-        {"labels_png_bytes", "difficulty_png_bytes", "risk_png_bytes"}
+        {f"{name}_png_bytes" for name in ("labels", *MAPS)}
     ]
     _, columns = predict(server, signature_name="encoded", inputs={"image_bytes": sent})
     for name, values in columns["outputs"].items():

@@ -18,6 +18,7 @@ from ccfnet_tf.exporters.verify.reference import reference_images
 from ccfnet_tf.exporters.verify.verify import verify_on_gpu
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.segmenter import SMALLEST
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes.letterbox import at_most, fit, parse_size
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.manifest import MODEL, Format
@@ -103,14 +104,16 @@ class LiteRTExporter(Exporter):
         """Returns an image [H, W, 3] resized to the file's input size."""
         return fit(image, self.file.size).image
 
-    def write(self, model: Any, parts: Parts, folder: Path) -> dict[str, str]:
+    def write(
+        self, model: Any, parts: Parts, folder: Path, calibration: Calibration = UNCALIBRATED
+    ) -> dict[str, str]:
         """Writes the file; see `Exporter.write`."""
-        calibration: list[np.ndarray] = []
+        samples: list[np.ndarray] = []
         if self.file.quantize == "int8":
             step = -(-len(parts.train) // CALIBRATION_IMAGES)
-            calibration = [self.resized(parts.load(sample)[0]) for sample in parts.train[::step]]
+            samples = [self.resized(parts.load(sample)[0]) for sample in parts.train[::step]]
         path = folder / MODEL["tflite"]
-        write_litert(model, parts.taxonomy, path, self.file, calibration)
+        write_litert(model, parts.taxonomy, path, self.file, samples, calibration=calibration)
         return {}
 
     def measure(

@@ -19,8 +19,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 from ccfnet_tf.network.heads import PyramidPooling
-from ccfnet_tf.network.outputs import difficulty, exported_heads, probabilities
+from ccfnet_tf.network.outputs import exported_heads, maps
 
 MAX_TEXTURE_ROWS = 8192
 """Largest number of kernel pixels times input channels of a convolution."""
@@ -34,27 +35,37 @@ OUTPUT_SCOPE = "answers"
 Tensors = dict[str, tf.Tensor]
 
 
-def gpu_safe_outputs(model: Any) -> Callable[[tf.Tensor], Tensors]:
-    """Returns a function from images of a fixed size to probabilities and P(hard).
+def gpu_safe_outputs(
+    model: Any, calibration: Calibration = UNCALIBRATED
+) -> Callable[[tf.Tensor], Tensors]:
+    """Returns a function from images of a fixed size to what `network.outputs.maps` returns.
 
     Args:
         model: A `CCFNet`.
+        calibration: Of probabilities and maps.
 
     Returns:
-        float32 [B, H, W, 3], RGB 0..255, all static, -> `probabilities` [B, H, W, C] and
-        `difficulty` [B, H, W], float32.
+        A function of images float32 [B, H, W, 3], RGB 0..255, all sides static.
     """
     network = _rewritten(exported_heads(model))
 
     def predict(images: tf.Tensor) -> Tensors:
         outputs = network({"images": images}, training=False)
         with tf.name_scope(OUTPUT_SCOPE):
-            return {
-                "probabilities": probabilities(outputs["refine"]),
-                "difficulty": difficulty(outputs["attention"]),
-            }
+            return maps(outputs, calibration, arg_max=_arg_max)
 
     return predict
+
+
+def _arg_max(values: tf.Tensor) -> tf.Tensor:
+    """Returns the class ids int32 [B, H, W] of the largest of [B, H, W, C].
+
+    LiteRT's GPU path pads channels to multiples of 4, and its ARG_MAX includes the padding. Here
+    the padding is 0, and the largest value 1.
+    """
+    above = tf.nn.relu(1.0 + (values - tf.reduce_max(values, -1, keepdims=True)))
+    padded = tf.pad(above, [[0, 0], [0, 0], [0, 0], [0, -values.shape[-1] % 4]])
+    return tf.argmax(padded, -1, output_type=tf.int32)
 
 
 def _rewritten(model: keras.Model) -> keras.Model:

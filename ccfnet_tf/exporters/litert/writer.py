@@ -1,8 +1,8 @@
 """Writes a network as a LiteRT (TFLite) file with a fixed image size.
 
-Signature `serving_default`: `images` float32 [B, H, W, 3], RGB 0..255 ->
-`probabilities` float32 [B, H, W, C] and `difficulty` float32 [B, H, W], or `labels` uint8 [B, H, W]
-and `difficulty` uint8 [B, H, W], round(255 p).
+Signature `serving_default`: `images` float32 [B, H, W, 3], RGB 0..255 -> `labels` uint8 [B, H, W],
+`attention`, `difficulty` and `risk` float32 [B, H, W], and `probabilities` float32 [B, H, W, C].
+With `outputs` labels: without `probabilities`, and the maps are uint8, round(255 p).
 
 Weights are frozen into the graph first: the converter turns some variables into handles without
 values, and such a file returns NaN.
@@ -23,11 +23,12 @@ from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.exporters.base import check_choice
+from ccfnet_tf.exporters.base import LABELS, PROBABILITIES, check_choice, described_maps
 from ccfnet_tf.exporters.litert.float16 import with_float16_weights
 from ccfnet_tf.exporters.litert.gpu_safe_graph import OUTPUT_SCOPE, Tensors, gpu_safe_outputs
-from ccfnet_tf.inference.segmenter import SMALLEST
+from ccfnet_tf.inference.segmenter import MAPS, SMALLEST
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes.letterbox import Size
 from ccfnet_tf.runtimes.litert import import_interpreter
 from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS
@@ -114,14 +115,9 @@ class LiteRTOptions:
     def described_outputs(self) -> dict[str, str]:
         """Descriptions of the file's outputs, by name."""
         if self.outputs == "labels":
-            return {
-                "labels": "class ids [B, H, W]",
-                "difficulty": "P(the coarse prediction is wrong) as round(255 p), uint8 [B, H, W]",
-            }
-        return {
-            "probabilities": "float32 [B, H, W, C]",
-            "difficulty": "P(the coarse prediction is wrong), float32 [B, H, W]",
-        }
+            return {"labels": LABELS} | described_maps("round(255 p), uint8 [B, H, W]")
+        maps = described_maps("float32 [B, H, W]")
+        return {"labels": LABELS} | maps | {"probabilities": PROBABILITIES}
 
 
 def write_litert(
@@ -129,7 +125,9 @@ def write_litert(
     taxonomy: Taxonomy,
     path: Path,
     options: LiteRTOptions,
-    calibration: Sequence[np.ndarray] = (),
+    samples: Sequence[np.ndarray] = (),
+    *,
+    calibration: Calibration = UNCALIBRATED,
 ) -> None:
     """Converts a network and writes the file.
 
@@ -138,11 +136,10 @@ def write_litert(
         taxonomy: The model's classes.
         path: Path of the new file.
         options: Options of the file.
-        calibration: Images uint8 [H, W, 3] of `options.size` from the training split, for int8.
+        samples: Images uint8 [H, W, 3] of `options.size` from the training split, for int8.
+        calibration: Of probabilities and maps.
     """
-    predict = gpu_safe_outputs(model)
-    if options.outputs == "labels":
-        predict = _with_labels(predict, len(taxonomy.names))
+    predict = _new_predict(gpu_safe_outputs(model, calibration), taxonomy, options.outputs)
     spec = tf.TensorSpec([options.batch, *options.size, 3], tf.float32, name="images")
     traced = tf.function(predict, input_signature=[spec], autograph=False)
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
@@ -157,11 +154,11 @@ def write_litert(
         with warnings.catch_warnings():
             # The converter calibrates with TensorFlow's deprecated interpreter.
             warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated")
-            content = _converted(folder, options, calibration)
+            content = _converted(folder, options, samples)
     path.write_bytes(content)
 
 
-def _converted(folder: str, options: LiteRTOptions, calibration: Sequence[np.ndarray]) -> bytes:
+def _converted(folder: str, options: LiteRTOptions, samples: Sequence[np.ndarray]) -> bytes:
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
     if options.quantize == "none":
         return bytes(converter.convert())
@@ -169,7 +166,7 @@ def _converted(folder: str, options: LiteRTOptions, calibration: Sequence[np.nda
         return with_float16_weights(bytes(converter.convert()))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if options.quantize == "int8":
-        converter.representative_dataset = _samples(calibration, options.batch)
+        converter.representative_dataset = _samples(samples, options.batch)
         # Calibration and quantization are separate steps so that nodes can be excluded.
         converter._experimental_calibrate_only = True
         calibrated = bytes(converter.convert())
@@ -192,18 +189,20 @@ def _float_nodes(content: bytes) -> set[str]:
     return {name for name in names if any(part in name for part in _FLOAT_LAYERS)}
 
 
-def _with_labels(
-    predict: Callable[[tf.Tensor], Tensors], classes: int
+def _new_predict(
+    network: Callable[[tf.Tensor], Tensors], taxonomy: Taxonomy, outputs: Outputs
 ) -> Callable[[tf.Tensor], Tensors]:
-    label_type = tf.uint8 if classes <= BYTE_LABELS else tf.int32
+    """Returns a function from images to the outputs of the file."""
+    label_type = tf.uint8 if len(taxonomy.names) <= BYTE_LABELS else tf.int32
 
-    def labelled(images: tf.Tensor) -> Tensors:
-        outputs = predict(images)
-        # LiteRT's GPU path pads channels to multiples of 4, and its ARG_MAX includes the padding.
-        padded = tf.pad(outputs["probabilities"], [[0, 0], [0, 0], [0, 0], [0, -classes % 4]])
-        labels = tf.argmax(padded, -1, output_type=tf.int32)
-        # A cast truncates, so 0.5 is added; LiteRT's ROUND is not supported by every GPU.
-        difficulty = tf.cast(LEVELS * outputs["difficulty"] + 0.5, tf.uint8)
-        return {"labels": tf.cast(labels, label_type), "difficulty": difficulty}
+    def predict(images: tf.Tensor) -> Tensors:
+        found = network(images)
+        found["labels"] = tf.cast(found["labels"], label_type)
+        if outputs == "labels":
+            del found["probabilities"]
+            with tf.name_scope(OUTPUT_SCOPE):
+                # A cast truncates, so 0.5 is added; LiteRT's ROUND is not supported by every GPU.
+                found |= {name: tf.cast(LEVELS * found[name] + 0.5, tf.uint8) for name in MAPS}
+        return found
 
-    return labelled
+    return predict

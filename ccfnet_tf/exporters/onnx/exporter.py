@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ccfnet_tf.datasets.splits import Parts
 from ccfnet_tf.exporters.base import Exporter
 from ccfnet_tf.exporters.onnx.writer import INPUTS, OUTPUTS, write_onnx
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes.manifest import MODEL, Format
 
 
@@ -25,7 +26,9 @@ class OnnxExporter(Exporter):
         """Returns the folder `onnx` in `out`."""
         return out / self.format
 
-    def write(self, model: Any, parts: Parts, folder: Path) -> dict[str, str]:
+    def write(
+        self, model: Any, parts: Parts, folder: Path, calibration: Calibration = UNCALIBRATED
+    ) -> dict[str, str]:
         """Writes the file; see `Exporter.write`."""
-        write_onnx(model, folder / MODEL["onnx"])
+        write_onnx(model, folder / MODEL["onnx"], calibration)
         return {}

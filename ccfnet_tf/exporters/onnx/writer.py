@@ -17,7 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.errors import VerificationError, first_line
-from ccfnet_tf.network.outputs import difficulty, probabilities
+from ccfnet_tf.exporters.base import LABELS, PROBABILITIES, described_maps
+from ccfnet_tf.exporters.verify.reference import settled
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.network.outputs import maps
 from ccfnet_tf.runtimes.onnx import import_extra, new_session
 
 OPSET = 17
@@ -30,8 +33,9 @@ INPUTS = {
     "alpha": "drop an alpha channel before the call; do not blend it",
 }
 OUTPUTS = {
-    "probabilities": "float32 [B, H, W, C], sums to 1 over the classes; labels are the arg max",
-    "difficulty": "P(the coarse prediction is wrong), float32 [B, H, W]",
+    "labels": LABELS,
+    **described_maps("float32 [B, H, W]"),
+    "probabilities": PROBABILITIES,
 }
 
 _TEST_SHAPES = ((1, 32, 32), (2, 33, 47), (1, 90, 61))  # batch, height, width
@@ -40,12 +44,13 @@ _ONNX_DOMAINS = ("", "ai.onnx")
 _AXES = ("batch", "height", "width")
 
 
-def write_onnx(model: Any, path: Path) -> None:
+def write_onnx(model: Any, path: Path, calibration: Calibration = UNCALIBRATED) -> None:
     """Writes the file and compares it with Keras in onnxruntime.
 
     Args:
         model: A `CCFNet`.
         path: Path of the new file; its folder exists.
+        calibration: Of probabilities and maps.
 
     Raises:
         ConfigError: tf2onnx, onnx or onnxruntime is not installed.
@@ -55,7 +60,8 @@ def write_onnx(model: Any, path: Path) -> None:
     import_extra("onnxruntime")
     images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
     with _logged_errors() as errors, _dilated_in_one_op():
-        function = tf.function(_new_predict(model), input_signature=[images], autograph=False)
+        predict = _new_predict(model, calibration)
+        function = tf.function(predict, input_signature=[images], autograph=False)
         proto, _ = convert.from_function(function, input_signature=[images], opset=OPSET)
     foreign = sorted({f"{domain}:{name}" for domain, name in _foreign(proto.graph)})
     if errors or foreign:
@@ -65,16 +71,12 @@ def write_onnx(model: Any, path: Path) -> None:
         _pad_explicitly(node)
     _name_axes(proto)
     path.write_bytes(proto.SerializeToString())
-    _compare(path, model)
+    _compare(path, model, calibration)
 
 
-def _new_predict(model: Any) -> Any:
+def _new_predict(model: Any, calibration: Calibration) -> Any:
     def predict(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = model(tf.cast(images, tf.float32), training=False)
-        return {
-            "probabilities": probabilities(outputs["refine"]),
-            "difficulty": difficulty(outputs["attention"]),
-        }
+        return maps(model(tf.cast(images, tf.float32), training=False), calibration)
 
     return predict
 
@@ -173,9 +175,11 @@ def _name_axes(proto: Any) -> None:
             axis.dim_param = name
 
 
-def _compare(path: Path, model: Any) -> None:
+def _compare(path: Path, model: Any, calibration: Calibration) -> None:
     session = new_session(path)
-    predict = tf.function(_new_predict(model), autograph=False, reduce_retracing=True)
+    heads_of = tf.function(
+        lambda images: model(images, training=False), autograph=False, reduce_retracing=True
+    )
     rng = np.random.default_rng(0)
     for batch, height, width in _TEST_SHAPES:
         images = rng.integers(0, 256, (batch, height, width, 3), np.uint8)
@@ -187,8 +191,14 @@ def _compare(path: Path, model: Any) -> None:
         except Exception as error:
             reason = first_line(error)
             raise VerificationError(f"{path}: onnxruntime, {size}: {reason}") from error
-        for name, expected in predict(tf.constant(images)).items():
-            deviation = float(np.abs(outputs[name] - expected.numpy()).max())
+        heads = heads_of(tf.constant(images, tf.float32))
+        compared = {
+            "labels": settled(heads["refine"].numpy()),
+            "difficulty": settled(heads["coarse"].numpy()),
+        }
+        for name, expected in maps(heads, calibration).items():
+            gap = np.abs(outputs[name] - expected.numpy())[compared.get(name, ...)]
+            deviation = float(gap.max(initial=0.0))
             if not deviation <= _MAX_DIFFERENCE:  # also true for NaN
                 raise VerificationError(
                     f"{path}: {name} of {size} in onnxruntime differs from Keras by "

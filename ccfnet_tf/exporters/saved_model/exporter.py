@@ -12,6 +12,7 @@ from ccfnet_tf.exporters.base import Exporter, check_choice
 from ccfnet_tf.exporters.saved_model.warmup import write_warmup
 from ccfnet_tf.exporters.saved_model.writer import INPUTS, OUTPUTS, write_saved_model
 from ccfnet_tf.io.new_folder import being_written
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes.manifest import Format
 
 NAME = "ccfnet"
@@ -50,9 +51,11 @@ class SavedModelExporter(Exporter):
         """Returns the folder of the next version: TensorFlow Serving serves the highest number."""
         return _next_version(out / NAME)
 
-    def write(self, model: Any, parts: Parts, folder: Path) -> dict[str, str]:
+    def write(
+        self, model: Any, parts: Parts, folder: Path, calibration: Calibration = UNCALIBRATED
+    ) -> dict[str, str]:
         """Writes the model and its warm-up records; see `Exporter.write`."""
-        write_saved_model(model, parts.taxonomy, folder)
+        write_saved_model(model, parts.taxonomy, folder, calibration)
         if write_warmup(folder, NAME):
             return {}
         return {"warm-up": "not written: needs pip install 'ccfnet-tf[serving]'"}

@@ -1,12 +1,11 @@
 """Writes a network as a SavedModel with the signatures that TensorFlow Serving offers.
 
-`serving_default`  images uint8 [B, H, W, 3]  ->  labels, difficulty, risk [B, H, W]
-`encoded`          image_bytes string [B]     ->  the same three as PNG, string [B] each
+`serving_default`  images uint8 [B, H, W, 3]  ->  labels, attention, difficulty, risk [B, H, W]
+`encoded`          image_bytes string [B]     ->  the same four as PNG, string [B] each
 `probabilities`    images uint8 [B, H, W, 3]  ->  probabilities float32 [B, H, W, C]
 `classes`          ask int32 [B], any value   ->  names string [B, C], palette uint8 [B, C, 3]
 
-A probability p is stored as round(255 p). `difficulty` is P(coarse is wrong), `risk` is 1 - the
-largest probability.
+A probability p of the three maps is stored as round(255 p); see `network.outputs.maps`.
 
 The signature `classes` exists because TensorFlow Serving does not serve assets. Its outputs have a
 batch dimension because the REST API requires one.
@@ -27,10 +26,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ccfnet_tf.exporters.base import LABELS, PROBABILITIES, described_maps
 from ccfnet_tf.exporters.fold_batch_norm import fold_batch_norm
+from ccfnet_tf.inference.segmenter import MAPS
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 from ccfnet_tf.network.geometry import at_least_minimum
-from ccfnet_tf.network.outputs import difficulty, exported_heads, labels, probabilities, risk
+from ccfnet_tf.network.outputs import exported_heads, maps
 from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS
 
 BYTE_LABELS = 256
@@ -44,11 +46,10 @@ INPUTS = {
     "alpha": "dropped, not blended",
 }
 OUTPUTS = {
-    "labels": "class ids [B, H, W]",
-    "difficulty": "P(the coarse prediction is wrong) as round(255 p), uint8 [B, H, W]",
-    "risk": "1 - the largest probability, as round(255 p), uint8 [B, H, W]",
-    "probabilities": "float32 [B, H, W, C]",
-    "*_png_bytes": "the first three as PNG, string [B]",
+    "labels": LABELS,
+    **described_maps("round(255 p), uint8 [B, H, W]"),
+    "probabilities": PROBABILITIES,
+    "*_png_bytes": "labels and the three maps as PNG, string [B]",
     "names": "class names, string [B, C]",
     "palette": "uint8 [B, C, 3]",
 }
@@ -63,19 +64,22 @@ _JPEG_FRAMES = [0xC0 + kind for kind in range(16) if kind not in (4, 8, 12)]
 Tensors = dict[str, tf.Tensor]
 
 
-def write_saved_model(model: Any, taxonomy: Taxonomy, folder: Path) -> None:
+def write_saved_model(
+    model: Any, taxonomy: Taxonomy, folder: Path, calibration: Calibration = UNCALIBRATED
+) -> None:
     """Writes `saved_model.pb`, `variables/` and `assets/` into a folder.
 
     Args:
         model: A `CCFNet`.
         taxonomy: The model's classes, stored as assets.
         folder: A folder that is empty or does not exist.
+        calibration: Of probabilities and maps.
     """
     network = fold_batch_norm(exported_heads(model))
     module = tf.Module()
     # The variables, not the model: see the module's docstring.
     module.weights = [variable.value for variable in network.variables]
-    predict = _new_predict(network)
+    predict = _new_predict(network, calibration)
     images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
     image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
     label_type = tf.uint8 if len(taxonomy.names) <= BYTE_LABELS else tf.uint16
@@ -130,30 +134,23 @@ def _classes(taxonomy: Taxonomy, ask: tf.Tensor) -> Tensors:
     }
 
 
-def _new_predict(network: keras.Model) -> Callable[[tf.Tensor], Tensors]:
-    """Returns a function from images to labels, P(hard) and probabilities of the same size."""
+def _new_predict(network: keras.Model, calibration: Calibration) -> Callable[[tf.Tensor], Tensors]:
+    """Returns a function from images to labels, maps and probabilities of the same size."""
 
     def predict(images: tf.Tensor) -> Tensors:
         shape = tf.shape(images)
         height, width = shape[1], shape[2]
         resized = tf.cast(at_least_minimum(images), tf.float32)
         outputs = network({"images": resized}, training=False)
-        refine = outputs["refine"][:, :height, :width]
-        return {
-            "labels": labels(refine),
-            "difficulty": difficulty(outputs["attention"][:, :height, :width]),
-            "probabilities": probabilities(refine),
-        }
+        cropped = {name: output[:, :height, :width] for name, output in outputs.items()}
+        return maps(cropped, calibration)
 
     return predict
 
 
 def _as_bytes(outputs: Tensors, label_type: tf.DType) -> Tensors:
-    return {
-        "labels": tf.cast(outputs["labels"], label_type),
-        "difficulty": _byte(outputs["difficulty"]),
-        "risk": _byte(risk(outputs["probabilities"])),
-    }
+    labels = tf.cast(outputs["labels"], label_type)
+    return {"labels": labels} | {name: _byte(outputs[name]) for name in MAPS}
 
 
 def _byte(probability: tf.Tensor) -> tf.Tensor:
@@ -165,14 +162,13 @@ def _encoded(
 ) -> Tensors:
     def encode_one(indexed: tuple[tf.Tensor, tf.Tensor]) -> Tensors:
         image = _decode(*indexed)
-        maps = _as_bytes(predict(image[tf.newaxis]), label_type)
+        planes = _as_bytes(predict(image[tf.newaxis]), label_type)
         return {
             f"{name}_png_bytes": tf.io.encode_png(value[0, :, :, tf.newaxis])
-            for name, value in maps.items()
+            for name, value in planes.items()
         }
 
-    names = ("labels", "difficulty", "risk")
-    kinds = {f"{name}_png_bytes": tf.TensorSpec([], tf.string) for name in names}
+    kinds = {f"{name}_png_bytes": tf.TensorSpec([], tf.string) for name in ("labels", *MAPS)}
     indices = tf.range(tf.size(image_bytes))
     return tf.map_fn(encode_one, (indices, image_bytes), fn_output_signature=kinds)
 
@@ -235,5 +231,5 @@ def _jpeg_size(content: tf.Tensor) -> tf.Tensor:
 
     at = tf.while_loop(is_other_segment, next_segment, [tf.constant(2)])[0]
     size = tf.stack([word(at + 5), word(at + 7)])
-    maps = tf.logical_and(is_marker(at), is_frame(at))
-    return tf.cast(tf.where(maps, size, 0), tf.int64)
+    found = tf.logical_and(is_marker(at), is_frame(at))
+    return tf.cast(tf.where(found, size, 0), tf.int64)

@@ -15,14 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ccfnet_tf.errors import first_line, is_disk_full
-from ccfnet_tf.exporters.verify.reference import Gaps, beyond_rounding, read_references, same_shape
-from ccfnet_tf.inference.segmenter import Maps, Network, Prediction
+from ccfnet_tf.exporters.verify.reference import Gaps, read_references
+from ccfnet_tf.inference.segmenter import Network
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
-from ccfnet_tf.runtimes.manifest import LEVELS, MODEL, Difference
+from ccfnet_tf.runtimes.manifest import MODEL, Difference
 
 
 def main() -> None:
@@ -57,26 +55,14 @@ def compare(folder: Path, network: Network) -> Difference:
     batch = network.batch if isinstance(network, LiteRTNetwork) else 1
     for start in range(0, len(references), batch):
         batch_references = [references[(start + index) % len(references)] for index in range(batch)]
-        images = [image for image, _, _ in batch_references]
+        images = [reference.image for reference in batch_references]
         if isinstance(network, LiteRTNetwork):
             predictions = network.predict_together(images)
         else:
             predictions = [network.predict(images[0])]
         for reference, prediction in zip(batch_references, predictions, strict=True):
-            _add(gaps, prediction, reference)
+            gaps.add_prediction(prediction, reference)
     return gaps.difference()
-
-
-def _add(gaps: Gaps, prediction: Prediction | Maps, reference: tuple[np.ndarray, ...]) -> None:
-    _, probabilities, difficulty = reference
-    same_shape("difficulty", prediction.difficulty, difficulty)
-    if isinstance(prediction, Prediction):
-        same_shape("probabilities", prediction.probabilities, probabilities)
-        gaps.add(np.abs(prediction.probabilities - probabilities))
-        gaps.add(np.abs(prediction.difficulty - difficulty))
-    else:
-        gaps.add(beyond_rounding(np.round(LEVELS * prediction.difficulty), difficulty))
-    gaps.add_labels(prediction.labels, probabilities.argmax(-1))
 
 
 def _check(folder: Path, format_: str) -> Difference:
@@ -85,7 +71,7 @@ def _check(folder: Path, format_: str) -> Difference:
 
         return check_saved_model(folder)
     # Only class ids are compared, so names and colours are placeholders.
-    classes = next(read_references(folder))[1].shape[-1]
+    classes = next(read_references(folder)).prediction.probabilities.shape[-1]
     taxonomy = Taxonomy(("",) * classes, ((0, 0, 0),) * classes)
     if format_ == "tflite":
         return compare(folder, LiteRTNetwork(folder / MODEL["tflite"], taxonomy))

@@ -16,15 +16,16 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ccfnet_tf.exporters.verify.reference import Gaps, beyond_rounding, read_references, same_shape
+from ccfnet_tf.exporters.verify.reference import Gaps, read_references, same_shape
+from ccfnet_tf.inference.segmenter import MAPS, Maps
 from ccfnet_tf.runtimes.graph_ops import refuse_harmful_graph
-from ccfnet_tf.runtimes.manifest import Difference
+from ccfnet_tf.runtimes.manifest import LEVELS, Difference
 
 SIGNATURES = ("serving_default", "encoded", "probabilities")
 """Signatures that are compared with Keras; `classes` returns names only."""
 
 OUTPUTS_OF = {
-    "serving_default": ("labels", "difficulty", "risk"),
+    "serving_default": ("labels", *MAPS),
     "encoded": (),
     "probabilities": ("probabilities",),
 }
@@ -129,16 +130,14 @@ def _read_output(path: Path) -> np.ndarray:
 def _compare(folder: Path, calls: Mapping[str, Call], max_images: int | None = None) -> Difference:
     """Returns the differences over all signatures and images, for one way of loading."""
     gaps = Gaps()
-    for image, probabilities, difficulty in islice(read_references(folder), max_images):
-        outputs = calls["probabilities"](image[np.newaxis])["probabilities"][0]
-        same_shape("probabilities", outputs, probabilities)
-        gaps.add(np.abs(outputs - probabilities))
+    for reference in islice(read_references(folder), max_images):
+        image, expected = reference.image, reference.prediction.probabilities
+        probabilities = calls["probabilities"](image[np.newaxis])["probabilities"][0]
+        same_shape("probabilities", probabilities, expected)
+        gaps.add(np.abs(probabilities - expected))
         served = calls["serving_default"](image[np.newaxis])
-        risk = 1.0 - probabilities.max(-1)
-        for name, expected in (("difficulty", difficulty), ("risk", risk)):
-            same_shape(name, served[name][0], expected)
-            gaps.add(beyond_rounding(served[name][0], expected))
-        gaps.add_labels(served["labels"][0], probabilities.argmax(-1))
+        maps = Maps(served["labels"][0], *(served[name][0] / LEVELS for name in MAPS))
+        gaps.add_prediction(maps, reference)
         # A PNG keeps every pixel.
         _compare_encoded(calls["encoded"], "PNG", _encoded(image, "PNG"), served)
     return gaps.difference()
@@ -149,7 +148,7 @@ def _compare_jpeg(folder: Path, calls: Mapping[str, Call]) -> None:
 
     One way of loading is enough: the graph is the same in all.
     """
-    image, _, _ = next(read_references(folder))
+    image = next(read_references(folder)).image
     content = _encoded(image, "JPEG")
     with Image.open(io.BytesIO(content)) as decoded:
         served = calls["serving_default"](np.array(decoded)[np.newaxis])
@@ -167,7 +166,7 @@ def _compare_encoded(call: Call, kind: str, content: bytes, served: Tensors) -> 
     outputs = call(np.array([content, content], object))
     if not outputs:  # from `saved_model_cli run`, whose strings are not opened
         return
-    for name in ("labels", "difficulty", "risk"):
+    for name in ("labels", *MAPS):
         for each in outputs[f"{name}_png_bytes"]:
             plane = cv2.imdecode(np.frombuffer(each, np.uint8), cv2.IMREAD_UNCHANGED)
             if plane is None or not np.array_equal(plane, served[name][0]):

@@ -6,13 +6,13 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ccfnet_tf.datasets.splits import Parts, read_parts
 from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, first_line
-from ccfnet_tf.inference.segmenter import refuse_no_picture
+from ccfnet_tf.inference.segmenter import MAPS, Maps, Prediction, refuse_no_picture
 from ccfnet_tf.runs.checkpoint_file import DAMAGE, parse_array
 from ccfnet_tf.runtimes.manifest import LEVELS, REFERENCE, Difference
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ccfnet_tf.runs.run_folder import RunInfo
 
 REFERENCE_IMAGES = 6
+
+MIN_LEAD = 1e-3
+"""Smallest lead of a label's log-probability for which files of float weights must agree."""
 
 MAX_BYTES = 1 << 31
 """Largest uncompressed size of all references of an artifact, in bytes."""
@@ -48,27 +51,48 @@ def reference_images(parts: Parts, count: int = REFERENCE_IMAGES) -> list[np.nda
     return [parts.load(sample)[0] for sample in samples[::step][:count]]
 
 
+class Reference(NamedTuple):
+    """An image and Keras's outputs for it.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB.
+        settled: bool [H, W]; whether coarse's label is clear. Where its two largest
+            log-probabilities differ by less than `MIN_LEAD`, rounding may choose the other class,
+            and difficulty jumps; it is not compared there.
+        prediction: Keras's prediction.
+    """
+
+    image: np.ndarray
+    settled: np.ndarray
+    prediction: Prediction
+
+
+def settled(log_probabilities: np.ndarray) -> np.ndarray:
+    """Returns where the two largest of [..., C] differ by `MIN_LEAD` or more, bool [...]."""
+    largest = np.partition(log_probabilities, -2, axis=-1)[..., -2:]
+    return np.asarray(largest[..., 1] - largest[..., 0] >= MIN_LEAD)
+
+
 def write_reference(path: Path, predictor: KerasNetwork, images: Sequence[np.ndarray]) -> None:
     """Writes images and Keras's outputs as named arrays, at most `MAX_BYTES` unless there is one.
 
-    Keys: `image/N` uint8 [H, W, 3], `probabilities/N` float32 [H, W, C], `difficulty/N` float32
-    [H, W].
+    The keys are `NAME/N` for each name of `Reference` and `Prediction`.
     """
     arrays: dict[str, np.ndarray] = {}
     size = 0
     for number, image in enumerate(images):
-        predicted = predictor.predict(image)
-        size += image.nbytes + predicted.probabilities.nbytes + predicted.difficulty.nbytes
+        heads = predictor.head_outputs(image)
+        named = {"image": image, "settled": settled(heads.coarse)}
+        named |= predictor.prediction(heads)._asdict()
+        size += sum(each.nbytes for each in named.values())
         if arrays and size > MAX_BYTES:
             break
-        arrays[f"image/{number}"] = image
-        arrays[f"probabilities/{number}"] = predicted.probabilities
-        arrays[f"difficulty/{number}"] = predicted.difficulty
+        arrays |= {f"{name}/{number}": each for name, each in named.items()}
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
-def read_references(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields image, probabilities and difficulty of each reference in a folder.
+def read_references(folder: Path) -> Iterator[Reference]:
+    """Yields the references in a folder.
 
     Raises:
         ValueError: There are none, or the file is damaged or unpacks to more than `MAX_BYTES`.
@@ -84,12 +108,13 @@ def read_references(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.n
                 raise ValueError("it contains no references")
             for key in keys:
                 number = key.removeprefix("image/")
-                image, probabilities, difficulty = (
-                    parse_array(_read_member(archive, members[f"{kind}/{number}"]))
-                    for kind in ("image", "probabilities", "difficulty")
+                image, clear, *outputs = (
+                    parse_array(_read_member(archive, members[f"{name}/{number}"]))
+                    for name in ("image", "settled", *Prediction._fields)
                 )
-                _check_shapes(image, probabilities, difficulty)
-                yield image, probabilities, difficulty
+                reference = Reference(image, clear, Prediction(*outputs))
+                _check_shapes(reference)
+                yield reference
     except (*DAMAGE, DataError) as error:
         reason = first_line(error)
         raise ValueError(f"{path}: damaged ({reason})") from error
@@ -103,14 +128,17 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         return b"".join(iter(partial(member.read, 1 << 20), b""))
 
 
-def _check_shapes(image: np.ndarray, probabilities: np.ndarray, difficulty: np.ndarray) -> None:
+def _check_shapes(reference: Reference) -> None:
+    image, clear, prediction = reference
     refuse_no_picture(image)
-    size = image.shape[:2]
-    floats = probabilities.dtype == difficulty.dtype == np.float32
-    if not floats or probabilities.shape[:2] != size or probabilities.ndim != 3:
-        raise ValueError(f"probabilities of {probabilities.dtype} {list(probabilities.shape)}")
-    if difficulty.shape != size:
-        raise ValueError(f"difficulty of shape {list(difficulty.shape)}")
+    size, classes = image.shape[:2], prediction.probabilities.shape[-1:]
+    types: dict[str, type] = {"labels": np.int32}
+    for name, array in prediction._asdict().items():
+        shape = (*size, *classes) if name == "probabilities" else size
+        if array.dtype != types.get(name, np.float32) or array.shape != shape:
+            raise ValueError(f"{name} of {array.dtype} {list(array.shape)}")
+    if clear.dtype != bool or clear.shape != size:
+        raise ValueError(f"settled of {clear.dtype} {list(clear.shape)}")
 
 
 class Gaps:
@@ -119,6 +147,25 @@ class Gaps:
     def __init__(self) -> None:
         self._gaps: list[np.ndarray] = []
         self._other_labels = self._pixels = 0
+
+    def add_prediction(self, found: Prediction | Maps, reference: Reference) -> None:
+        """Adds a file's labels, maps and, where it returns them, probabilities.
+
+        Raises:
+            ValueError: An output has a wrong shape.
+        """
+        expected = reference.prediction
+        if isinstance(found, Prediction):
+            same_shape("probabilities", found.probabilities, expected.probabilities)
+            self.add(np.abs(found.probabilities - expected.probabilities))
+        for name in MAPS:
+            values, exact_values = getattr(found, name), getattr(expected, name)
+            same_shape(name, values, exact_values)
+            gaps = np.abs(values - exact_values)
+            if isinstance(found, Maps):
+                gaps = beyond_rounding(np.round(LEVELS * values), exact_values)
+            self.add(gaps[reference.settled] if name == "difficulty" else gaps)
+        self.add_labels(found.labels, expected.labels)
 
     def add(self, gaps: np.ndarray) -> None:
         """Adds absolute differences of probabilities."""

@@ -24,6 +24,7 @@ from ccfnet_tf.exporters.verify.gpu import GPUVerdict, try_on_gpu
 from ccfnet_tf.exporters.verify.reference import write_reference
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.labels import Sample, Taxonomy
+from ccfnet_tf.network.outputs import maps
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.manifest import MODEL, REFERENCE, tolerance
 
@@ -59,9 +60,7 @@ def write(model: Any, folder: Path, **options: Any) -> None:
 
 def plain_answers(model: Any) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     def answers(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = model(images, training=False)
-        hard = tf.nn.softmax(outputs["attention"])[..., 0]
-        return {"probabilities": tf.exp(outputs["refine"]), "difficulty": hard}
+        return maps(model(images, training=False))
 
     return answers
 
@@ -125,7 +124,7 @@ def test_operators_that_no_gpu_has_are_named(
         logs = tf.nn.log_softmax(tf.math.log(found["probabilities"]))
         return {**found, "probabilities": tf.exp(logs)}
 
-    monkeypatch.setattr(litert, "gpu_safe_outputs", lambda _: answers)
+    monkeypatch.setattr(litert, "gpu_safe_outputs", lambda *_: answers)
     write(model, folder)
     verdict = try_on_gpu(folder)
     if verdict.message.startswith("not tested"):

@@ -23,8 +23,10 @@ from ccfnet_tf.exporters.verify.compare_process import compare
 from ccfnet_tf.exporters.verify.gpu import GPUVerdict, judge, try_on_gpu
 from ccfnet_tf.exporters.verify.reference import write_reference
 from ccfnet_tf.inference.keras_network import KerasNetwork
+from ccfnet_tf.inference.segmenter import MAPS
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network import heads
+from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.heads import PyramidPooling
 from ccfnet_tf.network.layers import Conv
@@ -58,9 +60,12 @@ def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def write(model: Any, folder: Path, **options: Any) -> LiteRTNetwork:
+def write(
+    model: Any, folder: Path, calibration: Calibration = UNCALIBRATED, **options: Any
+) -> LiteRTNetwork:
     wanted = LiteRTOptions(**{"size": SIZE, **options})
-    write_litert(model, TAXONOMY, folder / MODEL["tflite"], wanted, pictures())
+    path = folder / MODEL["tflite"]
+    write_litert(model, TAXONOMY, path, wanted, pictures(), calibration=calibration)
     return LiteRTNetwork(folder / MODEL["tflite"], TAXONOMY, threads=1)
 
 
@@ -235,7 +240,8 @@ def test_what_fails_on_a_gpu_is_not_called_a_machine_without_one() -> None:
 
 
 def test_not_a_number_in_any_output_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = {"difficulty": np.zeros((1, 2, 2)), "probabilities": np.zeros((1, 2, 2, 3))}
+    right = {name: np.zeros((1, 2, 2)) for name in MAPS}
+    right["probabilities"] = np.zeros((1, 2, 2, 3))
     wrong = right | {"probabilities": np.full((1, 2, 2, 3), np.nan)}
 
     class Compiled:
@@ -249,6 +255,8 @@ def test_not_a_number_in_any_output_is_seen(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(gpu_process, "CompiledLiteRT", Compiled)
     assert np.isnan(gpu_process._both(Path(), np.zeros((2, 2, 3)))["largest"])
+    wrong = right | {"difficulty": np.full((1, 2, 2), np.nan)}
+    assert gpu_process._both(Path(), np.zeros((2, 2, 3)))["largest"] == 1.0
 
 
 def gpu_or_skip(folder: Path) -> GPUVerdict:
@@ -262,7 +270,8 @@ def gpu_or_skip(folder: Path) -> GPUVerdict:
 
 @pytest.mark.parametrize("outputs", ["probabilities", "labels"])
 def test_the_default_runs_wholly_on_a_gpu(model: Any, folder: Path, outputs: str) -> None:
-    write(model, folder, outputs=outputs)
+    calibration = Calibration((0.5, 2.0, 1.0), (1.0, 0.0, -1.0), 0.5, 1.0)
+    write(model, folder, calibration, outputs=outputs)
     verdict = gpu_or_skip(folder)
     assert verdict.runs, verdict.message
 

@@ -18,6 +18,7 @@ from ccfnet_tf.errors import ConfigError, VerificationError
 from ccfnet_tf.exporters.onnx import writer as module
 from ccfnet_tf.exporters.onnx.writer import OUTPUTS, write_onnx
 from ccfnet_tf.inference.keras_network import KerasNetwork
+from ccfnet_tf.inference.segmenter import MAPS
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
 
@@ -48,8 +49,8 @@ def test_it_takes_any_batch_and_size(toy: Callable[..., Any], tmp_path: Path) ->
     }
     assert axes == {
         "images": ["batch", "height", "width", 3],
+        **{key: ["batch", "height", "width"] for key in ("labels", *MAPS)},
         "probabilities": ["batch", "height", "width", 3],
-        "difficulty": ["batch", "height", "width"],
     }
     assert set(OUTPUTS) == {each.name for each in graph.output}
 
@@ -76,7 +77,7 @@ def test_the_whole_network_is_equal_to_keras(tmp_path: Path) -> None:
 def answers(features: tf.Tensor) -> dict[str, tf.Tensor]:
     """Features [B, H, W, 2] -> what a network says."""
     logs = tf.math.log(tf.nn.softmax(features))
-    return {"refine": logs, "attention": features}
+    return {"coarse": features, "refine": logs, "attention": features}
 
 
 def pooling(end: Callable[[Any], Any]) -> Model:

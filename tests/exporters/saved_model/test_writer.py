@@ -21,7 +21,9 @@ from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.exporters.verify.compare_saved_model import check_saved_model
 from ccfnet_tf.exporters.verify.reference import write_reference
 from ccfnet_tf.inference.keras_network import KerasNetwork
+from ccfnet_tf.inference.segmenter import MAPS
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.outputs import maps
 from ccfnet_tf.runtimes.manifest import REFERENCE
 
 NAMES = ("sky", "sea", "grüße")
@@ -99,12 +101,11 @@ def test_any_size_is_answered_as_locally(artifact: Path, model: Any, size: tuple
     local = KerasNetwork(model, taxonomy=TAXONOMY).predict(image)
     served = loaded.signatures["serving_default"](images=tf.constant(image[np.newaxis]))
     assert {key: value.dtype for key, value in served.items()} == dict.fromkeys(
-        ("labels", "difficulty", "risk"), tf.uint8
+        ("labels", *MAPS), tf.uint8
     )
     np.testing.assert_array_equal(served["labels"][0], local.labels)
-    np.testing.assert_array_equal(served["difficulty"][0], np.round(255 * local.difficulty))
-    risk = 1.0 - local.probabilities.max(-1)
-    np.testing.assert_allclose(served["risk"][0], 255 * risk, atol=0.501)
+    for name in MAPS:
+        np.testing.assert_array_equal(served[name][0], np.round(255 * getattr(local, name)))
 
 
 def test_encoded_answers_mixed_sizes_in_their_order(artifact: Path) -> None:
@@ -117,7 +118,7 @@ def test_encoded_answers_mixed_sizes_in_their_order(artifact: Path) -> None:
     decoded = tf.io.decode_jpeg(jpeg, 3, dct_method="INTEGER_ACCURATE").numpy()
     for place, image in enumerate([*images[:2], decoded]):
         alone = loaded.signatures["serving_default"](images=tf.constant(image[np.newaxis]))
-        for name in ("labels", "difficulty", "risk"):
+        for name in ("labels", *MAPS):
             plane = tf.io.decode_png(found[f"{name}_png_bytes"][place])[..., 0]
             np.testing.assert_array_equal(plane, alone[name][0])
 
@@ -211,13 +212,9 @@ def test_a_module_that_holds_the_model_is_refused(
 
     def answers(images: tf.Tensor) -> dict[str, tf.Tensor]:
         out = model(tf.cast(images, tf.float32), training=False)
-        risk = 1.0 - tf.reduce_max(tf.exp(out["refine"]), -1)
-        hard = tf.nn.softmax(out["attention"])[..., 0]
-        return {
-            "labels": tf.argmax(out["refine"], -1, output_type=tf.int32),
-            "difficulty": tf.cast(tf.round(255 * hard), tf.uint8),
-            "risk": tf.cast(tf.round(255 * risk), tf.uint8),
-        }
+        found = maps(out)
+        planes = {name: tf.cast(tf.round(255 * found[name]), tf.uint8) for name in MAPS}
+        return {"labels": found["labels"], **planes}
 
     broken.serve = tf.function(answers, input_signature=[spec])
     broken.probabilities = tf.function(

@@ -13,7 +13,7 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.splits import Parts, read_parts
 from ccfnet_tf.exporters.verify.accuracy import measure_accuracy
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import Maps, Prediction
+from ccfnet_tf.inference.segmenter import MAPS, Maps, Prediction
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.letterbox import Size, fit, unfit, unfit_labels
 
@@ -43,11 +43,11 @@ class OfOneSize:
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
         fitted = fit(image, SMALLER)
         found = self.predictor.predict(fitted.image)
-        difficulty = unfit(found.difficulty, fitted)
+        maps = [unfit(getattr(found, name), fitted) for name in MAPS]
         if self.labels:
-            return Maps(unfit_labels(found.labels, fitted), difficulty)
+            return Maps(unfit_labels(found.labels, fitted), *maps)
         probabilities = unfit(found.probabilities, fitted)
-        return Prediction(probabilities.argmax(-1), difficulty, probabilities)
+        return Prediction(probabilities.argmax(-1), *maps, probabilities)
 
 
 class Knowing:
@@ -59,7 +59,7 @@ class Knowing:
         self.taxonomy, self.answers = taxonomy, iter(answers)
 
     def predict(self, image: np.ndarray, /) -> Maps:
-        return Maps(next(self.answers), np.zeros(image.shape[:2], np.float32))
+        return Maps(next(self.answers), *[np.zeros(image.shape[:2], np.float32)] * 3)
 
 
 @pytest.mark.parametrize("labels", [False, True])

@@ -17,7 +17,7 @@ import pytest
 
 from ccfnet_tf.errors import ResourceError
 from ccfnet_tf.exporters.verify import compare_process, compare_saved_model, verify
-from ccfnet_tf.inference.segmenter import Maps, Prediction
+from ccfnet_tf.inference.segmenter import MAPS, Maps, Prediction
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network import ccfnet
 from ccfnet_tf.runtimes.manifest import REFERENCE, Difference
@@ -27,17 +27,18 @@ SIZE = (4, 5)
 
 def expected() -> Prediction:
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), SIZE).astype(np.float32)
-    return Prediction(probabilities.argmax(-1), probabilities[..., 1] / 2, probabilities)
+    labels = probabilities.argmax(-1).astype(np.int32)
+    maps = (probabilities[..., each] / 2 for each in range(3))
+    return Prediction(labels, *maps, probabilities)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     right = expected()
-    arrays = {
-        "image/0": np.zeros((*SIZE, 3), np.uint8),
-        "probabilities/0": right.probabilities,
-        "difficulty/0": right.difficulty,
-    }
+    settled = np.ones(SIZE, bool)
+    settled[3, 4] = False
+    arrays = {"image/0": np.zeros((*SIZE, 3), np.uint8), "settled/0": settled}
+    arrays |= {f"{name}/0": values for name, values in right._asdict().items()}
     np.savez(tmp_path / REFERENCE, allow_pickle=False, **arrays)
     return tmp_path
 
@@ -63,11 +64,11 @@ def test_what_is_equal_has_no_difference(folder: Path) -> None:
     right = expected()
     nothing = Difference(0.0, 0.0, 0.0, 0.0)
     assert compared(folder, right) == nothing
-    stored = Maps(right.labels, np.round(255 * right.difficulty) / 255)
+    stored = Maps(right.labels, *(np.round(255 * each) / 255 for each in right[1:4]))
     assert compared(folder, stored).largest < 1e-7
 
 
-@pytest.mark.parametrize("name", ["probabilities", "difficulty"])
+@pytest.mark.parametrize("name", ["probabilities", *MAPS])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_one_value_that_is_no_number_is_refused(folder: Path, name: str, value: float) -> None:
     found = expected()
@@ -76,7 +77,7 @@ def test_one_value_that_is_no_number_is_refused(folder: Path, name: str, value: 
         compared(folder, found)
 
 
-@pytest.mark.parametrize("name", ["labels", "probabilities", "difficulty"])
+@pytest.mark.parametrize("name", Prediction._fields)
 def test_another_form_is_refused(folder: Path, name: str) -> None:
     found = expected()
     turned = np.swapaxes(getattr(found, name), 0, 1)
@@ -89,12 +90,21 @@ def test_every_difference_is_seen(folder: Path) -> None:
     other = right.labels.copy()
     other[0, 0] = (other[0, 0] + 1) % 3
     assert compared(folder, right._replace(labels=other)).other_labels == 0.05
-    for name in ("probabilities", "difficulty"):
+    for name in ("probabilities", *MAPS):
         found = expected()
         getattr(found, name)[1, 1] += 0.25
         assert compared(folder, found).largest == pytest.approx(0.25)
-    maps = Maps(right.labels, right.difficulty + 0.25)
-    assert compared(folder, maps).largest == pytest.approx(0.25, abs=1 / 255)
+    for name in MAPS:
+        maps = Maps(*right[:4])
+        maps = maps._replace(**{name: getattr(right, name) + 0.25})
+        assert compared(folder, maps).largest == pytest.approx(0.25, abs=1 / 255)
+
+
+def test_difficulty_is_not_compared_where_two_classes_of_coarse_tie(folder: Path) -> None:
+    for name, largest in (("difficulty", 0.0), ("risk", 0.25)):
+        found = expected()
+        getattr(found, name)[3, 4] += 0.25
+        assert compared(folder, found).largest == pytest.approx(largest)
 
 
 def test_a_process_that_knows_the_network_does_not_judge(

@@ -11,17 +11,21 @@ import pytest
 
 from ccfnet_tf.exporters.verify import reference
 from ccfnet_tf.exporters.verify.reference import read_references
+from ccfnet_tf.inference.segmenter import Prediction
 from ccfnet_tf.runtimes.manifest import REFERENCE
 from tests.datasets.layouts.test_fuzz import mutants
 from tests.memory import grows_at_most
 
 
 def write(folder: Path, height: int = 8, classes: int = 3) -> Path:
-    arrays = {
-        "image/0": np.zeros((height, 10, 3), np.uint8),
-        "probabilities/0": np.zeros((height, 10, classes), np.float32),
-        "difficulty/0": np.zeros((height, 10), np.float32),
-    }
+    size = (height, 10)
+    prediction = Prediction(
+        np.zeros(size, np.int32),
+        *[np.zeros(size, np.float32)] * 3,
+        np.zeros((*size, classes), np.float32),
+    )
+    arrays = {"image/0": np.zeros((*size, 3), np.uint8), "settled/0": np.ones(size, bool)}
+    arrays |= {f"{name}/0": values for name, values in prediction._asdict().items()}
     np.savez_compressed(folder / REFERENCE, allow_pickle=False, **arrays)
     return folder / REFERENCE
 
@@ -57,13 +61,19 @@ def test_a_directory_that_promises_less_than_there_is(tmp_path: Path) -> None:
     """Python's `zipfile` would unpack all of it to give the first bytes."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for kind in ("image", "probabilities", "difficulty"):
+        for kind in ("image", "settled", *Prediction._fields):
             archive.writestr(f"{kind}/0.npy", bytes(1 << 28))
     content = file.getvalue()
     small, large = (n.to_bytes(4, "little") for n in (1000, 1 << 28))
     (tmp_path / REFERENCE).write_bytes(content.replace(large, small))
     with grows_at_most(100 << 20), pytest.raises(ValueError, match="damaged"):
         next(read_references(tmp_path))
+
+
+def test_a_label_is_settled_where_it_leads_clearly() -> None:
+    lead = reference.MIN_LEAD
+    logs = np.array([[-1.0, -9.0, -1.0], [-1 - 2 * lead, -9.0, -1.0], [-1.0, -0.5, -0.5]])
+    assert reference.settled(logs.astype(np.float32)).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("change", ["object", "shape", "missing"])
