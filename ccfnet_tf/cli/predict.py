@@ -12,6 +12,7 @@ from ccfnet_tf.cli.parser import Parser
 from ccfnet_tf.cli.wrapping_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
+from ccfnet_tf.palettes import PALETTES
 
 if TYPE_CHECKING:
     from ccfnet_tf.inference.predict import Outcome
@@ -68,6 +69,10 @@ def new_parser() -> Parser:
     )
     parser.add_argument("--size", metavar="N", help=size)
     add_wrapping_options(parser)
+    abstain = "leave pixels with a risk above R, 0 to 1, without a label (void, 255 in label files)"
+    parser.add_argument("--abstain-above", metavar="R", help=abstain)
+    colours = "colours of the classes; accessible: for colour-vision deficiency (default: dataset)"
+    parser.add_argument("--palette", choices=PALETTES, default="dataset", help=colours)
     there = parser.add_mutually_exclusive_group()
     skip = "skip inputs whose results exist"
     there.add_argument("--skip-existing", action="store_true", help=skip)
@@ -81,6 +86,7 @@ def main(args: list[str]) -> int:
     """Labels images, videos and streams; returns the exit code."""
     parser = new_parser()
     options = parser.parse_args(args)
+    from ccfnet_tf.inference.abstain import parse_threshold
     from ccfnet_tf.inference.downscale import parse_box
     from ccfnet_tf.inference.predict import Wanted, parse_save, predict_all
     from ccfnet_tf.io.console import new_console
@@ -88,12 +94,17 @@ def main(args: list[str]) -> int:
     from ccfnet_tf.runtimes.letterbox import parse_size
     from ccfnet_tf.runtimes.sources import find_source
 
+    threshold = None
+    if options.abstain_above is not None:
+        threshold = parse_threshold(options.abstain_above)
     wanted = Wanted(
         legends=not options.no_legends,
         overwrite=options.overwrite,
         skip_existing=options.skip_existing,
         box=parse_box(options.size) if options.size is not None else None,
         wrapping=wrapping_of(options),
+        abstain_above=threshold,
+        palette=options.palette,
     )
     if options.save is not None:
         kinds, film = parse_save(options.save)
@@ -132,6 +143,8 @@ def _predicted(outcome: Outcome, out: str) -> list[str]:
     if done:
         failed = f"; {len(outcome.failures)} failed, see above" if outcome.failures else ""
         lines.append(f"{out}: {' and '.join(done)}{failed}")
+    if outcome.coverage is not None:
+        lines.append(f"{100 * outcome.coverage:.1f} % of pixels have a label; the others are void")
     if outcome.skipped:
         lines.append(f"skipped {_counted(outcome.skipped, 'input')} whose results exist")
     if outcome.others:

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from ccfnet_tf.errors import ConfigError, DataError, nearest, printable
+from ccfnet_tf.inference.abstain import Abstaining
 from ccfnet_tf.inference.downscale import Box, SmallerImages, shrunk
 from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
 from ccfnet_tf.inference.segmenter import Network, PictureTooLargeError
@@ -34,6 +35,7 @@ from ccfnet_tf.io.atomic_file import refuse_links, remove_leftovers
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.io.images import count_frames, read_image
 from ccfnet_tf.io.new_folder import refuse_unwritable
+from ccfnet_tf.palettes import PaletteName, with_palette
 
 FILM = "film"
 """Name in `--save` of the video of a video's overlays."""
@@ -56,6 +58,8 @@ class Wanted:
         skip_existing: Whether inputs are skipped whose results all exist.
         box: Largest height and width of the network's input; results keep the image's size.
         wrapping: Test-time augmentation and tiles; applied to the shrunk images.
+        abstain_above: Risk above which a pixel gets no label; None labels every pixel.
+        palette: Colours of the classes.
     """
 
     kinds: tuple[Kind, ...] = KINDS
@@ -65,6 +69,8 @@ class Wanted:
     skip_existing: bool = False
     box: Box | None = None
     wrapping: Wrapping = UNWRAPPED
+    abstain_above: float | None = None
+    palette: PaletteName = "dataset"
 
 
 def parse_save(text: str) -> tuple[tuple[Kind, ...], bool]:
@@ -98,6 +104,7 @@ class Outcome:
         labels: Files skipped because they are in `masks/` next to `images/`.
         skipped: Inputs skipped because their results exist.
         others: Files in searched folders that are neither image nor video, by suffix.
+        coverage: Share of pixels with a label, 0..1, if some were left without one by their risk.
     """
 
     pictures: int
@@ -107,6 +114,7 @@ class Outcome:
     labels: int = 0
     skipped: int = 0
     others: Counter[str] = field(default_factory=Counter)
+    coverage: float | None = None
 
 
 def predict_all(
@@ -151,6 +159,9 @@ def predict_all(
         opened = wrap(opened, wanted.wrapping, lambda tiles: _tracked(tiles, bar))
         if wanted.box:
             opened = SmallerImages(opened, wanted.box)
+        abstaining = None
+        if wanted.abstain_above is not None:
+            opened = abstaining = Abstaining(opened, wanted.abstain_above)
         failures = found.failures
         session = _Session(opened, out, wanted, trained=trained, bar=bar, failures=failures)
         session.do_all(found.jobs)
@@ -162,6 +173,7 @@ def predict_all(
         found.labels,
         session.skipped,
         found.others,
+        abstaining.kept / abstaining.pixels if abstaining and abstaining.pixels else None,
     )
 
 
@@ -312,7 +324,7 @@ class _Session:
                 image,
                 self.out,
                 job.name,
-                self.network.taxonomy,
+                with_palette(self.network.taxonomy, self.wanted.palette),
                 kinds=self.wanted.kinds,
                 legends=self.wanted.legends,
             )
@@ -362,7 +374,7 @@ class _Session:
                     video,
                     self.out,
                     job.name,
-                    wanted=VideoWanted(wanted.kinds, wanted.film, wanted.legends),
+                    wanted=VideoWanted(wanted.kinds, wanted.film, wanted.legends, wanted.palette),
                     advance=advance,
                     say=lambda line: self._say(line, once="H.264"),
                 )

@@ -32,6 +32,8 @@ from ccfnet_tf.inference.writers import (
 )
 from ccfnet_tf.io.images import MAX_PIXELS
 from ccfnet_tf.io.video_writer import quiet_video, video_writer
+from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.palettes import PaletteName, with_palette
 
 FRAMES = ".frames"
 OVERLAY = ".overlay.mp4"
@@ -64,11 +66,13 @@ class VideoWanted:
         kinds: Files of each frame.
         film: Whether the overlays are also written as a video.
         legends: Whether overlays and coloured maps have a legend.
+        palette: Colours of the classes.
     """
 
     kinds: Sequence[Kind] = KINDS
     film: bool = True
     legends: bool = True
+    palette: PaletteName = "dataset"
 
 
 def video_outputs(folder: Path, name: str) -> tuple[Path, Path]:
@@ -213,6 +217,7 @@ def predict_video(
         ResourceError: Memory or disk space is exhausted.
     """
     wanted = wanted or VideoWanted()
+    taxonomy = with_palette(network.taxonomy, wanted.palette)
     frames, overlay = video_outputs(out, name)
     done, stopped = 0, None
     film = video_writer(overlay, video.rate, say) if wanted.film else nullcontext(_nothing)
@@ -225,12 +230,12 @@ def predict_video(
                     image,
                     frames,
                     frame_name(done),
-                    network.taxonomy,
+                    taxonomy,
                     kinds=wanted.kinds,
                     legends=wanted.legends,
                 )
                 if wanted.film:
-                    add(_film_frame(prediction.labels, image, network, wanted.legends))
+                    add(_film_frame(prediction.labels, image, taxonomy, wanted.legends))
                 done += 1
                 advance()
         except KeyboardInterrupt as error:
@@ -263,18 +268,18 @@ def _nothing(_: np.ndarray) -> None:
 
 
 def _film_frame(
-    labels: np.ndarray, image: np.ndarray, network: Network, legends: bool
+    labels: np.ndarray, image: np.ndarray, taxonomy: Taxonomy, legends: bool
 ) -> np.ndarray:
     """Returns a frame of the overlay video, with a legend of all classes.
 
     All frames have the same size, so the legend does not depend on the frame. It is left out if it
     would be higher than half of the image.
     """
-    drawn = overlay_picture(labels, image, network.taxonomy)
+    drawn = overlay_picture(labels, image, taxonomy)
     if not legends:
         return drawn
-    ids = range(len(network.taxonomy.names))
-    named = with_legend(drawn, ids, network.taxonomy)
+    ids = range(len(taxonomy.names))
+    named = with_legend(drawn, ids, taxonomy)
     return named if len(named) <= 1.5 * len(drawn) else drawn
 
 

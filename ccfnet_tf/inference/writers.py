@@ -1,6 +1,7 @@
 """Writes predictions as files `<name>.<kind>`.
 
-label            grey PNG of class ids, 8 bits up to 256 classes, else 16
+label            grey PNG of class ids, 8 bits up to 256 classes, else 16; void, if pixels were left
+                 without a label, is 255 or 65535
 color            RGB PNG in the colours of the palette
 overlay          60 % image, 40 % palette, light lines between classes, a legend below
 MAP              attention, difficulty or risk in OpenCV's colour map magma, black = 0, pale
@@ -163,8 +164,9 @@ def _map_contents(
 
 
 def label_picture(labels: np.ndarray, *, classes: int) -> np.ndarray:
-    """Returns class ids [H, W] as uint8, or uint16 above 256 classes."""
-    return labels.astype(np.uint8 if classes <= 256 else np.uint16)
+    """Returns class ids [H, W] as uint8, or uint16 if needed; void is the largest value."""
+    values = classes + bool((labels == VOID).any())
+    return labels.astype(np.uint8 if values <= 256 else np.uint16)
 
 
 def colour_picture(labels: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
