@@ -162,7 +162,7 @@ def table(tree: dict[str, Any]) -> Table:
     height, width = tree["size"]
     rendered = new_table(
         f"An image of {height}x{width} pixels at a time",
-        "from its array to labels and difficulty",
+        "from its array to labels and maps",
         list(_COLUMNS),
     )
     rendered.columns[0].no_wrap = False  # a server's address may exceed the terminal's width

@@ -62,7 +62,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Figures of a network, for one image at a time, from its array to labels and difficulty.
+    """Figures of a network, for one image at a time, from its array to labels and maps.
 
     Attributes:
         cold_start_s: Seconds from the start of the process to its first prediction.
