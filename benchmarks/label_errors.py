@@ -135,7 +135,7 @@ def _read_cache(cache: Path, key: str, count: int) -> list[np.ndarray] | None:
     if not cache.is_file():
         return None
     try:
-        with np.load(cache, allow_pickle=False) as arrays:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["key"]) != key:
                 return None
             return [arrays[str(place)] for place in range(count)]
