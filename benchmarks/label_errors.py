@@ -7,12 +7,13 @@ component becomes another class (swap), or the label map is moved by 8 to 24 pix
 are not changed. Images are then ranked by several scores, and the ranking is measured by average
 precision and precision at 50, for five seeds. Images with genuine label errors count as correct.
 
-The scores: the best region of `ccfnet-tf data suspects`; the sum of its regions; the share of
-pixels that contradict their label; and `softmin` of cleanlab (`pip install cleanlab==2.9.0`), the
-best of the scores compared by Lad and Mueller, "Estimating label quality and errors in semantic
-segmentation data via any model" (2023, arXiv 2307.05080). cleanlab takes label maps of one size
-and without void: it is called for one image at a time, which changes nothing because its score is
-per image, and void pixels are given the predicted class, which it holds for correct.
+The scores: the sum of the regions of `ccfnet-tf data suspects`, its `image_score`; its best region;
+the share of pixels that contradict their label; and `softmin` of cleanlab (`pip install
+cleanlab==2.9.0`), the best of the scores compared by Lad and Mueller, "Estimating label quality and
+errors in semantic segmentation data via any model" (2023, arXiv 2307.05080). cleanlab takes label
+maps of one size and without void: it is called for one image at a time, which changes nothing
+because its score is per image, and void pixels are given the predicted class, which it holds for
+correct.
 """
 
 from __future__ import annotations
@@ -124,10 +125,8 @@ def predictions(run: Path, cache: Path | None, console: Console) -> list[Example
     if logs is None:
         logs = found
         if cache:
-            arrays = {str(place): each for place, each in enumerate(logs)}
-            write_atomic(
-                cache, lambda file: np.savez(file, key=np.array(key), **arrays), fix="free space"
-            )
+            arrays = [np.array(key), *logs]
+            write_atomic(cache, lambda file: np.savez(file, *arrays), fix="free space")
     return [Example(*each) for each in zip(labels, logs, strict=True)]
 
 
@@ -136,9 +135,9 @@ def _read_cache(cache: Path, key: str, count: int) -> list[np.ndarray] | None:
         return None
     try:
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if str(arrays["key"]) != key:
+            if str(arrays["arr_0"]) != key:
                 return None
-            return [arrays[str(place)] for place in range(count)]
+            return [arrays[f"arr_{place}"] for place in range(1, count + 1)]
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise ConfigError(f"{cache}: not a cache of predictions ({error}): remove it") from error
 
@@ -225,11 +224,11 @@ def shift(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _best_region(label: np.ndarray, probabilities: np.ndarray) -> float:
-    return image_score(find_regions(label, probabilities))
+    return max((region.score for region in find_regions(label, probabilities)), default=0.0)
 
 
 def _sum_of_regions(label: np.ndarray, probabilities: np.ndarray) -> float:
-    return sum(region.score for region in find_regions(label, probabilities))
+    return image_score(find_regions(label, probabilities))
 
 
 def _contradicting_share(label: np.ndarray, probabilities: np.ndarray) -> float:
@@ -238,8 +237,8 @@ def _contradicting_share(label: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 SCORES: dict[str, Score] = {
-    "best region": _best_region,
     "sum of regions": _sum_of_regions,
+    "best region": _best_region,
     "share of pixels": _contradicting_share,
 }
 
@@ -273,12 +272,13 @@ class Figures(NamedTuple):
     shift: float
 
 
-TITLES = Figures(
+TITLES = (
     "average precision",
     f"precision at {CUT}",
     "precision at the number of errors",
     *(f"average precision, {kind} alone" for kind in KINDS),
-)  # type: ignore[arg-type]
+)
+"""Names of the fields of `Figures` in the table."""
 
 
 def measure(

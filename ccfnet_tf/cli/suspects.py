@@ -12,7 +12,7 @@ import numpy as np
 from ccfnet_tf.cli.parser import Parser
 from ccfnet_tf.datasets.splits import without_damage
 from ccfnet_tf.errors import EXIT_DONE, ConfigError, DamagedRecordError, NotFiniteError
-from ccfnet_tf.evaluation.suspects import MINIMUM_AREA, Best, Region, find_regions
+from ccfnet_tf.evaluation.suspects import MINIMUM_AREA, Best, Region, find_regions, image_score
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import new_folder, refuse_existing, refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
@@ -42,6 +42,7 @@ class Suspect(NamedTuple):
         predicted: Class that is predicted.
         mean_log_odds: Mean log odds of the predicted class against the given one.
         score: `area` x `mean_log_odds`.
+        image_score: Sum of the scores of all regions of the image.
     """
 
     image: str
@@ -55,6 +56,7 @@ class Suspect(NamedTuple):
     predicted: str
     mean_log_odds: float
     score: float
+    image_score: float
 
 
 class Ranking(NamedTuple):
@@ -146,9 +148,10 @@ def rank(held: Sequence[HeldOut], *, top: int, minimum: int, console: Console) -
         for each in held:
             taxonomy = each.run.taxonomy
             for sample, image, label, probabilities in _predictions(each, console):
-                for region in find_regions(label, probabilities, minimum=minimum):
-                    found += 1
-                    suspect = _suspect(sample, region, taxonomy)
+                regions = find_regions(label, probabilities, minimum=minimum)
+                found += len(regions)
+                for region in regions:
+                    suspect = _suspect(sample, region, image_score(regions), taxonomy)
                     rows.add(suspect.score, suspect)
                     if panels.admits(suspect.score):  # Drawing takes longer than looking.
                         predicted = probabilities.argmax(axis=-1)
@@ -191,13 +194,10 @@ def _without_damage(load: Load, console: Console) -> Load:
     return tolerant
 
 
-def _suspect(sample: Sample, region: Region, taxonomy: Taxonomy) -> Suspect:
+def _suspect(sample: Sample, region: Region, total: float, taxonomy: Taxonomy) -> Suspect:
     given, predicted = (taxonomy.names[index] for index in (region.given, region.predicted))
-    area = region.area
-    odds = region.log_odds
-    return Suspect(
-        sample.image, sample.label, *region.box, area, given, predicted, odds, region.score
-    )
+    paths, numbers = (sample.image, sample.label), (*region.box, region.area)
+    return Suspect(*paths, *numbers, given, predicted, region.log_odds, region.score, total)
 
 
 def _what(held: Sequence[HeldOut]) -> str:
@@ -223,9 +223,7 @@ def _write(ranking: Ranking, taxonomy: Taxonomy, folder: Path) -> None:
         table = csv.writer(file)
         table.writerow(["rank", *Suspect._fields])
         for position, row in enumerate(ranking.rows, 1):
-            rounded = row._replace(
-                mean_log_odds=round(row.mean_log_odds, 4), score=round(row.score, 2)
-            )
+            rounded = [round(value, 4) if isinstance(value, float) else value for value in row]
             table.writerow([position, *rounded])
     if ranking.panels:
         titled = [

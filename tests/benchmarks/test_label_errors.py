@@ -136,7 +136,7 @@ def test_a_perfect_network_finds_large_errors() -> None:
 def test_a_cache_of_another_run_is_not_used_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     cache, buffer = tmp_path / "cache.npz", io.BytesIO()
     assert _read_cache(cache, "a", 1) is None
-    np.savez(buffer, key=np.array("a"), **{"0": np.ones((2, 2, 3), np.float16)})
+    np.savez(buffer, np.array("a"), np.ones((2, 2, 3), np.float16))
     cache.write_bytes(buffer.getvalue())
     assert _read_cache(cache, "b", 1) is None
     found = _read_cache(cache, "a", 1)

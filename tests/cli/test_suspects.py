@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -13,10 +14,13 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from ccfnet_tf.cli import main as cli
+from ccfnet_tf.cli.suspects import _without_damage
 from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
-from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR
+from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, DamagedRecordError
+from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.network import ccfnet
 from ccfnet_tf.network.weights import named_variables
 from ccfnet_tf.runs.checkpoint_file import write_arrays
@@ -120,6 +124,7 @@ def test_a_run_lists_the_wrong_labels_of_its_test_and_validation_images(
     assert (first["given"], first["predicted"]) == ("sea", "land")
     assert float(first["mean_log_odds"]) == pytest.approx(100 * SLOPE, abs=2e-3)
     assert float(first["score"]) == pytest.approx(120 * 100 * SLOPE, abs=0.2)
+    assert first["image_score"] == first["score"]
     box = [second[key] for key in ("left", "top", "width", "height", "area")]
     assert box == ["4", "28", "16", "8", "128"]
     assert float(second["mean_log_odds"]) == pytest.approx(40 * SLOPE, abs=2e-3)
@@ -192,6 +197,30 @@ def test_a_run_without_held_out_images_is_refused(
     printed = capsys.readouterr().err
     assert "no test or val split" in printed
     assert len(printed.splitlines()) == 1
+
+
+def test_weights_that_overflow_are_named(
+    make_run: Callable[..., Path],
+    arrays: dict[str, np.ndarray],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = make_run(tmp_path / "run", train=["1"], test=["0"])
+    damaged = {key: value * np.float32(1e30) for key, value in arrays.items()}
+    write_arrays(run / "checkpoints" / "best.npz", damaged)
+    assert suspects(run, "--out", tmp_path / "out") != EXIT_DONE
+    assert "predicts NaN" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_records_are_named_and_void() -> None:
+    def broken(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        raise DamagedRecordError(f"{sample.image}: damaged", size=(4, 5))
+
+    console = Console(file=io.StringIO())
+    _, label = _without_damage(broken, console)(Sample("a", "a.png", "a.png"))
+    np.testing.assert_array_equal(label, np.full((4, 5), VOID))
+    assert "skipped: a.png: damaged" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

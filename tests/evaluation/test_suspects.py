@@ -132,13 +132,13 @@ def test_regions_equal_those_of_the_definition(seed: int) -> None:
     expected = slow_regions(label, probabilities)
     assert [each[:2] for each in ours] == [each[:2] for each in expected]
     np.testing.assert_allclose([e[2] for e in ours], [e[2] for e in expected], rtol=1e-4)
-    assert image_score(found) == max(each.score for each in found)
+    assert image_score(found) == pytest.approx(sum(each.score for each in found))
 
 
 def test_an_image_without_regions_has_score_zero() -> None:
     assert image_score([]) == 0.0
     region = Region(0, 0, np.ones((2, 2), bool), 0, 1, 1.5)
-    assert image_score([region, region._replace(log_odds=0.5)]) == 6.0
+    assert image_score([region, region._replace(log_odds=0.5)]) == 8.0
 
 
 @pytest.mark.parametrize("count", [1, 3, 50])
@@ -151,4 +151,5 @@ def test_best_keeps_the_highest_and_the_first_of_equal_ones(count: int) -> None:
     expected = sorted(range(40), key=lambda place: -scores[place])[:count]
     assert best.in_order() == expected
     assert best.admits(max(scores) + 1)
+    assert best.admits(scores[expected[-1]]) == (count > 40)  # An equal one comes too late.
     assert best.admits(-1) == (count > 40)
