@@ -37,9 +37,12 @@ from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.labels import VOID
 from ccfnet_tf.runs.run_folder import read_run
+from ccfnet_tf.training.held_out import held_out
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ccfnet_tf.datasets.splits import Parts
 
 KINDS = ("drop", "swap", "shift")
 SHARE = 0.1  # of the images get an error
@@ -92,42 +95,41 @@ def predictions(run: Path, cache: Path | None, console: Console) -> list[Example
 
     Args:
         run: The run folder.
-        cache: File that holds the predictions, if it exists and is of the same checkpoint and
-            images; else it is written. None: none.
+        cache: File that holds the predictions, if it exists and is of the same checkpoint,
+            calibration and images; else it is written. None: none.
         console: Where progress is shown.
 
     Raises:
         CCFNetError: The run or its data cannot be used, or there is no test split.
     """
-    from ccfnet_tf.inference.keras_network import KerasNetwork
-    from ccfnet_tf.training.held_out import held_out
-
     info = read_run(run)
     parts = held_out([info])[0].parts
     if not parts.test:
         raise DataError(f"{run}: its data have no test split, in which errors could be planted")
     names = [sample.name for sample in parts.test]
-    key = hashlib.sha256(info.checkpoint().read_bytes() + "\n".join(names).encode()).hexdigest()
+    depends_on = "\n".join([repr(info.calibration()), *names])
+    key = hashlib.sha256(info.checkpoint().read_bytes() + depends_on.encode()).hexdigest()
     logs = _read_cache(cache, key, len(names)) if cache else None
-    labels = []
-    with new_progress(console) as bar:
-        task = bar.add_task("predicting", total=len(names))
-        network = None if logs else KerasNetwork(run)
-        found: list[np.ndarray] = []
-        for sample in parts.test:
-            image, label = parts.load(sample)
-            labels.append(label)
-            if network:
-                probabilities = network.predict(image).probabilities
-                floor = np.exp(np.float32(_LOGS_END))
-                found.append(np.log(np.maximum(probabilities, floor)).astype(np.float16))
-            bar.advance(task)
     if logs is None:
-        logs = found
+        logs = _predict(run, parts, console)
         if cache:
             arrays = [np.array(key), *logs]
             write_atomic(cache, lambda file: np.savez(file, *arrays), fix="free space")
+    labels = [parts.load(sample)[1] for sample in parts.test]
     return [Example(*each) for each in zip(labels, logs, strict=True)]
+
+
+def _predict(run: Path, parts: Parts, console: Console) -> list[np.ndarray]:
+    """Returns log-probabilities, float16 [H, W, C], of each test image."""
+    from ccfnet_tf.inference.keras_network import KerasNetwork
+
+    network, smallest = KerasNetwork(run), np.exp(np.float32(_LOGS_END))
+    logs = []
+    with new_progress(console) as bar:
+        for sample in bar.track(parts.test, description="predicting"):
+            probabilities = network.predict(parts.load(sample)[0]).probabilities
+            logs.append(np.log(np.maximum(probabilities, smallest)).astype(np.float16))
+    return logs
 
 
 def _read_cache(cache: Path, key: str, count: int) -> list[np.ndarray] | None:

@@ -16,6 +16,7 @@ from ccfnet_tf.evaluation.suspects import MINIMUM_AREA, Best, Region, find_regio
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import new_folder, refuse_existing, refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
+from ccfnet_tf.network.calibration import UNCALIBRATED
 from ccfnet_tf.training.held_out import HeldOut, held_out, read_runs
 
 if TYPE_CHECKING:
@@ -119,6 +120,9 @@ def main(args: list[str]) -> int:
     console = new_console()
     held = held_out(runs, options.root)
     console.print(_what(held))
+    uncalibrated = [run.path for run in runs if run.calibration() == UNCALIBRATED]
+    if uncalibrated:
+        console.print(f"{uncalibrated[0]}: not calibrated; to calibrate it: ccfnet-tf calibrate")
     ranking = rank(held, top=options.top, minimum=options.min_area, console=console)
     with new_folder(out) as folder:
         _write(ranking, held[0].run.taxonomy, folder)

@@ -22,7 +22,9 @@ from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, DamagedRecordError
 from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.network import ccfnet
+from ccfnet_tf.network.calibration import Calibration
 from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text
 from ccfnet_tf.runs.checkpoint_file import write_arrays
 from ccfnet_tf.training.data_digest import Row, write_digest
 
@@ -132,7 +134,17 @@ def test_a_run_lists_the_wrong_labels_of_its_test_and_validation_images(
     assert 240 < sheet.shape[0] < 400  # one panel
     printed = capsys.readouterr().out
     assert "3 test and 1 val images; training images are left out" in printed
+    assert f"{run}: not calibrated" in printed
     assert "2 regions" in printed
+
+    half = calibration_text(run / "checkpoints" / "best.npz", Calibration(scale=(0.5,)), {})
+    (run / CALIBRATION).write_text(half)
+    assert suspects(run, "--out", tmp_path / "calibrated") == EXIT_DONE
+    halves = [float(row["score"]) for row in rows_of(tmp_path / "calibrated")]
+    assert halves == pytest.approx(
+        [float(first["score"]) / 2, float(second["score"]) / 2], rel=1e-3
+    )
+    assert "not calibrated" not in capsys.readouterr().out
 
     before = (out / "suspects.csv").read_bytes()
     assert suspects(run, "--out", out) == EXIT_USER_ERROR
