@@ -121,8 +121,11 @@ def main(args: list[str]) -> int:
     held = held_out(runs, options.root)
     console.print(_what(held))
     uncalibrated = [run.path for run in runs if run.calibration() == UNCALIBRATED]
-    if uncalibrated:
-        console.print(f"{uncalibrated[0]}: not calibrated; to calibrate it: ccfnet-tf calibrate")
+    if uncalibrated and len(runs) > 1:  # A temperature changes no order within one run.
+        console.print(
+            f"{len(uncalibrated)} of {len(runs)} runs are not calibrated, so their scores are less "
+            f"comparable; to calibrate one: ccfnet-tf calibrate {uncalibrated[0]}"
+        )
     ranking = rank(held, top=options.top, minimum=options.min_area, console=console)
     with new_folder(out) as folder:
         _write(ranking, held[0].run.taxonomy, folder)
@@ -239,7 +242,8 @@ def _write(ranking: Ranking, taxonomy: Taxonomy, folder: Path) -> None:
 
 def _title(position: int, suspect: Suspect) -> str:
     return (
-        f"{position}   {Path(suspect.image).name}   {suspect.given} > {suspect.predicted}   "
+        f"{position}   {Path(suspect.image).name}   labelled {suspect.given}, "
+        f"predicted {suspect.predicted}   "
         f"{suspect.area} pixels, mean log odds {suspect.mean_log_odds:.1f}, "
         f"score {suspect.score:.0f}"
     )

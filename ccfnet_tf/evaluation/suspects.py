@@ -8,8 +8,9 @@ a region is its area times its mean log odds, which is the sum of the log odds o
 Regions instead of pixels follow Rottmann and Reese, "Automated Detection of Label Errors in
 Semantic Segmentation Datasets via Deep Learning and Uncertainty Quantification" (2022, arXiv
 2207.06104). They rate a region by a classifier trained on statistics of regions; the score here
-needs no training. Probabilities must come from a network that did not train on the image. They
-should be calibrated: an overconfident network has large log odds where it is wrong itself.
+needs no training. Probabilities must come from a network that did not train on the image. Between
+networks they are comparable if they are calibrated; of one network, a temperature multiplies all
+log odds by the same factor, and changes no order.
 
 Shapes: an image of height H and width W, C classes.
 """
