@@ -1,4 +1,4 @@
-"""`ccfnet-tf data`: checks, summarizes, shows, splits and converts data sets."""
+"""`ccfnet-tf data`: checks, summarizes, shows, splits and converts data sets; suspect labels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ccfnet_tf.cli import suspects
 from ccfnet_tf.cli.fit_options import DEFAULT_WITH_DATA, parse_config
 from ccfnet_tf.cli.parser import Parser, renamed
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR, ConfigError, nearest
@@ -36,6 +37,8 @@ usage: ccfnet-tf data COMMAND ...
   convert SRC --out DIR            write a folder of images and masks, or with --shards N
                                    TFRecord files
   scenes --count N --out DIR       write the built-in synthetic scenes as a folder
+  suspects RUN                     list labels that are probably wrong, from the predictions of a
+                                   run or of crossval for images that they did not train on
 
 SRC, or --data.root SRC, is the folder of a data set. Its layout is detected; --data.format sets it
 explicitly. Every key of the data section of the configuration is an option, such as
@@ -283,6 +286,7 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "split": _split_parser,
     "convert": _convert_parser,
     "scenes": _scenes_parser,
+    "suspects": suspects.new_parser,
 }
 """Subcommand -> function that creates its argument parser."""
 
@@ -293,6 +297,7 @@ VERBS = {
     "split": _split,
     "convert": _convert,
     "scenes": _scenes,
+    "suspects": suspects.main,
 }
 
 

@@ -60,7 +60,7 @@ CCFNet: semantic segmentation with a map of where the prediction may be wrong.
   calibrate  make the probabilities of a run agree with how often it is wrong
   predict    segment images, folders and videos with a run, an exported file or a server
   crossval   train and evaluate every fold of a data set
-  data       check, summarize, show, split and convert data sets
+  data       check, summarize, show, split and convert data sets; list suspect labels
   export     export a run for TF Serving, LiteRT or ONNX, verified against Keras
   serve      serve an exported network over REST and gRPC, for development
   benchmark  measure the speed of runs and exported files on this machine

@@ -32,6 +32,7 @@ Checkpoint = Literal["best", "last"]
 
 CONFIG = "config.yaml"
 CROSSVAL_CONFIG = "crossval.yaml"
+CROSSVAL_RESULT = "crossval.json"
 CLASSES = "classes.json"
 SIZES = "picture_sizes.json"
 CHECKPOINTS = "checkpoints"

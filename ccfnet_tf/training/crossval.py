@@ -40,13 +40,12 @@ from ccfnet_tf.io.verbosity import QUIET
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.report.evaluation_tables import percent
 from ccfnet_tf.runs.run_files import epochs_written, write_text
-from ccfnet_tf.runs.run_folder import CHECKPOINTS, CROSSVAL_CONFIG
+from ccfnet_tf.runs.run_folder import CHECKPOINTS, CROSSVAL_CONFIG, CROSSVAL_RESULT
 from ccfnet_tf.training.data import refuse_absent
 from ccfnet_tf.training.data_digest import Row, read_samples
 from ccfnet_tf.training.distribution.devices import cluster_of
 from ccfnet_tf.training.resume import resolved_paths
 
-RESULT = "crossval.json"
 _DAMAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 FIGURES = ("pixel_accuracy", "class_accuracy", "mean_iou")
@@ -102,12 +101,12 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
         "mean": _reduce(rows, statistics.mean),
         "deviation": _deviation(rows),
     }
-    write_text(out / RESULT, json.dumps(result, indent=1) + "\n")
+    write_text(out / CROSSVAL_RESULT, json.dumps(result, indent=1) + "\n")
     console.print(_table(result))
     for fold in range(folds):
         if warning := _evaluation(out / f"fold_{fold}").get("warning"):
             console.print(f"fold {fold}: {warning}", markup=False)
-    console.print(f"written to {out / RESULT}")
+    console.print(f"written to {out / CROSSVAL_RESULT}")
     return result
 
 

@@ -14,7 +14,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ccfnet_tf.config import RunConfig
 from ccfnet_tf.datasets.audit.scan import Checked, in_threads
@@ -24,7 +24,9 @@ from ccfnet_tf.io.atomic_file import set_aside
 from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.runs.run_files import write_text
 from ccfnet_tf.runs.run_folder import RunInfo, changed_class
-from ccfnet_tf.training.data import RunData
+
+if TYPE_CHECKING:
+    from ccfnet_tf.training.data import RunData
 
 FILE = "data_digest.json"
 VERSION = 1
@@ -172,6 +174,13 @@ def read_samples(run: Path) -> dict[str, Row]:
     path = run / FILE
     digest = _read(path) if path.is_file() else None
     return {row.name: row for rows in (digest or {}).values() for row in rows}
+
+
+def read_trained(run: Path) -> set[str]:
+    """Returns the names of the training samples of a run; empty if it has no digest."""
+    path = run / FILE
+    digest = _read(path) if path.is_file() else None
+    return {row.name for row in (digest or {}).get("train", ())}
 
 
 def _read(path: Path) -> Digest | None:

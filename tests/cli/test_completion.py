@@ -21,6 +21,7 @@ LINES = [
     ("ccfnet-tf data st", "stats"),
     ("ccfnet-tf data convert --sh", "--shards"),
     ("ccfnet-tf --quiet data convert --sh", "--shards"),
+    ("ccfnet-tf data suspects --mi", "--min-area"),
     ("ccfnet-tf fit --train.ep", "--train.epochs"),
     ("ccfnet-tf completion z", "zsh"),
     # Files: a folder may have the name of a command.

@@ -20,7 +20,7 @@ from ccfnet_tf.datasets.splits import list_set
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR
 from tests.datasets.layouts import small_copies
 
-VERBS = ("check", "stats", "show", "split", "convert", "scenes")
+VERBS = ("check", "stats", "show", "split", "convert", "scenes", "suspects")
 
 
 @pytest.fixture
