@@ -252,5 +252,5 @@ def test_other_pixels_than_pillows_are_refused(
     write_saved_model(model, TAXONOMY, tmp_path)
     predictor = KerasNetwork(model, taxonomy=TAXONOMY)
     write_reference(tmp_path / REFERENCE, predictor, [picture(64, 80)])
-    with pytest.raises(ValueError, match=r"encoded returns other .* to a JPEG than"):
+    with pytest.raises(ValueError, match=r"encoded returns other .* for a JPEG than"):
         check_saved_model(tmp_path)
