@@ -53,7 +53,7 @@ VERBS = (
 HELP = """\
 usage: ccfnet-tf COMMAND ...
 
-CCFNet: semantic segmentation with a map of where the prediction may be wrong.
+CCFNet: semantic segmentation that says where it may be wrong.
 
   fit        train a network; without options, a demo on synthetic scenes
   evaluate   compute accuracy, mean IoU and the quality of the difficulty map of a run
