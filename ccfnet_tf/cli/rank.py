@@ -106,7 +106,8 @@ def main(args: list[str]) -> int:
 def _summary(ranking: Ranking, out: Path) -> list[str]:
     lines = []
     if ranking.labelled:
-        lines.append(f"skipped {ranking.labelled} images that the run was trained or validated on")
+        images = "1 image" if ranking.labelled == 1 else f"{ranking.labelled} images"
+        lines.append(f"skipped {images} that the run was trained or validated on")
     dropped = sum(len(each.near_copies) for each in ranking.chosen)
     failed = f"; {len(ranking.failures)} failed, see above" if ranking.failures else ""
     lines.append(

@@ -16,7 +16,7 @@ from ccfnet_tf.datasets.base import bytes_fingerprint, fingerprint
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.inference.feature_network import FeatureNetwork
 from ccfnet_tf.inference.inputs import Failure, find_jobs
-from ccfnet_tf.inference.ranking import Candidate, candidate, choose
+from ccfnet_tf.inference.choose_images import Candidate, candidate, choose
 from ccfnet_tf.inference.segmenter import PictureTooLargeError
 from ccfnet_tf.inference.writers import write_png
 from ccfnet_tf.io.console import new_progress

@@ -1,0 +1,55 @@
+"""`ccfnet-tf rank` on a real, small network."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ccfnet_tf.cli import main as cli
+from ccfnet_tf.datasets.base import fingerprint
+from ccfnet_tf.labels import Sample
+from tests.inference.conftest import TAXONOMY, write_picture
+
+
+def test_a_folder_is_ranked(
+    make_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, pool, out = make_run("best"), tmp_path / "a pool", tmp_path / "out"
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        write_picture(pool / f"{index}.png", rng.integers(0, 255, (40, 48, 3), np.uint8))
+    (pool / "damaged.png").write_bytes(b"nothing")
+    row = ["0", fingerprint(Sample("", str(pool / "0.png"), "")), ""]
+    digest = {"version": 1, "train": [row], "val": []}
+    (run / "data_digest.json").write_text(json.dumps(digest))
+    command = ["rank", str(run), str(pool), "--top", "2", "--out", str(out)]
+    assert cli.main(command) == 1  # the damaged image
+    printed = capsys.readouterr().out
+    assert "damaged.png: not an image" in printed
+    assert "skipped 1 image" in printed
+    assert "2 of 3 images chosen" in printed
+    rows = list(csv.DictReader((out / "ranking.csv").read_text().splitlines()))
+    assert len(rows) == 2
+    assert "0.png" not in {row["path"] for row in rows}
+    task = json.loads((out / "label_studio.json").read_text())[0]
+    assert task["data"]["image"] == f"/data/local-files/?d=a%20pool/{rows[0]['path']}"
+    assert TAXONOMY.names[0] in (out / "label_studio.xml").read_text()
+    assert cli.main(command) == 2  # the results are not overwritten
+    assert "already exists" in capsys.readouterr().err
+
+
+def test_a_run_without_a_digest_says_so(
+    make_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, pool, out = make_run("best"), tmp_path / "pool", tmp_path / "out"
+    write_picture(pool / "a.png", np.zeros((40, 48, 3), np.uint8))
+    command = ["rank", str(run), str(pool), "--out", str(out), "--image-url", "https://host/p/"]
+    assert cli.main(command) == 0
+    assert "may be chosen" in capsys.readouterr().out
+    task = json.loads((out / "label_studio.json").read_text())[0]
+    assert task["data"]["image"] == "https://host/p/a.png"
