@@ -12,6 +12,8 @@ import pytest
 
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.datasets.base import fingerprint
+from ccfnet_tf.inference import feature_network
+from ccfnet_tf.inference.feature_network import View
 from ccfnet_tf.labels import Sample
 from tests.inference.conftest import TAXONOMY, write_picture
 
@@ -43,9 +45,25 @@ def test_a_folder_is_ranked(
     assert "already exists" in capsys.readouterr().err
 
 
+class NoRisk:
+    """A network that needs no seconds to open."""
+
+    def __init__(self, run: Path) -> None:
+        assert run.is_dir()
+
+    def view(self, image: np.ndarray) -> View:
+        """Labels every pixel as the first class."""
+        size = image.shape[:2]
+        return View(np.zeros(size, np.int32), np.zeros(size, np.float32), np.ones(3, np.float32))
+
+
 def test_a_run_without_a_digest_says_so(
-    make_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_run: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(feature_network, "FeatureNetwork", NoRisk)
     run, pool, out = make_run("best"), tmp_path / "pool", tmp_path / "out"
     write_picture(pool / "a.png", np.zeros((40, 48, 3), np.uint8))
     command = ["rank", str(run), str(pool), "--out", str(out), "--image-url", "https://host/p/"]
