@@ -13,9 +13,9 @@ number of steps. The test split is fixed. Strategies:
     rank         `ccfnet-tf rank`
 
 Two pools: `images`, the training images, and `film`, frames of a synthetic camera that pans and
-zooms over some of them (near-copies, as in a video). The network is a head of two 1x1 convolutions
-on a frozen ImageNet backbone whose features are computed once, so a training takes seconds; scores
-are over every eighth pixel in each direction.
+zooms over some of them (near-duplicates, as in a video). The network is a head of two 1x1
+convolutions on a frozen ImageNet backbone whose features are computed once, so a training takes
+seconds; scores are over every eighth pixel in each direction.
 
 Each training writes one file to OUT, completely or not at all: a benchmark that was killed
 continues where it was when it is started again.
@@ -191,7 +191,7 @@ def chosen(
         return _stratified(before.predicted, left, count, rng)
     candidates = [Candidate(before.wrong[n], 0.0, pool.pooled[n], pool.thumbnails[n]) for n in left]
     ranked = left[[choice.index for choice in choose(candidates, count)]]
-    # The last rounds of a film have fewer images than wanted that are no near-copies.
+    # The last rounds of a film have fewer images than wanted that are no near-duplicates.
     return np.concatenate([ranked, by_risk[~np.isin(by_risk, ranked)]])[:count]
 
 

@@ -23,8 +23,8 @@ LOCAL_FILES = "/data/local-files/?d="
 
 RESULTS = """\
 Images are chosen by the expected number of wrong pixels (the sum of risk), spread over the
-predicted classes and over the features of the backbone; see docs/difficulty.md. Near-copies of a
-chosen image, and images that the run was trained or validated on, are left out.
+predicted classes and over the features of the backbone; see docs/difficulty.md. Near-duplicates
+of a chosen image, and images that the run was trained or validated on, are left out.
 
 what is written to --out:
   ranking.csv         rank, path, score, expected wrong pixels, share of pixels at risk, classes
@@ -108,10 +108,10 @@ def _summary(ranking: Ranking, out: Path) -> list[str]:
     if ranking.labelled:
         images = "1 image" if ranking.labelled == 1 else f"{ranking.labelled} images"
         lines.append(f"skipped {images} that the run was trained or validated on")
-    dropped = sum(len(each.near_copies) for each in ranking.chosen)
+    dropped = sum(len(each.near_duplicates) for each in ranking.chosen)
     failed = f"; {len(ranking.failures)} failed, see above" if ranking.failures else ""
     lines.append(
         f"{out}: {len(ranking.chosen)} of {ranking.images} images chosen, {dropped} dropped as "
-        f"near-copies of these{failed}"
+        f"near-duplicates of these{failed}"
     )
     return lines

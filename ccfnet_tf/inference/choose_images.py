@@ -15,8 +15,8 @@ with the largest gain:
   runs over the images j chosen so far. It is the distance of greedy k-centre selection (core sets:
   Sener and Savarese, ICLR 2018), as a factor of the gain, so that no weight has to be tuned.
 
-Both factors fall as more images are chosen, so gains fall with the rank. Near-copies of a chosen
-image, by their thumbnails, are dropped: frames of a video show the same objects again.
+Both factors fall as more images are chosen, so gains fall with the rank. Near-duplicates of a
+chosen image, by their thumbnails, are dropped: frames of a video show the same objects again.
 
 Labelled images are not among the centres: risk is already low where an image resembles them.
 
@@ -60,12 +60,12 @@ class Choice:
     Attributes:
         index: Index of the candidate.
         score: Its gain divided by the largest gain, 0..1; falls with the rank.
-        near_copies: Indices of candidates that were dropped as near-copies of it.
+        near_duplicates: Indices of candidates that were dropped as near-duplicates of it.
     """
 
     index: int
     score: float
-    near_copies: tuple[int, ...]
+    near_duplicates: tuple[int, ...]
 
 
 def candidate(
@@ -87,7 +87,7 @@ def candidate(
 def choose(candidates: Sequence[Candidate], count: int) -> list[Choice]:
     """Chooses up to `count` images in the order in which they should be labelled.
 
-    Fewer are returned if there are fewer candidates without near-copies.
+    Fewer are returned if there are fewer candidates without near-duplicates.
     """
     if not candidates:
         return []

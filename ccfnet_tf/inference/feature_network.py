@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.inference.segmenter import at_least, too_large
+from ccfnet_tf.network.calibration import UNCALIBRATED
 from ccfnet_tf.network.outputs import maps, with_features
-from ccfnet_tf.runs.run_folder import load_run
+from ccfnet_tf.runs.run_folder import load_run, read_run
 
 if TYPE_CHECKING:
     from ccfnet_tf.network.model import CCFNet
@@ -34,14 +35,19 @@ class FeatureNetwork:
     """Predicts labels, risk and pooled features of one image at a time.
 
     Args:
-        source: A run folder, or a `CCFNet`.
+        source: A run folder, whose calibration is applied, or a `CCFNet`.
 
     Raises:
         RunError: The run folder cannot be used.
     """
 
     def __init__(self, source: str | Path | CCFNet) -> None:
-        model = load_run(source) if isinstance(source, str | Path) else source
+        if isinstance(source, str | Path):
+            self._calibration = read_run(source).calibration()
+            model = load_run(source)
+        else:
+            self._calibration = UNCALIBRATED
+            model = source
         self._model = with_features(model)
         signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
         self._graph = tf.function(self._forward, input_signature=signature, autograph=False)
@@ -62,6 +68,6 @@ class FeatureNetwork:
 
     def _forward(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         outputs = self._model(tf.cast(image[tf.newaxis], tf.float32), training=False)
-        found = maps(outputs)
+        found = maps(outputs, self._calibration)
         features = tf.reduce_mean(tf.cast(outputs["features"], tf.float32), axis=[0, 1, 2])
         return found["labels"][0], found["risk"][0], features

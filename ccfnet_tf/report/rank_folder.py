@@ -14,9 +14,9 @@ from rich.console import Console
 
 from ccfnet_tf.datasets.base import bytes_fingerprint, fingerprint
 from ccfnet_tf.errors import DataError
+from ccfnet_tf.inference.choose_images import Candidate, candidate, choose
 from ccfnet_tf.inference.feature_network import FeatureNetwork
 from ccfnet_tf.inference.inputs import Failure, find_jobs
-from ccfnet_tf.inference.choose_images import Candidate, candidate, choose
 from ccfnet_tf.inference.segmenter import PictureTooLargeError
 from ccfnet_tf.inference.writers import write_png
 from ccfnet_tf.io.console import new_progress
@@ -94,7 +94,7 @@ def rank_folder(
             choice.score,
             candidates[choice.index].wrong,
             candidates[choice.index].share_at_risk,
-            tuple(names[index] for index in choice.near_copies),
+            tuple(names[index] for index in choice.near_duplicates),
         )
         for choice in choose(candidates, top)
     ]

@@ -48,14 +48,14 @@ class Ranked:
         score: Gain relative to the first image, 0..1.
         wrong: float64 [C]; expected number of wrong pixels by predicted class.
         share_at_risk: Share of the pixels whose risk is above .5.
-        near_copies: Paths of the images that were dropped as near-copies of it.
+        near_duplicates: Paths of the images that were dropped as near-duplicates of it.
     """
 
     path: str
     score: float
     wrong: np.ndarray
     share_at_risk: float
-    near_copies: tuple[str, ...]
+    near_duplicates: tuple[str, ...]
 
 
 def table(ranked: Sequence[Ranked], taxonomy: Taxonomy) -> str:
@@ -77,7 +77,9 @@ def table(ranked: Sequence[Ranked], taxonomy: Taxonomy) -> str:
         worst = np.argsort(-each.wrong, kind="stable")[:_NAMED_CLASSES]
         names = [taxonomy.names[index] for index in worst if each.wrong[index] > 0]
         figures = (f"{each.score:.4f}", f"{each.wrong.sum():.1f}", f"{each.share_at_risk:.4f}")
-        writer.writerow((rank, each.path, *figures, "; ".join(names), "; ".join(each.near_copies)))
+        writer.writerow(
+            (rank, each.path, *figures, "; ".join(names), "; ".join(each.near_duplicates))
+        )
     return file.getvalue()
 
 

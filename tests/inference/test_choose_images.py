@@ -91,18 +91,20 @@ def test_images_alike_by_their_features_are_spread() -> None:
     assert [each.index for each in choose(candidates, 3)] == [0, 2, 1]
 
 
-def test_near_copies_of_a_chosen_image_are_dropped_and_named() -> None:
+def test_near_duplicates_of_a_chosen_image_are_dropped_and_named() -> None:
     candidates = made(4)
     copy = Candidate(candidates[2].wrong / 2, 0.1, candidates[1].features, candidates[2].thumbnail)
     chosen = choose([*candidates, copy], 10)
     assert sorted(each.index for each in chosen) == [0, 1, 2, 3]
-    assert {each.index: each.near_copies for each in chosen if each.near_copies} == {2: (4,)}
+    assert {each.index: each.near_duplicates for each in chosen if each.near_duplicates} == {
+        2: (4,)
+    }
 
 
 def test_copies_of_one_image() -> None:
     chosen = choose(made(1) * 5, 3)
     assert [(each.index, each.score) for each in chosen] == [(0, 1.0)]
-    assert chosen[0].near_copies == (1, 2, 3, 4)
+    assert chosen[0].near_duplicates == (1, 2, 3, 4)
 
 
 def test_no_risk_anywhere() -> None:

@@ -15,6 +15,8 @@ from ccfnet_tf.datasets.base import fingerprint
 from ccfnet_tf.inference import feature_network
 from ccfnet_tf.inference.feature_network import View
 from ccfnet_tf.labels import Sample
+from ccfnet_tf.network.calibration import Calibration
+from ccfnet_tf.runs.calibration_file import calibration_text
 from tests.inference.conftest import TAXONOMY, write_picture
 
 
@@ -29,6 +31,10 @@ def test_a_folder_is_ranked(
     row = ["0", fingerprint(Sample("", str(pool / "0.png"), "")), ""]
     digest = {"version": 1, "train": [row], "val": []}
     (run / "data_digest.json").write_text(json.dumps(digest))
+    flat = Calibration(scale=(1e-4,))  # every class 1/3
+    (run / "calibration.json").write_text(
+        calibration_text(run / "checkpoints" / "best.npz", flat, {})
+    )
     command = ["rank", str(run), str(pool), "--top", "2", "--out", str(out)]
     assert cli.main(command) == 1  # the damaged image
     printed = capsys.readouterr().out
@@ -37,6 +43,7 @@ def test_a_folder_is_ranked(
     assert "2 of 3 images chosen" in printed
     rows = list(csv.DictReader((out / "ranking.csv").read_text().splitlines()))
     assert len(rows) == 2
+    assert float(rows[0]["expected_wrong_pixels"]) == pytest.approx(40 * 48 * 2 / 3, rel=0.01)
     assert "0.png" not in {row["path"] for row in rows}
     task = json.loads((out / "label_studio.json").read_text())[0]
     assert task["data"]["image"] == f"/data/local-files/?d=a%20pool/{rows[0]['path']}"

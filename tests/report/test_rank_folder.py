@@ -102,13 +102,13 @@ def test_labelled_images_are_left_out(folder: Path, stored: bool) -> None:
     assert len(ranking.chosen) == 5
 
 
-def test_a_near_copy_is_dropped_in_favour_of_the_riskier(folder: Path) -> None:
+def test_a_near_duplicate_is_dropped_in_favour_of_the_riskier(folder: Path) -> None:
     image = read_image(folder / "0.png").copy()
     image[:4, :4, 0] = 0
     Image.fromarray(image).save(folder / "copy.png")
     chosen = rank(folder).chosen
     assert chosen[0].path == "0.png"
-    assert chosen[0].near_copies == ("copy.png",)
+    assert chosen[0].near_duplicates == ("copy.png",)
     assert len(chosen) == 6
 
 
