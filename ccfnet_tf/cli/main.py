@@ -41,6 +41,7 @@ VERBS = (
     "evaluate",
     "calibrate",
     "predict",
+    "rank",
     "crossval",
     "data",
     "export",
@@ -59,6 +60,7 @@ CCFNet: semantic segmentation that says where it may be wrong.
   evaluate   compute accuracy, mean IoU and the quality of the difficulty map of a run
   calibrate  make the probabilities of a run agree with how often it is wrong
   predict    segment images, folders and videos with a run, an exported file or a server
+  rank       choose the unlabelled images to label next
   crossval   train and evaluate every fold of a data set
   data       check, summarize, show, split and convert data sets; list suspect labels
   export     export a run for TF Serving, LiteRT or ONNX, verified against Keras

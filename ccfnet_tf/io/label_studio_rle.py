@@ -12,6 +12,10 @@ import numpy as np
 
 from ccfnet_tf.errors import DataError
 
+_VALUE_BITS = 8
+_LENGTH_BITS = (3, 4, 8, 16)
+"""Widths of a run length that `from_brush` uses, those of Label Studio's own converter."""
+
 
 class _BitReader:
     """Reads bytes bit by bit, highest bit first."""
@@ -68,3 +72,34 @@ def to_brush(packed: bytes, size: tuple[int, int], where: str) -> np.ndarray:
                     brush[index // 4] = value > 0
         position = end
     return brush.reshape(size)
+
+
+def from_brush(brush: np.ndarray) -> bytes:
+    """Encodes a brush mask, bool [H, W], with 255 in all four channels inside the mask.
+
+    Returns:
+        Bytes; `list` of them is the `rle` of a region. `to_brush` decodes them.
+    """
+    inside = np.asarray(brush, bool).ravel()
+    if not inside.size:
+        raise ValueError(f"a brush of shape {list(brush.shape)} has no pixels")
+    starts = np.flatnonzero(np.diff(inside, prepend=not inside[0]))
+    lengths = 4 * np.diff(starts, append=inside.size)  # four channels
+    parts = [f"{4 * inside.size:032b}{_VALUE_BITS - 1:05b}"]
+    parts += [f"{bits - 1:04b}" for bits in _LENGTH_BITS]
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        parts += _run(length, 255 * int(inside[start]))
+    text = "".join(parts)
+    count = -(-len(text) // 8)
+    return int(text.ljust(8 * count, "0"), 2).to_bytes(count, "big")
+
+
+def _run(length: int, value: int) -> list[str]:
+    """Returns the bits of equal values, in runs of at most 2 ** 16."""
+    longest = 1 << _LENGTH_BITS[-1]
+    runs = [longest] * (length // longest) + [length % longest] * (length % longest > 0)
+    texts = []
+    for run in runs:
+        choice = next(i for i, bits in enumerate(_LENGTH_BITS) if run <= 1 << bits)
+        texts.append(f"1{choice:02b}{run - 1:0{_LENGTH_BITS[choice]}b}{value:0{_VALUE_BITS}b}")
+    return texts

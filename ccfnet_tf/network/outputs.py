@@ -18,6 +18,9 @@ from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 from ccfnet_tf.network.heads import log_softmax
 from ccfnet_tf.network.model import FINE_LAYER
 
+COARSE_CONV = "coarse_conv"
+"""First layer of the coarse head."""
+
 
 def with_fine(model: Any) -> keras.Model:
     """Returns a model that has the logits of the fine branch alone among its outputs.
@@ -30,6 +33,20 @@ def with_fine(model: Any) -> keras.Model:
     """
     fine = model.get_layer(FINE_LAYER).output
     return keras.Model(model.inputs, {**model.output, "fine": fine}, name="with_fine")
+
+
+def with_features(model: Any) -> keras.Model:
+    """Returns a model that has the features of the backbone among its outputs.
+
+    Args:
+        model: A `CCFNet`.
+
+    Returns:
+        A model with outputs `coarse`, `attention`, `refine` and `features` [B, h, w, F], the
+        stride-8 features that the coarse head reads; it shares the weights.
+    """
+    features = model.get_layer(COARSE_CONV).input
+    return keras.Model(model.inputs, {**model.output, "features": features}, name="with_features")
 
 
 def exported_heads(model: Any) -> keras.Model:

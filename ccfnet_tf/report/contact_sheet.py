@@ -82,7 +82,7 @@ def contact_sheet(
         name = f"{samples[place].name}   {image.shape[1]} x {image.shape[0]}"
         blocks.append((name, _sample_rows(image, label, augmented, taxonomy)))
         labels += [label, *(each for _, each in augmented)]
-    return _draw(blocks, shown_ids(labels), taxonomy)
+    return draw_blocks(blocks, shown_ids(labels), taxonomy)
 
 
 def version(
@@ -131,9 +131,19 @@ def _sample_rows(
     return rows
 
 
-def _draw(
+def draw_blocks(
     blocks: Sequence[tuple[str, list[Row]]], ids: Sequence[int], taxonomy: Taxonomy
 ) -> np.ndarray:
+    """Draws named blocks of rows below each other, and a legend of classes at the bottom.
+
+    Args:
+        blocks: Name and rows of each block, not empty. Cells are `CELL_WIDTH` pixels wide.
+        ids: Class ids of the legend.
+        taxonomy: Names and colours of the classes.
+
+    Returns:
+        uint8 [H, W, 3] RGB on white.
+    """
     columns = max(len(cells) for _, cells in blocks[0][1])
     width = _left(columns - 1) + CELL_WIDTH + MARGIN
     names = legend(ids, taxonomy, width)

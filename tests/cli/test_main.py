@@ -96,6 +96,9 @@ def test_presets_lists_all_with_departures_from_the_paper(
         (["data", "show", "x", "--out", "sheet.txt"], "--out is sheet.txt.*ends in .png"),
         (["data", "stats", "x", "--plot", "a.jpg"], "--plot is a.jpg.*ends in .png"),
         (["data", "convert", "x", "--out", "/dev/null/y"], "/dev/null: is a file"),
+        (["rank", "run", "no/such/folder"], "no/such/folder: no such folder: give a folder"),
+        (["rank", "run", str(SAMPLE), "--top", "0"], "--top is 0: it must be 1 or more"),
+        (["rank", "no/such/run", str(SAMPLE)], "no/such/run: no such folder"),
         (["completion", "tcsh"], "invalid choice: 'tcsh'"),
     ],
 )

@@ -90,8 +90,8 @@ def near_copies(samples: Sequence[Sample], thumbnails: np.ndarray) -> list[int]:
     for frames in sequences(samples):
         for ahead in range(1, min(_WINDOW, len(frames) - 1) + 1):
             ones, others = np.array(frames[:-ahead]), np.array(frames[ahead:])
-            alike = _alike(thumbnails[ones], thumbnails[others])
-            for one, other in zip(ones[alike].tolist(), others[alike].tolist(), strict=True):
+            near = alike(thumbnails[ones], thumbnails[others])
+            for one, other in zip(ones[near].tolist(), others[near].tolist(), strict=True):
                 join(group, one, other)
     return [first_of(group, index) for index in range(len(group))]
 
@@ -205,8 +205,13 @@ def _below(sample: Sample, root: Path) -> str:
         return sample.image
 
 
-def _alike(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Compares M pairs of thumbnails, float32 [M, P]; returns bool [M]."""
+def alike(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns which pairs of thumbnails are near-copies, bool [M].
+
+    Args:
+        ones: float32 [M, P], results of `thumbnail`; or [1, P], which is compared with each other.
+        others: float32 [M, P].
+    """
     difference = np.abs(ones - others).mean(axis=1)
     one, other = (each - each.mean(axis=1, keepdims=True) for each in (ones, others))
     scale = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
