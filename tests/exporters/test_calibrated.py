@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,8 @@ from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.segmenter import MAPS, Maps, Network, Prediction
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network.calibration import Calibration
-from ccfnet_tf.runs.run_folder import RunInfo
+from ccfnet_tf.runs.calibration_file import CALIBRATION as CALIBRATION_FILE
+from ccfnet_tf.runs.calibration_file import calibration_text
 from ccfnet_tf.runtimes import manifest as module
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.manifest import MANIFEST, Manifest, read_manifest, write_manifest
@@ -85,12 +87,14 @@ def test_a_file_is_calibrated_as_keras_is(
 
 @pytest.mark.usefixtures("toy_network")
 def test_an_export_takes_and_records_the_run_s_calibration(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path
 ) -> None:
     calibration = Calibration((0.5,), (), 2.0, 1.0)
-    monkeypatch.setattr(RunInfo, "calibration", lambda *_: calibration)
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    content = calibration_text(run / "checkpoints" / "best.npz", calibration, {})
+    (run / CALIBRATION_FILE).write_text(content)
     exporter = new_exporter("tflite", {"size": "33x47", "quantize": "none"})
-    folder = export_run(run, tmp_path, exporter, data_root=None, console=Console(quiet=True))
+    folder = export_run(run, tmp_path / "out", exporter, data_root=None, console=Console(quiet=True))
     assert read_manifest(folder).calibration == {**asdict(calibration), "scale": [0.5], "bias": []}
     picture = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
     found = LiteRTNetwork(folder / "ccfnet.tflite", read_manifest(folder).taxonomy).predict(picture)

@@ -333,7 +333,8 @@ def for_boards(program: Any, read: Callable[[], object]) -> Callable[[], None]:
 
 def test_manifests_of_the_embedded_program(program: Any, tmp_path: Path, count: int) -> None:
     file = tmp_path / "export.json"
-    file.write_text(json.dumps({"classes": ["a", "b"], "palette": [[0, 0, 0], [1, 1, 1]]}))
+    tree = {"classes": ["a", "b"], "palette": [[0, 0, 0], [1, 1, 1]], "calibration": {}}
+    file.write_text(json.dumps(tree))
     read = for_boards(program, lambda: program.read_classes(tmp_path / "a.tflite", b""))
     read()
     fuzz(file, read, count)
