@@ -23,7 +23,7 @@ LOCAL_FILES = "/data/local-files/?d="
 
 RESULTS = """\
 Images are chosen by the expected number of wrong pixels (the sum of risk), spread over the
-predicted classes and over the features of the backbone; see docs/difficulty.md. Near-duplicates
+predicted classes and over the features of the backbone; see docs/ranking.md. Near-duplicates
 of a chosen image, and images that the run was trained or validated on, are left out.
 
 what is written to --out:
