@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ccfnet_tf.cli import benchmark, calibrate, data, evaluate, export, predict, presets, serve
+from ccfnet_tf.cli import (
+    benchmark,
+    calibrate,
+    compare,
+    data,
+    evaluate,
+    export,
+    predict,
+    presets,
+    report,
+    serve,
+)
 from ccfnet_tf.cli.fit_options import fit_options
 from ccfnet_tf.cli.main import VERBS
 from ccfnet_tf.cli.parser import Parser, option_names
@@ -79,7 +90,9 @@ def new_parser() -> Parser:
 
 def _words() -> dict[str, list[str]]:
     """Returns the words that may follow each command; the key `` holds the commands."""
-    modules = (evaluate, calibrate, predict, export, serve, benchmark, presets)
+    modules = (
+        evaluate, calibrate, report, compare, predict, export, serve, benchmark, presets
+    )
     parsers = {module.__name__.rpartition(".")[2]: module.new_parser() for module in modules}
     words = {verb: [*option_names(parser), *ALWAYS] for verb, parser in parsers.items()}
     words |= {verb: [*fit_options(), *ALWAYS] for verb in ("fit", "crossval")}
