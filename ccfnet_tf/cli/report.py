@@ -14,8 +14,6 @@ from ccfnet_tf.palettes import PALETTES, PaletteName, with_palette
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ccfnet_tf.report.evaluation_file import Evaluated
-    from ccfnet_tf.report.gallery import Entry
 
 PAGE = "report.html"
 
@@ -79,9 +77,7 @@ def _of_file(path: Path, palette: PaletteName) -> str:
     return report_page(evaluated, taxonomy, title=path.resolve().parent.name or path.name)
 
 
-def _of_run(
-    run: Path, out: Path, root: str | None, palette: PaletteName, console: Console
-) -> str:
+def _of_run(run: Path, out: Path, root: str | None, palette: PaletteName, console: Console) -> str:
     """Returns the page of a run, with a gallery."""
     from ccfnet_tf.evaluation.image_files import IMAGES_CSV, read_rows
     from ccfnet_tf.io.new_folder import refuse_unwritable

@@ -92,14 +92,12 @@ def bootstrap(
     ]
 
 
-def resampled_figures(
-    networks: Sequence[np.ndarray], *, resamples: int, seed: int
-) -> np.ndarray:
+def resampled_figures(networks: Sequence[np.ndarray], *, resamples: int, seed: int) -> np.ndarray:
     """Returns float64 [networks, R, len(FIGURES)]; NaN where a resample has no labelled pixel."""
     images = networks[0].shape[0]
     rng = np.random.default_rng(seed)
     # float64 adds whole numbers below 2^53 without an error, and multiplies by fast routines.
-    flat = [counts.reshape(images, -1).astype(np.float64) for counts in networks]
+    flat = [counts.reshape(images, 3 * counts.shape[2]).astype(np.float64) for counts in networks]
     figures = np.full((len(networks), resamples, len(FIGURES)), np.nan)
     for start in range(0, resamples if images else 0, _AT_ONCE):
         rows = min(_AT_ONCE, resamples - start)

@@ -124,7 +124,9 @@ def gallery(
     entries = []
     for sample, row in shown:
         image, label = load(sample)
-        entries.append(_entry(image, label, network.head_outputs(image), row, taxonomy, calibration))
+        entries.append(
+            _entry(image, label, network.head_outputs(image), row, taxonomy, calibration)
+        )
         advance()
     return entries
 
@@ -173,7 +175,8 @@ def _entry(
 ) -> Entry:
     found = maps(outputs, calibration)
     errors = compared(label, found["coarse"], found["refine"])
-    right = np.isin(errors, (RIGHT, CORRECTED)).sum() / max(1, np.count_nonzero(label != VOID))
+    right = int(np.isin(errors, (RIGHT, CORRECTED)).sum())
+    accuracy = right / max(1, np.count_nonzero(errors != NOTHING))
     size = _small(label.shape)
     layers = {
         "image": _webp(_shrunk(image, size)),
@@ -190,7 +193,7 @@ def _entry(
         size,
         tuple(layers[name] for name in LAYERS),
         tuple(sorted(classes - {VOID})),
-        row.accuracy is not None and abs(right - row.accuracy) > DIFFERENT,
+        row.accuracy is not None and abs(accuracy - row.accuracy) > DIFFERENT,
     )
 
 

@@ -102,9 +102,7 @@ def _cascade(evaluated: Evaluated) -> dict[str, Any]:
     return {key: evaluated.number("cascade", "everywhere", key) for key in keys}
 
 
-def _scores(
-    evaluated: Evaluated, head: str, scores: Sequence[tuple[str, bool]]
-) -> dict[str, Any]:
+def _scores(evaluated: Evaluated, head: str, scores: Sequence[tuple[str, bool]]) -> dict[str, Any]:
     """Returns a table of scores of one head's errors; a map is `own`, the others are free."""
     rows = []
     for score, own in scores:
@@ -164,7 +162,7 @@ def _matrix(evaluated: Evaluated) -> list[dict[str, Any]] | None:
         total = int(row.sum())
         shares = row / total if total else np.zeros(len(row))
         cells = [
-            {"share": float(share), "level": int(round(10 * float(share))), "pixels": int(pixels)}
+            {"share": float(share), "level": round(10 * float(share)), "pixels": int(pixels)}
             for share, pixels in zip(shares, row, strict=True)
         ]
         rows.append({"name": name, "pixels": total, "cells": cells})

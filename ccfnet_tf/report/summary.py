@@ -138,7 +138,9 @@ def _weakest(evaluated: Evaluated) -> Iterator[str]:
     texts = []
     for value, place in named:
         text = f"{evaluated.classes[place]} (IoU {percent(value)}"
-        row = None if matrix is None else np.where(np.arange(len(matrix)) == place, 0, matrix[place])
+        row = (
+            None if matrix is None else np.where(np.arange(len(matrix)) == place, 0, matrix[place])
+        )
         if row is not None and row.any():
             share = row.max() / matrix[place].sum()  # type: ignore[index]
             text += f"; {percent(share)} of it is taken for {evaluated.classes[int(row.argmax())]}"
@@ -165,7 +167,7 @@ def _cascade(evaluated: Evaluated) -> Iterator[str]:
     best = max(others, key=lambda name: others[name])
     if others[best] > (evaluated.number("refine", "pixel_accuracy") or 0.0):
         what = "fine alone" if best == "fine" else "the plain average of coarse and fine"
-        yield f"The blend is not the best of them: {what} has an accuracy of {percent(others[best])}."
+        yield f"The blend is not the best of them: {what} reaches {percent(others[best])}."
 
 
 def _boundaries(evaluated: Evaluated) -> Iterator[str]:

@@ -120,7 +120,13 @@ class Browser:
                       buttons=held, clickCount=1)  # fmt: skip
 
     def look(
-        self, *, width: int, height: int = 900, dark: bool = False, media: str = "", scale: float = 1
+        self,
+        *,
+        width: int,
+        height: int = 900,
+        dark: bool = False,
+        media: str = "",
+        scale: float = 1,
     ) -> None:
         """Sets the size of the window, its colours, and whether it is a screen or paper."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height,
