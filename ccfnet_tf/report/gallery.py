@@ -124,9 +124,8 @@ def gallery(
     entries = []
     for sample, row in shown:
         image, label = load(sample)
-        entries.append(
-            _entry(image, label, network.head_outputs(image), row, taxonomy, calibration)
-        )
+        found = maps(network.head_outputs(image), calibration)
+        entries.append(_entry(image, label, found, row, taxonomy))
         advance()
     return entries
 
@@ -168,15 +167,14 @@ def compared(label: np.ndarray, coarse: np.ndarray, refine: np.ndarray) -> np.nd
 def _entry(
     image: np.ndarray,
     label: np.ndarray,
-    outputs: HeadOutputs,
+    found: dict[str, np.ndarray],
     row: ImageRow,
     taxonomy: Taxonomy,
-    calibration: Calibration,
 ) -> Entry:
-    found = maps(outputs, calibration)
+    """Draws the layers of an image of what `maps` returned."""
     errors = compared(label, found["coarse"], found["refine"])
     right = int(np.isin(errors, (RIGHT, CORRECTED)).sum())
-    accuracy = right / max(1, np.count_nonzero(errors != NOTHING))
+    accuracy = right / max(1, int((errors != NOTHING).sum()))
     size = _small(label.shape)
     layers = {
         "image": _webp(_shrunk(image, size)),
@@ -193,7 +191,7 @@ def _entry(
         size,
         tuple(layers[name] for name in LAYERS),
         tuple(sorted(classes - {VOID})),
-        row.accuracy is not None and abs(accuracy - row.accuracy) > DIFFERENT,
+        row.accuracy is not None and bool(abs(accuracy - row.accuracy) > DIFFERENT),
     )
 
 

@@ -91,7 +91,7 @@ def write_page(path: Path, page: str) -> None:
 
 def decimal(value: float | None, digits: int = 3) -> str:
     """Returns a number with so many decimals, a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "\u2013" if value is None else f"{value:.{digits}f}"
 
 
 def hundredths(value: float | None, digits: int = 1) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def map_plots(evaluated: Evaluated) -> list[Plot]:
         ),
         coverage_plot(
             "coarse-coverage", "Errors of coarse when uncertain pixels are left out",
-            {name: _percent(evaluated.risk_coverage("coarse", key)) for key, name in coarse.items()},
+            {name: _percent(evaluated.risk_coverage("coarse", key))
+             for key, name in coarse.items()},
             evaluated.number("scores", "coarse", "difficulty", "error_rate"),
         ),
         reliability_plot(
@@ -151,7 +153,7 @@ def column_curve(rows: Rows, column: str, factor: float) -> Curve:
             values.append((int(row["epoch"]), float(row.get(column) or "nan")))
         except ValueError:
             continue  # a cell that is no number
-    return _points([(x, y) for x, y in values if y == y], factor)
+    return _points([(x, y) for x, y in values if y is not None and math.isfinite(y)], factor)
 
 
 def figure_rows(evaluated: Evaluated) -> list[tuple[str, list[float | None]]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
 from ccfnet_tf.evaluation.boundaries import BANDS
 from ccfnet_tf.evaluation.confusion import ABSENT_RULE
+from ccfnet_tf.evaluation.evaluation import PROBABILITIES
 from ccfnet_tf.inference.writers import difficulty_picture
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.report.evaluation_file import Evaluated
@@ -40,6 +41,14 @@ _FIGURES = (
     "aurc",
     "ece",
 )
+
+
+class _Score(NamedTuple):
+    """A row of a table of scores: whether the score is a map of ours, and its `_FIGURES`."""
+
+    name: str
+    own: bool
+    figures: list[float | None]
 
 
 def report_page(
@@ -106,16 +115,15 @@ def _scores(evaluated: Evaluated, head: str, scores: Sequence[tuple[str, bool]])
     """Returns a table of scores of one head's errors; a map is `own`, the others are free."""
     rows = []
     for score, own in scores:
-        place = ("scores", head, score)
-        found = evaluated.tree.get("scores", {}).get(head, {}).get(score, {})
+        probable = score in PROBABILITIES[head]
         figures = [
-            evaluated.number(*place, key) if key != "ece" or key in found else None
+            evaluated.number("scores", head, score, key) if key != "ece" or probable else None
             for key in _FIGURES
         ]
-        rows.append({"name": score.replace("_", " "), "own": own, "figures": figures})
+        rows.append(_Score(score.replace("_", " "), own, figures))
     rate = evaluated.number("scores", head, scores[0][0], "error_rate")
     best = [
-        _best([row["figures"][column] for row in rows], largest=column < 2)
+        _best([row.figures[column] for row in rows], largest=column < 2)
         for column in range(len(_FIGURES))
     ]
     return {"head": head, "rate": rate, "rows": rows, "best": best}

@@ -34,7 +34,7 @@ _SIZE = (5.4, 3.5)
 _MARGINS = {"left": 0.13, "right": 0.985, "top": 0.97, "bottom": 0.15}
 """As shares of the drawing; found by hand, since a layout engine takes as long as the drawing."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
     "axes.edgecolor": MUTED,

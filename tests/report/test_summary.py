@@ -63,9 +63,8 @@ def test_sentences_carry_the_figures(tmp_path: Path, evaluation: Evaluation) -> 
     )
     assert f"Weakest class: {weakest[1]} (IoU {100 * weakest[0]:.1f}\u00a0%" in text
     scores = tree["scores"]["coarse"]
-    free = max(
-        scores[name]["auroc"] for name in ("max_softmax", "entropy", "margin", "disagreement")
-    )
+    names = ("max_softmax", "entropy", "margin", "disagreement")
+    free = max(scores[name]["auroc"] for name in names)
     assert f"AUROC {scores['difficulty']['auroc']:.3f} against {free:.3f}" in text
     better = scores["difficulty"]["auroc"] > free
     assert ("difficulty map finds errors of coarse better" in text) == better
