@@ -90,9 +90,7 @@ def new_parser() -> Parser:
 
 def _words() -> dict[str, list[str]]:
     """Returns the words that may follow each command; the key `` holds the commands."""
-    modules = (
-        evaluate, calibrate, report, compare, predict, export, serve, benchmark, presets
-    )
+    modules = (evaluate, calibrate, report, compare, predict, export, serve, benchmark, presets)
     parsers = {module.__name__.rpartition(".")[2]: module.new_parser() for module in modules}
     words = {verb: [*option_names(parser), *ALWAYS] for verb, parser in parsers.items()}
     words |= {verb: [*fit_options(), *ALWAYS] for verb in ("fit", "crossval")}

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.wrapping_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.errors import EXIT_DONE, DataError
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.palettes import PALETTES, PaletteName, with_palette
+from ccfnet_tf.report.evaluation_file import EVALUATION, Evaluated
+from ccfnet_tf.runs.run_folder import RunInfo, read_run
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ccfnet_tf.datasets.base import Load
+    from ccfnet_tf.inference.wrap import Wrapping
+    from ccfnet_tf.labels import Sample
 
 
 PAGE = "report.html"
@@ -68,7 +76,6 @@ def main(args: list[str]) -> int:
 def _of_file(path: Path, palette: PaletteName) -> str:
     """Returns the page of an `evaluation.json` alone."""
     from ccfnet_tf.labels import Taxonomy, distinct_colours
-    from ccfnet_tf.report.evaluation_file import Evaluated
     from ccfnet_tf.report.run_report import report_page
 
     evaluated = Evaluated.read(path)
@@ -81,8 +88,6 @@ def _of_run(run: Path, out: Path, root: str | None, palette: PaletteName, consol
     """Returns the page of a run, with a gallery."""
     from ccfnet_tf.evaluation.image_files import IMAGES_CSV, read_rows
     from ccfnet_tf.io.new_folder import refuse_unwritable
-    from ccfnet_tf.report.evaluation_file import EVALUATION, Evaluated
-    from ccfnet_tf.runs.run_folder import read_run
 
     info = read_run(run)
     evaluated = Evaluated.read(run / EVALUATION)
@@ -91,44 +96,61 @@ def _of_run(run: Path, out: Path, root: str | None, palette: PaletteName, consol
             f"{evaluated.path}: is of other classes than the run: run `ccfnet-tf evaluate` again"
         )
     rows = read_rows(run / IMAGES_CSV)
-    info.checkpoint()
+    wrapping = _wrapping(evaluated)
+    info.calibration()  # refuses one of other weights, before TensorFlow is waited for
     refuse_unwritable(out.parent)
     start_tensorflow()
-    from ccfnet_tf.datasets.splits import read_parts, without_damage
     from ccfnet_tf.inference.keras_network import KerasNetwork
+    from ccfnet_tf.inference.wrap import wrap
     from ccfnet_tf.io.console import new_progress
     from ccfnet_tf.report.gallery import choose, gallery
     from ccfnet_tf.report.run_report import report_page
-    from ccfnet_tf.runs.run_folder import load_run, refuse_other_classes
 
-    data = info.config.data if root is None else replace(info.config.data, root=root)
-    parts = read_parts(data, info.config.seed)
-    refuse_other_classes(parts.taxonomy, info)
-    samples = {sample.name: sample for sample in getattr(parts, evaluated.split)}
     shown = [rows[place] for place in choose(rows)]
-    missing = [row.name for row in shown if row.name not in samples]
-    if missing:
-        raise DataError(
-            f"{data.root or parts.format}: the {evaluated.split} split has no image "
-            f"'{missing[0]}', which was evaluated: give the data with --data.root, or run "
-            "`ccfnet-tf evaluate` again"
-        )
-    network = KerasNetwork(load_run(run), taxonomy=info.taxonomy)
+    samples, load = _samples(info, root, evaluated.split, [row.name for row in shown])
+    network = wrap(KerasNetwork(run), wrapping)
     taxonomy = with_palette(info.taxonomy, palette)
     with new_progress(console) as bar:
         task = bar.add_task("drawing images", total=len(shown))
         entries = gallery(
             network,
-            [(samples[row.name], row) for row in shown],
-            without_damage(parts.load) if data.damaged_records == "skip" else parts.load,
+            zip(samples, shown, strict=True),
+            load,
             taxonomy,
             advance=lambda: bar.advance(task),
         )
     return report_page(
-        evaluated,
-        taxonomy,
-        title=run.resolve().name,
-        run=run,
-        entries=entries,
-        images=len(rows),
+        evaluated, taxonomy, title=run.resolve().name, run=run, entries=entries, images=len(rows)
     )
+
+
+def _wrapping(evaluated: Evaluated) -> Wrapping:
+    """Returns the views and tiles of the evaluation, so that images show what was measured."""
+    parser = Parser(prog=str(evaluated.path))
+    add_wrapping_options(parser)
+    return wrapping_of(parser.parse_args(evaluated.wrapping.split()))
+
+
+def _samples(
+    info: RunInfo, root: str | None, split: str, names: Sequence[str]
+) -> tuple[list[Sample], Load]:
+    """Returns the samples of these names in a split of the run's data, and what reads them.
+
+    Raises:
+        CCFNetError: The data are not there, are of other classes, or lack one of them.
+    """
+    from ccfnet_tf.datasets.splits import read_parts, without_damage
+    from ccfnet_tf.runs.run_folder import refuse_other_classes
+
+    data = info.config.data if root is None else replace(info.config.data, root=root)
+    parts = read_parts(data, info.config.seed)
+    refuse_other_classes(parts.taxonomy, info)
+    there = {sample.name: sample for sample in getattr(parts, split)}
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise DataError(
+            f"{data.root or parts.format}: the {split} split has no image '{missing[0]}', which "
+            "was evaluated: give the data with --data.root, or run `ccfnet-tf evaluate` again"
+        )
+    load = without_damage(parts.load) if data.damaged_records == "skip" else parts.load
+    return [there[name] for name in names], load

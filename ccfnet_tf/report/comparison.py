@@ -175,7 +175,8 @@ def comparison_page(
 
 def figure_table(runs: Sequence[Compared]) -> list[dict[str, Any]]:
     """Returns rows of figures: name, a text for each run, and which of them is the best."""
-    rows = []
+    options = [run.evaluated.wrapping or "none" for run in runs]
+    rows = [{"name": "options of evaluate", "texts": options, "best": [False] * len(runs)}]
     for name, keys, in_percent, more in FIGURES:
         values = [run.evaluated.number(*keys) for run in runs]
         known = [value for value in values if value is not None]

@@ -49,11 +49,21 @@ class Evaluated:
 
     @property
     def split(self) -> str:
-        """Which part of the data."""
-        value = self._at(("split",))
-        if not isinstance(value, str):
+        """Which part of the data: `train`, `val` or `test`."""
+        value = self._text("split")
+        if value not in ("train", "val", "test"):
             raise self._fault(("split",), shown(value))
         return value
+
+    @property
+    def wrapping(self) -> str:
+        """The options of `evaluate` that change what the network predicts; may be empty."""
+        return self._text("wrapping") if "wrapping" in self.tree else ""
+
+    @property
+    def warning(self) -> str:
+        """Why the figures say little; empty where they do not."""
+        return self._text("warning") if "warning" in self.tree else ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -118,6 +128,12 @@ class Evaluated:
             if pixels and predicted is not None and observed is not None:
                 found.append((int(pixels), predicted, observed))
         return found
+
+    def _text(self, key: str) -> str:
+        value = self._at((key,))
+        if not isinstance(value, str):
+            raise self._fault((key,), shown(value))
+        return value
 
     def _at(self, keys: tuple[str, ...]) -> Any:
         place: Any = self.tree

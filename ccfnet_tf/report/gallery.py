@@ -12,7 +12,7 @@ import base64
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,16 +20,9 @@ from PIL import Image
 
 from ccfnet_tf.datasets.base import Load
 from ccfnet_tf.evaluation.image_files import ImageRow
-from ccfnet_tf.evaluation.pixel_scores import (
-    HeadScores,
-    calibrated,
-    calibrated_attention,
-    sigmoid,
-)
-from ccfnet_tf.inference.segmenter import CascadeNetwork, HeadOutputs
+from ccfnet_tf.inference.segmenter import CascadeNetwork, Prediction
 from ccfnet_tf.inference.writers import colour_picture, difficulty_picture
 from ccfnet_tf.labels import VOID, VOID_COLOUR, Sample, Taxonomy
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 
 LAYERS = ("image", "label", "coarse", "attention", "difficulty", "risk", "refine", "errors")
 MAPS = ("attention", "difficulty", "risk")
@@ -47,7 +40,7 @@ QUALITY = 80
 """Of WebP."""
 
 DIFFERENT = 0.01
-"""By so much of the pixels a prediction may differ from the one that was evaluated."""
+"""By so much accuracy or mean risk of an image may differ from what was evaluated."""
 
 RIGHT, CORRECTED, SPOILED, WRONG, NOTHING = range(5)
 ERRORS = (
@@ -104,17 +97,15 @@ def gallery(
     load: Load,
     taxonomy: Taxonomy,
     *,
-    calibration: Calibration = UNCALIBRATED,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Entry]:
     """Runs a network over images and draws their layers.
 
     Args:
-        network: Whose heads can be read.
+        network: Whose heads can be read; its maps are shown as it calibrates them.
         shown: The images and their figures.
         load: Reads one, `Parts.load`.
         taxonomy: Names and colours of the classes.
-        calibration: Of the network.
         advance: Called after each image.
 
     Raises:
@@ -124,8 +115,10 @@ def gallery(
     entries = []
     for sample, row in shown:
         image, label = load(sample)
-        found = maps(network.head_outputs(image), calibration)
-        entries.append(_entry(image, label, found, row, taxonomy))
+        outputs = network.head_outputs(image)
+        coarse = outputs.coarse.argmax(axis=-1)
+        layers = _Layers(image, label, coarse, network.prediction(outputs))
+        entries.append(_entry(layers, row, taxonomy))
         advance()
     return entries
 
@@ -139,24 +132,6 @@ def sorted_places(entries: Sequence[Entry]) -> dict[str, list[int]]:
     }
 
 
-def maps(outputs: HeadOutputs, calibration: Calibration) -> dict[str, np.ndarray]:
-    """Returns labels of coarse and refine, int64 [H, W], and the three maps, float32 [H, W]."""
-    shape = outputs.attention.shape
-    coarse, refine = (
-        HeadScores.of(np.ascontiguousarray(logs.reshape(-1, logs.shape[-1]).T))
-        for logs in (outputs.coarse, outputs.refine)
-    )
-    sure = HeadScores.of(calibrated(refine.logs, calibration))
-    found = {
-        "coarse": coarse.label,
-        "refine": refine.label,
-        "attention": sigmoid(calibrated_attention(outputs.attention, calibration)),
-        "difficulty": sigmoid(sure.wrong_logit(coarse.label)),
-        "risk": sigmoid(sure.wrong_logit(refine.label)),
-    }
-    return {name: values.reshape(shape) for name, values in found.items()}
-
-
 def compared(label: np.ndarray, coarse: np.ndarray, refine: np.ndarray) -> np.ndarray:
     """Returns which of `ERRORS` each pixel is, uint8 [H, W], of label maps [H, W]."""
     before, after = coarse == label, refine == label
@@ -164,35 +139,45 @@ def compared(label: np.ndarray, coarse: np.ndarray, refine: np.ndarray) -> np.nd
     return np.where(label == VOID, NOTHING, kinds).astype(np.uint8)
 
 
-def _entry(
-    image: np.ndarray,
-    label: np.ndarray,
-    found: dict[str, np.ndarray],
-    row: ImageRow,
-    taxonomy: Taxonomy,
-) -> Entry:
-    """Draws the layers of an image of what `maps` returned."""
-    errors = compared(label, found["coarse"], found["refine"])
-    right = int(np.isin(errors, (RIGHT, CORRECTED)).sum())
-    accuracy = right / max(1, int((errors != NOTHING).sum()))
+class _Layers(NamedTuple):
+    """An image, its label [H, W], the labels of coarse [H, W], and the prediction."""
+
+    image: np.ndarray
+    label: np.ndarray
+    coarse: np.ndarray
+    prediction: Prediction
+
+
+def _entry(layers: _Layers, row: ImageRow, taxonomy: Taxonomy) -> Entry:
+    label, prediction = layers.label, layers.prediction
+    errors = compared(label, layers.coarse, prediction.labels)
     size = _small(label.shape)
-    layers = {
-        "image": _webp(_shrunk(image, size)),
-        **{name: _webp(difficulty_picture(_shrunk(found[name], size))) for name in MAPS},
+    drawn = {
+        "image": _webp(_shrunk(layers.image, size)),
+        **{
+            name: _webp(difficulty_picture(_shrunk(getattr(prediction, name), size)))
+            for name in MAPS
+        },
         "errors": _png(_nearest(errors, size), [colour for _, colour in ERRORS]),
     }
     classes: set[int] = set()
-    for name, ids in {"label": label, "coarse": found["coarse"], "refine": found["refine"]}.items():
-        drawn = _nearest(ids, size)
-        classes.update(np.unique(drawn).tolist())
-        layers[name] = _labels_png(drawn, taxonomy)
-    return Entry(
-        row,
-        size,
-        tuple(layers[name] for name in LAYERS),
-        tuple(sorted(classes - {VOID})),
-        row.accuracy is not None and bool(abs(accuracy - row.accuracy) > DIFFERENT),
-    )
+    for name, ids in (("label", label), ("coarse", layers.coarse), ("refine", prediction.labels)):
+        small = _nearest(ids, size)
+        classes.update(np.unique(small).tolist())
+        drawn[name] = _labels_png(small, taxonomy)
+    addresses = tuple(drawn[name] for name in LAYERS)
+    shown = tuple(sorted(classes - {VOID}))
+    return Entry(row, size, addresses, shown, _is_other(errors, prediction.risk, row))
+
+
+def _is_other(errors: np.ndarray, risk: np.ndarray, row: ImageRow) -> bool:
+    """Returns whether accuracy or mean risk of an image are not those that were evaluated."""
+    labelled = errors != NOTHING
+    if row.accuracy is None or row.risk is None or not labelled.any():
+        return row.pixels != int(labelled.sum())
+    accuracy = float(np.isin(errors[labelled], (RIGHT, CORRECTED)).mean())
+    mean_risk = float(risk[labelled].mean())
+    return max(abs(accuracy - row.accuracy), abs(mean_risk - row.risk)) > DIFFERENT
 
 
 def _small(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -101,7 +101,6 @@ def report_page(
             "errors": ERRORS,
             "scale": _scale(),
             "rule": ABSENT_RULE,
-            "warning": evaluated.tree.get("warning"),
         },
     )
 

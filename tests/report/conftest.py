@@ -14,7 +14,6 @@ import pytest
 from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
 from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.evaluation import Evaluation
-from ccfnet_tf.evaluation.figures import to_json
 from ccfnet_tf.inference.segmenter import HeadOutputs, Prediction
 from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.runs.run_files import write_classes
@@ -48,7 +47,13 @@ class Drawn:
         return outputs_of(int(image[0, 0, 0]), self.seed)
 
     def prediction(self, outputs: HeadOutputs) -> Prediction:
-        raise NotImplementedError
+        """From the definitions, in float64."""
+        probabilities = np.exp(outputs.refine.astype(float))
+        labels, coarse = outputs.refine.argmax(-1), outputs.coarse.argmax(-1)
+        rows, columns = np.indices(labels.shape)
+        attention = 1 / (1 + np.exp(-outputs.attention))
+        difficulty, risk = (1 - probabilities[rows, columns, ids] for ids in (coarse, labels))
+        return Prediction(labels, attention, difficulty, risk, probabilities)
 
     def predict(self, image: np.ndarray) -> Prediction:
         raise NotImplementedError
@@ -113,7 +118,7 @@ def write_run(tmp_path: Path) -> WriteRun:
 def write_evaluated(run: Path, evaluation: Evaluation) -> None:
     (run / "config.yaml").write_text(to_yaml(RunConfig(data=DataConfig(format="scenes"))))
     write_classes(run, evaluation.taxonomy)
-    (run / "evaluation.json").write_text(json.dumps(to_json(evaluation)))
+    (run / "evaluation.json").write_text(json.dumps(evaluation.to_json()))
     (run / "images.csv").write_text(evaluation.images.to_csv())
     (run / "images.npz").write_bytes(evaluation.images.to_npz())
     rows = ["epoch,refine_loss,coarse_loss,val_refine_mean_iou,val_refine_pixel_accuracy"]

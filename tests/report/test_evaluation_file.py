@@ -11,7 +11,6 @@ import pytest
 
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
-from ccfnet_tf.evaluation.figures import to_json
 from ccfnet_tf.report.evaluation_file import Evaluated
 from ccfnet_tf.report.run_report import report_page
 from tests.report.conftest import TAXONOMY
@@ -26,6 +25,7 @@ DAMAGE: list[tuple[tuple[str, ...], Any, str]] = [
     (("scores", "refine", "risk", "risk_coverage", "risk"), [0.1], "lists of different lengths"),
     (("scores", "coarse", "difficulty", "reliability"), [3], "is 3"),
     (("split",), 7, "'split' is 7"),
+    (("split",), "load", "'split' is 'load'"),
 ]
 
 
@@ -33,7 +33,7 @@ DAMAGE: list[tuple[tuple[str, ...], Any, str]] = [
 def test_a_damaged_value_is_named(
     keys: tuple[str, ...], value: Any, fault: str, evaluation: Evaluation, tmp_path: Path
 ) -> None:
-    tree: Any = to_json(evaluation)
+    tree: Any = evaluation.to_json()
     *places, last = keys
     owner = tree
     for key in places:

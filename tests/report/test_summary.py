@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.evaluation.evaluation import Evaluation
-from ccfnet_tf.evaluation.figures import to_json
 from ccfnet_tf.inference.segmenter import HeadOutputs
 from ccfnet_tf.labels import VOID
 from ccfnet_tf.report.evaluation_file import Evaluated
@@ -20,7 +19,7 @@ from tests.report.conftest import TAXONOMY, load, outputs_of, samples
 
 def evaluated(tmp_path: Path, evaluation: Evaluation) -> Evaluated:
     path = tmp_path / "evaluation.json"
-    path.write_text(json.dumps(to_json(evaluation)))
+    path.write_text(json.dumps(evaluation.to_json()))
     return Evaluated.read(path)
 
 
@@ -54,7 +53,7 @@ def test_ties_everywhere_find_errors_by_chance(tmp_path: Path) -> None:
 
 def test_sentences_carry_the_figures(tmp_path: Path, evaluation: Evaluation) -> None:
     text = "\n".join(sentences(evaluated(tmp_path, evaluation)))
-    tree: dict[str, Any] = to_json(evaluation)
+    tree: dict[str, Any] = evaluation.to_json()
     accuracy = tree["refine"]["pixel_accuracy"]
     assert f"the right class to {100 * accuracy:.1f}\u00a0% of the pixels" in text
     assert "On 6 images of the test split" in text
