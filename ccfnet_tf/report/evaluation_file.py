@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ class Evaluated:
         return tuple(self._object("refine", "iou"))
 
     def number(self, *keys: str) -> float | None:
-        """Returns a number; None where the file says that there is none.
+        """Returns a figure, from -1 to 1; None where the file says that there is none.
 
         Raises:
             DataError: The key is missing or holds something else.
@@ -80,10 +79,7 @@ class Evaluated:
 
     def count(self, *keys: str) -> int:
         """Returns a whole number of at least 0; errors as in `number`."""
-        value = self._at(keys)
-        if type(value) is not int or value < 0:
-            raise self._fault(keys, shown(value))
-        return value
+        return self._count(self._at(keys), keys)
 
     def by_class(self, *keys: str) -> list[float | None]:
         """Returns a number, or None, for each class in their order; errors as in `number`."""
@@ -97,10 +93,15 @@ class Evaluated:
             return None
         try:
             counts = np.array(value)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise self._fault((head, "confusion"), shown(value)) from error
         size = (len(self.classes),) * 2
-        if counts.shape != size or counts.dtype != np.int64 or counts.min() < 0:
+        if (
+            counts.shape != size
+            or counts.dtype != np.int64
+            or counts.min() < 0
+            or counts.max() >= 2**40
+        ):
             raise self._fault((head, "confusion"), f"{counts.dtype} {list(counts.shape)}")
         return counts
 
@@ -122,11 +123,12 @@ class Evaluated:
         for each in bins:
             if not isinstance(each, dict):
                 raise self._fault(keys, shown(each))
-            pixels, predicted, observed = (
-                self._number(each.get(name), keys) for name in ("pixels", "predicted", "observed")
+            predicted, observed = (
+                self._number(each.get(name), keys) for name in ("predicted", "observed")
             )
+            pixels = self._count(each.get("pixels"), keys)
             if pixels and predicted is not None and observed is not None:
-                found.append((int(pixels), predicted, observed))
+                found.append((pixels, predicted, observed))
         return found
 
     def _text(self, key: str) -> str:
@@ -159,9 +161,14 @@ class Evaluated:
     def _number(self, value: Any, keys: tuple[str, ...]) -> float | None:
         if value is None:
             return None
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not -1 <= value <= 1:  # NaN is not
             raise self._fault(keys, shown(value))
         return float(value)
+
+    def _count(self, value: Any, keys: tuple[str, ...]) -> int:
+        if type(value) is not int or not 0 <= value < 2**60:
+            raise self._fault(keys, shown(value))
+        return value
 
     def _fault(self, keys: tuple[str, ...], found: str) -> DataError:
         return DataError(

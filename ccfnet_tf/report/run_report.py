@@ -106,8 +106,11 @@ def report_page(
 
 
 def _cascade(evaluated: Evaluated) -> dict[str, Any]:
-    keys = ("corrected", "spoiled", "corrected_share", "spoiled_share")
-    return {key: evaluated.number("cascade", "everywhere", key) for key in keys}
+    found: dict[str, Any] = {}
+    for key in ("corrected", "spoiled"):
+        found[key] = evaluated.count("cascade", "everywhere", key)
+        found[f"{key}_share"] = evaluated.number("cascade", "everywhere", f"{key}_share")
+    return found
 
 
 def _scores(evaluated: Evaluated, head: str, scores: Sequence[tuple[str, bool]]) -> dict[str, Any]:

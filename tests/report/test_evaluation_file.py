@@ -19,6 +19,7 @@ DAMAGE: list[tuple[tuple[str, ...], Any, str]] = [
     (("scores",), None, "'scores' is missing"),
     (("cascade", "everywhere", "corrected"), -3, "'cascade.everywhere.corrected' is -3"),
     (("refine", "mean_iou"), "much", "'refine.mean_iou' is 'much'"),
+    (("refine", "mean_iou"), 1e300, "'refine.mean_iou' is 1e+300"),
     (("refine", "mean_iou"), True, "'refine.mean_iou' is True"),
     (("refine", "confusion"), [[1, 2], [3]], "'refine.confusion' is a list of 2"),
     (("refine", "confusion"), [[1.5]], "'refine.confusion' is float64 [1, 1]"),
