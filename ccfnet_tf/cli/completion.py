@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from ccfnet_tf.cli import (
     benchmark,
     calibrate,
+    compare,
     data,
     evaluate,
     export,
     predict,
     presets,
     rank,
+    report,
     serve,
 )
 from ccfnet_tf.cli.fit_options import fit_options
@@ -89,7 +91,18 @@ def new_parser() -> Parser:
 
 def _words() -> dict[str, list[str]]:
     """Returns the words that may follow each command; the key `` holds the commands."""
-    modules = (evaluate, calibrate, predict, rank, export, serve, benchmark, presets)
+    modules = (
+        evaluate,
+        calibrate,
+        report,
+        compare,
+        predict,
+        rank,
+        export,
+        serve,
+        benchmark,
+        presets,
+    )
     parsers = {module.__name__.rpartition(".")[2]: module.new_parser() for module in modules}
     words = {verb: [*option_names(parser), *ALWAYS] for verb, parser in parsers.items()}
     words |= {verb: [*fit_options(), *ALWAYS] for verb in ("fit", "crossval")}

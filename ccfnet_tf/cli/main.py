@@ -40,6 +40,8 @@ VERBS = (
     "fit",
     "evaluate",
     "calibrate",
+    "report",
+    "compare",
     "predict",
     "rank",
     "crossval",
@@ -59,6 +61,8 @@ CCFNet: semantic segmentation that says where it may be wrong.
   fit        train a network; without options, a demo on synthetic scenes
   evaluate   compute accuracy, mean IoU and the quality of the difficulty map of a run
   calibrate  make the probabilities of a run agree with how often it is wrong
+  report     write an evaluation as one HTML page: summary, plots, gallery of images
+  compare    show runs side by side, with confidence intervals of their differences
   predict    segment images, folders and videos with a run, an exported file or a server
   rank       choose the unlabelled images to label next
   crossval   train and evaluate every fold of a data set

@@ -122,6 +122,11 @@ def epochs_written(path: Path) -> int:
     return len(_read_rows(path)[0])
 
 
+def sound_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the sound rows of `metrics.csv`, one an epoch; none where there is no such file."""
+    return _read_rows(path)[0]
+
+
 def keep_sound_rows(path: Path, epochs_done: int, warn: Callable[[str], object]) -> None:
     """Repairs `metrics.csv` before a run is resumed; a damaged file is kept under another name.
 

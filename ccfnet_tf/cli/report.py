@@ -1,0 +1,156 @@
+"""`ccfnet-tf report`: an evaluation as one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.wrapping_options import add_wrapping_options, wrapping_of
+from ccfnet_tf.errors import EXIT_DONE, DataError
+from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
+from ccfnet_tf.palettes import PALETTES, PaletteName, with_palette
+from ccfnet_tf.report.evaluation_file import EVALUATION, Evaluated
+from ccfnet_tf.runs.run_folder import RunInfo, read_run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ccfnet_tf.datasets.base import Load
+    from ccfnet_tf.inference.wrap import Wrapping
+    from ccfnet_tf.labels import Sample
+
+
+PAGE = "report.html"
+
+
+def new_parser() -> Parser:
+    """Returns the parser of this verb."""
+    parser = Parser(
+        prog="ccfnet-tf report",
+        description="Write an evaluation as one HTML page that needs no network: a summary in "
+        "words, tables, plots, and a gallery of the split's images with all layers of the "
+        "prediction. `ccfnet-tf evaluate` comes first.",
+    )
+    parser.add_argument(
+        "source",
+        metavar="RUN",
+        help="run folder; or an evaluation.json, for a page without images",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help=f"the page (default: {PAGE} in the run, or beside the file)"
+    )
+    parser.add_argument("--data.root", dest="root", help="where the data lie now")
+    palette = "colours of the classes: the data set's, or some that colour-blind people tell apart"
+    parser.add_argument("--palette", choices=PALETTES, default="dataset", help=palette)
+    return parser
+
+
+def main(args: list[str]) -> int:
+    """Writes a report; returns the exit code."""
+    options = new_parser().parse_args(args)
+    from ccfnet_tf.io.console import new_console
+    from ccfnet_tf.io.new_folder import refuse_unwritable
+    from ccfnet_tf.report.pages import refuse_other_file
+
+    source = Path(options.source).expanduser()
+    folder = source.parent if source.is_file() else source
+    out = Path(options.out).expanduser() if options.out else folder / PAGE
+    refuse_other_file(out)
+    console = new_console()
+    if source.is_file():
+        refuse_unwritable(out.parent)
+        page = _of_file(source, options.palette)
+    else:
+        page = _of_run(source, out, options.root, options.palette, console)
+    from ccfnet_tf.report.pages import write_page
+
+    write_page(out, page)
+    size = len(page.encode("utf-8", "replace")) / 1e6
+    console.print(f"written to {out} ({size:.1f} MB)")
+    return EXIT_DONE
+
+
+def _of_file(path: Path, palette: PaletteName) -> str:
+    """Returns the page of an `evaluation.json` alone."""
+    from ccfnet_tf.labels import Taxonomy, distinct_colours
+    from ccfnet_tf.report.run_report import report_page
+
+    evaluated = Evaluated.read(path)
+    names = evaluated.classes
+    taxonomy = with_palette(Taxonomy(names, distinct_colours(len(names))), palette)
+    return report_page(evaluated, taxonomy, title=path.resolve().parent.name or path.name)
+
+
+def _of_run(run: Path, out: Path, root: str | None, palette: PaletteName, console: Console) -> str:
+    """Returns the page of a run, with a gallery."""
+    from ccfnet_tf.evaluation.image_files import IMAGES_CSV, read_rows
+    from ccfnet_tf.io.new_folder import refuse_unwritable
+
+    info = read_run(run)
+    evaluated = Evaluated.read(run / EVALUATION)
+    if evaluated.classes != info.taxonomy.names:
+        raise DataError(
+            f"{evaluated.path}: is of other classes than the run: run `ccfnet-tf evaluate` again"
+        )
+    rows = read_rows(run / IMAGES_CSV)
+    wrapping = _wrapping(evaluated)
+    info.calibration()  # refuses one of other weights, before TensorFlow is waited for
+    refuse_unwritable(out.parent)
+    start_tensorflow()
+    from ccfnet_tf.inference.keras_network import KerasNetwork
+    from ccfnet_tf.inference.wrap import wrap
+    from ccfnet_tf.io.console import new_progress
+    from ccfnet_tf.report.gallery import choose, gallery
+    from ccfnet_tf.report.run_report import report_page
+
+    shown = [rows[place] for place in choose(rows)]
+    samples, load = _samples(info, root, evaluated.split, [row.name for row in shown])
+    network = wrap(KerasNetwork(run), wrapping)
+    taxonomy = with_palette(info.taxonomy, palette)
+    with new_progress(console) as bar:
+        task = bar.add_task("drawing images", total=len(shown))
+        entries = gallery(
+            network,
+            zip(samples, shown, strict=True),
+            load,
+            taxonomy,
+            advance=lambda: bar.advance(task),
+        )
+    return report_page(
+        evaluated, taxonomy, title=run.resolve().name, run=run, entries=entries, images=len(rows)
+    )
+
+
+def _wrapping(evaluated: Evaluated) -> Wrapping:
+    """Returns the views and tiles of the evaluation, so that images show what was measured."""
+    parser = Parser(prog=str(evaluated.path))
+    add_wrapping_options(parser)
+    return wrapping_of(parser.parse_args(evaluated.wrapping.split()))
+
+
+def _samples(
+    info: RunInfo, root: str | None, split: str, names: Sequence[str]
+) -> tuple[list[Sample], Load]:
+    """Returns the samples of these names in a split of the run's data, and what reads them.
+
+    Raises:
+        CCFNetError: The data are not there, are of other classes, or lack one of them.
+    """
+    from ccfnet_tf.datasets.splits import read_parts, without_damage
+    from ccfnet_tf.runs.run_folder import refuse_other_classes
+
+    data = info.config.data if root is None else replace(info.config.data, root=root)
+    parts = read_parts(data, info.config.seed)
+    refuse_other_classes(parts.taxonomy, info)
+    there = {sample.name: sample for sample in getattr(parts, split)}
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise DataError(
+            f"{data.root or parts.format}: the {split} split has no image '{missing[0]}', which "
+            "was evaluated: give the data with --data.root, or run `ccfnet-tf evaluate` again"
+        )
+    load = without_damage(parts.load) if data.damaged_records == "skip" else parts.load
+    return [there[name] for name in names], load

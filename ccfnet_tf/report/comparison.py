@@ -1,0 +1,322 @@
+"""Runs side by side: their figures, how sure they are, and the differences to the first run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ccfnet_tf.errors import ConfigError, DataError, printable
+from ccfnet_tf.evaluation.bootstrap import RESAMPLES, Interval, Resampled, bootstrap, image_counts
+from ccfnet_tf.evaluation.image_files import IMAGES_NPZ, read_cells
+from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.report.evaluation_file import EVALUATION, Curve, Evaluated
+from ccfnet_tf.report.pages import css_colour, decimal, hundredths, render
+from ccfnet_tf.report.plots import column_curve, coverage_plot, reliability_plot
+from ccfnet_tf.report.summary import counted
+from ccfnet_tf.report.svg_plots import Line, Plot, line_plot
+from ccfnet_tf.runs.run_files import sound_rows
+
+NAMES = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU"}
+
+FIGURES: tuple[tuple[str, tuple[str, ...], bool, bool], ...] = (
+    ("pixel accuracy, %", ("refine", "pixel_accuracy"), True, True),
+    ("class accuracy, %", ("refine", "class_accuracy"), True, True),
+    ("mean IoU, %", ("refine", "mean_iou"), True, True),
+    ("mean Boundary IoU, %", ("refine", "mean_boundary_iou"), True, True),
+    ("pixel accuracy of coarse, %", ("coarse", "pixel_accuracy"), True, True),
+    ("errors of coarse corrected, %", ("cascade", "everywhere", "corrected_share"), True, True),
+    ("right pixels of coarse spoiled, %", ("cascade", "everywhere", "spoiled_share"), True, False),
+    ("AUROC of attention", ("scores", "coarse", "attention", "auroc"), False, True),
+    ("AUROC of difficulty", ("scores", "coarse", "difficulty", "auroc"), False, True),
+    ("AUROC of risk", ("scores", "refine", "risk", "auroc"), False, True),
+    ("average precision of risk", ("scores", "refine", "risk", "average_precision"), False, True),
+    ("AURC of risk", ("scores", "refine", "risk", "aurc"), False, False),
+    ("ECE of risk, %", ("scores", "refine", "risk", "ece"), True, False),
+)
+"""Name, keys in `evaluation.json`, whether it is shown in percent, and whether more is better."""
+
+NOTE = (
+    f"Intervals: 95 % of {RESAMPLES} paired bootstrap resamples of the images, the same ones for "
+    "every run. They tell how the figures vary with the images, not with the seed of a training."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A run that is compared.
+
+    Attributes:
+        name: How it is called here.
+        path: Its folder.
+        evaluated: Its `evaluation.json`.
+        images: Names of the N images.
+        counts: int64 [N, 3, C]; truth, predicted and hits of refine in each image.
+    """
+
+    name: str
+    path: Path
+    evaluated: Evaluated
+    images: tuple[str, ...]
+    counts: np.ndarray
+
+
+def read_compared(paths: Sequence[Path]) -> list[Compared]:
+    """Reads runs that were evaluated on the same images.
+
+    Raises:
+        ConfigError: Fewer than two runs, or one of them twice.
+        DataError: A run was not evaluated, or on other classes, another split, other images or
+            other labels than the first.
+    """
+    if len(paths) < 2:
+        raise ConfigError("one run: give at least two to compare")
+    places = [path.resolve() for path in paths]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            raise ConfigError(f"{paths[number]}: given twice: give each run once")
+    names = [place.name for place in places]
+    named = names if len(set(names)) == len(names) else [str(path) for path in paths]
+    runs = [_read(name, path) for name, path in zip(named, paths, strict=True)]
+    for run in runs[1:]:
+        refuse_unlike(runs[0], run)
+    return runs
+
+
+def refuse_unlike(first: Compared, other: Compared) -> None:
+    """Refuses a run whose evaluation says nothing about the other one.
+
+    Raises:
+        DataError: Classes, splits, images or labels differ; the first difference is named.
+    """
+    where = f"{other.path} and {first.path} cannot be compared"
+    pairs = (
+        ("classes", other.evaluated.classes, first.evaluated.classes),
+        ("images", other.images, first.images),
+    )
+    if other.evaluated.split != first.evaluated.split:
+        raise DataError(
+            f"{where}: one was evaluated on the {other.evaluated.split} split, the other on the "
+            f"{first.evaluated.split} split: evaluate both with the same --split"
+        )
+    for what, ours, theirs in pairs:
+        if ours != theirs:
+            raise DataError(
+                f"{where}: their {what} differ ({_difference(ours, theirs)}): evaluate both on the "
+                "same data"
+            )
+    same = (first.counts[:, 0] == other.counts[:, 0]).all(axis=1)
+    if not same.all():
+        name = first.images[int(np.argmin(same))]
+        raise DataError(
+            f"{where}: the labels of image '{name}' differ: evaluate both on the same data"
+        )
+
+
+def comparison_tables(runs: Sequence[Compared], drawn: Sequence[Resampled]) -> RenderableType:
+    """Returns the tables for a terminal: figures with intervals, further figures, classes."""
+    images = counted(len(runs[0].images), "image")
+    sure = _table(f"{runs[0].evaluated.split}: {images}; 95 % intervals over images", "run")
+    for name in NAMES.values():
+        sure.add_column(f"{name} %", justify="right")
+        sure.add_column("difference", justify="right")
+    for place, (run, each) in enumerate(zip(runs, drawn, strict=True)):
+        cells = []
+        for figure in NAMES:
+            cells.append(interval_text(each.figures[figure]))
+            cells.append(interval_text(each.gains[figure], sign=True) if place else "")
+        sure.add_row(Text(printable(run.name)), *cells)
+    figures = _table("Figures", "figure")
+    classes = _table("IoU of refine, %", "class")
+    for run in runs:
+        for table in (figures, classes):
+            table.add_column(Text(printable(run.name)), justify="right", overflow="fold")
+    for row in figure_table(runs):
+        figures.add_row(row["name"], *row["texts"])
+    columns = [run.evaluated.by_class("refine", "iou") for run in runs]
+    for name, *values in zip(runs[0].evaluated.classes, *columns, strict=True):
+        classes.add_row(Text(printable(name)), *(hundredths(value, 2) for value in values))
+    return Group(sure, Text(NOTE, style="dim"), figures, classes)
+
+
+def comparison_page(
+    runs: Sequence[Compared], drawn: Sequence[Resampled], taxonomy: Taxonomy
+) -> str:
+    """Returns the same as an HTML page, with curves; `taxonomy`: colours of the classes."""
+    columns = [run.evaluated.by_class("refine", "iou") for run in runs]
+    rows = zip(runs[0].evaluated.classes, taxonomy.palette, *columns, strict=True)
+    return render(
+        "compare.html",
+        None,
+        {
+            "names": [run.name for run in runs],
+            "split": runs[0].evaluated.split,
+            "images": counted(len(runs[0].images), "image"),
+            "classes": len(runs[0].evaluated.classes),
+            "sentences": list(_sentences(runs, drawn)),
+            "tables": [_interval_rows(runs, drawn, figure) for figure in NAMES],
+            "figures": figure_table(runs),
+            "class_rows": [
+                {"name": name, "colour": css_colour(colour), "values": values,
+                 "gains": [_gain(value, values[0]) for value in values]}
+                for name, colour, *values in rows
+            ],
+            "plots": _plots(runs),
+            "note": NOTE,
+        },
+    )  # fmt: skip
+
+
+def figure_table(runs: Sequence[Compared]) -> list[dict[str, Any]]:
+    """Returns rows of figures: name, a text for each run, and which of them is the best."""
+    options = [run.evaluated.wrapping or "none" for run in runs]
+    rows = [{"name": "options of evaluate", "texts": options, "best": [False] * len(runs)}]
+    for name, keys, in_percent, more in FIGURES:
+        values = [run.evaluated.number(*keys) for run in runs]
+        known = [value for value in values if value is not None]
+        best = (max if more else min)(known) if known else None
+        texts = [hundredths(value, 2) if in_percent else decimal(value) for value in values]
+        differ = len(set(values)) > 1
+        best_ones = [differ and value == best for value in values]
+        rows.append({"name": name, "texts": texts, "best": best_ones})
+    return rows
+
+
+def interval_text(interval: Interval | None, *, sign: bool = False) -> str:
+    """Returns `66.63 (64.10 to 69.02)` in percent, or in points with a sign."""
+    if interval is None:
+        return decimal(None)
+    form = "{:+.2f}" if sign else "{:.2f}"
+    value, low, high = (
+        form.format(100 * each) for each in (interval.value, interval.low, interval.high)
+    )
+    return f"{value} ({low} to {high})"
+
+
+def _read(name: str, path: Path) -> Compared:
+    evaluated = Evaluated.read(path / EVALUATION)
+    classes = len(evaluated.classes)
+    cells = read_cells(path / IMAGES_NPZ, classes)
+    counts = image_counts(cells.cells["refine"], len(cells.names), classes)
+    if int(counts[:, 0].sum()) != evaluated.count("pixels"):
+        raise DataError(
+            f"{path / IMAGES_NPZ}: is of another evaluation than {EVALUATION}: run `ccfnet-tf "
+            "evaluate` again"
+        )
+    return Compared(name, path, evaluated, cells.names, counts)
+
+
+def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    """Returns the first place in which two lists of names differ."""
+    if len(ours) != len(theirs):
+        return f"{len(ours)} and {len(theirs)}"
+    one, two = next((one, two) for one, two in zip(ours, theirs, strict=True) if one != two)
+    return f"'{one}' and '{two}'"
+
+
+def _table(title: str, first: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column(first, overflow="fold")
+    return table
+
+
+def _gain(value: float | None, first: float | None) -> float | None:
+    return None if value is None or first is None else value - first
+
+
+def _sentences(runs: Sequence[Compared], drawn: Sequence[Resampled]) -> Iterator[str]:
+    first = runs[0].name
+    for run, each in zip(runs[1:], drawn[1:], strict=True):
+        for figure, name in NAMES.items():
+            gain = each.gains[figure]
+            if gain is None:
+                continue
+            points = f"{abs(100 * gain.value):.2f} points"
+            ends = f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f}"
+            how = "higher" if gain.value > 0 else "lower"
+            if gain.low == gain.high == 0:
+                yield f"{run.name}: {name} equal to that of {first}, image by image."
+            elif gain.low <= 0 <= gain.high:
+                yield (
+                    f"{run.name}: {name} {points} {how} than {first}; the interval ({ends}) holds "
+                    "0, so these images do not tell the two apart."
+                )
+            else:
+                yield (
+                    f"{run.name}: {name} {points} {how} than {first}; the interval ({ends}) does "
+                    "not hold 0."
+                )
+
+
+def _interval_rows(
+    runs: Sequence[Compared], drawn: Sequence[Resampled], figure: str
+) -> dict[str, Any]:
+    """Returns a table of one figure; places of bars are percent of the range of all intervals."""
+    figures = [each.figures[figure] for each in drawn]
+    gains = [each.gains[figure] for each in drawn[1:]]
+    return {
+        "name": NAMES[figure],
+        "rows": [
+            {
+                "name": run.name,
+                "figure": interval_text(each.figures[figure]),
+                "bar": _bar(each.figures[figure], figures, []),
+                "gain": interval_text(each.gains[figure], sign=True) if place else "",
+                "gain_bar": _bar(each.gains[figure], gains, [0.0]) if place else None,
+            }
+            for place, (run, each) in enumerate(zip(runs, drawn, strict=True))
+        ],
+    }
+
+
+def _bar(
+    interval: Interval | None, others: Sequence[Interval | None], also: Sequence[float]
+) -> dict[str, float] | None:
+    if interval is None:
+        return None
+    known = [other for other in others if other is not None]
+    low = min([*(each.low for each in known), *also])
+    high = max([*(each.high for each in known), *also])
+    width = (high - low) or 1.0
+    marks = {"low": interval.low, "high": interval.high, "value": interval.value}
+    if also:
+        marks["zero"] = 0.0
+    return {
+        key: round(min(max(100 * (value - low) / width, 0), 100), 2) for key, value in marks.items()
+    }
+
+
+def _plots(runs: Sequence[Compared]) -> list[Plot]:
+    coverage: dict[str, Curve] = {}
+    for run in runs:
+        x, y = run.evaluated.risk_coverage("refine", "risk")
+        coverage[run.name] = [100 * each for each in x], [100 * each for each in y]
+    plots = [
+        coverage_plot("coverage", "Errors when uncertain pixels are left out", coverage, None),
+        reliability_plot(
+            "reliability", {run.name: run.evaluated.reliability("refine", "risk") for run in runs}
+        ),
+    ]
+    columns = (
+        ("validation-iou", "Mean IoU on the validation split", "val_refine_mean_iou"),
+        ("validation-accuracy", "Accuracy on the validation split", "val_refine_pixel_accuracy"),
+    )
+    for key, title, column in columns:
+        lines = [
+            Line(run.name, column_curve(sound_rows(run.path / "metrics.csv"), column, 100))
+            for run in runs
+        ]
+        if any(line.points[0] for line in lines):
+            plots.append(line_plot(key, title, lines, axes=("epoch", "%"), marks=True))
+    return plots
+
+
+def compare(runs: Sequence[Compared]) -> list[Resampled]:
+    """Returns how sure the figures of runs and their differences to the first are."""
+    return bootstrap([run.counts for run in runs])

@@ -1,0 +1,218 @@
+"""Images of a split with all layers of a prediction, small enough to stand inside an HTML page.
+
+Photographs and maps are lossy WebP, label maps PNG with a palette. Memory is that of one image with
+its outputs, and of what the page will hold.
+
+Shapes: an image [H, W, 3] uint8, its label int32 [H, W].
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ccfnet_tf.datasets.base import Load
+from ccfnet_tf.evaluation.image_files import ImageRow
+from ccfnet_tf.inference.segmenter import CascadeNetwork, Prediction
+from ccfnet_tf.inference.writers import colour_picture, difficulty_picture
+from ccfnet_tf.labels import VOID, VOID_COLOUR, Sample, Taxonomy
+
+LAYERS = ("image", "label", "coarse", "attention", "difficulty", "risk", "refine", "errors")
+MAPS = ("attention", "difficulty", "risk")
+
+ALL = 160
+"""Images of a split up to which all of them are shown."""
+
+EACH = 40
+"""Images of each sorting that are shown of a larger split."""
+
+LONGEST = 400
+"""Longest side of a layer in pixels; larger images are shown smaller."""
+
+QUALITY = 80
+"""Of WebP."""
+
+DIFFERENT = 0.01
+"""By so much accuracy or mean risk of an image may differ from what was evaluated."""
+
+RIGHT, CORRECTED, SPOILED, WRONG, NOTHING = range(5)
+ERRORS = (
+    ("right in both", (44, 52, 62)),
+    ("corrected", (38, 189, 170)),
+    ("spoiled", (222, 73, 160)),
+    ("wrong in both", (245, 158, 66)),
+    ("void", VOID_COLOUR),
+)
+"""What the layer `errors` shows of coarse and refine, and its RGB."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image of a gallery.
+
+    Attributes:
+        row: Its figures.
+        size: (H, W) of its layers.
+        layers: For each of `LAYERS` a `data:` address.
+        classes: Ids of the classes that label, coarse or refine show.
+        other: Whether the network's prediction is not the one that was evaluated.
+    """
+
+    row: ImageRow
+    size: tuple[int, int]
+    layers: tuple[str, ...]
+    classes: tuple[int, ...]
+    other: bool
+
+
+SORTINGS: dict[str, tuple[str, Callable[[ImageRow], float]]] = {
+    "worst": ("Worst", lambda row: -2.0 if row.accuracy is None else -row.accuracy),
+    "corrected": ("Most corrected", lambda row: row.corrected / max(row.pixels, 1)),
+    "spoiled": ("Most spoiled", lambda row: row.spoiled / max(row.pixels, 1)),
+    "risk": ("Most at risk", lambda row: -1.0 if row.risk is None else row.risk),
+}
+"""Name and key of each sorting; the image with the largest key comes first."""
+
+
+def choose(rows: Sequence[ImageRow]) -> list[int]:
+    """Returns which images a gallery shows, in their order: all, or the first of each sorting."""
+    if len(rows) <= ALL:
+        return list(range(len(rows)))
+    chosen: set[int] = set()
+    for _, key in SORTINGS.values():
+        chosen.update(sorted(range(len(rows)), key=lambda place: -key(rows[place]))[:EACH])
+    return sorted(chosen)
+
+
+def gallery(
+    network: CascadeNetwork,
+    shown: Iterable[tuple[Sample, ImageRow]],
+    load: Load,
+    taxonomy: Taxonomy,
+    *,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Entry]:
+    """Runs a network over images and draws their layers.
+
+    Args:
+        network: Whose heads can be read; its maps are shown as it calibrates them.
+        shown: The images and their figures.
+        load: Reads one, `Parts.load`.
+        taxonomy: Names and colours of the classes.
+        advance: Called after each image.
+
+    Raises:
+        DataError: An image or label cannot be read.
+        ResourceError: Memory runs out.
+    """
+    entries = []
+    for sample, row in shown:
+        image, label = load(sample)
+        outputs = network.head_outputs(image)
+        coarse = outputs.coarse.argmax(axis=-1)
+        layers = _Layers(image, label, coarse, network.prediction(outputs))
+        entries.append(_entry(layers, row, taxonomy))
+        advance()
+    return entries
+
+
+def sorted_places(entries: Sequence[Entry]) -> dict[str, list[int]]:
+    """Returns for each sorting the order of the images."""
+    places = range(len(entries))
+    return {
+        name: sorted(places, key=lambda place: -key(entries[place].row))
+        for name, (_, key) in SORTINGS.items()
+    }
+
+
+def compared(label: np.ndarray, coarse: np.ndarray, refine: np.ndarray) -> np.ndarray:
+    """Returns which of `ERRORS` each pixel is, uint8 [H, W], of label maps [H, W]."""
+    before, after = coarse == label, refine == label
+    kinds = np.where(after, np.where(before, RIGHT, CORRECTED), np.where(before, SPOILED, WRONG))
+    return np.where(label == VOID, NOTHING, kinds).astype(np.uint8)
+
+
+class _Layers(NamedTuple):
+    """An image, its label [H, W], the labels of coarse [H, W], and the prediction."""
+
+    image: np.ndarray
+    label: np.ndarray
+    coarse: np.ndarray
+    prediction: Prediction
+
+
+def _entry(layers: _Layers, row: ImageRow, taxonomy: Taxonomy) -> Entry:
+    label, prediction = layers.label, layers.prediction
+    errors = compared(label, layers.coarse, prediction.labels)
+    size = _small(label.shape)
+    drawn = {
+        "image": _webp(_shrunk(layers.image, size)),
+        **{
+            name: _webp(difficulty_picture(_shrunk(getattr(prediction, name), size)))
+            for name in MAPS
+        },
+        "errors": _png(_nearest(errors, size), [colour for _, colour in ERRORS]),
+    }
+    classes: set[int] = set()
+    for name, ids in (("label", label), ("coarse", layers.coarse), ("refine", prediction.labels)):
+        small = _nearest(ids, size)
+        classes.update(np.unique(small).tolist())
+        drawn[name] = _labels_png(small, taxonomy)
+    addresses = tuple(drawn[name] for name in LAYERS)
+    shown = tuple(sorted(classes - {VOID}))
+    return Entry(row, size, addresses, shown, _is_other(errors, prediction.risk, row))
+
+
+def _is_other(errors: np.ndarray, risk: np.ndarray, row: ImageRow) -> bool:
+    """Returns whether accuracy or mean risk of an image are not those that were evaluated."""
+    labelled = errors != NOTHING
+    if row.accuracy is None or row.risk is None or not labelled.any():
+        return row.pixels != int(labelled.sum())
+    accuracy = float(np.isin(errors[labelled], (RIGHT, CORRECTED)).mean())
+    mean_risk = float(risk[labelled].mean())
+    return max(abs(accuracy - row.accuracy), abs(mean_risk - row.risk)) > DIFFERENT
+
+
+def _small(shape: tuple[int, ...]) -> tuple[int, int]:
+    factor = min(1.0, LONGEST / max(shape[:2]))
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+
+
+def _shrunk(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns an image or a map in another size; pixels are averages."""
+    return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA))
+
+
+def _nearest(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    resized = cv2.resize(ids.astype(np.int32), size[::-1], interpolation=cv2.INTER_NEAREST)
+    return np.asarray(resized)
+
+
+def _labels_png(ids: np.ndarray, taxonomy: Taxonomy) -> str:
+    colours = [*taxonomy.palette, VOID_COLOUR]
+    if len(colours) > 256:
+        return _address(Image.fromarray(colour_picture(ids, taxonomy)), "png", optimize=True)
+    return _png(np.where(ids == VOID, len(taxonomy.palette), ids).astype(np.uint8), colours)
+
+
+def _png(ids: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> str:
+    picture = Image.fromarray(ids.astype(np.uint8), mode="P")
+    picture.putpalette([value for colour in colours for value in colour])
+    return _address(picture, "png", optimize=True)
+
+
+def _webp(picture: np.ndarray) -> str:
+    return _address(Image.fromarray(picture), "webp", quality=QUALITY, method=4)
+
+
+def _address(picture: Image.Image, kind: str, **how: Any) -> str:
+    file = io.BytesIO()
+    picture.save(file, format=kind, **how)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

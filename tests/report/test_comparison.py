@@ -1,0 +1,105 @@
+"""Runs side by side: what is refused, and what the page and the terminal say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ccfnet_tf.cli import main as cli
+from ccfnet_tf.evaluation.bootstrap import bootstrap
+from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.report.comparison import compare, comparison_page, interval_text, read_compared
+from tests.report.browser import Browser
+from tests.report.conftest import HOSTILE, IMAGES, TAXONOMY, WriteRun
+
+
+def test_the_terminal_and_the_page_have_the_same_intervals(
+    write_run: WriteRun, tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = write_run(HOSTILE.replace("/", "")), write_run("second", seed=2)
+    page = tmp_path / "page.html"
+    assert cli.main(["compare", str(first), str(second), "--html", str(page)]) == 0
+    printed = capsys.readouterr().out
+    runs = read_compared([first, second])
+    drawn = bootstrap([run.counts for run in runs])
+    accuracy = runs[1].evaluated.number("refine", "pixel_accuracy")
+    assert drawn[1].figures["pixel_accuracy"] is not None
+    assert drawn[1].figures["pixel_accuracy"].value == pytest.approx(accuracy)
+    gain = interval_text(drawn[1].gains["mean_iou"], sign=True)
+    assert gain.split()[0] in printed
+    assert HOSTILE.replace("/", "")[:7] in printed
+    browser.open(page)
+    assert browser.complaints == []
+    assert browser.requests == [page.as_uri()]
+    text = browser.run("document.body.innerText")
+    assert gain in text
+    assert all(name in text for name in (*TAXONOMY.names, first.name, "second"))
+    assert browser.run("document.querySelectorAll('.plots svg[role=img]').length") == 4
+
+
+def test_a_run_beside_its_copy_is_equal(write_run: WriteRun) -> None:
+    runs = read_compared([write_run("one"), write_run("two")])
+    page = comparison_page(runs, compare(runs), TAXONOMY)
+    assert "two: mean IoU equal to that of one, image by image." in page
+
+
+def test_folders_of_the_same_name_are_told_apart(write_run: WriteRun) -> None:
+    runs = read_compared([write_run("a/run"), write_run("b/run")])
+    assert [run.name[-5:] for run in runs] == ["a/run", "b/run"]
+
+
+@pytest.mark.parametrize(
+    ("other", "fault"),
+    [
+        ({"split": "val"}, "one was evaluated on the val split, the other on the test split"),
+        ({"names": IMAGES[:4]}, "their images differ (4 and 6)"),
+        ({"names": (*IMAGES[:5], "else")}, "their images differ ('else' and 'tall')"),
+        (
+            {"taxonomy": Taxonomy(("sky", *TAXONOMY.names[1:]), TAXONOMY.palette)},
+            f"their classes differ ('sky' and '{HOSTILE}')",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused_in_one_line(
+    other: dict[str, object],
+    fault: str,
+    write_run: WriteRun,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = [str(write_run("one")), str(write_run("two", **other))]
+    assert cli.main(["compare", *paths]) == 2
+    error = capsys.readouterr().err
+    assert fault in error
+    assert error.count("\n") == 1
+
+
+def test_other_labels_are_refused(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = write_run("one"), write_run("two")
+    with np.load(two / "images.npz") as arrays:
+        changed = {name: arrays[name].copy() for name in arrays.files}
+    changed["refine"][0, 1], changed["refine"][1, 1] = 2, 0
+    np.savez_compressed(two / "images.npz", **changed)
+    assert cli.main(["compare", str(one), str(two)]) == 2
+    assert f"the labels of image '{IMAGES[0]}' differ" in capsys.readouterr().err
+
+
+def test_what_is_no_pair_of_evaluated_runs_is_refused(
+    write_run: WriteRun, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    one, two = write_run("one"), write_run("two")
+    (two / "images.npz").write_bytes(b"PK\3\4 damaged")
+    report = tmp_path / "mine.html"
+    report.write_text("<p>mine</p>")
+    cases = [
+        ([one], "give at least two"),
+        ([one, one / "." ], "given twice"),
+        ([one, two], "images.npz: damaged"),
+        ([one, tmp_path / "none"], "none/evaluation.json: no such file"),
+        ([one, two, "--html", report], "already there, and not written by ccfnet-tf"),
+    ]  # fmt: skip
+    for args, fault in cases:
+        assert cli.main(["compare", *map(str, args)]) == 2
+        assert fault in capsys.readouterr().err
+    assert report.read_text() == "<p>mine</p>"
