@@ -86,15 +86,15 @@ def test_a_file_is_calibrated_as_keras_is(
 
 
 @pytest.mark.usefixtures("toy_network")
-def test_an_export_takes_and_records_the_run_s_calibration(
-    run: Path, tmp_path: Path
-) -> None:
+def test_an_export_takes_and_records_the_run_s_calibration(run: Path, tmp_path: Path) -> None:
     calibration = Calibration((0.5,), (), 2.0, 1.0)
     run = Path(shutil.copytree(run, tmp_path / "run"))
     content = calibration_text(run / "checkpoints" / "best.npz", calibration, {})
     (run / CALIBRATION_FILE).write_text(content)
     exporter = new_exporter("tflite", {"size": "33x47", "quantize": "none"})
-    folder = export_run(run, tmp_path / "out", exporter, data_root=None, console=Console(quiet=True))
+    folder = export_run(
+        run, tmp_path / "out", exporter, data_root=None, console=Console(quiet=True)
+    )
     assert read_manifest(folder).calibration == {**asdict(calibration), "scale": [0.5], "bias": []}
     picture = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
     found = LiteRTNetwork(folder / "ccfnet.tflite", read_manifest(folder).taxonomy).predict(picture)
