@@ -297,7 +297,10 @@ def test_invalid_export_options_are_a_one_line_error(
     [
         (["--train.batch", "16"], "the training split has 8 images"),
         (["--train.batch", "3", "--train.strategy", "mirrored"], None),
-        (["--model.backbone_weights", "no/such.weights.h5"], "no/such.weights.h5 does not exist; expected"),
+        (
+            ["--model.backbone_weights", "no/such.weights.h5"],
+            "no/such.weights.h5 does not exist; expected",
+        ),
     ],
 )
 def test_invalid_training_options_are_refused_before_the_run_folder_is_created(
