@@ -79,7 +79,7 @@ def rank_folder(
         console.print(f"left out {failure.source}: {failure.reason}")
 
     paths = _image_paths(folder, out, fail)
-    new = [path for path in paths if _digests(path).isdisjoint(known)]
+    new = _unlabelled(paths, known, console) if known else paths
     images = _predict(new, network, len(taxonomy.names), console, fail)
     if not images:
         raise DataError(
@@ -165,6 +165,13 @@ def _image_paths(folder: Path, out: Path, fail: Callable[[Failure], None]) -> li
         else:
             paths.append(Path(job.source))
     return paths
+
+
+def _unlabelled(paths: list[Path], known: Collection[str], console: Console) -> list[Path]:
+    """Returns the images whose digests are not known."""
+    with new_progress(console) as bar:
+        found = bar.track(paths, description="comparing with labelled images")
+        return [path for path in found if _digests(path).isdisjoint(known)]
 
 
 def _predict(
