@@ -39,7 +39,7 @@ def test_more_colours_than_there_are_is_an_error() -> None:
     with pytest.raises(ValueError, match="10000 colours are needed, and it has 450"):
         accessible_colours(10000)
     many = Taxonomy(tuple(map(str, range(451))), distinct_colours(451))
-    with pytest.raises(ConfigError, match="--palette is 'accessible': 451 colours .*dataset"):
+    with pytest.raises(ConfigError, match=r"--palette is 'accessible': 451 colours .*dataset"):
         with_palette(many, "accessible")
     assert with_palette(many, "dataset") is many
 

@@ -8,9 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from ccfnet_tf.cli import main as cli
 from tests.cli.conftest import COUNT, write_weights
