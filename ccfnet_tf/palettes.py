@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.labels import Taxonomy
 
 PaletteName = Literal["dataset", "accessible"]
@@ -56,10 +57,18 @@ _DARKEST, _LIGHTEST = 25.0, 92.0  # of lightness 0..100: void is black, pages ar
 
 
 def with_palette(taxonomy: Taxonomy, name: PaletteName) -> Taxonomy:
-    """Returns the classes with the colours of that palette."""
+    """Returns the classes with the colours of that palette.
+
+    Raises:
+        ConfigError: The palette has fewer colours than there are classes.
+    """
     if name == "dataset":
         return taxonomy
-    return Taxonomy(taxonomy.names, accessible_colours(len(taxonomy.names)))
+    try:
+        colours = accessible_colours(len(taxonomy.names))
+    except ValueError as error:
+        raise ConfigError(f"--palette is '{name}': {error}: use --palette dataset") from error
+    return Taxonomy(taxonomy.names, colours)
 
 
 @cache
@@ -67,13 +76,13 @@ def accessible_colours(count: int) -> tuple[tuple[int, int, int], ...]:
     """Returns `count` RGB colours, 0..255; the first ones do not depend on `count`.
 
     Raises:
-        ValueError: More than there are candidates (about 400).
+        ValueError: More than there are candidates (450).
     """
     candidates = np.stack(np.meshgrid(*[_LEVELS] * 3, indexing="ij"), -1).reshape(-1, 3)
     lightness = _seen(candidates)[0, :, 0]
     candidates = candidates[(lightness > _DARKEST) & (lightness < _LIGHTEST)]
     if count > len(candidates) + 1:
-        raise ValueError(f"{count} colours: there are {len(candidates) + 1}")
+        raise ValueError(f"{count} colours are needed, and it has {len(candidates) + 1}")
     seen = _seen(candidates)
     colours = [np.array(_FIRST)]
     nearest = np.full(len(candidates), np.inf)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.labels import VOID_COLOUR, Taxonomy, distinct_colours
 from ccfnet_tf.palettes import accessible_colours, smallest_distance, with_palette
 
@@ -35,8 +36,12 @@ def test_pairs_that_a_deficiency_takes_for_one_are_near() -> None:
 
 
 def test_more_colours_than_there_are_is_an_error() -> None:
-    with pytest.raises(ValueError, match="10000 colours"):
+    with pytest.raises(ValueError, match="10000 colours are needed, and it has 450"):
         accessible_colours(10000)
+    many = Taxonomy(tuple(map(str, range(451))), distinct_colours(451))
+    with pytest.raises(ConfigError, match=r"--palette is 'accessible': 451 colours .*dataset"):
+        with_palette(many, "accessible")
+    assert with_palette(many, "dataset") is many
 
 
 def test_a_palette_keeps_the_names() -> None:

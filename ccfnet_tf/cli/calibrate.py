@@ -13,6 +13,7 @@ from ccfnet_tf.errors import EXIT_DONE, DataError
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
+from ccfnet_tf.network.calibration import UNCALIBRATED
 from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text
 from ccfnet_tf.runs.run_files import write_text
 from ccfnet_tf.runs.run_folder import read_run, refuse_other_classes
@@ -61,7 +62,8 @@ def main(args: list[str]) -> int:
     from ccfnet_tf.inference.keras_network import KerasNetwork
 
     console = new_console()
-    network = KerasNetwork(run)
+    # Without the calibration that the run may have, which may be of other weights or damaged.
+    network = KerasNetwork(run, calibration=UNCALIBRATED)
     with new_progress(console) as bar:
         load = checked_load(parts.val, parts, data, bar)
         task = bar.add_task("validation", total=len(parts.val))

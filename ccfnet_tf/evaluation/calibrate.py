@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ccfnet_tf.datasets.base import Load
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.errors import DataError, NotFiniteError
 from ccfnet_tf.evaluation.fit_calibration import (
     MOST_VALUES,
     PixelSample,
@@ -93,6 +93,7 @@ def sample_pixels(
 
     Raises:
         DataError: No pixel is labelled, or an image cannot be read.
+        NotFiniteError: An output of the network is NaN or infinite on a pixel that is drawn.
         ResourceError: Memory runs out.
     """
     classes = len(network.taxonomy.names)
@@ -105,18 +106,27 @@ def sample_pixels(
         if places.size > most:
             places = np.sort(generator.choice(places, most, replace=False))
         outputs = network.head_outputs(image)
-        drawn.append(
-            PixelSample(
-                outputs.refine.reshape(-1, classes)[places],
-                label.ravel()[places],
-                outputs.attention.ravel()[places],
-                outputs.coarse.argmax(axis=-1).ravel()[places],
-            )
+        pixels = PixelSample(
+            outputs.refine.reshape(-1, classes)[places],
+            label.ravel()[places],
+            outputs.attention.ravel()[places],
+            outputs.coarse.argmax(axis=-1).ravel()[places],
         )
+        _refuse_not_finite(pixels, sample.name)
+        drawn.append(pixels)
         advance()
     if not sum(each.truth.size for each in drawn):
         raise DataError("no pixel of the validation split is labelled: nothing to calibrate by")
     return PixelSample(*(np.concatenate(parts) for parts in zip(*drawn, strict=True)))
+
+
+def _refuse_not_finite(pixels: PixelSample, name: str) -> None:
+    """Refuses outputs to which nothing can be fitted."""
+    if not (np.isfinite(pixels.refine).all() and np.isfinite(pixels.attention).all()):
+        raise NotFiniteError(
+            f"{name}: the network's outputs are NaN or infinite: its weights are damaged; use an "
+            "earlier checkpoint, or train again with a lower learning rate"
+        )
 
 
 def _figures(pixels: PixelSample, calibration: Calibration) -> dict[str, float]:

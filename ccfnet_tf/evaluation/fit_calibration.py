@@ -125,7 +125,7 @@ def fit_logistic(logit: np.ndarray, positive: np.ndarray) -> tuple[float, float]
         return mean + RIDGE / 2 * float(np.sum((parameters - start) ** 2))
 
     def slopes(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probability = 1 / (1 + np.exp(-(parameters @ inputs)))
+        probability = np.exp(-np.logaddexp(0, -(parameters @ inputs)))
         slope = inputs @ (probability - target) / logit.size + RIDGE * (parameters - start)
         curve = (inputs * (probability * (1 - probability))) @ inputs.T / logit.size
         return slope, curve + RIDGE * np.eye(2)

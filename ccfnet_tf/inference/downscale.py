@@ -6,7 +6,14 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.inference.segmenter import MAPS, SMALLEST, Maps, Network, Prediction
+from ccfnet_tf.inference.segmenter import (
+    MAPS,
+    SMALLEST,
+    Maps,
+    Network,
+    Prediction,
+    label_scores,
+)
 from ccfnet_tf.labels import Taxonomy
 
 Box = tuple[int, int]
@@ -71,7 +78,8 @@ def enlarged(prediction: Prediction | Maps, size: tuple[int, int]) -> Maps:
     """Returns labels and the three maps at another height and width.
 
     Probabilities, if present, are enlarged one class at a time, and the label is the class with
-    the largest. This gives smooth outlines and needs memory for a few maps only.
+    the largest score (`label_scores`). This gives smooth outlines and needs memory for a few maps
+    only.
     """
     across = size[::-1]
     attention, difficulty, risk = (
@@ -81,11 +89,14 @@ def enlarged(prediction: Prediction | Maps, size: tuple[int, int]) -> Maps:
         small = prediction.labels.astype(np.uint16)
         labels = cv2.resize(small, across, interpolation=cv2.INTER_NEAREST)
         return Maps(labels.astype(np.int32), attention, difficulty, risk)
+    probabilities, scores = prediction.probabilities, label_scores(prediction)
     largest = np.full(size, -1.0, np.float32)
     labels = np.zeros(size, np.int32)
-    for index in range(prediction.probabilities.shape[-1]):
-        values = cv2.resize(np.ascontiguousarray(prediction.probabilities[..., index]), across)
-        better = values > largest
-        labels[better] = index
-        np.maximum(largest, values, out=largest)
-    return Maps(labels, attention, difficulty, 1 - largest)
+    for index in range(scores.shape[-1]):
+        score = values = cv2.resize(np.ascontiguousarray(probabilities[..., index]), across)
+        if scores is not probabilities:
+            score = cv2.resize(np.ascontiguousarray(scores[..., index]), across)
+        better = score > largest
+        labels[better], risk[better] = index, 1 - values[better]
+        np.maximum(largest, score, out=largest)
+    return Maps(labels, attention, difficulty, risk)

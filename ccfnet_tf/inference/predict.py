@@ -202,6 +202,7 @@ class _Session:
         failures: list[Failure],
     ) -> None:
         self.network = network
+        self.taxonomy = with_palette(network.taxonomy, wanted.palette)
         self.out = out
         self.wanted = wanted
         self.trained = trained
@@ -324,7 +325,7 @@ class _Session:
                 image,
                 self.out,
                 job.name,
-                with_palette(self.network.taxonomy, self.wanted.palette),
+                self.taxonomy,
                 kinds=self.wanted.kinds,
                 legends=self.wanted.legends,
             )

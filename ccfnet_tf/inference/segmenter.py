@@ -145,6 +145,28 @@ def refuse_other_answer(found: Prediction | Maps, image: np.ndarray, classes: in
         raise ValueError(f"probabilities of shape {list(found.probabilities.shape)}")
 
 
+def label_scores(prediction: Prediction) -> np.ndarray:
+    """Returns scores [H, W, C] whose arg max is the label, to enlarge or average labels by.
+
+    They are the probabilities. Where vector scaling makes another class than the label the
+    likeliest, the two exchange theirs: a calibration changes no label.
+    """
+    labels, scores = prediction.labels, prediction.probabilities
+    likeliest = scores.argmax(axis=-1)
+    rows, columns = np.nonzero(likeliest != labels)
+    if rows.size:
+        pair = (likeliest[rows, columns], labels[rows, columns])
+        scores = scores.copy()
+        first, second = (prediction.probabilities[rows, columns, ids] for ids in pair)
+        scores[rows, columns, pair[0]], scores[rows, columns, pair[1]] = second, first
+    return scores
+
+
+def risk_of(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Returns 1 - the probability of each label, float32 [H, W], of probabilities [H, W, C]."""
+    return 1 - np.take_along_axis(probabilities, labels[..., np.newaxis], axis=-1)[..., 0]
+
+
 def at_least(image: np.ndarray, side: int = SMALLEST) -> np.ndarray:
     """Pads an image [H, W, 3] to at least `side` pixels by mirroring at the bottom and right."""
     missing = [max(0, side - size) for size in image.shape[:2]]

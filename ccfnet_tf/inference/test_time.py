@@ -17,6 +17,8 @@ from ccfnet_tf.inference.segmenter import (
     Maps,
     Network,
     Prediction,
+    label_scores,
+    risk_of,
     too_large,
 )
 from ccfnet_tf.labels import Taxonomy
@@ -102,7 +104,7 @@ class AugmentedNetwork:
         self.at_once: int = network.at_once
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
-        """Labels every pixel; the label is the arg max of the averaged probabilities.
+        """Labels every pixel; the label is the arg max of the averaged `label_scores`.
 
         Args:
             image: uint8 [H, W, 3], RGB, upright, any size.
@@ -120,11 +122,12 @@ class AugmentedNetwork:
                     "--tta averages probabilities, and this network returns labels without them: "
                     "give the run, or a file of export --format onnx or --format tflite"
                 )
-            return [getattr(prediction, name) for name in names]
+            return [label_scores(prediction), *(getattr(prediction, name) for name in names)]
 
-        maps = dict(zip(names, self._averages(image, maps_of), strict=True))
-        labels = maps["probabilities"].argmax(axis=-1).astype(np.int32)
-        return Prediction(labels=labels, risk=1 - maps["probabilities"].max(axis=-1), **maps)
+        scores, *averages = self._averages(image, maps_of)
+        maps = dict(zip(names, averages, strict=True))
+        labels = scores.argmax(axis=-1).astype(np.int32)
+        return Prediction(labels=labels, risk=risk_of(labels, maps["probabilities"]), **maps)
 
     def _averages(
         self, image: np.ndarray, maps_of: Callable[[np.ndarray], list[np.ndarray]]

@@ -30,6 +30,8 @@ from ccfnet_tf.inference.segmenter import (
     Maps,
     Network,
     Prediction,
+    label_scores,
+    risk_of,
     too_large,
 )
 from ccfnet_tf.labels import Taxonomy
@@ -274,15 +276,17 @@ class TiledNetwork:
     def _predict_tiles(self, image: np.ndarray) -> Maps:
         def maps_of(tile: np.ndarray) -> list[np.ndarray]:
             found = self._network.predict(tile)
-            scores = found.probabilities if isinstance(found, Prediction) else found.labels
-            return [scores, *(getattr(found, name) for name in Maps._fields[1:])]
+            maps = [getattr(found, name) for name in Maps._fields]
+            if isinstance(found, Prediction):
+                return [label_scores(found), *maps[1:], found.probabilities]
+            return maps
 
         result = _empty_maps(image)
         for piece in self._pieces(image, maps_of):
-            scores, attention, difficulty, risk = piece.maps
-            labels = scores
-            if scores.ndim == 3:
-                labels, risk = scores.argmax(axis=-1), 1 - scores.max(axis=-1)
+            labels, attention, difficulty, risk, *probabilities = piece.maps
+            if probabilities:
+                labels = labels.argmax(axis=-1)
+                risk = risk_of(labels, probabilities[0])
             _put(result, piece, Maps(labels, attention, difficulty, risk))
         return result
 

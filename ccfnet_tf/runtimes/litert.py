@@ -15,7 +15,14 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError, RunError, first_line
-from ccfnet_tf.inference.segmenter import MAPS, Maps, Prediction, refuse_other_answer
+from ccfnet_tf.inference.segmenter import (
+    MAPS,
+    Maps,
+    Prediction,
+    label_scores,
+    refuse_other_answer,
+    risk_of,
+)
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.letterbox import Fitted, Size, fit, unfit, unfit_labels
 from ccfnet_tf.runtimes.manifest import LEVELS
@@ -130,8 +137,12 @@ def _prediction(predictions: dict[str, np.ndarray], fitted: Fitted) -> Predictio
         return Maps(labels, *(unfit(plane, fitted) for plane in planes))
     attention, difficulty, risk = (unfit(predictions[name], fitted) for name in MAPS)
     probabilities = unfit(predictions["probabilities"], fitted)
-    if fitted.used != fitted.original:  # enlarged probabilities have smoother outlines than labels
-        labels, risk = probabilities.argmax(-1).astype(np.int32), 1 - probabilities.max(-1)
+    if fitted.used != fitted.original:  # enlarged scores have smoother outlines than labels
+        rows, columns = fitted.used
+        small = {name: predictions[name][:rows, :columns] for name in Prediction._fields}
+        scores = unfit(label_scores(Prediction(**small)), fitted)
+        labels = scores.argmax(-1).astype(np.int32)
+        risk = risk_of(labels, probabilities)
     return Prediction(labels, attention, difficulty, risk, probabilities)
 
 

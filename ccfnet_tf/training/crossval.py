@@ -236,7 +236,9 @@ def _figures(run: Path) -> dict[str, float | None]:
         # Older versions store the mean over the classes of the labels as `mean_iou`.
         metrics["mean_iou"] = metrics.get("mean_iou_present", metrics["mean_iou"])
         figures |= {f"{head}.{name}": metrics[name] for name in FIGURES}
-    return figures | {"difficulty.auroc": tree["difficulty"]["auroc"]}
+    # Not `difficulty.auroc`, which is that of attention in files of older versions: without
+    # `scores`, a fold is evaluated again.
+    return figures | {"difficulty.auroc": tree["scores"]["coarse"]["difficulty"]["auroc"]}
 
 
 def _evaluation(run: Path) -> dict[str, Any]:

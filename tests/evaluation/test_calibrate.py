@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.errors import DataError, NotFiniteError
 from ccfnet_tf.evaluation import calibrate
 from ccfnet_tf.evaluation.calibrate import fit_calibration, sample_pixels
 from ccfnet_tf.evaluation.evaluation import Evaluation
@@ -105,3 +105,18 @@ def test_a_split_of_void_cannot_be_used() -> None:
 
     with pytest.raises(DataError, match="no pixel of the validation split is labelled"):
         sample_pixels(Overconfident(), SAMPLES, void)
+
+
+@pytest.mark.parametrize("head", ["refine", "attention"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_outputs_that_are_not_finite_are_refused(
+    head: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(_: Overconfident, image: np.ndarray) -> HeadOutputs:
+        label, outputs = overconfident(int(image[0, 0, 0]))
+        getattr(outputs, head)[label != VOID] = value
+        return outputs
+
+    monkeypatch.setattr(Overconfident, "head_outputs", damaged)
+    with pytest.raises(NotFiniteError, match="0: the network's outputs are NaN or infinite"):
+        sample_pixels(Overconfident(), SAMPLES, load)

@@ -88,3 +88,9 @@ def test_a_class_that_no_label_holds_stays_finite() -> None:
     logits, truth = drawn(1.0)
     scale, bias = fit_vector(logits, np.minimum(truth, 2))
     assert np.isfinite([*scale, *bias]).all()
+
+
+def test_logits_of_any_size_do_not_overflow() -> None:
+    logit = np.array([-1e4, -1e4, 1e4, 1e4], np.float32)
+    scale, bias = fit_logistic(logit, logit < 0)  # pytest turns NumPy's warnings into errors
+    assert np.isfinite([scale, bias]).all()

@@ -65,7 +65,8 @@ def finished(out: Path, fold: int, accuracy: float, *, split: str = "test") -> P
     figures |= {"mean_iou": 0.25, "mean_iou_present": accuracy / 2}
     heads = dict.fromkeys(("coarse", "refine"), figures)
     heads["fine"] = figures | {"mean_iou_present": None}
-    tree = heads | {"difficulty": {"auroc": 0.75}, "split": split}
+    scores = {"coarse": {"difficulty": {"auroc": 0.75}}}
+    tree = heads | {"scores": scores, "split": split}
     (run / "evaluation.json").write_text(json.dumps(tree))
     return run
 
@@ -132,6 +133,15 @@ def test_a_damaged_evaluation_is_repeated(tmp_path: Path, text: str) -> None:
     run = finished(tmp_path, 0, 0.8)
     assert _finished(run, 1)
     (run / "evaluation.json").write_text(text)
+    assert not _finished(run, 1)
+
+
+def test_an_evaluation_of_an_older_version_is_repeated(tmp_path: Path) -> None:
+    run = finished(tmp_path, 0, 0.5)
+    tree = json.loads((run / "evaluation.json").read_text())
+    del tree["scores"]
+    tree["difficulty"] = {"auroc": 0.75}  # that of attention
+    (run / "evaluation.json").write_text(json.dumps(tree))
     assert not _finished(run, 1)
 
 
