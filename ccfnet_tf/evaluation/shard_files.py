@@ -11,6 +11,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.io.json_files import read_json
@@ -20,6 +22,9 @@ from ccfnet_tf.runs.run_files import write_text
 
 Shard = tuple[int, int]
 """(K, N): the K-th of N parts, from 1."""
+
+MOST_SHARDS = 999_999
+"""Largest N, as `evaluate --shard` accepts it."""
 
 
 def weights_digest(checkpoint: Path, calibration: Calibration) -> str:
@@ -66,15 +71,26 @@ def merge_shards(paths: Sequence[Path], taxonomy: Taxonomy, weights: str) -> Eva
     _refuse_missing(shards)
     try:
         first = parts[0]
-        return Evaluation.total(parts, taxonomy, split=first.split, wrapping=first.wrapping)
+        total = Evaluation.total(parts, taxonomy, split=first.split, wrapping=first.wrapping)
     except ValueError as error:
         raise DataError(f"{path} and the other parts: {error}: evaluate them again") from error
+    places = total.images.numbers[:, 0]
+    if not np.array_equal(places, np.arange(places.size)):
+        raise DataError(
+            f"{path} and the other parts: some images are missing: their splits had different "
+            "numbers of images: evaluate them again on the same data"
+        )
+    return total
 
 
 def _read_shard(path: Path, taxonomy: Taxonomy, weights: str) -> tuple[Shard, Evaluation]:
     tree = read_json(path)
     shard = tree.get("shard")
-    if not isinstance(shard, list) or [type(each) for each in shard] != [int, int]:
+    if not (
+        isinstance(shard, list)
+        and [type(each) for each in shard] == [int, int]
+        and 1 <= shard[0] <= shard[1] <= MOST_SHARDS
+    ):
         raise DataError(f"{path}: not a part of an evaluation, as `evaluate --shard` writes it")
     if tree.get("weights") != weights:
         raise DataError(

@@ -56,6 +56,9 @@ def test_what_is_no_whole_is_refused(files: list[Path], tmp_path: Path) -> None:
         ([changed(shard=[2, 3]), one, files[2]], "image '0' is in more than one part"),
         ([changed(weights="v")], "was made with other weights"),
         ([changed(shard="2/3")], "not a part of an evaluation"),
+        ([changed(shard=[0, 3])], "not a part of an evaluation"),
+        ([changed(shard=[1, 10**15])], "not a part of an evaluation"),
+        ([*files, changed(shard=[5, 3])], "not a part of an evaluation"),
         ([changed(evaluation=None)], "evaluate that part again"),
         ([tmp_path / "none.json"], "no such file"),
     ]
@@ -64,3 +67,10 @@ def test_what_is_no_whole_is_refused(files: list[Path], tmp_path: Path) -> None:
             merge_shards(paths, TAXONOMY, "w")
     with pytest.raises(DataError, match="other classes"):
         merge_shards(files, Taxonomy(("a", "b", "d"), TAXONOMY.palette), "w")
+
+
+def test_parts_of_splits_of_different_sizes_are_refused(files: list[Path], draw: Draw) -> None:
+    more = [Evaluation.of(*draw(i), TAXONOMY, index=i, name=str(i)) for i in (2, 5, 8)]
+    write_shard(files[2].parent, Evaluation.total(more, TAXONOMY), (3, 3), "w")
+    with pytest.raises(DataError, match="some images are missing"):
+        merge_shards(files, TAXONOMY, "w")
