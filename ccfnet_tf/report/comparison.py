@@ -121,17 +121,6 @@ def refuse_unlike(first: Compared, other: Compared) -> None:
 
 def comparison_tables(runs: Sequence[Compared], drawn: Sequence[Resampled]) -> RenderableType:
     """Returns the tables for a terminal: figures with intervals, further figures, classes."""
-    images = counted(len(runs[0].images), "image")
-    sure = _table(f"{runs[0].evaluated.split}: {images}; 95 % intervals over images", "run")
-    for name in NAMES.values():
-        sure.add_column(f"{name} %", justify="right")
-        sure.add_column("difference", justify="right")
-    for place, (run, each) in enumerate(zip(runs, drawn, strict=True)):
-        cells = []
-        for figure in NAMES:
-            cells.append(interval_text(each.figures[figure]))
-            cells.append(interval_text(each.gains[figure], sign=True) if place else "")
-        sure.add_row(Text(printable(run.name)), *cells)
     figures = _table("Figures", "figure")
     classes = _table("IoU of refine, %", "class")
     for run in runs:
@@ -142,7 +131,19 @@ def comparison_tables(runs: Sequence[Compared], drawn: Sequence[Resampled]) -> R
     columns = [run.evaluated.by_class("refine", "iou") for run in runs]
     for name, *values in zip(runs[0].evaluated.classes, *columns, strict=True):
         classes.add_row(Text(printable(name)), *(hundredths(value, 2) for value in values))
-    return Group(sure, Text(NOTE, style="dim"), figures, classes)
+    intervals = [_interval_table(runs, drawn, figure) for figure in NAMES]
+    return Group(*intervals, Text(NOTE, style="dim"), figures, classes)
+
+
+def _interval_table(runs: Sequence[Compared], drawn: Sequence[Resampled], figure: str) -> Table:
+    images = counted(len(runs[0].images), "image")
+    table = _table(f"{runs[0].evaluated.split}, {images}: {NAMES[figure]}", "run")
+    table.add_column("% (95 % interval)", justify="right")
+    table.add_column("difference in points", justify="right")
+    for place, (run, each) in enumerate(zip(runs, drawn, strict=True)):
+        gain = interval_text(each.gains[figure], sign=True) if place else ""
+        table.add_row(Text(printable(run.name)), interval_text(each.figures[figure]), gain)
+    return table
 
 
 def comparison_page(
