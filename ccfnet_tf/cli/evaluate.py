@@ -1,11 +1,11 @@
-"""`ccfnet-tf evaluate`: measures a run on a split of its data."""
+"""`ccfnet-tf evaluate`: evaluates a run on a split of its data."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from argparse import SUPPRESS, ArgumentTypeError
+from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from ccfnet_tf.cli.parser import Parser
 from ccfnet_tf.cli.wrapping_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.datasets.audit.scan import check
 from ccfnet_tf.datasets.splits import read_parts, without_damage
-from ccfnet_tf.errors import EXIT_DONE, DataError
+from ccfnet_tf.errors import EXIT_DONE, ConfigError, DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.evaluation.shard_files import merge_shards, weights_digest, write_shard
 from ccfnet_tf.io.atomic_file import remove_leftovers
@@ -47,26 +47,26 @@ def new_parser() -> Parser:
     """Returns the parser of this verb."""
     parser = Parser(
         prog="ccfnet-tf evaluate",
-        description="Measure a run on a part of its data; writes evaluation.json, images.csv and "
-        "images.npz in the run.",
+        description="Evaluate a run on a split of its data; writes evaluation.json, images.csv and "
+        "images.npz to the run.",
     )
     parser.add_argument("run", help="run folder")
-    parser.add_argument("--split", choices=["test", "val", "train"], default="test")
-    parser.add_argument("--data.root", dest="root", help="where the data lie now")
+    parser.add_argument("--split", choices=["test", "val", "train"], help="default: test")
+    parser.add_argument("--data.root", dest="root", help="where the data are stored now")
     add_wrapping_options(parser)
-    parser.add_argument("--batch", help=SUPPRESS)  # goes with the next version
+    parser.add_argument("--batch", help=SUPPRESS)  # deprecated
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument(
         "--shard",
         type=_shard,
         metavar="K/N",
-        help="evaluate the K-th of N parts of the images alone; writes evaluation.K-of-N.json",
+        help="evaluate only the K-th of N parts of the images; writes evaluation.K-of-N.json",
     )
     parts.add_argument(
         "--merge",
         nargs="+",
         metavar="FILE",
-        help="add up the files of all N parts; no image is read",
+        help="add up the files of all N parts, without reading images",
     )
     return parser
 
@@ -75,20 +75,30 @@ def main(args: list[str]) -> int:
     """Evaluates a run; returns the exit code."""
     options = new_parser().parse_args(args)
     if options.batch is not None:
-        sys.stderr.write("note: --batch has no effect any more, and goes with the next version\n")
+        sys.stderr.write("note: --batch is deprecated: it has no effect; leave it out\n")
     run, console = Path(options.run).expanduser(), new_console()
     if options.merge:
+        _refuse_ignored(options)
         merge(run, [Path(each).expanduser() for each in options.merge], console)
     else:
         measure(
             run,
-            split=options.split,
+            split=options.split or "test",
             root=options.root,
             shard=options.shard,
             wrapping=wrapping_of(options),
             console=console,
         )
     return EXIT_DONE
+
+
+def _refuse_ignored(options: Namespace) -> None:
+    """Refuses options that the parts to merge have decided already."""
+    given = {"split": options.split, "data.root": options.root, "tta": options.tta}
+    given |= {"tile": options.tile, "overlap": options.overlap}
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(f"--{name} has no effect with --merge: give it with --shard")
 
 
 def measure(
@@ -105,7 +115,7 @@ def measure(
     Args:
         run: The run folder.
         split: `test`, `val` or `train`.
-        root: Where the data lie now, if they were moved.
+        root: Where the data are stored now, if they were moved.
         console: Where progress and tables are shown.
         shard: (K, N) evaluates the K-th of N parts and writes what `merge` adds up.
         wrapping: Views and tiles of every image.

@@ -73,5 +73,5 @@ def test_parts_of_other_weights_are_refused(
 
 def test_batch_has_no_effect_any_more(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate(run, "--batch", "4", "--split", "train")
-    assert "note: --batch has no effect any more" in capsys.readouterr().err
+    assert "note: --batch is deprecated" in capsys.readouterr().err
     assert json.loads((run / "evaluation.json").read_text())["split"] == "train"

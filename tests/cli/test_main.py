@@ -75,6 +75,8 @@ def test_presets_lists_all_with_departures_from_the_paper(
         (["evaluate", "x", "--split", "all"], "invalid choice: 'all'"),
         (["evaluate", "x", "--shard", "5/4"], "'5/4' is not K/N"),
         (["evaluate", "x", "--shard", "1/2", "--merge", "a.json"], "not allowed with argument"),
+        (["evaluate", "x", "--merge", "a.json", "--split", "val"], "--split has no effect with"),
+        (["evaluate", "x", "--merge", "a.json", "--tta", "flip"], "--tta has no effect with"),
         (["predict", "no/such/run", "photo.jpg"], "no/such/run: no such folder"),
         (["predict", "run"], "required: INPUT"),
         (
