@@ -305,10 +305,12 @@ class CCFNet(MultiWorkerFit):
         self.skipped_steps.names = [*head_losses, *(v.path for v in variables)]
         self.skipped_steps.update_state(_counted(first, scale))
         self._update_metrics(counts.only_if(finite))
-        weight = tf.cast(finite, tf.float32)
-        self.gradient_norm.update_state(tf.where(finite, norm, 0.0), sample_weight=weight)
-        of_steps = {each.name: each.result() for each in (self.gradient_norm, self.skipped_steps)}
-        return {**self._metric_results(), **of_steps}
+        of_steps = [self.skipped_steps]
+        if norm is not None:
+            weight = tf.cast(finite, tf.float32)
+            self.gradient_norm.update_state(tf.where(finite, norm, 0.0), sample_weight=weight)
+            of_steps.append(self.gradient_norm)
+        return {**self._metric_results(), **{each.name: each.result() for each in of_steps}}
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Returns the metrics of `train_step`, except `skipped_steps`, without training."""
@@ -457,7 +459,9 @@ class CCFNet(MultiWorkerFit):
         hard_weight, easy_weight = losses.balance(*map(_sum_over_replicas, sizes))
         return tf.reduce_sum(tf.where(is_easy, easy_weight, hard_weight) * pixelwise)
 
-    def _reduce_and_clip(self, gradients: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def _reduce_and_clip(
+        self, gradients: list[tf.Tensor]
+    ) -> tuple[list[tf.Tensor], tf.Tensor | None]:
         """Clips by the norm of the complete batch's gradient.
 
         Keras would clip the gradient of each replica before summing them, and would check for
@@ -466,13 +470,13 @@ class CCFNet(MultiWorkerFit):
 
         Returns:
             The reduced gradients divided by the number of replicas, because `apply` sums them
-            over replicas again; and their global norm before clipping, without loss scaling. The
-            norm of gradients left to the optimizer is that of this replica's share.
+            over replicas again; and their global norm before clipping, without loss scaling, or
+            None if several replicas leave the reduction to the optimizer.
         """
         loss_scale = getattr(self.optimizer, "dynamic_scale", None)
         scale = 1.0 if loss_scale is None else tf.cast(loss_scale, tf.float32)
         if not self.clip_norm and loss_scale is None:
-            return gradients, tf.linalg.global_norm(gradients)
+            return gradients, tf.linalg.global_norm(gradients) if _replicas() == 1 else None
         reduced = _sum_over_replicas(gradients)
         norm = tf.linalg.global_norm(reduced) / scale
         if self.clip_norm:
