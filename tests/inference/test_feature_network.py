@@ -17,6 +17,7 @@ def network(model: Any) -> FeatureNetwork:
     return FeatureNetwork(model)
 
 
+@pytest.mark.slow
 def test_labels_and_risk_are_those_of_the_prediction(
     network: FeatureNetwork, predictor: KerasNetwork, picture: np.ndarray
 ) -> None:
