@@ -114,5 +114,5 @@ def test_shards_are_divided_by_file(tmp_path: Path) -> None:
         start_two(tmp_path / "run", "--data.root", shards, "--train.epochs", "1"), 0
     )
     assert "2 workers: each reads its own of 3 shards" in chief_said
-    assert " 3 steps an epoch" in chief_said  # 3 of 8 examples by file, else 4.
+    assert " 3 steps per epoch" in chief_said  # 3 of 8 examples by file, else 4.
     assert "epoch 1/1" in chief_said

@@ -307,8 +307,10 @@ class CCFNet(MultiWorkerFit):
         self._update_metrics(counts.only_if(finite))
         of_steps = [self.skipped_steps]
         if norm is not None:
-            weight = tf.cast(finite, tf.float32)
-            self.gradient_norm.update_state(tf.where(finite, norm, 0.0), sample_weight=weight)
+            counts_too = finite & tf.math.is_finite(norm)  # squares of finite values may overflow
+            self.gradient_norm.update_state(
+                tf.where(counts_too, norm, 0.0), sample_weight=tf.cast(counts_too, tf.float32)
+            )
             of_steps.append(self.gradient_norm)
         return {**self._metric_results(), **{each.name: each.result() for each in of_steps}}
 

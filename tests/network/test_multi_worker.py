@@ -51,8 +51,9 @@ def test_two_workers_equal_one(told: Path) -> None:
         assert float(one["moved"]) > 0.01
         for index in range(2):
             with np.load(told / f"train_{index}.npz") as two:
-                assert two.files == one.files
-                for key in one.files:
+                # Without clipping, no worker has the gradient of all.
+                assert two.files == [key for key in one.files if key != "figure gradient_norm"]
+                for key in two.files:
                     if key.startswith(("weight", "figure")):
                         np.testing.assert_allclose(two[key], one[key], atol=1e-5, err_msg=key)
                     elif key != "moved":  # counts, over all images on every worker

@@ -87,8 +87,9 @@ def test_accumulation_equals_the_complete_batch(case: str, toy: Toy, two_replica
         told = f"{parts} parts on {replicas}: "
         for path, value in weights.items():
             np.testing.assert_allclose(in_parts[path], value, atol=1e-6, err_msg=told + path)
-        for name, values in figures.items():
-            np.testing.assert_allclose(of_parts[name], values, rtol=2e-5, err_msg=told + name)
+        assert set(figures) - set(of_parts) <= {"gradient_norm"}  # none of several replicas
+        for name, values in of_parts.items():
+            np.testing.assert_allclose(values, figures[name], rtol=2e-5, err_msg=told + name)
 
 
 @pytest.mark.slow
