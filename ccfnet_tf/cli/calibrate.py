@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from ccfnet_tf.cli.evaluate import checked_load
 from ccfnet_tf.cli.parser import Parser
-from ccfnet_tf.datasets.splits import read_parts
 from ccfnet_tf.errors import EXIT_DONE, DataError
+from ccfnet_tf.evaluation.calibrate import Method, fit_calibration, sample_pixels
+from ccfnet_tf.inference.segmenter import MAPS
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.network.calibration import UNCALIBRATED
 from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text
+from ccfnet_tf.runs.run_data import read_run_parts
 from ccfnet_tf.runs.run_files import write_text
-from ccfnet_tf.runs.run_folder import read_run, refuse_other_classes
+from ccfnet_tf.runs.run_folder import read_run
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from ccfnet_tf.evaluation.calibrate import Fit
-
-METHODS = ("temperature", "vector")
 
 
 def new_parser() -> Parser:
@@ -36,7 +35,7 @@ def new_parser() -> Parser:
     )
     parser.add_argument("run", help="run folder")
     method = "vector fits a factor and a bias for each class (default: %(default)s)"
-    parser.add_argument("--method", choices=METHODS, default="temperature", help=method)
+    parser.add_argument("--method", choices=get_args(Method), default="temperature", help=method)
     parser.add_argument("--data.root", dest="root", help="where the data are stored now")
     return parser
 
@@ -48,17 +47,13 @@ def main(args: list[str]) -> int:
     info = read_run(run)
     checkpoint = info.checkpoint()
     refuse_unwritable(run, "copy of the run")  # before TensorFlow is waited for
-    config = info.config
-    data = config.data if options.root is None else replace(config.data, root=options.root)
-    parts = read_parts(data, config.seed)
-    refuse_other_classes(parts.taxonomy, info)
+    data, parts = info.config.data, read_run_parts(info, options.root)
     if not parts.val:
+        place = options.root or data.root or parts.format
         raise DataError(
-            f"{data.root or parts.format}: has no validation split to calibrate on; train with "
-            "data.val_share above 0"
+            f"{place}: has no validation split to calibrate on; train with data.val_share above 0"
         )
     start_tensorflow()
-    from ccfnet_tf.evaluation.calibrate import fit_calibration, sample_pixels
     from ccfnet_tf.inference.keras_network import KerasNetwork
 
     console = new_console()
@@ -91,12 +86,9 @@ def _table(fit: Fit, images: int) -> Table:
     table = Table(title=title)
     for name in ("", "before", "after"):
         table.add_column(name, justify="left" if not name else "right")
-    for key, name in {
-        "attention": "calibration error of attention",
-        "difficulty": "calibration error of difficulty",
-        "risk": "calibration error of risk",
-    }.items():
-        table.add_row(name, *(f"{100 * each[key]:.2f} %" for each in (fit.before, fit.after)))
+    for key in MAPS:
+        errors = (f"{100 * each[key]:.2f} %" for each in (fit.before, fit.after))
+        table.add_row(f"calibration error of {key}", *errors)
     table.add_row("negative log-likelihood", f"{fit.before['nll']:.4f}", f"{fit.after['nll']:.4f}")
     if len(fit.calibration.scale) == 1:
         table.add_row("temperature", "1", f"{1 / fit.calibration.scale[0]:.3f}")

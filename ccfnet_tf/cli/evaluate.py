@@ -7,14 +7,13 @@ import re
 import sys
 from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli.parser import Parser
 from ccfnet_tf.cli.wrapping_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.datasets.audit.scan import check
-from ccfnet_tf.datasets.splits import read_parts, without_damage
+from ccfnet_tf.datasets.splits import without_damage
 from ccfnet_tf.errors import EXIT_DONE, ConfigError, DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.evaluation.shard_files import merge_shards, weights_digest, write_shard
@@ -23,8 +22,9 @@ from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.report.evaluation_tables import report
+from ccfnet_tf.runs.run_data import read_run_parts
 from ccfnet_tf.runs.run_files import write_text
-from ccfnet_tf.runs.run_folder import load_run, read_run, refuse_other_classes
+from ccfnet_tf.runs.run_folder import read_run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -126,22 +126,19 @@ def measure(
     info = read_run(run)
     refuse_unwritable(run, "copy of the run")  # before TensorFlow is waited for
     calibration = info.calibration()
-    weights = weights_digest(info.checkpoint(), calibration)
+    weights = weights_digest(info.checkpoint(), calibration) if shard else ""
     start_tensorflow()
     from ccfnet_tf.evaluation.evaluate import evaluate
     from ccfnet_tf.inference.keras_network import KerasNetwork
     from ccfnet_tf.inference.wrap import wrap
 
-    config = info.config
-    data = config.data if root is None else replace(config.data, root=root)
-    parts = read_parts(data, config.seed)
-    refuse_other_classes(parts.taxonomy, info)
+    data, parts = info.config.data, read_run_parts(info, root)
     samples = getattr(parts, split)
     if not samples:
-        raise DataError(f"{data.root or parts.format}: has no {split} split; {FIX[split]}")
+        raise DataError(f"{root or data.root or parts.format}: has no {split} split; {FIX[split]}")
     first, step = shard or (1, 1)
     mine = samples[first - 1 :: step]
-    network = wrap(KerasNetwork(load_run(run), taxonomy=info.taxonomy), wrapping)
+    network = wrap(KerasNetwork(run, calibration=calibration), wrapping)
     with new_progress(console) as bar:
         load = checked_load(mine, parts, data, bar)
         task = bar.add_task(f"evaluating {split}", total=len(mine))

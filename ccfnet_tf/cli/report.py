@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,18 +138,17 @@ def _samples(
     Raises:
         CCFNetError: The data are not there, are of other classes, or lack one of them.
     """
-    from ccfnet_tf.datasets.splits import read_parts, without_damage
-    from ccfnet_tf.runs.run_folder import refuse_other_classes
+    from ccfnet_tf.datasets.splits import without_damage
+    from ccfnet_tf.runs.run_data import read_run_parts
 
-    data = info.config.data if root is None else replace(info.config.data, root=root)
-    parts = read_parts(data, info.config.seed)
-    refuse_other_classes(parts.taxonomy, info)
+    data, parts = info.config.data, read_run_parts(info, root)
     there = {sample.name: sample for sample in getattr(parts, split)}
     missing = [name for name in names if name not in there]
     if missing:
+        place = root or data.root or parts.format
         raise DataError(
-            f"{data.root or parts.format}: the {split} split has no image '{missing[0]}', which "
-            "was evaluated: give the data with --data.root, or run `ccfnet-tf evaluate` again"
+            f"{place}: the {split} split has no image '{missing[0]}', which was evaluated: "
+            "give the data with --data.root, or run `ccfnet-tf evaluate` again"
         )
     load = without_damage(parts.load) if data.damaged_records == "skip" else parts.load
     return [there[name] for name in names], load

@@ -24,13 +24,11 @@ from ccfnet_tf.evaluation.pixel_scores import (
     sigmoid,
 )
 from ccfnet_tf.evaluation.reliability import Reliability
-from ccfnet_tf.inference.segmenter import CascadeNetwork
+from ccfnet_tf.inference.segmenter import MAPS, CascadeNetwork
 from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 
 Method = Literal["temperature", "vector"]
-
-MAPS = ("attention", "difficulty", "risk")
 
 
 @dataclass(frozen=True)

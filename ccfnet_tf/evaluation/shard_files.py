@@ -15,6 +15,7 @@ import numpy as np
 
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
+from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.io.json_files import read_json
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network.calibration import Calibration
@@ -29,10 +30,8 @@ MOST_SHARDS = 999_999
 
 def weights_digest(checkpoint: Path, calibration: Calibration) -> str:
     """Returns a digest of a checkpoint's bytes and of its calibration."""
-    with checkpoint.open("rb") as file:
-        digest = hashlib.file_digest(file, "blake2b")
-    digest.update(repr(calibration).encode())
-    return digest.hexdigest()[:32]
+    both = f"{sha256_of(checkpoint)} {calibration}"
+    return hashlib.sha256(both.encode()).hexdigest()
 
 
 def write_shard(folder: Path, evaluation: Evaluation, shard: Shard, weights: str) -> Path:

@@ -86,21 +86,6 @@ def calibrated_attention(attention: tf.Tensor, calibration: Calibration) -> tf.T
     return difficulty_logit(attention) * scale + bias
 
 
-def wrong_logit(log_probabilities: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-    """Returns the logit of 1 - P(label), float32 [...]: log of (all other classes / that class).
-
-    The other classes are added up without that one: beside a probability near 1, float32 loses
-    what is below 1e-7.
-
-    Args:
-        log_probabilities: [..., C].
-        label: Integer [...], 0..C-1.
-    """
-    chosen = tf.one_hot(label, log_probabilities.shape[-1], True, False, dtype=tf.bool)
-    others = tf.reduce_logsumexp(tf.where(chosen, -float("inf"), log_probabilities), axis=-1)
-    return others - tf.reduce_sum(tf.where(chosen, log_probabilities, 0.0), axis=-1)
-
-
 def other_classes(probabilities: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
     """Returns 1 - P(label), float32 [...], as the sum over all other classes.
 

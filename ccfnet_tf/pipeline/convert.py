@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from ccfnet_tf.datasets.base import Listing
 from ccfnet_tf.datasets.layouts import shards
 from ccfnet_tf.datasets.splits import NEAR_DUPLICATES, agreeing, parts_of, refuse_unpaired
 from ccfnet_tf.errors import DataError, ResourceError
+from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.io.new_folder import new_folder
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, is_void_name
 
@@ -76,7 +76,7 @@ def write_shards(
                 census = sum(counted, census)
             parts[part], counts[part] = tuple(records), census.pixels.tolist()
         files = {record.file for records in parts.values() for record in records}
-        checksums = {file: _sha256(folder / file) for file in sorted(files)}
+        checksums = {file: sha256_of(folder / file) for file in sorted(files)}
         manifest = shards.Manifest(listing.taxonomy, parts, counts, checksums)
         (folder / shards.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         _read_back(listing, folder, workers, advance)
@@ -280,11 +280,6 @@ def _read_back(listing: Listing, folder: Path, workers: int, advance: Advance) -
     for part, samples in parts_of(listing).items():
         for _ in in_threads(compare, zip(samples, parts_of(written)[part], strict=True), workers):
             advance()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

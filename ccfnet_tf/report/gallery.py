@@ -20,12 +20,11 @@ from PIL import Image
 
 from ccfnet_tf.datasets.base import Load
 from ccfnet_tf.evaluation.image_files import ImageRow
-from ccfnet_tf.inference.segmenter import CascadeNetwork, Prediction
+from ccfnet_tf.inference.segmenter import MAPS, CascadeNetwork, Prediction
 from ccfnet_tf.inference.writers import colour_picture, difficulty_picture
 from ccfnet_tf.labels import VOID, VOID_COLOUR, Sample, Taxonomy
 
 LAYERS = ("image", "label", "coarse", "attention", "difficulty", "risk", "refine", "errors")
-MAPS = ("attention", "difficulty", "risk")
 
 ALL = 160
 """Images of a split up to which all of them are shown."""
@@ -152,7 +151,7 @@ def _entry(layers: _Layers, row: ImageRow, taxonomy: Taxonomy) -> Entry:
     label, prediction = layers.label, layers.prediction
     errors = compared(label, layers.coarse, prediction.labels)
     size = _small(label.shape)
-    drawn = {
+    drawn: dict[str, str] = {
         "image": _webp(_shrunk(layers.image, size)),
         **{
             name: _webp(difficulty_picture(_shrunk(getattr(prediction, name), size)))

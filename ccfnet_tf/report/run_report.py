@@ -12,10 +12,11 @@ from markupsafe import Markup
 from ccfnet_tf.evaluation.boundaries import BANDS
 from ccfnet_tf.evaluation.confusion import ABSENT_RULE
 from ccfnet_tf.evaluation.evaluation import PROBABILITIES
+from ccfnet_tf.inference.segmenter import MAPS
 from ccfnet_tf.inference.writers import difficulty_picture
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.report.evaluation_file import Evaluated
-from ccfnet_tf.report.gallery import ERRORS, LAYERS, MAPS, SORTINGS, Entry, sorted_places
+from ccfnet_tf.report.gallery import ERRORS, LAYERS, SORTINGS, Entry, sorted_places
 from ccfnet_tf.report.pages import css_colour, render
 from ccfnet_tf.report.plots import boundary_plots, figure_rows, map_plots, training_plots
 from ccfnet_tf.report.summary import confusions, counted, sentences, tiles

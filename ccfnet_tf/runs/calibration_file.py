@@ -5,7 +5,6 @@ It holds the checkpoint's name and SHA-256, so that a calibration is never appli
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ccfnet_tf.errors import RunError, first_line
+from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.io.yaml_json import parse_json
 from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 
@@ -87,7 +87,6 @@ def _numbers(values: Any) -> tuple[float, ...]:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error})") from error

@@ -12,11 +12,10 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.inference.resize import resize_map
 
 Size = tuple[int, int]
 """Height and width in pixels."""
-
-_CHANNELS = 64  # per call: OpenCV 5 resizes at most 128 channels
 
 
 def parse_size(text: str) -> Size:
@@ -74,13 +73,7 @@ def unfit(values: np.ndarray, fitted: Fitted) -> np.ndarray:
     values = values[: fitted.used[0], : fitted.used[1]]
     if fitted.used == fitted.original:
         return values
-    planes = np.atleast_3d(values)
-    resized = np.empty((*fitted.original, planes.shape[2]), np.float32)
-    for first in range(0, planes.shape[2], _CHANNELS):
-        group = planes[..., first : first + _CHANNELS]
-        resized_group = cv2.resize(group, fitted.original[::-1], interpolation=cv2.INTER_LINEAR)
-        resized[..., first : first + _CHANNELS] = np.atleast_3d(resized_group)
-    return resized.reshape(*fitted.original, *values.shape[2:])
+    return resize_map(values, fitted.original)
 
 
 def unfit_labels(labels: np.ndarray, fitted: Fitted) -> np.ndarray:

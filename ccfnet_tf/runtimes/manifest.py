@@ -11,6 +11,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ccfnet_tf.errors import ConfigError, RunError, nearest
+from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.io.yaml_json import parse_json
 from ccfnet_tf.labels import Taxonomy
 
@@ -39,7 +40,6 @@ MAX_REQUEST_PIXELS = 4096 * 4096
 TRAINED = "trained_on_at_most"
 """Key of `inputs`: HEIGHTxWIDTH of the largest image that the network was trained on."""
 
-_CHUNK = 1 << 20
 _CHECKSUM_KEY = "sha256"
 """Key of the manifest's own checksum, which detects changes by hand."""
 
@@ -237,7 +237,7 @@ def checksums(folder: Path) -> dict[str, str]:
     """Returns the SHA-256 of every file below a folder except `export.json`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        path.relative_to(folder).as_posix(): _sha256(path)
+        path.relative_to(folder).as_posix(): sha256_of(path)
         for path in files
         if path.name != MANIFEST
     }
@@ -260,11 +260,3 @@ def _compare(folder: Path, expected: Mapping[str, str], found: Mapping[str, str]
 
 def _checksum(tree: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

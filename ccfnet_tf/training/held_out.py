@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ccfnet_tf.datasets.name_lists import plain_name
-from ccfnet_tf.datasets.splits import Parts, read_parts
+from ccfnet_tf.datasets.splits import Parts
 from ccfnet_tf.errors import DataError, RunError
 from ccfnet_tf.labels import Sample
-from ccfnet_tf.runs.run_folder import (
-    CROSSVAL_CONFIG,
-    CROSSVAL_RESULT,
-    RunInfo,
-    read_run,
-    refuse_other_classes,
-)
+from ccfnet_tf.runs.run_data import read_run_parts
+from ccfnet_tf.runs.run_folder import CROSSVAL_CONFIG, CROSSVAL_RESULT, RunInfo, read_run
 from ccfnet_tf.training.data_digest import read_trained
 
 
@@ -98,14 +93,13 @@ def _folds(folder: Path) -> int:
 
 
 def _of_run(run: RunInfo, root: str | None, splits: tuple[str, ...]) -> HeldOut:
-    data = run.config.data if root is None else replace(run.config.data, root=root)
-    parts = read_parts(data, run.config.seed)
-    refuse_other_classes(parts.taxonomy, run)
+    parts = read_run_parts(run, root)
     found = {split: getattr(parts, split) for split in splits if getattr(parts, split)}
     if not found:
+        place = root or run.config.data.root or parts.format
         raise DataError(
-            f"{data.root or parts.format}: no {' or '.join(splits)} split: {run.path} has no image "
-            "that it did not train on, and a network repeats the labels it was trained on: train "
+            f"{place}: no {' or '.join(splits)} split: {run.path} has no image that it "
+            "did not train on, and a network repeats the labels it was trained on: train "
             "with data.val_share above 0, or use ccfnet-tf crossval"
         )
     samples = tuple(sample for each in found.values() for sample in each)
