@@ -34,7 +34,7 @@ import numpy as np
 
 from benchmarks.active_learning_pool import Pool, film, store, stored
 from ccfnet_tf.benchmark.machine import machine, refuse_lost_json, write_json
-from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.shared_arguments import Parser
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.splits import Parts, read_parts
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigError

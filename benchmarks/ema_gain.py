@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.shared_arguments import Parser
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, RunError
 from ccfnet_tf.io.console import new_console
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
@@ -20,7 +20,7 @@ from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 if TYPE_CHECKING:  # TensorFlow starts after the arguments are parsed
     from rich.console import Console
 
-    from ccfnet_tf.evaluation.in_graph import EpochCounts
+    from ccfnet_tf.evaluation.epoch_end_states import EpochCounts
 
 
 def main(args: Sequence[str]) -> int:
@@ -54,13 +54,13 @@ def compare(run: Path, part: str, console: Console) -> dict[str, EpochCounts]:
     """
     import tensorflow as tf
 
-    from ccfnet_tf.datasets.audit.scan import check
-    from ccfnet_tf.evaluation.in_graph import Evaluator
+    from ccfnet_tf.datasets.audit.check_split import check
+    from ccfnet_tf.evaluation.epoch_end_states import Evaluator
     from ccfnet_tf.pipeline.batch import evaluation_batches
     from ccfnet_tf.runs.run_folder import read_run
-    from ccfnet_tf.training.build import build_model
+    from ccfnet_tf.training.build_network import build_model
+    from ccfnet_tf.training.check_data import check_data
     from ccfnet_tf.training.checkpoint import restore
-    from ccfnet_tf.training.data import check_data
     from ccfnet_tf.training.ema import averaged
     from ccfnet_tf.training.resume import last_checkpoint
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from ccfnet_tf.benchmark import compare
 from ccfnet_tf.benchmark.machine import machine, others_line, refuse_lost_json, write_json
-from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.shared_arguments import Parser
 from ccfnet_tf.errors import CCFNetError, ConfigError
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow

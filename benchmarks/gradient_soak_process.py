@@ -30,9 +30,9 @@ from rich.console import Console
 from ccfnet_tf.benchmark.speed import SCHEDULE, Batch, read_some, training_stream
 from ccfnet_tf.config import ComputeType, from_yaml
 from ccfnet_tf.errors import ConfigError, RunError, first_line
-from ccfnet_tf.network import layers
-from ccfnet_tf.network.layers import kernel_gradient
-from ccfnet_tf.training.build import build_model
+from ccfnet_tf.network import fast_layers
+from ccfnet_tf.network.fast_layers import kernel_gradient
+from ccfnet_tf.training.build_network import build_model
 from ccfnet_tf.training.checkpoint import restore
 
 Remedy = Literal["columns", "none", "channels", "slices", "float32"]
@@ -55,7 +55,7 @@ class Request:
         config: The configuration as YAML.
         checkpoint: Initial state; None for random weights.
         precision: Compute type of the hidden layers.
-        own: Use the gradients of `network.layers` instead of Keras's.
+        own: Use the gradients of `network.fast_layers` instead of Keras's.
         remedy: Implementation of the gradient of kernels above 1x1, a key of `REMEDIES`.
         fill: Fill all newly allocated memory with NaN (glibc).
         steps: Number of repetitions after the first step.
@@ -135,8 +135,8 @@ def soak(request: Request, report: Callable[[int], object]) -> Counted:
 
 def set_gradients(*, own: bool, remedy: Remedy) -> None:
     """Sets the gradients of all networks that this process builds afterwards."""
-    layers.own_gradients = lambda: own
-    layers.kernel_gradient = REMEDIES[remedy]
+    fast_layers.own_gradients = lambda: own
+    fast_layers.kernel_gradient = REMEDIES[remedy]
 
 
 def prepared(request: Request) -> tuple[Any, Batch]:

@@ -23,7 +23,7 @@ from rich.table import Table
 from ccfnet_tf.benchmark import memory
 from ccfnet_tf.benchmark.machine import write_json
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing
+from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.datasets.splits import list_set, read_parts, with_format
 from ccfnet_tf.errors import CCFNetError
 from ccfnet_tf.io.console import new_console
@@ -105,7 +105,7 @@ def training_rate(crop: int) -> float:
 
 def _sets(sources: Sequence[str], scratch: str) -> list[tuple[str, Path]]:
     """Returns (name, folder) of each data set: those given, and synthetic copies of the layouts."""
-    from benchmarks.dataset_copies import COPIES, scenes
+    from benchmarks.write_layouts import COPIES, scenes
 
     sets = [(f"{with_format(DataConfig(root=s)).format}: {s}", Path(s)) for s in sources]
     samples = scenes(IMAGES)
@@ -118,7 +118,7 @@ def _sets(sources: Sequence[str], scratch: str) -> list[tuple[str, Path]]:
 
 
 def _measure(name: str, root: Path, scratch: Path, console: Console) -> Speed:
-    from ccfnet_tf.pipeline.convert import write_shards
+    from ccfnet_tf.pipeline.convert_data_set import write_shards
 
     console.print(f"reading {name}")
     data = DataConfig(root=str(root), crop=241, val_share=0.0)

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.gradient_soak import PRECISIONS, configured, split_run
 from ccfnet_tf.benchmark.machine import Others, machine, others_line, refuse_lost_json, write_json
-from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.shared_arguments import Parser
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigError
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
@@ -35,7 +35,7 @@ def variants(precision: str) -> dict[str, list[Change]]:
     import tensorflow as tf
 
     from benchmarks.gradient_soak_process import REMEDIES
-    from ccfnet_tf.network import layers, model
+    from ccfnet_tf.network import fast_layers, model
 
     def apply(self: Any, finite: Any, gradients: Any, variables: Any) -> None:
         del finite
@@ -48,12 +48,12 @@ def variants(precision: str) -> dict[str, list[Change]]:
             (model.CCFNet, "_moving_statistics", lambda _: []),  # restored by a skipped step
             (model.CCFNet, "_apply", apply),
         ],
-        "Keras's gradients": [(layers, "own_gradients", lambda: False)],
+        "Keras's gradients": [(fast_layers, "own_gradients", lambda: False)],
     }
     if precision != "float32":  # float32 uses Keras's gradient for kernels above 1x1
         for name, gradient in REMEDIES.items():
-            if gradient is not layers.kernel_gradient:
-                result[f"kernel gradient: {name}"] = [(layers, "kernel_gradient", gradient)]
+            if gradient is not fast_layers.kernel_gradient:
+                result[f"kernel gradient: {name}"] = [(fast_layers, "kernel_gradient", gradient)]
     return result
 
 

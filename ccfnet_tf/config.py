@@ -18,7 +18,7 @@ from types import UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from ccfnet_tf.errors import ConfigError, nearest
-from ccfnet_tf.io.yaml_json import parse_yaml
+from ccfnet_tf.io.untrusted_yaml_json import parse_yaml
 
 ComputeType = Literal["float32", "bfloat16", "float16"]
 """Floating-point type in which a network computes."""

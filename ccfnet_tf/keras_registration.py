@@ -14,8 +14,8 @@ from typing import Any
 PACKAGE = "ccfnet"
 
 _HEADS = "ccfnet_tf.network.heads"
-_GEOMETRY = "ccfnet_tf.network.geometry"
-_LAYERS = "ccfnet_tf.network.layers"
+_GEOMETRY = "ccfnet_tf.network.alignment"
+_LAYERS = "ccfnet_tf.network.fast_layers"
 
 MODULES = {
     "CCFNet": "ccfnet_tf.network.model",

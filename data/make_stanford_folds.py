@@ -1,7 +1,7 @@
 """Makes ccfnet_tf/datasets/stanford_background_folds.txt: python data/make_stanford_folds.py ROOT.
 
-Five folds of 143 images, dealt by `ccfnet_tf.datasets.audit.folds.deal`: near-duplicates in one
-fold, and the folds alike in two shares of each class: of labelled pixels, and of images that
+Five folds of 143 images, dealt by `ccfnet_tf.datasets.audit.make_folds.deal`: near-duplicates in
+one fold, and the folds alike in two shares of each class: of labelled pixels, and of images that
 show it.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.datasets.audit.class_counts import Census
-from ccfnet_tf.datasets.audit.folds import deal, joined
+from ccfnet_tf.datasets.audit.make_folds import deal, joined
 from ccfnet_tf.datasets.layouts.stanford_background import TAXONOMY, TWINS, read_regions
 
 FOLDS, SEED = 5, 2009

@@ -15,7 +15,7 @@ from ccfnet_tf.cli.fit_options import parse_fit
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "export" / "training"
-SCRIPTS = ["one_machine.sh", "slurm.sbatch"]
+SCRIPTS = ["multi_gpu.sh", "slurm.sbatch"]
 
 
 def documents() -> list[dict[str, Any]]:

@@ -24,18 +24,18 @@ from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.segmenter import Maps
 from ccfnet_tf.inference.writers import write_prediction
-from ccfnet_tf.io.images import read_index_values
+from ccfnet_tf.io.read_images import read_index_values
 from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
 from ccfnet_tf.network import ccfnet, losses
 from ccfnet_tf.pipeline.batch import training_batches
-from ccfnet_tf.pipeline.convert import write_folder, write_shards
+from ccfnet_tf.pipeline.convert_data_set import write_folder, write_shards
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.manifest import write_manifest
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
 from ccfnet_tf.runtimes.predictor import Predictor
 from ccfnet_tf.runtimes.saved_model import SavedModelNetwork
 from ccfnet_tf.serving.server import DevelopmentServer
-from ccfnet_tf.training import build
+from ccfnet_tf.training import build_network
 from tests.serving.conftest import manifest
 
 SIDE = 40
@@ -166,7 +166,7 @@ def test_the_commands(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    for module in (build, ccfnet):
+    for module in (build_network, ccfnet):
         monkeypatch.setattr(module, "build_ccfnet", lambda classes, **_: toy(classes))
     write_set(tmp_path / "set", MANY, count=6)
 

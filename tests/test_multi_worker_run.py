@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.runs.checkpoint_file import read_arrays
-from tests.network.test_multi_worker import two_free_ports
+from tests.network.test_multi_worker_fit import two_free_ports
 from tests.test_end_to_end import SAMPLE, SMALL
 
 pytestmark = pytest.mark.slow

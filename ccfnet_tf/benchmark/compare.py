@@ -25,7 +25,7 @@ from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.runs.run_folder import read_run
 from ccfnet_tf.runtimes.letterbox import Size
 from ccfnet_tf.runtimes.manifest import MANIFEST, REFERENCE
-from ccfnet_tf.runtimes.sources import Source, find_source
+from ccfnet_tf.runtimes.open_segmenter import Source, find_source
 
 PERCENTILES = (50, 90, 99)
 _MB = 1e6

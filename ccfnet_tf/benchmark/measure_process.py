@@ -20,14 +20,14 @@ from ccfnet_tf.benchmark import memory
 from ccfnet_tf.benchmark.machine import Others
 from ccfnet_tf.datasets.scenes import scene as scenes
 from ccfnet_tf.errors import RunError, first_line
-from ccfnet_tf.inference.segmenter import Network
+from ccfnet_tf.inference.segmenter import Segmenter
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.letterbox import Size
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.litert_compiled import CompiledLiteRT
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
-from ccfnet_tf.runtimes.sources import Source, find_source
+from ccfnet_tf.runtimes.open_segmenter import Source, find_source
 
 Engine = Literal["own", "litert_gpu", "openvino_float32", "openvino_bfloat16"]
 
@@ -123,7 +123,7 @@ def _start_tensorflow(threads: int | None) -> None:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
 
 
-def _open(source: Source, request: Request) -> Network:
+def _open(source: Source, request: Request) -> Segmenter:
     if request.engine == "own" or source.manifest is None:
         return source.open(request.threads)
     file, taxonomy = Path(source.place), source.manifest.taxonomy

@@ -20,13 +20,13 @@ from rich.console import Console
 from ccfnet_tf.benchmark import memory
 from ccfnet_tf.benchmark.flops import Cost, cost
 from ccfnet_tf.config import ComputeType, RunConfig
-from ccfnet_tf.datasets.audit.scan import check
+from ccfnet_tf.datasets.audit.check_split import check
 from ccfnet_tf.datasets.splits import read_parts, without_damage
 from ccfnet_tf.errors import ResourceError
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.pipeline.batch import original_error, training_batches
-from ccfnet_tf.training.build import build_model
-from ccfnet_tf.training.data import RunData, rarity, training_load
+from ccfnet_tf.training.build_network import build_model
+from ccfnet_tf.training.check_data import RunData, rarity, training_load
 
 Phase = Literal["training", "inference"]
 Batch = tuple[tf.Tensor, tf.Tensor]

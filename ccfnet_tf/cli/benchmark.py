@@ -22,7 +22,7 @@ from ccfnet_tf.benchmark.machine import (
     refuse_lost_json,
     write_json,
 )
-from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.shared_arguments import Parser
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, ConfigError
 from ccfnet_tf.inference.segmenter import SMALLEST
@@ -123,7 +123,7 @@ def new_parser() -> Parser:
 def _may_be_a_run(source: str) -> bool:
     """Returns whether to treat a source as a run; a missing path is reported as a missing run."""
     from ccfnet_tf.runs.run_folder import CONFIG
-    from ccfnet_tf.runtimes.sources import SERVERS
+    from ccfnet_tf.runtimes.open_segmenter import SERVERS
 
     path = Path(source).expanduser()
     return not source.startswith(SERVERS) and (not path.exists() or (path / CONFIG).is_file())

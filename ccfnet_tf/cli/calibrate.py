@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ccfnet_tf.cli.evaluate import checked_load
-from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.shared_arguments import Parser
 from ccfnet_tf.errors import EXIT_DONE, DataError
 from ccfnet_tf.evaluation.calibrate import Method, fit_calibration, sample_pixels
 from ccfnet_tf.inference.segmenter import MAPS

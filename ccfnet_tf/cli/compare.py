@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.shared_arguments import Parser
 from ccfnet_tf.errors import EXIT_DONE
 from ccfnet_tf.palettes import PALETTES, with_palette
 
@@ -37,7 +37,7 @@ def main(args: list[str]) -> int:
         comparison_tables,
         read_compared,
     )
-    from ccfnet_tf.report.pages import refuse_other_file, write_page
+    from ccfnet_tf.report.html_pages import refuse_other_file, write_page
     from ccfnet_tf.runs.run_folder import read_run
 
     html = Path(options.html).expanduser() if options.html else None

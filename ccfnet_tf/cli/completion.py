@@ -19,7 +19,7 @@ from ccfnet_tf.cli import (
 )
 from ccfnet_tf.cli.fit_options import fit_options
 from ccfnet_tf.cli.main import VERBS
-from ccfnet_tf.cli.parser import Parser, option_names
+from ccfnet_tf.cli.shared_arguments import Parser, option_names
 from ccfnet_tf.errors import EXIT_DONE
 
 SHELLS = ("bash", "zsh", "fish")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli import suspects
 from ccfnet_tf.cli.fit_options import DEFAULT_WITH_DATA, parse_config
-from ccfnet_tf.cli.parser import Parser, renamed
+from ccfnet_tf.cli.shared_arguments import Parser, renamed
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR, ConfigError, nearest
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import refuse_unwritable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ccfnet_tf.config import RunConfig
-    from ccfnet_tf.datasets.base import Listing
+    from ccfnet_tf.datasets.samples import Listing
     from ccfnet_tf.labels import Sample
 
 HELP = """\
@@ -134,11 +134,11 @@ def _show_sheet(args: list[str]) -> int:
     _at_least("--count", known.count, 1)
     _refuse_image_name("--out", known.out)
     start_tensorflow()
-    from ccfnet_tf.datasets.audit.scan import check
+    from ccfnet_tf.datasets.audit.check_split import check
     from ccfnet_tf.datasets.splits import read_parts
     from ccfnet_tf.inference.writers import write_png
     from ccfnet_tf.report.contact_sheet import contact_sheet
-    from ccfnet_tf.training.data import rarity
+    from ccfnet_tf.training.check_data import rarity
 
     parts, data = read_parts(config.data, config.seed), config.data
     class_rarity = None
@@ -179,7 +179,7 @@ def _split(args: list[str]) -> int:
     parser = _split_parser()
     known, config = _parse(parser, args)
     refuse_unwritable(Path(known.out).expanduser())
-    from ccfnet_tf.datasets.audit.folds import split
+    from ccfnet_tf.datasets.audit.make_folds import split
     from ccfnet_tf.datasets.audit.sequences import groups_of, hint
     from ccfnet_tf.datasets.splits import parts_of
     from ccfnet_tf.report.data_tables import split_table
@@ -263,7 +263,7 @@ def _convert_to(out: Path, config: RunConfig, shards: int | None) -> None:
     refuse_unwritable(out)
     start_tensorflow()
     from ccfnet_tf.datasets.splits import parts_of
-    from ccfnet_tf.pipeline.convert import write_folder, write_shards
+    from ccfnet_tf.pipeline.convert_data_set import write_folder, write_shards
 
     passes = 1 if shards is None else 2  # Shards are read back for verification.
     with _listed(config, passes=passes) as (listing, advance, console):

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccfnet_tf.cli.parser import Parser
-from ccfnet_tf.cli.wrapping_options import add_wrapping_options, wrapping_of
-from ccfnet_tf.datasets.audit.scan import check
+from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, wrapping_of
+from ccfnet_tf.datasets.audit.check_split import check
 from ccfnet_tf.datasets.splits import without_damage
 from ccfnet_tf.errors import EXIT_DONE, ConfigError, DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ccfnet_tf.config import DataConfig
-    from ccfnet_tf.datasets.base import Load
+    from ccfnet_tf.datasets.samples import Load
     from ccfnet_tf.datasets.splits import Parts
-    from ccfnet_tf.inference.wrap import Wrapping
+    from ccfnet_tf.inference.wrap_segmenter import Wrapping
     from ccfnet_tf.labels import Sample
 
 FIX = {
@@ -130,7 +130,7 @@ def measure(
     start_tensorflow()
     from ccfnet_tf.evaluation.evaluate import evaluate
     from ccfnet_tf.inference.keras_network import KerasNetwork
-    from ccfnet_tf.inference.wrap import wrap
+    from ccfnet_tf.inference.wrap_segmenter import wrap
 
     data, parts = info.config.data, read_run_parts(info, root)
     samples = getattr(parts, split)
@@ -165,7 +165,7 @@ def checked_load(samples: Sequence[Sample], parts: Parts, data: DataConfig, bar:
     Raises:
         DataError: One is damaged, unless `data.damaged_records` is `skip`; then it is reported.
     """
-    from ccfnet_tf.training.data import say_left_out
+    from ccfnet_tf.training.check_data import say_left_out
 
     task = bar.add_task("checking labels", total=len(samples))
     checked = check(

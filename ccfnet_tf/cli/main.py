@@ -34,7 +34,7 @@ from ccfnet_tf.errors import (
     printable,
     without_secrets,
 )
-from ccfnet_tf.io.verbosity import QUIET
+from ccfnet_tf.io.quiet_flag import QUIET
 
 VERBS = (
     "fit",

@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccfnet_tf.cli.parser import Parser
-from ccfnet_tf.cli.wrapping_options import add_wrapping_options, wrapping_of
+from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.palettes import PALETTES
 
 if TYPE_CHECKING:
     from ccfnet_tf.inference.predict import Outcome
-    from ccfnet_tf.inference.segmenter import Network
+    from ccfnet_tf.inference.segmenter import Segmenter
 
 RESULTS = """\
 names for --save, and the files of an image:
@@ -92,7 +92,7 @@ def main(args: list[str]) -> int:
     from ccfnet_tf.io.console import new_console
     from ccfnet_tf.io.new_folder import refuse_unwritable
     from ccfnet_tf.runtimes.letterbox import parse_size
-    from ccfnet_tf.runtimes.sources import find_source
+    from ccfnet_tf.runtimes.open_segmenter import find_source
 
     threshold = None
     if options.abstain_above is not None:
@@ -117,7 +117,7 @@ def main(args: list[str]) -> int:
     if source.size and not tiles_fit:
         console.print(f"{source.place} takes {source.size}: larger images are made smaller for it")
 
-    def opened() -> Network:
+    def opened() -> Segmenter:
         if source.needs_tensorflow:
             start_tensorflow()
         return source.open()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.shared_arguments import Parser
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, ConfigError
 from ccfnet_tf.io.console import new_console
 from ccfnet_tf.io.new_folder import refuse_existing, refuse_unwritable

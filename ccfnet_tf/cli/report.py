@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccfnet_tf.cli.parser import Parser
-from ccfnet_tf.cli.wrapping_options import add_wrapping_options, wrapping_of
+from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.errors import EXIT_DONE, DataError
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.palettes import PALETTES, PaletteName, with_palette
-from ccfnet_tf.report.evaluation_file import EVALUATION, Evaluated
+from ccfnet_tf.report.read_evaluation_json import EVALUATION, Evaluated
 from ccfnet_tf.runs.run_folder import RunInfo, read_run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ccfnet_tf.datasets.base import Load
-    from ccfnet_tf.inference.wrap import Wrapping
+    from ccfnet_tf.datasets.samples import Load
+    from ccfnet_tf.inference.wrap_segmenter import Wrapping
     from ccfnet_tf.labels import Sample
 
 
@@ -52,7 +52,7 @@ def main(args: list[str]) -> int:
     options = new_parser().parse_args(args)
     from ccfnet_tf.io.console import new_console
     from ccfnet_tf.io.new_folder import refuse_unwritable
-    from ccfnet_tf.report.pages import refuse_other_file
+    from ccfnet_tf.report.html_pages import refuse_other_file
 
     source = Path(options.source).expanduser()
     folder = source.parent if source.is_file() else source
@@ -64,7 +64,7 @@ def main(args: list[str]) -> int:
         page = _of_file(source, options.palette)
     else:
         page = _of_run(source, out, options.root, options.palette, console)
-    from ccfnet_tf.report.pages import write_page
+    from ccfnet_tf.report.html_pages import write_page
 
     write_page(out, page)
     size = len(page.encode("utf-8", "replace")) / 1e6
@@ -85,7 +85,7 @@ def _of_file(path: Path, palette: PaletteName) -> str:
 
 def _of_run(run: Path, out: Path, root: str | None, palette: PaletteName, console: Console) -> str:
     """Returns the page of a run, with a gallery."""
-    from ccfnet_tf.evaluation.image_files import IMAGES_CSV, read_rows
+    from ccfnet_tf.evaluation.read_image_table import IMAGES_CSV, read_rows
     from ccfnet_tf.io.new_folder import refuse_unwritable
 
     info = read_run(run)
@@ -100,7 +100,7 @@ def _of_run(run: Path, out: Path, root: str | None, palette: PaletteName, consol
     refuse_unwritable(out.parent)
     start_tensorflow()
     from ccfnet_tf.inference.keras_network import KerasNetwork
-    from ccfnet_tf.inference.wrap import wrap
+    from ccfnet_tf.inference.wrap_segmenter import wrap
     from ccfnet_tf.io.console import new_progress
     from ccfnet_tf.report.gallery import choose, gallery
     from ccfnet_tf.report.run_report import report_page

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ccfnet_tf.cli.parser import Parser
+from ccfnet_tf.cli.shared_arguments import Parser
 from ccfnet_tf.datasets.splits import without_damage
 from ccfnet_tf.errors import EXIT_DONE, ConfigError, DamagedRecordError, NotFiniteError
 from ccfnet_tf.evaluation.suspects import MINIMUM_AREA, Best, Region, find_regions, image_score
@@ -17,12 +17,12 @@ from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import new_folder, refuse_existing, refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.network.calibration import UNCALIBRATED
-from ccfnet_tf.training.held_out import HeldOut, held_out, read_runs
+from ccfnet_tf.training.held_out_images import HeldOut, held_out, read_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ccfnet_tf.datasets.base import Load
+    from ccfnet_tf.datasets.samples import Load
     from ccfnet_tf.labels import Sample, Taxonomy
     from ccfnet_tf.report.suspects_sheet import Panel
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ccfnet_tf.datasets.base import Load
+from ccfnet_tf.datasets.samples import Load
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError
 from ccfnet_tf.labels import VOID, Sample
 

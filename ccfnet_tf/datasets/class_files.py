@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.datasets.mask_values import MaskValues, with_given
-from ccfnet_tf.datasets.name_lists import (
+from ccfnet_tf.datasets.text_files import (
     BACKGROUND,
     Colour,
     ColourTable,
@@ -37,8 +37,8 @@ from ccfnet_tf.datasets.name_lists import (
     void_notes,
 )
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.io.images import NO_CLASS, read_coloured_mask, to_classes
-from ccfnet_tf.io.json_files import read_json, shown
+from ccfnet_tf.io.annotation_json import read_json, shown
+from ccfnet_tf.io.read_images import NO_CLASS, read_coloured_mask, to_classes
 from ccfnet_tf.labels import IGNORED, VOID, Taxonomy, is_void_name
 
 BOUNDARY = (224, 224, 192)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError, nearest
-from ccfnet_tf.io.yaml_json import parse_yaml
+from ccfnet_tf.io.untrusted_yaml_json import parse_yaml
 from ccfnet_tf.labels import VOID, Taxonomy, is_void_name
 
 

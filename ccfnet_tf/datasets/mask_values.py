@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError, DataError, nearest
-from ccfnet_tf.io.images import NO_CLASS, VALUES, read_index_values, to_classes
+from ccfnet_tf.io.read_images import NO_CLASS, VALUES, read_index_values, to_classes
 from ccfnet_tf.labels import VOID, is_void_name
 
 _MAX_SHOWN = 8

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig, DataFormat
-from ccfnet_tf.datasets.base import Listing, Load, fingerprint
 from ccfnet_tf.datasets.label_map import read_label_map
+from ccfnet_tf.datasets.layout_registry import READERS, detect
 from ccfnet_tf.datasets.mask_values import MaskValues
-from ccfnet_tf.datasets.name_lists import part_lists, plain_name, read_names, read_part_lists
-from ccfnet_tf.datasets.registry import READERS, detect
+from ccfnet_tf.datasets.samples import Listing, Load, fingerprint
 from ccfnet_tf.datasets.split_names import misleading_folders
+from ccfnet_tf.datasets.text_files import part_lists, plain_name, read_names, read_part_lists
 from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from ccfnet_tf.datasets.base import Load
+from ccfnet_tf.datasets.samples import Load
 from ccfnet_tf.errors import DataError, NotFiniteError
 from ccfnet_tf.evaluation.fit_calibration import (
     MOST_VALUES,
@@ -17,14 +17,9 @@ from ccfnet_tf.evaluation.fit_calibration import (
     fit_temperature,
     fit_vector,
 )
-from ccfnet_tf.evaluation.pixel_scores import (
-    HeadScores,
-    calibrated,
-    calibrated_attention,
-    sigmoid,
-)
+from ccfnet_tf.evaluation.pixel_scores import HeadScores, calibrated, calibrated_attention, sigmoid
 from ccfnet_tf.evaluation.reliability import Reliability
-from ccfnet_tf.inference.segmenter import MAPS, CascadeNetwork
+from ccfnet_tf.inference.segmenter import MAPS, CascadeSegmenter
 from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 
@@ -70,7 +65,7 @@ def fit_calibration(pixels: PixelSample, method: Method) -> Fit:
 
 
 def sample_pixels(
-    network: CascadeNetwork,
+    network: CascadeSegmenter,
     samples: Sequence[Sample],
     load: Load,
     *,

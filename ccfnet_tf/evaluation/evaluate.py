@@ -13,11 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from ccfnet_tf.datasets.audit.scan import in_threads
-from ccfnet_tf.datasets.base import Load
+from ccfnet_tf.datasets.audit.check_split import in_threads
+from ccfnet_tf.datasets.samples import Load
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
-from ccfnet_tf.inference.segmenter import CascadeNetwork, HeadOutputs
+from ccfnet_tf.inference.segmenter import CascadeSegmenter, HeadOutputs
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 
@@ -26,7 +26,7 @@ Numbered = tuple[int, Sample]
 
 
 def evaluate(
-    network: CascadeNetwork,
+    network: CascadeSegmenter,
     samples: Sequence[Sample],
     load: Load,
     *,
@@ -85,7 +85,7 @@ def evaluate(
 
 
 def _pipelined(
-    network: CascadeNetwork,
+    network: CascadeSegmenter,
     numbered: Iterable[Numbered],
     load: Load,
     count: Callable[[Numbered, np.ndarray, HeadOutputs], Evaluation],

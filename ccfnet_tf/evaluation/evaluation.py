@@ -16,17 +16,12 @@ from typing import Any
 import numpy as np
 
 from ccfnet_tf.errors import NotFiniteError
+from ccfnet_tf.evaluation.base64_arrays import pack, unpack
 from ccfnet_tf.evaluation.boundaries import BANDS, RINGS, boundary_counts, ring_of
 from ccfnet_tf.evaluation.confusion import ClassCounts, Confusion
 from ccfnet_tf.evaluation.easy_hard import HEADS, GroupAccuracy
 from ccfnet_tf.evaluation.image_table import NUMBERS, ImageTable, cells_of
-from ccfnet_tf.evaluation.packed import pack, unpack
-from ccfnet_tf.evaluation.pixel_scores import (
-    HeadScores,
-    calibrated,
-    calibrated_attention,
-    sigmoid,
-)
+from ccfnet_tf.evaluation.pixel_scores import HeadScores, calibrated, calibrated_attention, sigmoid
 from ccfnet_tf.evaluation.ranking import Ranking
 from ccfnet_tf.evaluation.reliability import BINS as RELIABILITY_BINS
 from ccfnet_tf.evaluation.reliability import (
@@ -213,7 +208,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of `evaluation.json`, as docs/evaluation.md describes it."""
-        from ccfnet_tf.evaluation.figures import to_json  # which needs this module
+        from ccfnet_tf.evaluation.evaluation_json import to_json  # which needs this module
 
         return to_json(self)
 

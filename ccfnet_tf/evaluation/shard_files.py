@@ -15,8 +15,8 @@ import numpy as np
 
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
+from ccfnet_tf.io.annotation_json import read_json
 from ccfnet_tf.io.checksum import sha256_of
-from ccfnet_tf.io.json_files import read_json
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network.calibration import Calibration
 from ccfnet_tf.runs.run_files import write_text

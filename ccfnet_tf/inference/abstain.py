@@ -7,7 +7,7 @@ from threading import Lock
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.inference.segmenter import Maps, Network, Prediction
+from ccfnet_tf.inference.segmenter import Maps, Prediction, Segmenter
 from ccfnet_tf.labels import VOID, Taxonomy
 
 
@@ -40,7 +40,7 @@ class Abstaining:
         kept: How many of them kept their label.
     """
 
-    def __init__(self, network: Network, above: float) -> None:
+    def __init__(self, network: Segmenter, above: float) -> None:
         self._network = network
         self._above = above
         self._lock = Lock()
@@ -49,7 +49,7 @@ class Abstaining:
         self.pixels = self.kept = 0
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
-        """Labels every pixel of an image that is sure enough; see `Network.predict`."""
+        """Labels every pixel of an image that is sure enough; see `Segmenter.predict`."""
         prediction = self._network.predict(image)
         sure = prediction.risk <= self._above
         with self._lock:

@@ -6,14 +6,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.inference.segmenter import (
-    MAPS,
-    SMALLEST,
-    Maps,
-    Network,
-    Prediction,
-    label_scores,
-)
+from ccfnet_tf.inference.segmenter import MAPS, SMALLEST, Maps, Prediction, Segmenter, label_scores
 from ccfnet_tf.labels import Taxonomy
 
 Box = tuple[int, int]
@@ -50,14 +43,14 @@ class SmallerImages:
         at_once: The network's.
     """
 
-    def __init__(self, network: Network, box: Box) -> None:
+    def __init__(self, network: Segmenter, box: Box) -> None:
         self._network = network
         self._box = box
         self.taxonomy: Taxonomy = network.taxonomy
         self.at_once: int = network.at_once
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
-        """Labels every pixel of an image; arguments and errors as in `Network.predict`."""
+        """Labels every pixel of an image; arguments and errors as in `Segmenter.predict`."""
         small = shrunk(image, self._box)
         prediction = self._network.predict(small)
         if small is image:

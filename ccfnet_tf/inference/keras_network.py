@@ -19,16 +19,10 @@ from ccfnet_tf.inference.segmenter import (
     refuse_no_picture,
     too_large,
 )
-from ccfnet_tf.io.images import read_image
+from ccfnet_tf.io.read_images import read_image
 from ccfnet_tf.labels import Taxonomy, distinct_colours
 from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
-from ccfnet_tf.network.outputs import (
-    difficulty_logit,
-    labels,
-    log_probabilities,
-    maps,
-    with_fine,
-)
+from ccfnet_tf.network.outputs import difficulty_logit, labels, log_probabilities, maps, with_fine
 from ccfnet_tf.runs.run_folder import Checkpoint, load_run, read_run
 
 if TYPE_CHECKING:

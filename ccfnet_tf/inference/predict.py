@@ -19,7 +19,7 @@ from ccfnet_tf.errors import ConfigError, DataError, nearest, printable
 from ccfnet_tf.inference.abstain import Abstaining
 from ccfnet_tf.inference.downscale import Box, SmallerImages, shrunk
 from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
-from ccfnet_tf.inference.segmenter import Network, PictureTooLargeError
+from ccfnet_tf.inference.segmenter import PictureTooLargeError, Segmenter
 from ccfnet_tf.inference.tiles import Tile
 from ccfnet_tf.inference.video import (
     VideoWanted,
@@ -29,12 +29,12 @@ from ccfnet_tf.inference.video import (
     predict_video,
     video_outputs,
 )
-from ccfnet_tf.inference.wrap import UNWRAPPED, Wrapping, wrap
+from ccfnet_tf.inference.wrap_segmenter import UNWRAPPED, Wrapping, wrap
 from ccfnet_tf.inference.writers import ENDINGS, KINDS, Kind, output_paths, write_prediction
 from ccfnet_tf.io.atomic_file import refuse_links, remove_leftovers
 from ccfnet_tf.io.console import new_progress
-from ccfnet_tf.io.images import count_frames, read_image
 from ccfnet_tf.io.new_folder import refuse_unwritable
+from ccfnet_tf.io.read_images import count_frames, read_image
 from ccfnet_tf.palettes import PaletteName, with_palette
 
 FILM = "film"
@@ -118,7 +118,7 @@ class Outcome:
 
 
 def predict_all(
-    network: Network | Callable[[], Network],
+    network: Segmenter | Callable[[], Segmenter],
     inputs: Sequence[str],
     out: Path,
     *,
@@ -193,7 +193,7 @@ class _Session:
 
     def __init__(
         self,
-        network: Network,
+        network: Segmenter,
         out: Path,
         wanted: Wanted,
         *,

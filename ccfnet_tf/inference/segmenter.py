@@ -73,7 +73,7 @@ class HeadOutputs(NamedTuple):
     attention: np.ndarray
 
 
-class Network(Protocol):
+class Segmenter(Protocol):
     """Predicts images: a run, an exported file, or a server."""
 
     @property
@@ -98,7 +98,7 @@ class Network(Protocol):
 
 
 @runtime_checkable
-class CascadeNetwork(Network, Protocol):
+class CascadeSegmenter(Segmenter, Protocol):
     """A network that gives access to its heads: a run, not an exported file or a server."""
 
     def head_outputs(self, image: np.ndarray, /) -> HeadOutputs:

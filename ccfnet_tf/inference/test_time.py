@@ -12,11 +12,11 @@ from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.inference.head_probabilities import to_outputs, to_probabilities
 from ccfnet_tf.inference.resize import resize_image, resize_map
 from ccfnet_tf.inference.segmenter import (
-    CascadeNetwork,
+    CascadeSegmenter,
     HeadOutputs,
     Maps,
-    Network,
     Prediction,
+    Segmenter,
     label_scores,
     risk_of,
     too_large,
@@ -97,7 +97,7 @@ class AugmentedNetwork:
         at_once: The network's.
     """
 
-    def __init__(self, network: Network, augmentation: Augmentation) -> None:
+    def __init__(self, network: Segmenter, augmentation: Augmentation) -> None:
         self._network = network
         self._augmentation = augmentation
         self.taxonomy: Taxonomy = network.taxonomy
@@ -111,7 +111,7 @@ class AugmentedNetwork:
 
         Raises:
             ConfigError: The network returns labels without probabilities.
-            DataError, PictureTooLargeError, ResourceError: As in `Network.predict`.
+            DataError, PictureTooLargeError, ResourceError: As in `Segmenter.predict`.
         """
         names = ("attention", "difficulty", "probabilities")
 
@@ -163,12 +163,12 @@ class AugmentedCascade(AugmentedNetwork):
         augmentation: The views.
     """
 
-    def __init__(self, network: CascadeNetwork, augmentation: Augmentation) -> None:
+    def __init__(self, network: CascadeSegmenter, augmentation: Augmentation) -> None:
         super().__init__(network, augmentation)
         self._cascade = network
 
     def predict(self, image: np.ndarray, /) -> Prediction:
-        """Labels every pixel; argument and errors as in `Network.predict`."""
+        """Labels every pixel; argument and errors as in `Segmenter.predict`."""
         return self.prediction(self.head_outputs(image))
 
     def head_outputs(self, image: np.ndarray, /) -> HeadOutputs:

@@ -25,11 +25,11 @@ from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.inference.head_probabilities import to_outputs, to_probabilities
 from ccfnet_tf.inference.segmenter import (
     SMALLEST,
-    CascadeNetwork,
+    CascadeSegmenter,
     HeadOutputs,
     Maps,
-    Network,
     Prediction,
+    Segmenter,
     label_scores,
     risk_of,
     too_large,
@@ -238,7 +238,7 @@ class TiledNetwork:
         at_once: The network's.
     """
 
-    def __init__(self, network: Network, tiling: Tiling, track: Track = iter) -> None:
+    def __init__(self, network: Segmenter, tiling: Tiling, track: Track = iter) -> None:
         self._network = network
         self._tiling = tiling
         self._track = track
@@ -256,7 +256,7 @@ class TiledNetwork:
             a large image would take gigabytes.
 
         Raises:
-            DataError, PictureTooLargeError, ResourceError: As in `Network.predict`.
+            DataError, PictureTooLargeError, ResourceError: As in `Segmenter.predict`.
         """
         if self._fits(image):
             return self._network.predict(image)
@@ -300,7 +300,7 @@ class TiledCascade(TiledNetwork):
         track: Passes the tiles of an image through, to show progress.
     """
 
-    def __init__(self, network: CascadeNetwork, tiling: Tiling, track: Track = iter) -> None:
+    def __init__(self, network: CascadeSegmenter, tiling: Tiling, track: Track = iter) -> None:
         super().__init__(network, tiling, track)
         self._cascade = network
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.inference.segmenter import Network
+from ccfnet_tf.inference.segmenter import Segmenter
 from ccfnet_tf.inference.writers import (
     ENDINGS,
     KINDS,
@@ -30,7 +30,7 @@ from ccfnet_tf.inference.writers import (
     with_legend,
     write_prediction,
 )
-from ccfnet_tf.io.images import MAX_PIXELS
+from ccfnet_tf.io.read_images import MAX_PIXELS
 from ccfnet_tf.io.video_writer import quiet_video, video_writer
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.palettes import PaletteName, with_palette
@@ -188,7 +188,7 @@ def has_sound(path: Path) -> bool:
 
 
 def predict_video(
-    network: Network,
+    network: Segmenter,
     video: Video,
     out: Path,
     name: str,

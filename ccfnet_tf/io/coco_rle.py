@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.io.json_files import shown
+from ccfnet_tf.io.annotation_json import shown
 
 _MAX_GROUPS = 7  # Groups of 5 bits per run: more than any image needs.
 

@@ -11,7 +11,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from ccfnet_tf.errors import printable
-from ccfnet_tf.io.verbosity import QUIET
+from ccfnet_tf.io.quiet_flag import QUIET
 
 
 class _Console(Console):

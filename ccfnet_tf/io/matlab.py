@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.io.images import MAX_PIXELS
+from ccfnet_tf.io.read_images import MAX_PIXELS
 
 Read = Callable[[int], bytes]
 """Reads the given number of bytes; raises ValueError if fewer remain."""

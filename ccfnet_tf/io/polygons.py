@@ -4,7 +4,7 @@ Coordinates are in pixels, x to the right and y down; (0, 0) is the top left cor
 pixel, whose centre is (0.5, 0.5). This is the convention of COCO and labelme.
 
 A pixel belongs to a polygon if its centre lies inside by the even-odd rule. A centre exactly on an
-edge belongs to the region to the right of it or below it. Polygons that fraction an edge therefore
+edge belongs to the region to the right of it or below it. Polygons that share an edge therefore
 neither overlap nor leave a gap. Tools that also draw the outline (OpenCV, Pillow, and labelme,
 which uses Pillow) add half a pixel on each side. COCO's own tool gives the same result except for
 centres within a third of a pixel of an edge.
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.io.json_files import shown
+from ccfnet_tf.io.annotation_json import shown
 from ccfnet_tf.labels import VOID
 
 FARTHEST = 1_000_000

@@ -17,8 +17,8 @@ from typing import Any
 import keras
 
 from ccfnet_tf.errors import ConfigError, nearest
-from ccfnet_tf.network.geometry import Normalisation
-from ccfnet_tf.network.layers import FASTER
+from ccfnet_tf.network.alignment import Normalisation
+from ccfnet_tf.network.fast_layers import FASTER
 from ccfnet_tf.network.weights import NO_WEIGHTS, copy_weights, plain_backbone
 
 

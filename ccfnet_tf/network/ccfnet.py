@@ -12,8 +12,8 @@ from keras import KerasTensor
 from ccfnet_tf.config import AttentionInput, ComputeType, FineInput
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.network import heads
+from ccfnet_tf.network.alignment import STRIDE, Normalise, PadToGrid, ToImage
 from ccfnet_tf.network.backbones import LayerOptions, build_backbone, find_backbone
-from ccfnet_tf.network.geometry import STRIDE, Normalise, PadToGrid, ToImage
 from ccfnet_tf.network.model import FINE_LAYER, CCFNet
 
 _DETAIL_STRIDE = 4

@@ -17,7 +17,7 @@ import tensorflow as tf
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.labels import EASY
 from ccfnet_tf.network import losses
-from ccfnet_tf.network.compile_options import (
+from ccfnet_tf.network.check_arguments import (
     LABEL_RULE,
     PARTS_RULE,
     LossWeights,
@@ -32,7 +32,7 @@ from ccfnet_tf.network.compile_options import (
     warn_of_scaled_images,
 )
 from ccfnet_tf.network.metrics import MeanIoU, PixelAccuracy, SkippedSteps
-from ccfnet_tf.network.multi_worker import MultiWorkerFit
+from ccfnet_tf.network.multi_worker_fit import MultiWorkerFit
 
 FINE_LAYER = "fine_logits"
 HEADS = ("coarse", "attention", "refine", "fine")

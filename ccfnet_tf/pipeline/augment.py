@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.labels import VOID
-from ccfnet_tf.pipeline.appearance import RECTANGLES, blur, hidden, tint
+from ccfnet_tf.pipeline.augment_appearance import RECTANGLES, blur, hidden, tint
 
 PADDING = (124, 116, 104)
 """Fill colour outside the image: the mean colour of ImageNet, a neutral value."""

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from ccfnet_tf import errors
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Load
+from ccfnet_tf.datasets.samples import Load
 from ccfnet_tf.errors import CCFNetError
 from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.pipeline.augment import PADDING, augment
@@ -104,7 +104,7 @@ def evaluation_batches(
 
     Args:
         samples: The samples of the split.
-        sizes: (H, W) of each sample, as `datasets.audit.scan.check` returns them.
+        sizes: (H, W) of each sample, as `datasets.audit.check_split.check` returns them.
         load: Reads one sample, as `Parts.load` does.
         data: Number of parallel readers.
         batch: Global batch size B, over all replicas.

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Load
+from ccfnet_tf.datasets.samples import Load
 from ccfnet_tf.inference.writers import colour_picture, overlay_picture
 from ccfnet_tf.io.draw_sheet import (
     CELL_WIDTH,

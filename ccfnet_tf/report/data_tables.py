@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ccfnet_tf.datasets.audit.folds import Split
+from ccfnet_tf.datasets.audit.make_folds import Split
 from ccfnet_tf.datasets.audit.problems import Finding, Report
 from ccfnet_tf.datasets.audit.stats import Stats
 from ccfnet_tf.errors import printable

@@ -11,7 +11,7 @@ from ccfnet_tf.evaluation.boundaries import BANDS
 from ccfnet_tf.evaluation.confusion import ABSENT_RULE, ratio
 from ccfnet_tf.evaluation.easy_hard import HEADS
 from ccfnet_tf.evaluation.evaluation import PREDICTIONS, PROBABILITIES, Evaluation
-from ccfnet_tf.evaluation.figures import mean_boundary_iou
+from ccfnet_tf.evaluation.evaluation_json import mean_boundary_iou
 
 DASH = "-"
 

@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ccfnet_tf.datasets.base import Load
-from ccfnet_tf.evaluation.image_files import ImageRow
-from ccfnet_tf.inference.segmenter import MAPS, CascadeNetwork, Prediction
+from ccfnet_tf.datasets.samples import Load
+from ccfnet_tf.evaluation.read_image_table import ImageRow
+from ccfnet_tf.inference.segmenter import MAPS, CascadeSegmenter, Prediction
 from ccfnet_tf.inference.writers import colour_picture, difficulty_picture
 from ccfnet_tf.labels import VOID, VOID_COLOUR, Sample, Taxonomy
 
@@ -91,7 +91,7 @@ def choose(rows: Sequence[ImageRow]) -> list[int]:
 
 
 def gallery(
-    network: CascadeNetwork,
+    network: CascadeSegmenter,
     shown: Iterable[tuple[Sample, ImageRow]],
     load: Load,
     taxonomy: Taxonomy,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ccfnet_tf.datasets.base import bytes_fingerprint, fingerprint
+from ccfnet_tf.datasets.samples import bytes_fingerprint, fingerprint
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.inference.choose_images import Candidate, candidate, choose
 from ccfnet_tf.inference.feature_network import FeatureNetwork
@@ -21,8 +21,8 @@ from ccfnet_tf.inference.segmenter import PictureTooLargeError
 from ccfnet_tf.inference.writers import write_png
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.io.draw_sheet import shown_ids
-from ccfnet_tf.io.images import read_image
 from ccfnet_tf.io.new_folder import new_folder
+from ccfnet_tf.io.read_images import read_image
 from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.report import ranking_files
 from ccfnet_tf.report.ranking_files import Ranked

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup, escape
 
-from ccfnet_tf.report.evaluation_file import Curve
+from ccfnet_tf.report.read_evaluation_json import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ccfnet_tf.config import DataConfig, RunConfig, from_yaml
 from ccfnet_tf.errors import ConfigError, RunError
-from ccfnet_tf.io.yaml_json import parse_json
+from ccfnet_tf.io.untrusted_yaml_json import parse_json
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs.calibration_file import read_calibration
 from ccfnet_tf.runs.checkpoint_file import MODEL, assign_model, read_arrays

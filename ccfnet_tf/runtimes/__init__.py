@@ -1,1 +1,1 @@
-"""Runs exported networks of every format through the protocol `Network`."""
+"""Runs exported networks of every format through the protocol `Segmenter`."""

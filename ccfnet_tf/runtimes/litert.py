@@ -1,4 +1,4 @@
-"""Runs a LiteRT (TFLite) file on the CPU through the protocol `Network`."""
+"""Runs a LiteRT (TFLite) file on the CPU through the protocol `Segmenter`."""
 
 from __future__ import annotations
 

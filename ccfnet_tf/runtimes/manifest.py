@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ccfnet_tf.errors import ConfigError, RunError, nearest
 from ccfnet_tf.io.checksum import sha256_of
-from ccfnet_tf.io.yaml_json import parse_json
+from ccfnet_tf.io.untrusted_yaml_json import parse_json
 from ccfnet_tf.labels import Taxonomy
 
 MANIFEST = "export.json"

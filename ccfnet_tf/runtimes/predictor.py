@@ -10,10 +10,10 @@ from PIL import Image
 
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.inference.result import Result
-from ccfnet_tf.inference.segmenter import Network, refuse_no_picture
-from ccfnet_tf.io.images import from_pillow, read_image
+from ccfnet_tf.inference.segmenter import Segmenter, refuse_no_picture
+from ccfnet_tf.io.read_images import from_pillow, read_image
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.runtimes.sources import find_source
+from ccfnet_tf.runtimes.open_segmenter import find_source
 
 if TYPE_CHECKING:
     from ccfnet_tf.config import ComputeType
@@ -97,7 +97,7 @@ def _open(
     taxonomy: Taxonomy | None,
     checkpoint: Checkpoint | None,
     precision: ComputeType,
-) -> Network:
+) -> Segmenter:
     if isinstance(source, str | Path):
         resolved = find_source(str(source))
         if resolved.kind != "run":

@@ -16,7 +16,7 @@ from ccfnet_tf.inference.segmenter import (
     too_large,
 )
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.runtimes.graph_ops import refuse_harmful_graph
+from ccfnet_tf.runtimes.allowed_ops import refuse_harmful_graph
 from ccfnet_tf.runtimes.manifest import LEVELS
 
 

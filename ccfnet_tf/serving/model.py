@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.errors import ConfigError, RunError
-from ccfnet_tf.runtimes.graph_ops import refuse_harmful_graph
-from ccfnet_tf.runtimes.sources import find_source
+from ccfnet_tf.runtimes.allowed_ops import refuse_harmful_graph
+from ccfnet_tf.runtimes.open_segmenter import find_source
 from ccfnet_tf.serving.admission import DEFAULT_MAX_PIXELS, PixelBudget, pixels_of
 
 Arrays = Mapping[str, np.ndarray]

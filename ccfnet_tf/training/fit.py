@@ -31,13 +31,13 @@ from ccfnet_tf.runs.run_files import (
 )
 from ccfnet_tf.runs.run_folder import CONFIG, read_run
 from ccfnet_tf.training import checkpoint
-from ccfnet_tf.training.build import build_model, check_start
+from ccfnet_tf.training.build_network import build_model, check_start
 from ccfnet_tf.training.callbacks.epoch_end import EpochEnd, Validation
 from ccfnet_tf.training.callbacks.nan_guard import StopWhenNotFinite
 from ccfnet_tf.training.callbacks.preemption import Preemption
 from ccfnet_tf.training.callbacks.progress_bar import ProgressBar
 from ccfnet_tf.training.callbacks.step_checkpoint import StepCheckpoint
-from ccfnet_tf.training.data import RunData, check_data, rarity, share_of, training_load
+from ccfnet_tf.training.check_data import RunData, check_data, rarity, share_of, training_load
 from ccfnet_tf.training.data_digest import (
     Digest,
     compare_classes,

@@ -26,8 +26,8 @@ from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.losses import attention_cross_entropy, balance, cross_entropy, split_void
-from ccfnet_tf.pipeline.appearance import blur, hidden, tint
 from ccfnet_tf.pipeline.augment import resample, turn_by
+from ccfnet_tf.pipeline.augment_appearance import blur, hidden, tint
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 
 SIZE = (64, 96)

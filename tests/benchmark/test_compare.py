@@ -26,7 +26,7 @@ from ccfnet_tf.runtimes.manifest import (
     checksums,
     write_manifest,
 )
-from ccfnet_tf.runtimes.sources import Source
+from ccfnet_tf.runtimes.open_segmenter import Source
 from tests.tiny_onnx import write_tiny_onnx
 
 FLOAT, BYTE = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8

@@ -15,7 +15,7 @@ from benchmarks.ema_gain import compare, table
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.io.console import new_console
-from ccfnet_tf.training import build
+from ccfnet_tf.training import build_network
 
 KEYS = [
     *("--data.crop", "33", "--data.val_share", "0.25", "--model.backbone", "mobilenet_v2"),
@@ -30,7 +30,7 @@ def train(
     tmp_path: Path, toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Path]:
     """Trains the toy network on images whose brightness encodes the class."""
-    monkeypatch.setattr(build, "build_ccfnet", lambda classes, **_: toy(classes))
+    monkeypatch.setattr(build_network, "build_ccfnet", lambda classes, **_: toy(classes))
     root, rng = tmp_path / "data", np.random.default_rng(0)
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)

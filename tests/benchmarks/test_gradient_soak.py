@@ -19,8 +19,8 @@ from benchmarks.gradient_soak import NO_AMX, Setting, matrix
 from benchmarks.gradient_soak_process import REMEDIES, RepeatedStep, repeat, set_gradients
 from benchmarks.onednn_log import Log
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, ConfigError, RunError
-from ccfnet_tf.network import layers
-from ccfnet_tf.network.layers import Conv
+from ccfnet_tf.network import fast_layers
+from ccfnet_tf.network.fast_layers import Conv
 
 CLASSES = 3
 FAULTY = "fine_logits/kernel"
@@ -117,7 +117,7 @@ def test_custom_gradients_can_be_disabled_and_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("own_gradients", "kernel_gradient"):  # restored after the test
-        monkeypatch.setattr(layers, name, getattr(layers, name))
+        monkeypatch.setattr(fast_layers, name, getattr(fast_layers, name))
     layer = Conv(4, 3, padding="same", dtype="mixed_bfloat16")
     layer.build((1, 3, 61, 9))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import input_pipeline
-from benchmarks.dataset_copies import COPIES, scenes
+from benchmarks.write_layouts import COPIES, scenes
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from ccfnet_tf.cli import benchmark
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_yaml
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR
-from ccfnet_tf.training.data import RunData
+from ccfnet_tf.training.check_data import RunData
 
 
 @pytest.fixture

@@ -233,7 +233,7 @@ def test_data_commands_accept_data_root(
 def test_quiet_prints_results_but_no_notices(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from ccfnet_tf.io.verbosity import QUIET
+    from ccfnet_tf.io.quiet_flag import QUIET
 
     assert cli.main(["data", "check", str(SAMPLE)]) == 0
     loud = capsys.readouterr()

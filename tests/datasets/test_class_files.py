@@ -11,10 +11,10 @@ from PIL import Image
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets import class_files
-from ccfnet_tf.datasets.base import Listing
 from ccfnet_tf.datasets.class_files import find_own_classes, voc_colours
+from ccfnet_tf.datasets.layout_registry import READERS, detect
 from ccfnet_tf.datasets.layouts import ade20k, camvid, cityscapes, voc
-from ccfnet_tf.datasets.registry import READERS, detect
+from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
 from tests.datasets.layouts import small_copies

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets import registry, splits
-from ccfnet_tf.datasets.base import Listing
+from ccfnet_tf.datasets import layout_registry, splits
+from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.datasets.scenes.scene import TAXONOMY
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import Sample
@@ -30,9 +30,9 @@ def share(count: int, val_share: float, seed: int = 0, **near_duplicates: str) -
     listing = Listing(
         TAXONOMY, samples(count), None, (), nothing, nothing, near_duplicates=near_duplicates
     )
-    reader = registry.Reader(lambda _: "", lambda *_: listing)
+    reader = layout_registry.Reader(lambda _: "", lambda *_: listing)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry.READERS, "scenes", reader)
+        patch.setitem(layout_registry.READERS, "scenes", reader)
         return splits.read_parts(DataConfig(format="scenes", val_share=val_share), seed)
 
 
@@ -73,7 +73,7 @@ def test_empty_training_split() -> None:
 
 
 def test_datasets_do_not_import_tensorflow() -> None:
-    code = "import sys, ccfnet_tf.datasets.audit.scan; print('tensorflow' in sys.modules)"
+    code = "import sys, ccfnet_tf.datasets.audit.check_split; print('tensorflow' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert answer.stdout.strip() == b"False"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ccfnet_tf.datasets.registry import detect
+from ccfnet_tf.datasets.layout_registry import detect
 from ccfnet_tf.errors import DataError
 from tests.datasets.layouts import small_copies
 from tests.datasets.layouts.small_copies import mask, photo, values

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ccfnet_tf.evaluation.pixel_scores import (
-    HeadScores,
-    calibrated,
-    calibrated_attention,
-    sigmoid,
-)
+from ccfnet_tf.evaluation.pixel_scores import HeadScores, calibrated, calibrated_attention, sigmoid
 from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 from ccfnet_tf.network.outputs import maps
 

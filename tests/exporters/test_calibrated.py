@@ -21,7 +21,7 @@ from ccfnet_tf.exporters.onnx.writer import write_onnx
 from ccfnet_tf.exporters.registry import new_exporter
 from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import MAPS, Maps, Network, Prediction
+from ccfnet_tf.inference.segmenter import MAPS, Maps, Prediction, Segmenter
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network.calibration import Calibration
 from ccfnet_tf.runs.calibration_file import CALIBRATION as CALIBRATION_FILE
@@ -46,17 +46,17 @@ def model(toy: Callable[..., Any]) -> Any:
     return made
 
 
-def saved_model(model: Any, folder: Path) -> Network:
+def saved_model(model: Any, folder: Path) -> Segmenter:
     write_saved_model(model, TAXONOMY, folder, CALIBRATION)
     return SavedModelNetwork(folder, TAXONOMY)
 
 
-def onnx(model: Any, folder: Path) -> Network:
+def onnx(model: Any, folder: Path) -> Segmenter:
     write_onnx(model, folder / "a.onnx", CALIBRATION)
     return OnnxNetwork(folder / "a.onnx", TAXONOMY)
 
 
-def litert(model: Any, folder: Path) -> Network:
+def litert(model: Any, folder: Path) -> Segmenter:
     options = LiteRTOptions(SIZE, "none")
     write_litert(model, TAXONOMY, folder / "a.tflite", options, calibration=CALIBRATION)
     return LiteRTNetwork(folder / "a.tflite", TAXONOMY)
@@ -64,7 +64,7 @@ def litert(model: Any, folder: Path) -> Network:
 
 @pytest.mark.parametrize("export", [saved_model, onnx, litert])
 def test_a_file_is_calibrated_as_keras_is(
-    export: Callable[[Any, Path], Network], model: Any, tmp_path: Path
+    export: Callable[[Any, Path], Segmenter], model: Any, tmp_path: Path
 ) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
     found = export(model, tmp_path).predict(picture)

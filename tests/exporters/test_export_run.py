@@ -20,7 +20,7 @@ from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.segmenter import MAPS
 from ccfnet_tf.runs.run_folder import load_run
 from ccfnet_tf.runtimes.manifest import MANIFEST, Difference, read_manifest
-from ccfnet_tf.runtimes.sources import find_source
+from ccfnet_tf.runtimes.open_segmenter import find_source
 
 QUIET = Console(quiet=True)
 SMALL = new_exporter("tflite", {"size": "33x47", "quantize": "none"})

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from ccfnet_tf.exporters.fold_batch_norm import fold_batch_norm
 from ccfnet_tf.exporters.litert.float16 import MIN_FLOAT16_SIZE
-from ccfnet_tf.network.layers import BatchNorm, Conv, DepthwiseConv
+from ccfnet_tf.network.fast_layers import BatchNorm, Conv, DepthwiseConv
 
 layers = keras.layers
 CONVOLUTIONS: dict[str, Any] = {

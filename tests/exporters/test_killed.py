@@ -16,7 +16,7 @@ from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.segmenter import MAPS
 from ccfnet_tf.runs.run_folder import load_run
 from ccfnet_tf.runtimes.manifest import REFERENCE
-from ccfnet_tf.runtimes.sources import find_source
+from ccfnet_tf.runtimes.open_segmenter import find_source
 
 PATIENCE = 300.0
 

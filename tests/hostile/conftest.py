@@ -13,7 +13,7 @@ from PIL import Image
 
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.network import ccfnet
-from ccfnet_tf.training import build
+from ccfnet_tf.training import build_network
 
 KEYS = [
     *("--data.crop", "33", "--data.val_share", "0.25", "--model.backbone", "mobilenet_v2"),
@@ -43,7 +43,7 @@ def write_set(root: Path) -> Path:
 def toy_network(toy: Callable[..., Any]) -> Iterator[None]:
     """A graph of five layers that replaces the network."""
     with pytest.MonkeyPatch.context() as patched:
-        for module in (build, ccfnet):
+        for module in (build_network, ccfnet):
             patched.setattr(module, "build_ccfnet", lambda classes, **_: toy(classes))
         yield
 

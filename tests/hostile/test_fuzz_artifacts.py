@@ -24,10 +24,10 @@ from ccfnet_tf.exporters.litert.writer import LiteRTOptions, write_litert
 from ccfnet_tf.exporters.onnx.writer import write_onnx
 from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.runtimes import litert
-from ccfnet_tf.runtimes.graph_ops import refuse_harmful_graph
+from ccfnet_tf.runtimes.allowed_ops import refuse_harmful_graph
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
+from ccfnet_tf.runtimes.open_segmenter import _open_litert
 from ccfnet_tf.runtimes.saved_model import SavedModelNetwork
-from ccfnet_tf.runtimes.sources import _open_litert
 from ccfnet_tf.serving import model as serving
 from tests.hostile.test_fuzz_runs import CLASSES, fuzz
 from tests.memory import grows_at_most, peak_of

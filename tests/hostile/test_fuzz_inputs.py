@@ -44,7 +44,7 @@ from ccfnet_tf.exporters.verify.reference import read_references
 from ccfnet_tf.inference import inputs
 from ccfnet_tf.inference.predict import Wanted, predict_all
 from ccfnet_tf.inference.segmenter import Prediction
-from ccfnet_tf.io import images as pictures
+from ccfnet_tf.io import read_images as pictures
 from ccfnet_tf.io.matlab import read_matrix
 from ccfnet_tf.io.video_writer import quiet_video
 from ccfnet_tf.network import weights

@@ -10,11 +10,11 @@ from markupsafe import Markup
 from ccfnet_tf.evaluation.bootstrap import bootstrap
 from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.evaluation import Evaluation
-from ccfnet_tf.evaluation.image_files import read_rows
+from ccfnet_tf.evaluation.read_image_table import read_rows
 from ccfnet_tf.io.console import new_console
 from ccfnet_tf.report import svg_plots
 from ccfnet_tf.report.comparison import comparison_page, comparison_tables, read_compared
-from ccfnet_tf.report.evaluation_file import Evaluated
+from ccfnet_tf.report.read_evaluation_json import Evaluated
 from ccfnet_tf.report.run_report import report_page
 from tests.hostile.test_fuzz_runs import fuzz
 from tests.report.conftest import TAXONOMY, Drawn, load, samples, write_evaluated

@@ -29,7 +29,7 @@ from ccfnet_tf.runs.checkpoint_file import assign_model, read_arrays
 from ccfnet_tf.runs.run_files import epochs_written, keep_sound_rows, write_environment
 from ccfnet_tf.runs.run_folder import read_run
 from ccfnet_tf.runtimes.manifest import MANIFEST, _checksum
-from ccfnet_tf.runtimes.sources import find_source
+from ccfnet_tf.runtimes.open_segmenter import find_source
 from ccfnet_tf.training.data_digest import read_samples
 from tests.datasets.layouts.test_fuzz import mutants
 from tests.hostile.conftest import Trained

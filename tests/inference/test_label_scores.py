@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.inference.downscale import SmallerImages
-from ccfnet_tf.inference.segmenter import Maps, Network, Prediction, label_scores
+from ccfnet_tf.inference.segmenter import Maps, Prediction, Segmenter, label_scores
 from ccfnet_tf.inference.test_time import Augmentation, AugmentedNetwork
 from ccfnet_tf.inference.tiles import TiledNetwork, Tiling
 from ccfnet_tf.runtimes.letterbox import fit
@@ -51,7 +51,9 @@ class LiteRT(Biased):
     ],
     ids=["size", "tta", "tile", "litert"],
 )
-def test_labels_and_risk_are_those_of_the_network(wrapped: Callable[[Network], Network]) -> None:
+def test_labels_and_risk_are_those_of_the_network(
+    wrapped: Callable[[Segmenter], Segmenter],
+) -> None:
     found, expected = wrapped(Biased()).predict(IMAGE), Biased().predict(IMAGE)
     away = np.r_[:60, 68:128]  # from the boundary between the classes, where they mix
     np.testing.assert_array_equal(found.labels[:, away], expected.labels[:, away])

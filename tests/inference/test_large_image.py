@@ -21,7 +21,7 @@ from pathlib import Path
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.predict import Wanted, predict_all
 from ccfnet_tf.inference.tiles import Tiling
-from ccfnet_tf.inference.wrap import Wrapping
+from ccfnet_tf.inference.wrap_segmenter import Wrapping
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from tests.inference.local_network import noise
 from PIL import Image

@@ -21,7 +21,7 @@ from ccfnet_tf.errors import EXIT_USER_ERROR, DataError, ResourceError
 from ccfnet_tf.inference.inputs import Failure
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.predict import Outcome, Wanted, predict_all
-from ccfnet_tf.inference.segmenter import Maps, Network, PictureTooLargeError, Prediction
+from ccfnet_tf.inference.segmenter import Maps, PictureTooLargeError, Prediction, Segmenter
 from ccfnet_tf.inference.writers import KINDS
 from tests.inference.conftest import TAXONOMY, write_picture
 
@@ -236,7 +236,7 @@ def test_out_that_cannot_be_written(predictor: KerasNetwork, tmp_path: Path) -> 
 
 
 def test_without_an_input_no_network_is_opened(tmp_path: Path) -> None:
-    def never() -> Network:
+    def never() -> Segmenter:
         raise AssertionError
 
     console = Console(file=io.StringIO(), width=400, force_terminal=True, no_color=True)

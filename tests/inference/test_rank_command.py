@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.cli import main as cli
-from ccfnet_tf.datasets.base import fingerprint
+from ccfnet_tf.datasets.samples import fingerprint
 from ccfnet_tf.inference import feature_network
 from ccfnet_tf.inference.feature_network import View
 from ccfnet_tf.labels import Sample

@@ -149,7 +149,7 @@ def strided() -> KerasNetwork:
     import keras
 
     from ccfnet_tf.network import heads
-    from ccfnet_tf.network.geometry import Normalise, PadToGrid, ToImage
+    from ccfnet_tf.network.alignment import Normalise, PadToGrid, ToImage
     from ccfnet_tf.network.model import CCFNet
 
     keras.utils.set_random_seed(5)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from ccfnet_tf import keras_registration
 from ccfnet_tf.errors import ConfigError, DataError
-from ccfnet_tf.network.layers import Dropout
+from ccfnet_tf.network.fast_layers import Dropout
 from ccfnet_tf.network.model import CCFNet
 
 CLASSES = 3

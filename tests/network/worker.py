@@ -21,7 +21,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, TrainConfig
-from ccfnet_tf.evaluation.in_graph import EpochCounts, Evaluator
+from ccfnet_tf.evaluation.epoch_end_states import EpochCounts, Evaluator
 from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.network import heads
 from ccfnet_tf.network.model import CCFNet, LossWeights

@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.audit.scan import check
+from ccfnet_tf.datasets.audit.check_split import check
 from ccfnet_tf.datasets.splits import Parts, read_parts
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import VOID, Sample

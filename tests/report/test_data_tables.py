@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from ccfnet_tf.datasets.audit.class_counts import Census
-from ccfnet_tf.datasets.audit.folds import Split
+from ccfnet_tf.datasets.audit.make_folds import Split
 from ccfnet_tf.datasets.audit.problems import Finding, Report
 from ccfnet_tf.datasets.audit.stats import Stats
 from ccfnet_tf.labels import Taxonomy, distinct_colours

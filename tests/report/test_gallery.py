@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from ccfnet_tf.evaluation.image_files import ImageRow
+from ccfnet_tf.evaluation.read_image_table import ImageRow
 from ccfnet_tf.inference.segmenter import HeadOutputs
 from ccfnet_tf.inference.writers import difficulty_picture
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, distinct_colours

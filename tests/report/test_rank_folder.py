@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from ccfnet_tf.datasets.base import bytes_fingerprint, fingerprint
+from ccfnet_tf.datasets.samples import bytes_fingerprint, fingerprint
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.inference.feature_network import View
-from ccfnet_tf.io.images import read_image
+from ccfnet_tf.io.read_images import read_image
 from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.report.rank_folder import Ranking, rank_folder, write_ranking
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ccfnet_tf.evaluation.evaluation import Evaluation
-from ccfnet_tf.evaluation.image_files import read_rows
-from ccfnet_tf.report.evaluation_file import Evaluated
+from ccfnet_tf.evaluation.read_image_table import read_rows
 from ccfnet_tf.report.gallery import LAYERS, SORTINGS, gallery
+from ccfnet_tf.report.read_evaluation_json import Evaluated
 from ccfnet_tf.report.run_report import report_page
 from tests.report.browser import Browser
 from tests.report.conftest import HOSTILE, IMAGES, TAXONOMY, Drawn, load, samples, write_evaluated

@@ -5,13 +5,7 @@ import pytest
 
 from ccfnet_tf.evaluation.suspects import Region
 from ccfnet_tf.labels import VOID, Taxonomy
-from ccfnet_tf.report.suspects_sheet import (
-    CELL_HEIGHT,
-    WIDTH,
-    close_up,
-    draw_panel,
-    suspects_sheet,
-)
+from ccfnet_tf.report.suspects_sheet import CELL_HEIGHT, WIDTH, close_up, draw_panel, suspects_sheet
 
 TAXONOMY = Taxonomy(("sky", "sea", "moon"), ((10, 200, 30), (250, 0, 130), (90, 90, 250)))
 

@@ -34,8 +34,8 @@ from ccfnet_tf.errors import ConfigError, DataError, RunError
 from ccfnet_tf.exporters.saved_model import writer as saved_model
 from ccfnet_tf.inference.segmenter import MAPS, PictureTooLargeError
 from ccfnet_tf.runtimes import served
+from ccfnet_tf.runtimes.open_segmenter import find_source
 from ccfnet_tf.runtimes.served import ServedNetwork
-from ccfnet_tf.runtimes.sources import find_source
 from ccfnet_tf.serving import grpc_server, rest_json, rest_server
 from ccfnet_tf.serving.model import Model
 from ccfnet_tf.serving.rest_server import MAX_BODY

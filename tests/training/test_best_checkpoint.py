@@ -16,10 +16,10 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.evaluation.confusion import Confusion
-from ccfnet_tf.evaluation.in_graph import EpochCounts, Evaluator
+from ccfnet_tf.evaluation.epoch_end_states import EpochCounts, Evaluator
 from ccfnet_tf.network.weights import named_variables
 from ccfnet_tf.runs.checkpoint_file import read_arrays
-from ccfnet_tf.training import build, fit
+from ccfnet_tf.training import build_network, fit
 
 CONFIG = RunConfig(
     data=DataConfig(format="scenes", scenes=10, scene_size=(32, 32), crop=33, val_share=0.2),
@@ -61,7 +61,7 @@ def trained(
             return replace(true, refine=counted, coarse=least, fine=least)
 
         monkeypatch.setattr(Evaluator, "run", answer)
-        monkeypatch.setattr(build, "build_ccfnet", lambda classes, **_: toy(classes))
+        monkeypatch.setattr(build_network, "build_ccfnet", lambda classes, **_: toy(classes))
         config = replace(CONFIG, train=replace(CONFIG.train, epochs=len(epochs)))
         out = tmp_path / "run"
         fit.fit(config, out, resume=False, console=Console(file=io.StringIO()))

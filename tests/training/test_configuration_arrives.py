@@ -32,9 +32,9 @@ from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.network import backbones
 from ccfnet_tf.network.model import CCFNet
 from ccfnet_tf.runs.run_files import write_classes
-from ccfnet_tf.training import build, checkpoint, fit
+from ccfnet_tf.training import build_network, checkpoint, fit
 from ccfnet_tf.training.callbacks import epoch_end
-from ccfnet_tf.training.data import RunData, check_data
+from ccfnet_tf.training.check_data import RunData, check_data
 from tests.network import by_hand
 from tests.network.by_hand import Weights
 from tests.training import run_by_hand
@@ -74,12 +74,12 @@ def data() -> RunData:
 @pytest.fixture
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes `fit` train the small network."""
-    monkeypatch.setattr(build, "build_ccfnet", cascade)
+    monkeypatch.setattr(build_network, "build_ccfnet", cascade)
 
 
 def built(config: RunConfig, data: RunData, strategy: Any = None) -> CCFNet:
     strategy = strategy or tf.distribute.get_strategy()
-    return build.build_model(config, strategy, data, STEPS, QUIET, fresh=True)
+    return build_network.build_model(config, strategy, data, STEPS, QUIET, fresh=True)
 
 
 def drawn_batches(config: RunConfig, classes: int) -> list[tuple[np.ndarray, np.ndarray]]:

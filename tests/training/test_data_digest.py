@@ -13,12 +13,12 @@ from PIL import Image
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, RunConfig, TrainConfig
-from ccfnet_tf.datasets.base import fingerprint
+from ccfnet_tf.datasets.samples import fingerprint
 from ccfnet_tf.datasets.splits import list_set
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
-from ccfnet_tf.pipeline.convert import write_shards
-from ccfnet_tf.training.data import RunData, check_data
+from ccfnet_tf.pipeline.convert_data_set import write_shards
+from ccfnet_tf.training.check_data import RunData, check_data
 from ccfnet_tf.training.data_digest import FILE, compare_with_start, digest_of, write_digest
 from tests.datasets.layouts import small_copies
 

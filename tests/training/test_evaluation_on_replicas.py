@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ccfnet_tf.evaluation.in_graph import Evaluator
+from ccfnet_tf.evaluation.epoch_end_states import Evaluator
 from ccfnet_tf.labels import VOID, Taxonomy
 
 TAXONOMY = Taxonomy(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))

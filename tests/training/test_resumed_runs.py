@@ -20,7 +20,7 @@ from PIL import Image
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.runs.checkpoint_file import read_arrays
 from ccfnet_tf.runs.run_folder import read_run
-from ccfnet_tf.training import build
+from ccfnet_tf.training import build_network
 from ccfnet_tf.training.callbacks.epoch_end import Validation
 
 KEYS = [
@@ -33,7 +33,7 @@ KEYS = [
 
 @pytest.fixture(autouse=True)
 def toy_network(toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "build_ccfnet", lambda classes, **_: toy(classes))
+    monkeypatch.setattr(build_network, "build_ccfnet", lambda classes, **_: toy(classes))
 
 
 def pictures(root: Path) -> Path:
@@ -61,7 +61,7 @@ def trained(toy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -
     place = tmp_path_factory.mktemp("going_on")
     root = pictures(place / "set")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(build, "build_ccfnet", lambda classes, **_: toy(classes))
+        patched.setattr(build_network, "build_ccfnet", lambda classes, **_: toy(classes))
         out = place / "run"
         assert cli.main(["fit", *KEYS, "--data.root", str(root), "--out", str(out)]) == 0
     return root, out

@@ -19,7 +19,7 @@ from rich.console import Console
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.errors import NotFiniteError
 from ccfnet_tf.runs.checkpoint_file import read_arrays
-from ccfnet_tf.training import build, fit
+from ccfnet_tf.training import build_network, fit
 from ccfnet_tf.training.optimizer import make_optimizer
 
 SIZE, CLASSES, BATCH, STEPS, SPOILED = 24, 3, 4, 5, 2
@@ -154,7 +154,7 @@ def run_with(
             layer = spoiler(bad, replica=1)
             return toy(classes, synchronized=synchronized, behind_body=layer)
 
-        monkeypatch.setattr(build, "build_ccfnet", small)
+        monkeypatch.setattr(build_network, "build_ccfnet", small)
         config = replace(CONFIG, train=replace(CONFIG.train, epochs=epochs))
         console = Console(file=io.StringIO(), width=400)
         fit.fit(config, run, resume=resume, console=console)

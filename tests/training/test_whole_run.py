@@ -22,15 +22,15 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.evaluation.confusion import Confusion
-from ccfnet_tf.evaluation.in_graph import EpochCounts, Evaluator
+from ccfnet_tf.evaluation.epoch_end_states import EpochCounts, Evaluator
 from ccfnet_tf.evaluation.score_histogram import ScoreHistogram
 from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.network.weights import named_variables
 from ccfnet_tf.pipeline.batch import training_batches
 from ccfnet_tf.runs.checkpoint_file import read_arrays
-from ccfnet_tf.training import build, fit
+from ccfnet_tf.training import build_network, fit
 from ccfnet_tf.training.callbacks import epoch_end
-from ccfnet_tf.training.data import RunData, check_data
+from ccfnet_tf.training.check_data import RunData, check_data
 from tests.network import by_hand
 from tests.network.by_hand import Weights
 from tests.training import run_by_hand
@@ -73,7 +73,7 @@ CONFIG = RunConfig(
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes `fit` train the small network."""
-    monkeypatch.setattr(build, "build_ccfnet", cascade)
+    monkeypatch.setattr(build_network, "build_ccfnet", cascade)
 
 
 def rows(run: Path) -> list[dict[str, float]]:

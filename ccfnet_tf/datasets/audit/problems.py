@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccfnet_tf.datasets.absent_classes import explain
+from ccfnet_tf.datasets.audit.check_split import in_threads
 from ccfnet_tf.datasets.audit.class_counts import Census
-from ccfnet_tf.datasets.audit.scan import in_threads
-from ccfnet_tf.datasets.base import Listing, bands_note
 from ccfnet_tf.datasets.mask_values import as_option
+from ccfnet_tf.datasets.samples import Listing, bands_note
 from ccfnet_tf.datasets.splits import agreeing, parts_of
 from ccfnet_tf.errors import ColoursError, DataError
-from ccfnet_tf.io.images import is_deep
+from ccfnet_tf.io.read_images import is_deep
 from ccfnet_tf.labels import Sample
 
 

@@ -28,13 +28,20 @@ from typing import IO, cast
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.audit.scan import in_threads
-from ccfnet_tf.datasets.base import Listing, with_pictures
-from ccfnet_tf.datasets.name_lists import MAX_CLASSES, read_names, taxonomy_of
-from ccfnet_tf.datasets.pairing import ANYWHERE, MASKS, files_in, pair, require, require_pictures
+from ccfnet_tf.datasets.audit.check_split import in_threads
+from ccfnet_tf.datasets.image_label_pairs import (
+    ANYWHERE,
+    MASKS,
+    files_in,
+    pair,
+    require,
+    require_pictures,
+)
+from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.text_files import MAX_CLASSES, read_names, taxonomy_of
 from ccfnet_tf.errors import DataError, nearest
-from ccfnet_tf.io.images import read_mask
-from ccfnet_tf.io.json_files import read_json, records, text, whole
+from ccfnet_tf.io.annotation_json import read_json, records, text, whole
+from ccfnet_tf.io.read_images import read_mask
 from ccfnet_tf.labels import VOID, Sample
 
 INDEX = "index_ade20k.pkl"

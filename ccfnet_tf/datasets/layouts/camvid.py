@@ -21,12 +21,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing, LoadLabel, with_pictures
-from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.class_files import find_own_classes
-from ccfnet_tf.datasets.mask_values import MaskValues, index_values
-from ccfnet_tf.datasets.name_lists import PARTS, part_named, plain_name
-from ccfnet_tf.datasets.pairing import (
+from ccfnet_tf.datasets.image_label_pairs import (
     MASKS,
     PHOTOS,
     files_in,
@@ -37,8 +33,12 @@ from ccfnet_tf.datasets.pairing import (
     require,
     require_pictures,
 )
+from ccfnet_tf.datasets.mask_values import MaskValues, index_values
+from ccfnet_tf.datasets.published_classes import CODINGS, taxonomy
+from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.text_files import PARTS, part_named, plain_name
 from ccfnet_tf.errors import ColoursError, DataError
-from ccfnet_tf.io.images import count_colours, read_mask
+from ccfnet_tf.io.read_images import count_colours, read_mask
 from ccfnet_tf.labels import Sample
 
 _ADD_CLASS_LIST = (

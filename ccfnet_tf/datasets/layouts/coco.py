@@ -45,14 +45,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing, with_pictures
-from ccfnet_tf.datasets.find_images import FoundPictures, path_parts
-from ccfnet_tf.datasets.name_lists import PARTS, part_named, void_notes, with_background
+from ccfnet_tf.datasets.locate_images import FoundPictures, path_parts
+from ccfnet_tf.datasets.samples import Listing, with_pictures
 from ccfnet_tf.datasets.split_names import part_folders, part_of
+from ccfnet_tf.datasets.text_files import PARTS, part_named, void_notes, with_background
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.io.coco_rle import read_runs, to_mask
-from ccfnet_tf.io.images import image_size
-from ccfnet_tf.io.json_files import (
+from ccfnet_tf.io.annotation_json import (
     Record,
     is_there,
     path_text,
@@ -63,7 +61,9 @@ from ccfnet_tf.io.json_files import (
     text,
     whole,
 )
+from ccfnet_tf.io.coco_rle import read_runs, to_mask
 from ccfnet_tf.io.polygons import area, draw, is_flat, is_outside, outline, points
+from ccfnet_tf.io.read_images import image_size
 from ccfnet_tf.labels import VOID, Sample
 
 ROBOFLOW = "_annotations.coco.json"

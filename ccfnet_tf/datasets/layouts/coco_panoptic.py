@@ -20,13 +20,21 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing, with_pictures
-from ccfnet_tf.datasets.find_images import FoundPictures, path_parts
 from ccfnet_tf.datasets.layouts import coco
-from ccfnet_tf.datasets.name_lists import PARTS, taxonomy_of, void_notes
+from ccfnet_tf.datasets.locate_images import FoundPictures, path_parts
+from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.text_files import PARTS, taxonomy_of, void_notes
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.io.images import read_mask
-from ccfnet_tf.io.json_files import Record, is_there, path_text, read_json, records, shown, whole
+from ccfnet_tf.io.annotation_json import (
+    Record,
+    is_there,
+    path_text,
+    read_json,
+    records,
+    shown,
+    whole,
+)
+from ccfnet_tf.io.read_images import read_mask
 from ccfnet_tf.labels import VOID, Sample, is_void_name
 
 _PATTERN = "panoptic_*.json"

@@ -23,12 +23,12 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing, with_pictures
-from ccfnet_tf.datasets.find_images import FoundPictures, path_parts
-from ccfnet_tf.datasets.name_lists import part_named, void_notes, with_background
+from ccfnet_tf.datasets.locate_images import FoundPictures, path_parts
+from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.text_files import part_named, void_notes, with_background
 from ccfnet_tf.errors import DataError
+from ccfnet_tf.io.annotation_json import is_there, picture_size, shown
 from ccfnet_tf.io.coco_rle import to_mask
-from ccfnet_tf.io.json_files import is_there, picture_size, shown
 from ccfnet_tf.io.polygons import Ellipse, draw, points, turned
 from ccfnet_tf.io.xml_files import read_xml
 from ccfnet_tf.labels import VOID, Sample

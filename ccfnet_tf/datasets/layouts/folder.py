@@ -29,11 +29,20 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing, LoadLabel, with_pictures
 from ccfnet_tf.datasets.class_files import NAMES
+from ccfnet_tf.datasets.image_label_pairs import (
+    ANYWHERE,
+    MASKS,
+    contents,
+    files_in,
+    plain_words,
+    unambiguous,
+)
 from ccfnet_tf.datasets.layouts.shards import void_value
 from ccfnet_tf.datasets.mask_values import MaskValues, index_values, read_index_mask
-from ccfnet_tf.datasets.name_lists import (
+from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.split_names import part_folders, part_of
+from ccfnet_tf.datasets.text_files import (
     ClassList,
     ColourTable,
     part_lists,
@@ -42,10 +51,8 @@ from ccfnet_tf.datasets.name_lists import (
     read_colour_table,
     read_part_lists,
 )
-from ccfnet_tf.datasets.pairing import ANYWHERE, MASKS, contents, files_in, plain_words, unambiguous
-from ccfnet_tf.datasets.split_names import part_folders, part_of
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.io.images import read_coloured_mask
+from ccfnet_tf.io.read_images import read_coloured_mask
 from ccfnet_tf.labels import VOID, Sample
 
 SUFFIXES = frozenset(

@@ -14,11 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing, with_pictures
-from ccfnet_tf.datasets.catalogue import CODINGS, taxonomy
 from ccfnet_tf.datasets.class_files import find_own_classes
-from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
-from ccfnet_tf.datasets.pairing import (
+from ccfnet_tf.datasets.image_label_pairs import (
     IMAGE_SUFFIXES,
     MASKS,
     files_in,
@@ -27,6 +24,9 @@ from ccfnet_tf.datasets.pairing import (
     require,
     require_pictures,
 )
+from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
+from ccfnet_tf.datasets.published_classes import CODINGS, taxonomy
+from ccfnet_tf.datasets.samples import Listing, with_pictures
 from ccfnet_tf.labels import Sample
 
 _RULE = "a mask of KITTI contains Cityscapes' labelIds 0..33, or 255; unpack the data set again"

@@ -24,15 +24,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing, with_pictures
-from ccfnet_tf.datasets.find_images import FoundPictures, path_parts
-from ccfnet_tf.datasets.name_lists import plain_name, void_notes, with_background
-from ccfnet_tf.datasets.pairing import PHOTOS
+from ccfnet_tf.datasets.image_label_pairs import PHOTOS
+from ccfnet_tf.datasets.locate_images import FoundPictures, path_parts
+from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.text_files import plain_name, void_notes, with_background
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.io.images import image_size
-from ccfnet_tf.io.json_files import Record, picture_size, read_any_json, shown
+from ccfnet_tf.io.annotation_json import Record, picture_size, read_any_json, shown
 from ccfnet_tf.io.label_studio_rle import to_brush
 from ccfnet_tf.io.polygons import FARTHEST, Ellipse, draw, points, turned
+from ccfnet_tf.io.read_images import image_size
 from ccfnet_tf.labels import Sample
 
 _MAX_FILES = 20  # JSON files of a folder that are examined

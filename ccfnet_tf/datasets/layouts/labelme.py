@@ -39,10 +39,18 @@ from typing import NamedTuple
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.audit.scan import in_threads
-from ccfnet_tf.datasets.base import Listing, LoadLabel, bytes_fingerprint, fingerprint, stored_bytes
-from ccfnet_tf.datasets.find_images import FoundPictures, is_below, path_parts
-from ccfnet_tf.datasets.name_lists import (
+from ccfnet_tf.datasets.audit.check_split import in_threads
+from ccfnet_tf.datasets.image_label_pairs import PHOTOS
+from ccfnet_tf.datasets.locate_images import FoundPictures, is_below, path_parts
+from ccfnet_tf.datasets.samples import (
+    Listing,
+    LoadLabel,
+    bytes_fingerprint,
+    fingerprint,
+    stored_bytes,
+)
+from ccfnet_tf.datasets.split_names import part_of
+from ccfnet_tf.datasets.text_files import (
     is_background_name,
     plain_name,
     read_class_list,
@@ -51,11 +59,8 @@ from ccfnet_tf.datasets.name_lists import (
     taxonomy_of,
     void_notes,
 )
-from ccfnet_tf.datasets.pairing import PHOTOS
-from ccfnet_tf.datasets.split_names import part_of
 from ccfnet_tf.errors import DataError, nearest
-from ccfnet_tf.io.images import image_size, read_image
-from ccfnet_tf.io.json_files import (
+from ccfnet_tf.io.annotation_json import (
     Record,
     is_there,
     path_text,
@@ -66,6 +71,7 @@ from ccfnet_tf.io.json_files import (
     text,
 )
 from ccfnet_tf.io.polygons import circle, draw, is_outside, points
+from ccfnet_tf.io.read_images import image_size, read_image
 from ccfnet_tf.labels import BACKGROUND, VOID, Sample, Taxonomy, is_void_name
 
 # Shape type -> allowed numbers of points; `None` allows 3 or more.

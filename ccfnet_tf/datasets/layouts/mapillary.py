@@ -18,9 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing, with_pictures
-from ccfnet_tf.datasets.name_lists import taxonomy_of
-from ccfnet_tf.datasets.pairing import (
+from ccfnet_tf.datasets.image_label_pairs import (
     IMAGE_SUFFIXES,
     MASKS,
     files_in,
@@ -28,9 +26,11 @@ from ccfnet_tf.datasets.pairing import (
     require,
     require_pictures,
 )
+from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.text_files import taxonomy_of
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.io.images import NO_CLASS, read_index_values, to_classes
-from ccfnet_tf.io.json_files import read_json, records, shown, text
+from ccfnet_tf.io.annotation_json import read_json, records, shown, text
+from ccfnet_tf.io.read_images import NO_CLASS, read_index_values, to_classes
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, is_void_name
 
 _VERSIONS = {"v2.0": "config_v2.0.json", "v1.2": "config_v1.2.json", "": "config.json"}

@@ -18,16 +18,23 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing, with_pictures
+from ccfnet_tf.datasets.image_label_pairs import (
+    MASKS,
+    PHOTOS,
+    files_in,
+    pair,
+    require,
+    require_pictures,
+)
 from ccfnet_tf.datasets.mask_values import MaskValues, index_values, read_index_mask
-from ccfnet_tf.datasets.name_lists import (
+from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.text_files import (
     part_named,
     read_names,
     refuse_one_beside_void,
     taxonomy_of,
     void_notes,
 )
-from ccfnet_tf.datasets.pairing import MASKS, PHOTOS, files_in, pair, require, require_pictures
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample, is_void_name
 

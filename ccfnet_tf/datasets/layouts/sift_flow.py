@@ -14,9 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing, with_pictures
-from ccfnet_tf.datasets.catalogue import taxonomy
-from ccfnet_tf.datasets.pairing import (
+from ccfnet_tf.datasets.image_label_pairs import (
     DEEP,
     IMAGE_SUFFIXES,
     files_in,
@@ -26,6 +24,8 @@ from ccfnet_tf.datasets.pairing import (
     read_list,
     require,
 )
+from ccfnet_tf.datasets.published_classes import taxonomy
+from ccfnet_tf.datasets.samples import Listing, with_pictures
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.matlab import read_matrix
 from ccfnet_tf.labels import Sample

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets import catalogue
-from ccfnet_tf.datasets.base import Listing, with_pictures
+from ccfnet_tf.datasets import published_classes
+from ccfnet_tf.datasets.samples import Listing, with_pictures
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import Sample
 
-TAXONOMY = catalogue.taxonomy("stanford_background")
+TAXONOMY = published_classes.taxonomy("stanford_background")
 
 TWINS = (
     ("6000068", "6000318"),  # the same bytes, labelled twice

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets import catalogue
-from ccfnet_tf.datasets.base import Listing
+from ccfnet_tf.datasets import published_classes
+from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.datasets.scenes.canvas import Canvas, planes
 from ccfnet_tf.datasets.scenes.lighting import Lighting, choose_lighting
 from ccfnet_tf.datasets.scenes.objects import (
@@ -33,7 +33,7 @@ from ccfnet_tf.datasets.scenes.objects import (
 )
 from ccfnet_tf.labels import Sample
 
-TAXONOMY = catalogue.taxonomy("scenes")
+TAXONOMY = published_classes.taxonomy("scenes")
 
 TEST_SCENES = 100
 _SEEDS_PER_RUN = 1_000_000  # above the maximum of data.scenes, so that seeds never share a scene

@@ -30,8 +30,8 @@ from ccfnet_tf.exporters.base import LABELS, PROBABILITIES, described_maps
 from ccfnet_tf.exporters.fold_batch_norm import fold_batch_norm
 from ccfnet_tf.inference.segmenter import MAPS
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.alignment import at_least_minimum
 from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
-from ccfnet_tf.network.geometry import at_least_minimum
 from ccfnet_tf.network.outputs import exported_heads, maps
 from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ccfnet_tf.datasets.splits import Parts
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import Network, Prediction
+from ccfnet_tf.inference.segmenter import Prediction, Segmenter
 from ccfnet_tf.runtimes.letterbox import Size, fit, unfit, unfit_labels
 
 MAX_IMAGES = 200
@@ -46,7 +46,7 @@ class Accuracy:
 
 def measure_accuracy(
     keras: KerasNetwork,
-    network: Network,
+    network: Segmenter,
     parts: Parts,
     size: Size,
     advance: Callable[[float], None],

@@ -17,7 +17,7 @@ from typing import Any
 
 from ccfnet_tf.errors import first_line, is_disk_full
 from ccfnet_tf.exporters.verify.reference import Gaps, read_references
-from ccfnet_tf.inference.segmenter import Network
+from ccfnet_tf.inference.segmenter import Segmenter
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.manifest import MODEL, Difference
@@ -43,7 +43,7 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def compare(folder: Path, network: Network) -> Difference:
+def compare(folder: Path, network: Segmenter) -> Difference:
     """Returns the differences between a network's outputs and the references in a folder.
 
     A file with a batch size above 1 gets different images in one batch; all are compared.

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ccfnet_tf.exporters.verify.reference import Gaps, read_references, same_shape
 from ccfnet_tf.inference.segmenter import MAPS, Maps
-from ccfnet_tf.runtimes.graph_ops import refuse_harmful_graph
+from ccfnet_tf.runtimes.allowed_ops import refuse_harmful_graph
 from ccfnet_tf.runtimes.manifest import LEVELS, Difference
 
 SIGNATURES = ("serving_default", "encoded", "probabilities")

@@ -18,7 +18,7 @@ from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.runtimes.litert import import_interpreter
 from ccfnet_tf.runtimes.manifest import MANIFEST, Difference, Format, Manifest, tolerance
 from ccfnet_tf.runtimes.onnx import import_extra
-from ccfnet_tf.runtimes.sources import find_source
+from ccfnet_tf.runtimes.open_segmenter import find_source
 
 
 def verify(artifact: Path, *, console: Console) -> Difference:

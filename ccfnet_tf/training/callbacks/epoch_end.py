@@ -16,7 +16,7 @@ from ccfnet_tf.config import DataConfig, TrainConfig, parse_every
 from ccfnet_tf.datasets.splits import Parts
 from ccfnet_tf.errors import TerminatedError
 from ccfnet_tf.evaluation.easy_hard import HEADS
-from ccfnet_tf.evaluation.in_graph import EpochCounts, Evaluator
+from ccfnet_tf.evaluation.epoch_end_states import EpochCounts, Evaluator
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.writers import write_png
 from ccfnet_tf.io.console import new_progress

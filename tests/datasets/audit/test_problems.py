@@ -11,10 +11,10 @@ from PIL import Image
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.audit.problems import Finding, Report, fingerprint, inspect
-from ccfnet_tf.datasets.base import Listing
 from ccfnet_tf.datasets.layouts import stanford_background
 from ccfnet_tf.datasets.layouts.stanford_background import TWINS
 from ccfnet_tf.datasets.mask_values import index_values
+from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.datasets.splits import list_set, parts_of
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, distinct_colours

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing
+from ccfnet_tf.datasets.layout_registry import detect
 from ccfnet_tf.datasets.layouts import ade20k_full
-from ccfnet_tf.datasets.registry import detect
+from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
 from tests.datasets.layouts.small_copies import SIZE, photo

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing
 from ccfnet_tf.datasets.layouts.cityscapes import read, signs
+from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
 from tests.datasets.layouts.small_copies import SIZE, values

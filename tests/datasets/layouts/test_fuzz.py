@@ -21,7 +21,7 @@ from ccfnet_tf.datasets.layouts import (
 )
 from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.io.images import read_image
+from ccfnet_tf.io.read_images import read_image
 from ccfnet_tf.labels import VOID
 from tests.datasets.layouts import small_copies
 

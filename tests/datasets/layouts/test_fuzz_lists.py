@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.registry import READERS
+from ccfnet_tf.datasets.layout_registry import READERS
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
 from tests.datasets import test_class_files

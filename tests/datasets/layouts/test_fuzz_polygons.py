@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing
 from ccfnet_tf.datasets.layouts import coco, label_studio, labelme
+from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.polygons import draw
 from ccfnet_tf.labels import VOID

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing
-from ccfnet_tf.datasets.catalogue import CODINGS
+from ccfnet_tf.datasets.layout_registry import detect
 from ccfnet_tf.datasets.layouts import kitti
-from ccfnet_tf.datasets.registry import detect
+from ccfnet_tf.datasets.published_classes import CODINGS
+from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.errors import DataError
 from tests.datasets.layouts.small_copies import SIZE, mask, photo, values
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing
 from ccfnet_tf.datasets.layouts import labelme
+from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.io.json_files import read_json
+from ccfnet_tf.io.annotation_json import read_json
 from ccfnet_tf.labels import VOID
 
 Shape = dict[str, Any]

@@ -8,8 +8,8 @@ import pytest
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.audit.class_counts import Census
-from ccfnet_tf.datasets.base import Listing
 from ccfnet_tf.datasets.layouts.sift_flow import TWINS, UNLABELLED, load_label, read, signs
+from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID, Sample
 from tests.datasets.layouts.small_copies import SIFT_SUB, SIZE, mat

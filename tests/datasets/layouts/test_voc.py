@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.base import Listing
 from ccfnet_tf.datasets.layouts.voc import read, signs
+from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.io import images
+from ccfnet_tf.io import read_images
 from ccfnet_tf.labels import VOID
 from tests.datasets.layouts.small_copies import SIZE, values, voc_palette
 from tests.datasets.layouts.small_copies import voc as small
@@ -121,8 +121,8 @@ def test_a_header_is_read_once(
 ) -> None:
     found = listed(small(tmp_path, coloured=coloured))
     heads: list[Any] = []
-    look = images._mask_kind
-    monkeypatch.setattr(images, "_mask_kind", lambda *args: heads.append(args) or look(*args))
+    look = read_images._mask_kind
+    monkeypatch.setattr(read_images, "_mask_kind", lambda *args: heads.append(args) or look(*args))
     found.load_label(found.train[0])
     assert len(heads) == 1
 

@@ -7,7 +7,7 @@ import pytest
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.scenes import scene as scenes
-from ccfnet_tf.io.images import read_image
+from ccfnet_tf.io.read_images import read_image
 from ccfnet_tf.labels import VOID
 
 

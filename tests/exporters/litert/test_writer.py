@@ -28,8 +28,8 @@ from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network import heads
 from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
 from ccfnet_tf.network.ccfnet import build_ccfnet
+from ccfnet_tf.network.fast_layers import Conv
 from ccfnet_tf.network.heads import PyramidPooling
-from ccfnet_tf.network.layers import Conv
 from ccfnet_tf.network.model import CCFNet
 from ccfnet_tf.runtimes.letterbox import parse_size
 from ccfnet_tf.runtimes.litert import LiteRTNetwork

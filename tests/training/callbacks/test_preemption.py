@@ -18,10 +18,10 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.errors import RunError, TerminatedError
-from ccfnet_tf.evaluation.in_graph import Evaluator
+from ccfnet_tf.evaluation.epoch_end_states import Evaluator
 from ccfnet_tf.pipeline.worker_sharding import Share
 from ccfnet_tf.runs.checkpoint_file import read_arrays
-from ccfnet_tf.training import build, fit
+from ccfnet_tf.training import build_network, fit
 from ccfnet_tf.training.callbacks.progress_bar import ProgressBar
 from ccfnet_tf.training.resume import locked
 
@@ -37,7 +37,7 @@ CONFIG = RunConfig(
 @pytest.fixture(autouse=True)
 def toy_network(toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains a graph of five layers instead of the complete network."""
-    monkeypatch.setattr(build, "build_ccfnet", lambda classes, **_: toy(classes))
+    monkeypatch.setattr(build_network, "build_ccfnet", lambda classes, **_: toy(classes))
 
 
 def train(run: Path, config: RunConfig = CONFIG, *, resume: bool = False) -> str:

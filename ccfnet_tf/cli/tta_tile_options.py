@@ -1,0 +1,38 @@
+"""The options `--tta`, `--tile` and `--overlap` of every verb that predicts."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ccfnet_tf.cli.shared_arguments import Parser
+
+if TYPE_CHECKING:
+    from ccfnet_tf.inference.wrap_segmenter import Wrapping
+
+
+def add_wrapping_options(parser: Parser) -> None:
+    """Declares the options."""
+    views = (
+        "average the predictions for scaled copies (scales=0.75,1,1.25), mirrored copies (flip), "
+        "or both; stands after all inputs"
+    )
+    parser.add_argument("--tta", nargs="+", metavar="VIEWS", help=views)
+    tile = "predict images larger than N pixels in overlapping tiles of NxN"
+    parser.add_argument("--tile", metavar="N", help=tile)
+    overlap = "share of a tile that overlaps with the next, 0 to 0.5 (default: 0.25)"
+    parser.add_argument("--overlap", metavar="SHARE", help=overlap)
+
+
+def wrapping_of(options: argparse.Namespace) -> Wrapping:
+    """Reads the options.
+
+    Raises:
+        ConfigError: A value that is not accepted.
+    """
+    from ccfnet_tf.inference.test_time import parse_augmentation
+    from ccfnet_tf.inference.tiles import parse_tiling
+    from ccfnet_tf.inference.wrap_segmenter import Wrapping
+
+    augmentation = None if options.tta is None else parse_augmentation(options.tta)
+    return Wrapping(augmentation, parse_tiling(options.tile, options.overlap))

@@ -1,0 +1,220 @@
+"""What an evaluation says, in words: every sentence follows from figures of `evaluation.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ccfnet_tf.report.read_evaluation_json import Evaluated
+
+KEPT = 0.8
+"""Share of the pixels that the summary keeps: those of the lowest risk."""
+
+WEAKEST = 3
+"""Classes that are named as the weakest, at most."""
+
+_SAME = 0.0005
+"""AUROCs closer than this are called equal."""
+
+_FREE = {"max_softmax": "maximum softmax", "entropy": "entropy", "margin": "margin",
+         "disagreement": "disagreement of coarse and fine"}  # fmt: skip
+
+
+class Tile(NamedTuple):
+    """A figure that is shown large, and what it is."""
+
+    figure: str
+    meaning: str
+
+
+class Confused(NamedTuple):
+    """Pixels of one class that are predicted as another: share of the class's pixels, 0..1."""
+
+    truth: str
+    predicted: str
+    share: float
+    pixels: int
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Returns a fraction as percent, `n/a` where there is none."""
+    return "n/a" if value is None else f"{100 * value:.{digits}f}\u00a0%"
+
+
+def tiles(evaluated: Evaluated) -> list[Tile]:
+    """Returns the four figures at the top of a report."""
+    present = sum(value is not None for value in evaluated.by_class("refine", "recall"))
+    found, kept = selective(evaluated)
+    rest = f"{100 * (1 - KEPT):.0f}\u00a0%"
+    return [
+        Tile(percent(evaluated.number("refine", "pixel_accuracy")), "of all pixels are right"),
+        Tile(
+            percent(evaluated.number("refine", "mean_iou")),
+            f"mean IoU over {counted(present, 'class', 'classes')}",
+        ),
+        Tile(
+            percent(found),
+            f"of all errors are among the {rest} of the pixels with the highest risk",
+        ),
+        Tile(
+            percent(kept),
+            f"are right of the {100 * KEPT:.0f}\u00a0% of the pixels with the lowest risk",
+        ),
+    ]
+
+
+def sentences(evaluated: Evaluated) -> list[str]:
+    """Returns what the figures say, a sentence or two for each subject that has figures."""
+    parts = (_accuracy, _weakest, _cascade, _boundaries, _calibration, _maps)
+    return [text for part in parts for text in part(evaluated)]
+
+
+def selective(evaluated: Evaluated) -> tuple[float | None, float | None]:
+    """Returns what risk is good for when the `KEPT` pixels with the lowest risk are kept.
+
+    Returns:
+        The share of all errors that the other pixels hold, and the share of right pixels among
+        those kept. Both None where nothing is labelled, the first where nothing is wrong.
+    """
+    coverage, risk = evaluated.risk_coverage("refine", "risk")
+    if not coverage:
+        return None, None
+    # Between two points lie ties, which are kept in any order: errors grow in proportion.
+    errors = np.concatenate([[0.0], np.multiply(coverage, risk)])
+    kept_errors = float(np.interp(KEPT, [0.0, *coverage], errors))
+    every = float(errors[-1])
+    return (1 - kept_errors / every if every else None), 1 - kept_errors / KEPT
+
+
+def confusions(evaluated: Evaluated, count: int) -> list[Confused]:
+    """Returns the largest confusions of two classes by pixels, at most `count`."""
+    matrix = evaluated.confusion("refine")
+    if matrix is None:
+        return []
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    places = np.argsort(-wrong.ravel(), kind="stable")[:count]
+    pairs = [divmod(int(place), len(matrix)) for place in places]
+    names = evaluated.classes
+    return [
+        Confused(names[row], names[column], wrong[row, column] / matrix[row].sum(),
+                 int(wrong[row, column]))
+        for row, column in pairs
+        if wrong[row, column]
+    ]  # fmt: skip
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Returns a number and its noun."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _accuracy(evaluated: Evaluated) -> Iterator[str]:
+    accuracy = evaluated.number("refine", "pixel_accuracy")
+    if accuracy is None:
+        yield "No pixel is labelled, so nothing was measured."
+        return
+    images = counted(evaluated.count("pictures"), "image")
+    pixels = evaluated.count("pixels")
+    yield (
+        f"On {images} of the {evaluated.split} split, with {pixels:,} labelled pixels, the network "
+        f"gives the right class to {percent(accuracy)} of the pixels."
+    )
+
+
+def _weakest(evaluated: Evaluated) -> Iterator[str]:
+    known = [
+        (value, place)
+        for place, value in enumerate(evaluated.by_class("refine", "iou"))
+        if value is not None and evaluated.by_class("refine", "recall")[place] is not None
+    ]
+    if len(known) < 2:
+        return
+    known.sort()
+    named = known[: min(WEAKEST, len(known) // 2)]
+    matrix = evaluated.confusion("refine")
+    texts = []
+    for value, place in named:
+        text = f"{evaluated.classes[place]} (IoU {percent(value)}"
+        row = (
+            None if matrix is None else np.where(np.arange(len(matrix)) == place, 0, matrix[place])
+        )
+        if row is not None and row.any():
+            share = row.max() / matrix[place].sum()  # type: ignore[index]
+            text += f"; {percent(share)} of it is taken for {evaluated.classes[int(row.argmax())]}"
+        texts.append(text + ")")
+    best, place = known[-1]
+    yield (
+        f"Weakest {'class' if len(texts) == 1 else 'classes'}: {', '.join(texts)}. "
+        f"Best: {evaluated.classes[place]} (IoU {percent(best)})."
+    )
+
+
+def _cascade(evaluated: Evaluated) -> Iterator[str]:
+    corrected = evaluated.number("cascade", "everywhere", "corrected_share")
+    spoiled = evaluated.number("cascade", "everywhere", "spoiled_share")
+    if corrected is None or spoiled is None:
+        return
+    before = percent(evaluated.number("coarse", "pixel_accuracy"))
+    after = percent(evaluated.number("refine", "pixel_accuracy"))
+    yield (
+        f"The second stage corrects {percent(corrected)} of the errors of the first one (coarse) "
+        f"and spoils {percent(spoiled)} of what was right: accuracy goes from {before} to {after}."
+    )
+    others = {name: evaluated.number(name, "pixel_accuracy") or 0.0 for name in ("fine", "average")}
+    best = max(others, key=lambda name: others[name])
+    if others[best] > (evaluated.number("refine", "pixel_accuracy") or 0.0):
+        what = "fine alone" if best == "fine" else "the plain average of coarse and fine"
+        yield f"The blend is not the best of them: {what} reaches {percent(others[best])}."
+
+
+def _boundaries(evaluated: Evaluated) -> Iterator[str]:
+    near = ("cascade", "near_boundaries", "4")
+    pixels, every = evaluated.count(*near, "pixels"), evaluated.count("pixels")
+    here = evaluated.number(*near, "refine", "pixel_accuracy")
+    whole = evaluated.number("refine", "pixel_accuracy")
+    if not pixels or here is None or whole is None or whole == 1:
+        return
+    errors = (1 - here) * pixels / ((1 - whole) * every)
+    yield (
+        f"{percent(errors)} of the errors lie within 4 pixels of a boundary between classes, where "
+        f"{percent(pixels / every)} of the pixels are."
+    )
+
+
+def _calibration(evaluated: Evaluated) -> Iterator[str]:
+    bins = evaluated.reliability("refine", "risk")
+    ece = evaluated.number("scores", "refine", "risk", "ece")
+    total = sum(pixels for pixels, _, _ in bins)
+    if not total or ece is None:
+        return
+    stated = sum(pixels * predicted for pixels, predicted, _ in bins) / total
+    wrong = sum(pixels * observed for pixels, _, observed in bins) / total
+    yield (
+        f"The network states a risk of {percent(stated)} on average, and {percent(wrong)} of the "
+        f"pixels are wrong. Stated risk and share of errors differ by {100 * ece:.1f} percentage "
+        "points on average over 15 bins (ECE)."
+    )
+
+
+def _maps(evaluated: Evaluated) -> Iterator[str]:
+    aurocs = {
+        name: evaluated.number("scores", "coarse", name, "auroc")
+        for name in ("difficulty", "attention", *_FREE)
+    }
+    free = {name: value for name in _FREE if (value := aurocs[name]) is not None}
+    if not free:
+        return
+    best = max(free, key=lambda name: free[name])
+    for name in ("difficulty", "attention"):
+        auroc = aurocs[name]
+        if auroc is not None:
+            gain = auroc - free[best]
+            how = "better than" if gain > 0 else "worse than"
+            how = "as well as" if abs(gain) < _SAME else how
+            yield (
+                f"The {name} map finds errors of coarse {how} the best score that needs no map "
+                f"({_FREE[best]}): AUROC {auroc:.3f} against {free[best]:.3f}."
+            )
