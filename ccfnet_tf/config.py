@@ -28,6 +28,11 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 AttentionInput = Literal["features", "features_and_coarse"]
 FineInput = Literal["pyramid", "pyramid_and_detail"]
+Gate = Literal["attention", "affine"]
+Blend = Literal["soft", "hard"]
+
+SCALES = (0.5, 1.0)
+"""Values of `model.coarse_scale` and `model.attention_scale`."""
 
 CACHES = ("none", "memory")
 """Values of `data.cache` that are not paths."""
@@ -153,6 +158,14 @@ class ModelConfig:
         attention_input: Input of the attention head: `features` of the backbone (the paper), or
             also the coarse prediction.
         fine_input: Input of the fine head: the `pyramid` (the paper), or also stride-4 features.
+        gate: What weights fine and coarse in refine: the probabilities of `attention` (the paper),
+            or an `affine` function of its logit, learned through the loss of refine.
+        blend: `soft` adds both predictions, weighted by the gate (the paper); `hard` uses fine
+            where attention is above `blend_threshold`, and coarse elsewhere.
+        blend_threshold: P(coarse is wrong) above which a hard blend uses fine.
+        coarse_scale: 1 (the paper), or 0.5: coarse reads the image at half size, through the same
+            backbone; the fine head still reads it at full size.
+        attention_scale: 1 (the paper), or 0.5: attention reads the image at half size too.
         batch_norm_momentum: Momentum of the moving averages of batch normalization; a lower value
             adapts faster.
         init_from: Run folder to fine-tune from; heads for another number of classes are
@@ -165,6 +178,11 @@ class ModelConfig:
     dropout: float = 0.1
     attention_input: AttentionInput = "features"
     fine_input: FineInput = "pyramid"
+    gate: Gate = "attention"
+    blend: Blend = "soft"
+    blend_threshold: float = 0.05
+    coarse_scale: float = 1.0
+    attention_scale: float = 1.0
     batch_norm_momentum: float = 0.99
     init_from: str | None = None
 
@@ -172,11 +190,38 @@ class ModelConfig:
         _between("model.head_channels", self.head_channels, 1, 4096)
         _between("model.dropout", self.dropout, 0.0, 0.9)
         _between("model.batch_norm_momentum", self.batch_norm_momentum, 0.0, 0.9999)
+        check_cascade(
+            self.gate, self.blend, self.blend_threshold, self.coarse_scale, self.attention_scale
+        )
 
     def architecture(self) -> dict[str, Any]:
         """Returns the arguments of `build_ccfnet` that define the architecture, not the weights."""
         weights = ("backbone_weights", "init_from")
         return {key: value for key, value in vars(self).items() if key not in weights}
+
+
+def check_cascade(
+    gate: Gate, blend: Blend, threshold: float, coarse_scale: float, attention_scale: float
+) -> None:
+    """Checks the keys of `ModelConfig` that depend on each other.
+
+    Raises:
+        ConfigError: A value is outside its range, or two keys contradict each other.
+    """
+    for key, scale in (("coarse", coarse_scale), ("attention", attention_scale)):
+        if scale not in SCALES:
+            raise ConfigError(f"model.{key}_scale is {scale}: it must be 1 or 0.5")
+    if attention_scale < coarse_scale:
+        raise ConfigError(
+            "model.attention_scale is 0.5 but model.coarse_scale is 1: attention can read the "
+            "image at half size only if coarse does; set model.coarse_scale to 0.5 too"
+        )
+    _between("model.blend_threshold", threshold, 0.001, 0.999)
+    if gate == "affine" and blend == "hard":
+        raise ConfigError(
+            "model.gate is affine but model.blend is hard: a hard blend reads attention itself "
+            "and leaves the gate nothing to learn; set model.gate to attention"
+        )
 
 
 @dataclass(frozen=True)
@@ -225,6 +270,8 @@ class TrainConfig:
         attention_loss_weight: Weight of the attention head's cross-entropy.
         refine_loss_weight: Weight of the cross-entropy of the refined (blended) prediction.
         fine_loss_weight: Weight of the cross-entropy of the fine head; 0 in the paper.
+        fine_loss_pixels: Pixels that count in the cross-entropy of the fine head: `all`, or those
+            where attention is above `model.blend_threshold` (`hard`).
         balanced_attention: Give hard and easy pixels the same total weight in the attention loss.
         class_weights: Class weights in the losses of coarse, fine and refine: `none`, `auto`
             (median frequency balancing over the training split), or a list.
@@ -260,6 +307,7 @@ class TrainConfig:
     attention_loss_weight: float = 1.0
     refine_loss_weight: float = 1.0
     fine_loss_weight: float = 0.0
+    fine_loss_pixels: Literal["all", "hard"] = "all"
     balanced_attention: bool = False
     class_weights: Literal["none", "auto"] | tuple[float, ...] = "none"
     checkpoint_every: str = "1 epoch"

@@ -66,7 +66,9 @@ def sift_flow_root() -> Path:
 def toy() -> Callable[..., Any]:
     """Builds a graph of five layers with CCFNet's outputs and names: a second to trace, not 15."""
 
-    def build(classes: int, *, synchronized: bool = False, behind_body: Any = None) -> Any:
+    def build(
+        classes: int, *, synchronized: bool = False, behind_body: Any = None, gate: Any = None
+    ) -> Any:
         import keras
 
         from ccfnet_tf.network import heads
@@ -84,8 +86,11 @@ def toy() -> Callable[..., Any]:
         attention = layers.Conv2D(2, 1, name="attention_logits")(x)
         fine = layers.Conv2D(classes, 3, padding="same", name="fine_logits")(x)
         logs = heads.LogSoftmax(name="coarse_log_probabilities")(coarse)
-        refine = heads.Blend(name="refine")([logs, attention, fine])
-        outputs = {"coarse": coarse, "attention": attention, "refine": refine}
+        outputs = {"coarse": coarse, "attention": attention}
+        weights = attention
+        if gate is not None:
+            weights = outputs["gate"] = gate(attention)
+        outputs["refine"] = heads.Blend(name="refine")([logs, weights, fine])
         return CCFNet(inputs=images, outputs=outputs, name="toy")
 
     return build

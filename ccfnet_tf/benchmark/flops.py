@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,8 @@ def cost(model: Model, height: int, width: int) -> Cost:
 def count(model: Model, images: Shape) -> dict[str, int]:
     """Returns the multiply-adds of every layer that has any; `a/b` is layer b of the model a.
 
+    A layer that is called several times, such as a backbone at two scales, counts each call.
+
     Shapes are propagated with `compute_output_shape`, so nothing is computed.
 
     Args:
@@ -61,23 +64,27 @@ def count(model: Model, images: Shape) -> dict[str, int]:
         TypeError: A layer has a kernel, and there is no rule for its type.
     """
     shapes: dict[int, Shape] = {id(model.inputs[0]): images}
-    macs_by_layer: dict[str, int] = {}
-    for layer in model.operations:
-        if isinstance(layer, layers.InputLayer):
-            continue
-        node = layer._inbound_nodes[0]  # `layer.input` of a nested model is not of this graph
+    macs_by_layer: Counter[str] = Counter()
+    for node in _calls(model):
+        layer = node.operation
         shapes_in = [shapes[id(tensor)] for tensor in node.input_tensors]
         input_shape: Any = shapes_in if len(shapes_in) > 1 else shapes_in[0]
         if isinstance(layer, Model):
             nested = count(layer, input_shape)
-            macs_by_layer |= {f"{layer.name}/{name}": macs for name, macs in nested.items()}
+            macs_by_layer.update({f"{layer.name}/{name}": macs for name, macs in nested.items()})
         elif macs := _multiply_adds(layer, input_shape):
-            macs_by_layer[layer.name] = macs
+            macs_by_layer[layer.name] += macs
         output_shapes = layer.compute_output_shape(input_shape)
         output_shapes = output_shapes if len(node.output_tensors) > 1 else [output_shapes]
         for output, shape in zip(node.output_tensors, output_shapes, strict=True):
             shapes[id(output)] = tuple(shape)
-    return macs_by_layer
+    return dict(macs_by_layer)
+
+
+def _calls(model: Model) -> Iterator[Any]:
+    """Yields the calls of layers in a functional model, each after those that it depends on."""
+    for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
+        yield from (node for node in nodes if not isinstance(node.operation, layers.InputLayer))
 
 
 def _part(name: str) -> str:

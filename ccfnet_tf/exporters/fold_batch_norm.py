@@ -7,7 +7,7 @@ reads and writes the full feature map.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import keras
@@ -30,12 +30,17 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     Args:
         model: A functional model, which may contain other models.
     """
-    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=_call)
+    folded = cache(fold_batch_norm)  # a model that is called twice is folded once
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(layer, keras.Model):
+            return folded(layer)(*args, **kwargs)
+        return _call(layer, *args, **kwargs)
+
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
 
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-    if isinstance(layer, keras.Model):
-        return fold_batch_norm(layer)(*args, **kwargs)
     if isinstance(layer, keras.layers.BatchNormalization):
         source = args[0]._keras_history
         if _is_linear(source.operation):

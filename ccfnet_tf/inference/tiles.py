@@ -36,8 +36,8 @@ from ccfnet_tf.inference.segmenter import (
 )
 from ccfnet_tf.labels import Taxonomy
 
-STRIDE = 8
-"""Tiles begin at multiples of it, in pixels: the network's output stride."""
+STRIDE = 16
+"""Tiles begin at multiples of it, in pixels: the coarsest grid of features of any network."""
 
 RAMP = 32
 """Pixels over which one tile fades into the next, at most."""

@@ -18,6 +18,9 @@ import tensorflow as tf
 from ccfnet_tf.errors import DataError
 
 STRIDE = 8
+HALF_STRIDE = 16
+"""Distance in pixels between the features of the image at half size."""
+
 MINIMUM_SIZE = 32
 
 Normalisation = Literal["caffe", "symmetric"]
@@ -102,7 +105,14 @@ class PadToGrid(keras.layers.Layer):
     After normalisation, zero is the mean colour. Images smaller than 32 pixels raise an error if
     their size is known when the graph is traced. If it is known only at run time, the caller pads
     them first (`at_least_minimum`).
+
+    Attributes:
+        stride: Sides become `stride` * n + 1; 16 if the image is also read at half size.
     """
+
+    def __init__(self, stride: int = STRIDE, **options: Any) -> None:
+        super().__init__(**options)
+        self.stride = stride
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the padded images.
@@ -114,13 +124,42 @@ class PadToGrid(keras.layers.Layer):
         for side in (height, width):
             if isinstance(side, int) and side < MINIMUM_SIZE:
                 raise _too_small(height, width)
-        below, right = ((STRIDE - 1) - (side + STRIDE - 2) % STRIDE for side in (height, width))
+        stride = self.stride
+        below, right = ((stride - 1) - (side + stride - 2) % stride for side in (height, width))
         return tf.pad(images, [[0, 0], [0, below], [0, right], [0, 0]])
 
     def compute_output_shape(self, shape: Shape) -> Shape:
         """Returns the output shape of `call`."""
         batch, height, width, channels = shape
-        return (batch, _next_on_grid(height), _next_on_grid(width), channels)
+        sides = (_next_on_grid(side, self.stride) for side in (height, width))
+        return (batch, *sides, channels)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "stride": self.stride}
+
+
+@keras.saving.register_keras_serializable("ccfnet")
+class HalfSize(keras.layers.Layer):
+    """Halves [B, 2n+1, 2m+1, C] to [B, n+1, m+1, C], with aligned corners and without aliasing.
+
+    Pixel k of the result is centred on pixel 2k. It is the mean of 3x3 pixels with the weights
+    1 2 1 in each direction, which remove the frequencies that half the pixels cannot show. Pixels
+    outside the image are zero, the mean colour after normalisation.
+    """
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the images at half size."""
+        line = tf.constant([0.25, 0.5, 0.25], images.dtype)
+        kernel = tf.tile((line[:, None] * line)[..., None, None], [1, 1, images.shape[-1], 1])
+        padded = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        return tf.nn.depthwise_conv2d(padded, kernel, [1, 2, 2, 1], "VALID")
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        """Returns the output shape of `call`."""
+        batch, height, width, channels = shape
+        sides = (None if side is None else (side + 1) // 2 for side in (height, width))
+        return (batch, *sides, channels)
 
 
 @keras.saving.register_keras_serializable("ccfnet")
@@ -173,8 +212,8 @@ class ResizeLike(keras.layers.Layer):
         return (x[0], like[1], like[2], x[3])
 
 
-def _next_on_grid(side: int | None) -> int | None:
-    return None if side is None else -(-(side - 1) // STRIDE) * STRIDE + 1
+def _next_on_grid(side: int | None, stride: int) -> int | None:
+    return None if side is None else -(-(side - 1) // stride) * stride + 1
 
 
 def _too_small(height: Any, width: Any) -> DataError:

@@ -9,23 +9,44 @@ from typing import get_args
 import keras
 from keras import KerasTensor
 
-from ccfnet_tf.config import AttentionInput, ComputeType, FineInput
+from ccfnet_tf.config import AttentionInput, Blend, ComputeType, FineInput, Gate, check_cascade
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.network import heads
-from ccfnet_tf.network.alignment import STRIDE, Normalise, PadToGrid, ToImage
+from ccfnet_tf.network.alignment import (
+    HALF_STRIDE,
+    STRIDE,
+    HalfSize,
+    Normalise,
+    PadToGrid,
+    ResizeLike,
+    ToImage,
+)
 from ccfnet_tf.network.backbones import LayerOptions, build_backbone, find_backbone
-from ccfnet_tf.network.model import FINE_LAYER, CCFNet
+from ccfnet_tf.network.model import FINE_LAYER, GATE, CCFNet
 
 _DETAIL_STRIDE = 4
 
 
 @dataclass(frozen=True)
 class _Maps:
-    """Inputs of the heads: the images, and the features at stride 4 and 8."""
+    """Inputs of the heads.
+
+    Attributes:
+        images: [B, H, W, 3].
+        detail: Features at stride 4.
+        features: Features at stride 8.
+        half: Features of the image at half size, which are at stride 16; None if the network reads
+            the image at full size only.
+    """
 
     images: KerasTensor
     detail: KerasTensor
     features: KerasTensor
+    half: KerasTensor | None = None
+
+    def at(self, scale: float) -> tuple[KerasTensor, int]:
+        """Returns the features of the image at a scale of 1 or 0.5, and their stride."""
+        return (self.features, STRIDE) if scale == 1 else (self.half, HALF_STRIDE)
 
 
 def build_ccfnet(
@@ -37,6 +58,11 @@ def build_ccfnet(
     dropout: float = 0.1,
     attention_input: AttentionInput = "features",
     fine_input: FineInput = "pyramid",
+    gate: Gate = "attention",
+    blend: Blend = "soft",
+    blend_threshold: float = 0.05,
+    coarse_scale: float = 1.0,
+    attention_scale: float = 1.0,
     batch_norm_momentum: float = 0.99,
     synchronized: bool = False,
     precision: ComputeType = "float32",
@@ -57,6 +83,15 @@ def build_ccfnet(
             resolution.
         fine_input: `pyramid`, or `pyramid_and_detail` to give the fine head the stride-4 features
             and the probabilities of the coarse head as well.
+        gate: What weights fine and coarse in refine: the probabilities of `attention` (the paper),
+            or an `affine` function of its logit, learned through the loss of refine.
+        blend: `soft` adds both predictions, weighted by the gate; `hard` uses fine where attention
+            is above `blend_threshold`, and coarse elsewhere.
+        blend_threshold: P(coarse is wrong) above which a hard blend uses fine.
+        coarse_scale: 1 (the paper), or 0.5: coarse reads the image at half size, through the same
+            backbone weights.
+        attention_scale: 1 (the paper), or 0.5: attention reads the features of the image at half
+            size too, so that it is known before anything is computed at full size.
         batch_norm_momentum: Momentum of all batch norm statistics.
         synchronized: Compute batch norm statistics over all replicas of a distribution strategy.
         precision: Compute type of the hidden layers. Logits and all later values are float32.
@@ -64,9 +99,10 @@ def build_ccfnet(
     Returns:
         A model that takes RGB images [B, H, W, 3] with values 0..255, where H and W are at least
         32, and returns a dict of float32 tensors: `coarse` logits [B, H, W, C], `attention` logits
-        [B, H, W, 2] (0 hard, 1 easy) and `refine` log-probabilities [B, H, W, C]. Its layer
-        `fine_logits` outputs [B, H, W, C]. Its layer `backbone` is a model that contains all
-        variables of the backbone.
+        [B, H, W, 2] (0 hard, 1 easy) and `refine` log-probabilities [B, H, W, C]. If the weights
+        of fine and coarse are not those of attention, it also returns their logits, `gate`
+        [B, H, W, 2] (0 fine, 1 coarse). Its layer `fine_logits` outputs [B, H, W, C]. Its layer
+        `backbone` is a model that contains all variables of the backbone.
 
     Raises:
         ConfigError: An argument is invalid, or the weights file does not match the backbone.
@@ -87,6 +123,9 @@ def build_ccfnet(
     _check_share("batch_norm_momentum", batch_norm_momentum)
     _check_choice("attention_input", attention_input, get_args(AttentionInput))
     _check_choice("fine_input", fine_input, get_args(FineInput))
+    _check_choice("gate", gate, get_args(Gate))
+    _check_choice("blend", blend, get_args(Blend))
+    check_cascade(gate, blend, blend_threshold, coarse_scale, attention_scale)
     _check_choice("precision", precision, get_args(ComputeType))
 
     policy = precision if precision == "float32" else f"mixed_{precision}"
@@ -95,20 +134,34 @@ def build_ccfnet(
         dropout=dropout,
         layers=LayerOptions(policy, batch_norm_momentum, synchronized),
     )
-    maps = _extract(backbone, backbone_weights, style.layers)
+    maps = _extract(backbone, backbone_weights, style.layers, half=coarse_scale != 1)
 
-    coarse_small = heads.head(maps.features, num_classes, "coarse", style)
-    coarse = _to_image(coarse_small, maps, "coarse_logits")
+    features, stride = maps.at(coarse_scale)
+    coarse_small = heads.head(features, num_classes, "coarse", style)
+    coarse = _to_image(coarse_small, maps, "coarse_logits", stride)
     probabilities = None
     if attention_input == "features_and_coarse" or fine_input == "pyramid_and_detail":
         probabilities = heads.Judgement(dtype="float32", name="coarse_probabilities")(coarse_small)
 
-    attention = _attention(maps, coarse, probabilities, style, attention_input)
+    judged = probabilities if attention_input == "features_and_coarse" else None
+    attention = _attention(maps, coarse, judged, style, attention_scale)
     fine = _fine(maps, probabilities, num_classes, style, fine_input)
     coarse_logs = heads.LogSoftmax(dtype="float32", name="coarse_log_probabilities")(coarse)
-    refine = heads.Blend(dtype="float32", name="refine")([coarse_logs, attention, fine])
+    weights = _gate(attention, gate, blend, blend_threshold)
+    refine = heads.Blend(dtype="float32", name="refine")([coarse_logs, weights, fine])
     outputs = {"coarse": coarse, "attention": attention, "refine": refine}
+    if weights is not attention:
+        outputs[GATE] = weights
     return CCFNet(inputs=maps.images, outputs=outputs, name="ccfnet")
+
+
+def _gate(attention: KerasTensor, gate: Gate, blend: Blend, threshold: float) -> KerasTensor:
+    """Returns the logits of the weights of fine and coarse, [B, H, W, 2]."""
+    if blend == "hard":
+        return heads.HardGate(threshold, dtype="float32", name=GATE)(attention)
+    if gate == "affine":
+        return heads.AffineGate(dtype="float32", name=GATE)(attention)
+    return attention
 
 
 def _attention(
@@ -116,15 +169,23 @@ def _attention(
     coarse: KerasTensor,
     probabilities: KerasTensor | None,
     style: heads.HeadStyle,
-    attention_input: AttentionInput,
+    scale: float,
 ) -> KerasTensor:
-    """Returns the logits of the attention head, [B, H, W, 2]."""
-    if attention_input == "features":
-        attention = heads.head(maps.features, 2, "attention", style)
-        return _to_image(attention, maps, "attention_logits")
-    attention_features = heads.judged(maps.features, probabilities, style)
+    """Returns the logits of the attention head, [B, H, W, 2].
+
+    Without the probabilities of coarse, attention sees the features alone.
+    """
+    features, stride = maps.at(scale)
+    if probabilities is None:
+        attention = heads.head(features, 2, "attention", style)
+        return _to_image(attention, maps, "attention_logits", stride)
+    if maps.half is not None and scale == 1:
+        probabilities = ResizeLike(dtype="float32", name="attention_coarse")(
+            [probabilities, features]
+        )
+    attention_features = heads.judged(features, probabilities, style)
     attention = heads.head(attention_features, 2, "attention", style)
-    attention = _to_image(attention, maps, "attention_upsampled")
+    attention = _to_image(attention, maps, "attention_upsampled", stride)
     return heads.AddConfidence(dtype="float32", name="attention_logits")([attention, coarse])
 
 
@@ -138,19 +199,27 @@ def _fine(
     """Returns the logits of the fine branch, [B, H, W, C]."""
     context, stride = heads.pyramid(maps.features, style), STRIDE
     if fine_input == "pyramid_and_detail":
+        if maps.half is not None:
+            probabilities = ResizeLike(dtype="float32", name="fine_coarse")(
+                [probabilities, maps.features]
+            )
         context = heads.with_detail(context, probabilities, maps.detail, style)
         stride = _DETAIL_STRIDE
     fine = heads.head(context, num_classes, "fine", style)
     return _to_image(fine, maps, FINE_LAYER, stride)
 
 
-def _extract(name: str, weights: str | Path | None, options: LayerOptions) -> _Maps:
+def _extract(name: str, weights: str | Path | None, options: LayerOptions, *, half: bool) -> _Maps:
     images = keras.Input((None, None, 3), dtype="float32", name="images")
     form = find_backbone(name).normalisation
     x = Normalise(form, dtype="float32", name="normalise")(images)
-    x = PadToGrid(dtype="float32", name="pad_to_grid")(x)
-    detail, features = build_backbone(name, weights, options)(x)
-    return _Maps(images, detail, features)
+    x = PadToGrid(HALF_STRIDE if half else STRIDE, dtype="float32", name="pad_to_grid")(x)
+    backbone = build_backbone(name, weights, options)
+    detail, features = backbone(x)
+    if not half:
+        return _Maps(images, detail, features)
+    _, of_half = backbone(HalfSize(dtype="float32", name="half_size")(x))
+    return _Maps(images, detail, features, of_half)
 
 
 def _to_image(logits: KerasTensor, maps: _Maps, name: str, stride: int = STRIDE) -> KerasTensor:

@@ -23,6 +23,10 @@ from ccfnet_tf.network.fast_layers import BatchNorm, Conv, Dropout
 PYRAMID_BINS = (1, 2, 3, 6)
 DETAIL_CHANNELS = 32
 
+_GATE_START = 0.1  # k of the affine gate in a new network
+_GATE_STEP = 10.0
+_CERTAIN = 25.0  # exp(-50) is less than the rounding of any float32 probability
+
 _EPSILON = 1e-6  # confidences are clipped to [_EPSILON, 1 - _EPSILON] before their logit is taken
 
 
@@ -133,17 +137,77 @@ class AddConfidence(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("ccfnet")
+class AffineGate(layers.Layer):
+    """Derives the weights of fine and coarse from the attention logits: sigmoid(k a + b).
+
+    a is the logit of P(hard). k and b are learned through the loss of refine alone. Attention says
+    how likely coarse is wrong, which is not how much better fine is: a blend by attention gives
+    coarse a weight of about 0.85, also where fine is better. The weights start close to 1/2.
+
+    The variables are k and b divided by `_GATE_STEP`, so that optimizers which change each value by
+    about the learning rate (Adam) can move two numbers as far as the other weights together.
+    """
+
+    def build(self, shape: Shape) -> None:
+        """Creates the two variables."""
+        del shape
+        start = keras.initializers.Constant(_GATE_START / _GATE_STEP)
+        self.scale = self.add_weight(name="scale", shape=(), initializer=start)
+        self.bias = self.add_weight(name="bias", shape=(), initializer="zeros")
+
+    def call(self, attention: tf.Tensor) -> tf.Tensor:
+        """Returns the logits of the gate [B, H, W, 2] (0 fine, 1 coarse)."""
+        # Without slices, whose gradients would be full-resolution copies. A softmax depends on the
+        # difference of the two logits only, so each takes half of the bias.
+        half = tf.constant([0.5, -0.5])
+        return _GATE_STEP * (self.scale * attention + self.bias * half)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        """Returns the output shape of `call`."""
+        return shape
+
+
+@keras.saving.register_keras_serializable("ccfnet")
+class HardGate(layers.Layer):
+    """Chooses fine where P(hard) exceeds a threshold, and coarse elsewhere, without a gradient.
+
+    Attributes:
+        threshold: P(hard) above which fine is used, in 0..1 (both excluded).
+    """
+
+    def __init__(self, threshold: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.threshold = threshold
+
+    def call(self, attention: tf.Tensor) -> tf.Tensor:
+        """Returns the logits of the gate [B, H, W, 2] (0 fine, 1 coarse): 25 and -25."""
+        hard = tf.reduce_sum(attention * tf.constant([1.0, -1.0]), -1, keepdims=True)
+        limit = math.log(self.threshold) - math.log(1.0 - self.threshold)
+        fine = tf.cast(tf.stop_gradient(hard) > limit, tf.float32)
+        return _CERTAIN * (2.0 * fine - 1.0) * tf.constant([1.0, -1.0])
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        """Returns the output shape of `call`."""
+        return shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "threshold": self.threshold}
+
+
+@keras.saving.register_keras_serializable("ccfnet")
 class Blend(layers.Layer):
     """Computes P(easy) softmax(coarse) + P(hard) softmax(fine) in log space (paper 3.1).
 
-    Takes coarse log-probabilities [B, H, W, C], attention logits [B, H, W, 2] (0 hard, 1 easy)
-    and fine logits [B, H, W, C]. Returns the `refine` log-probabilities [B, H, W, C].
+    Takes coarse log-probabilities [B, H, W, C], the logits of the gate [B, H, W, 2] (0 fine, 1
+    coarse; those of attention in the paper) and fine logits [B, H, W, C]. Returns the `refine`
+    log-probabilities [B, H, W, C].
     """
 
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Returns the blended log-probabilities."""
-        coarse, attention, fine = inputs
-        gate = log_softmax(attention)
+        coarse, gate, fine = inputs
+        gate = log_softmax(gate)
         return log_add_exp(gate[..., 1:2] + coarse, gate[..., 0:1] + log_softmax(fine))
 
     def compute_output_shape(self, shapes: list[Shape]) -> Shape:

@@ -69,13 +69,13 @@ def cross_entropy(logits: tf.Tensor, target: Target) -> tf.Tensor:
     return tf.where(target.valid, losses, 0.0)
 
 
-def gate_logs(attention: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns log P(hard) and log P(easy), [B, H, W] each, from attention logits [B, H, W, 2].
+def gate_logs(gate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns log P(hard) and log P(easy), [B, H, W] each, of logits [B, H, W, 2].
 
     A softmax over two classes depends only on the difference of the logits. Computed from it, the
     function and its gradient take a fifth of the time on CPUs.
     """
-    hard, easy = tf.unstack(tf.cast(attention, tf.float32), axis=-1)
+    hard, easy = tf.unstack(tf.cast(gate, tf.float32), axis=-1)
     return -tf.nn.softplus(easy - hard), -tf.nn.softplus(hard - easy)
 
 
@@ -93,7 +93,7 @@ def attention_cross_entropy(attention: tf.Tensor, easy: tf.Tensor, valid: tf.Ten
 
 
 def blend_cross_entropy(
-    coarse: tf.Tensor, fine: tf.Tensor, attention: tf.Tensor, valid: tf.Tensor
+    coarse: tf.Tensor, fine: tf.Tensor, gate: tf.Tensor, valid: tf.Tensor
 ) -> tf.Tensor:
     """Returns the cross-entropy of the blended prediction from those of the two heads.
 
@@ -104,26 +104,27 @@ def blend_cross_entropy(
     Args:
         coarse: [B, H, W] cross-entropy of the coarse head.
         fine: [B, H, W] cross-entropy of the fine head.
-        attention: [B, H, W, 2] logits.
+        gate: [B, H, W, 2] logits of the weights of fine and coarse; those of attention in the
+            paper.
         valid: [B, H, W] bool, False where void.
 
     Returns:
         [B, H, W] float32 in nats, 0 where void.
     """
-    log_hard, log_easy = gate_logs(attention)
+    log_hard, log_easy = gate_logs(gate)
     blend = -log_add_exp(log_easy - coarse, log_hard - fine)
     return tf.where(valid, blend, 0.0)
 
 
-def hard_probability(attention: tf.Tensor) -> tf.Tensor:
-    """Returns P(hard), the weight of fine in the blend, [B, H, W] of logits [B, H, W, 2]."""
-    hard, easy = tf.unstack(attention, axis=-1)
+def hard_probability(logits: tf.Tensor) -> tf.Tensor:
+    """Returns P(hard), or the weight of fine in the blend, [B, H, W] of logits [B, H, W, 2]."""
+    hard, easy = tf.unstack(logits, axis=-1)
     return tf.sigmoid(hard - easy)
 
 
-def blend_prediction(coarse: tf.Tensor, fine: tf.Tensor, attention: tf.Tensor) -> tf.Tensor:
+def blend_prediction(coarse: tf.Tensor, fine: tf.Tensor, gate: tf.Tensor) -> tf.Tensor:
     """Returns the class ids of the blended prediction, int32 [B, H, W], from the heads' logits."""
-    hard = hard_probability(attention)[..., None]
+    hard = hard_probability(gate)[..., None]
     blend = (1.0 - hard) * tf.nn.softmax(coarse) + hard * tf.nn.softmax(fine)
     return tf.argmax(blend, -1, output_type=tf.int32)
 

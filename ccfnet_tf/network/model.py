@@ -35,6 +35,9 @@ from ccfnet_tf.network.metrics import MeanIoU, PixelAccuracy, SkippedSteps
 from ccfnet_tf.network.multi_worker_fit import MultiWorkerFit
 
 FINE_LAYER = "fine_logits"
+GATE = "gate"
+"""Output with the weights of fine and coarse, if they are not those of attention."""
+
 HEADS = ("coarse", "attention", "refine", "fine")
 
 MEAN_ATTENTION = "mean_attention"
@@ -116,7 +119,9 @@ class CCFNet(MultiWorkerFit):
 
     Called on RGB images [B, H, W, 3] with values 0..255, it returns a dict of float32 tensors:
     `coarse` logits [B, H, W, C], `attention` logits [B, H, W, 2] (0 hard, 1 easy) and `refine`
-    log-probabilities [B, H, W, C]. Its layer `fine_logits` outputs the logits of the fine head.
+    log-probabilities [B, H, W, C]; and `gate` logits [B, H, W, 2] (0 fine, 1 coarse) if the blend
+    is not weighted by attention itself. Its layer `fine_logits` outputs the logits of the fine
+    head.
     """
 
     def compile(
@@ -131,6 +136,7 @@ class CCFNet(MultiWorkerFit):
         balanced_attention: bool = False,
         class_weights: Sequence[float] | None = None,
         accumulate: int = 1,
+        fine_threshold: float = 0.0,
         **kwargs: Any,
     ) -> None:
         """Configures the model for training.
@@ -156,6 +162,8 @@ class CCFNet(MultiWorkerFit):
                 dominate, and proportionally more time to trace. Losses, clipping, update and
                 metrics are those of the complete batch. Batch norm computes its statistics per
                 micro-batch and updates its moving statistics once per micro-batch.
+            fine_threshold: Pixels whose P(hard) is not above it do not count in the loss of fine:
+                training for a hard blend, which uses fine only above a threshold. 0 counts all.
             **kwargs: `run_eagerly`, `steps_per_execution` and `jit_compile`, as in Keras.
 
         Raises:
@@ -171,6 +179,7 @@ class CCFNet(MultiWorkerFit):
         self.clip_norm = clip_norm
         self.balanced_attention = balanced_attention
         self.accumulate = accumulate
+        self.fine_threshold = fine_threshold
         self.classes = int(self.outputs_by_name["coarse"].shape[-1])
         if accumulate < 1:
             raise ConfigError(f"train.accumulate is {accumulate}: it must be at least 1")
@@ -201,6 +210,7 @@ class CCFNet(MultiWorkerFit):
             "balanced_attention": self.balanced_attention,
             "class_weights": self.class_weights and list(self.class_weights),
             "accumulate": self.accumulate,
+            "fine_threshold": self.fine_threshold,
             "run_eagerly": self.run_eagerly,
             "steps_per_execution": self.steps_per_execution,
             "jit_compile": self.jit_compile,
@@ -269,6 +279,8 @@ class CCFNet(MultiWorkerFit):
     def _forward_parts(self) -> Callable[..., dict[str, tf.Tensor]]:
         # Without the blend, whose loss and prediction are computed from the heads; see `losses`.
         outputs = {head: self.outputs_by_name[head] for head in ("coarse", "attention")}
+        # A network of the paper has no such output: attention is the gate.
+        outputs[GATE] = self.outputs_by_name.get(GATE, outputs["attention"])
         twin = keras.Model(self.input, {**outputs, "fine": self.get_layer(FINE_LAYER).output})
         # A closure, because Keras would track an attribute as a layer of this model.
         return lambda images, training: twin(images, training=training)
@@ -429,9 +441,12 @@ class CCFNet(MultiWorkerFit):
             head: losses.cross_entropy(outputs[head], target) for head in ("coarse", "fine")
         }
         pixelwise["refine"] = losses.blend_cross_entropy(
-            **pixelwise, attention=outputs["attention"], valid=target.valid
+            **pixelwise, gate=outputs[GATE], valid=target.valid
         )
         mass = batch.mass * batch.sample
+        if self.fine_threshold:
+            hard = losses.hard_probability(outputs["attention"]) > self.fine_threshold
+            pixelwise["fine"] = tf.where(hard, pixelwise["fine"], 0.0)
         sums = {head: tf.reduce_sum(mass * values) for head, values in pixelwise.items()}
         sums["attention"] = self._attention_loss(outputs["attention"], batch, easy)
         weights = vars(self.heads_weights)
@@ -525,7 +540,8 @@ def _count_pixels(
     predictions = {
         head: tf.argmax(outputs[head], -1, output_type=tf.int32) for head in ("coarse", "fine")
     }
-    predictions["refine"] = losses.blend_prediction(**outputs)
+    branches = {head: outputs[head] for head in ("coarse", "fine")}
+    predictions["refine"] = losses.blend_prediction(**branches, gate=outputs[GATE])
     right = {head: tf.equal(prediction, target.labels) for head, prediction in predictions.items()}
     right["attention"] = _judges_right(outputs["attention"], right["coarse"])
     attention = tf.where(target.valid, losses.hard_probability(outputs["attention"]), 0.0)

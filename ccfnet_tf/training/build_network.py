@@ -82,6 +82,7 @@ def build_model(
             balanced_attention=train.balanced_attention,
             class_weights=class_weights(train.class_weights, data.train.census),
             accumulate=train.accumulate,
+            fine_threshold=settings.blend_threshold if train.fine_loss_pixels == "hard" else 0.0,
             jit_compile=train.jit_compile,
         )
     return model

@@ -31,6 +31,8 @@ class Learning:
         balanced: Hard and easy pixels have the same total weight in the attention loss.
         clip_norm: Maximum norm of the gradient; 0 disables clipping.
         parts: Number of micro-batches.
+        fine_above: P(hard) above which a pixel counts in fine's cross-entropy.
+        affine_gate: The weights of fine and coarse are an affine function of attention.
         frozen: Batch norm is not trained.
     """
 
@@ -43,6 +45,8 @@ class Learning:
     clip_norm: float = 0.0
     parts: int = 1
     frozen: bool = False
+    fine_above: float = 0.0
+    affine_gate: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,10 @@ def forward(
         logits["attention"] = conv(x, "attention_small") + easy * confidence
     else:
         logits["attention"] = conv(x, "attention_logits")
+    if "gate/scale" in weights:
+        half = tf.constant([0.5, -0.5], tf.float64)
+        scale, bias = weights["gate/scale"], weights["gate/bias"]
+        logits["gate"] = 10.0 * scale * logits["attention"] + 10.0 * bias * half
     return logits, moments
 
 
@@ -144,8 +152,11 @@ def _softmax(logits: tf.Tensor) -> tf.Tensor:
 
 
 def blend(logits: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Returns the blended probabilities [B, H, W, C]: P(easy) coarse + P(hard) fine."""
-    hard, easy = tf.split(_softmax(logits["attention"]), 2, -1)
+    """Returns the blended probabilities [B, H, W, C]: P(easy) coarse + P(hard) fine.
+
+    If there is a gate, its probabilities replace those of attention.
+    """
+    hard, easy = tf.split(_softmax(logits.get("gate", logits["attention"])), 2, -1)
     return easy * _softmax(logits["coarse"]) + hard * _softmax(logits["fine"])
 
 
@@ -168,6 +179,8 @@ def _losses(
     losses = {
         head: tf.reduce_sum(mass * nll(p, truth)) / divisor for head, p in probabilities.items()
     }
+    hard = _softmax(logits["attention"])[..., 0].numpy() > how.fine_above
+    losses["fine"] = tf.reduce_sum(mass * hard * nll(probabilities["fine"], truth)) / divisor
     easy = (logits["coarse"].numpy().argmax(-1) == truth).astype(int)  # no way back for gradients
     doubt = nll(_softmax(logits["attention"]), easy)
     losses["attention"] = tf.reduce_sum(_attention_mass(easy, labels, how) * doubt) / max(

@@ -7,7 +7,14 @@ import tensorflow as tf
 
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.inference.segmenter import at_least
-from ccfnet_tf.network.alignment import Normalise, PadToGrid, ResizeLike, ToImage, at_least_minimum
+from ccfnet_tf.network.alignment import (
+    HalfSize,
+    Normalise,
+    PadToGrid,
+    ResizeLike,
+    ToImage,
+    at_least_minimum,
+)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +71,34 @@ def test_feature_k_lands_on_pixel_stride_k(stride: int, size: tuple[int, int]) -
     result = ToImage(stride)([logits, np.zeros((1, *size, 3), np.float32)]).numpy()[0]
     expected = np.stack(np.mgrid[: size[0], : size[1]], -1)
     np.testing.assert_allclose(result, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [32, 33, 34, 48, 49, 50])
+def test_pads_to_the_next_16n_plus_1_where_the_image_is_read_at_half_size(side: int) -> None:
+    padded = PadToGrid(16)(np.ones((1, side, 33, 3), np.float32))
+    expected = next(n for n in range(side, side + 16) if n % 16 == 1)
+    assert padded.shape == (1, expected, 33, 3)
+    assert PadToGrid(16).compute_output_shape((1, side, 33, 3)) == padded.shape
+    assert float(tf.reduce_sum(padded)) == side * 33 * 3
+
+
+def test_pixel_k_of_half_the_size_is_centred_on_pixel_2k() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, 9, 13, 3)).astype(np.float32)
+    found = HalfSize()(images).numpy()
+    assert found.shape == HalfSize().compute_output_shape(images.shape) == (2, 5, 7, 3)
+    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    for row, column in np.ndindex(5, 7):
+        window = padded[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
+        weights = np.outer([1, 2, 1], [1, 2, 1])[None, ..., None] / 16
+        np.testing.assert_allclose(found[:, row, column], (window * weights).sum((1, 2)), atol=1e-5)
+
+
+def test_half_the_size_shows_no_pattern_of_single_pixels() -> None:
+    """The stripes that half the pixels cannot show become grey instead of false, wide stripes."""
+    stripes = np.where(np.arange(33) % 2, 1.0, -1.0).astype(np.float32)
+    images = np.broadcast_to(stripes[None, :, None, None], (1, 33, 33, 3))
+    np.testing.assert_allclose(HalfSize()(images)[:, 1:-1, 1:-1], 0.0, atol=1e-6)
 
 
 def test_stride_8_is_aligned_with_stride_4() -> None:

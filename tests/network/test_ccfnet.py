@@ -19,6 +19,14 @@ FULL: dict[str, Any] = {
     "attention_input": "features_and_coarse",
     "fine_input": "pyramid_and_detail",
 }
+TWO_SCALES: dict[str, Any] = {**FULL, "coarse_scale": 0.5}
+FORMS: dict[str, dict[str, Any]] = {
+    "affine gate": {**FULL, "gate": "affine"},
+    "hard blend": {**FULL, "blend": "hard", "blend_threshold": 0.4},
+    "paper at two scales": {"coarse_scale": 0.5},
+    "two scales": {**TWO_SCALES, "gate": "affine"},
+    "attention at half size": {**TWO_SCALES, "attention_scale": 0.5},
+}
 
 
 def branch(name: str) -> list[str]:
@@ -84,13 +92,24 @@ def test_outputs(small_network: Build, options: dict[str, Any], shape: tuple[int
     np.testing.assert_array_equal(outputs["refine"], floats["refine"])
 
 
-def test_refine_is_the_blend_of_the_other_outputs(small_network: Build) -> None:
-    model = small_network(**FULL)
+@pytest.mark.parametrize("options", [FULL, *FORMS.values()], ids=["attention", *FORMS])
+def test_refine_is_the_blend_of_the_other_outputs(
+    small_network: Build, options: dict[str, Any]
+) -> None:
+    model = small_network(**options)
     images = np.random.default_rng(0).integers(0, 256, (1, 41, 36, 3), np.uint8)
     outputs = model(images)
     fine = keras.Model(model.input, model.get_layer("fine_logits").output)(images)
     assert fine.shape == (1, 41, 36, CLASSES)
-    gate = tf.nn.softmax(outputs["attention"])
+    logit = outputs["attention"][..., 0] - outputs["attention"][..., 1]
+    if options.get("blend") == "hard":
+        weight = tf.cast(tf.sigmoid(logit) > 0.4, tf.float32)
+        assert 0 < tf.reduce_mean(weight) < 1
+    elif options.get("gate") == "affine":
+        weight = tf.sigmoid(0.1 * logit)
+    else:
+        weight = tf.sigmoid(logit)
+    gate = tf.stack([weight, 1 - weight], -1)
     expected = gate[..., 1:] * tf.nn.softmax(outputs["coarse"]) + gate[..., :1] * tf.nn.softmax(
         fine
     )
@@ -184,15 +203,31 @@ def centre_of_mass(weights: np.ndarray) -> np.ndarray:
 def test_outputs_are_aligned_with_the_input(
     borrowed: Build, backbone: str, size: tuple[int, int]
 ) -> None:
-    model = borrowed(backbone, **FULL)
+    assert_aligned(borrowed(backbone, **FULL), size)
+
+
+def test_outputs_are_aligned_with_the_input_if_coarse_reads_it_at_half_size(
+    borrowed: Build,
+) -> None:
+    assert_aligned(borrowed(**TWO_SCALES), (200, 180), scale=2)
+
+
+def assert_aligned(model: CCFNet, size: tuple[int, int], scale: int = 1) -> None:
+    """Asserts that coarse and fine respond to a bump of brightness where it is.
+
+    Args:
+        model: A network; its weights are overwritten.
+        size: Height and width of the image.
+        scale: How many times larger than 6 pixels the bump is.
+    """
     transparent(model)
     model = keras.Model(
         model.input,
         {name: model.get_layer(f"{name}_logits").output for name in ("coarse", "fine")},
     )
     y, x = np.mgrid[: size[0], : size[1]]
-    for centre in [(48, 45), (53, 41)]:  # on the grid of features, and between
-        bump = np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / (2 * 6.0**2))
+    for centre in scale * np.array([(48, 45), (53, 41)]):  # on the grid of features, and between
+        bump = np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / (2 * (6.0 * scale) ** 2))
         flat = np.full((1, *size, 3), 130.0, np.float32)
         lit = flat + 20.0 * bump[None, :, :, None].astype(np.float32)
         for name, value in model(lit).items():
@@ -222,6 +257,35 @@ def test_no_gradient_flows_back_from_attention_and_fine_to_coarse(small_network:
     assert gradients_reach(model, "refine", "detail_conv")
 
 
+def test_coarse_at_half_size_reads_the_features_of_the_image_at_half_size(
+    small_network: Build,
+) -> None:
+    """Both scales use one backbone, and the image at half size is what an image of it gives."""
+    model = small_network(**TWO_SCALES)
+    images = np.random.default_rng(0).uniform(0, 255, (1, 65, 81, 3)).astype(np.float32)
+    assert model.count_params() == small_network(**FULL).count_params()
+    half = model.get_layer("half_size")(model.get_layer("normalise")(images))
+    assert half.shape == (1, 33, 41, 3)
+    _, features = model.get_layer("backbone")(half)
+    coarse = features
+    for name in [*branch("coarse"), "coarse_classifier"]:
+        coarse = model.get_layer(name)(coarse)
+    expected = tf.raw_ops.ResizeBilinear(images=coarse, size=(65, 81), align_corners=True)
+    np.testing.assert_allclose(model(images)["coarse"], expected, atol=1e-5)
+
+
+def test_attention_at_half_size_does_not_see_the_image_at_full_size(small_network: Build) -> None:
+    """It could not decide what to compute at full size otherwise."""
+    image = np.random.default_rng(0).uniform(100, 150, (1, 65, 65, 3)).astype(np.float32)
+    line = np.zeros(65, np.float32)
+    line[20:44] = np.tile([-1.0, 2.0, -1.0, 0.0], 6)  # halving removes it: 1 2 1 sees zero
+    network = small_network(**TWO_SCALES, attention_scale=0.5)
+    seen, unseen = network(image), network(image + 20.0 * line[:, None, None])
+    for name in ("attention", "coarse"):
+        np.testing.assert_allclose(seen[name], unseen[name], atol=1e-3)
+    assert np.abs(seen["refine"] - unseen["refine"]).max() > 1e-2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -234,6 +298,12 @@ def test_no_gradient_flows_back_from_attention_and_fine_to_coarse(small_network:
         ({"attention_input": "feature"}, "'feature': expected .*did you mean 'features'"),
         ({"fine_input": "detail"}, "fine_input is 'detail': expected pyramid or"),
         ({"precision": "bf16"}, "precision is 'bf16'"),
+        ({"gate": "afine"}, "gate is 'afine': expected .*did you mean 'affine'"),
+        ({"blend": "switch"}, "blend is 'switch': expected soft or hard"),
+        ({"blend_threshold": 1.0}, "blend_threshold is 1.0"),
+        ({"coarse_scale": 0.75}, "coarse_scale is 0.75: it must be 1 or 0.5"),
+        ({"attention_scale": 0.5}, "attention_scale is 0.5 but model.coarse_scale is 1"),
+        ({"gate": "affine", "blend": "hard"}, "gate is affine but model.blend is hard"),
     ],
 )
 def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from ccfnet_tf.network import heads
+from ccfnet_tf.network.alignment import HalfSize, PadToGrid
 
 LOG = math.log
 
@@ -82,6 +83,32 @@ def test_blend_gradient_is_shared_where_both_heads_agree() -> None:
         np.testing.assert_allclose(np.ravel(gradient), [0.25, -0.25], atol=1e-6)
 
 
+def test_the_affine_gate_by_hand_and_its_gradient() -> None:
+    gate = heads.AffineGate()
+    attention = pixel(3.0, 1.0)  # logit 2 of P(hard)
+    np.testing.assert_allclose(tf.nn.softmax(gate(attention))[0, 0, 0, 0], 1 / (1 + np.exp(-0.2)))
+    gate.scale.assign(0.05)
+    gate.bias.assign(-0.12)
+    with tf.GradientTape() as tape:
+        logits = gate(attention)
+        difference = logits[..., 0] - logits[..., 1]
+    np.testing.assert_allclose(difference, [[[0.5 * 2.0 - 1.2]]], rtol=1e-5)  # k a + b
+    np.testing.assert_allclose(tape.gradient(difference, [gate.scale, gate.bias]), [20.0, 10.0])
+
+
+def test_the_hard_gate_chooses_one_branch_and_has_no_gradient() -> None:
+    logits = tf.Variable([[[[LOG(0.29 / 0.71), 0.0], [1.0, 1.0 - LOG(0.31 / 0.69)]]]])
+    coarse, fine = pixel(0.0, 1.0, 2.0), pixel(5.0, -1.0, 0.0)
+    with tf.GradientTape() as tape:
+        gate = heads.HardGate(0.3)(logits)
+        first, second = (
+            heads.Blend()([heads.log_softmax(coarse), gate[:, :, i : i + 1], fine]) for i in (0, 1)
+        )
+    np.testing.assert_allclose(first, tf.nn.log_softmax(coarse), atol=1e-6)
+    np.testing.assert_allclose(second, tf.nn.log_softmax(fine), atol=1e-6)
+    assert tape.gradient(gate, logits) is None
+
+
 def adaptive_average(x: np.ndarray, bins: int) -> np.ndarray:
     """Adaptive average pooling, bin by bin."""
     height, width = x.shape[1:3]
@@ -128,7 +155,15 @@ def test_entropy_is_normalised_by_log_c() -> None:
 
 
 @pytest.mark.parametrize(
-    "layer", [heads.PyramidPooling(bins=(1, 4), name="p"), heads.Blend(name="b")]
+    "layer",
+    [
+        heads.PyramidPooling(bins=(1, 4), name="p"),
+        heads.Blend(name="b"),
+        heads.AffineGate(name="g"),
+        heads.HardGate(0.2, name="h"),
+        PadToGrid(16, name="pad"),
+        HalfSize(name="half"),
+    ],
 )
 def test_layers_survive_serialisation(layer: keras.layers.Layer) -> None:
     twin = keras.layers.deserialize(keras.layers.serialize(layer))

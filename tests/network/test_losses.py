@@ -58,7 +58,7 @@ def test_the_loss_and_prediction_of_the_blend_follow_from_the_heads() -> None:
     target = losses.split_void(tf.constant(rng.integers(-1, 3, (2, 4, 5))), 3)
     refine = Blend()([tf.nn.log_softmax(coarse), attention, fine])
     parts = [losses.cross_entropy(logits, target) for logits in (coarse, fine)]
-    found = losses.blend_cross_entropy(*parts, attention, target.valid)
+    found = losses.blend_cross_entropy(*parts, attention, target.valid)  # attention is the gate
     np.testing.assert_allclose(found, losses.cross_entropy(refine, target), atol=1e-5)
     prediction = losses.blend_prediction(coarse, fine, attention)
     np.testing.assert_array_equal(prediction, tf.argmax(refine, -1))

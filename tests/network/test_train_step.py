@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ccfnet_tf.network.heads import AffineGate
 from ccfnet_tf.network.model import LossWeights
 from ccfnet_tf.network.weights import named_variables
 from tests.network import by_hand
@@ -37,6 +38,8 @@ CASES: dict[str, Learning] = {
     "clipped_where_nothing_is_to_clip": Learning(clip_norm=1e4),
     "in_parts": Learning(parts=2),
     "frozen": Learning(frozen=True),
+    "fine_on_hard_pixels": Learning(fine=1.5, fine_above=0.5),
+    "affine_gate": Learning(fine=0.5, affine_gate=True),
     "all_at_once": Learning(0.7, 0.4, 2.0, 0.9, [0.2, 3.0, 1.0], True, 0.3, parts=2),
 }
 NO_OTHER = ("paper", "clipped_where_nothing_is_to_clip")
@@ -53,7 +56,8 @@ def batches() -> list[tuple[np.ndarray, np.ndarray]]:
 
 def compiled(toy: Toy, how: Learning, **options: Any) -> Any:
     keras.utils.set_random_seed(1)
-    model = toy(CLASSES)
+    gate = AffineGate(name="gate") if how.affine_gate else None
+    model = toy(CLASSES, gate=gate)
     rng = np.random.default_rng(1)
     for variable in model.trainable_variables:  # zeros and ones would hide what they multiply
         variable.assign(variable + rng.normal(scale=0.2, size=variable.shape))
@@ -65,6 +69,7 @@ def compiled(toy: Toy, how: Learning, **options: Any) -> Any:
         balanced_attention=how.balanced,
         class_weights=how.class_weights,
         accumulate=how.parts,
+        fine_threshold=how.fine_above,
         **options,
     )
     return model
@@ -105,6 +110,7 @@ def test_fit_equals_gradient_descent_by_hand(case: str, toy: Toy, plain: Weights
     wanted, figures = descended(start, how)
     if case not in NO_OTHER:  # a setting that is ignored must show by far
         assert max(np.abs(wanted[name] - plain[name]).max() for name in plain) > 1e-3
+        assert all((wanted[name] != start[name]).any() for name in start if name.startswith("gate"))
     data = tf.data.Dataset.from_generator(
         batches,
         output_signature=(

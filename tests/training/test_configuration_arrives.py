@@ -267,6 +267,13 @@ def sees_ema(beginning: Callable[[RunConfig], Beginning], data: RunData) -> None
             assert (learned.numpy() != last).any() == (decay > 0)
 
 
+def sees_fine_loss_pixels(beginning: Callable[[RunConfig], Beginning], data: RunData) -> None:
+    config = with_model(blend_threshold=0.4)  # what it does: test_train_step.py
+    for pixels, threshold in (("all", 0.0), ("hard", 0.4)):
+        train = replace(config.train, fine_loss_pixels=pixels)
+        assert built(replace(config, train=train), data).fine_threshold == threshold
+
+
 SEEN_OTHERWISE: dict[str, Callable[[Callable[[RunConfig], Beginning], RunData], None]] = {
     "batch": sees_batch,
     "strategy": sees_strategy,
@@ -275,6 +282,7 @@ SEEN_OTHERWISE: dict[str, Callable[[Callable[[RunConfig], Beginning], RunData], 
     "precision": sees_precision,
     "jit_compile": sees_jit_compile,
     "ema": sees_ema,
+    "fine_loss_pixels": sees_fine_loss_pixels,
 }
 SEEN_IN_A_RUN = {"checkpoint_every"}  # test_whole_run.py
 
@@ -418,6 +426,49 @@ def sees_init_from(data: RunData, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+def sees_gate(data: RunData, tmp_path: Path) -> None:
+    model = built(with_model(gate="affine"), data)
+    assert len(model.get_layer("gate").trainable_variables) == 2
+    assert "gate" not in built(CONFIG, data).output
+
+
+def share_of_fine(**keys: Any) -> float:
+    """Returns the share of pixels that a new network takes from fine alone."""
+    keras.utils.set_random_seed(1)
+    architecture = with_model(**keys).model.architecture()
+    found = answers(build_network.build_ccfnet(3, backbone_weights=None, **architecture))
+    same = [
+        np.isclose(found["refine"], tf.nn.log_softmax(found[head]), atol=1e-5).all(-1)
+        for head in ("fine", "coarse")
+    ]
+    return float(same[0].mean()) if (same[0] | same[1]).all() else float("nan")
+
+
+def sees_blend(data: RunData, tmp_path: Path) -> None:
+    assert np.isnan(share_of_fine())
+    assert 0 <= share_of_fine(blend="hard") <= 1
+
+
+def sees_blend_threshold(data: RunData, tmp_path: Path) -> None:
+    shares = [share_of_fine(blend="hard", blend_threshold=share) for share in (0.01, 0.5, 0.99)]
+    assert shares[0] == 1
+    assert shares[2] == 0
+    assert 0 <= shares[1] <= 1
+
+
+def sees_coarse_scale(data: RunData, tmp_path: Path) -> None:
+    model = built(with_model(coarse_scale=0.5), data)
+    assert model.get_layer("coarse_conv").input is not model.get_layer("attention_conv").input
+    assert model.get_layer("half_size").output.shape[-1] == 3
+    plain = built(CONFIG, data)
+    assert plain.get_layer("coarse_conv").input is plain.get_layer("attention_conv").input
+
+
+def sees_attention_scale(data: RunData, tmp_path: Path) -> None:
+    model = built(with_model(coarse_scale=0.5, attention_scale=0.5), data)
+    assert model.get_layer("coarse_conv").input is model.get_layer("attention_conv").input
+
+
 MODEL_ROWS: dict[str, Callable[[RunData, Path], None]] = {
     "backbone": sees_backbone,
     "backbone_weights": sees_backbone_weights,
@@ -425,6 +476,11 @@ MODEL_ROWS: dict[str, Callable[[RunData, Path], None]] = {
     "dropout": sees_dropout,
     "attention_input": sees_attention_input,
     "fine_input": sees_fine_input,
+    "gate": sees_gate,
+    "blend": sees_blend,
+    "blend_threshold": sees_blend_threshold,
+    "coarse_scale": sees_coarse_scale,
+    "attention_scale": sees_attention_scale,
     "batch_norm_momentum": sees_batch_norm_momentum,
     "init_from": sees_init_from,
 }

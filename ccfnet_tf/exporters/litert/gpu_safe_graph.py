@@ -14,6 +14,7 @@ Three kinds of layers are rewritten; their outputs stay equal:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import keras
@@ -70,12 +71,17 @@ def _arg_max(values: tf.Tensor) -> tf.Tensor:
 
 def _rewritten(model: keras.Model) -> keras.Model:
     # Layers are shared, so weights are not copied; only their calls change.
-    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=_call)
+    rewritten = cache(_rewritten)  # a model that is called twice is rewritten once
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(layer, keras.Model):
+            return rewritten(layer)(*args, **kwargs)
+        return _call(layer, *args, **kwargs)
+
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
 
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-    if isinstance(layer, keras.Model):
-        return _rewritten(layer)(*args, **kwargs)
     if isinstance(layer, PyramidPooling):
         return _SlicedPyramidPooling(layer)(*args)
     if isinstance(layer, keras.layers.Conv2D) and _texture_rows(layer, args[0]) > MAX_TEXTURE_ROWS:
