@@ -6,8 +6,8 @@ pixel that counts has at least (overlap - ramp) / 2 pixels of image on each side
 the image: a network whose receptive field reaches no further returns the outputs of the whole
 image.
 
-A network of stride 8 samples the image at multiples of 8 pixels from its corner. Tiles begin at
-multiples of 8, so that they are sampled where the whole image is. The last tile of a row or column
+A network samples the image at multiples of 8 or 16 pixels from its corner. Tiles begin at
+multiples of 16, so that they are sampled where the whole image is. The last tile of a row or column
 ends with the image, and is up to 7 pixels smaller for that.
 
 Tiles are computed row by row. A pixel is finished once no later tile reaches it: what is kept of
