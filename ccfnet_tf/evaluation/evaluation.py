@@ -20,6 +20,7 @@ from ccfnet_tf.evaluation.base64_arrays import pack, unpack
 from ccfnet_tf.evaluation.boundaries import BANDS, RINGS, boundary_counts, ring_of
 from ccfnet_tf.evaluation.confusion import ClassCounts, Confusion
 from ccfnet_tf.evaluation.easy_hard import HEADS, GroupAccuracy
+from ccfnet_tf.evaluation.hard_switch import SWITCHES, THRESHOLDS, HardSwitch, count_switch
 from ccfnet_tf.evaluation.image_table import NUMBERS, ImageTable, cells_of
 from ccfnet_tf.evaluation.pixel_scores import HeadScores, calibrated, calibrated_attention, sigmoid
 from ccfnet_tf.evaluation.ranking import Ranking
@@ -76,6 +77,7 @@ class Evaluation:
             `boundary` [len(PREDICTIONS), 3, C], `ClassCounts` of Boundary IoU;
             `changed` [RINGS, 2], errors of coarse that refine corrects, right pixels it spoils;
             `by_target`, `by_attention` [2, 4], `GroupAccuracy`;
+            `switch/SCORE` [T+1, 2, 3, C], `HardSwitch` by each of `SWITCHES`;
             `score/HEAD/SCORE` [2, K], of each of `SCORES`;
             `reliability/HEAD/SCORE` [2, 3, 15], of each of `PROBABILITIES`, within 4 pixels of a
             boundary and elsewhere;
@@ -251,6 +253,10 @@ class Evaluation:
         corrected, spoiled = self.counts["changed"][: _rings(within)].sum(axis=0).tolist()
         return corrected, spoiled
 
+    def switch(self, score: str) -> HardSwitch:
+        """Returns what comes of fine where one of `SWITCHES` is above a threshold."""
+        return HardSwitch(self.counts[f"switch/{score}"])
+
     def ranking(self, head: str, score: str) -> Ranking:
         """Returns how well one of `SCORES` ranks the head's errors."""
         return Ranking.of(self.counts[f"score/{head}/{score}"])
@@ -305,6 +311,8 @@ def _shapes(taxonomy: Taxonomy) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "by_target", (2, 1 + len(HEADS))
     yield "by_attention", (2, 1 + len(HEADS))
     yield "class_reliability", (classes, 3, RELIABILITY_BINS)
+    for score in SWITCHES:
+        yield f"switch/{score}", (len(THRESHOLDS) + 1, 2, 3, classes)
     for head, scores in SCORES.items():
         for score in scores:
             yield f"score/{head}/{score}", (2, 2 if score == "disagreement" else BINS)
@@ -384,6 +392,7 @@ class _Pixels:
         calibration: Calibration,
     ) -> None:
         self.truth, self.near = truth, ring <= NEAR
+        self.attention = attention  # as a hard blend reads it: not calibrated
         self.coarse, self.fine, self.refine = (HeadScores.of(logs[head]) for head in HEADS)
         self.label = self.refine.label  # before calibration, which changes no label
         changed = calibrated(logs["refine"], calibration)
@@ -439,6 +448,12 @@ class _Pixels:
             "class_reliability",
             count_class_reliability(self.refine.probabilities, self.truth),
         )
+        for score, logit in (
+            ("attention", self.attention),
+            ("max_softmax", self.coarse.max_softmax),
+        ):
+            labels = (self.truth, self.coarse.label, self.fine.label)
+            yield f"switch/{score}", count_switch(logit, *labels, len(self.coarse.logs))
         right = np.stack([~wrong for wrong in self.wrong.values()])
         yield "by_target", GroupAccuracy.of(self.wrong["coarse"], right).counts
         yield "by_attention", GroupAccuracy.of(self.maps["attention"] > 0, right).counts

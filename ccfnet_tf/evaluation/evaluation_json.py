@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from ccfnet_tf.evaluation.boundaries import BANDS
 from ccfnet_tf.evaluation.confusion import ABSENT_RULE, MEANS, ClassFigures, mean, ratio
 from ccfnet_tf.evaluation.easy_hard import HEADS
 from ccfnet_tf.evaluation.evaluation import PREDICTIONS, PROBABILITIES, SCORES, Evaluation
+from ccfnet_tf.evaluation.hard_switch import SWITCHES
 from ccfnet_tf.evaluation.reliability import adaptive_ece
 
 Tree = dict[str, Any]
@@ -40,6 +42,7 @@ def to_json(evaluation: Evaluation) -> Tree:
             "everywhere": _cascade(evaluation, None),
             "near_boundaries": {str(width): _cascade(evaluation, width) for width in BANDS},
         },
+        "switch": _switch(evaluation),
         "scores": scores,
         "class_wise_ece": _class_wise(evaluation),
         "means": MEANS,
@@ -106,6 +109,14 @@ def _cascade(evaluation: Evaluation, within: int | None) -> Tree:
         "spoiled": spoiled,
         "corrected_share": ratio(corrected, coarse.pixels - right),
         "spoiled_share": ratio(spoiled, right),
+    }
+
+
+def _switch(evaluation: Evaluation) -> Tree:
+    chosen = evaluation.switch("attention").chosen
+    return {
+        **{score: [asdict(p) for p in evaluation.switch(score).points] for score in SWITCHES},
+        "as_good_as_fine": None if chosen is None else asdict(chosen),
     }
 
 

@@ -21,6 +21,9 @@ FREE = {
 }
 """Scores that need no head of their own, for each head whose errors they are to find."""
 
+SWITCH_ROWS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+"""Thresholds of the table of the hard switch; the nearest that were counted are shown."""
+
 SCORE_NOTE = (
     "free: the best by AUROC of what any network gives. AP: average precision, for which chance is "
     "the share of errors. FPR of errors: right pixels flagged where 95 % of the errors are. FPR95: "
@@ -40,6 +43,7 @@ def report(evaluation: Evaluation) -> RenderableType:
         summary_table(evaluation),
         class_table(evaluation),
         boundary_table(evaluation),
+        switch_table(evaluation),
         *score_tables(evaluation),
         Text(SCORE_NOTE, style="dim"),
     ]
@@ -125,6 +129,24 @@ def boundary_table(evaluation: Evaluation) -> Table:
         figures = [ratio(pixels, everything), *(state.pixel_accuracy for state in states), *shares]
         name = "all" if within is None else str(within)
         table.add_row(name, *map(percent, figures))
+    return table
+
+
+def switch_table(evaluation: Evaluation) -> Table:
+    """Returns what comes of using fine only where attention is above a threshold.
+
+    The last columns have the same share of pixels chosen by coarse's maximum softmax instead.
+    """
+    table = _table("Fine where attention is above a threshold, coarse elsewhere, %", "above")
+    for name in ("pixels", "accuracy", "mean IoU", "by softmax: accuracy", "mean IoU"):
+        table.add_column(name, justify="right")
+    by_softmax = evaluation.switch("max_softmax")
+    points = evaluation.switch("attention").points
+    for place in SWITCH_ROWS if points else ():
+        point = min(points, key=lambda point: abs(point.threshold - place))
+        figures = (point.fine_share, point.pixel_accuracy, point.mean_iou)
+        others = by_softmax.at_share(point.fine_share) or ()
+        table.add_row(f"{point.threshold:.2f}", *map(percent, (*figures, *others)))
     return table
 
 
