@@ -32,13 +32,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from benchmarks.active_learning_pool import Pool, film, store, stored
+from benchmarks.active_learning_features import Pool, film, store, stored
 from ccfnet_tf.benchmark.machine import machine, refuse_lost_json, write_json
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.splits import Parts, read_parts
+from ccfnet_tf.datasets.open_data_set import Parts, read_parts
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigError
-from ccfnet_tf.inference.choose_images import Candidate, choose
+from ccfnet_tf.inference.choose_images_to_label import Candidate, choose
 from ccfnet_tf.io.atomic_file import write_atomic
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
@@ -412,7 +412,7 @@ def extractor(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
     import tensorflow as tf
 
     from ccfnet_tf.network.ccfnet import build_ccfnet
-    from ccfnet_tf.network.outputs import with_features
+    from ccfnet_tf.network.labels_and_maps import with_features
 
     network = build_ccfnet(2, backbone="mobilenet_v2", backbone_weights=weights, head_channels=1)
     features = keras.Model(network.inputs, with_features(network).output["features"])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, RunError
 from ccfnet_tf.io.console import new_console
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
@@ -61,8 +61,8 @@ def compare(run: Path, part: str, console: Console) -> dict[str, EpochCounts]:
     from ccfnet_tf.training.build_network import build_model
     from ccfnet_tf.training.check_data import check_data
     from ccfnet_tf.training.checkpoint import restore
+    from ccfnet_tf.training.claim_run_folder import last_checkpoint
     from ccfnet_tf.training.ema import averaged
-    from ccfnet_tf.training.resume import last_checkpoint
 
     config = read_run(run).config
     if not config.train.ema:

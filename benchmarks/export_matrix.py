@@ -16,9 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
-from ccfnet_tf.benchmark import compare
+from ccfnet_tf.benchmark import compare_latency
 from ccfnet_tf.benchmark.machine import machine, others_line, refuse_lost_json, write_json
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.errors import CCFNetError, ConfigError
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
@@ -191,10 +191,10 @@ def _time(rows: list[Row], size: Size, console: Console) -> float | None:
     shares = []
     for threads in THREADS:
         timed = [row for row in rows if row.path is not None]
-        entries = compare.entries([str(row.path) for row in timed], openvino=False)
+        entries = compare_latency.entries([str(row.path) for row in timed], openvino=False)
         # Times on a software GPU are meaningless.
         own = [entry for entry in entries if entry.engine == "own"]
-        tree = compare.compare(
+        tree = compare_latency.compare(
             own, size=size, warm_up=WARM_UP, count=COUNT, threads=threads, console=console
         )
         for found in tree["rows"]:

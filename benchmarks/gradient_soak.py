@@ -28,8 +28,8 @@ from rich.progress import Progress, TaskID
 from benchmarks import REPOSITORY
 from benchmarks.onednn_log import Log, instruction_sets
 from ccfnet_tf.benchmark.machine import machine, refuse_lost_json, write_json
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.cli.fit_options import parse_config
-from ccfnet_tf.cli.shared_arguments import Parser
 from ccfnet_tf.config import RunConfig, find_config, to_yaml
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR, CCFNetError, ConfigError
 from ccfnet_tf.io.console import new_console, new_progress

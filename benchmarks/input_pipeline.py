@@ -23,8 +23,8 @@ from rich.table import Table
 from ccfnet_tf.benchmark import memory
 from ccfnet_tf.benchmark.machine import write_json
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.open_data_set import list_set, read_parts, with_format
 from ccfnet_tf.datasets.samples import Listing
-from ccfnet_tf.datasets.splits import list_set, read_parts, with_format
 from ccfnet_tf.errors import CCFNetError
 from ccfnet_tf.io.console import new_console
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow

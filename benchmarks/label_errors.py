@@ -29,7 +29,7 @@ from zipfile import BadZipFile
 import cv2
 import numpy as np
 
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigError, DataError
 from ccfnet_tf.evaluation.suspects import find_regions, image_score, log_odds
 from ccfnet_tf.io.atomic_file import write_atomic
@@ -37,12 +37,12 @@ from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.labels import VOID
 from ccfnet_tf.runs.run_folder import read_run
-from ccfnet_tf.training.held_out_images import held_out
+from ccfnet_tf.training.images_not_trained_on import held_out
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ccfnet_tf.datasets.splits import Parts
+    from ccfnet_tf.datasets.open_data_set import Parts
 
 KINDS = ("drop", "swap", "shift")
 SHARE = 0.1  # of the images get an error

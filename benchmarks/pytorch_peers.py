@@ -38,7 +38,7 @@ from ccfnet_tf.benchmark.machine import (
     usable_threads,
     write_json,
 )
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigError, ResourceError
 from ccfnet_tf.io.console import new_console, new_progress
 

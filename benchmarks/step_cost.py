@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.gradient_soak import PRECISIONS, configured, split_run
 from ccfnet_tf.benchmark.machine import Others, machine, others_line, refuse_lost_json, write_json
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigError
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow

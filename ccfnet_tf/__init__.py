@@ -15,14 +15,14 @@ from ccfnet_tf.keras_registration import register
 
 if TYPE_CHECKING:
     from ccfnet_tf.config import DataConfig
-    from ccfnet_tf.datasets.splits import read_parts
+    from ccfnet_tf.datasets.open_data_set import read_parts
     from ccfnet_tf.errors import CCFNetError
     from ccfnet_tf.evaluation.evaluate import evaluate
     from ccfnet_tf.evaluation.evaluation import Evaluation
     from ccfnet_tf.network.ccfnet import build_ccfnet
     from ccfnet_tf.network.model import CCFNet
     from ccfnet_tf.runs.run_folder import load_run
-    from ccfnet_tf.runtimes.predictor import Predictor
+    from ccfnet_tf.runtimes.public_predictor import Predictor
     from ccfnet_tf.runtimes.served import ServedNetwork
 
     __version__: str
@@ -45,12 +45,12 @@ _MODULES = {
     "CCFNetError": "ccfnet_tf.errors",
     "DataConfig": "ccfnet_tf.config",
     "Evaluation": "ccfnet_tf.evaluation.evaluation",
-    "Predictor": "ccfnet_tf.runtimes.predictor",
+    "Predictor": "ccfnet_tf.runtimes.public_predictor",
     "ServedNetwork": "ccfnet_tf.runtimes.served",
     "build_ccfnet": "ccfnet_tf.network.ccfnet",
     "evaluate": "ccfnet_tf.evaluation.evaluate",
     "load_run": "ccfnet_tf.runs.run_folder",
-    "read_parts": "ccfnet_tf.datasets.splits",
+    "read_parts": "ccfnet_tf.datasets.open_data_set",
 }
 
 

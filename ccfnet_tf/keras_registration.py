@@ -14,7 +14,7 @@ from typing import Any
 PACKAGE = "ccfnet"
 
 _HEADS = "ccfnet_tf.network.heads"
-_GEOMETRY = "ccfnet_tf.network.alignment"
+_GEOMETRY = "ccfnet_tf.network.normalise_pad_resize"
 _LAYERS = "ccfnet_tf.network.fast_layers"
 
 MODULES = {

@@ -16,13 +16,13 @@ from PIL import Image
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.cache import Cache
-from ccfnet_tf.datasets.splits import list_set
+from ccfnet_tf.datasets.open_data_set import list_set
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.exporters.litert.writer import LiteRTOptions, write_litert
 from ccfnet_tf.exporters.onnx.writer import write_onnx
 from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import Maps
+from ccfnet_tf.inference.segmenter_protocol import Maps
 from ccfnet_tf.inference.writers import write_prediction
 from ccfnet_tf.io.read_images import read_index_values
 from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
@@ -32,7 +32,7 @@ from ccfnet_tf.pipeline.convert_data_set import write_folder, write_shards
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.manifest import write_manifest
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
-from ccfnet_tf.runtimes.predictor import Predictor
+from ccfnet_tf.runtimes.public_predictor import Predictor
 from ccfnet_tf.runtimes.saved_model import SavedModelNetwork
 from ccfnet_tf.serving.server import DevelopmentServer
 from ccfnet_tf.training import build_network

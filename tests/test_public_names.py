@@ -47,7 +47,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_the_package_imports_without_tensorflow() -> None:
     code = (
         "import sys, ccfnet_tf, ccfnet_tf.cli.main, ccfnet_tf.cli.fit_options;"
-        "import ccfnet_tf.cli.benchmark, ccfnet_tf.datasets.splits;"
+        "import ccfnet_tf.cli.benchmark, ccfnet_tf.datasets.open_data_set;"
         "sys.exit(bool({'tensorflow', 'keras'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

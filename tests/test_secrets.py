@@ -11,9 +11,9 @@ import pytest
 from ccfnet_tf import Predictor
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.errors import CCFNetError, DataError, without_secrets
-from ccfnet_tf.inference.inputs import find_jobs
+from ccfnet_tf.inference.find_inputs import find_jobs
 from ccfnet_tf.io.console import new_console
-from ccfnet_tf.runs.run_files import write_environment
+from ccfnet_tf.runs.write_run_files import write_environment
 from ccfnet_tf.runtimes.served import Patience, ServedNetwork
 from tests import test_export_embedded
 

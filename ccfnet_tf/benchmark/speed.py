@@ -21,7 +21,7 @@ from ccfnet_tf.benchmark import memory
 from ccfnet_tf.benchmark.flops import Cost, cost
 from ccfnet_tf.config import ComputeType, RunConfig
 from ccfnet_tf.datasets.audit.check_split import check
-from ccfnet_tf.datasets.splits import read_parts, without_damage
+from ccfnet_tf.datasets.open_data_set import read_parts, without_damage
 from ccfnet_tf.errors import ResourceError
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.pipeline.batch import original_error, training_batches

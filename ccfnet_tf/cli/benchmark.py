@@ -22,10 +22,10 @@ from ccfnet_tf.benchmark.machine import (
     refuse_lost_json,
     write_json,
 )
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, ConfigError
-from ccfnet_tf.inference.segmenter import SMALLEST
+from ccfnet_tf.inference.segmenter_protocol import SMALLEST
 from ccfnet_tf.io.console import new_console
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.runtimes.letterbox import Size, parse_size
@@ -145,14 +145,14 @@ def _refuse(options: Namespace, known: dict[str, Any], why: str) -> None:
 
 
 def _compare(options: Namespace) -> int:
-    from ccfnet_tf.benchmark import compare
+    from ccfnet_tf.benchmark import compare_latency
 
     size = _size(options.size) or _SIZE
     if not options.sources:
         raise ConfigError("--compare needs at least one SOURCE: give run folders or exported files")
-    rows = compare.entries(options.sources, openvino=options.openvino)
+    rows = compare_latency.entries(options.sources, openvino=options.openvino)
     console = new_console()
-    tree = compare.compare(
+    tree = compare_latency.compare(
         rows,
         size=size,
         warm_up=options.warm_up,
@@ -160,8 +160,8 @@ def _compare(options: Namespace) -> int:
         threads=options.threads,
         console=console,
     )
-    console.print(compare.table(tree))
-    for line in compare.notes(tree):
+    console.print(compare_latency.table(tree))
+    for line in compare_latency.notes(tree):
         console.print(line)
     if options.json:
         write_json(options.json, tree)

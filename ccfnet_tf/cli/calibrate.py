@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.cli.evaluate import checked_load
-from ccfnet_tf.cli.shared_arguments import Parser
 from ccfnet_tf.errors import EXIT_DONE, DataError
 from ccfnet_tf.evaluation.calibrate import Method, fit_calibration, sample_pixels
-from ccfnet_tf.inference.segmenter import MAPS
+from ccfnet_tf.inference.segmenter_protocol import MAPS
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
-from ccfnet_tf.network.calibration import UNCALIBRATED
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text
 from ccfnet_tf.runs.run_data import read_run_parts
-from ccfnet_tf.runs.run_files import write_text
 from ccfnet_tf.runs.run_folder import read_run
+from ccfnet_tf.runs.write_run_files import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -17,9 +17,9 @@ from ccfnet_tf.cli import (
     report,
     serve,
 )
+from ccfnet_tf.cli.argument_parser import Parser, option_names
 from ccfnet_tf.cli.fit_options import fit_options
 from ccfnet_tf.cli.main import VERBS
-from ccfnet_tf.cli.shared_arguments import Parser, option_names
 from ccfnet_tf.errors import EXIT_DONE
 
 SHELLS = ("bash", "zsh", "fish")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli import suspects
+from ccfnet_tf.cli.argument_parser import Parser, renamed
 from ccfnet_tf.cli.fit_options import DEFAULT_WITH_DATA, parse_config
-from ccfnet_tf.cli.shared_arguments import Parser, renamed
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR, ConfigError, nearest
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import refuse_unwritable
@@ -80,7 +80,7 @@ def _check(args: list[str]) -> int:
     known, config = _parse(parser, args)
     _refuse_lost_json(known.json)
     from ccfnet_tf.datasets.absent_classes import allowed
-    from ccfnet_tf.datasets.audit.problems import inspect
+    from ccfnet_tf.datasets.audit.find_problems import inspect
     from ccfnet_tf.report.data_tables import check_report
 
     with _listed(config, notes=False) as (listing, advance, console):  # The table shows the notes.
@@ -105,7 +105,7 @@ def _stats(args: list[str]) -> int:
     _refuse_lost_json(known.json)
     _refuse_image_name("--plot", known.plot)
     from ccfnet_tf.datasets.audit.stats import survey
-    from ccfnet_tf.datasets.splits import agreeing, parts_of, refuse_unpaired
+    from ccfnet_tf.datasets.open_data_set import agreeing, parts_of, refuse_unpaired
     from ccfnet_tf.report.data_plots import stats_figure
     from ccfnet_tf.report.data_tables import stats_table
 
@@ -135,9 +135,9 @@ def _show_sheet(args: list[str]) -> int:
     _refuse_image_name("--out", known.out)
     start_tensorflow()
     from ccfnet_tf.datasets.audit.check_split import check
-    from ccfnet_tf.datasets.splits import read_parts
+    from ccfnet_tf.datasets.open_data_set import read_parts
     from ccfnet_tf.inference.writers import write_png
-    from ccfnet_tf.report.contact_sheet import contact_sheet
+    from ccfnet_tf.report.samples_sheet import contact_sheet
     from ccfnet_tf.training.check_data import rarity
 
     parts, data = read_parts(config.data, config.seed), config.data
@@ -181,7 +181,7 @@ def _split(args: list[str]) -> int:
     refuse_unwritable(Path(known.out).expanduser())
     from ccfnet_tf.datasets.audit.make_folds import split
     from ccfnet_tf.datasets.audit.sequences import groups_of, hint
-    from ccfnet_tf.datasets.splits import parts_of
+    from ccfnet_tf.datasets.open_data_set import parts_of
     from ccfnet_tf.report.data_tables import split_table
 
     out = Path(known.out).expanduser()
@@ -262,7 +262,7 @@ def _scenes(args: list[str]) -> int:
 def _convert_to(out: Path, config: RunConfig, shards: int | None) -> None:
     refuse_unwritable(out)
     start_tensorflow()
-    from ccfnet_tf.datasets.splits import parts_of
+    from ccfnet_tf.datasets.open_data_set import parts_of
     from ccfnet_tf.pipeline.convert_data_set import write_folder, write_shards
 
     passes = 1 if shards is None else 2  # Shards are read back for verification.
@@ -348,7 +348,7 @@ def _listed(
     config: RunConfig, *, passes: int = 1, notes: bool = True
 ) -> Iterator[tuple[Listing, Callable[[], None], Console]]:
     """Yields the listing, a function that advances the progress bar, and the console."""
-    from ccfnet_tf.datasets.splits import list_set, parts_of, with_format
+    from ccfnet_tf.datasets.open_data_set import list_set, parts_of, with_format
 
     stderr = new_console(stderr=True)  # With --json -, standard output is only JSON.
     data = with_format(config.data)

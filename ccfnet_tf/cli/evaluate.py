@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.datasets.audit.check_split import check
-from ccfnet_tf.datasets.splits import without_damage
+from ccfnet_tf.datasets.open_data_set import without_damage
 from ccfnet_tf.errors import EXIT_DONE, ConfigError, DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.evaluation.shard_files import merge_shards, weights_digest, write_shard
@@ -23,16 +23,16 @@ from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.report.evaluation_tables import report
 from ccfnet_tf.runs.run_data import read_run_parts
-from ccfnet_tf.runs.run_files import write_text
 from ccfnet_tf.runs.run_folder import read_run
+from ccfnet_tf.runs.write_run_files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
     from ccfnet_tf.config import DataConfig
+    from ccfnet_tf.datasets.open_data_set import Parts
     from ccfnet_tf.datasets.samples import Load
-    from ccfnet_tf.datasets.splits import Parts
     from ccfnet_tf.inference.wrap_segmenter import Wrapping
     from ccfnet_tf.labels import Sample
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ccfnet_tf.cli.shared_arguments import Parser, renamed
+from ccfnet_tf.cli.argument_parser import Parser, renamed
 from ccfnet_tf.errors import EXIT_DONE, ConfigError
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 

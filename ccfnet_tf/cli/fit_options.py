@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ccfnet_tf.cli.shared_arguments import Parser, option_names
+from ccfnet_tf.cli.argument_parser import Parser, option_names
 from ccfnet_tf.config import (
     SECTIONS,
     DataConfig,

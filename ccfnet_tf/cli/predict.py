@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
@@ -16,7 +16,7 @@ from ccfnet_tf.palettes import PALETTES
 
 if TYPE_CHECKING:
     from ccfnet_tf.inference.predict import Outcome
-    from ccfnet_tf.inference.segmenter import Segmenter
+    from ccfnet_tf.inference.segmenter_protocol import Segmenter
 
 RESULTS = """\
 names for --save, and the files of an image:

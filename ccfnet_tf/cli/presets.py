@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.config import find_config, preset_names
 from ccfnet_tf.errors import EXIT_DONE
 

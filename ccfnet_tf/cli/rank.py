@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, ConfigError
 from ccfnet_tf.io.console import new_console
 from ccfnet_tf.io.new_folder import refuse_existing, refuse_unwritable
@@ -16,7 +16,7 @@ from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.runs.run_folder import read_run
 
 if TYPE_CHECKING:
-    from ccfnet_tf.report.rank_folder import Ranking
+    from ccfnet_tf.report.rank_images import Ranking
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves files of its own machine."""
@@ -75,7 +75,7 @@ def main(args: list[str]) -> int:
     console = new_console()
     start_tensorflow()
     from ccfnet_tf.inference.feature_network import FeatureNetwork
-    from ccfnet_tf.report.rank_folder import rank_folder, write_ranking
+    from ccfnet_tf.report.rank_images import rank_folder, write_ranking
     from ccfnet_tf.training.data_digest import FILE, read_samples
 
     known = {row.image for row in read_samples(run.path).values()}

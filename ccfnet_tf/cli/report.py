@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.errors import EXIT_DONE, DataError
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
@@ -138,7 +138,7 @@ def _samples(
     Raises:
         CCFNetError: The data are not there, are of other classes, or lack one of them.
     """
-    from ccfnet_tf.datasets.splits import without_damage
+    from ccfnet_tf.datasets.open_data_set import without_damage
     from ccfnet_tf.runs.run_data import read_run_parts
 
     data, parts = info.config.data, read_run_parts(info, root)

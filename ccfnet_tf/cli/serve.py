@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.errors import EXIT_DONE
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ccfnet_tf.cli.shared_arguments import Parser
-from ccfnet_tf.datasets.splits import without_damage
+from ccfnet_tf.cli.argument_parser import Parser
+from ccfnet_tf.datasets.open_data_set import without_damage
 from ccfnet_tf.errors import EXIT_DONE, ConfigError, DamagedRecordError, NotFiniteError
 from ccfnet_tf.evaluation.suspects import MINIMUM_AREA, Best, Region, find_regions, image_score
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import new_folder, refuse_existing, refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
-from ccfnet_tf.network.calibration import UNCALIBRATED
-from ccfnet_tf.training.held_out_images import HeldOut, held_out, read_runs
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
+from ccfnet_tf.training.images_not_trained_on import HeldOut, held_out, read_runs
 
 if TYPE_CHECKING:
     from rich.console import Console

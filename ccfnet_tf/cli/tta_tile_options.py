@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ccfnet_tf.cli.shared_arguments import Parser
+from ccfnet_tf.cli.argument_parser import Parser
 
 if TYPE_CHECKING:
     from ccfnet_tf.inference.wrap_segmenter import Wrapping

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.mask_values import MaskValues, as_option
+from ccfnet_tf.datasets.mask_values_to_classes import MaskValues, as_option
 
 ALLOW = "--data.absent_classes allow"
 

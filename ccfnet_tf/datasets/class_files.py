@@ -7,10 +7,10 @@
     id2label.json                               {"0": "background", ...} (Hugging Face)
 
 The row number of a class is its value in index masks. In labelmap.txt and label_colors.txt, a black
-class has value 0 regardless of its row, as in CVAT and Datumaro. Names such as void or ignore (see
-`name_lists`) mean pixels without a class. A list without colours uses the PASCAL VOC colour map, as
-labelme and Datumaro do. A text file with a single name defines that class and background, which has
-value 0 and the colour black.
+class has value 0 regardless of its row, as in CVAT and Datumaro. Names such as void or ignore mean
+pixels without a class. A list without colours uses the PASCAL VOC colour map, as labelme and
+Datumaro do. A text file with a single name defines that class and background, which has value 0 and
+the colour black.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ccfnet_tf.datasets.mask_values import MaskValues, with_given
-from ccfnet_tf.datasets.text_files import (
+from ccfnet_tf.datasets.class_and_split_lists import (
     BACKGROUND,
     Colour,
     ColourTable,
@@ -36,6 +35,7 @@ from ccfnet_tf.datasets.text_files import (
     taxonomy_of,
     void_notes,
 )
+from ccfnet_tf.datasets.mask_values_to_classes import MaskValues, with_given
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import read_json, shown
 from ccfnet_tf.io.read_images import NO_CLASS, read_coloured_mask, to_classes

@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from ccfnet_tf.datasets.image_label_pairs import PHOTOS
-from ccfnet_tf.datasets.text_files import plain_name
+from ccfnet_tf.datasets.class_and_split_lists import plain_name
+from ccfnet_tf.datasets.layout_helpers import PHOTOS
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import shown
 

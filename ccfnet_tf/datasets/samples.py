@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ccfnet_tf.datasets.mask_values import MaskValues
+from ccfnet_tf.datasets.mask_values_to_classes import MaskValues
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.read_images import extra_band, read_image
 from ccfnet_tf.labels import Sample, Taxonomy

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from ccfnet_tf.datasets.text_files import PARTS, part_named
+from ccfnet_tf.datasets.class_and_split_lists import PARTS, part_named
 from ccfnet_tf.labels import Sample
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from ccfnet_tf.datasets.image_label_pairs import PHOTOS, contents
+from ccfnet_tf.datasets.layout_helpers import PHOTOS, contents
 from ccfnet_tf.datasets.split_names import part_in, part_of
 
 _IMAGE_WORDS = ("image", "img", "picture", "photo", "frame", "rgb", "input", "jpeg", "raw")

@@ -19,9 +19,9 @@ from ccfnet_tf.evaluation.fit_calibration import (
 )
 from ccfnet_tf.evaluation.pixel_scores import HeadScores, calibrated, calibrated_attention, sigmoid
 from ccfnet_tf.evaluation.reliability import Reliability
-from ccfnet_tf.inference.segmenter import MAPS, CascadeSegmenter
+from ccfnet_tf.inference.segmenter_protocol import MAPS, CascadeSegmenter
 from ccfnet_tf.labels import VOID, Sample
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 
 Method = Literal["temperature", "vector"]
 

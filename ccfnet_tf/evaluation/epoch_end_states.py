@@ -25,8 +25,8 @@ from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.easy_hard import HEADS
 from ccfnet_tf.evaluation.score_histogram import BINS, LIMIT, ONE, SHIFT, ScoreHistogram
 from ccfnet_tf.labels import VOID, Taxonomy
-from ccfnet_tf.network.alignment import MINIMUM_SIZE, at_least_minimum
-from ccfnet_tf.network.outputs import difficulty_logit, labels, with_fine
+from ccfnet_tf.network.labels_and_maps import difficulty_logit, labels, with_fine
+from ccfnet_tf.network.normalise_pad_resize import MINIMUM_SIZE, at_least_minimum
 from ccfnet_tf.pipeline.batch import original_error
 
 Batch = tuple[tf.Tensor, tf.Tensor]

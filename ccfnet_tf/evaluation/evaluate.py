@@ -13,13 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from ccfnet_tf.datasets.audit.check_split import in_threads
 from ccfnet_tf.datasets.samples import Load
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
-from ccfnet_tf.inference.segmenter import CascadeSegmenter, HeadOutputs
+from ccfnet_tf.inference.segmenter_protocol import CascadeSegmenter, HeadOutputs
+from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.labels import Sample
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 
 Numbered = tuple[int, Sample]
 """A sample and its place in the split."""
@@ -44,7 +44,7 @@ def evaluate(
         load: Reads one of them, `Parts.load`; labels are of the network's classes.
         split: Its name, for the record.
         wrapping: What `network` is wrapped in, for the record.
-        calibration: Of the network; see `ccfnet_tf.network.calibration`.
+        calibration: Of the network; see `ccfnet_tf.network.calibration_parameters`.
         shard: (k, n) evaluates every n-th sample from the k-th on; the n parts add up to exactly
             what one pass over all samples gives.
         advance: Called after each image, for a progress bar.

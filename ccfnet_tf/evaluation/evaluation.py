@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ccfnet_tf.errors import NotFiniteError
+from ccfnet_tf.evaluation.auroc_and_aurc import Ranking
 from ccfnet_tf.evaluation.base64_arrays import pack, unpack
 from ccfnet_tf.evaluation.boundaries import BANDS, RINGS, boundary_counts, ring_of
 from ccfnet_tf.evaluation.confusion import ClassCounts, Confusion
@@ -23,7 +24,6 @@ from ccfnet_tf.evaluation.easy_hard import HEADS, GroupAccuracy
 from ccfnet_tf.evaluation.hard_switch import SWITCHES, THRESHOLDS, HardSwitch, count_switch
 from ccfnet_tf.evaluation.image_table import NUMBERS, ImageTable, cells_of
 from ccfnet_tf.evaluation.pixel_scores import HeadScores, calibrated, calibrated_attention, sigmoid
-from ccfnet_tf.evaluation.ranking import Ranking
 from ccfnet_tf.evaluation.reliability import BINS as RELIABILITY_BINS
 from ccfnet_tf.evaluation.reliability import (
     Reliability,
@@ -32,9 +32,9 @@ from ccfnet_tf.evaluation.reliability import (
     in_steps,
 )
 from ccfnet_tf.evaluation.score_histogram import BINS, bins_of, count_bins
-from ccfnet_tf.inference.segmenter import HeadOutputs
+from ccfnet_tf.inference.segmenter_protocol import HeadOutputs
 from ccfnet_tf.labels import VOID, Taxonomy
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 
 PREDICTIONS = ("coarse", "fine", "average", "refine", "oracle")
 """What is compared: the heads; the plain average of coarse's and fine's probabilities; and coarse

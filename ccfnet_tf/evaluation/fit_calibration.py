@@ -1,4 +1,4 @@
-"""Fits the numbers of `network.calibration.Calibration` to pixels of the validation split.
+"""Fits a `network.calibration_parameters.Calibration` to pixels of the validation split.
 
 Temperature scaling (Guo et al., ICML 2017) and vector scaling minimise the negative log-likelihood
 of the true classes; attention gets the scale and bias of a logistic regression (Platt, 1999). All

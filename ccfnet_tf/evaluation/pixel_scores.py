@@ -1,6 +1,6 @@
 """Scores of every pixel, from the log-probabilities of a head; NumPy alone.
 
-The same maps as `ccfnet_tf.network.outputs.maps` gives in a graph, as logits, and the scores that
+The same maps as `network.labels_and_maps.maps` computes in a graph, as logits, and the scores that
 any network gives for nothing: maximum softmax, entropy and margin.
 
 Shapes: log-probabilities float32 [C, N] of C classes and N pixels, classes first, so that every
@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 
 SMALL = 1e-30
 """Below this a float32 sum of probabilities has lost too many digits to take its logarithm."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ccfnet_tf.evaluation.ranking import WRONG
+from ccfnet_tf.evaluation.auroc_and_aurc import WRONG
 from ccfnet_tf.evaluation.score_histogram import centres
 
 BINS = 15

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ccfnet_tf.evaluation.ranking import Ranking
+from ccfnet_tf.evaluation.auroc_and_aurc import Ranking
 
 FRACTION = 12
 """Bits of the fraction of 1 + |logit| that tell bins apart."""

@@ -18,8 +18,8 @@ from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.io.annotation_json import read_json
 from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.network.calibration import Calibration
-from ccfnet_tf.runs.run_files import write_text
+from ccfnet_tf.network.calibration_parameters import Calibration
+from ccfnet_tf.runs.write_run_files import write_text
 
 Shard = tuple[int, int]
 """(K, N): the K-th of N parts, from 1."""

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from ccfnet_tf.config import ComputeType
-from ccfnet_tf.datasets.splits import Parts
+from ccfnet_tf.datasets.open_data_set import Parts
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import MapName
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.inference.segmenter_protocol import MapName
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes.letterbox import at_most
 from ccfnet_tf.runtimes.manifest import Difference, Format, kind_of, tolerance
 

@@ -20,7 +20,7 @@ from ccfnet_tf.exporters.verify.verify import compare_with_keras, import_extras,
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.io.new_folder import new_folder, refuse_existing
-from ccfnet_tf.network.calibration import UNCALIBRATED
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 from ccfnet_tf.runs.run_folder import RunInfo, load_run, read_run
 from ccfnet_tf.runtimes.manifest import (
     REFERENCE,

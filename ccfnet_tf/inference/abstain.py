@@ -7,7 +7,7 @@ from threading import Lock
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.inference.segmenter import Maps, Prediction, Segmenter
+from ccfnet_tf.inference.segmenter_protocol import Maps, Prediction, Segmenter
 from ccfnet_tf.labels import VOID, Taxonomy
 
 

@@ -6,7 +6,14 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.inference.segmenter import MAPS, SMALLEST, Maps, Prediction, Segmenter, label_scores
+from ccfnet_tf.inference.segmenter_protocol import (
+    MAPS,
+    SMALLEST,
+    Maps,
+    Prediction,
+    Segmenter,
+    label_scores,
+)
 from ccfnet_tf.labels import Taxonomy
 
 Box = tuple[int, int]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from ccfnet_tf.inference.segmenter import at_least, too_large
-from ccfnet_tf.network.calibration import UNCALIBRATED
-from ccfnet_tf.network.outputs import maps, with_features
+from ccfnet_tf.inference.segmenter_protocol import at_least, too_large
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
+from ccfnet_tf.network.labels_and_maps import maps, with_features
 from ccfnet_tf.runs.run_folder import load_run, read_run
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ccfnet_tf.inference.segmenter import HeadOutputs
+from ccfnet_tf.inference.segmenter_protocol import HeadOutputs
 
 _SMALLEST = np.finfo(np.float32).tiny
 

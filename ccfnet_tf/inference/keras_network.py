@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from ccfnet_tf.inference.segmenter import (
+from ccfnet_tf.inference.segmenter_protocol import (
     MAPS,
     HeadOutputs,
     Prediction,
@@ -21,8 +21,14 @@ from ccfnet_tf.inference.segmenter import (
 )
 from ccfnet_tf.io.read_images import read_image
 from ccfnet_tf.labels import Taxonomy, distinct_colours
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
-from ccfnet_tf.network.outputs import difficulty_logit, labels, log_probabilities, maps, with_fine
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
+from ccfnet_tf.network.labels_and_maps import (
+    difficulty_logit,
+    labels,
+    log_probabilities,
+    maps,
+    with_fine,
+)
 from ccfnet_tf.runs.run_folder import Checkpoint, load_run, read_run
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from rich.text import Text
 from ccfnet_tf.errors import ConfigError, DataError, nearest, printable
 from ccfnet_tf.inference.abstain import Abstaining
 from ccfnet_tf.inference.downscale import Box, SmallerImages, shrunk
-from ccfnet_tf.inference.inputs import Failure, Job, find_jobs
-from ccfnet_tf.inference.segmenter import PictureTooLargeError, Segmenter
+from ccfnet_tf.inference.find_inputs import Failure, Job, find_jobs
+from ccfnet_tf.inference.segmenter_protocol import PictureTooLargeError, Segmenter
 from ccfnet_tf.inference.tiles import Tile
 from ccfnet_tf.inference.video import (
     VideoWanted,
@@ -132,7 +132,7 @@ def predict_all(
 
     Args:
         network: The network, or a function that opens it, called only if there are inputs.
-        inputs: Images, videos, folders, globs and streams; see `inference.inputs`.
+        inputs: Images, videos, folders, globs and streams; see `inference.find_inputs`.
         out: Output folder; created if missing.
         wanted: Which files are written, and how existing results are handled. By default an
             existing result is a failure.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ccfnet_tf.inference.segmenter import Maps, Prediction
+from ccfnet_tf.inference.segmenter_protocol import Maps, Prediction
 from ccfnet_tf.inference.writers import KINDS, Kind, overlay_picture, with_legend, write_prediction
 from ccfnet_tf.io.draw_sheet import shown_ids
 from ccfnet_tf.labels import Taxonomy

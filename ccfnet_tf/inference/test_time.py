@@ -11,7 +11,7 @@ import numpy as np
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.inference.head_probabilities import to_outputs, to_probabilities
 from ccfnet_tf.inference.resize import resize_image, resize_map
-from ccfnet_tf.inference.segmenter import (
+from ccfnet_tf.inference.segmenter_protocol import (
     CascadeSegmenter,
     HeadOutputs,
     Maps,

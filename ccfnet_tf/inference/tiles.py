@@ -23,7 +23,7 @@ import numpy as np
 
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.inference.head_probabilities import to_outputs, to_probabilities
-from ccfnet_tf.inference.segmenter import (
+from ccfnet_tf.inference.segmenter_protocol import (
     SMALLEST,
     CascadeSegmenter,
     HeadOutputs,

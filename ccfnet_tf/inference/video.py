@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.inference.segmenter import Segmenter
+from ccfnet_tf.inference.segmenter_protocol import Segmenter
 from ccfnet_tf.inference.writers import (
     ENDINGS,
     KINDS,

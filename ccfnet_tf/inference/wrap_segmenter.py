@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import overload
 
-from ccfnet_tf.inference.segmenter import CascadeSegmenter, Segmenter
+from ccfnet_tf.inference.segmenter_protocol import CascadeSegmenter, Segmenter
 from ccfnet_tf.inference.test_time import Augmentation, AugmentedCascade, AugmentedNetwork
 from ccfnet_tf.inference.tiles import TiledCascade, TiledNetwork, Tiling, Track
 

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ccfnet_tf.inference.segmenter import MAPS, MapName, Maps, Prediction
+from ccfnet_tf.inference.segmenter_protocol import MAPS, MapName, Maps, Prediction
 from ccfnet_tf.io.atomic_file import write_atomic
 from ccfnet_tf.io.draw_sheet import blank, legend, shown_ids
 from ccfnet_tf.io.draw_text import draw_text, text_width

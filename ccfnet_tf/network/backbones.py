@@ -17,9 +17,9 @@ from typing import Any
 import keras
 
 from ccfnet_tf.errors import ConfigError, nearest
-from ccfnet_tf.network.alignment import Normalisation
+from ccfnet_tf.network.backbone_weights import NO_WEIGHTS, copy_weights, plain_backbone
 from ccfnet_tf.network.fast_layers import FASTER
-from ccfnet_tf.network.weights import NO_WEIGHTS, copy_weights, plain_backbone
+from ccfnet_tf.network.normalise_pad_resize import Normalisation
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def build_backbone(name: str, weights: str | Path | None, options: LayerOptions)
 
     Args:
         name: A key of `BACKBONES`.
-        weights: `imagenet`, `none` or None, or a file; see `weights.plain_backbone`.
+        weights: `imagenet`, `none` or None, or a file; see `backbone_weights.plain_backbone`.
         options: Precision and batch norm options of its layers.
 
     Returns:

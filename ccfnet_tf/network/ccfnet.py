@@ -12,7 +12,9 @@ from keras import KerasTensor
 from ccfnet_tf.config import AttentionInput, Blend, ComputeType, FineInput, Gate, check_cascade
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.network import heads
-from ccfnet_tf.network.alignment import (
+from ccfnet_tf.network.backbones import LayerOptions, build_backbone, find_backbone
+from ccfnet_tf.network.model import FINE_LAYER, GATE, CCFNet
+from ccfnet_tf.network.normalise_pad_resize import (
     HALF_STRIDE,
     STRIDE,
     HalfSize,
@@ -21,8 +23,6 @@ from ccfnet_tf.network.alignment import (
     ResizeLike,
     ToImage,
 )
-from ccfnet_tf.network.backbones import LayerOptions, build_backbone, find_backbone
-from ccfnet_tf.network.model import FINE_LAYER, GATE, CCFNet
 
 _DETAIL_STRIDE = 4
 

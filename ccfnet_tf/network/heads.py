@@ -16,9 +16,9 @@ import keras
 import tensorflow as tf
 from keras import KerasTensor, layers
 
-from ccfnet_tf.network.alignment import ResizeLike, Shape, size_of
 from ccfnet_tf.network.backbones import LayerOptions
 from ccfnet_tf.network.fast_layers import BatchNorm, Conv, Dropout
+from ccfnet_tf.network.normalise_pad_resize import ResizeLike, Shape, size_of
 
 PYRAMID_BINS = (1, 2, 3, 6)
 DETAIL_CHANNELS = 32

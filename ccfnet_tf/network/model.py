@@ -17,7 +17,7 @@ import tensorflow as tf
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.labels import EASY
 from ccfnet_tf.network import losses
-from ccfnet_tf.network.check_arguments import (
+from ccfnet_tf.network.check_compile_arguments import (
     LABEL_RULE,
     PARTS_RULE,
     LossWeights,

@@ -16,13 +16,13 @@ import tensorflow as tf
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.audit.check_split import in_threads
 from ccfnet_tf.datasets.audit.class_counts import Census
 from ccfnet_tf.datasets.layouts import shards
+from ccfnet_tf.datasets.open_data_set import NEAR_DUPLICATES, agreeing, parts_of, refuse_unpaired
 from ccfnet_tf.datasets.samples import Listing
-from ccfnet_tf.datasets.splits import NEAR_DUPLICATES, agreeing, parts_of, refuse_unpaired
 from ccfnet_tf.errors import DataError, ResourceError
 from ccfnet_tf.io.checksum import sha256_of
+from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.io.new_folder import new_folder
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, is_void_name
 

@@ -16,12 +16,12 @@ from ccfnet_tf.errors import ConfigError, DataError, printable
 from ccfnet_tf.evaluation.bootstrap import RESAMPLES, Interval, Resampled, bootstrap, image_counts
 from ccfnet_tf.evaluation.read_image_table import IMAGES_NPZ, read_cells
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.report.choose_plots import column_curve, coverage_plot, reliability_plot
+from ccfnet_tf.report.evaluation_in_words import counted
+from ccfnet_tf.report.evaluation_plots import column_curve, coverage_plot, reliability_plot
 from ccfnet_tf.report.html_pages import css_colour, decimal, hundredths, render
 from ccfnet_tf.report.read_evaluation_json import EVALUATION, Curve, Evaluated
-from ccfnet_tf.report.summary_text import counted
 from ccfnet_tf.report.svg_plots import Line, Plot, line_plot
-from ccfnet_tf.runs.run_files import sound_rows
+from ccfnet_tf.runs.write_run_files import sound_rows
 
 NAMES = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU"}
 

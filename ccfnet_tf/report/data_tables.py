@@ -12,8 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ccfnet_tf.datasets.audit.find_problems import Finding, Report
 from ccfnet_tf.datasets.audit.make_folds import Split
-from ccfnet_tf.datasets.audit.problems import Finding, Report
 from ccfnet_tf.datasets.audit.stats import Stats
 from ccfnet_tf.errors import printable
 from ccfnet_tf.labels import Taxonomy

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ccfnet_tf.datasets.samples import Load
 from ccfnet_tf.evaluation.read_image_table import ImageRow
-from ccfnet_tf.inference.segmenter import MAPS, CascadeSegmenter, Prediction
+from ccfnet_tf.inference.segmenter_protocol import MAPS, CascadeSegmenter, Prediction
 from ccfnet_tf.inference.writers import colour_picture, difficulty_picture
 from ccfnet_tf.labels import VOID, VOID_COLOUR, Sample, Taxonomy
 

@@ -27,7 +27,7 @@ from ccfnet_tf.inference.writers import difficulty_picture, overlay_picture, wit
 from ccfnet_tf.io.draw_sheet import shown_ids, to_width
 from ccfnet_tf.io.label_studio_rle import from_brush
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.report.contact_sheet import Row, draw_blocks
+from ccfnet_tf.report.samples_sheet import Row, draw_blocks
 
 TABLE, SHEET = "ranking.csv", "contact_sheet.png"
 TASKS, CONFIGURATION = "label_studio.json", "label_studio.xml"

@@ -12,14 +12,14 @@ from markupsafe import Markup
 from ccfnet_tf.evaluation.boundaries import BANDS
 from ccfnet_tf.evaluation.confusion import ABSENT_RULE
 from ccfnet_tf.evaluation.evaluation import PROBABILITIES
-from ccfnet_tf.inference.segmenter import MAPS
+from ccfnet_tf.inference.segmenter_protocol import MAPS
 from ccfnet_tf.inference.writers import difficulty_picture
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.report.choose_plots import boundary_plots, figure_rows, map_plots, training_plots
+from ccfnet_tf.report.evaluation_in_words import confusions, counted, sentences, tiles
+from ccfnet_tf.report.evaluation_plots import boundary_plots, figure_rows, map_plots, training_plots
 from ccfnet_tf.report.gallery import ERRORS, LAYERS, SORTINGS, Entry, sorted_places
 from ccfnet_tf.report.html_pages import css_colour, render
 from ccfnet_tf.report.read_evaluation_json import Evaluated
-from ccfnet_tf.report.summary_text import confusions, counted, sentences, tiles
 
 MATRIX = 64
 """Classes up to which a page has the whole confusion matrix."""

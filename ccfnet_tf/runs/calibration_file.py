@@ -14,7 +14,7 @@ from typing import Any
 from ccfnet_tf.errors import RunError, first_line
 from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.io.untrusted_yaml_json import parse_json
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 
 CALIBRATION = "calibration.json"
 

@@ -247,7 +247,7 @@ def load_matching(model: Any, arrays: Mapping[str, np.ndarray], *, source: Path)
 
 
 def _variables(model: Any) -> dict[str, Any]:
-    from ccfnet_tf.network.weights import named_variables
+    from ccfnet_tf.network.backbone_weights import named_variables
 
     return dict(named_variables(model))
 

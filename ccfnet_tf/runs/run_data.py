@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ccfnet_tf.datasets.splits import Parts, read_parts
+from ccfnet_tf.datasets.open_data_set import Parts, read_parts
 from ccfnet_tf.runs.run_folder import RunInfo, refuse_other_classes
 
 

@@ -24,7 +24,7 @@ from ccfnet_tf.runs.checkpoint_file import MODEL, assign_model, read_arrays
 
 if TYPE_CHECKING:
     from ccfnet_tf.config import ComputeType
-    from ccfnet_tf.network.calibration import Calibration
+    from ccfnet_tf.network.calibration_parameters import Calibration
     from ccfnet_tf.network.model import CCFNet
 
 Checkpoint = Literal["best", "last"]

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError, RunError, first_line
-from ccfnet_tf.inference.segmenter import (
+from ccfnet_tf.inference.segmenter_protocol import (
     MAPS,
     Maps,
     Prediction,

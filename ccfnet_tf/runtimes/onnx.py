@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ccfnet_tf.errors import ConfigError, RunError, first_line
-from ccfnet_tf.inference.segmenter import (
+from ccfnet_tf.inference.segmenter_protocol import (
     Prediction,
     at_least,
     refuse_no_picture,

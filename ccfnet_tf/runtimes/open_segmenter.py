@@ -10,7 +10,7 @@ from typing import Literal
 
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.inference.downscale import Box
-from ccfnet_tf.inference.segmenter import Segmenter
+from ccfnet_tf.inference.segmenter_protocol import Segmenter
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs.run_folder import CLASSES, CONFIG, read_run
 from ccfnet_tf.runtimes.manifest import MANIFEST, MODEL, Format, Manifest, read_manifest

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.errors import RunError, first_line
-from ccfnet_tf.inference.segmenter import (
+from ccfnet_tf.inference.segmenter_protocol import (
     MAPS,
     Maps,
     refuse_no_picture,

@@ -29,11 +29,16 @@ import numpy as np
 from PIL import Image
 
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError
-from ccfnet_tf.inference.segmenter import MAPS, Maps, PictureTooLargeError, refuse_no_picture
+from ccfnet_tf.inference.segmenter_protocol import (
+    MAPS,
+    Maps,
+    PictureTooLargeError,
+    refuse_no_picture,
+)
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS
-from ccfnet_tf.runtimes.tensor_proto import to_array
+from ccfnet_tf.runtimes.read_tensor_proto import to_array
 
 MAX_RESPONSE = 1 << 28
 """Largest response in bytes; longer ones are not read."""

@@ -13,7 +13,7 @@ import grpc
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from ccfnet_tf.runtimes.tensor_proto import to_array
+from ccfnet_tf.runtimes.read_tensor_proto import to_array
 from ccfnet_tf.serving.metadata import FIELD, metadata
 from ccfnet_tf.serving.model import DEFAULT, Model, RequestError, as_refusal
 from ccfnet_tf.serving.rest_server import CONNECTIONS, GRACE, MAX_BODY, SECONDS, THREADS

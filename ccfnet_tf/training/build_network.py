@@ -10,10 +10,10 @@ from rich.console import Console
 
 from ccfnet_tf.config import ModelConfig, RunConfig
 from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.network.backbone_weights import IMAGENET, NO_WEIGHTS, check_weights_file
 from ccfnet_tf.network.ccfnet import build_ccfnet
-from ccfnet_tf.network.check_arguments import LossWeights
+from ccfnet_tf.network.check_compile_arguments import LossWeights
 from ccfnet_tf.network.model import CCFNet
-from ccfnet_tf.network.weights import IMAGENET, NO_WEIGHTS, check_weights_file
 from ccfnet_tf.runs.checkpoint_file import MODEL, load_matching, read_arrays
 from ccfnet_tf.runs.run_folder import read_run
 from ccfnet_tf.training.check_data import RunData, class_weights

@@ -15,8 +15,8 @@ from ccfnet_tf.datasets.audit.check_split import Checked, check
 from ccfnet_tf.datasets.audit.class_counts import Census
 from ccfnet_tf.datasets.cache import Cache, in_gigabytes
 from ccfnet_tf.datasets.layouts.shards import files_of, of_worker
+from ccfnet_tf.datasets.open_data_set import Parts, all_of_them, read_parts, without_damage
 from ccfnet_tf.datasets.samples import Load, bands_note
-from ccfnet_tf.datasets.splits import Parts, all_of_them, read_parts, without_damage
 from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.labels import Sample

@@ -23,7 +23,7 @@ import numpy as np
 
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.io.atomic_file import set_aside, write_atomic
-from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.network.backbone_weights import named_variables
 from ccfnet_tf.runs.checkpoint_file import (
     FREE_SPACE,
     OTHERS,

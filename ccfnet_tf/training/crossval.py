@@ -20,10 +20,9 @@ from rich.table import Table
 
 from ccfnet_tf.config import RunConfig, to_yaml
 from ccfnet_tf.datasets.absent_classes import allowed
-from ccfnet_tf.datasets.audit.check_split import in_threads
 from ccfnet_tf.datasets.audit.class_counts import Census
+from ccfnet_tf.datasets.open_data_set import list_set, read_parts
 from ccfnet_tf.datasets.samples import LoadLabel
-from ccfnet_tf.datasets.splits import list_set, read_parts
 from ccfnet_tf.errors import (
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
@@ -35,16 +34,17 @@ from ccfnet_tf.errors import (
 )
 from ccfnet_tf.evaluation.easy_hard import HEADS
 from ccfnet_tf.io.atomic_file import refuse_links
+from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.io.new_folder import refuse_file
 from ccfnet_tf.io.quiet_flag import QUIET
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.report.evaluation_tables import percent
-from ccfnet_tf.runs.run_files import epochs_written, write_text
 from ccfnet_tf.runs.run_folder import CHECKPOINTS, CROSSVAL_CONFIG, CROSSVAL_RESULT
+from ccfnet_tf.runs.write_run_files import epochs_written, write_text
 from ccfnet_tf.training.check_data import refuse_absent
+from ccfnet_tf.training.claim_run_folder import resolved_paths
 from ccfnet_tf.training.data_digest import Row, read_samples
 from ccfnet_tf.training.distribution.devices import cluster_of
-from ccfnet_tf.training.resume import resolved_paths
 
 _DAMAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 

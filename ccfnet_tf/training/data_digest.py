@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ccfnet_tf.config import RunConfig
-from ccfnet_tf.datasets.audit.check_split import Checked, in_threads
-from ccfnet_tf.datasets.text_files import plain_name
+from ccfnet_tf.datasets.audit.check_split import Checked
+from ccfnet_tf.datasets.class_and_split_lists import plain_name
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.atomic_file import set_aside
+from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.labels import Sample, Taxonomy
-from ccfnet_tf.runs.run_files import write_text
 from ccfnet_tf.runs.run_folder import RunInfo, changed_class
+from ccfnet_tf.runs.write_run_files import write_text
 
 if TYPE_CHECKING:
     from ccfnet_tf.training.check_data import RunData

@@ -22,22 +22,30 @@ from ccfnet_tf.errors import CCFNetError, DataError, ResourceError, RunError, Wo
 from ccfnet_tf.network.model import CCFNet
 from ccfnet_tf.pipeline.batch import original_error, training_batches
 from ccfnet_tf.pipeline.worker_sharding import Share
-from ccfnet_tf.runs.run_files import (
+from ccfnet_tf.runs.run_folder import CONFIG, read_run
+from ccfnet_tf.runs.write_run_files import (
     keep_sound_rows,
     write_classes,
     write_environment,
     write_sizes,
     write_text,
 )
-from ccfnet_tf.runs.run_folder import CONFIG, read_run
 from ccfnet_tf.training import checkpoint
 from ccfnet_tf.training.build_network import build_model, check_start
 from ccfnet_tf.training.callbacks.epoch_end import EpochEnd, Validation
 from ccfnet_tf.training.callbacks.nan_guard import StopWhenNotFinite
-from ccfnet_tf.training.callbacks.preemption import Preemption
 from ccfnet_tf.training.callbacks.progress_bar import ProgressBar
 from ccfnet_tf.training.callbacks.step_checkpoint import StepCheckpoint
 from ccfnet_tf.training.check_data import RunData, check_data, rarity, share_of, training_load
+from ccfnet_tf.training.claim_run_folder import (
+    FREE_ON_RESUME,
+    can_resume,
+    claim,
+    keep_files,
+    last_checkpoint,
+    locked,
+    open_run,
+)
 from ccfnet_tf.training.data_digest import (
     Digest,
     compare_classes,
@@ -48,15 +56,7 @@ from ccfnet_tf.training.data_digest import (
 from ccfnet_tf.training.distribution.collectives import Collectives
 from ccfnet_tf.training.distribution.devices import cluster_of, make_strategy
 from ccfnet_tf.training.optimizer import scaled_rate
-from ccfnet_tf.training.resume import (
-    FREE_ON_RESUME,
-    can_resume,
-    claim,
-    keep_files,
-    last_checkpoint,
-    locked,
-    open_run,
-)
+from ccfnet_tf.training.sigterm_flag import Preemption
 
 NO_SPACE = os.strerror(errno.ENOSPC)
 

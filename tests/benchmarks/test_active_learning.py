@@ -23,7 +23,7 @@ from benchmarks.active_learning import (
     mean_iou,
     summarised,
 )
-from benchmarks.active_learning_pool import FRAME, Pool, film, store, stored
+from benchmarks.active_learning_features import FRAME, Pool, film, store, stored
 from ccfnet_tf.evaluation.confusion import Confusion
 
 CLASSES = 3

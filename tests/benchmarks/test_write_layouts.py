@@ -9,7 +9,7 @@ from benchmarks.write_layouts import COPIES, SIZE, Scenes, scenes
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.audit.check_split import check
 from ccfnet_tf.datasets.layout_registry import detect
-from ccfnet_tf.datasets.splits import read_parts
+from ccfnet_tf.datasets.open_data_set import read_parts
 
 
 @pytest.fixture(scope="module")

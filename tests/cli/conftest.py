@@ -11,7 +11,7 @@ from PIL import Image
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
 from ccfnet_tf.network import ccfnet
-from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.network.backbone_weights import named_variables
 from ccfnet_tf.runs.checkpoint_file import write_arrays
 
 COUNT = 5

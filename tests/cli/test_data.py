@@ -16,7 +16,7 @@ from PIL import Image
 
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.cli.fit_options import parse_fit
-from ccfnet_tf.datasets.splits import list_set
+from ccfnet_tf.datasets.open_data_set import list_set
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR
 from tests.datasets.layouts import small_copies
 

@@ -15,7 +15,7 @@ from PIL import Image
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
 from ccfnet_tf.network import ccfnet
-from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.network.backbone_weights import named_variables
 from ccfnet_tf.palettes import accessible_colours
 from ccfnet_tf.report.html_pages import css_colour
 from ccfnet_tf.runs.checkpoint_file import write_arrays

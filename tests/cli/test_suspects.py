@@ -22,8 +22,8 @@ from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, DamagedRecordError
 from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.network import ccfnet
-from ccfnet_tf.network.calibration import Calibration
-from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.network.backbone_weights import named_variables
+from ccfnet_tf.network.calibration_parameters import Calibration
 from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text
 from ccfnet_tf.runs.checkpoint_file import write_arrays
 from ccfnet_tf.training.data_digest import Row, write_digest

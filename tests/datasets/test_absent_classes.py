@@ -5,7 +5,7 @@ import pytest
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.absent_classes import absent, allowed, explain
-from ccfnet_tf.datasets.mask_values import index_values
+from ccfnet_tf.datasets.mask_values_to_classes import index_values
 
 NAMES = ("ground", "leaf", "stem")
 MASKS = index_values(NAMES, None, void=[255])

@@ -10,7 +10,7 @@ import pytest
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.layout_registry import detect
-from ccfnet_tf.datasets.splits import list_set, parts_of
+from ccfnet_tf.datasets.open_data_set import list_set, parts_of
 from ccfnet_tf.errors import DataError
 from tests.datasets.layouts.small_copies import SIZE, mask, photo, values
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ccfnet_tf.datasets.class_and_split_lists import read_colour_table
 from ccfnet_tf.datasets.published_classes import CODINGS, class_file, taxonomy
-from ccfnet_tf.datasets.text_files import read_colour_table
 from ccfnet_tf.io.read_images import NO_CLASS
 from ccfnet_tf.labels import VOID
 from tests.datasets.layouts.small_copies import voc_palette

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.open_data_set import list_set
 from ccfnet_tf.datasets.split_names import misleading_folders, part_folders, part_in, part_of
-from ccfnet_tf.datasets.splits import list_set
 from ccfnet_tf.labels import Sample
 from tests.datasets.layouts import small_copies
 

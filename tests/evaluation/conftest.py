@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ccfnet_tf.inference.segmenter import HeadOutputs
+from ccfnet_tf.inference.segmenter_protocol import HeadOutputs
 from ccfnet_tf.labels import VOID
 
 Draw = Callable[..., tuple[np.ndarray, HeadOutputs]]

@@ -11,7 +11,7 @@ from ccfnet_tf.errors import DataError, NotFiniteError
 from ccfnet_tf.evaluation import calibrate
 from ccfnet_tf.evaluation.calibrate import fit_calibration, sample_pixels
 from ccfnet_tf.evaluation.evaluation import Evaluation
-from ccfnet_tf.inference.segmenter import HeadOutputs, Prediction
+from ccfnet_tf.inference.segmenter_protocol import HeadOutputs, Prediction
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, distinct_colours
 from tests.evaluation.conftest import log_softmax
 

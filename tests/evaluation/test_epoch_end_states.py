@@ -20,7 +20,7 @@ from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.evaluation.score_histogram import ScoreHistogram
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.labels import VOID, Taxonomy
-from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.network.backbone_weights import named_variables
 from tests.inference.conftest import build
 
 CLASSES = 3

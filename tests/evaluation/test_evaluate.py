@@ -8,7 +8,7 @@ import pytest
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.evaluation import Evaluation
-from ccfnet_tf.inference.segmenter import HeadOutputs, Prediction
+from ccfnet_tf.inference.segmenter_protocol import HeadOutputs, Prediction
 from ccfnet_tf.labels import Sample, Taxonomy, distinct_colours
 from tests.evaluation.conftest import drawn
 from tests.evaluation.test_evaluation import assert_same

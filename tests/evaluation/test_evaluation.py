@@ -10,9 +10,9 @@ from sklearn import metrics
 from ccfnet_tf.errors import NotFiniteError
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.evaluation import PREDICTIONS, PROBABILITIES, SCORES, Evaluation
-from ccfnet_tf.inference.segmenter import HeadOutputs
+from ccfnet_tf.inference.segmenter_protocol import HeadOutputs
 from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
-from ccfnet_tf.network.calibration import Calibration
+from ccfnet_tf.network.calibration_parameters import Calibration
 from tests.evaluation.conftest import Draw
 
 TAXONOMY = Taxonomy(("sky", "sea", "[red]sand"), ((0, 0, 255), (0, 255, 0), (255, 0, 0)))

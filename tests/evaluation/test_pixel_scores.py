@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from ccfnet_tf.evaluation.pixel_scores import HeadScores, calibrated, calibrated_attention, sigmoid
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
-from ccfnet_tf.network.outputs import maps
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
+from ccfnet_tf.network.labels_and_maps import maps
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ccfnet_tf.evaluation.ranking import RIGHT, WRONG
+from ccfnet_tf.evaluation.auroc_and_aurc import RIGHT, WRONG
 from ccfnet_tf.evaluation.score_histogram import BINS, ScoreHistogram, bins_of, centres
 
 

@@ -11,14 +11,14 @@ import keras
 import pytest
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
-from ccfnet_tf.datasets.splits import read_parts
+from ccfnet_tf.datasets.open_data_set import read_parts
 from ccfnet_tf.exporters.export_run import new_manifest
 from ccfnet_tf.exporters.registry import new_exporter
 from ccfnet_tf.exporters.verify.reference import reference_images, run_parts, write_reference
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.network import ccfnet
-from ccfnet_tf.runs.run_files import write_classes
 from ccfnet_tf.runs.run_folder import load_run, read_run
+from ccfnet_tf.runs.write_run_files import write_classes
 from ccfnet_tf.runtimes.manifest import REFERENCE, Difference, Format, write_manifest
 from ccfnet_tf.training.checkpoint import Progress, save_best
 

@@ -21,9 +21,9 @@ from ccfnet_tf.exporters.onnx.writer import write_onnx
 from ccfnet_tf.exporters.registry import new_exporter
 from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import MAPS, Maps, Prediction, Segmenter
+from ccfnet_tf.inference.segmenter_protocol import MAPS, Maps, Prediction, Segmenter
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.network.calibration import Calibration
+from ccfnet_tf.network.calibration_parameters import Calibration
 from ccfnet_tf.runs.calibration_file import CALIBRATION as CALIBRATION_FILE
 from ccfnet_tf.runs.calibration_file import calibration_text
 from ccfnet_tf.runtimes import manifest as module

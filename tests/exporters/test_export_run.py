@@ -17,7 +17,7 @@ from ccfnet_tf.exporters import export_run as module
 from ccfnet_tf.exporters.base import Exporter
 from ccfnet_tf.exporters.registry import new_exporter
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import MAPS
+from ccfnet_tf.inference.segmenter_protocol import MAPS
 from ccfnet_tf.runs.run_folder import load_run
 from ccfnet_tf.runtimes.manifest import MANIFEST, Difference, read_manifest
 from ccfnet_tf.runtimes.open_segmenter import find_source

@@ -18,11 +18,11 @@ from ccfnet_tf.exporters.verify.compare_process import compare
 from ccfnet_tf.exporters.verify.gpu import try_on_gpu
 from ccfnet_tf.exporters.verify.reference import write_reference
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import Segmenter
+from ccfnet_tf.inference.segmenter_protocol import Segmenter
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.heads import AffineGate, HardGate
-from ccfnet_tf.network.outputs import exported_heads
+from ccfnet_tf.network.labels_and_maps import exported_heads
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.manifest import MODEL, REFERENCE, tolerance
 from ccfnet_tf.runtimes.onnx import OnnxNetwork

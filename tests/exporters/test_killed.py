@@ -13,7 +13,7 @@ import pytest
 from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import EXIT_DONE, RunError
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import MAPS
+from ccfnet_tf.inference.segmenter_protocol import MAPS
 from ccfnet_tf.runs.run_folder import load_run
 from ccfnet_tf.runtimes.manifest import REFERENCE
 from ccfnet_tf.runtimes.open_segmenter import find_source

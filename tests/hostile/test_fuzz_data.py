@@ -10,7 +10,7 @@ import pytest
 
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.splits import list_set
+from ccfnet_tf.datasets.open_data_set import list_set
 from ccfnet_tf.pipeline.convert_data_set import write_shards
 from tests.datasets.layouts import small_copies, test_fuzz_lists, test_fuzz_polygons
 from tests.hostile.conftest import write_set

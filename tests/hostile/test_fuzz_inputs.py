@@ -38,16 +38,16 @@ from ccfnet_tf.cli import main as cli
 from ccfnet_tf.cli.fit_options import parse_fit
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.audit.sequences import groups_of
-from ccfnet_tf.datasets.splits import list_set
+from ccfnet_tf.datasets.open_data_set import list_set
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.exporters.verify.reference import read_references
-from ccfnet_tf.inference import inputs
+from ccfnet_tf.inference import find_inputs
 from ccfnet_tf.inference.predict import Wanted, predict_all
-from ccfnet_tf.inference.segmenter import Prediction
+from ccfnet_tf.inference.segmenter_protocol import Prediction
 from ccfnet_tf.io import read_images as pictures
 from ccfnet_tf.io.matlab import read_matrix
 from ccfnet_tf.io.video_writer import quiet_video
-from ccfnet_tf.network import weights
+from ccfnet_tf.network import backbone_weights
 from ccfnet_tf.runtimes.manifest import REFERENCE
 from ccfnet_tf.training import crossval
 from tests import test_export_embedded
@@ -156,7 +156,7 @@ def test_images(name: str, tmp_path: Path, count: int) -> None:
 
 def test_every_image_suffix_is_tested() -> None:
     alike = {".jpeg", ".jpe", ".jfif", ".tiff", ".pgm", ".pbm", ".pnm"}
-    assert {Path(name).suffix for name in SAVED} | alike == set(inputs.IMAGE_SUFFIXES)
+    assert {Path(name).suffix for name in SAVED} | alike == set(find_inputs.IMAGE_SUFFIXES)
 
 
 @pytest.mark.parametrize("kind", ["L", "P", "RGB", "RGBA", "1", "I;16"])
@@ -253,7 +253,7 @@ def test_weights_of_a_backbone(name: str, tmp_path: Path, count: int) -> None:
     else:
         with h5py.File(file, "w") as opened:
             legacy_h5_format.save_weights_to_hdf5_group(opened, model)
-    fuzz(file, lambda: weights.load_backbone_weights(model, "toy", file), count)
+    fuzz(file, lambda: backbone_weights.load_backbone_weights(model, "toy", file), count)
 
 
 def packed(file: h5py.Group) -> None:
@@ -280,7 +280,7 @@ def test_weights_with_links_to_other_files(
         grows_at_most(1 << 28),
         pytest.raises(ConfigError, match=r"a\.weights\.h5 does not match toy: the file is damaged"),
     ):
-        weights.load_backbone_weights(model, "toy", file)
+        backbone_weights.load_backbone_weights(model, "toy", file)
 
 
 @pytest.mark.parametrize(
@@ -291,10 +291,10 @@ def test_weights_that_crash_or_hang_their_process(
 ) -> None:
     model, file = backbone(), tmp_path / "a.weights.h5"
     model.save_weights(file)
-    monkeypatch.setattr(weights, "_TRIAL", trial)
-    monkeypatch.setattr(weights, "_TRIAL_SECONDS", 1.0)
+    monkeypatch.setattr(backbone_weights, "_TRIAL", trial)
+    monkeypatch.setattr(backbone_weights, "_TRIAL_SECONDS", 1.0)
     with pytest.raises(ConfigError, match="does not match toy: the file is damaged"):
-        weights.load_backbone_weights(model, "toy", file)
+        backbone_weights.load_backbone_weights(model, "toy", file)
 
 
 def test_references(tmp_path: Path, count: int) -> None:

@@ -26,8 +26,8 @@ from ccfnet_tf.datasets.label_map import read_label_map
 from ccfnet_tf.errors import LONGEST, CCFNetError
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs.checkpoint_file import assign_model, read_arrays
-from ccfnet_tf.runs.run_files import epochs_written, keep_sound_rows, write_environment
 from ccfnet_tf.runs.run_folder import read_run
+from ccfnet_tf.runs.write_run_files import epochs_written, keep_sound_rows, write_environment
 from ccfnet_tf.runtimes.manifest import MANIFEST, _checksum
 from ccfnet_tf.runtimes.open_segmenter import find_source
 from ccfnet_tf.training.data_digest import read_samples

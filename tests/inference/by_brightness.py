@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ccfnet_tf.inference.segmenter import Maps, Prediction
+from ccfnet_tf.inference.segmenter_protocol import Maps, Prediction
 from ccfnet_tf.labels import Taxonomy
 
 TAXONOMY = Taxonomy(("dark", "grey", "light"), ((90, 160, 250), (20, 60, 160), (230, 200, 120)))

@@ -15,8 +15,8 @@ import pytest
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.backbone_weights import named_variables
 from ccfnet_tf.network.ccfnet import build_ccfnet
-from ccfnet_tf.network.weights import named_variables
 from ccfnet_tf.runs.checkpoint_file import write_arrays
 
 TAXONOMY = Taxonomy(("sky", "sea", "sand"), ((90, 160, 250), (20, 60, 160), (230, 200, 120)))

@@ -12,7 +12,7 @@ from rich.console import Console
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.inference.abstain import Abstaining, parse_threshold
 from ccfnet_tf.inference.predict import Wanted, predict_all
-from ccfnet_tf.inference.segmenter import Maps, Prediction
+from ccfnet_tf.inference.segmenter_protocol import Maps, Prediction
 from ccfnet_tf.inference.writers import label_picture
 from ccfnet_tf.labels import VOID
 from ccfnet_tf.palettes import accessible_colours

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ccfnet_tf.errors import DataError, ResourceError
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.network.calibration import Calibration
+from ccfnet_tf.network.calibration_parameters import Calibration
 from tests.inference.conftest import write_picture
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.inference.downscale import SmallerImages
-from ccfnet_tf.inference.segmenter import Maps, Prediction, Segmenter, label_scores
+from ccfnet_tf.inference.segmenter_protocol import Maps, Prediction, Segmenter, label_scores
 from ccfnet_tf.inference.test_time import Augmentation, AugmentedNetwork
 from ccfnet_tf.inference.tiles import TiledNetwork, Tiling
 from ccfnet_tf.runtimes.letterbox import fit

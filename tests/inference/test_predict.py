@@ -18,10 +18,10 @@ from rich.console import Console
 
 from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import EXIT_USER_ERROR, DataError, ResourceError
-from ccfnet_tf.inference.inputs import Failure
+from ccfnet_tf.inference.find_inputs import Failure
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.predict import Outcome, Wanted, predict_all
-from ccfnet_tf.inference.segmenter import Maps, PictureTooLargeError, Prediction, Segmenter
+from ccfnet_tf.inference.segmenter_protocol import Maps, PictureTooLargeError, Prediction, Segmenter
 from ccfnet_tf.inference.writers import KINDS
 from tests.inference.conftest import TAXONOMY, write_picture
 
@@ -337,7 +337,7 @@ ASKS_FOR_EVER = """
 import signal, sys, threading, time
 import numpy as np
 from ccfnet_tf.inference import predict, writers
-from ccfnet_tf.inference.segmenter import Maps
+from ccfnet_tf.inference.segmenter_protocol import Maps
 from ccfnet_tf.labels import Taxonomy
 
 class Hanging:

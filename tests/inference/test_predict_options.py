@@ -14,9 +14,9 @@ from rich.console import Console
 
 from ccfnet_tf.errors import ConfigError, ResourceError
 from ccfnet_tf.inference.downscale import SmallerImages, parse_box
-from ccfnet_tf.inference.inputs import find_jobs
+from ccfnet_tf.inference.find_inputs import find_jobs
 from ccfnet_tf.inference.predict import Outcome, Wanted, parse_save, predict_all
-from ccfnet_tf.inference.segmenter import Prediction
+from ccfnet_tf.inference.segmenter_protocol import Prediction
 from ccfnet_tf.inference.writers import ENDINGS, KINDS
 from tests.inference.by_brightness import ByBrightness
 

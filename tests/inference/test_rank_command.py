@@ -15,7 +15,7 @@ from ccfnet_tf.datasets.samples import fingerprint
 from ccfnet_tf.inference import feature_network
 from ccfnet_tf.inference.feature_network import View
 from ccfnet_tf.labels import Sample
-from ccfnet_tf.network.calibration import Calibration
+from ccfnet_tf.network.calibration_parameters import Calibration
 from ccfnet_tf.runs.calibration_file import calibration_text
 from tests.inference.conftest import TAXONOMY, write_picture
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.inference import video
 from ccfnet_tf.inference.predict import predict_all
-from ccfnet_tf.inference.segmenter import Prediction
+from ccfnet_tf.inference.segmenter_protocol import Prediction
 from ccfnet_tf.io.video_writer import quiet_video
 from tests.inference.by_brightness import ByBrightness
 

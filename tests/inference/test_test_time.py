@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.inference.segmenter import HeadOutputs, Prediction
+from ccfnet_tf.inference.segmenter_protocol import HeadOutputs, Prediction
 from ccfnet_tf.inference.test_time import (
     Augmentation,
     AugmentedCascade,

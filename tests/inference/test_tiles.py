@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ccfnet_tf.errors import ConfigError, ResourceError
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import HeadOutputs, Maps, Prediction
+from ccfnet_tf.inference.segmenter_protocol import HeadOutputs, Maps, Prediction
 from ccfnet_tf.inference.tiles import (
     RAMP,
     STRIDE,
@@ -149,8 +149,8 @@ def strided() -> KerasNetwork:
     import keras
 
     from ccfnet_tf.network import heads
-    from ccfnet_tf.network.alignment import Normalise, PadToGrid, ToImage
     from ccfnet_tf.network.model import CCFNet
+    from ccfnet_tf.network.normalise_pad_resize import Normalise, PadToGrid, ToImage
 
     keras.utils.set_random_seed(5)
     layers = keras.layers

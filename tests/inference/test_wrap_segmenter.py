@@ -12,7 +12,7 @@ from rich.console import Console
 from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR
 from ccfnet_tf.inference.predict import Wanted, predict_all
-from ccfnet_tf.inference.segmenter import CascadeSegmenter
+from ccfnet_tf.inference.segmenter_protocol import CascadeSegmenter
 from ccfnet_tf.inference.test_time import Augmentation
 from ccfnet_tf.inference.tiles import Tiling
 from ccfnet_tf.inference.wrap_segmenter import UNWRAPPED, Wrapping, wrap

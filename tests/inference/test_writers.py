@@ -10,7 +10,7 @@ import pytest
 from ccfnet_tf.errors import ResourceError
 from ccfnet_tf.inference import writers
 from ccfnet_tf.inference.keras_network import Heads
-from ccfnet_tf.inference.segmenter import MAPS, MapName, Prediction
+from ccfnet_tf.inference.segmenter_protocol import MAPS, MapName, Prediction
 from ccfnet_tf.inference.writers import (
     ENDINGS,
     KINDS,

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin, TiffTags
 
-from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
+from ccfnet_tf.datasets.mask_values_to_classes import index_values, read_index_mask
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.read_images import MAX_PIXELS, extra_band, image_size, read_image
 from ccfnet_tf.labels import VOID

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.network.backbone_weights import copy_weights
 from ccfnet_tf.network.backbones import LayerOptions, build_backbone
-from ccfnet_tf.network.weights import copy_weights
 
 
 def randomise(model: keras.Model) -> None:

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from ccfnet_tf.network import heads
-from ccfnet_tf.network.alignment import HalfSize, PadToGrid
+from ccfnet_tf.network.normalise_pad_resize import HalfSize, PadToGrid
 
 LOG = math.log
 

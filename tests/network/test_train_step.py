@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ccfnet_tf.network.backbone_weights import named_variables
 from ccfnet_tf.network.heads import AffineGate
 from ccfnet_tf.network.model import LossWeights
-from ccfnet_tf.network.weights import named_variables
 from tests.network import by_hand
 from tests.network.by_hand import HEADS, Learning, Weights
 

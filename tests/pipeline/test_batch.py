@@ -14,7 +14,7 @@ from PIL import Image
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.audit.check_split import check
-from ccfnet_tf.datasets.splits import Parts, read_parts
+from ccfnet_tf.datasets.open_data_set import Parts, read_parts
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.pipeline import batch as module
@@ -195,7 +195,7 @@ import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.splits import read_parts
+from ccfnet_tf.datasets.open_data_set import read_parts
 from ccfnet_tf.pipeline.batch import evaluation_batches, training_batches
 data = DataConfig(format="scenes", scenes=10, scene_size=(40, 48), crop=33)
 parts = read_parts(data, 0)

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.open_data_set import list_set, read_parts
 from ccfnet_tf.datasets.samples import Listing
-from ccfnet_tf.datasets.splits import list_set, read_parts
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError
 from ccfnet_tf.io.read_images import read_image
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, distinct_colours

@@ -14,9 +14,9 @@ import pytest
 from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
 from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.evaluation import Evaluation
-from ccfnet_tf.inference.segmenter import HeadOutputs, Prediction
+from ccfnet_tf.inference.segmenter_protocol import HeadOutputs, Prediction
 from ccfnet_tf.labels import Sample, Taxonomy
-from ccfnet_tf.runs.run_files import write_classes
+from ccfnet_tf.runs.write_run_files import write_classes
 from tests.evaluation.conftest import drawn
 from tests.report.browser import Browser
 

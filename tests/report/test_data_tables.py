@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from ccfnet_tf.datasets.audit.class_counts import Census
+from ccfnet_tf.datasets.audit.find_problems import Finding, Report
 from ccfnet_tf.datasets.audit.make_folds import Split
-from ccfnet_tf.datasets.audit.problems import Finding, Report
 from ccfnet_tf.datasets.audit.stats import Stats
 from ccfnet_tf.labels import Taxonomy, distinct_colours
 from ccfnet_tf.report.data_tables import check_report, share_percent, split_table, stats_table

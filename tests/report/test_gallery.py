@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ccfnet_tf.evaluation.read_image_table import ImageRow
-from ccfnet_tf.inference.segmenter import HeadOutputs
+from ccfnet_tf.inference.segmenter_protocol import HeadOutputs
 from ccfnet_tf.inference.writers import difficulty_picture
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, distinct_colours
 from ccfnet_tf.report import gallery as module

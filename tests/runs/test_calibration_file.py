@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ccfnet_tf.errors import RunError
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text, read_calibration
 
 VECTOR = Calibration((0.5, 1.5), (0.25, -1.0), 0.7, -0.3)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from ccfnet_tf.errors import ConfigError, DataError, RunError
-from ccfnet_tf.inference.segmenter import PictureTooLargeError
+from ccfnet_tf.inference.segmenter_protocol import PictureTooLargeError
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
 from tests.tiny_onnx import write_tiny_onnx

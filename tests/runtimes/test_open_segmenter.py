@@ -20,7 +20,7 @@ from ccfnet_tf.exporters.onnx.writer import write_onnx
 from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.predict import predict_all
-from ccfnet_tf.inference.segmenter import MAPS
+from ccfnet_tf.inference.segmenter_protocol import MAPS
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes import litert, served
 from ccfnet_tf.runtimes.manifest import MANIFEST, MODEL, Format, Manifest, checksums, write_manifest
@@ -256,7 +256,7 @@ def test_exported_files_are_opened_without_the_network_s_code() -> None:
         "early = {'tensorflow', 'keras', 'onnxruntime'} & set(sys.modules);"
         "import ccfnet_tf.runtimes.saved_model;"
         # The calibration of a run: numbers alone.
-        "plain = {'ccfnet_tf.network', 'ccfnet_tf.network.calibration'};"
+        "plain = {'ccfnet_tf.network', 'ccfnet_tf.network.calibration_parameters'};"
         "network = {name for name in sys.modules if name.startswith('ccfnet_tf.network')};"
         "sys.exit(bool(early or network - plain))"
     )

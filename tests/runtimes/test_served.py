@@ -23,7 +23,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, ResourceError
-from ccfnet_tf.inference.segmenter import MAPS, PictureTooLargeError
+from ccfnet_tf.inference.segmenter_protocol import MAPS, PictureTooLargeError
 from ccfnet_tf.runtimes import served as module
 from ccfnet_tf.runtimes.served import Patience, ServedNetwork
 

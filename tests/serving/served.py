@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import MAPS, Maps
+from ccfnet_tf.inference.segmenter_protocol import MAPS, Maps
 from ccfnet_tf.labels import Taxonomy
 
 NAMES = ("sky", "sea", "grüße")

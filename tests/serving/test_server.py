@@ -32,7 +32,7 @@ from tensorflow_serving.apis import (
 from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import ConfigError, DataError, RunError
 from ccfnet_tf.exporters.saved_model import writer as saved_model
-from ccfnet_tf.inference.segmenter import MAPS, PictureTooLargeError
+from ccfnet_tf.inference.segmenter_protocol import MAPS, PictureTooLargeError
 from ccfnet_tf.runtimes import served
 from ccfnet_tf.runtimes.open_segmenter import find_source
 from ccfnet_tf.runtimes.served import ServedNetwork

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 
 from ccfnet_tf.network import heads
+from ccfnet_tf.network.backbone_weights import named_variables
 from ccfnet_tf.network.fast_layers import BatchNorm
 from ccfnet_tf.network.model import CCFNet
-from ccfnet_tf.network.weights import named_variables
 from tests.network.by_hand import Weights
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.epoch_end_states import EpochCounts, Evaluator
-from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.network.backbone_weights import named_variables
 from ccfnet_tf.runs.checkpoint_file import read_arrays
 from ccfnet_tf.training import build_network, fit
 

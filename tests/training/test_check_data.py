@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, RunConfig, TrainConfig
 from ccfnet_tf.datasets.audit.class_counts import Census
-from ccfnet_tf.datasets.splits import list_set, read_parts
+from ccfnet_tf.datasets.open_data_set import list_set, read_parts
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import VOID
 from ccfnet_tf.pipeline.convert_data_set import write_shards

@@ -31,7 +31,7 @@ from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.network import backbones
 from ccfnet_tf.network.model import CCFNet
-from ccfnet_tf.runs.run_files import write_classes
+from ccfnet_tf.runs.write_run_files import write_classes
 from ccfnet_tf.training import build_network, checkpoint, fit
 from ccfnet_tf.training.callbacks import epoch_end
 from ccfnet_tf.training.check_data import RunData, check_data

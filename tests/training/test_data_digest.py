@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, RunConfig, TrainConfig
+from ccfnet_tf.datasets.open_data_set import list_set
 from ccfnet_tf.datasets.samples import fingerprint
-from ccfnet_tf.datasets.splits import list_set
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.convert_data_set import write_shards

@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from ccfnet_tf.config import TrainConfig
 from ccfnet_tf.network import heads
-from ccfnet_tf.network.alignment import ToImage
 from ccfnet_tf.network.backbones import LayerOptions
 from ccfnet_tf.network.fast_layers import BatchNorm, Conv
 from ccfnet_tf.network.model import CCFNet, LossWeights
+from ccfnet_tf.network.normalise_pad_resize import ToImage
 from ccfnet_tf.training.optimizer import make_optimizer
 
 SIZE, CLASSES, PICTURES = 33, 3, 480

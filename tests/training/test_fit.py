@@ -18,7 +18,7 @@ from ccfnet_tf.runs.checkpoint_file import write_arrays
 from ccfnet_tf.runs.run_folder import read_config
 from ccfnet_tf.training import fit as module
 from ccfnet_tf.training.checkpoint import Progress
-from ccfnet_tf.training.resume import keep_files, open_run
+from ccfnet_tf.training.claim_run_folder import keep_files, open_run
 
 CONFIG = RunConfig(
     data=DataConfig(format="scenes", scenes=10, scene_size=(32, 32), crop=33),

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from ccfnet_tf.config import TrainConfig
 from ccfnet_tf.network import heads
-from ccfnet_tf.network.alignment import Normalise
 from ccfnet_tf.network.backbones import LayerOptions
 from ccfnet_tf.network.model import FINE_LAYER, CCFNet, LossWeights
+from ccfnet_tf.network.normalise_pad_resize import Normalise
 from ccfnet_tf.training.optimizer import make_optimizer
 
 CLASSES, SIZE, BATCH, STEPS = 3, 16, 4, 30

@@ -25,7 +25,7 @@ from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.epoch_end_states import EpochCounts, Evaluator
 from ccfnet_tf.evaluation.score_histogram import ScoreHistogram
 from ccfnet_tf.labels import Sample, Taxonomy
-from ccfnet_tf.network.weights import named_variables
+from ccfnet_tf.network.backbone_weights import named_variables
 from ccfnet_tf.pipeline.batch import training_batches
 from ccfnet_tf.runs.checkpoint_file import read_arrays
 from ccfnet_tf.training import build_network, fit

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from ccfnet_tf.datasets.audit.class_counts import Census
 from ccfnet_tf.datasets.samples import Load, label_fingerprint
 from ccfnet_tf.errors import DamagedRecordError, DataError
+from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.labels import Sample
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -88,30 +82,3 @@ def check(
         more = f" (and {len(faults) - 1} more bad files)" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{more}", kind=faults[0].kind) from faults[0]
     return Checked(sizes, census, labels, tuple(damaged))
-
-
-def in_threads(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int = 0
-) -> Iterator[Result]:
-    """Applies a function to items in threads and yields the results in order.
-
-    Threads run in parallel because image decoders release the GIL.
-
-    Args:
-        function: Function of an item.
-        items: Consumed only a few items ahead of the results, which bounds memory.
-        workers: Number of threads; 0 uses one per core, at most 8.
-    """
-    workers = workers or min(8, os.cpu_count() or 1)
-    pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 4 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()

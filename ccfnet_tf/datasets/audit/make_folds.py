@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ccfnet_tf.datasets.audit.check_split import in_threads
 from ccfnet_tf.datasets.audit.class_counts import Census
-from ccfnet_tf.datasets.audit.problems import fingerprint
+from ccfnet_tf.datasets.audit.find_problems import fingerprint
 from ccfnet_tf.datasets.audit.sequences import first_of, join, near_copies, thumbnail
+from ccfnet_tf.datasets.open_data_set import NEAR_DUPLICATES, agreeing, parts_of, refuse_unpaired
 from ccfnet_tf.datasets.samples import Listing
-from ccfnet_tf.datasets.splits import NEAR_DUPLICATES, agreeing, parts_of, refuse_unpaired
 from ccfnet_tf.errors import ConfigError, DataError
+from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.io.new_folder import new_folder, refuse_existing
 from ccfnet_tf.labels import Sample
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ccfnet_tf.datasets.class_and_split_lists import plain_name
 from ccfnet_tf.datasets.split_names import part_of
-from ccfnet_tf.datasets.text_files import plain_name
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.labels import Sample
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ccfnet_tf.datasets.audit.check_split import in_threads
 from ccfnet_tf.datasets.audit.class_counts import Census
 from ccfnet_tf.datasets.samples import Load
+from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.labels import Sample, Taxonomy
 
 _BAND_ROWS = 256

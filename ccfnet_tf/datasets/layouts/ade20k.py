@@ -15,7 +15,7 @@ import numpy as np
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.class_files import find_own_classes
-from ccfnet_tf.datasets.image_label_pairs import (
+from ccfnet_tf.datasets.layout_helpers import (
     IMAGE_SUFFIXES,
     MASKS,
     files_in,
@@ -24,7 +24,7 @@ from ccfnet_tf.datasets.image_label_pairs import (
     require,
     require_pictures,
 )
-from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
+from ccfnet_tf.datasets.mask_values_to_classes import index_values, read_index_mask
 from ccfnet_tf.datasets.published_classes import CODINGS, taxonomy
 from ccfnet_tf.datasets.samples import Listing, with_pictures
 from ccfnet_tf.errors import DataError

@@ -28,8 +28,8 @@ from typing import IO, cast
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.audit.check_split import in_threads
-from ccfnet_tf.datasets.image_label_pairs import (
+from ccfnet_tf.datasets.class_and_split_lists import MAX_CLASSES, read_names, taxonomy_of
+from ccfnet_tf.datasets.layout_helpers import (
     ANYWHERE,
     MASKS,
     files_in,
@@ -38,9 +38,9 @@ from ccfnet_tf.datasets.image_label_pairs import (
     require_pictures,
 )
 from ccfnet_tf.datasets.samples import Listing, with_pictures
-from ccfnet_tf.datasets.text_files import MAX_CLASSES, read_names, taxonomy_of
 from ccfnet_tf.errors import DataError, nearest
 from ccfnet_tf.io.annotation_json import read_json, records, text, whole
+from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.io.read_images import read_mask
 from ccfnet_tf.labels import VOID, Sample
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.class_files import find_own_classes
-from ccfnet_tf.datasets.image_label_pairs import (
+from ccfnet_tf.datasets.layout_helpers import (
     DEEP,
     IMAGE_SUFFIXES,
     MASKS,
@@ -29,7 +29,7 @@ from ccfnet_tf.datasets.image_label_pairs import (
     require,
     require_pictures,
 )
-from ccfnet_tf.datasets.mask_values import MaskValues, index_values, read_index_mask
+from ccfnet_tf.datasets.mask_values_to_classes import MaskValues, index_values, read_index_mask
 from ccfnet_tf.datasets.published_classes import CODINGS, taxonomy
 from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_pictures
 from ccfnet_tf.errors import DataError

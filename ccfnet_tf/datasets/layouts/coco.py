@@ -28,7 +28,7 @@ to small, so that small objects stay visible; crowds (`iscrowd`) are drawn as th
 annotation without an area is not drawn. One whose category is not in the file is drawn as void.
 Both are reported in the notes. A pixel without an annotation is void, unless a category is named
 background or `_background_`: then it has that class, except inside the box of an annotation that
-has no outline. Categories whose names stand for no class are void (see `name_lists`).
+has no outline. Categories whose names stand for no class are void.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.class_and_split_lists import PARTS, part_named, void_notes, with_background
 from ccfnet_tf.datasets.locate_images import FoundPictures, path_parts
 from ccfnet_tf.datasets.samples import Listing, with_pictures
 from ccfnet_tf.datasets.split_names import part_folders, part_of
-from ccfnet_tf.datasets.text_files import PARTS, part_named, void_notes, with_background
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import (
     Record,

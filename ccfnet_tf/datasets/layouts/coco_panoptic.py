@@ -6,7 +6,7 @@
 
 The colour of a pixel encodes the number of its segment, R + 256 G + 65536 B; the JSON file states
 the category of each segment, and 0 is void. Classes are the categories in the order of their ids,
-except those whose names stand for no class (see `name_lists`). Splits are decided as in `coco`: val
+except those whose names stand for no class. Splits are decided as in `coco`: val
 is the test split if there is no other.
 """
 
@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.class_and_split_lists import PARTS, taxonomy_of, void_notes
 from ccfnet_tf.datasets.layouts import coco
 from ccfnet_tf.datasets.locate_images import FoundPictures, path_parts
 from ccfnet_tf.datasets.samples import Listing, with_pictures
-from ccfnet_tf.datasets.text_files import PARTS, taxonomy_of, void_notes
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import (
     Record,

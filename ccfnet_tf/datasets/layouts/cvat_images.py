@@ -23,9 +23,9 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.class_and_split_lists import part_named, void_notes, with_background
 from ccfnet_tf.datasets.locate_images import FoundPictures, path_parts
 from ccfnet_tf.datasets.samples import Listing, with_pictures
-from ccfnet_tf.datasets.text_files import part_named, void_notes, with_background
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import is_there, picture_size, shown
 from ccfnet_tf.io.coco_rle import to_mask

@@ -13,7 +13,7 @@ Without folders of splits, the lists ROOT/train.txt, val.txt and test.txt can de
 image per line, relative to images/ or to ROOT, with or without suffix; val and test are optional.
 Images that are in no list are then left out, and so are their masks.
 
-Names such as void, ignore or unlabeled stand for no class (see `name_lists`).
+Names such as void, ignore or unlabeled stand for no class.
 
 For colour-coded labels, ROOT/colours.txt (or colors.txt) with one `R G B name` per line replaces
 classes.txt. It may also accompany a classes.txt with the same names; for index masks it defines the
@@ -29,20 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.class_files import NAMES
-from ccfnet_tf.datasets.image_label_pairs import (
-    ANYWHERE,
-    MASKS,
-    contents,
-    files_in,
-    plain_words,
-    unambiguous,
-)
-from ccfnet_tf.datasets.layouts.shards import void_value
-from ccfnet_tf.datasets.mask_values import MaskValues, index_values, read_index_mask
-from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_pictures
-from ccfnet_tf.datasets.split_names import part_folders, part_of
-from ccfnet_tf.datasets.text_files import (
+from ccfnet_tf.datasets.class_and_split_lists import (
     ClassList,
     ColourTable,
     part_lists,
@@ -51,6 +38,19 @@ from ccfnet_tf.datasets.text_files import (
     read_colour_table,
     read_part_lists,
 )
+from ccfnet_tf.datasets.class_files import NAMES
+from ccfnet_tf.datasets.layout_helpers import (
+    ANYWHERE,
+    MASKS,
+    contents,
+    files_in,
+    plain_words,
+    unambiguous,
+)
+from ccfnet_tf.datasets.layouts.shards import void_value
+from ccfnet_tf.datasets.mask_values_to_classes import MaskValues, index_values, read_index_mask
+from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.split_names import part_folders, part_of
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.read_images import read_coloured_mask
 from ccfnet_tf.labels import VOID, Sample

@@ -20,10 +20,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.class_and_split_lists import PARTS, part_named
 from ccfnet_tf.datasets.class_files import find_own_classes
 from ccfnet_tf.datasets.locate_images import path_parts
 from ccfnet_tf.datasets.samples import Listing, with_pictures
-from ccfnet_tf.datasets.text_files import PARTS, part_named
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import is_there
 from ccfnet_tf.labels import Sample

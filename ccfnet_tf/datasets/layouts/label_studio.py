@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.image_label_pairs import PHOTOS
+from ccfnet_tf.datasets.class_and_split_lists import plain_name, void_notes, with_background
+from ccfnet_tf.datasets.layout_helpers import PHOTOS
 from ccfnet_tf.datasets.locate_images import FoundPictures, path_parts
 from ccfnet_tf.datasets.samples import Listing, with_pictures
-from ccfnet_tf.datasets.text_files import plain_name, void_notes, with_background
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import Record, picture_size, read_any_json, shown
 from ccfnet_tf.io.label_studio_rle import to_brush

@@ -8,7 +8,7 @@
     ROOT/{train,val,test}.txt        optional: lists that define other splits
 
 Without a class list, the classes are all labels of the data set in alphabetical order. Names that
-stand for no class are void (see `name_lists`). background, or `_background_`, is the class of all
+stand for no class are void. background, or `_background_`, is the class of all
 pixels that no shape covers. It exists if the class list contains it, if there is no list and a
 shape has that label, or if there is only one other class. Otherwise such pixels are void.
 
@@ -39,8 +39,16 @@ from typing import NamedTuple
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.audit.check_split import in_threads
-from ccfnet_tf.datasets.image_label_pairs import PHOTOS
+from ccfnet_tf.datasets.class_and_split_lists import (
+    is_background_name,
+    plain_name,
+    read_class_list,
+    read_classes,
+    read_part_lists,
+    taxonomy_of,
+    void_notes,
+)
+from ccfnet_tf.datasets.layout_helpers import PHOTOS
 from ccfnet_tf.datasets.locate_images import FoundPictures, is_below, path_parts
 from ccfnet_tf.datasets.samples import (
     Listing,
@@ -50,15 +58,6 @@ from ccfnet_tf.datasets.samples import (
     stored_bytes,
 )
 from ccfnet_tf.datasets.split_names import part_of
-from ccfnet_tf.datasets.text_files import (
-    is_background_name,
-    plain_name,
-    read_class_list,
-    read_classes,
-    read_part_lists,
-    taxonomy_of,
-    void_notes,
-)
 from ccfnet_tf.errors import DataError, nearest
 from ccfnet_tf.io.annotation_json import (
     Record,
@@ -70,6 +69,7 @@ from ccfnet_tf.io.annotation_json import (
     shown,
     text,
 )
+from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.io.polygons import circle, draw, is_outside, points
 from ccfnet_tf.io.read_images import image_size, read_image
 from ccfnet_tf.labels import BACKGROUND, VOID, Sample, Taxonomy, is_void_name

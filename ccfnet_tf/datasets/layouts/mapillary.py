@@ -6,7 +6,7 @@
     ROOT/config.json, config_v2.0.json, config_v1.2.json   names, colours, which are evaluated
 
 A mask value is a row number of the configuration. Rows that are not evaluated are void, as are
-names that stand for no class (see `name_lists`) and the value 255. The labels of testing/ are not
+names that stand for no class and the value 255. The labels of testing/ are not
 public, so validation is the test split here.
 """
 
@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.image_label_pairs import (
+from ccfnet_tf.datasets.class_and_split_lists import taxonomy_of
+from ccfnet_tf.datasets.layout_helpers import (
     IMAGE_SUFFIXES,
     MASKS,
     files_in,
@@ -27,7 +28,6 @@ from ccfnet_tf.datasets.image_label_pairs import (
     require_pictures,
 )
 from ccfnet_tf.datasets.samples import Listing, with_pictures
-from ccfnet_tf.datasets.text_files import taxonomy_of
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import read_json, records, shown, text
 from ccfnet_tf.io.read_images import NO_CLASS, read_index_values, to_classes

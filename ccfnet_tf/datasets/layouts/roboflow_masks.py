@@ -5,7 +5,7 @@
     ROOT/{train,valid,test}/_classes.csv       "Pixel Value, Class", one class per line
 
 The splits may share one table in ROOT, and a single split may be ROOT itself. The value 255 and
-names that stand for no class (see `name_lists`) are void. Any other value that neither the table
+names that stand for no class are void. Any other value that neither the table
 nor `data.mask_values` lists is an error.
 """
 
@@ -18,7 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.image_label_pairs import (
+from ccfnet_tf.datasets.class_and_split_lists import (
+    part_named,
+    read_names,
+    refuse_one_beside_void,
+    taxonomy_of,
+    void_notes,
+)
+from ccfnet_tf.datasets.layout_helpers import (
     MASKS,
     PHOTOS,
     files_in,
@@ -26,15 +33,8 @@ from ccfnet_tf.datasets.image_label_pairs import (
     require,
     require_pictures,
 )
-from ccfnet_tf.datasets.mask_values import MaskValues, index_values, read_index_mask
+from ccfnet_tf.datasets.mask_values_to_classes import MaskValues, index_values, read_index_mask
 from ccfnet_tf.datasets.samples import Listing, with_pictures
-from ccfnet_tf.datasets.text_files import (
-    part_named,
-    read_names,
-    refuse_one_beside_void,
-    taxonomy_of,
-    void_notes,
-)
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample, is_void_name
 

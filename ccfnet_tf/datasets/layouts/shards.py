@@ -25,9 +25,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.audit.check_split import in_threads
 from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.errors import DamagedRecordError, DataError, first_line
+from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.io.read_images import MAX_PIXELS, read_grey_values, read_image
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
 

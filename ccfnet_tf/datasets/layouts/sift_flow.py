@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.image_label_pairs import (
+from ccfnet_tf.datasets.layout_helpers import (
     DEEP,
     IMAGE_SUFFIXES,
     files_in,

@@ -26,8 +26,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.class_and_split_lists import (
+    PARTS,
+    ColourTable,
+    colour_table,
+    part_named,
+    plain_name,
+)
 from ccfnet_tf.datasets.class_files import BOUNDARY, NAMES, find_own_classes
-from ccfnet_tf.datasets.image_label_pairs import (
+from ccfnet_tf.datasets.layout_helpers import (
     ANYWHERE,
     MASKS,
     PHOTOS,
@@ -38,10 +45,9 @@ from ccfnet_tf.datasets.image_label_pairs import (
     require,
     require_pictures,
 )
-from ccfnet_tf.datasets.mask_values import MaskValues, index_values
+from ccfnet_tf.datasets.mask_values_to_classes import MaskValues, index_values
 from ccfnet_tf.datasets.published_classes import CODINGS, taxonomy
 from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_pictures
-from ccfnet_tf.datasets.text_files import PARTS, ColourTable, colour_table, part_named, plain_name
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.read_images import read_mask
 from ccfnet_tf.labels import Sample, Taxonomy

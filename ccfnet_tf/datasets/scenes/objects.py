@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.datasets.scenes.canvas import Canvas
-from ccfnet_tf.datasets.scenes.lighting import Lighting
+from ccfnet_tf.datasets.scenes.choose_lighting import Lighting
 
 SKY, HILL, WATER, ROAD, GRASS, TREE, BUILDING, THING = range(8)
 

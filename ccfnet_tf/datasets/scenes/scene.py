@@ -16,7 +16,7 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets import published_classes
 from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.datasets.scenes.canvas import Canvas, planes
-from ccfnet_tf.datasets.scenes.lighting import Lighting, choose_lighting
+from ccfnet_tf.datasets.scenes.choose_lighting import Lighting, choose_lighting
 from ccfnet_tf.datasets.scenes.objects import (
     GRASS,
     HILL,

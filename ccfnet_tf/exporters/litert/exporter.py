@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ccfnet_tf.datasets.splits import Parts
+from ccfnet_tf.datasets.open_data_set import Parts
 from ccfnet_tf.errors import ConfigError, VerificationError
 from ccfnet_tf.exporters.base import MAX_DEFAULT_SIDE, Exporter
 from ccfnet_tf.exporters.litert.writer import LiteRTOptions, write_litert
@@ -17,8 +17,8 @@ from ccfnet_tf.exporters.verify.accuracy import measure_accuracy
 from ccfnet_tf.exporters.verify.reference import reference_images
 from ccfnet_tf.exporters.verify.verify import verify_on_gpu
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import SMALLEST
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.inference.segmenter_protocol import SMALLEST
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes.letterbox import at_most, fit, parse_size
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.manifest import MODEL, Format

@@ -20,9 +20,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.network.heads import PyramidPooling
-from ccfnet_tf.network.outputs import exported_heads, maps
+from ccfnet_tf.network.labels_and_maps import exported_heads, maps
 
 MAX_TEXTURE_ROWS = 8192
 """Largest number of kernel pixels times input channels of a convolution."""
@@ -39,7 +39,7 @@ Tensors = dict[str, tf.Tensor]
 def gpu_safe_outputs(
     model: Any, calibration: Calibration = UNCALIBRATED
 ) -> Callable[[tf.Tensor], Tensors]:
-    """Returns a function from images of a fixed size to what `network.outputs.maps` returns.
+    """Returns a function from images of a fixed size to the outputs of `labels_and_maps.maps`.
 
     Args:
         model: A `CCFNet`.

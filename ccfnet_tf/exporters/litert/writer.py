@@ -26,9 +26,9 @@ from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.exporters.base import LABELS, PROBABILITIES, check_choice, described_maps
 from ccfnet_tf.exporters.litert.float16 import with_float16_weights
 from ccfnet_tf.exporters.litert.gpu_safe_graph import OUTPUT_SCOPE, Tensors, gpu_safe_outputs
-from ccfnet_tf.inference.segmenter import MAPS, SMALLEST
+from ccfnet_tf.inference.segmenter_protocol import MAPS, SMALLEST
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes.letterbox import Size
 from ccfnet_tf.runtimes.litert import import_interpreter
 from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ccfnet_tf.datasets.splits import Parts
+from ccfnet_tf.datasets.open_data_set import Parts
 from ccfnet_tf.exporters.base import Exporter
 from ccfnet_tf.exporters.onnx.writer import INPUTS, OUTPUTS, write_onnx
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes.manifest import MODEL, Format
 
 

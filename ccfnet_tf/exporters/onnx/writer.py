@@ -19,8 +19,8 @@ import tensorflow as tf
 from ccfnet_tf.errors import VerificationError, first_line
 from ccfnet_tf.exporters.base import LABELS, PROBABILITIES, described_maps
 from ccfnet_tf.exporters.verify.reference import settled
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
-from ccfnet_tf.network.outputs import maps
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
+from ccfnet_tf.network.labels_and_maps import maps
 from ccfnet_tf.runtimes.onnx import import_extra, new_session
 
 OPSET = 17

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ccfnet_tf.config import ComputeType
-from ccfnet_tf.datasets.splits import Parts
+from ccfnet_tf.datasets.open_data_set import Parts
 from ccfnet_tf.exporters.base import Exporter, check_choice
 from ccfnet_tf.exporters.saved_model.warmup import write_warmup
 from ccfnet_tf.exporters.saved_model.writer import INPUTS, OUTPUTS, write_saved_model
 from ccfnet_tf.io.new_folder import being_written
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes.manifest import Format
 
 NAME = "ccfnet"

@@ -5,7 +5,7 @@
 `probabilities`    images uint8 [B, H, W, 3]  ->  probabilities float32 [B, H, W, C]
 `classes`          ask int32 [B], any value   ->  names string [B, C], palette uint8 [B, C, 3]
 
-A probability p of the three maps is stored as round(255 p); see `network.outputs.maps`.
+A probability p of the three maps is stored as round(255 p); see `network.labels_and_maps.maps`.
 
 The signature `classes` exists because TensorFlow Serving does not serve assets. Its outputs have a
 batch dimension because the REST API requires one.
@@ -28,11 +28,11 @@ import tensorflow as tf
 
 from ccfnet_tf.exporters.base import LABELS, PROBABILITIES, described_maps
 from ccfnet_tf.exporters.fold_batch_norm import fold_batch_norm
-from ccfnet_tf.inference.segmenter import MAPS
+from ccfnet_tf.inference.segmenter_protocol import MAPS
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.network.alignment import at_least_minimum
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
-from ccfnet_tf.network.outputs import exported_heads, maps
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
+from ccfnet_tf.network.labels_and_maps import exported_heads, maps
+from ccfnet_tf.network.normalise_pad_resize import at_least_minimum
 from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS
 
 BYTE_LABELS = 256

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ccfnet_tf.datasets.splits import Parts
+from ccfnet_tf.datasets.open_data_set import Parts
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import Prediction, Segmenter
+from ccfnet_tf.inference.segmenter_protocol import Prediction, Segmenter
 from ccfnet_tf.runtimes.letterbox import Size, fit, unfit, unfit_labels
 
 MAX_IMAGES = 200

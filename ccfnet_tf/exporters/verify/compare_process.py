@@ -17,7 +17,7 @@ from typing import Any
 
 from ccfnet_tf.errors import first_line, is_disk_full
 from ccfnet_tf.exporters.verify.reference import Gaps, read_references
-from ccfnet_tf.inference.segmenter import Segmenter
+from ccfnet_tf.inference.segmenter_protocol import Segmenter
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.manifest import MODEL, Difference

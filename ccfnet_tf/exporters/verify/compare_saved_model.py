@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ccfnet_tf.exporters.verify.reference import Gaps, read_references, same_shape
-from ccfnet_tf.inference.segmenter import MAPS, Maps
+from ccfnet_tf.inference.segmenter_protocol import MAPS, Maps
 from ccfnet_tf.runtimes.allowed_ops import refuse_harmful_graph
 from ccfnet_tf.runtimes.manifest import LEVELS, Difference
 

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, TrainConfig, parse_every
-from ccfnet_tf.datasets.splits import Parts
+from ccfnet_tf.datasets.open_data_set import Parts
 from ccfnet_tf.errors import TerminatedError
 from ccfnet_tf.evaluation.easy_hard import HEADS
 from ccfnet_tf.evaluation.epoch_end_states import EpochCounts, Evaluator
@@ -24,13 +24,13 @@ from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.batch import evaluation_batches
 from ccfnet_tf.report.training_previews import preview_sheet
 from ccfnet_tf.runs.checkpoint_file import FREE_SPACE
-from ccfnet_tf.runs.run_files import MetricsTable
 from ccfnet_tf.runs.run_folder import CHECKPOINTS
+from ccfnet_tf.runs.write_run_files import MetricsTable
 from ccfnet_tf.training import checkpoint
-from ccfnet_tf.training.callbacks.preemption import Preemption, terminated
 from ccfnet_tf.training.callbacks.tensorboard import TensorBoardLog
 from ccfnet_tf.training.distribution.collectives import Collectives
 from ccfnet_tf.training.ema import averaged
+from ccfnet_tf.training.sigterm_flag import Preemption, terminated
 
 PREVIEWS = 4
 EVALUATION_BATCH = 1

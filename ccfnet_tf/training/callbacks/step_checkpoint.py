@@ -10,7 +10,7 @@ import keras
 
 from ccfnet_tf.training import checkpoint
 from ccfnet_tf.training.callbacks.epoch_end import EpochEnd
-from ccfnet_tf.training.callbacks.preemption import terminated
+from ccfnet_tf.training.sigterm_flag import terminated
 
 
 class StepCheckpoint(keras.callbacks.Callback):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +7,8 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.audit.check_split import check, in_threads
-from ccfnet_tf.datasets.splits import Parts, read_parts
+from ccfnet_tf.datasets.audit.check_split import check
+from ccfnet_tf.datasets.open_data_set import Parts, read_parts
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
@@ -70,33 +68,3 @@ def test_memory_errors_propagate() -> None:
 
     with pytest.raises(MemoryError):
         check([Sample("a", "", "")] * 2, hungry, 3)
-
-
-def test_threads_keep_the_order_and_read_few_items_ahead() -> None:
-    taken: list[int] = []
-    lock = threading.Lock()
-
-    def items() -> object:
-        for i in range(500):
-            with lock:
-                taken.append(i)
-            yield i
-
-    def slow_at_first(i: int) -> int:
-        time.sleep(0.02 if i % 7 == 0 else 0.0)
-        return i * i
-
-    ahead = []
-    for done, result in enumerate(in_threads(slow_at_first, items(), 3)):  # type: ignore[arg-type]
-        assert result == done * done
-        ahead.append(len(taken) - done)
-    assert max(ahead) <= 4 * 3 + 2
-    assert len(ahead) == 500
-
-
-def test_threads_stop_if_the_generator_is_closed() -> None:
-    started: list[int] = []
-    results = in_threads(lambda i: started.append(i) or i, range(10_000), 2)
-    assert next(iter(results)) == 0
-    results.close()  # type: ignore[attr-defined]
-    assert len(started) < 100

@@ -13,11 +13,11 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.audit.class_counts import Census
 from ccfnet_tf.datasets.audit.make_folds import deal, gaps, joined, split
 from ccfnet_tf.datasets.audit.sequences import groups_of
+from ccfnet_tf.datasets.class_and_split_lists import read_names
 from ccfnet_tf.datasets.layouts import stanford_background
 from ccfnet_tf.datasets.layouts.stanford_background import TWINS, fold_of, read_regions
+from ccfnet_tf.datasets.open_data_set import _draw_val, _with_lists, parts_of
 from ccfnet_tf.datasets.samples import Listing
-from ccfnet_tf.datasets.splits import _draw_val, _with_lists, parts_of
-from ccfnet_tf.datasets.text_files import read_names
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError
 from ccfnet_tf.labels import Sample, Taxonomy, distinct_colours
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.layouts import folder
+from ccfnet_tf.datasets.open_data_set import Parts, read_parts
 from ccfnet_tf.datasets.samples import Listing
-from ccfnet_tf.datasets.splits import Parts, read_parts
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import VOID
 

@@ -19,7 +19,7 @@ from ccfnet_tf.datasets.layouts import (
     stanford_background,
     voc,
 )
-from ccfnet_tf.datasets.mask_values import index_values, read_index_mask
+from ccfnet_tf.datasets.mask_values_to_classes import index_values, read_index_mask
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.read_images import read_image
 from ccfnet_tf.labels import VOID

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.audit.check_split import check
-from ccfnet_tf.datasets.audit.problems import inspect
+from ccfnet_tf.datasets.audit.find_problems import inspect
 from ccfnet_tf.datasets.layouts import shards
-from ccfnet_tf.datasets.splits import list_set, read_parts, without_damage
+from ccfnet_tf.datasets.open_data_set import list_set, read_parts, without_damage
 from ccfnet_tf.errors import DamagedRecordError, DataError
 from ccfnet_tf.labels import VOID
 from ccfnet_tf.pipeline.convert_data_set import write_shards

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.layouts.stanford_background import TWINS, fold_of, read_regions
-from ccfnet_tf.datasets.splits import Parts, list_set, read_parts
+from ccfnet_tf.datasets.open_data_set import Parts, list_set, read_parts
 from ccfnet_tf.errors import DataError
 
 

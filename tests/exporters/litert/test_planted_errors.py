@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ccfnet_tf.datasets.splits import Parts
+from ccfnet_tf.datasets.open_data_set import Parts
 from ccfnet_tf.errors import RunError, VerificationError
 from ccfnet_tf.exporters.litert import gpu_safe_graph
 from ccfnet_tf.exporters.litert import writer as litert
@@ -24,7 +24,7 @@ from ccfnet_tf.exporters.verify.gpu import GPUVerdict, try_on_gpu
 from ccfnet_tf.exporters.verify.reference import write_reference
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.labels import Sample, Taxonomy
-from ccfnet_tf.network.outputs import maps
+from ccfnet_tf.network.labels_and_maps import maps
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.manifest import MODEL, REFERENCE, tolerance
 

@@ -23,10 +23,10 @@ from ccfnet_tf.exporters.verify.compare_process import compare
 from ccfnet_tf.exporters.verify.gpu import GPUVerdict, judge, try_on_gpu
 from ccfnet_tf.exporters.verify.reference import write_reference
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import MAPS
+from ccfnet_tf.inference.segmenter_protocol import MAPS
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network import heads
-from ccfnet_tf.network.calibration import UNCALIBRATED, Calibration
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.fast_layers import Conv
 from ccfnet_tf.network.heads import PyramidPooling

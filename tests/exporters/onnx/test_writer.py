@@ -18,7 +18,7 @@ from ccfnet_tf.errors import ConfigError, VerificationError
 from ccfnet_tf.exporters.onnx import writer as module
 from ccfnet_tf.exporters.onnx.writer import OUTPUTS, write_onnx
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import MAPS
+from ccfnet_tf.inference.segmenter_protocol import MAPS
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
 

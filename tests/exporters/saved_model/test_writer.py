@@ -21,9 +21,9 @@ from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.exporters.verify.compare_saved_model import check_saved_model
 from ccfnet_tf.exporters.verify.reference import write_reference
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import MAPS
+from ccfnet_tf.inference.segmenter_protocol import MAPS
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.network.outputs import maps
+from ccfnet_tf.network.labels_and_maps import maps
 from ccfnet_tf.runtimes.manifest import REFERENCE
 
 NAMES = ("sky", "sea", "grüße")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.splits import Parts, read_parts
+from ccfnet_tf.datasets.open_data_set import Parts, read_parts
 from ccfnet_tf.exporters.verify.accuracy import measure_accuracy
 from ccfnet_tf.inference.keras_network import KerasNetwork
-from ccfnet_tf.inference.segmenter import MAPS, Maps, Prediction
+from ccfnet_tf.inference.segmenter_protocol import MAPS, Maps, Prediction
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.letterbox import Size, fit, unfit, unfit_labels
 

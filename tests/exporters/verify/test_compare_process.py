@@ -17,7 +17,7 @@ import pytest
 
 from ccfnet_tf.errors import ResourceError
 from ccfnet_tf.exporters.verify import compare_process, compare_saved_model, verify
-from ccfnet_tf.inference.segmenter import MAPS, Maps, Prediction
+from ccfnet_tf.inference.segmenter_protocol import MAPS, Maps, Prediction
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network import ccfnet
 from ccfnet_tf.runtimes.manifest import REFERENCE, Difference

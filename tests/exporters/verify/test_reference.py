@@ -11,7 +11,7 @@ import pytest
 
 from ccfnet_tf.exporters.verify import reference
 from ccfnet_tf.exporters.verify.reference import read_references
-from ccfnet_tf.inference.segmenter import Prediction
+from ccfnet_tf.inference.segmenter_protocol import Prediction
 from ccfnet_tf.runtimes.manifest import REFERENCE
 from tests.datasets.layouts.test_fuzz import mutants
 from tests.memory import grows_at_most

@@ -1,0 +1,118 @@
+"""The images that a run, or the runs of a cross-validation, did not train on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ccfnet_tf.datasets.class_and_split_lists import plain_name
+from ccfnet_tf.datasets.open_data_set import Parts
+from ccfnet_tf.errors import DataError, RunError
+from ccfnet_tf.labels import Sample
+from ccfnet_tf.runs.run_data import read_run_parts
+from ccfnet_tf.runs.run_folder import CROSSVAL_CONFIG, CROSSVAL_RESULT, RunInfo, read_run
+from ccfnet_tf.training.data_digest import read_trained
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A run, and images that it did not train on.
+
+    Attributes:
+        run: The run.
+        parts: All splits of its data.
+        samples: The images.
+        splits: Splits that `samples` come from, with the number of images of each.
+    """
+
+    run: RunInfo
+    parts: Parts
+    samples: tuple[Sample, ...]
+    splits: dict[str, int]
+
+
+def read_runs(folder: Path) -> list[RunInfo]:
+    """Reads a run, or the runs of all folds of a finished cross-validation.
+
+    Args:
+        folder: A run folder, or the folder of `crossval`.
+
+    Raises:
+        RunError: The folder cannot be used, a fold is missing, or a run has no checkpoint.
+    """
+    folders = [folder]
+    if (folder / CROSSVAL_CONFIG).is_file():
+        folders = [folder / f"fold_{fold}" for fold in range(_folds(folder))]
+        missing = [run.name for run in folders if not run.is_dir()]
+        if missing:
+            raise RunError(
+                f"{folder}: {', '.join(missing)} of {len(folders)} folds missing: train with "
+                "ccfnet-tf crossval --resume, or give the folder of one run"
+            )
+    runs = [read_run(run) for run in folders]
+    for run in runs:
+        run.checkpoint()  # Raises an error if there is none.
+    return runs
+
+
+def held_out(runs: Sequence[RunInfo], root: str | None = None) -> list[HeldOut]:
+    """Returns the images that each run did not train on.
+
+    Args:
+        runs: One run: its test and validation splits. Or the folds of a cross-validation: the test
+            split of each, so that no image is predicted twice.
+        root: Where the data are now, if they were moved.
+
+    Raises:
+        RunError: The data have other classes than a run.
+        DataError: The data cannot be used, or a run has no such image.
+    """
+    splits = ("test", "val") if len(runs) == 1 else ("test",)
+    return [_of_run(run, root, splits) for run in runs]
+
+
+def _folds(folder: Path) -> int:
+    """Returns the number of folds of a finished cross-validation."""
+    result = folder / CROSSVAL_RESULT
+    if not result.is_file():
+        raise RunError(
+            f"{folder}: no {CROSSVAL_RESULT}: not all folds are trained: continue with ccfnet-tf "
+            "crossval --resume, or give the folder of one run"
+        )
+    try:
+        tree: Any = json.loads(result.read_text(encoding="utf-8"))
+        return len(tree["folds"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f"{result}: damaged ({error}): remove it and write it again with ccfnet-tf crossval "
+            "--resume"
+        ) from error
+
+
+def _of_run(run: RunInfo, root: str | None, splits: tuple[str, ...]) -> HeldOut:
+    parts = read_run_parts(run, root)
+    found = {split: getattr(parts, split) for split in splits if getattr(parts, split)}
+    if not found:
+        place = root or run.config.data.root or parts.format
+        raise DataError(
+            f"{place}: no {' or '.join(splits)} split: {run.path} has no image that it "
+            "did not train on, and a network repeats the labels it was trained on: train "
+            "with data.val_share above 0, or use ccfnet-tf crossval"
+        )
+    samples = tuple(sample for each in found.values() for sample in each)
+    _refuse_trained(samples, run.path)
+    return HeldOut(run, parts, samples, {split: len(each) for split, each in found.items()})
+
+
+def _refuse_trained(samples: tuple[Sample, ...], run: Path) -> None:
+    trained = read_trained(run)
+    both = [sample.name for sample in samples if plain_name(sample.name) in trained]
+    if both:
+        more = f" (and {len(both) - 1} more)" if len(both) > 1 else ""
+        raise DataError(
+            f"{run}: trained on '{both[0]}'{more}, which the data now have in another split: use "
+            "the data and the splits of the training (--data.root)"
+        )
