@@ -1,4 +1,6 @@
-"""Evaluation in the graph, for the end of an epoch: confusion matrices, and attention's ranking.
+"""Evaluation in the graph, for the end of an epoch.
+
+Counts confusion matrices, attention's ranking and the calibration of risk.
 
 On every replica of a strategy, with few counts, so that a validation costs little beside training.
 The verb `evaluate` counts with NumPy instead (`ccfnet_tf.evaluation.evaluate`); a test holds the
@@ -23,9 +25,11 @@ import tensorflow as tf
 from ccfnet_tf.errors import DataError, NotFiniteError, ResourceError
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.easy_hard import HEADS
+from ccfnet_tf.evaluation.reliability import BINS as RELIABILITY_BINS
+from ccfnet_tf.evaluation.reliability import STEP, Reliability
 from ccfnet_tf.evaluation.score_histogram import BINS, LIMIT, ONE, SHIFT, ScoreHistogram
 from ccfnet_tf.labels import VOID, Taxonomy
-from ccfnet_tf.network.labels_and_maps import difficulty_logit, labels, with_fine
+from ccfnet_tf.network.labels_and_maps import difficulty_logit, labels, other_classes, with_fine
 from ccfnet_tf.network.normalise_pad_resize import MINIMUM_SIZE, at_least_minimum
 from ccfnet_tf.pipeline.batch import original_error
 
@@ -42,6 +46,7 @@ class EpochCounts:
         fine: Confusion of the fine branch alone.
         refine: Confusion of the blend, the network's prediction.
         attention: Attention's logit on pixels that coarse gets wrong and right.
+        risk: Risk, not calibrated, and how often refine is wrong.
         pictures: How many images were looked at.
     """
 
@@ -49,6 +54,7 @@ class EpochCounts:
     fine: Confusion
     refine: Confusion
     attention: ScoreHistogram
+    risk: Reliability
     pictures: int
 
 
@@ -123,6 +129,7 @@ class Evaluator:
         shapes = {
             **dict.fromkeys(HEADS, (classes, classes)),
             "attention": (2, BINS),
+            "risk": (3, RELIABILITY_BINS),
             **dict.fromkeys(("pictures", "nan"), ()),
         }
         return {key: np.zeros(shape, np.int64) for key, shape in shapes.items()}
@@ -166,6 +173,7 @@ class Evaluator:
             Confusion(counts["fine"]),
             Confusion(counts["refine"]),
             ScoreHistogram(counts["attention"]),
+            Reliability(counts["risk"]),
             int(counts["pictures"]) if pictures is None else pictures,
         )
 
@@ -181,12 +189,14 @@ class Evaluator:
         truth = tf.boolean_mask(label, labelled)  # [N]
         attention = difficulty_logit(tf.boolean_mask(outputs["attention"], labelled))  # [N]
         answers = {head: tf.boolean_mask(labels(outputs[head]), labelled) for head in HEADS}
-        refine_nan = tf.reduce_any(tf.math.is_nan(outputs["refine"]), axis=-1)
-        nan = tf.math.is_nan(attention) | tf.boolean_mask(refine_nan, labelled)
+        refine = tf.cast(tf.boolean_mask(outputs["refine"], labelled), tf.float32)  # [N, C]
+        risk = other_classes(tf.exp(refine), answers["refine"])  # [N]
+        nan = tf.math.is_nan(attention) | tf.reduce_any(tf.math.is_nan(refine), axis=-1)
         classes = len(self._taxonomy.names)
         return {
             **{head: _confusion(truth, answers[head], classes) for head in HEADS},
             "attention": _histogram(attention, tf.not_equal(answers["coarse"], truth)),
+            "risk": _reliability(risk, tf.not_equal(answers["refine"], truth)),
             "pictures": _count_true(tf.reduce_any(labelled, axis=[1, 2])),
             "nan": _count_true(nan),
         }
@@ -235,6 +245,19 @@ def _histogram(logit: tf.Tensor, wrong: tf.Tensor) -> tf.Tensor:
     cell = tf.where(wrong, column, column + BINS)  # row 0 = wrong
     counts = tf.math.bincount(cell, minlength=2 * BINS, maxlength=2 * BINS, dtype=tf.int64)
     return tf.reshape(counts, [2, BINS])
+
+
+def _reliability(probability: tf.Tensor, true: tf.Tensor) -> tf.Tensor:
+    """Returns int64 [3, 15] of probability and true [N]; the counts of `Reliability.of`."""
+    # NaN is counted separately and ends the pass; here it must only not become an invalid index.
+    probability = tf.where(tf.math.is_nan(probability), 0.0, probability)
+    bins = tf.minimum(probability * RELIABILITY_BINS, RELIABILITY_BINS - 1.0)
+    steps = tf.cast(tf.round(probability * (1 / STEP)), tf.int64)
+    columns = [tf.ones_like(steps), tf.cast(true, tf.int64), steps]
+    counts = tf.math.unsorted_segment_sum(
+        tf.stack(columns, axis=-1), tf.cast(bins, tf.int32), RELIABILITY_BINS
+    )
+    return tf.transpose(counts)
 
 
 def _count_true(flags: tf.Tensor) -> tf.Tensor:

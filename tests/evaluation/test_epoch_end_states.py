@@ -17,10 +17,12 @@ from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.easy_hard import HEADS
 from ccfnet_tf.evaluation.epoch_end_states import EpochCounts, Evaluator
 from ccfnet_tf.evaluation.evaluation import Evaluation
+from ccfnet_tf.evaluation.reliability import Reliability
 from ccfnet_tf.evaluation.score_histogram import ScoreHistogram
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.labels import VOID, Taxonomy
 from ccfnet_tf.network.backbone_weights import named_variables
+from ccfnet_tf.network.labels_and_maps import other_classes
 from tests.inference.conftest import build
 
 CLASSES = 3
@@ -80,6 +82,8 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, **options: Any) -> Ep
 def assert_same(one: EpochCounts, two: EpochCounts) -> None:
     for name in (*HEADS, "attention"):
         np.testing.assert_array_equal(getattr(one, name).counts, getattr(two, name).counts)
+    # Pixels are equal; TensorFlow's exp depends in its last bit on the place in a batch.
+    np.testing.assert_allclose(one.risk.counts, two.risk.counts, rtol=1e-7)
 
 
 def test_counts_equal_those_of_numpy(model: keras.Model) -> None:
@@ -113,6 +117,10 @@ def test_the_verb_counts_the_same(toy: Callable[..., Any]) -> None:
     for head in HEADS:
         np.testing.assert_array_equal(getattr(ours, head).counts, getattr(theirs, head).counts)
     np.testing.assert_array_equal(ours.attention.counts, theirs.counts["score/coarse/attention"])
+    risk = theirs.reliability("refine", "risk")
+    # The graph and NumPy round probabilities differently, which moves few pixels to another bin.
+    assert ours.risk.ece == pytest.approx(risk.ece, abs=1e-4)
+    np.testing.assert_array_equal(ours.risk.counts[:2].sum(-1), risk.counts[:2].sum(-1))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 0.01, 3.0, 40.0, 1e5, np.inf])
@@ -135,6 +143,36 @@ def test_the_graph_has_the_bins_of_numpy(scale: float) -> None:
     state = evaluate(keras.Model(images, outputs), batches(image, label, 1))
     wanted = ScoreHistogram.of(values[0, ..., 0].ravel(), label.ravel() != 0)
     np.testing.assert_array_equal(state.attention.counts, wanted.counts)
+
+
+@pytest.mark.parametrize("case", ["random", "certain", "ties"])
+def test_the_graph_has_the_reliability_of_numpy(case: str) -> None:
+    rng = np.random.default_rng(11)
+    logits = rng.normal(size=(1, 50, 60, CLASSES)).astype(np.float32) * 3
+    logits = {"random": logits, "certain": logits * 1e4, "ties": logits * 0}[case]
+    logs = tf.nn.log_softmax(logits)
+
+    class Fixed(keras.layers.Layer):
+        def call(self, images: tf.Tensor) -> tf.Tensor:
+            return logs + 0.0 * images[..., :1]
+
+    images = keras.Input((None, None, 3))
+    outputs = {
+        "coarse": Answer(0, "coarse_logits")(images),
+        "attention": Attention(name="attention_logits")(images),
+        "refine": Fixed(name="last")(images) + 0 * Answer(1, "fine_logits")(images),
+    }
+    image = np.zeros((1, 50, 60, 3), np.uint8)
+    label = rng.integers(VOID, CLASSES, (1, 50, 60)).astype(np.int32)
+    state = evaluate(keras.Model(images, outputs), batches(image, label, 1))
+    known = label != VOID
+    ids = logits.argmax(-1)[known]
+    risk = other_classes(tf.exp(logs[known]), tf.constant(ids, tf.int32)).numpy()
+    wanted = Reliability.of(risk, ids != label[known])
+    np.testing.assert_array_equal(state.risk.counts, wanted.counts)
+    assert state.risk.ece == wanted.ece
+    void = evaluate(keras.Model(images, outputs), batches(image, np.full_like(label, VOID), 1))
+    assert void.risk.ece is None
 
 
 def test_padding_and_batch_size_change_nothing(model: keras.Model) -> None:

@@ -53,6 +53,6 @@ def test_two_replicas_count_what_one_counts(
         int((label != VOID).sum()) for _, label in draw_images(count).as_numpy_iterator()
     )
     assert one.refine.pixels == labelled
-    for head in ("coarse", "fine", "refine", "attention"):
+    for head in ("coarse", "fine", "refine", "attention", "risk"):
         mine, theirs = getattr(one, head).counts, getattr(two, head).counts
         np.testing.assert_array_equal(mine, theirs, err_msg=head)

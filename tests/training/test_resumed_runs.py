@@ -167,6 +167,24 @@ def test_damaged_files_next_to_a_valid_checkpoint_do_not_prevent_resuming(
     assert_same(run, trained[1])
 
 
+def test_a_run_whose_table_lacks_a_column_is_resumed(
+    begun: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a run of an earlier version, which did not measure the calibration error."""
+    root, run = begun
+    old = [{key: row[key] for key in row if key != "val_risk_ece"} for row in rows(run)[:1]]
+    with (run / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(old[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(old)
+    code, out, err = fit(capsys, "--out", run, "--data.root", root, "--resume")
+    assert (code, err) == (0, "")
+    assert "damaged" not in out
+    first, second = rows(run)
+    assert first == {**old[0], "val_risk_ece": ""}
+    assert 0.0 <= float(second["val_risk_ece"]) <= 1.0
+
+
 def test_a_damaged_last_checkpoint_does_not_change_the_result(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ from rich.console import Console
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.epoch_end_states import EpochCounts, Evaluator
+from ccfnet_tf.evaluation.reliability import BINS, Reliability
 from ccfnet_tf.evaluation.score_histogram import ScoreHistogram
 from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.network.backbone_weights import named_variables
@@ -186,6 +187,7 @@ def test_the_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 fine=even(classes, [0.9, 0.1, 0.1, 0.1][epoch]),
                 refine=refine[epoch],
                 attention=ScoreHistogram.empty(),
+                risk=Reliability(np.zeros((3, BINS), np.int64)),
                 pictures=classes,
             )
 

@@ -236,6 +236,7 @@ def _validation_figures(evaluation: EpochCounts | None) -> dict[str, float]:
         figures[f"val_{head}_mean_iou"] = confusion.mean_iou_present
     # Attention is what training moves; the column had its name when it was called difficulty.
     figures["val_difficulty_auroc"] = evaluation.attention.auroc
+    figures["val_risk_ece"] = evaluation.risk.ece
     return {key: round(value, 6) for key, value in figures.items() if value is not None}
 
 
