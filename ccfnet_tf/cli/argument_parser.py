@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.palettes import PALETTES
 
 _NOT_COMPLETED = frozenset(("--data", "--model", "--train"))
 """Options that set a complete section of the configuration."""
@@ -19,6 +20,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises ConfigError with a reference to the help of the command."""
         raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def add_palette_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--palette`."""
+    text = "colours of the classes; accessible: for colour-vision deficiency (default: dataset)"
+    parser.add_argument("--palette", choices=PALETTES, default="dataset", help=text)
 
 
 def renamed(args: list[str], names: Mapping[str, str]) -> list[str]:

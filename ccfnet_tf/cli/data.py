@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli import suspects
-from ccfnet_tf.cli.argument_parser import Parser, renamed
+from ccfnet_tf.cli.argument_parser import Parser, add_palette_option, renamed
 from ccfnet_tf.cli.fit_options import DEFAULT_WITH_DATA, parse_config
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR, ConfigError, nearest
 from ccfnet_tf.io.console import new_console, new_progress
@@ -31,7 +31,8 @@ usage: ccfnet-tf data COMMAND ...
   check SRC                        read all images and labels and report problems
   stats SRC                        class frequencies, image sizes, class weights, mean and
                                    standard deviation
-  show SRC                         draw images, labels and augmented versions in one image
+  show SRC                         draw images, labels and augmented versions in one image;
+                                   --palette accessible for colour-vision deficiency
   split SRC --folds 5 --out DIR    write lists of balanced folds for --data.lists; --group-by
                                    keeps the frames of a video in one fold
   convert SRC --out DIR            write a folder of images and masks, or with --shards N
@@ -125,6 +126,7 @@ def _show_sheet_parser() -> Parser:
     parser = _parser("show", "Draw images, their labels, and four augmented versions of each.")
     parser.add_argument("--out", metavar="FILE.png", default="sheet.png", help="default: sheet.png")
     parser.add_argument("--count", type=int, default=6, help="number of images (default: 6)")
+    add_palette_option(parser)
     return parser
 
 
@@ -137,10 +139,12 @@ def _show_sheet(args: list[str]) -> int:
     from ccfnet_tf.datasets.audit.check_split import check
     from ccfnet_tf.datasets.open_data_set import read_parts
     from ccfnet_tf.inference.writers import write_png
+    from ccfnet_tf.palettes import with_palette
     from ccfnet_tf.report.samples_sheet import contact_sheet
     from ccfnet_tf.training.check_data import rarity
 
     parts, data = read_parts(config.data, config.seed), config.data
+    taxonomy = with_palette(parts.taxonomy, known.palette)
     class_rarity = None
     if data.rare_crop:  # Rare classes are known only after all labels were read.
         audit = check(parts.train, parts.load, len(parts.taxonomy.names), workers=data.workers)
@@ -148,7 +152,7 @@ def _show_sheet(args: list[str]) -> int:
     sheet = contact_sheet(
         parts.train,
         parts.load,
-        parts.taxonomy,
+        taxonomy,
         data,
         config.seed,
         count=known.count,

@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccfnet_tf.cli.argument_parser import Parser
+from ccfnet_tf.cli.argument_parser import Parser, add_palette_option
 from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
-from ccfnet_tf.palettes import PALETTES
 
 if TYPE_CHECKING:
     from ccfnet_tf.inference.predict import Outcome
@@ -71,8 +70,7 @@ def new_parser() -> Parser:
     add_wrapping_options(parser)
     abstain = "leave pixels with a risk above R, 0 to 1, without a label (void, 255 in label files)"
     parser.add_argument("--abstain-above", metavar="R", help=abstain)
-    colours = "colours of the classes; accessible: for colour-vision deficiency (default: dataset)"
-    parser.add_argument("--palette", choices=PALETTES, default="dataset", help=colours)
+    add_palette_option(parser)
     there = parser.add_mutually_exclusive_group()
     skip = "skip inputs whose results exist"
     there.add_argument("--skip-existing", action="store_true", help=skip)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccfnet_tf.cli.argument_parser import Parser
+from ccfnet_tf.cli.argument_parser import Parser, add_palette_option
 from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.errors import EXIT_DONE, DataError
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
-from ccfnet_tf.palettes import PALETTES, PaletteName, with_palette
+from ccfnet_tf.palettes import PaletteName, with_palette
 from ccfnet_tf.report.read_evaluation_json import EVALUATION, Evaluated
 from ccfnet_tf.runs.run_folder import RunInfo, read_run
 
@@ -42,8 +42,7 @@ def new_parser() -> Parser:
         "--out", metavar="FILE", help=f"the page (default: {PAGE} in the run, or beside the file)"
     )
     parser.add_argument("--data.root", dest="root", help="where the data lie now")
-    palette = "colours of the classes: the data set's, or some that colour-blind people tell apart"
-    parser.add_argument("--palette", choices=PALETTES, default="dataset", help=palette)
+    add_palette_option(parser)
     return parser
 
 

@@ -18,6 +18,8 @@ from ccfnet_tf.cli import main as cli
 from ccfnet_tf.cli.fit_options import parse_fit
 from ccfnet_tf.datasets.open_data_set import list_set
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR
+from ccfnet_tf.labels import distinct_colours
+from ccfnet_tf.palettes import PALETTES, PaletteName, accessible_colours
 from tests.datasets.layouts import small_copies
 
 VERBS = ("check", "stats", "show", "split", "convert", "scenes", "suspects")
@@ -209,6 +211,7 @@ def test_keys_of_the_configuration_are_accepted(
         (("split", "."), "required: --out"),
         (("convert", ".", "--out", "x", "--shards", "0"), "--shards is 0"),
         (("show", ".", "--count", "0"), "--count is 0"),
+        (("show", ".", "--palette", "blue"), "argument --palette: invalid choice: 'blue'"),
     ],
 )
 def test_invalid_usage_is_a_one_line_error(
@@ -242,6 +245,19 @@ def test_scenes_convert_and_show(tmp_path: Path) -> None:
     sheet = cv2.imread(str(tmp_path / "s.png"))
     assert sheet is not None
     assert sheet.std() > 10
+
+
+@pytest.mark.parametrize("palette", PALETTES)
+def test_show_draws_in_the_colours_of_a_palette(
+    palette: PaletteName, plain: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "sheet.png"
+    options = ("--out", out, "--count", "1", "--data.crop", "33", "--palette", palette)
+    assert data("show", plain, *options) == EXIT_DONE
+    seen = {tuple(colour) for colour in np.asarray(Image.open(out)).reshape(-1, 3).tolist()}
+    colours = {"dataset": distinct_colours(3), "accessible": accessible_colours(3)}
+    for name, wanted in colours.items():
+        assert (set(wanted) <= seen) == (name == palette)
 
 
 @pytest.mark.parametrize("option", [["--resume"], ["--accept-changed-data"], ["--out", "x"]])
