@@ -17,11 +17,12 @@ from ccfnet_tf.datasets.open_data_set import without_damage
 from ccfnet_tf.errors import EXIT_DONE, ConfigError, DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.evaluation.shard_files import merge_shards, weights_digest, write_shard
+from ccfnet_tf.inference.abstain import parse_threshold
 from ccfnet_tf.io.atomic_file import remove_leftovers
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
-from ccfnet_tf.report.evaluation_tables import report
+from ccfnet_tf.report.evaluation_tables import percent, report
 from ccfnet_tf.runs.run_data import read_run_parts
 from ccfnet_tf.runs.run_folder import read_run
 from ccfnet_tf.runs.write_run_files import write_text
@@ -54,6 +55,11 @@ def new_parser() -> Parser:
     parser.add_argument("--split", choices=["test", "val", "train"], help="default: test")
     parser.add_argument("--data.root", dest="root", help="where the data are stored now")
     add_wrapping_options(parser)
+    abstain = (
+        "also report the share of pixels with a risk of at most R, 0 to 1, and their accuracy; the "
+        "others are those that predict --abstain-above R leaves without a label"
+    )
+    parser.add_argument("--abstain-above", metavar="R", help=abstain)
     parser.add_argument("--batch", help=SUPPRESS)  # deprecated
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument(
@@ -77,9 +83,12 @@ def main(args: list[str]) -> int:
     if options.batch is not None:
         sys.stderr.write("note: --batch is deprecated: it has no effect; leave it out\n")
     run, console = Path(options.run).expanduser(), new_console()
+    above = None if options.abstain_above is None else parse_threshold(options.abstain_above)
+    if options.shard and above is not None:
+        raise ConfigError("--abstain-above has no effect with --shard: give it with --merge")
     if options.merge:
         _refuse_ignored(options)
-        merge(run, [Path(each).expanduser() for each in options.merge], console)
+        merge(run, [Path(each).expanduser() for each in options.merge], console, above)
     else:
         measure(
             run,
@@ -87,6 +96,7 @@ def main(args: list[str]) -> int:
             root=options.root,
             shard=options.shard,
             wrapping=wrapping_of(options),
+            above=above,
             console=console,
         )
     return EXIT_DONE
@@ -109,6 +119,7 @@ def measure(
     console: Console,
     shard: tuple[int, int] | None,
     wrapping: Wrapping,
+    above: float | None = None,
 ) -> None:
     """Evaluates a run, shows the tables, and writes `evaluation.json` and figures per image.
 
@@ -119,6 +130,7 @@ def measure(
         console: Where progress and tables are shown.
         shard: (K, N) evaluates the K-th of N parts and writes what `merge` adds up.
         wrapping: Views and tiles of every image.
+        above: Risk of `write_evaluation`.
 
     Raises:
         CCFNetError: The run or its data cannot be used, or memory ran out.
@@ -153,7 +165,7 @@ def measure(
             advance=lambda: bar.advance(task),
         )
     if shard is None:
-        write_evaluation(run, evaluation, console)
+        write_evaluation(run, evaluation, console, above)
     else:
         path = write_shard(run, evaluation, shard, weights)
         console.print(f"written to {path}; with all parts: evaluate {run} --merge FILE...")
@@ -180,13 +192,14 @@ def checked_load(samples: Sequence[Sample], parts: Parts, data: DataConfig, bar:
     return without_damage(parts.load) if checked.damaged else parts.load
 
 
-def merge(run: Path, files: list[Path], console: Console) -> None:
+def merge(run: Path, files: list[Path], console: Console, above: float | None = None) -> None:
     """Adds up the parts that `measure` wrote, on this machine or on others.
 
     Args:
         run: The run folder.
         files: All parts, in any order.
         console: Where tables are shown.
+        above: Risk of `write_evaluation`.
 
     Raises:
         CCFNetError: The run or a file cannot be used, or a part is missing.
@@ -195,11 +208,19 @@ def merge(run: Path, files: list[Path], console: Console) -> None:
     refuse_unwritable(run, "copy of the run")
     weights = weights_digest(info.checkpoint(), info.calibration())
     evaluation = merge_shards(files, info.taxonomy, weights)
-    write_evaluation(run, evaluation, console)
+    write_evaluation(run, evaluation, console, above)
 
 
-def write_evaluation(run: Path, evaluation: Evaluation, console: Console) -> None:
+def write_evaluation(
+    run: Path, evaluation: Evaluation, console: Console, above: float | None
+) -> None:
     """Writes the files of an evaluation and shows its tables.
+
+    Args:
+        run: The run folder.
+        evaluation: The evaluation.
+        console: Where tables are shown.
+        above: Risk, 0..1, above which pixels are left out of a last line; None for no such line.
 
     Raises:
         ResourceError: The disk is full or the run cannot be written.
@@ -207,9 +228,18 @@ def write_evaluation(run: Path, evaluation: Evaluation, console: Console) -> Non
     remove_leftovers(run)
     write_text(run / "images.csv", evaluation.images.to_csv())
     write_text(run / "images.npz", evaluation.images.to_npz())
-    text = json.dumps(evaluation.to_json(), indent=1, allow_nan=False)
+    tree = evaluation.to_json()
+    if above is not None:
+        tree["abstain"] = {"above": above, **evaluation.kept(above)._asdict()}
+    text = json.dumps(tree, indent=1, allow_nan=False)
     write_text(run / "evaluation.json", text + "\n")
     console.print(report(evaluation))
+    if above is not None:
+        coverage, accuracy = map(percent, evaluation.kept(above))
+        console.print(
+            f"without pixels whose risk is above {above:g}: coverage {coverage} %, "
+            f"pixel accuracy {accuracy} %"
+        )
     console.print(f"written to {run}: evaluation.json, images.csv, images.npz")
 
 

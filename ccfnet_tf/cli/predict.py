@@ -142,7 +142,10 @@ def _predicted(outcome: Outcome, out: str) -> list[str]:
         failed = f"; {len(outcome.failures)} failed, see above" if outcome.failures else ""
         lines.append(f"{out}: {' and '.join(done)}{failed}")
     if outcome.coverage is not None:
-        lines.append(f"{100 * outcome.coverage:.1f} % of pixels have a label; the others are void")
+        lines.append(
+            f"{100 * outcome.coverage:.1f} % of pixels have a label; the others are void; for the "
+            "accuracy on labelled images: ccfnet-tf evaluate RUN --abstain-above R"
+        )
     if outcome.skipped:
         lines.append(f"skipped {_counted(outcome.skipped, 'input')} whose results exist")
     if outcome.others:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ccfnet_tf.errors import NotFiniteError
 from ccfnet_tf.evaluation.auroc_and_aurc import Ranking
 from ccfnet_tf.evaluation.base64_arrays import pack, unpack
 from ccfnet_tf.evaluation.boundaries import BANDS, RINGS, boundary_counts, ring_of
-from ccfnet_tf.evaluation.confusion import ClassCounts, Confusion
+from ccfnet_tf.evaluation.confusion import ClassCounts, Confusion, ratio
 from ccfnet_tf.evaluation.easy_hard import HEADS, GroupAccuracy
 from ccfnet_tf.evaluation.hard_switch import SWITCHES, THRESHOLDS, HardSwitch, count_switch
 from ccfnet_tf.evaluation.image_table import NUMBERS, ImageTable, cells_of
@@ -62,6 +62,18 @@ CHUNK = 2**17
 
 Counts = dict[str, np.ndarray]
 """int64 arrays that add up."""
+
+
+class Kept(NamedTuple):
+    """The pixels that keep their label where those with a larger risk lose it.
+
+    Attributes:
+        coverage: Their share of the labelled pixels, 0..1; None without labelled pixels.
+        pixel_accuracy: Share of them that refine labels correctly, 0..1; None if there are none.
+    """
+
+    coverage: float | None
+    pixel_accuracy: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,6 +272,20 @@ class Evaluation:
     def ranking(self, head: str, score: str) -> Ranking:
         """Returns how well one of `SCORES` ranks the head's errors."""
         return Ranking.of(self.counts[f"score/{head}/{score}"])
+
+    def kept(self, above: float) -> Kept:
+        """Returns what `predict --abstain-above` leaves of the predictions.
+
+        Args:
+            above: Largest risk, 0..1, with which a pixel keeps its label. It is rounded up to the
+                end of a bin of `ScoreHistogram`, by less than 1e-4.
+        """
+        with np.errstate(divide="ignore"):
+            logit = np.log([above]) - np.log1p([-above])
+        last = int(bins_of(logit)[0])
+        wrong, right = self.counts["score/refine/risk"][:, : last + 1].sum(axis=1).tolist()
+        pixels = self.classes("refine").pixels
+        return Kept(ratio(wrong + right, pixels), ratio(right, wrong + right))
 
     def reliability(self, head: str, score: str, *, near: bool = False) -> Reliability:
         """Returns whether one of `PROBABILITIES` comes true; `near`: within 4 pixels alone."""

@@ -35,8 +35,22 @@ def test_parts_give_the_bytes_of_the_whole(run: Path, capsys: pytest.CaptureFixt
     with (run / "images.csv").open() as file:
         assert len(list(csv.DictReader(file))) == COUNT
 
-    evaluate(run)  # a second time, from the files on
-    assert contents(run) == whole
+    evaluate(run, "--abstain-above", "0.5")  # a second time, from the files on
+    abstaining, *others = contents(run)
+    assert others == whole[1:]
+    abstained = json.loads(abstaining)
+    kept = abstained.pop("abstain")
+    assert abstained == tree
+    line = (
+        f"coverage {100 * kept['coverage']:.2f} %, "
+        f"pixel accuracy {100 * kept['pixel_accuracy']:.2f} %"
+    )
+    line = f"without pixels whose risk is above 0.5: {line}"
+    assert line in " ".join(capsys.readouterr().out.split())
+    images = run.parent / "data" / "test" / "images"
+    out = ("--out", str(run.parent / "out"), "--abstain-above", "0.5", "--save", "label")
+    assert cli.main(["predict", str(run), str(images), *out]) == 0
+    assert f"{100 * kept['coverage']:.1f} % of pixels have a label" in capsys.readouterr().out
 
     for name in FILES:
         (run / name).unlink()
@@ -44,8 +58,12 @@ def test_parts_give_the_bytes_of_the_whole(run: Path, capsys: pytest.CaptureFixt
         evaluate(run, "--shard", part)
         assert not any((run / name).exists() for name in FILES)
     parts = [run / f"evaluation.{k}-of-2.json" for k in (2, 1)]
+    evaluate(run, "--merge", *parts, "--abstain-above", "0.5")
+    assert contents(run) == [abstaining, *others]
     evaluate(run, "--merge", *parts)
     assert contents(run) == whole
+    assert cli.main(["evaluate", str(run), "--shard", "1/2", "--abstain-above", "0.5"]) == 2
+    assert "--abstain-above has no effect with --shard" in capsys.readouterr().err
 
 
 def test_views_and_tiles_are_measured_and_recorded(run: Path) -> None:

@@ -267,6 +267,16 @@ def test_predict_ends_with_a_summary(
     assert predict._predicted(outcome, "out") == [line.format(beside) for line in lines]
 
 
+def test_predict_reports_the_coverage_and_where_accuracy_is_measured() -> None:
+    from ccfnet_tf.inference.predict import Outcome
+
+    _, line = predict._predicted(Outcome(1, 0, 0, (), coverage=0.875), "out")
+    assert line == (
+        "87.5 % of pixels have a label; the others are void; for the accuracy on labelled images: "
+        "ccfnet-tf evaluate RUN --abstain-above R"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

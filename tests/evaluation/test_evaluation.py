@@ -112,6 +112,38 @@ def test_every_score_ranks_as_its_definition_does(draw: Draw, scale: float) -> N
                 assert reliability.ece == pytest.approx(sum(gaps) / wrong.size, abs=1e-4)
 
 
+@pytest.mark.parametrize("above", [0.0, 0.05, 0.3, 0.5, 0.9, 1.0])
+def test_what_is_kept_is_counted(draw: Draw, above: float) -> None:
+    label, outputs = draw(1, size=(60, 70))
+    evaluation = Evaluation.of(label, outputs, TAXONOMY)
+    known = label != VOID
+    risk = 1 - np.exp(outputs.refine[known].astype(np.float64)).max(-1)
+    right = (outputs.refine.argmax(-1) == label)[known]
+    coverage, accuracy = evaluation.kept(above)
+    # A pixel that shares the bin of the threshold may be kept.
+    least, most = ((risk <= above + slack).mean() for slack in (-1e-6, 1e-4))
+    assert coverage is not None
+    assert least <= coverage <= most
+    if above:
+        assert accuracy == pytest.approx(right[risk <= above].mean(), abs=1e-3)
+    else:
+        assert (coverage, accuracy) == (0, None)
+    if above == 1:
+        assert (coverage, accuracy) == (1, evaluation.refine.pixel_accuracy)
+
+
+def test_what_is_kept_of_ties_and_of_void(draw: Draw) -> None:
+    logs = np.full((4, 5, 2), np.log(0.5), np.float32)
+    taxonomy = Taxonomy(("a", "b"), distinct_colours(2))
+    label = np.arange(20, dtype=np.int32).reshape(4, 5) % 4 // 3
+    outputs = HeadOutputs(logs, logs, logs, np.zeros((4, 5), np.float32))
+    ties = Evaluation.of(label, outputs, taxonomy)
+    assert ties.kept(0.5) == (1, 0.75)  # the first class everywhere, with a risk of 0.5
+    assert ties.kept(0.49) == (0, None)
+    (void,) = some(draw, 1, void=1.0)
+    assert void.kept(0.5) == (None, None)
+
+
 def test_calibration_changes_no_label(draw: Draw) -> None:
     label, outputs = draw(2)
     plain = Evaluation.of(label, outputs, TAXONOMY)
