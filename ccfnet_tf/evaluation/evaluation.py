@@ -41,14 +41,23 @@ PREDICTIONS = ("coarse", "fine", "average", "refine", "oracle")
 where it is right, else fine, which no gate between the two can surpass."""
 
 SCORES = {
-    "coarse": ("attention", "difficulty", "max_softmax", "entropy", "margin", "disagreement"),
+    "coarse": (
+        "attention",
+        "difficulty",
+        "fine_difficulty",
+        "max_softmax",
+        "entropy",
+        "margin",
+        "disagreement",
+    ),
     "fine": ("max_softmax", "entropy", "margin"),
     "refine": ("risk", "entropy", "margin", "attention", "difficulty", "disagreement"),
 }
-"""For each head, the scores that are held against its errors. `risk` is refine's max softmax."""
+"""For each head, the scores that are compared with its errors. `risk` is refine's max softmax;
+`fine_difficulty` is 1 - fine's probability of coarse's class."""
 
 PROBABILITIES = {
-    "coarse": ("attention", "difficulty", "max_softmax"),
+    "coarse": ("attention", "difficulty", "fine_difficulty", "max_softmax"),
     "fine": ("max_softmax",),
     "refine": ("risk",),
 }
@@ -429,6 +438,10 @@ class _Pixels:
             "difficulty": self.refine.wrong_logit(self.coarse.label),
             "risk": self.refine.wrong_logit(self.label),
         }
+        self.logits = {
+            **self.maps,
+            "fine_difficulty": self.fine.wrong_logit(self.coarse.label),
+        }
         average = HeadScores.of(self.coarse.probabilities + self.fine.probabilities)
         oracle = np.where(self.coarse.label == truth, truth, self.fine.label)
         self.predictions = np.stack(
@@ -455,7 +468,7 @@ class _Pixels:
 
     def counts(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yields counts that add up over pixels, by their names."""
-        bins = {name: bins_of(logit) for name, logit in self.maps.items()}
+        bins = {name: bins_of(logit) for name, logit in self.logits.items()}
         disagree = (self.coarse.label != self.fine.label).astype(np.int64)
         elsewhere = (~self.near).astype(np.int64)
         for head, wrong in self.wrong.items():
@@ -485,9 +498,9 @@ class _Pixels:
         yield "by_attention", GroupAccuracy.of(self.maps["attention"] > 0, right).counts
 
     def _logit(self, head: str, score: str) -> np.ndarray:
-        """Returns a score, float32 [N]: a map, or what its own output says of a head."""
+        """Returns the logit of a score, float32 [N]; most scores follow from one head alone."""
         logit: np.ndarray = (
-            self.maps[score] if score in self.maps else getattr(getattr(self, head), score)
+            self.logits[score] if score in self.logits else getattr(getattr(self, head), score)
         )
         return logit
 

@@ -18,7 +18,8 @@ WEAKEST = 3
 _SAME = 0.0005
 """AUROCs closer than this are called equal."""
 
-_FREE = {"max_softmax": "maximum softmax", "entropy": "entropy", "margin": "margin",
+_FREE = {"fine_difficulty": "1 - fine's probability of coarse's class",
+         "max_softmax": "maximum softmax", "entropy": "entropy", "margin": "margin",
          "disagreement": "disagreement of coarse and fine"}  # fmt: skip
 
 

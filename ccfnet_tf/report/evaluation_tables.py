@@ -27,7 +27,8 @@ SWITCH_ROWS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 SCORE_NOTE = (
     "free: the best by AUROC of what any network gives. AP: average precision, for which chance is "
     "the share of errors. FPR of errors: right pixels flagged where 95 % of the errors are. FPR95: "
-    "errors kept where 95 % of the right pixels are. risk is 1 - refine's max softmax."
+    "errors kept where 95 % of the right pixels are. risk is 1 - refine's max softmax; "
+    "fine difficulty, which is free too, is 1 - fine's probability of coarse's class."
 )
 """What the columns of the table of scores mean."""
 
@@ -151,15 +152,18 @@ def switch_table(evaluation: Evaluation) -> Table:
 
 
 def score_tables(evaluation: Evaluation) -> list[Table]:
-    """Returns how well the three maps find errors, beside the best score that costs nothing."""
+    """Returns how well the maps and the best free score find errors."""
     tables = []
-    for head, maps in (("coarse", ("attention", "difficulty")), ("refine", ("risk",))):
+    rows = {"coarse": ("attention", "difficulty", "fine_difficulty"), "refine": ("risk",)}
+    for head, maps in rows.items():
         rate = percent(evaluation.ranking(head, maps[0]).error_rate)
         table = _table(f"Scores of {head}'s errors, {rate} % of the pixels", "score")
         for name in ("AUROC", "AP", "FPR of errors", "FPR95", "AURC", "ECE"):
             table.add_column(name, justify="right")
         for score in maps:
-            table.add_row(score, *map(_decimal, _score_figures(evaluation, head, score)))
+            table.add_row(
+                score.replace("_", " "), *map(_decimal, _score_figures(evaluation, head, score))
+            )
         aurocs = {score: evaluation.ranking(head, score).auroc or 0.0 for score in FREE[head]}
         best = max(aurocs, key=lambda score: aurocs[score])
         figures = _score_figures(evaluation, head, best)

@@ -29,8 +29,9 @@ PAIRS = 8
 
 _CASCADE = ("coarse", "fine", "refine", "oracle")
 _MAP_ROWS = (
-    ("coarse", (("difficulty", True), ("attention", True), ("max_softmax", False),
-                ("entropy", False), ("margin", False), ("disagreement", False))),
+    ("coarse", (("difficulty", True), ("attention", True), ("fine_difficulty", False),
+                ("max_softmax", False), ("entropy", False), ("margin", False),
+                ("disagreement", False))),
     ("refine", (("risk", True), ("entropy", False), ("margin", False), ("difficulty", False),
                 ("attention", False), ("disagreement", False))),
 )  # fmt: skip

@@ -83,10 +83,14 @@ def test_every_score_ranks_as_its_definition_does(draw: Draw, scale: float) -> N
     p["refine"] /= p["refine"].sum(-1, keepdims=True)
     named = {head: each.argmax(-1) for head, each in p.items()}
     two = {head: np.sort(each)[:, -2:] for head, each in p.items()}
-    chosen = np.take_along_axis(p["refine"], named["coarse"][:, np.newaxis], 1)[:, 0]
+    chosen, of_fine = (
+        np.take_along_axis(p[head], named["coarse"][:, np.newaxis], 1)[:, 0]
+        for head in ("refine", "fine")
+    )
     shared = {
         "attention": 1 / (1 + np.exp(-(attention[known] * 0.5 + 0.7))),
         "difficulty": 1 - chosen,
+        "fine_difficulty": 1 - of_fine,
         "risk": 1 - p["refine"].max(-1),
         "disagreement": (named["coarse"] != named["fine"]).astype(float),
     }

@@ -62,7 +62,7 @@ def test_sentences_carry_the_figures(tmp_path: Path, evaluation: Evaluation) -> 
     )
     assert f"Weakest class: {weakest[1]} (IoU {100 * weakest[0]:.1f}\u00a0%" in text
     scores = tree["scores"]["coarse"]
-    names = ("max_softmax", "entropy", "margin", "disagreement")
+    names = ("fine_difficulty", "max_softmax", "entropy", "margin", "disagreement")
     free = max(scores[name]["auroc"] for name in names)
     assert f"AUROC {scores['difficulty']['auroc']:.3f} against {free:.3f}" in text
     better = scores["difficulty"]["auroc"] > free
