@@ -39,9 +39,9 @@ def new_parser() -> Parser:
         help="run folder; or an evaluation.json, for a page without images",
     )
     parser.add_argument(
-        "--out", metavar="FILE", help=f"the page (default: {PAGE} in the run, or beside the file)"
+        "--out", metavar="FILE", help=f"the page (default: {PAGE} in the run, or next to the file)"
     )
-    parser.add_argument("--data.root", dest="root", help="where the data lie now")
+    parser.add_argument("--data.root", dest="root", help="where the data are stored now")
     add_palette_option(parser)
     return parser
 

@@ -1,10 +1,10 @@
-"""How well a score ranks wrong pixels above right ones, from counts in order of the score.
+"""Measures how well a score ranks wrong pixels above right ones, from counts in order of the score.
 
 Pixels with the same score are ties, and ties share a step of every curve: no figure depends on
-their order. Where scores were counted in bins, the pixels of a bin are ties. What that changes is
+their order. If scores were counted in bins, the pixels of a bin are ties. The resulting error is
 bounded by the pixels that share a bin: AUROC by half of the share of pairs (one wrong, one right)
 in one bin; AUGRC by that times the error rate and the accuracy; the two false-positive rates by
-the share of one kind in the one bin that holds the threshold; average precision by the sum over
+the share of one kind in the one bin that contains the threshold; average precision by the sum over
 bins of their share of the wrong pixels times the range of precision within the bin, and AURC by
 the sum over bins of their share of the pixels times the range of the risk within the bin.
 
@@ -22,10 +22,10 @@ WRONG, RIGHT = 0, 1
 """Rows of counts [2, K]."""
 
 RECALL = 95
-"""Percent of the errors, or of the right pixels, at which false-positive rates are taken."""
+"""Percent of the errors, or of the right pixels, at which false-positive rates are computed."""
 
 POINTS = 100
-"""Points of a risk-coverage curve, at most."""
+"""Largest number of points of a risk-coverage curve."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Ranking:
 
     @classmethod
     def of(cls, counts: np.ndarray) -> Ranking:
-        """Takes counts [2, K], rows `WRONG` and `RIGHT`; scores that no pixel has are dropped."""
+        """Returns the ranking of counts [2, K], rows `WRONG` and `RIGHT`; drops unused scores."""
         used = counts[:, counts.any(axis=0)]
         return cls(used[WRONG], used[RIGHT])
 
@@ -65,8 +65,8 @@ class Ranking:
     def auroc(self) -> float | None:
         """Area under the ROC curve; positive = wrong.
 
-        The chance that a wrong pixel's score lies above a right one's, ties counted half. None
-        if all pixels are of one kind.
+        The probability that a wrong pixel has a higher score than a right one, ties counted half.
+        None if all pixels are of one kind.
         """
         if not self._both_kinds:
             return None
@@ -76,7 +76,7 @@ class Ranking:
 
     @property
     def average_precision(self) -> float | None:
-        """Average precision; positive = wrong. None where nothing is wrong.
+        """Average precision; positive = wrong. None if no pixel is wrong.
 
         The sum over thresholds of precision times the gain in recall, as scikit-learn defines it.
         """

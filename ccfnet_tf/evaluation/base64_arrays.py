@@ -1,4 +1,4 @@
-"""Counts as text: int64 arrays, compressed, in base64, for JSON."""
+"""Encodes int64 arrays for JSON: compressed, in base64."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def pack(counts: np.ndarray) -> dict[str, Any]:
-    """Returns an int64 array as a tree for JSON; most counts are 0 or small and take few bytes."""
+    """Encodes an int64 array; most counts are 0 or small and take few bytes."""
     stored = np.ascontiguousarray(counts, "<i8").tobytes()
     data = base64.b64encode(zlib.compress(stored)).decode("ascii")
     return {"shape": list(counts.shape), "int64": data}
@@ -23,12 +23,12 @@ def unpack(tree: Any, shape: tuple[int | None, ...]) -> np.ndarray:
 
     Args:
         tree: What was read from JSON.
-        shape: That it shall have; a side that is None may be any.
+        shape: The expected shape; None accepts any length.
 
     Raises:
-        ValueError: It is damaged, of another shape, or holds a number below 0.
+        ValueError: It is damaged, has another shape, or contains a negative number.
         KeyError: A key is missing.
-        TypeError: It is something else than a tree of `pack`.
+        TypeError: It is not the output of `pack`.
     """
     found = tuple(int(side) for side in tree["shape"])
     fits = len(found) == len(shape) and all(
@@ -38,7 +38,7 @@ def unpack(tree: Any, shape: tuple[int | None, ...]) -> np.ndarray:
         raise ValueError(f"counts are of shape {list(found)}: expected {list(shape)}")
     size = 8 * prod(found)
     try:
-        # No more than is needed is ever unpacked, whatever the data claim.
+        # At most one byte more than expected is decompressed, whatever the data contain.
         stored = zlib.decompressobj().decompress(base64.b64decode(tree["int64"]), size + 1)
     except (zlib.error, binascii.Error) as error:
         raise ValueError(f"counts are damaged ({error})") from error

@@ -1,7 +1,7 @@
-"""Paired bootstrap over images: how sure the figures of a few networks, and their differences, are.
+"""Paired bootstrap over images: intervals of the figures of networks and of their differences.
 
-Images are drawn again with replacement, the same ones for every network, and the figures of refine
-are computed of what their confusion matrices add up to (Efron and Tibshirani 1993, percentile
+Images are drawn with replacement, the same ones for every network, and the figures of refine are
+computed from the sum of their confusion matrices (Efron and Tibshirani 1993, percentile
 intervals). Pixels of one image are not independent, so images are drawn, never pixels.
 
 Shapes: N images, C classes, R resamples; counts int64 [N, 3, C], rows truth, predicted, hits.
@@ -16,12 +16,12 @@ import numpy as np
 
 RESAMPLES = 2000
 LEVEL = 0.95
-"""Share of the resamples that lie in an interval."""
+"""Share of the resamples that an interval contains."""
 
 FIGURES = ("pixel_accuracy", "mean_iou")
 
 _AT_ONCE = 100
-"""Resamples whose weights are held at a time."""
+"""Resamples whose weights are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Interval:
     """A figure and the range of its resamples; fractions 0..1, or differences -1..1.
 
     Attributes:
-        value: On the images as they are.
+        value: On the original images.
         low: Lower end of the interval.
         high: Upper end.
     """
@@ -41,11 +41,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Resampled:
-    """What the resamples say about one network; None where no image has a labelled pixel.
+    """Intervals of one network; None where no image has a labelled pixel.
 
     Attributes:
-        figures: For each of `FIGURES` its interval.
-        gains: For each of `FIGURES` the interval of this network's minus the first one's.
+        figures: The interval of each of `FIGURES`.
+        gains: The interval of the difference to the first network, for each of `FIGURES`.
     """
 
     figures: dict[str, Interval | None]
@@ -72,14 +72,14 @@ def image_counts(cells: np.ndarray, images: int, classes: int) -> np.ndarray:
 def bootstrap(
     networks: Sequence[np.ndarray], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Resampled]:
-    """Draws images again and again, and returns the intervals of each network.
+    """Resamples images and returns the intervals of each network.
 
     Args:
-        networks: Counts [N, 3, C] of each, of the same images in the same order.
+        networks: Counts [N, 3, C] of each network, for the same images in the same order.
         resamples: R.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
-    Memory is that of the counts as float64 and of some hundred rows of N and of 3C numbers.
+    Memory: the counts as float64, and about a hundred rows of N and of 3C numbers.
     """
     drawn = resampled_figures(networks, resamples=resamples, seed=seed)
     whole = np.stack([_figures(counts.sum(axis=0)[np.newaxis])[0] for counts in networks])
@@ -96,7 +96,7 @@ def resampled_figures(networks: Sequence[np.ndarray], *, resamples: int, seed: i
     """Returns float64 [networks, R, len(FIGURES)]; NaN where a resample has no labelled pixel."""
     images = networks[0].shape[0]
     rng = np.random.default_rng(seed)
-    # float64 adds whole numbers below 2^53 without an error, and multiplies by fast routines.
+    # float64 adds integers below 2^53 exactly, and its matrix product is fast.
     flat = [counts.reshape(images, 3 * counts.shape[2]).astype(np.float64) for counts in networks]
     figures = np.full((len(networks), resamples, len(FIGURES)), np.nan)
     for start in range(0, resamples if images else 0, _AT_ONCE):

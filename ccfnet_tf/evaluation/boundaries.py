@@ -1,6 +1,6 @@
-"""Where two classes meet: bands around boundaries, and the pixels that Boundary IoU counts.
+"""Bands around the boundaries between classes, and the pixels that Boundary IoU counts.
 
-Void is no class, so where a class meets void there is no boundary: nobody said what lies there.
+Void is not a class, so there is no boundary where a class meets void.
 
 Shapes: label maps integer [H, W], 0..C-1 or `VOID`.
 """
@@ -16,10 +16,10 @@ BANDS = (1, 2, 4, 8, 16)
 """Widths in pixels, on each side of a boundary."""
 
 RINGS = len(BANDS) + 1
-"""The innermost band, what each further band adds, and what lies outside of all."""
+"""The innermost band, what each further band adds, and everything outside of all bands."""
 
 DILATION = 0.02
-"""Width of what Boundary IoU looks at, as a share of the image's diagonal (Cheng et al. 2021)."""
+"""Width of the band of Boundary IoU, as a share of the image's diagonal (Cheng et al. 2021)."""
 
 
 def ring_of(label: np.ndarray) -> np.ndarray:
@@ -43,11 +43,11 @@ def ring_of(label: np.ndarray) -> np.ndarray:
 
 
 def boundary_counts(label: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Counts what Boundary IoU is the IoU of (Cheng et al., CVPR 2021).
+    """Counts the pixels of Boundary IoU (Cheng et al., CVPR 2021).
 
-    A pixel counts for the label where it lies within `DILATION` of the image's diagonal, in rows
-    and in columns, of the edge of its region or of the image, and for the prediction likewise.
-    Void counts nowhere and makes no edge, in the label and in the prediction.
+    A pixel counts for the label if its distance to the edge of its region or of the image, in rows
+    and in columns, is at most `DILATION` of the image's diagonal; for the prediction likewise.
+    Void does not count and has no edge, in the label and in the prediction.
 
     Args:
         label: [H, W].
@@ -70,13 +70,13 @@ def boundary_counts(label: np.ndarray, predictions: np.ndarray, classes: int) ->
 
 
 def near_edge(label: np.ndarray) -> np.ndarray:
-    """Returns the labelled pixels that lie near the edge of their region, bool [H, W]."""
+    """Returns the labelled pixels near the edge of their region, bool [H, W]."""
     height, width = label.shape
     radius = max(1, round(DILATION * float(np.hypot(height, width))))
     window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     void = label == VOID
-    # Void agrees with any class: it is above all in the search for the least class of a window,
-    # and below all, as what lies outside of the image, in the search for the largest.
+    # Void agrees with any class: it is larger than all ids in the search for the smallest id of a
+    # window, and smaller than all in the search for the largest, as is the outside of the image.
     ids = (label + 1).astype(np.uint16)  # void is 0
     above = np.where(void, np.uint16(2**16 - 1), ids)
     least = cv2.erode(above, window, borderType=cv2.BORDER_CONSTANT, borderValue=0)

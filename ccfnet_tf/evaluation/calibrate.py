@@ -28,14 +28,14 @@ Method = Literal["temperature", "vector"]
 
 @dataclass(frozen=True)
 class Fit:
-    """A calibration, and what it changed on the pixels that it was fitted to.
+    """A calibration, and its effect on the pixels that it was fitted to.
 
     Attributes:
-        calibration: What was fitted.
-        pixels: How many labelled pixels it was fitted to.
+        calibration: The fitted calibration.
+        pixels: Number of labelled pixels that it was fitted to.
         before: ECE of each of `MAPS` without calibration, 15 bins of equal width; and `nll`, the
             mean negative log-likelihood of the true classes in nats.
-        after: The same with it.
+        after: The same with the calibration.
     """
 
     calibration: Calibration
@@ -72,13 +72,13 @@ def sample_pixels(
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> PixelSample:
-    """Draws labelled pixels of every image, the same share of each, so that memory is bounded.
+    """Draws labelled pixels of every image, at most the same number of each; memory is bounded.
 
     Args:
-        network: Whose heads can be read.
+        network: The network.
         samples: A split, such as `Parts.val`.
-        load: Reads one of them, `Parts.load`.
-        seed: Of the draw.
+        load: Reads a sample, `Parts.load`.
+        seed: Seed of the draw.
         advance: Called after each image.
 
     Returns:
@@ -109,7 +109,7 @@ def sample_pixels(
         drawn.append(pixels)
         advance()
     if not sum(each.truth.size for each in drawn):
-        raise DataError("no pixel of the validation split is labelled: nothing to calibrate by")
+        raise DataError("no pixel of the validation split is labelled: nothing to calibrate with")
     return PixelSample(*(np.concatenate(parts) for parts in zip(*drawn, strict=True)))
 
 

@@ -1,11 +1,11 @@
-"""The confusion matrix of a whole split, and the accuracies that come out of it.
+"""The confusion matrix of a split, and the accuracies computed from it.
 
 Shapes: C classes; counts [C, C] int64, rows truth, columns prediction. int64 because a float32
-matrix stops counting at 2^24 pixels, which are 219 images of 320x240.
+matrix cannot count beyond 2^24 pixels, which are 219 images of 320x240.
 
 Protocol: pixel accuracy = correct / labelled; class accuracy = mean over classes of recall; mean
 IoU = mean over classes of TP / (TP + FP + FN). Void is left out on the label's side only.
-Both means are over the classes that labels contain, so that networks are measured by the same ones.
+Both means are over the classes that labels contain, so that they do not depend on the network.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ClassFigures(ABC):
 
     @property
     def precision(self) -> tuple[float | None, ...]:
-        """Share of the pixels predicted as a class that are of it; None for one never predicted."""
+        """Share of the pixels predicted as a class that belong to it; None if there are none."""
         return _ratios(self.hits, self.predicted)
 
     @property
@@ -85,7 +85,7 @@ class ClassFigures(ABC):
     def iou(self) -> tuple[float | None, ...]:
         """Intersection over union of each class; None if neither labels nor predictions have it.
 
-        A class that is predicted on labelled pixels but never true has 0: it is a mistake.
+        A class that is predicted on labelled pixels but never true has an IoU of 0.
         """
         return _ratios(self.hits, self.truth + self.predicted - self.hits)
 
@@ -103,8 +103,8 @@ class ClassFigures(ABC):
     def mean_iou_present(self) -> float | None:
         """Mean IoU over the classes that labels contain; None where nothing is labelled.
 
-        This is the figure that is shown and that chooses the best checkpoint: which classes count
-        depends on the labels alone.
+        Tables show this mean, and it selects the best checkpoint: which classes count depends on
+        the labels alone.
         """
         pairs = zip(self.iou, self.recall, strict=True)
         return mean(tuple(iou for iou, recall in pairs if recall is not None))
@@ -130,7 +130,7 @@ class ClassFigures(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Confusion(ClassFigures):
-    """How often each class was taken for which; merges by addition.
+    """Number of pixels for each pair of true and predicted class; merges by addition.
 
     Attributes:
         counts: int64 [C, C]; row = truth, column = prediction.
@@ -160,7 +160,7 @@ class Confusion(ClassFigures):
             classes: C.
 
         Raises:
-            ValueError: The shapes differ, or a class id lies outside 0..C-1.
+            ValueError: The shapes differ, or a class id is outside 0..C-1.
         """
         if truth.shape != prediction.shape:
             raise ValueError(f"truth is {truth.shape} but prediction is {prediction.shape}")
@@ -170,7 +170,7 @@ class Confusion(ClassFigures):
         for what, ids in (("truth", rows), ("prediction", columns)):
             if ids.size and not (ids.min() >= 0 and ids.max() < classes):
                 raise ValueError(
-                    f"{what} holds class ids {ids.min()}..{ids.max()}: expected 0..{classes - 1}"
+                    f"{what} contains class ids {ids.min()}..{ids.max()}: expected 0..{classes - 1}"
                 )
         counts = np.bincount(rows * classes + columns, minlength=classes * classes)
         return cls(counts.reshape(classes, classes).astype(np.int64))
@@ -178,7 +178,9 @@ class Confusion(ClassFigures):
     def merge(self, other: Confusion) -> Confusion:
         """Returns the state of both parts together."""
         if self.counts.shape != other.counts.shape:
-            raise ValueError(f"{self.counts.shape} and {other.counts.shape} count other classes")
+            raise ValueError(
+                f"{self.counts.shape} and {other.counts.shape} have different numbers of classes"
+            )
         return Confusion(self.counts + other.counts)
 
     @property
@@ -224,12 +226,12 @@ class ClassCounts(ClassFigures):
 
 
 def ratio(part: int, whole: int) -> float | None:
-    """Returns part / whole, or None where there is no whole."""
+    """Returns part / whole, or None if whole is 0."""
     return part / whole if whole else None
 
 
 def mean(values: tuple[float | None, ...]) -> float | None:
-    """Returns the mean of the values that are there, or None where none is."""
+    """Returns the mean of the values that are not None, or None if there are none."""
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None
 

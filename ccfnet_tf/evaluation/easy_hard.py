@@ -1,7 +1,7 @@
-"""Accuracy of coarse, fine and refine on easy and on hard pixels, apart.
+"""Accuracy of coarse, fine and refine on easy and on hard pixels separately.
 
-Who says what is hard is the caller's: by the paper's target (coarse wrong = hard; section 3.2),
-where coarse's own accuracy is 1 and 0 by definition, or by the attention's answer.
+The caller decides which pixels are hard: by the paper's target (coarse wrong = hard; section 3.2),
+for which coarse's own accuracy is 1 and 0 by definition, or by the output of attention.
 
 Shapes: counts [2, 4] int64; rows `HARD`, `EASY`; columns pixels, then right by each of `HEADS`.
 """
@@ -20,7 +20,7 @@ HEADS = ("coarse", "fine", "refine")
 
 @dataclass(frozen=True, eq=False)
 class GroupAccuracy:
-    """Right answers on hard and on easy pixels; merges by addition.
+    """Correct predictions on hard and on easy pixels; merges by addition.
 
     Attributes:
         counts: int64 [2, 4]; rows `HARD` and `EASY`, columns pixels, coarse, fine, refine right.

@@ -2,12 +2,12 @@
 
 Counts confusion matrices, attention's ranking and the calibration of risk.
 
-On every replica of a strategy, with few counts, so that a validation costs little beside training.
-The verb `evaluate` counts with NumPy instead (`ccfnet_tf.evaluation.evaluate`); a test holds the
-two equal where they count the same.
+Runs on every replica of a strategy and counts little, so that validation is cheap compared with
+training. The command `evaluate` counts with NumPy instead (`ccfnet_tf.evaluation.evaluate`); a test
+compares the counts that both have.
 
-The graph returns counts only, so memory is bounded by one batch, and states of parts (batches,
-replicas, machines) add up.
+The graph returns counts only, so memory is bounded by one batch, and the counts of batches,
+replicas and machines add up.
 
 Shapes: B images, H x W pixels, C classes, N labelled pixels of a batch.
 """
@@ -29,7 +29,7 @@ from ccfnet_tf.evaluation.reliability import BINS as RELIABILITY_BINS
 from ccfnet_tf.evaluation.reliability import STEP, Reliability
 from ccfnet_tf.evaluation.score_histogram import BINS, LIMIT, ONE, SHIFT, ScoreHistogram
 from ccfnet_tf.labels import VOID, Taxonomy
-from ccfnet_tf.network.labels_and_maps import difficulty_logit, labels, other_classes, with_fine
+from ccfnet_tf.network.labels_and_maps import attention_logit, labels, other_classes, with_fine
 from ccfnet_tf.network.normalise_pad_resize import MINIMUM_SIZE, at_least_minimum
 from ccfnet_tf.pipeline.batch import original_error
 
@@ -39,7 +39,7 @@ Batch = tuple[tf.Tensor, tf.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class EpochCounts:
-    """What one pass counted.
+    """Counts of one pass.
 
     Attributes:
         coarse: Confusion of the coarse head.
@@ -47,7 +47,7 @@ class EpochCounts:
         refine: Confusion of the blend, the network's prediction.
         attention: Attention's logit on pixels that coarse gets wrong and right.
         risk: Risk, not calibrated, and how often refine is wrong.
-        pictures: How many images were looked at.
+        pictures: Number of images evaluated.
     """
 
     coarse: Confusion
@@ -59,28 +59,28 @@ class EpochCounts:
 
 
 class Evaluator:
-    """Evaluates a model as often as wanted; the graph is traced once for all sizes.
+    """Evaluates a model any number of times; the graph is traced once for all image sizes.
 
     Args:
-        model: A `CCFNet` (its layer `fine_logits` is read beside its outputs). Weights are read
-            at each run, so training may go on in between.
-        taxonomy: The C classes that `model` answers with.
+        model: A `CCFNet`; its layer `fine_logits` is read in addition to its outputs. Weights are
+            read in each run, so the model may be trained in between.
+        taxonomy: The C classes that `model` predicts.
 
     Raises:
-        DataError: `model` answers with another number of classes.
+        DataError: `model` predicts another number of classes.
     """
 
     def __init__(self, model: keras.Model, taxonomy: Taxonomy) -> None:
         classes = int(model.output["refine"].shape[-1])
         if len(taxonomy.names) != classes:
             raise DataError(
-                f"the data have {len(taxonomy.names)} classes but the network answers with "
-                f"{classes}: evaluate it on data of the classes it was trained on"
+                f"the data have {len(taxonomy.names)} classes but the network predicts {classes}: "
+                "evaluate it on data of the classes it was trained on"
             )
         self._taxonomy = taxonomy
         self._model = with_fine(model)
         self._strategy = model.distribute_strategy
-        # Over several machines each goes its own way, on one device: nothing keeps them in step.
+        # With several machines each evaluates on one device, independently of the others.
         over_workers = isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self._replicas = 1 if over_workers else int(self._strategy.num_replicas_in_sync)
         batch = [
@@ -99,18 +99,18 @@ class Evaluator:
         advance: Callable[[], None] = lambda: None,
         total: Callable[[Sequence[np.ndarray]], list[np.ndarray]] = list,
     ) -> EpochCounts:
-        """Goes once over `batches`, on every replica of the model's strategy in this process.
+        """Evaluates `batches` once, on every replica of the model's strategy in this process.
 
         Args:
             batches: Yields image [B, H, W, 3] RGB 0..255 and label int32 [B, H, W], 0..C-1 or
                 `VOID`.
-            pictures: How many images the batches hold without padding. Where None they are
-                counted: those with a labelled pixel.
+            pictures: Number of images in the batches without padding. If None, images with a
+                labelled pixel are counted.
             advance: Called after each batch, for a progress bar.
-            total: Adds counts up over the workers that each go over a part.
+            total: Sums counts over the workers, each of which evaluates some of the images.
 
         Raises:
-            NotFiniteError: The network answers with NaN.
+            NotFiniteError: An output of the network is NaN.
             DataError: An image or label cannot be read.
             ResourceError: Memory runs out.
         """
@@ -136,20 +136,20 @@ class Evaluator:
 
     def _counts_of(self, group: Sequence[Batch]) -> list[dict[str, tf.Tensor]]:
         """Returns the counts of some batches, at most one for each replica."""
-        # Replicas that are left without a batch get an image of void, which counts nowhere.
-        whole = [*group, *[_blank()] * (self._replicas - len(group))]
+        # Replicas without a batch get an image of void, which is not counted.
+        padded = [*group, *[_blank()] * (self._replicas - len(group))]
         try:
-            counts = self._count(*(part for batch in whole for part in batch))
+            counts = self._count(*(part for batch in padded for part in batch))
             return [{key: value.numpy() for key, value in each.items()} for each in counts]
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             batch, height, width = group[0][1].shape
             raise ResourceError(
                 f"memory ran out on a batch of {batch} images of {width}x{height} pixels: "
-                "lower the batch, or shrink the images and their labels"
+                "lower the batch size, or shrink the images and their labels"
             ) from error
 
     def _count_on_replicas(self, *parts: tf.Tensor) -> list[dict[str, tf.Tensor]]:
-        """Counts image, label, image, label, ...: a batch on each replica."""
+        """Counts batches, one on each replica; the arguments are image, label, image, label, ..."""
         if self._replicas == 1:
             return [self._count_batch(*parts)]
 
@@ -165,8 +165,8 @@ class Evaluator:
     def _state(self, counts: dict[str, np.ndarray], pictures: int | None) -> EpochCounts:
         if counts["nan"]:
             raise NotFiniteError(
-                f"the network answers NaN on {counts['nan']} labelled pixels: its weights are "
-                "damaged; use an earlier checkpoint or train anew at a lower rate"
+                f"the network's output is NaN on {counts['nan']} labelled pixels: its weights are "
+                "damaged; use an earlier checkpoint or train again with a lower learning rate"
             )
         return EpochCounts(
             Confusion(counts["coarse"]),
@@ -178,7 +178,7 @@ class Evaluator:
         )
 
     def _outputs(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the outputs [B, H, W, ...]; a small image is mirrored, as by `KerasNetwork`."""
+        """Returns the outputs [B, H, W, ...]; small images are mirrored, as in `KerasNetwork`."""
         size = tf.shape(image)
         found = self._model(at_least_minimum(image), training=False)
         return {name: value[:, : size[1], : size[2]] for name, value in found.items()}
@@ -187,16 +187,16 @@ class Evaluator:
         outputs = self._outputs(image)
         labelled = tf.not_equal(label, VOID)  # [B, H, W]
         truth = tf.boolean_mask(label, labelled)  # [N]
-        attention = difficulty_logit(tf.boolean_mask(outputs["attention"], labelled))  # [N]
-        answers = {head: tf.boolean_mask(labels(outputs[head]), labelled) for head in HEADS}
+        attention = attention_logit(tf.boolean_mask(outputs["attention"], labelled))  # [N]
+        predicted = {head: tf.boolean_mask(labels(outputs[head]), labelled) for head in HEADS}
         refine = tf.cast(tf.boolean_mask(outputs["refine"], labelled), tf.float32)  # [N, C]
-        risk = other_classes(tf.exp(refine), answers["refine"])  # [N]
+        risk = other_classes(tf.exp(refine), predicted["refine"])  # [N]
         nan = tf.math.is_nan(attention) | tf.reduce_any(tf.math.is_nan(refine), axis=-1)
         classes = len(self._taxonomy.names)
         return {
-            **{head: _confusion(truth, answers[head], classes) for head in HEADS},
-            "attention": _histogram(attention, tf.not_equal(answers["coarse"], truth)),
-            "risk": _reliability(risk, tf.not_equal(answers["refine"], truth)),
+            **{head: _confusion(truth, predicted[head], classes) for head in HEADS},
+            "attention": _histogram(attention, tf.not_equal(predicted["coarse"], truth)),
+            "risk": _reliability(risk, tf.not_equal(predicted["refine"], truth)),
             "pictures": _count_true(tf.reduce_any(labelled, axis=[1, 2])),
             "nan": _count_true(nan),
         }
@@ -214,15 +214,15 @@ def _blank() -> Batch:
 
 
 def _readable(batches: tf.data.Dataset) -> Iterator[Batch]:
-    """Yields the batches; a reader's own error comes out instead of TensorFlow's."""
+    """Yields the batches; raises the original error of a reader instead of TensorFlow's."""
     try:
         for image, label in batches:
             yield tf.cast(image, tf.float32), label
     except tf.errors.OpError as error:
-        ours = original_error(error)
-        if ours is None:
+        original = original_error(error)
+        if original is None:
             raise
-        raise ours from error
+        raise original from error
 
 
 def _confusion(truth: tf.Tensor, prediction: tf.Tensor, classes: int) -> tf.Tensor:
@@ -236,7 +236,7 @@ def _confusion(truth: tf.Tensor, prediction: tf.Tensor, classes: int) -> tf.Tens
 
 def _histogram(logit: tf.Tensor, wrong: tf.Tensor) -> tf.Tensor:
     """Returns int64 [2, BINS] of logit [N]; the bins of `ScoreHistogram.of`."""
-    # NaN is counted apart and ends the pass; here it must only not become a wild index.
+    # NaN is counted separately and ends the pass; here it must only not become an invalid index.
     logit = tf.where(tf.math.is_nan(logit), 0.0, logit)
     logit = tf.clip_by_value(logit, -LIMIT, LIMIT)
     away = tf.bitwise.right_shift(tf.bitcast(1.0 + tf.abs(logit), tf.int32) - ONE, SHIFT)

@@ -1,7 +1,7 @@
-"""One pass over images: every figure of `evaluation.json`.
+"""Evaluates a network in one pass over images.
 
-Memory is bounded by two images with their outputs, since one is counted while the network works on
-the next, and a few images that are read ahead.
+Memory is bounded by two images with their outputs, since one is counted while the network predicts
+the next, and by a few images that are read ahead.
 
 Shapes: an image [H, W, 3] uint8, its label int32 [H, W].
 """
@@ -22,7 +22,7 @@ from ccfnet_tf.labels import Sample
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 
 Numbered = tuple[int, Sample]
-"""A sample and its place in the split."""
+"""Index of a sample in the split, and the sample."""
 
 
 def evaluate(
@@ -39,18 +39,18 @@ def evaluate(
     """Evaluates a network on images at their own resolution.
 
     Args:
-        network: Whose heads can be read, such as `KerasNetwork`.
+        network: A network that returns the outputs of its heads, such as `KerasNetwork`.
         samples: A split, such as `Parts.test`.
-        load: Reads one of them, `Parts.load`; labels are of the network's classes.
-        split: Its name, for the record.
-        wrapping: What `network` is wrapped in, for the record.
-        calibration: Of the network; see `ccfnet_tf.network.calibration_parameters`.
+        load: Reads a sample, `Parts.load`; class ids of labels are those of the network.
+        split: Name of the split; recorded.
+        wrapping: Options of views and tiles that `network` applies; recorded.
+        calibration: Calibration of the network; see `ccfnet_tf.network.calibration_parameters`.
         shard: (k, n) evaluates every n-th sample from the k-th on; the n parts add up to exactly
             what one pass over all samples gives.
         advance: Called after each image, for a progress bar.
 
     Raises:
-        NotFiniteError: The network answers with NaN.
+        NotFiniteError: An output of the network is NaN.
         DataError: An image or label cannot be read, or has a class that the network lacks.
         ResourceError: Memory runs out.
     """
@@ -62,7 +62,7 @@ def evaluate(
         index, sample = item
         if label.size and label.max() >= len(taxonomy.names):
             raise DataError(
-                f"{sample.label}: holds class {label.max()}, but the network has "
+                f"{sample.label}: contains class {label.max()}, but the network has "
                 f"{len(taxonomy.names)} classes: evaluate it on data of its own classes"
             )
         return Evaluation.of(
@@ -90,7 +90,7 @@ def _pipelined(
     load: Load,
     count: Callable[[Numbered, np.ndarray, HeadOutputs], Evaluation],
 ) -> Iterator[Evaluation]:
-    """Yields the counts of each image, in order; reading and counting run beside the network."""
+    """Yields the counts of each image, in order; reads and counts while the network predicts."""
     loaded = in_threads(lambda item: (item, *load(item[1])), numbered, 1)
     with ThreadPoolExecutor(1) as pool:
         waiting: Future[Evaluation] | None = None

@@ -1,7 +1,7 @@
-"""The state of an evaluation: whole numbers per image and per split, from which all figures follow.
+"""The state of an evaluation: integer counts per image and per split; all figures follow from them.
 
-NumPy alone. Every count is an int64 that adds up, so parts of a split that were evaluated apart, on
-other machines too, together give exactly what one evaluation of the whole split gives.
+Uses NumPy only. Every count is an int64 that adds up, so parts of a split that were evaluated
+separately, also on different machines, give exactly the result of one evaluation of the split.
 
 Shapes: C classes; an image of H x W pixels, N of them labelled. `WRONG` and `RIGHT` are the rows
 of counts [2, K] of a score.
@@ -37,8 +37,8 @@ from ccfnet_tf.labels import VOID, Taxonomy
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 
 PREDICTIONS = ("coarse", "fine", "average", "refine", "oracle")
-"""What is compared: the heads; the plain average of coarse's and fine's probabilities; and coarse
-where it is right, else fine, which no gate between the two can surpass."""
+"""Predictions that are compared: the heads; the average of coarse's and fine's probabilities; and
+the oracle, coarse where it is right and fine elsewhere, the limit of any gate between the two."""
 
 SCORES = {
     "coarse": (
@@ -64,10 +64,10 @@ PROBABILITIES = {
 """Those of them that are a probability that this head is wrong."""
 
 NEAR = BANDS.index(4)
-"""The last ring of the band in which calibration is measured a second time: within 4 pixels."""
+"""The last ring of the band in which calibration is also measured: within 4 pixels."""
 
 CHUNK = 2**17
-"""Pixels whose scores are held at a time."""
+"""Pixels whose scores are in memory at a time."""
 
 Counts = dict[str, np.ndarray]
 """int64 arrays that add up."""
@@ -87,18 +87,18 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was counted over some images of a split; merges by addition.
+    """Counts of some images of a split; merges by addition.
 
     Attributes:
         taxonomy: The C classes.
-        split: Which part of the data.
-        wrapping: The options of `evaluate` that change what the network predicts; may be empty.
+        split: Name of the split.
+        wrapping: The options of `evaluate` that change predictions; may be empty.
         counts: int64 arrays:
             `classes` [RINGS, len(PREDICTIONS), 3, C], `ClassCounts` in each ring around boundaries;
             `boundary` [len(PREDICTIONS), 3, C], `ClassCounts` of Boundary IoU;
             `changed` [RINGS, 2], errors of coarse that refine corrects, right pixels it spoils;
             `by_target`, `by_attention` [2, 4], `GroupAccuracy`;
-            `switch/SCORE` [T+1, 2, 3, C], `HardSwitch` by each of `SWITCHES`;
+            `switch/SCORE` [T+1, 2, 3, C], `HardSwitch` of each of `SWITCHES`;
             `score/HEAD/SCORE` [2, K], of each of `SCORES`;
             `reliability/HEAD/SCORE` [2, 3, 15], of each of `PROBABILITIES`, within 4 pixels of a
             boundary and elsewhere;
@@ -135,17 +135,17 @@ class Evaluation:
 
         Args:
             label: Integer [H, W], 0..C-1 or `VOID`.
-            outputs: Of the network, not calibrated.
+            outputs: Outputs of the network, not calibrated.
             taxonomy: The C classes.
             calibration: Applied to probabilities, difficulty, risk and attention; not to labels.
-            split: Which part of the data.
+            split: Name of the split.
             wrapping: As the attribute.
-            index: Place of the image in the split.
-            name: Of the image.
+            index: Index of the image in the split.
+            name: Name of the image.
 
         Raises:
-            ValueError: The outputs are of another size or other classes, or a class id lies
-                outside 0..C-1.
+            ValueError: The outputs have another size or other classes, or a class id is outside
+                0..C-1.
             NotFiniteError: An output is NaN on a labelled pixel.
         """
         _refuse_other_shapes(label, outputs, len(taxonomy.names))
@@ -164,8 +164,8 @@ class Evaluation:
         """Adds up parts, one at a time.
 
         Raises:
-            ValueError: A part is of other classes, another split or another wrapping, or an image
-                is in two parts.
+            ValueError: Parts have different classes, splits or wrappings, or an image is in two
+                parts.
         """
         counts = cls.empty(taxonomy).counts
         tables = []
@@ -185,7 +185,7 @@ class Evaluation:
         return Evaluation.total([self, other], self.taxonomy, **options)
 
     def to_state(self) -> dict[str, Any]:
-        """Returns everything as a tree for JSON, from which `from_state` makes the same again."""
+        """Returns the state as a tree for JSON, which `from_state` reads."""
         return {
             "split": self.split,
             "wrapping": self.wrapping,
@@ -200,14 +200,14 @@ class Evaluation:
 
     @classmethod
     def from_state(cls, tree: Any, taxonomy: Taxonomy) -> Evaluation:
-        """Returns the evaluation that `to_state` wrote.
+        """Returns the evaluation that `to_state` encoded.
 
         Args:
-            tree: What was read from JSON.
-            taxonomy: The classes that it shall be of.
+            tree: The tree, read from JSON.
+            taxonomy: The expected classes.
 
         Raises:
-            ValueError: Something is missing, damaged, or of other classes.
+            ValueError: Something is missing or damaged, or the classes are not those expected.
         """
         try:
             split, wrapping, classes, packed, images = (
@@ -215,7 +215,7 @@ class Evaluation:
             )
             names, numbers, cells = (images[key] for key in ("names", "numbers", "cells"))
             if classes != list(taxonomy.names):
-                raise ValueError("it is of other classes")
+                raise ValueError("it has other classes")
             counts = {key: unpack(packed[key], shape) for key, shape in _shapes(taxonomy)}
             table = ImageTable(
                 tuple(str(name) for name in names),
@@ -226,7 +226,7 @@ class Evaluation:
             raise ValueError(f"not the state of an evaluation ({error!r})") from error
         highest = max(int(rows[:, 1:3].max(initial=0)) for rows in table.cells.values())
         if highest >= len(taxonomy.names):
-            raise ValueError(f"a cell is of class {highest}")
+            raise ValueError(f"a cell has class id {highest}")
         return cls(taxonomy, str(split), str(wrapping), counts, table)
 
     def to_json(self) -> dict[str, Any]:
@@ -237,7 +237,7 @@ class Evaluation:
 
     @property
     def pictures(self) -> int:
-        """Images counted."""
+        """Number of images."""
         return len(self.images.names)
 
     @property
@@ -270,12 +270,12 @@ class Evaluation:
         return ClassCounts(self.counts["boundary"][PREDICTIONS.index(prediction)])
 
     def changed(self, within: int | None = None) -> tuple[int, int]:
-        """Returns the pixels of coarse that refine corrects, and spoils; `within`: as `classes`."""
+        """Returns how many pixels refine corrects and spoils; `within`: as in `classes`."""
         corrected, spoiled = self.counts["changed"][: _rings(within)].sum(axis=0).tolist()
         return corrected, spoiled
 
     def switch(self, score: str) -> HardSwitch:
-        """Returns what comes of fine where one of `SWITCHES` is above a threshold."""
+        """Returns the result of using fine where one of `SWITCHES` is above a threshold."""
         return HardSwitch(self.counts[f"switch/{score}"])
 
     def ranking(self, head: str, score: str) -> Ranking:
@@ -297,12 +297,12 @@ class Evaluation:
         return Kept(ratio(wrong + right, pixels), ratio(right, wrong + right))
 
     def reliability(self, head: str, score: str, *, near: bool = False) -> Reliability:
-        """Returns whether one of `PROBABILITIES` comes true; `near`: within 4 pixels alone."""
+        """Returns the reliability of one of `PROBABILITIES`; `near`: within 4 pixels only."""
         counts = self.counts[f"reliability/{head}/{score}"]
         return Reliability(counts[0] if near else counts.sum(axis=0))
 
     def class_reliability(self, index: int) -> Reliability:
-        """Returns whether refine's probability of a class comes true."""
+        """Returns the reliability of refine's probability of a class."""
         return Reliability(self.counts["class_reliability"][index])
 
     @property
@@ -323,13 +323,13 @@ class Evaluation:
 
     @property
     def warning(self) -> str | None:
-        """Why the figures say little: the labels contain one class alone; else None."""
+        """A warning if the labels contain only one class; else None."""
         if len(self.shown) != 1:
             return None
         others = len(self.taxonomy.names) - 1
         return (
-            f"The labels contain '{self.shown[0]}' alone. All figures are over that one class: a "
-            f"network that answers nothing else gets 100 %. "
+            f"The labels contain only '{self.shown[0]}'. All figures are over that one class: a "
+            f"network that predicts nothing else reaches 100 %. "
             f"The other {others} {'class is' if others == 1 else 'classes are'} not measured."
         )
 
@@ -365,7 +365,7 @@ def _refuse_other_shapes(label: np.ndarray, outputs: HeadOutputs, classes: int) 
     for name, shape in wanted.items():
         found = getattr(outputs, name).shape
         if found != shape:
-            raise ValueError(f"{name} is of shape {list(found)}: expected {list(shape)}")
+            raise ValueError(f"{name} has shape {list(found)}: expected {list(shape)}")
     if label.size and not VOID <= label.min() <= label.max() < classes:
         raise ValueError(f"class ids {label.min()}..{label.max()}: expected 0..{classes - 1}")
 
@@ -381,7 +381,7 @@ def _count_image(
     predictions = np.zeros((len(PREDICTIONS), places.size), np.int32)
     counts: Counts = {"class_reliability": np.zeros((classes, 3, RELIABILITY_BINS), np.int64)}
     sums = np.zeros(4, np.int64)
-    for start in range(0, max(1, places.size), CHUNK):  # once for an image of void, too
+    for start in range(0, max(1, places.size), CHUNK):  # also once for an image of void
         part = slice(start, start + CHUNK)
         logs = {head: _columns(getattr(outputs, head), places[part]) for head in HEADS}
         attention = outputs.attention.ravel()[places[part]]
@@ -416,7 +416,7 @@ def _columns(logs: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 class _Pixels:
-    """Scores of some labelled pixels of an image, and what is counted of them."""
+    """Scores of some labelled pixels of an image, and their counts."""
 
     def __init__(
         self,
@@ -427,7 +427,7 @@ class _Pixels:
         calibration: Calibration,
     ) -> None:
         self.truth, self.near = truth, ring <= NEAR
-        self.attention = attention  # as a hard blend reads it: not calibrated
+        self.attention = attention  # not calibrated, as a hard blend reads it
         self.coarse, self.fine, self.refine = (HeadScores.of(logs[head]) for head in HEADS)
         self.label = self.refine.label  # before calibration, which changes no label
         changed = calibrated(logs["refine"], calibration)
@@ -451,13 +451,13 @@ class _Pixels:
         self.wrong = {head: label != truth for head, label in labels.items()}
 
     def refuse_nan(self, name: str) -> None:
-        """Refuses outputs that are NaN."""
+        """Raises NotFiniteError if an output is NaN."""
         values = (self.coarse.first, self.fine.first, self.refine.first, self.maps["attention"])
         count = int(np.isnan(values).any(axis=0).sum())
         if count:
             raise NotFiniteError(
-                f"{name}: the network answers NaN on {count} labelled pixels: its weights are "
-                "damaged; use an earlier checkpoint or train anew at a lower rate"
+                f"{name}: the network's output is NaN on {count} labelled pixels: its weights are "
+                "damaged; use an earlier checkpoint or train again with a lower learning rate"
             )
 
     def sums(self) -> list[int]:
@@ -467,7 +467,7 @@ class _Pixels:
         return [*(int(each.sum(dtype=np.float64)) for each in steps), above]
 
     def counts(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields counts that add up over pixels, by their names."""
+        """Yields the names and values of counts that add up over pixels."""
         bins = {name: bins_of(logit) for name, logit in self.logits.items()}
         disagree = (self.coarse.label != self.fine.label).astype(np.int64)
         elsewhere = (~self.near).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The content of `evaluation.json`; docs/evaluation.md says what each key means."""
+"""The content of `evaluation.json`; docs/evaluation.md describes each key."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ccfnet_tf.evaluation.reliability import adaptive_ece
 Tree = dict[str, Any]
 
 LARGEST_MATRIX = 256
-"""Classes up to which confusion matrices are written out; `images.npz` has them in any case."""
+"""Largest number of classes with a confusion matrix here; `images.npz` always has the matrices."""
 
 
 def to_json(evaluation: Evaluation) -> Tree:
-    """Returns the content of `evaluation.json`: fractions 0..1, None where there is none."""
+    """Returns the content of `evaluation.json`: fractions 0..1, None for undefined figures."""
     scores = {
         head: {score: _score(evaluation, head, score) for score in SCORES[head]} for head in SCORES
     }

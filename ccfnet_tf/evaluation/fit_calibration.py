@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 MOST_VALUES = 1 << 25
-"""Log-probabilities that are kept for the fit: 128 MB in float32, 4 million pixels of 8 classes."""
+"""Largest number of log-probabilities: 128 MB in float32, 4 million pixels of 8 classes."""
 
 SMALLEST_SCALE, LARGEST_SCALE = 0.05, 20.0
-"""Bounds of scales: a network that is right everywhere would ask for an infinite one."""
+"""Bounds of scales: for a network that is right everywhere the best scale is infinite."""
 
 RIDGE = 1e-6
-"""Weight of the squared distance from no calibration; decides where the pixels do not."""
+"""Weight of the squared distance from no calibration; makes every minimum unique."""
 
 _STEPS = 100
 _CONVERGED = 1e-8  # largest change of a parameter
@@ -44,9 +44,9 @@ class PixelSample(NamedTuple):
 
 
 def fit_temperature(log_probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """Returns the factor s of log-probabilities that makes softmax(s * log p) most likely.
+    """Returns the factor s that maximises the likelihood of softmax(s * log p).
 
-    It is 1 / temperature, within `SMALLEST_SCALE` and `LARGEST_SCALE`.
+    It is 1 / temperature and is kept between `SMALLEST_SCALE` and `LARGEST_SCALE`.
 
     Args:
         log_probabilities: float [N, C], N at least 1.
@@ -72,9 +72,9 @@ def fit_temperature(log_probabilities: np.ndarray, truth: np.ndarray) -> float:
 def fit_vector(
     log_probabilities: np.ndarray, truth: np.ndarray
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns a factor and a bias for each class, as `fit_temperature` does one factor.
+    """Returns a factor and a bias for each class; see `fit_temperature`.
 
-    A class that `truth` does not hold keeps what the ridge allows.
+    The numbers of a class that `truth` does not contain are determined by the ridge as well.
     """
     pixels, classes = log_probabilities.shape
     start = np.concatenate([np.ones(classes), np.zeros(classes)])
@@ -109,7 +109,7 @@ def fit_vector(
 
 
 def fit_logistic(logit: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """Returns scale and bias such that sigmoid(scale * logit + bias) is most likely.
+    """Returns the scale and bias that maximise the likelihood of sigmoid(scale * logit + bias).
 
     Args:
         logit: float [N], N at least 1.
@@ -164,7 +164,7 @@ def _newton(
 
 
 def _at_bound(parameters: np.ndarray, slope: np.ndarray, scales: int) -> np.ndarray:
-    """Returns which scales lie at a bound that the slope pushes them against."""
+    """Returns which scales are at a bound and would be moved beyond it, bool [parameters]."""
     held = np.zeros(parameters.size, bool)
     held[:scales] = (parameters[:scales] <= SMALLEST_SCALE) & (slope[:scales] > 0)
     held[:scales] |= (parameters[:scales] >= LARGEST_SCALE) & (slope[:scales] < 0)

@@ -1,4 +1,4 @@
-"""A hard switch between coarse and fine: how many pixels need fine, and what the rest costs.
+"""A hard switch between coarse and fine: accuracy for each share of pixels that fine labels.
 
 Fine is used where a score of coarse's errors is above a threshold, coarse elsewhere: the cascade as
 the paper describes it, whose last branch receives the hard pixels. The score is attention, which is

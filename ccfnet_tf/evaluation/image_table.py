@@ -1,8 +1,8 @@
 """Figures of each image: `images.csv` for people, `images.npz` for programs.
 
-images.npz holds `names` [N], and for coarse, fine and refine the cells of every image's confusion
-matrix that are not 0: int64 [M, 4], columns image, truth, prediction, pixels. So a bootstrap over
-images needs no second pass over the data.
+images.npz contains `names` [N], and for coarse, fine and refine the cells of every confusion matrix
+that are not 0: int64 [M, 4], columns image, truth, prediction, pixels. A bootstrap over images
+therefore needs no second pass over the data.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NUMBERS = (
     "risk",
     "at_risk",
 )
-"""Columns of `ImageTable.numbers`: the place in the split, sizes, labelled pixels, errors of coarse
+"""Columns of `ImageTable.numbers`: index in the split, sizes, labelled pixels, errors of coarse
 that refine corrects, right pixels of coarse that it spoils, sums of the maps / STEP, and pixels
 whose risk is above 1/2."""
 
@@ -41,10 +41,10 @@ class ImageTable:
     """Counts of each image of a part of a split.
 
     Attributes:
-        names: Of N images, as `Sample.name`.
+        names: Names of N images, as `Sample.name`.
         numbers: int64 [N, len(NUMBERS)].
-        cells: For each of `HEADS` the confusion matrices, int64 [M, 4]; columns index of the
-            image in the split, truth, prediction, pixels; no cell with 0.
+        cells: For each of `HEADS` the cells of the confusion matrices that are not 0, int64
+            [M, 4]; columns index of the image in the split, truth, prediction, pixels.
     """
 
     names: tuple[str, ...]
@@ -81,7 +81,7 @@ class ImageTable:
         return Confusion(counts)
 
     def to_csv(self) -> str:
-        """Returns `images.csv`: a row per image; fractions 0..1, empty where there is none.
+        """Returns `images.csv`: one row per image; fractions 0..1, undefined figures are empty.
 
         Means are over the labelled pixels, and mean IoU over the classes of the image's label.
         """
@@ -120,7 +120,7 @@ class ImageTable:
         return file.getvalue()
 
     def _starts(self, head: str) -> list[int]:
-        """Returns where the cells of each image begin, and where the last ones end."""
+        """Returns the first cell of each image, and the end of the last one."""
         rows = self.cells[head][:, 0]
         return [*np.searchsorted(rows, self.numbers[:, 0]).tolist(), rows.size]
 
@@ -132,7 +132,7 @@ def cells_of(truth: np.ndarray, prediction: np.ndarray, classes: int, index: int
         truth: Integer [N], 0..C-1.
         prediction: Integer [N], 0..C-1.
         classes: C.
-        index: Of the image in the split.
+        index: Index of the image in the split.
     """
     counts = np.bincount(truth * classes + prediction)
     filled = np.flatnonzero(counts)

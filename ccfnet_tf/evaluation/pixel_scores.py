@@ -1,7 +1,7 @@
-"""Scores of every pixel, from the log-probabilities of a head; NumPy alone.
+"""Scores of every pixel, computed from the log-probabilities of a head with NumPy.
 
-The same maps as `network.labels_and_maps.maps` computes in a graph, as logits, and the scores that
-any network gives for nothing: maximum softmax, entropy and margin.
+The maps of `ccfnet_tf.network.outputs.maps`, which computes them in a graph, as logits; and the
+scores that need no additional head: maximum softmax, entropy and margin.
 
 Shapes: log-probabilities float32 [C, N] of C classes and N pixels, classes first, so that every
 reduction runs over long rows.
@@ -17,21 +17,21 @@ import numpy as np
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 
 SMALL = 1e-30
-"""Below this a float32 sum of probabilities has lost too many digits to take its logarithm."""
+"""A float32 sum of probabilities below this is too imprecise for its logarithm."""
 
 LEAST = np.float32(-1e30)
-"""Stands for the logarithm of 0, so that 0 log 0 is 0."""
+"""Replaces the logarithm of 0, so that 0 log 0 is 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class HeadScores:
-    """What one head says about N pixels.
+    """Scores of one head for N pixels.
 
     Attributes:
         logs: float32 [C, N]; log-probabilities.
         first: float32 [N]; the largest of them.
-        second: float32 [N]; the next one, which may equal it.
-        label: int32 [N]; the class of the largest, the first of equals.
+        second: float32 [N]; the second largest, which may equal it.
+        label: int32 [N]; the class of the largest; the lowest id if several are equal.
     """
 
     logs: np.ndarray
@@ -41,9 +41,9 @@ class HeadScores:
 
     @classmethod
     def of(cls, logs: np.ndarray) -> HeadScores:
-        """Finds the two likeliest classes of every pixel of log-probabilities [C, N].
+        """Finds the two most probable classes of every pixel of log-probabilities [C, N].
 
-        NaN stays, in `first` too.
+        NaN is kept, also in `first`.
         """
         logs = np.maximum(logs, LEAST)
         first = logs[0].copy()
@@ -67,7 +67,7 @@ class HeadScores:
 
     @cached_property
     def entropy(self) -> np.ndarray:
-        """Logit of the entropy, as a share of the largest that C classes can have, float32 [N]."""
+        """Logit of the entropy divided by its maximum, the logarithm of C, float32 [N]."""
         entropy = -np.einsum("cn,cn->n", self.probabilities, self.logs)
         share = np.clip(entropy / np.float32(np.log(max(2, len(self.logs)))), 0, 1)
         return _log(share) - _log(1 - share)
@@ -81,7 +81,7 @@ class HeadScores:
     def wrong_logit(self, label: np.ndarray) -> np.ndarray:
         """Returns the logit of 1 - the probability of a class, float32 [N] of classes [N]."""
         logits = self.max_softmax.copy()
-        # Only where it is not the likeliest class is there anything else to compute.
+        # Elsewhere the class is the most probable one, and the logit is that of maximum softmax.
         places = np.flatnonzero(label != self.label)
         chosen = label[places]
         others = _sum_without(self.probabilities[:, places], chosen)
@@ -112,14 +112,14 @@ def calibrated_attention(logit: np.ndarray, calibration: Calibration) -> np.ndar
 
 def sigmoid(logit: np.ndarray) -> np.ndarray:
     """Returns 1 / (1 + exp(-logit)), float32 [...] of float32 [...]."""
-    with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is the 0 wanted
+    with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is 0
         return 1 / (1 + np.exp(-logit))
 
 
 def _sum_without(probabilities: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Returns the sum over classes [C, N] without one, float32 [N].
+    """Returns the sum over all classes but one, float32 [N] of [C, N].
 
-    Beside a probability near 1, float32 would lose what is small.
+    Adding a probability near 1 and subtracting it again would lose small ones in float32.
     """
     places = np.arange(label.size)
     chosen = probabilities[label, places]
@@ -130,7 +130,7 @@ def _sum_without(probabilities: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def _log_sum(summed: np.ndarray, largest: np.ndarray) -> np.ndarray:
-    """Returns the logarithm of a sum of probabilities, or of its largest term where it is tiny."""
+    """Returns the logarithm of a sum of probabilities, or of its largest term if it is tiny."""
     return np.where(summed > SMALL, _log(summed), largest)
 
 

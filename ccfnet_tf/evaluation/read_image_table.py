@@ -1,4 +1,4 @@
-"""`images.csv` and `images.npz` of a run, read back; `image_table` writes them."""
+"""Reads `images.csv` and `images.npz` of a run, which `image_table` writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGES_CSV = "images.csv"
 IMAGES_NPZ = "images.npz"
 
 _LARGEST = 2**30
-"""Bytes that the arrays of `images.npz` may take; what is compressed could promise any number."""
+"""Largest size of the arrays of `images.npz` in bytes; a compressed file may claim any size."""
 
 _AGAIN = "run `ccfnet-tf evaluate` again"
 
@@ -30,11 +30,11 @@ class ImageRow:
     Attributes:
         name: As `Sample.name`.
         pixels: Labelled pixels.
-        accuracy: Pixel accuracy of refine, 0..1; None where nothing is labelled.
-        coarse_accuracy: The same of coarse.
+        accuracy: Pixel accuracy of refine, 0..1; None if no pixel is labelled.
+        coarse_accuracy: Pixel accuracy of coarse.
         corrected: Errors of coarse that refine corrects, in pixels.
         spoiled: Right pixels of coarse that refine spoils.
-        risk: Mean risk, 0..1; None where nothing is labelled.
+        risk: Mean risk, 0..1; None if no pixel is labelled.
     """
 
     name: str
@@ -51,8 +51,8 @@ class ImageCells:
     """The confusion matrices of each image.
 
     Attributes:
-        names: Of N images.
-        cells: For each of `HEADS` the cells that are not 0, int64 [M, 4]; columns image 0..N-1,
+        names: Names of N images.
+        cells: Cells of each of `HEADS` that are not 0, int64 [M, 4]; columns image 0..N-1,
             truth, prediction, pixels.
     """
 
@@ -79,10 +79,10 @@ def read_rows(path: Path) -> list[ImageRow]:
 
 
 def read_cells(path: Path, classes: int) -> ImageCells:
-    """Reads `images.npz` of an evaluation of so many classes.
+    """Reads `images.npz` of an evaluation with `classes` classes.
 
     Raises:
-        DataError: It is missing, damaged, or of other classes.
+        DataError: It is missing or damaged, or has other classes.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file: {_AGAIN}")
@@ -103,9 +103,9 @@ def read_cells(path: Path, classes: int) -> ImageCells:
 
 
 def _refuse_other_cells(names: np.ndarray, cells: dict[str, np.ndarray], classes: int) -> None:
-    """Raises ValueError where arrays are not what `ImageTable.to_npz` writes."""
+    """Raises ValueError if the arrays are not those of `ImageTable.to_npz`."""
     if names.ndim != 1 or names.dtype.kind != "U":
-        raise ValueError("'names' is no list of texts")
+        raise ValueError("'names' is not a list of texts")
     for head, rows in cells.items():
         if rows.ndim != 2 or rows.shape[1] != 4 or rows.dtype != np.int64:
             raise ValueError(f"'{head}' is {rows.dtype} {list(rows.shape)}: expected int64 [M, 4]")

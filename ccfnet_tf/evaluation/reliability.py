@@ -1,10 +1,10 @@
-"""Whether probabilities of being wrong come true: the expected calibration error (ECE).
+"""Reliability of probabilities: the expected calibration error (ECE).
 
-Per bin three whole numbers are counted: pixels, those that came true, and the sum of the
-probabilities in steps of 2^-24, so that parts add up to exactly the whole. The rounding moves no
+Each bin has three integer counts: pixels, those for which the event occurred, and the sum of the
+probabilities in units of 2^-24, so that counts of parts add up exactly. The rounding changes no
 mean by more than 2^-25.
 
-Shapes: counts int64 [..., 3, BINS]; rows pixels, those that came true, sum of probabilities.
+Shapes: counts int64 [..., 3, BINS]; rows pixels, those with the event, sum of probabilities.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ BINS = 15
 """Bins of equal width (Guo et al., ICML 2017)."""
 
 STEP = 2.0**-24
-"""What sums of probabilities are counted in."""
+"""Unit of the sums of probabilities."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Probabilities in bins of equal width, and how often they came true; merges by addition.
+    """Probabilities of an event in bins of equal width, and its frequency; merges by addition.
 
     Attributes:
-        counts: int64 [3, BINS]; rows pixels, those that came true, sum of probabilities / STEP.
+        counts: int64 [3, BINS]; rows pixels, those with the event, sum of probabilities / STEP.
             A probability p is in bin floor(BINS p), 1 in the last.
     """
 
@@ -37,7 +37,7 @@ class Reliability:
 
     @classmethod
     def of(cls, probability: np.ndarray, true: np.ndarray) -> Reliability:
-        """Counts probabilities, float32 [N] in 0..1, and whether they came true, bool [N]."""
+        """Counts probabilities, float32 [N] in 0..1, and whether the event occurred, bool [N]."""
         return cls(count_reliability(probability, true, 0, 1)[0])
 
     def merge(self, other: Reliability) -> Reliability:
@@ -46,14 +46,14 @@ class Reliability:
 
     @property
     def ece(self) -> float | None:
-        """Mean over pixels of |share that came true - mean probability| of their bin.
+        """Mean over pixels of |frequency of the event - mean probability| of their bin.
 
         None without pixels.
         """
         return _ece(*self._columns())
 
     def curve(self) -> list[dict[str, Any]]:
-        """Returns of each bin: pixels, mean probability, and share that came true or None."""
+        """Returns the pixels, mean probability and frequency of the event of each bin."""
         pixels, true, total = self._columns()
         return [
             {
@@ -86,14 +86,14 @@ def count_reliability(
     cell = bin_of(probability) + BINS * group
     size = BINS * groups
     untrue, came_true = np.bincount(cell + size * true, minlength=2 * size).reshape(2, size)
-    # float64 adds whole numbers below 2^53 without an error.
+    # float64 adds integers below 2^53 exactly.
     summed = np.bincount(cell, weights=in_steps(probability), minlength=size)
     rows = [untrue + came_true, came_true, summed]
     return np.stack(rows).astype(np.int64).reshape(3, groups, BINS).swapaxes(0, 1)
 
 
 def count_class_reliability(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Counts the probability of each class, and whether the pixel is of that class.
+    """Counts the probability of each class, and whether the pixel has that class.
 
     Args:
         probabilities: float32 [C, N].
@@ -107,7 +107,7 @@ def count_class_reliability(probabilities: np.ndarray, truth: np.ndarray) -> np.
     counts[:, 0, 0] = truth.size
     counts[:, 1, 0] = np.bincount(truth, minlength=classes)
     for index, row in enumerate(probabilities):
-        # Few of a pixel's probabilities lie above the first bin, which has what they leave.
+        # Few probabilities are above the first bin; its counts are the totals without those.
         places = np.flatnonzero(row >= np.float32(1 / BINS))
         above = Reliability.of(row[places], truth[places] == index).counts
         counts[index, 2, 0] = int(in_steps(row).sum(dtype=np.float64))
@@ -123,15 +123,15 @@ def adaptive_ece(counts: np.ndarray) -> float | None:
         counts: int64 [2, K] of a `ScoreHistogram` whose scores are logits of probabilities.
 
     Returns:
-        None without pixels. Pixels of one fine bin stay together, in the bin where their middle
-        lies, and count with the probability at the middle of the fine bin, which is within 5e-5
-        of theirs.
+        None without pixels. Pixels of one fine bin stay together, in the bin that contains their
+        middle, and count with the probability at the middle of the fine bin, which differs from
+        theirs by at most 5e-5.
     """
     pixels = counts.sum(axis=0)
     total = int(pixels.sum())
     if not total:
         return None
-    # Exact in whole numbers: the middle of a fine bin, in halves of a pixel.
+    # Exact in integers: the middle of a fine bin, in halves of a pixel.
     middle = 2 * np.cumsum(pixels) - pixels
     place = np.minimum(middle * BINS // (2 * total), BINS - 1)
     probability = 1 / (1 + np.exp(-np.clip(centres(), -700, 700)))
@@ -145,7 +145,7 @@ def bin_of(probability: np.ndarray) -> np.ndarray:
 
 
 def in_steps(probability: np.ndarray) -> np.ndarray:
-    """Returns probabilities as whole numbers of `STEP`, float32 [N] of float32 [N]."""
+    """Returns probabilities as integer multiples of `STEP`, float32 [N] of float32 [N]."""
     return np.rint(probability * np.float32(1 / STEP))
 
 

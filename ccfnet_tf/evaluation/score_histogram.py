@@ -1,13 +1,13 @@
-"""Scores of wrong and of right pixels, counted in fine bins; any figure of a ranking follows.
+"""Scores of wrong and of right pixels, counted in fine bins, from which a ranking is computed.
 
-A split has millions of pixels, so scores are not kept but counted into bins of their logit. Bins
-are of the logit, not of the probability, because most pixels are easy and crowd near 0.
+A split has millions of pixels, so scores are not kept but counted in bins of their logit. Bins
+divide the logit, not the probability, because most pixels are easy and have one near 0.
 
-Bins divide 1 + |logit| by its float32 exponent and the first 12 bits of its fraction. So a bin is
-1/4096 wide at a logit of 0, 1/256 from 15 to 31, and never wider than (1 + |logit|) / 4096; nothing
-that a network answers is clipped; and the graph and NumPy find the same bins, in whole numbers.
+The bin is given by the float32 exponent of 1 + |logit| and the first 12 bits of its fraction. It is
+1/4096 wide at a logit of 0, 1/256 from 15 to 31, and never wider than (1 + |logit|) / 4096; no
+output of a network is clipped; and the graph and NumPy compute the same bins, in integers.
 
-Shapes: counts [2, BINS] int64; rows `WRONG` and `RIGHT`, whatever prediction the score is about.
+Shapes: counts [2, BINS] int64; rows `WRONG` and `RIGHT`, of the prediction that the score rates.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import numpy as np
 from ccfnet_tf.evaluation.auroc_and_aurc import Ranking
 
 FRACTION = 12
-"""Bits of the fraction of 1 + |logit| that tell bins apart."""
+"""Bits of the fraction of 1 + |logit| that distinguish bins."""
 
 BINS = 2 * 12 << FRACTION
 """For each sign 12 doublings of 1 + |logit|, each of 2^FRACTION bins: 1.5 MB of counts."""
 
 LIMIT = 4095.0
-"""Logits from here on, of either sign, count as one: no sound network has them."""
+"""Larger logits, of either sign, are clipped to this; no trained network has them."""
 
 SHIFT = 23 - FRACTION
-"""What a float32 number's 23 bits of fraction are shifted by."""
+"""Bits by which the 23 bits of a float32 fraction are shifted."""
 
 ONE = 0x3F800000
 """The bits of 1.0 as float32."""
@@ -77,11 +77,11 @@ class ScoreHistogram:
 
     @property
     def auroc(self) -> float | None:
-        """As `Ranking.auroc`.
+        """The same as `Ranking.auroc`.
 
-        The error is at most half of the share of pairs (one wrong, one right) that lie in a bin
-        together; this is below half of the largest share that one bin has of the right pixels, or
-        of the wrong ones. Equal scores make no error.
+        The error is at most half of the share of pairs (one wrong, one right) that share a bin;
+        this is below half of the largest share that one bin has of the right pixels, or of the
+        wrong ones. Equal scores cause no error.
         """
         return self.ranking.auroc
 

@@ -1,6 +1,6 @@
-"""Parts of an evaluation that were made apart, in files: `evaluate --shard` and `--merge`.
+"""Files of partial evaluations: `evaluate --shard` writes them, and `--merge` adds them up.
 
-evaluation.K-of-N.json holds {"shard": [K, N], "weights": digest of weights and calibration,
+evaluation.K-of-N.json contains {"shard": [K, N], "weights": digest of weights and calibration,
 "evaluation": what `Evaluation.to_state` returns}.
 """
 
@@ -25,17 +25,17 @@ Shard = tuple[int, int]
 """(K, N): the K-th of N parts, from 1."""
 
 MOST_SHARDS = 999_999
-"""Largest N, as `evaluate --shard` accepts it."""
+"""Largest N that `evaluate --shard` accepts."""
 
 
 def weights_digest(checkpoint: Path, calibration: Calibration) -> str:
-    """Returns a digest of a checkpoint's bytes and of its calibration."""
+    """Returns a digest of the bytes of a checkpoint and of its calibration."""
     both = f"{sha256_of(checkpoint)} {calibration}"
     return hashlib.sha256(both.encode()).hexdigest()
 
 
 def write_shard(folder: Path, evaluation: Evaluation, shard: Shard, weights: str) -> Path:
-    """Writes a part of an evaluation, and returns the file.
+    """Writes a part of an evaluation and returns the path.
 
     Raises:
         ResourceError: The disk is full or the folder cannot be written.
@@ -55,7 +55,8 @@ def merge_shards(paths: Sequence[Path], taxonomy: Taxonomy, weights: str) -> Eva
         weights: Digest of its checkpoint.
 
     Raises:
-        DataError: A file is damaged or of another network, or a part is missing or there twice.
+        DataError: A file is damaged or belongs to another network, or a part is missing or given
+            twice.
     """
     shards: dict[Shard, Path] = {}
     parts = []

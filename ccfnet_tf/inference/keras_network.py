@@ -23,7 +23,7 @@ from ccfnet_tf.io.read_images import read_image
 from ccfnet_tf.labels import Taxonomy, distinct_colours
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.network.labels_and_maps import (
-    difficulty_logit,
+    attention_logit,
     labels,
     log_probabilities,
     maps,
@@ -100,7 +100,7 @@ class KerasNetwork:
         self._model = with_fine(model)
         signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
         # Graphs are traced at their first call, so unused ones cost nothing.
-        self._answer = tf.function(self._forward, input_signature=signature, autograph=False)
+        self._predict = tf.function(self._forward, input_signature=signature, autograph=False)
         self._heads = tf.function(self._forward_heads, input_signature=signature, autograph=False)
         self._head_outputs = tf.function(
             self._forward_head_outputs, input_signature=signature, autograph=False
@@ -119,7 +119,7 @@ class KerasNetwork:
             DataError: The file is not an image, or the array has another type or shape.
             PictureTooLargeError: Memory is exhausted; a smaller image may still fit.
         """
-        return Prediction(*self._run(self._answer, image))
+        return Prediction(*self._run(self._predict, image))
 
     def predict_all_heads(self, image: str | Path | np.ndarray) -> Heads:
         """Labels every pixel with each branch; arguments and errors as in `predict`."""
@@ -142,8 +142,8 @@ class KerasNetwork:
         picture = _picture(image)
         height, width = picture.shape[:2]
         try:
-            answer = graph(tf.constant(at_least(picture)))
-            return [part.numpy()[:height, :width] for part in answer]
+            outputs = graph(tf.constant(at_least(picture)))
+            return [output.numpy()[:height, :width] for output in outputs]
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             raise too_large(picture) from error
 
@@ -161,7 +161,7 @@ class KerasNetwork:
             log_probabilities(outputs["coarse"]),
             log_probabilities(outputs["fine"]),
             tf.cast(outputs["refine"], tf.float32),
-            difficulty_logit(outputs["attention"]),
+            attention_logit(outputs["attention"]),
         ]
 
     def _forward_heads(self, image: tf.Tensor) -> list[tf.Tensor]:

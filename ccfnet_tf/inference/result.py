@@ -42,21 +42,21 @@ class Result(_Parts):
     name: str
 
     def __new__(
-        cls, answer: Prediction | Maps, image: np.ndarray, taxonomy: Taxonomy, name: str
+        cls, prediction: Prediction | Maps, image: np.ndarray, taxonomy: Taxonomy, name: str
     ) -> Result:
         """Combines a prediction and its image."""
-        probabilities = answer.probabilities if isinstance(answer, Prediction) else None
-        self = super().__new__(cls, answer.labels, answer.difficulty, probabilities)
-        self.attention, self.risk = answer.attention, answer.risk
+        probabilities = prediction.probabilities if isinstance(prediction, Prediction) else None
+        self = super().__new__(cls, prediction.labels, prediction.difficulty, probabilities)
+        self.attention, self.risk = prediction.attention, prediction.risk
         self.image, self.taxonomy, self.name = image, taxonomy, name
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Supports copying and pickling."""
-        answer: Prediction | Maps = self._maps()
+        prediction: Prediction | Maps = self._maps()
         if self.probabilities is not None:
-            answer = Prediction(*self._maps(), self.probabilities)
-        return Result, (answer, self.image, self.taxonomy, self.name)
+            prediction = Prediction(*self._maps(), self.probabilities)
+        return Result, (prediction, self.image, self.taxonomy, self.name)
 
     def _maps(self) -> Maps:
         return Maps(self.labels, self.attention, self.difficulty, self.risk)

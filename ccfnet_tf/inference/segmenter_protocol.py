@@ -126,7 +126,7 @@ def refuse_no_picture(image: object) -> None:
         )
 
 
-def refuse_other_answer(found: Prediction | Maps, image: np.ndarray, classes: int) -> None:
+def refuse_other_prediction(found: Prediction | Maps, image: np.ndarray, classes: int) -> None:
     """Refuses a prediction that does not fit the image or the classes.
 
     Raises:

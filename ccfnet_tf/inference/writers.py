@@ -151,7 +151,7 @@ def _map_contents(
     """Returns how the files of one map [H, W] are made."""
 
     def coloured() -> np.ndarray:
-        drawn = difficulty_picture(values)
+        drawn = map_image(values)
         return with_scale(drawn, *_SCALE_ENDS[name]) if legends else drawn
 
     forms: dict[str, Callable[[], bytes]] = {
@@ -218,7 +218,7 @@ def with_scale(
     draw_text(strip, left, (size // 2, size // 2), size)
     draw_text(strip, right, (end + size // 2, size // 2), size)
     ramp = np.tile(np.linspace(0.0, 1.0, end - begin, dtype=np.float32), (size, 1))
-    strip[size // 2 : size // 2 + size, begin:end] = difficulty_picture(ramp)
+    strip[size // 2 : size // 2 + size, begin:end] = map_image(ramp)
     return _above(picture, strip)
 
 
@@ -229,11 +229,11 @@ def _letters(width: int) -> int:
 
 def _above(picture: np.ndarray, strip: np.ndarray) -> np.ndarray:
     """Stacks two images vertically; the narrower one is padded with white."""
-    beside = blank(picture.shape[0], strip.shape[1] - picture.shape[1])
-    return np.vstack([np.hstack([picture, beside]), strip])
+    filler = blank(picture.shape[0], strip.shape[1] - picture.shape[1])
+    return np.vstack([np.hstack([picture, filler]), strip])
 
 
-def difficulty_picture(difficulty: np.ndarray) -> np.ndarray:
+def map_image(difficulty: np.ndarray) -> np.ndarray:
     """Returns a map [H, W] 0..1 as uint8 [H, W, 3] RGB; dark = 0, bright = 1."""
     # Magma is perceptually uniform.
     coloured = cv2.applyColorMap(grey_picture(difficulty), cv2.COLORMAP_MAGMA)

@@ -59,7 +59,7 @@ def labels(log_probabilities: tf.Tensor) -> tf.Tensor:
     return tf.argmax(log_probabilities, axis=-1, output_type=tf.int32)
 
 
-def difficulty_logit(attention: tf.Tensor) -> tf.Tensor:
+def attention_logit(attention: tf.Tensor) -> tf.Tensor:
     """Returns attention's logit of P(coarse is wrong), float32 [...], of its logits [..., 2]."""
     attention = tf.cast(attention, tf.float32)
     # Not by indices: LiteRT's GPU path has no slice that drops an axis.
@@ -83,7 +83,7 @@ def calibrated(refine: tf.Tensor, calibration: Calibration) -> tf.Tensor:
 def calibrated_attention(attention: tf.Tensor, calibration: Calibration) -> tf.Tensor:
     """Returns the calibrated logit of P(coarse is wrong), float32 [...], of attention [..., 2]."""
     scale, bias = calibration.attention_scale, calibration.attention_bias
-    return difficulty_logit(attention) * scale + bias
+    return attention_logit(attention) * scale + bias
 
 
 def other_classes(probabilities: tf.Tensor, label: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Runs side by side: their figures, how sure they are, and the differences to the first run."""
+"""Compares runs: figures with intervals, and differences to the first run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FIGURES: tuple[tuple[str, tuple[str, ...], bool, bool], ...] = (
 
 NOTE = (
     f"Intervals: 95 % of {RESAMPLES} paired bootstrap resamples of the images, the same ones for "
-    "every run. They tell how the figures vary with the images, not with the seed of a training."
+    "every run. They show how the figures vary with the images, not with the seed of the training."
 )
 
 
@@ -53,8 +53,8 @@ class Compared:
     """A run that is compared.
 
     Attributes:
-        name: How it is called here.
-        path: Its folder.
+        name: Name in tables and plots.
+        path: Folder of the run.
         evaluated: Its `evaluation.json`.
         images: Names of the N images.
         counts: int64 [N, 3, C]; truth, predicted and hits of refine in each image.
@@ -90,7 +90,7 @@ def read_compared(paths: Sequence[Path]) -> list[Compared]:
 
 
 def refuse_unlike(first: Compared, other: Compared) -> None:
-    """Refuses a run whose evaluation says nothing about the other one.
+    """Refuses a run that cannot be compared with the first one.
 
     Raises:
         DataError: Classes, splits, images or labels differ; the first difference is named.
@@ -105,10 +105,10 @@ def refuse_unlike(first: Compared, other: Compared) -> None:
             f"{where}: one was evaluated on the {other.evaluated.split} split, the other on the "
             f"{first.evaluated.split} split: evaluate both with the same --split"
         )
-    for what, ours, theirs in pairs:
-        if ours != theirs:
+    for what, one, two in pairs:
+        if one != two:
             raise DataError(
-                f"{where}: their {what} differ ({_difference(ours, theirs)}): evaluate both on the "
+                f"{where}: their {what} differ ({_difference(one, two)}): evaluate both on the "
                 "same data"
             )
     same = (first.counts[:, 0] == other.counts[:, 0]).all(axis=1)
@@ -149,7 +149,7 @@ def _interval_table(runs: Sequence[Compared], drawn: Sequence[Resampled], figure
 def comparison_page(
     runs: Sequence[Compared], drawn: Sequence[Resampled], taxonomy: Taxonomy
 ) -> str:
-    """Returns the same as an HTML page, with curves; `taxonomy`: colours of the classes."""
+    """Returns the comparison as an HTML page with curves; `taxonomy` has the colours."""
     columns = [run.evaluated.by_class("refine", "iou") for run in runs]
     rows = zip(runs[0].evaluated.classes, taxonomy.palette, *columns, strict=True)
     return render(
@@ -207,14 +207,14 @@ def _read(name: str, path: Path) -> Compared:
     counts = image_counts(cells.cells["refine"], len(cells.names), classes)
     if int(counts[:, 0].sum()) != evaluated.count("pixels"):
         raise DataError(
-            f"{path / IMAGES_NPZ}: is of another evaluation than {EVALUATION}: run `ccfnet-tf "
+            f"{path / IMAGES_NPZ}: belongs to another evaluation than {EVALUATION}: run `ccfnet-tf "
             "evaluate` again"
         )
     return Compared(name, path, evaluated, cells.names, counts)
 
 
 def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
-    """Returns the first place in which two lists of names differ."""
+    """Returns the first difference of two lists of names, or their lengths."""
     if len(ours) != len(theirs):
         return f"{len(ours)} and {len(theirs)}"
     one, two = next((one, two) for one, two in zip(ours, theirs, strict=True) if one != two)
@@ -245,20 +245,20 @@ def _sentences(runs: Sequence[Compared], drawn: Sequence[Resampled]) -> Iterator
                 yield f"{run.name}: {name} equal to that of {first}, image by image."
             elif gain.low <= 0 <= gain.high:
                 yield (
-                    f"{run.name}: {name} {points} {how} than {first}; the interval ({ends}) holds "
-                    "0, so these images do not tell the two apart."
+                    f"{run.name}: {name} {points} {how} than {first}; the interval ({ends}) "
+                    "contains 0, so these images do not show a difference."
                 )
             else:
                 yield (
                     f"{run.name}: {name} {points} {how} than {first}; the interval ({ends}) does "
-                    "not hold 0."
+                    "not contain 0."
                 )
 
 
 def _interval_rows(
     runs: Sequence[Compared], drawn: Sequence[Resampled], figure: str
 ) -> dict[str, Any]:
-    """Returns a table of one figure; places of bars are percent of the range of all intervals."""
+    """Returns a table of one figure; bars are in percent of the range of all intervals."""
     figures = [each.figures[figure] for each in drawn]
     gains = [each.gains[figure] for each in drawn[1:]]
     return {
@@ -319,5 +319,5 @@ def _plots(runs: Sequence[Compared]) -> list[Plot]:
 
 
 def compare(runs: Sequence[Compared]) -> list[Resampled]:
-    """Returns how sure the figures of runs and their differences to the first are."""
+    """Returns the intervals of the figures of runs and of their differences to the first."""
     return bootstrap([run.counts for run in runs])

@@ -1,4 +1,4 @@
-"""What an evaluation says, in words: every sentence follows from figures of `evaluation.json`."""
+"""Summarises an evaluation in sentences, which follow from the figures of `evaluation.json`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from ccfnet_tf.report.read_evaluation_json import Evaluated
 
 KEPT = 0.8
-"""Share of the pixels that the summary keeps: those of the lowest risk."""
+"""Share of the pixels that the summary keeps, those with the lowest risk."""
 
 WEAKEST = 3
-"""Classes that are named as the weakest, at most."""
+"""Largest number of classes named as the weakest."""
 
 _SAME = 0.0005
 """AUROCs closer than this are called equal."""
@@ -24,7 +24,7 @@ _FREE = {"fine_difficulty": "1 - fine's probability of coarse's class",
 
 
 class Tile(NamedTuple):
-    """A figure that is shown large, and what it is."""
+    """A figure in large type, and its meaning."""
 
     figure: str
     meaning: str
@@ -40,7 +40,7 @@ class Confused(NamedTuple):
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Returns a fraction as percent, `n/a` where there is none."""
+    """Formats a fraction as percent; None is `n/a`."""
     return "n/a" if value is None else f"{100 * value:.{digits}f}\u00a0%"
 
 
@@ -67,22 +67,22 @@ def tiles(evaluated: Evaluated) -> list[Tile]:
 
 
 def sentences(evaluated: Evaluated) -> list[str]:
-    """Returns what the figures say, a sentence or two for each subject that has figures."""
+    """Returns the summary, one or two sentences for each subject that has figures."""
     parts = (_accuracy, _weakest, _cascade, _boundaries, _calibration, _maps)
     return [text for part in parts for text in part(evaluated)]
 
 
 def selective(evaluated: Evaluated) -> tuple[float | None, float | None]:
-    """Returns what risk is good for when the `KEPT` pixels with the lowest risk are kept.
+    """Returns how many errors risk finds if the `KEPT` pixels with the lowest risk are kept.
 
     Returns:
-        The share of all errors that the other pixels hold, and the share of right pixels among
-        those kept. Both None where nothing is labelled, the first where nothing is wrong.
+        The share of all errors that are among the other pixels, and the share of right pixels
+        among those kept. Both are None if no pixel is labelled, the first if no pixel is wrong.
     """
     coverage, risk = evaluated.risk_coverage("refine", "risk")
     if not coverage:
         return None, None
-    # Between two points lie ties, which are kept in any order: errors grow in proportion.
+    # Pixels between two points are ties, kept in any order, so errors grow linearly.
     errors = np.concatenate([[0.0], np.multiply(coverage, risk)])
     kept_errors = float(np.interp(KEPT, [0.0, *coverage], errors))
     every = float(errors[-1])
@@ -144,7 +144,9 @@ def _weakest(evaluated: Evaluated) -> Iterator[str]:
         )
         if row is not None and row.any():
             share = row.max() / matrix[place].sum()  # type: ignore[index]
-            text += f"; {percent(share)} of it is taken for {evaluated.classes[int(row.argmax())]}"
+            text += (
+                f"; {percent(share)} of it is predicted as {evaluated.classes[int(row.argmax())]}"
+            )
         texts.append(text + ")")
     best, place = known[-1]
     yield (
@@ -162,7 +164,8 @@ def _cascade(evaluated: Evaluated) -> Iterator[str]:
     after = percent(evaluated.number("refine", "pixel_accuracy"))
     yield (
         f"The second stage corrects {percent(corrected)} of the errors of the first one (coarse) "
-        f"and spoils {percent(spoiled)} of what was right: accuracy goes from {before} to {after}."
+        f"and spoils {percent(spoiled)} of what was right: accuracy changes from {before} to "
+        f"{after}."
     )
     others = {name: evaluated.number(name, "pixel_accuracy") or 0.0 for name in ("fine", "average")}
     best = max(others, key=lambda name: others[name])
@@ -180,7 +183,7 @@ def _boundaries(evaluated: Evaluated) -> Iterator[str]:
         return
     errors = (1 - here) * pixels / ((1 - whole) * every)
     yield (
-        f"{percent(errors)} of the errors lie within 4 pixels of a boundary between classes, where "
+        f"{percent(errors)} of the errors are within 4 pixels of a boundary between classes, where "
         f"{percent(pixels / every)} of the pixels are."
     )
 

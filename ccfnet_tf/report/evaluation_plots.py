@@ -1,4 +1,4 @@
-"""Which plots a report and a comparison have, from `evaluation.json` and `metrics.csv`."""
+"""The plots of a report and a comparison, drawn from `evaluation.json` and `metrics.csv`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Rows = Sequence[Mapping[str, str]]
 
 
 def map_plots(evaluated: Evaluated) -> list[Plot]:
-    """Returns what the three maps are good for: risk-coverage, reliability, histogram."""
+    """Returns the plots of the three maps: risk-coverage, reliability, histogram."""
     maps = (("risk", "refine"), ("difficulty", "coarse"), ("attention", "coarse"))
     risk = {"risk": "risk", "entropy": "entropy, free", "margin": "margin, free"}
     coarse = {
@@ -60,7 +60,7 @@ def map_plots(evaluated: Evaluated) -> list[Plot]:
 def coverage_plot(
     key: str, title: str, curves: Mapping[str, Curve], error_rate: float | None
 ) -> Plot:
-    """Returns a risk-coverage plot of curves in percent, by their names."""
+    """Returns a risk-coverage plot of named curves in percent."""
     note = "The most certain pixels are kept first; lower is better."
     return line_plot(
         key,
@@ -73,7 +73,7 @@ def coverage_plot(
 
 
 def reliability_plot(key: str, curves: Mapping[str, Sequence[tuple[int, float, float]]]) -> Plot:
-    """Returns a reliability plot of bins (pixels, stated, observed), by their names."""
+    """Returns a reliability plot of named bins (pixels, stated, observed)."""
     return line_plot(
         key,
         "Stated probability of an error, and errors found",
@@ -90,7 +90,7 @@ def reliability_plot(key: str, curves: Mapping[str, Sequence[tuple[int, float, f
 
 
 def boundary_plots(evaluated: Evaluated) -> list[Plot]:
-    """Returns accuracy, and what refine changes of coarse, within so many pixels of a boundary."""
+    """Returns the plots of accuracy and of what refine changes near boundaries."""
     near = ("cascade", "near_boundaries")
     accuracy = [
         Line(
@@ -123,7 +123,7 @@ def boundary_plots(evaluated: Evaluated) -> list[Plot]:
 
 
 def training_plots(run: Path) -> list[Plot]:
-    """Returns the curves of `metrics.csv`; none where the run has no row."""
+    """Returns the curves of `metrics.csv`; none if the run has no row."""
     rows = sound_rows(run / "metrics.csv")
     if not rows:
         return []

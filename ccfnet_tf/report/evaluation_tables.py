@@ -19,7 +19,7 @@ FREE = {
     "coarse": ("max_softmax", "entropy", "margin", "disagreement"),
     "refine": ("entropy", "margin", "disagreement"),
 }
-"""Scores that need no head of their own, for each head whose errors they are to find."""
+"""Scores that need no head of their own, for each head whose errors they rank."""
 
 SWITCH_ROWS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Thresholds of the table of the hard switch; the nearest that were counted are shown."""

@@ -1,7 +1,7 @@
-"""Images of a split with all layers of a prediction, small enough to stand inside an HTML page.
+"""Images of a split with all layers of a prediction, small enough for embedding in an HTML page.
 
-Photographs and maps are lossy WebP, label maps PNG with a palette. Memory is that of one image with
-its outputs, and of what the page will hold.
+Photographs and maps are lossy WebP, label maps PNG with a palette. Memory is bounded by one image
+with its outputs, and by the size of the page.
 
 Shapes: an image [H, W, 3] uint8, its label int32 [H, W].
 """
@@ -21,25 +21,25 @@ from PIL import Image
 from ccfnet_tf.datasets.samples import Load
 from ccfnet_tf.evaluation.read_image_table import ImageRow
 from ccfnet_tf.inference.segmenter_protocol import MAPS, CascadeSegmenter, Prediction
-from ccfnet_tf.inference.writers import colour_picture, difficulty_picture
+from ccfnet_tf.inference.writers import colour_picture, map_image
 from ccfnet_tf.labels import VOID, VOID_COLOUR, Sample, Taxonomy
 
 LAYERS = ("image", "label", "coarse", "attention", "difficulty", "risk", "refine", "errors")
 
 ALL = 160
-"""Images of a split up to which all of them are shown."""
+"""Largest number of images of a split for which all images are shown."""
 
 EACH = 40
-"""Images of each sorting that are shown of a larger split."""
+"""Number of images shown of each sorting if the split is larger."""
 
 LONGEST = 400
-"""Longest side of a layer in pixels; larger images are shown smaller."""
+"""Longest side of a layer in pixels; larger images are downscaled."""
 
 QUALITY = 80
-"""Of WebP."""
+"""Quality of WebP, 0 to 100."""
 
 DIFFERENT = 0.01
-"""By so much accuracy or mean risk of an image may differ from what was evaluated."""
+"""Largest accepted difference of an image's accuracy or mean risk from the evaluation."""
 
 RIGHT, CORRECTED, SPOILED, WRONG, NOTHING = range(5)
 ERRORS = (
@@ -49,7 +49,7 @@ ERRORS = (
     ("wrong in both", (245, 158, 66)),
     ("void", VOID_COLOUR),
 )
-"""What the layer `errors` shows of coarse and refine, and its RGB."""
+"""Name and RGB colour of each kind of pixel in the layer `errors`."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Entry:
     Attributes:
         row: Its figures.
         size: (H, W) of its layers.
-        layers: For each of `LAYERS` a `data:` address.
-        classes: Ids of the classes that label, coarse or refine show.
-        other: Whether the network's prediction is not the one that was evaluated.
+        layers: A `data:` URL for each of `LAYERS`.
+        classes: Ids of the classes in label, coarse or refine.
+        other: Whether the prediction differs from the one that was evaluated.
     """
 
     row: ImageRow
@@ -81,7 +81,7 @@ SORTINGS: dict[str, tuple[str, Callable[[ImageRow], float]]] = {
 
 
 def choose(rows: Sequence[ImageRow]) -> list[int]:
-    """Returns which images a gallery shows, in their order: all, or the first of each sorting."""
+    """Returns the indices of the images of a gallery: all, or the first of each sorting."""
     if len(rows) <= ALL:
         return list(range(len(rows)))
     chosen: set[int] = set()
@@ -98,12 +98,12 @@ def gallery(
     *,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Entry]:
-    """Runs a network over images and draws their layers.
+    """Predicts images and draws their layers.
 
     Args:
-        network: Whose heads can be read; its maps are shown as it calibrates them.
+        network: The network; maps are calibrated if it is.
         shown: The images and their figures.
-        load: Reads one, `Parts.load`.
+        load: Reads a sample, `Parts.load`.
         taxonomy: Names and colours of the classes.
         advance: Called after each image.
 
@@ -123,7 +123,7 @@ def gallery(
 
 
 def sorted_places(entries: Sequence[Entry]) -> dict[str, list[int]]:
-    """Returns for each sorting the order of the images."""
+    """Returns the order of the images for each sorting."""
     places = range(len(entries))
     return {
         name: sorted(places, key=lambda place: -key(entries[place].row))
@@ -132,7 +132,7 @@ def sorted_places(entries: Sequence[Entry]) -> dict[str, list[int]]:
 
 
 def compared(label: np.ndarray, coarse: np.ndarray, refine: np.ndarray) -> np.ndarray:
-    """Returns which of `ERRORS` each pixel is, uint8 [H, W], of label maps [H, W]."""
+    """Returns the index in `ERRORS` of each pixel, uint8 [H, W], of label maps [H, W]."""
     before, after = coarse == label, refine == label
     kinds = np.where(after, np.where(before, RIGHT, CORRECTED), np.where(before, SPOILED, WRONG))
     return np.where(label == VOID, NOTHING, kinds).astype(np.uint8)
@@ -153,10 +153,7 @@ def _entry(layers: _Layers, row: ImageRow, taxonomy: Taxonomy) -> Entry:
     size = _small(label.shape)
     drawn: dict[str, str] = {
         "image": _webp(_shrunk(layers.image, size)),
-        **{
-            name: _webp(difficulty_picture(_shrunk(getattr(prediction, name), size)))
-            for name in MAPS
-        },
+        **{name: _webp(map_image(_shrunk(getattr(prediction, name), size))) for name in MAPS},
         "errors": _png(_nearest(errors, size), [colour for _, colour in ERRORS]),
     }
     classes: set[int] = set()
@@ -170,7 +167,7 @@ def _entry(layers: _Layers, row: ImageRow, taxonomy: Taxonomy) -> Entry:
 
 
 def _is_other(errors: np.ndarray, risk: np.ndarray, row: ImageRow) -> bool:
-    """Returns whether accuracy or mean risk of an image are not those that were evaluated."""
+    """Returns whether accuracy or mean risk of an image differ from the evaluation."""
     labelled = errors != NOTHING
     if row.accuracy is None or row.risk is None or not labelled.any():
         return row.pixels != int(labelled.sum())
@@ -185,7 +182,7 @@ def _small(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _shrunk(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns an image or a map in another size; pixels are averages."""
+    """Resizes an image or a map; pixels are averages."""
     return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA))
 
 

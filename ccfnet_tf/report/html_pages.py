@@ -1,4 +1,4 @@
-"""HTML pages that need nothing but themselves: no network, no other file."""
+"""Self-contained HTML pages, which need neither network access nor other files."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.io.atomic_file import write_atomic
 
 GENERATOR = "ccfnet-tf report"
-"""How a page says that it is ours, and may be replaced by a newer one."""
+"""Marks a page as written by this module, so that it may be replaced by a newer one."""
 
 _HEAD = 4096
-"""Bytes of a file in which that is looked for."""
+"""Number of bytes of a file that are searched for `GENERATOR`."""
 
 
 def render(template: str, script: str | None, values: Mapping[str, Any]) -> str:
-    """Returns a page.
+    """Renders a page.
 
-    Whatever stands in `values` is escaped, unless it is Markup. The page's policy forbids every
-    request and every script but the one that is given.
+    Everything in `values` is escaped, unless it is Markup. The page's policy forbids all requests,
+    and all scripts except `script`.
 
     Args:
-        template: Its file in `templates`.
-        script: The file of the page's script in `templates`.
-        values: What the template asks for.
+        template: Name of the template in `templates`.
+        script: Name of the page's script in `templates`; None for no script.
+        values: Variables of the template.
     """
     code = _text(script) if script else ""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
@@ -54,10 +54,10 @@ def render(template: str, script: str | None, values: Mapping[str, Any]) -> str:
 
 
 def refuse_other_file(path: Path) -> None:
-    """Refuses to replace a file that is no page of ours.
+    """Refuses to replace a file that this module did not write.
 
     Raises:
-        ConfigError: There is one, or a folder.
+        ConfigError: The path is such a file, or a folder.
     """
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder: give a file, such as {path / 'report.html'}")
@@ -67,21 +67,22 @@ def refuse_other_file(path: Path) -> None:
         head = file.read(_HEAD)
     if f'content="{GENERATOR}"'.encode() not in head:
         raise ConfigError(
-            f"{path}: already there, and not written by ccfnet-tf: remove it or choose another file"
+            f"{path}: already exists and was not written by ccfnet-tf: remove it or give another "
+            "file"
         )
 
 
 def write_page(path: Path, page: str) -> None:
-    """Writes a page; one of ours is replaced.
+    """Writes a page; an existing page of this module is replaced.
 
     Raises:
-        ConfigError: Another file is in its place.
+        ConfigError: The path is another file.
         ResourceError: The disk is full or the folder cannot be written.
     """
     refuse_other_file(path)
     write_atomic(
         path,
-        # Names of files may hold halves of characters, which UTF-8 has not.
+        # File names may contain lone surrogates, which UTF-8 cannot encode.
         lambda file: file.write(page.encode("utf-8", "replace")),
         fix="free space, then run it again",
         otherwise="give a folder that can be written",
@@ -90,17 +91,17 @@ def write_page(path: Path, page: str) -> None:
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
-    """Returns a number with so many decimals, a dash where there is none."""
+    """Formats a number with `digits` decimals; None is a dash."""
     return "\u2013" if value is None else f"{value:.{digits}f}"
 
 
 def hundredths(value: float | None, digits: int = 1) -> str:
-    """Returns a fraction as percent without its sign, a dash where there is none."""
+    """Formats a fraction as percent without the sign; None is a dash."""
     return decimal(None if value is None else 100 * value, digits)
 
 
 def css_colour(colour: Sequence[int]) -> str:
-    """Returns a colour for a style sheet, of RGB 0..255."""
+    """Returns the CSS notation of RGB 0..255."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 

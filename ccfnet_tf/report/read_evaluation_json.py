@@ -1,4 +1,4 @@
-"""`evaluation.json` read back: every value is looked at when it is asked for."""
+"""Reads `evaluation.json`; every value is checked when it is accessed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Evaluated:
 
     Attributes:
         path: The file.
-        tree: What it holds.
+        tree: The parsed content.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class Evaluated:
         """Reads a file.
 
         Raises:
-            DataError: It is missing, not JSON, or without what every evaluation has.
+            DataError: It is missing or not JSON, or contains no class.
         """
         if not path.is_file():
             raise DataError(
@@ -48,7 +48,7 @@ class Evaluated:
 
     @property
     def split(self) -> str:
-        """Which part of the data: `train`, `val` or `test`."""
+        """Name of the split: `train`, `val` or `test`."""
         value = self._text("split")
         if value not in ("train", "val", "test"):
             raise self._fault(("split",), shown(value))
@@ -56,12 +56,12 @@ class Evaluated:
 
     @property
     def wrapping(self) -> str:
-        """The options of `evaluate` that change what the network predicts; may be empty."""
+        """The options of `evaluate` that change predictions; may be empty."""
         return self._text("wrapping") if "wrapping" in self.tree else ""
 
     @property
     def warning(self) -> str:
-        """Why the figures say little; empty where they do not."""
+        """The warning of the evaluation; empty if there is none."""
         return self._text("warning") if "warning" in self.tree else ""
 
     @property
@@ -70,15 +70,15 @@ class Evaluated:
         return tuple(self._object("refine", "iou"))
 
     def number(self, *keys: str) -> float | None:
-        """Returns a figure, from -1 to 1; None where the file says that there is none.
+        """Returns a figure, -1 to 1; None if the file contains null.
 
         Raises:
-            DataError: The key is missing or holds something else.
+            DataError: The key is missing or its value is something else.
         """
         return self._number(self._at(keys), keys)
 
     def count(self, *keys: str) -> int:
-        """Returns a whole number of at least 0; errors as in `number`."""
+        """Returns an integer of at least 0; errors as in `number`."""
         return self._count(self._at(keys), keys)
 
     def by_class(self, *keys: str) -> list[float | None]:
@@ -87,7 +87,7 @@ class Evaluated:
         return [self._number(values.get(name), (*keys, name)) for name in self.classes]
 
     def confusion(self, head: str) -> np.ndarray | None:
-        """Returns a confusion matrix, int64 [C, C], rows truth; None where the file has none."""
+        """Returns a confusion matrix, int64 [C, C], rows truth; None if the file has none."""
         value = self._object(head).get("confusion")
         if value is None:
             return None
@@ -114,7 +114,7 @@ class Evaluated:
         return coverage, risk
 
     def reliability(self, head: str, score: str) -> list[tuple[int, float, float]]:
-        """Returns pixels, mean probability and observed share of each bin that has pixels."""
+        """Returns pixels, mean probability and observed share of each bin that is not empty."""
         keys = ("scores", head, score, "reliability")
         bins = self._at(keys)
         if not isinstance(bins, list):

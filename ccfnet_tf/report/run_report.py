@@ -1,4 +1,4 @@
-"""The page of `ccfnet-tf report`: what an evaluation says, and a gallery."""
+"""The page of `ccfnet-tf report`: the figures of an evaluation, and a gallery."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ccfnet_tf.evaluation.boundaries import BANDS
 from ccfnet_tf.evaluation.confusion import ABSENT_RULE
 from ccfnet_tf.evaluation.evaluation import PROBABILITIES
 from ccfnet_tf.inference.segmenter_protocol import MAPS
-from ccfnet_tf.inference.writers import difficulty_picture
+from ccfnet_tf.inference.writers import map_image
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.report.evaluation_in_words import confusions, counted, sentences, tiles
 from ccfnet_tf.report.evaluation_plots import boundary_plots, figure_rows, map_plots, training_plots
@@ -22,10 +22,10 @@ from ccfnet_tf.report.html_pages import css_colour, render
 from ccfnet_tf.report.read_evaluation_json import Evaluated
 
 MATRIX = 64
-"""Classes up to which a page has the whole confusion matrix."""
+"""Largest number of classes for which a page contains the confusion matrix."""
 
 PAIRS = 8
-"""Confusions of two classes that are listed."""
+"""Number of confusions of two classes that are listed."""
 
 _CASCADE = ("coarse", "fine", "refine", "oracle")
 _MAP_ROWS = (
@@ -46,7 +46,7 @@ _FIGURES = (
 
 
 class _Score(NamedTuple):
-    """A row of a table of scores: whether the score is a map of ours, and its `_FIGURES`."""
+    """A row of a table of scores: name, whether it is one of the three maps, and its `_FIGURES`."""
 
     name: str
     own: bool
@@ -65,12 +65,12 @@ def report_page(
     """Returns the page.
 
     Args:
-        evaluated: What is shown.
+        evaluated: The evaluation.
         taxonomy: Colours of its classes.
-        title: What the page is of.
-        run: Whose curves of training are shown, if any.
-        entries: Of the gallery; without any the page says that it has none.
-        images: Of the split, which may be more than the gallery shows.
+        title: Title of the page.
+        run: Run whose training curves are shown; None for no curves.
+        entries: Images of the gallery; may be empty.
+        images: Number of images of the split, which may be more than the gallery shows.
 
     Raises:
         DataError: Something is missing in the evaluation.
@@ -232,5 +232,5 @@ def _gallery(entries: Sequence[Entry], taxonomy: Taxonomy) -> dict[str, Any]:
 
 def _scale() -> Markup:
     """Returns the colours of the maps from 0 to 1, for a gradient of a style sheet."""
-    ramp = difficulty_picture(np.linspace(0, 1, 9, dtype=np.float32)[np.newaxis])[0]
+    ramp = map_image(np.linspace(0, 1, 9, dtype=np.float32)[np.newaxis])[0]
     return Markup(", ".join(css_colour(colour) for colour in ramp.tolist()))

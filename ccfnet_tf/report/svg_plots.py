@@ -1,8 +1,8 @@
-"""Plots of a report as SVG that stands inside an HTML page and takes the page's colours.
+"""Plots as SVG for embedding in an HTML page, in the colours of the page.
 
-matplotlib draws with a few colours that no plot would use; they are replaced by variables of the
-page's style sheet, so that a plot is as dark or light as the page. Texts stay texts, in the page's
-font. Legends are HTML, beside the plot.
+matplotlib draws with a few placeholder colours, which are replaced by variables of the page's style
+sheet, so that plots follow the dark or light theme. Texts are not converted to paths and use the
+page's font. Legends are HTML, next to the plot.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID = "#0a0b01", "#0a0b02", "#0a0b03"
 SERIES = tuple(f"#0a0b{number:02x}" for number in range(0x10, 0x18))
-"""Colours of lines; --s0 is the accent. Every line has its own dashes, too."""
+"""Colours of lines; --s0 is the accent colour. Lines also differ by their dashes."""
 
 _VARIABLES = {
     INK: "var(--ink)",
@@ -32,7 +32,7 @@ _VARIABLES = {
 _DASHES = ("-", (0, (6, 2)), (0, (2, 1.6)), (0, (7, 2, 1.5, 2)), (0, (1, 2.4)))
 _SIZE = (5.4, 3.5)
 _MARGINS = {"left": 0.13, "right": 0.985, "top": 0.97, "bottom": 0.15}
-"""As shares of the drawing; found by hand, since a layout engine takes as long as the drawing."""
+"""As fractions of the figure; fixed, since a layout engine takes as long as the drawing."""
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -55,7 +55,7 @@ _STYLE: dict[Any, Any] = {
 
 
 class Entry(NamedTuple):
-    """A line of a legend: the number of its colour and dashes, and its name."""
+    """An entry of a legend: index of its colour and dashes, and its name."""
 
     series: int
     name: str
@@ -65,11 +65,11 @@ class Plot(NamedTuple):
     """A plot of a page.
 
     Attributes:
-        title: Above it.
+        title: Title above the plot.
         svg: The drawing.
-        legend: Its lines.
-        note: Below it, how to read it.
-        blocks: Whether the legend shows areas, not lines.
+        legend: Entries of the legend.
+        note: Text below the plot, which explains how to read it.
+        blocks: Whether the legend shows areas instead of lines.
     """
 
     title: str
@@ -80,7 +80,7 @@ class Plot(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of a plot: its name and its points."""
+    """Name and points of a line."""
 
     name: str
     points: Curve
@@ -97,17 +97,17 @@ def line_plot(
     marks: bool = False,
     level: float | None = None,
 ) -> Plot:
-    """Draws lines over each other.
+    """Draws lines in one plot.
 
     Args:
-        key: Of the plot on its page, letters and digits.
-        title: Of the plot.
+        key: Unique name of the plot on its page, letters and digits.
+        title: Title of the plot.
         lines: At most one for each of `SERIES`.
-        axes: What x and y are.
-        note: How to read it.
+        axes: Labels of the x axis and the y axis.
+        note: Explains how to read the plot.
         diagonal: Whether x = y is drawn.
         marks: Whether points are marked.
-        level: Where a horizontal line is drawn, such as chance.
+        level: y of a horizontal line, such as chance; None for no line.
     """
 
     def draw(place: Axes) -> None:
@@ -139,15 +139,15 @@ def histogram(
     axes: tuple[str, str],
     note: str,
 ) -> Plot:
-    """Draws how many pixels, right and wrong, have which probability of being wrong.
+    """Draws the histogram of a probability of being wrong, for right and for wrong pixels.
 
     Args:
-        key: Of the plot on its page.
-        title: Of the plot.
-        bins: Pixels, mean probability and share of wrong ones of each bin of equal width that has
-            pixels.
-        axes: What x and y are.
-        note: How to read it.
+        key: Unique name of the plot on its page.
+        title: Title of the plot.
+        bins: Pixels, mean probability and share of wrong pixels of each bin of equal width that
+            is not empty.
+        axes: Labels of the x axis and the y axis.
+        note: Explains how to read the plot.
     """
     total = sum(pixels for pixels, _, _ in bins)
     width = 1 / 15
@@ -172,7 +172,7 @@ def histogram(
 
 
 def _svg(key: str, title: str, draw: Callable[[Any], None]) -> Markup:
-    """Returns a drawing without what does not belong into an HTML page."""
+    """Returns a drawing without the parts of SVG that an HTML page must not contain."""
     import matplotlib as mpl
     from matplotlib.figure import Figure  # not pyplot, which keeps figures
 
@@ -185,7 +185,7 @@ def _svg(key: str, title: str, draw: Callable[[Any], None]) -> Markup:
         figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    # Ids are unique in their own file alone.
+    # Ids are unique only within one SVG file.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ccfnet_tf.inference.keras_network import Heads
-from ccfnet_tf.inference.writers import colour_picture, difficulty_picture
+from ccfnet_tf.inference.writers import colour_picture, map_image
 from ccfnet_tf.io.draw_sheet import (
     CELL_WIDTH,
     GAP,
@@ -71,8 +71,8 @@ def _cells(
         image,
         colour_picture(label, taxonomy),
         colour_picture(heads.coarse, taxonomy),
-        difficulty_picture(heads.attention),
-        difficulty_picture(heads.difficulty),
+        map_image(heads.attention),
+        map_image(heads.difficulty),
         colour_picture(heads.refine, taxonomy),
     ]
 
@@ -83,7 +83,7 @@ def _draw_scale(sheet: np.ndarray, column: int) -> None:
     ramp = np.tile(np.linspace(0.0, 1.0, _SCALE, dtype=np.float32), (8, 1))
     for text, left in (("easy", right - _SCALE - 68), ("hard", right - 31)):
         draw_text(sheet, text, (left, MARGIN - 2), 14)
-    paste(sheet, difficulty_picture(ramp), right - _SCALE - 36, MARGIN + 3)
+    paste(sheet, map_image(ramp), right - _SCALE - 36, MARGIN + 3)
 
 
 def _left(column: int) -> int:

@@ -123,7 +123,7 @@ def epochs_written(path: Path) -> int:
 
 
 def sound_rows(path: Path) -> list[dict[str, Any]]:
-    """Returns the sound rows of `metrics.csv`, one an epoch; none where there is no such file."""
+    """Returns the valid rows of `metrics.csv`, one per epoch; none if the file is missing."""
     return _read_rows(path)[0]
 
 

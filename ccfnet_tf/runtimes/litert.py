@@ -20,7 +20,7 @@ from ccfnet_tf.inference.segmenter_protocol import (
     Maps,
     Prediction,
     label_scores,
-    refuse_other_answer,
+    refuse_other_prediction,
     risk_of,
 )
 from ccfnet_tf.labels import Taxonomy
@@ -102,7 +102,7 @@ class LiteRTNetwork:
                 for index, each in enumerate(fitted)
             ]
             for prediction, image in zip(predictions, images, strict=True):
-                refuse_other_answer(prediction, image, len(self.taxonomy.names))
+                refuse_other_prediction(prediction, image, len(self.taxonomy.names))
         except (ValueError, LookupError, RuntimeError, TypeError, cv2.error) as error:
             raise RunError(
                 f"{self._path}: cannot segment an image ({first_line(error)})"

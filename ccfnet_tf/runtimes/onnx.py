@@ -13,7 +13,7 @@ from ccfnet_tf.inference.segmenter_protocol import (
     Prediction,
     at_least,
     refuse_no_picture,
-    refuse_other_answer,
+    refuse_other_prediction,
     too_large,
 )
 from ccfnet_tf.labels import Taxonomy
@@ -111,7 +111,7 @@ class OnnxNetwork:
         try:
             outputs = self._session.run(list(Prediction._fields), inputs)
             prediction = Prediction(*(output[0, :height, :width] for output in outputs))
-            refuse_other_answer(prediction, image, len(self.taxonomy.names))
+            refuse_other_prediction(prediction, image, len(self.taxonomy.names))
         except MemoryError as error:
             raise too_large(image) from error
         except Exception as error:  # onnxruntime has no common base class of errors

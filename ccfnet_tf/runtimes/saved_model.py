@@ -12,7 +12,7 @@ from ccfnet_tf.inference.segmenter_protocol import (
     MAPS,
     Maps,
     refuse_no_picture,
-    refuse_other_answer,
+    refuse_other_prediction,
     too_large,
 )
 from ccfnet_tf.labels import Taxonomy
@@ -66,7 +66,7 @@ class SavedModelNetwork:
             labels = outputs["labels"][0].numpy().astype(np.int32)
             planes = [outputs[name][0].numpy().astype(np.float32) / LEVELS for name in MAPS]
             maps = Maps(labels, *planes)
-            refuse_other_answer(maps, image, len(self.taxonomy.names))
+            refuse_other_prediction(maps, image, len(self.taxonomy.names))
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             raise too_large(image) from error
         except (tf.errors.OpError, LookupError, ValueError, TypeError) as error:

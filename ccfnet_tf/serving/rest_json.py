@@ -103,7 +103,7 @@ def _bytes(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is neither a string nor {{'b64': ...}}")
 
 
-def write_answer(outputs: Arrays, *, rows: bool) -> bytes:
+def write_response(outputs: Arrays, *, rows: bool) -> bytes:
     """Returns outputs as JSON, in row or columnar format."""
     columns = {name: _plain(name, value) for name, value in outputs.items()}
     if not rows:

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 from ccfnet_tf.serving.allowed_hosts import allowed_hosts
 from ccfnet_tf.serving.model import Arrays, Model, RequestError, Status, as_refusal
-from ccfnet_tf.serving.rest_json import arrays, read_request, write_answer
+from ccfnet_tf.serving.rest_json import arrays, read_request, write_response
 
 MAX_BODY = 1 << 27
 """Largest request body in bytes: more than the largest image of `encoded` needs in base64."""
@@ -69,7 +69,7 @@ _CODES: dict[Status, HTTPStatus] = {
 }
 
 
-_StageName = Literal["waits", "arrives", "answers", "sends"]
+_StageName = Literal["waits", "arrives", "responds", "sends"]
 
 
 class _Stage(NamedTuple):
@@ -118,7 +118,7 @@ class RestServer(HTTPServer):
             self._reject(request)
             return
         self._open[request] = _Stage("waits", time.monotonic())
-        self._pool.submit(self._answer, request, client_address)
+        self._pool.submit(self._respond, request, client_address)
 
     def service_actions(self) -> None:
         """Ends connections that take too long to send a request; called twice per second."""
@@ -169,7 +169,7 @@ class RestServer(HTTPServer):
         if connection in self._open:
             self._open[connection] = _Stage(name, time.monotonic(), until)
 
-    def _answer(self, request: Any, client_address: Any) -> None:
+    def _respond(self, request: Any, client_address: Any) -> None:
         self.enter(request, "arrives", time.monotonic() + min(STALL, SECONDS))
         try:
             self.finish_request(request, client_address)
@@ -188,7 +188,7 @@ class RestServer(HTTPServer):
         while self._open:
             for connection, stage in list(self._open.items()):
                 since = max(began, stage.since) if stage.name == "sends" else began
-                if stage.name != "answers" and time.monotonic() > since + GRACE:
+                if stage.name != "responds" and time.monotonic() > since + GRACE:
                     _shut(connection, socket.SHUT_RDWR)
             time.sleep(0.05)
         self._pool.shutdown()
@@ -292,7 +292,7 @@ class _Handler(BaseHTTPRequestHandler):
         del body
         outputs = self.server.model.answer(name, inputs)
         with self.server.reading:
-            return write_answer(outputs, rows=rows)
+            return write_response(outputs, rows=rows)
 
     def _request(self, body: bytes) -> tuple[str, Arrays, bool]:
         """Returns signature name, inputs, and whether the request is in row format."""
@@ -316,7 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
             body += chunk
             until = began + _time_limit(len(body))
             self.server.enter(self.connection, "arrives", until)
-        self.server.enter(self.connection, "answers")
+        self.server.enter(self.connection, "responds")
         if len(body) < length:
             seconds = time.monotonic() - began
             raise RequestError(

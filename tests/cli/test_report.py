@@ -82,7 +82,7 @@ def test_a_run_becomes_a_page(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     write_cell(run, 0, "image", "gone")
     assert cli.main(["report", str(run)]) == 2
     said = capsys.readouterr().err
-    assert "already there, and not written by ccfnet-tf" in said
+    assert "already exists and was not written by ccfnet-tf" in said
     assert "the test split has no image 'gone'" in said
     assert out.read_text() == "<p>mine</p>"
 

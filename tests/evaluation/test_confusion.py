@@ -67,10 +67,10 @@ def test_counts_beyond_float32() -> None:
 @pytest.mark.parametrize(
     ("truth", "guess", "says"),
     [
-        ([3], [0], "truth holds class ids 3..3"),
-        ([-2], [0], "truth holds"),
-        ([0], [3], "prediction holds"),
-        ([0], [-1], "prediction holds"),
+        ([3], [0], "truth contains class ids 3..3"),
+        ([-2], [0], "truth contains"),
+        ([0], [3], "prediction contains"),
+        ([0], [-1], "prediction contains"),
         ([0, 1], [0], "truth is (2,) but prediction is (1,)"),
     ],
 )

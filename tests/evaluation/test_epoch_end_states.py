@@ -259,7 +259,7 @@ def test_memory_that_runs_out_names_the_batch(
 
 
 def test_data_of_other_classes_are_refused(model: keras.Model) -> None:
-    with pytest.raises(DataError, match="data have 2 classes but the network answers with 3"):
+    with pytest.raises(DataError, match="data have 2 classes but the network predicts 3"):
         Evaluator(model, Taxonomy(("a", "b"), ((0, 0, 0), (1, 1, 1))))
 
 

@@ -70,7 +70,7 @@ def test_labels_of_other_classes_are_refused() -> None:
         image, label = load(sample)
         return image, np.where(label == 2, 3, label)
 
-    with pytest.raises(DataError, match=r"0\.png: holds class 3, but the network has 3 classes"):
+    with pytest.raises(DataError, match=r"0\.png: contains class 3, but the network has 3 classes"):
         evaluate(Drawn(), SAMPLES, strange)
 
 

@@ -256,19 +256,19 @@ def test_one_class_alone_is_said(draw: Draw) -> None:
     alone = np.where(label == VOID, VOID, 1)
     tree = Evaluation.of(alone, outputs, TAXONOMY).to_json()
     assert tree["classes_in_labels"] == ["sea"]
-    assert "The labels contain 'sea' alone" in tree["warning"]
+    assert "The labels contain only 'sea'" in tree["warning"]
 
 
 def test_outputs_that_cannot_be_counted(draw: Draw) -> None:
     label, outputs = draw(5)
     broken = outputs.fine.copy()
     broken[label != VOID, 1] = np.nan
-    with pytest.raises(NotFiniteError, match=r"a.png: the network answers NaN on \d+ labelled"):
+    with pytest.raises(NotFiniteError, match=r"a.png: the network's output is NaN on \d+ labelled"):
         Evaluation.of(label, outputs._replace(fine=broken), TAXONOMY, name="a.png")
     hidden = outputs.fine.copy()
     hidden[label == VOID] = np.nan
     Evaluation.of(label, outputs._replace(fine=hidden), TAXONOMY)
-    with pytest.raises(ValueError, match="coarse is of shape"):
+    with pytest.raises(ValueError, match="coarse has shape"):
         Evaluation.of(label[1:], outputs, TAXONOMY)
     with pytest.raises(ValueError, match=r"class ids -1..7"):
         Evaluation.of(np.where(label == 0, 7, label), outputs, TAXONOMY)

@@ -133,7 +133,7 @@ def test_memory_that_runs_out_names_the_picture(
     def full(_: object) -> None:
         raise error
 
-    monkeypatch.setattr(predictor, "_answer", full)
+    monkeypatch.setattr(predictor, "_predict", full)
     with pytest.raises(ResourceError, match="image of 64x48 pixels: make it smaller"):
         predictor.predict(picture)
 

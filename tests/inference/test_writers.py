@@ -15,8 +15,8 @@ from ccfnet_tf.inference.writers import (
     ENDINGS,
     KINDS,
     colour_picture,
-    difficulty_picture,
     label_picture,
+    map_image,
     output_paths,
     overlay_picture,
     with_legend,
@@ -57,7 +57,7 @@ def test_writes_four_files_that_say_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(label, LABELS)
     np.testing.assert_array_equal(color, np.array(TAXONOMY.palette)[LABELS])
     np.testing.assert_array_equal(overlay[:2, :3], overlay_picture(LABELS, IMAGE, TAXONOMY))
-    np.testing.assert_array_equal(hard[:2, :3], difficulty_picture(difficulty))
+    np.testing.assert_array_equal(hard[:2, :3], map_image(difficulty))
 
 
 def test_a_legend_names_the_classes_that_are_there_below_the_picture() -> None:
@@ -71,9 +71,9 @@ def test_a_legend_names_the_classes_that_are_there_below_the_picture() -> None:
     assert {TAXONOMY.palette[0], TAXONOMY.palette[2]} <= below
     assert TAXONOMY.palette[1] not in below
 
-    scaled = with_scale(difficulty_picture(np.zeros((50, 300), np.float32)))
+    scaled = with_scale(map_image(np.zeros((50, 300), np.float32)))
     below = {tuple(row) for row in scaled[50:].reshape(-1, 3).tolist()}
-    assert {tuple(difficulty_picture(np.full((1, 1), p))[0, 0]) for p in (0.0, 1.0)} <= below
+    assert {tuple(map_image(np.full((1, 1), p))[0, 0]) for p in (0.0, 1.0)} <= below
 
 
 @pytest.mark.parametrize("legends", [True, False])
@@ -97,7 +97,7 @@ def test_a_map_in_colour_as_grey_and_as_float(tmp_path: Path, name: MapName) -> 
         prediction, IMAGE, tmp_path, "a", TAXONOMY, kinds=kinds, legends=False
     )
     assert sorted(tmp_path.iterdir()) == sorted(paths)  # and nothing else
-    np.testing.assert_array_equal(read(colour), difficulty_picture(expected))
+    np.testing.assert_array_equal(read(colour), map_image(expected))
     assert read(grey).dtype == np.uint8
     np.testing.assert_array_equal(read(grey), np.rint(expected * 255))
     for values in (np.load(array), read(tiff)):
@@ -155,12 +155,12 @@ def test_overlay_is_60_to_40_with_lines_where_classes_meet() -> None:
 
 def test_difficulty_grows_brighter() -> None:
     ramp = np.linspace(0, 1, 50, dtype=np.float32)[None]
-    grey = cv2.cvtColor(difficulty_picture(ramp), cv2.COLOR_RGB2GRAY)[0].astype(int)
+    grey = cv2.cvtColor(map_image(ramp), cv2.COLOR_RGB2GRAY)[0].astype(int)
     assert grey[0] < 10
     assert grey[-1] > 230
     assert (np.diff(grey) >= 0).all()
     np.testing.assert_array_equal(
-        difficulty_picture(np.array([[-1.0, 2.0]])), difficulty_picture(np.array([[0.0, 1.0]]))
+        map_image(np.array([[-1.0, 2.0]])), map_image(np.array([[0.0, 1.0]]))
     )
 
 
@@ -180,8 +180,8 @@ def test_preview_shows_the_six_columns() -> None:
         (77, 77, 77),
         TAXONOMY.palette[1],
         TAXONOMY.palette[2],
-        tuple(difficulty_picture(np.zeros((1, 1)))[0, 0]),
-        tuple(difficulty_picture(np.ones((1, 1)))[0, 0]),
+        tuple(map_image(np.zeros((1, 1)))[0, 0]),
+        tuple(map_image(np.ones((1, 1)))[0, 0]),
         TAXONOMY.palette[2],
     ]
 

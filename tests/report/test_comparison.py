@@ -97,7 +97,7 @@ def test_what_is_no_pair_of_evaluated_runs_is_refused(
         ([one, one / "." ], "given twice"),
         ([one, two], "images.npz: damaged"),
         ([one, tmp_path / "none"], "none/evaluation.json: no such file"),
-        ([one, two, "--html", report], "already there, and not written by ccfnet-tf"),
+        ([one, two, "--html", report], "already exists and was not written by ccfnet-tf"),
     ]  # fmt: skip
     for args, fault in cases:
         assert cli.main(["compare", *map(str, args)]) == 2

@@ -48,4 +48,4 @@ def test_one_class_alone_is_said_before_its_figures() -> None:
     label, outputs = drawn(2)
     alone = Evaluation.of(np.where(label == VOID, VOID, 1), outputs, TAXONOMY)
     text = " ".join(shown(alone).split())
-    assert text.index("The labels contain 'sea' alone") < text.index("mean IoU")
+    assert text.index("The labels contain only 'sea'") < text.index("mean IoU")

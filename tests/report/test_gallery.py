@@ -11,7 +11,7 @@ from PIL import Image
 
 from ccfnet_tf.evaluation.read_image_table import ImageRow
 from ccfnet_tf.inference.segmenter_protocol import HeadOutputs
-from ccfnet_tf.inference.writers import difficulty_picture
+from ccfnet_tf.inference.writers import map_image
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, distinct_colours
 from ccfnet_tf.report import gallery as module
 from ccfnet_tf.report.gallery import (
@@ -63,7 +63,7 @@ def test_maps_are_dark_where_they_are_low() -> None:
     layers = dict(zip(LAYERS, map(decoded, entry.layers), strict=True))
     prediction = Drawn().prediction(outputs_of(1, 0))
     for name in MAPS:
-        expected = difficulty_picture(getattr(prediction, name)).astype(float)
+        expected = map_image(getattr(prediction, name)).astype(float)
         # Lossy, and noise from pixel to pixel is the worst case.
         assert np.corrcoef(layers[name].ravel(), expected.ravel())[0, 1] > 0.8, name
 

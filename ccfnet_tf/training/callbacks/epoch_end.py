@@ -209,7 +209,7 @@ class EpochEnd(keras.callbacks.Callback):
 
 
 def _derived(row: dict[str, Any], head_rate: float) -> dict[str, float]:
-    """Returns what TensorBoard shows beside the columns of `metrics.csv`, from which it follows."""
+    """Returns figures that TensorBoard shows in addition to the columns of `metrics.csv`."""
     figures = {"head_learning_rate": row["learning_rate"] * head_rate}
     if "coarse_accuracy" in row:  # by definition, the hard pixels are those coarse gets wrong
         figures["hard_share"] = 1.0 - row["coarse_accuracy"]
