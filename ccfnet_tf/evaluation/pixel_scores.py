@@ -1,6 +1,6 @@
 """Scores of every pixel, computed from the log-probabilities of a head with NumPy.
 
-The maps of `ccfnet_tf.network.outputs.maps`, which computes them in a graph, as logits; and the
+The maps of `network.labels_and_maps.maps`, which computes them in a graph, as logits; and the
 scores that need no additional head: maximum softmax, entropy and margin.
 
 Shapes: log-probabilities float32 [C, N] of C classes and N pixels, classes first, so that every
