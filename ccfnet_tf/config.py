@@ -83,7 +83,8 @@ class DataConfig:
             since its mask value is probably wrong, or `allow` it.
         scenes: Number of scenes to draw for training (scenes format).
         scene_size: Height and width of a scene in pixels (scenes format).
-        crop: Height and width of a training crop in pixels; sizes 8n+1 need no padding.
+        crop: Height and width of a training crop in pixels; sizes 8n+1 need no padding, and 16n+1
+            if `model.coarse_scale` is 0.5.
         scale: Smallest and largest scale factor of a training image.
         rotate: Largest rotation of a training image in degrees, in either direction.
         flip: Flip half of the training images horizontally.
@@ -161,10 +162,11 @@ class ModelConfig:
         gate: What weights fine and coarse in refine: the probabilities of `attention` (the paper),
             or an `affine` function of its logit, learned through the loss of refine.
         blend: `soft` adds both predictions, weighted by the gate (the paper); `hard` uses fine
-            where attention is above `blend_threshold`, and coarse elsewhere.
+            where attention is above `blend_threshold`, and coarse elsewhere. Both are still
+            computed everywhere, so a hard blend saves no time.
         blend_threshold: P(coarse is wrong) above which a hard blend uses fine.
         coarse_scale: 1 (the paper), or 0.5: coarse reads the image at half size, through the same
-            backbone; the fine head still reads it at full size.
+            backbone; the fine head still reads it at full size. Needs `train.batch_norm` frozen.
         attention_scale: 1 (the paper), or 0.5: attention reads the image at half size too.
         batch_norm_momentum: Momentum of the moving averages of batch normalization; a lower value
             adapts faster.
@@ -270,8 +272,9 @@ class TrainConfig:
         attention_loss_weight: Weight of the attention head's cross-entropy.
         refine_loss_weight: Weight of the cross-entropy of the refined (blended) prediction.
         fine_loss_weight: Weight of the cross-entropy of the fine head; 0 in the paper.
-        fine_loss_pixels: Pixels that count in the cross-entropy of the fine head: `all`, or those
-            where attention is above `model.blend_threshold` (`hard`).
+        fine_loss_pixels: Pixels whose cross-entropy of the fine head is trained: `all`, or those
+            where attention is above `model.blend_threshold` (`hard`). The sum is divided by the
+            number of all labelled pixels, and the metric `fine_loss` is of all pixels.
         balanced_attention: Give hard and easy pixels the same total weight in the attention loss.
         class_weights: Class weights in the losses of coarse, fine and refine: `none`, `auto`
             (median frequency balancing over the training split), or a list.
@@ -376,6 +379,31 @@ class RunConfig:
             raise ConfigError(
                 f"data.root is not set: format '{self.data.format}' reads images from a folder; "
                 "add --data.root FOLDER"
+            )
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        """Refuses keys of different sections that leave each other without effect."""
+        model, train = self.model, self.train
+        if model.coarse_scale != 1 and train.batch_norm != "frozen":
+            raise ConfigError(
+                "model.coarse_scale is 0.5: one backbone would collect the batch norm statistics "
+                "of two image sizes; set train.batch_norm to frozen"
+            )
+        if model.blend == "hard" and not train.attention_loss_weight:
+            raise ConfigError(
+                "model.blend is hard: only its own loss can train attention; set "
+                "train.attention_loss_weight above 0"
+            )
+        if model.gate == "affine" and not train.refine_loss_weight:
+            raise ConfigError(
+                "model.gate is affine: only the loss of refine can train it; set "
+                "train.refine_loss_weight above 0"
+            )
+        if train.fine_loss_pixels == "hard" and not train.fine_loss_weight:
+            raise ConfigError(
+                "train.fine_loss_pixels is hard: it needs a loss of fine; set "
+                "train.fine_loss_weight above 0"
             )
 
 

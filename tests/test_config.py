@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -111,3 +112,29 @@ def test_a_folder_format_needs_a_root() -> None:
 def test_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"demo, .*did you mean 'folder'"):
         find_config("foldr")
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "message"),
+    [
+        (
+            {"coarse_scale": 0.5},
+            {},
+            r"model.coarse_scale is 0.5: .* set train.batch_norm to frozen",
+        ),
+        ({"blend": "hard"}, {"attention_loss_weight": 0.0}, "model.blend is hard: .* attention"),
+        ({"gate": "affine"}, {"refine_loss_weight": 0.0}, "model.gate is affine: .* refine"),
+        ({}, {"fine_loss_pixels": "hard"}, "train.fine_loss_pixels is hard: .* fine"),
+    ],
+)
+def test_keys_without_effect_together_are_refused(
+    model: dict[str, Any], train: dict[str, Any], message: str
+) -> None:
+    scenes = DataConfig(format="scenes")
+    with pytest.raises(ConfigError, match=message):
+        RunConfig(scenes, ModelConfig(**model), TrainConfig(**train))
+    RunConfig(
+        scenes,
+        ModelConfig(**model),
+        TrainConfig(batch_norm="frozen", fine_loss_weight=0.5, fine_loss_pixels="hard"),
+    )

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("name", ["datasets.open_data_set", "evaluation.confusion", "network.ccfnet"])
+@pytest.mark.parametrize(
+    "name", ["datasets.open_data_set", "evaluation.confusion", "network.ccfnet"]
+)
 def test_the_examples_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     result = doctest.testmod(import_module(f"ccfnet_tf.{name}"))

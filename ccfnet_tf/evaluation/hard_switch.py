@@ -1,8 +1,8 @@
-"""A hard switch between coarse and fine: accuracy for each share of pixels that fine labels.
+"""A hard switch between coarse and fine: how many pixels need the label of fine.
 
 Fine is used where a score of coarse's errors is above a threshold, coarse elsewhere: the cascade as
-the paper describes it, whose last branch receives the hard pixels. The score is attention, which is
-known before fine is computed, or coarse's own maximum softmax, which any network has.
+the paper describes it, whose last branch receives the hard pixels. The score is attention, or
+coarse's own maximum softmax, which any network has. Pixels are counted, not time.
 
 Shapes: T thresholds, C classes, N pixels; counts int64 [T+1, 2, 3, C].
 """
@@ -19,8 +19,8 @@ from ccfnet_tf.evaluation.confusion import ClassCounts, ratio
 SWITCHES = ("attention", "max_softmax")
 """Scores of coarse's errors that a switch can read."""
 
-THRESHOLDS = np.linspace(-7.0, 4.0, 45)
-"""Logits of the thresholds, [T], ascending: probabilities of .001 to .98."""
+THRESHOLDS = np.linspace(-14.0, 6.0, 81)
+"""Logits of the thresholds, [T], ascending: probabilities of 1e-6 to .998."""
 
 
 def count_switch(
@@ -110,12 +110,14 @@ class HardSwitch:
         """Returns accuracy and mean IoU at a share of fine, between the two nearest points.
 
         Args:
-            share: Share of the pixels that fine labels, 0..1; shares smaller than that of the
-                highest threshold take the value there.
+            share: Share of the pixels that fine labels, 0..1.
+
+        Returns:
+            None without labelled pixels, or below the share of the highest threshold.
         """
-        if not self.points:
-            return None
         points = self.points[::-1]  # np.interp needs ascending shares
         shares = [point.fine_share for point in points]
+        if not shares or share < shares[0]:
+            return None
         accuracy = np.interp(share, shares, [point.pixel_accuracy for point in points])
         return float(accuracy), float(np.interp(share, shares, [p.mean_iou for p in points]))

@@ -24,6 +24,7 @@ from ccfnet_tf.labels import Taxonomy, distinct_colours
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.network.labels_and_maps import (
     attention_logit,
+    hard_threshold,
     labels,
     log_probabilities,
     maps,
@@ -105,6 +106,11 @@ class KerasNetwork:
         self._head_outputs = tf.function(
             self._forward_head_outputs, input_signature=signature, autograph=False
         )
+
+    @property
+    def hard_threshold(self) -> float | None:
+        """Logit of attention above which a hard blend uses fine; None for a soft blend."""
+        return hard_threshold(self._model)
 
     def predict(self, image: str | Path | np.ndarray) -> Prediction:
         """Labels every pixel of an image.

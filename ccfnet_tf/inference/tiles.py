@@ -8,7 +8,7 @@ image.
 
 A network samples the image at multiples of 8 or 16 pixels from its corner. Tiles begin at
 multiples of 16, so that they are sampled where the whole image is. The last tile of a row or column
-ends with the image, and is up to 7 pixels smaller for that.
+ends with the image, and is up to 15 pixels smaller for that.
 
 Tiles are computed row by row. A pixel is finished once no later tile reaches it: what is kept of
 the unfinished ones is `RAMP` rows across the image, and `RAMP` columns of one tile.

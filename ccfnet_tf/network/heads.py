@@ -25,7 +25,7 @@ DETAIL_CHANNELS = 32
 
 _GATE_START = 0.1  # k of the affine gate in a new network
 _GATE_STEP = 10.0
-_CERTAIN = 25.0  # exp(-50) is less than the rounding of any float32 probability
+_CERTAIN = 25.0  # the other branch adds exp(-50) of its probability
 
 _EPSILON = 1e-6  # confidences are clipped to [_EPSILON, 1 - _EPSILON] before their logit is taken
 
@@ -179,11 +179,15 @@ class HardGate(layers.Layer):
         super().__init__(**options)
         self.threshold = threshold
 
+    @property
+    def limit(self) -> float:
+        """The threshold as a logit."""
+        return math.log(self.threshold) - math.log(1.0 - self.threshold)
+
     def call(self, attention: tf.Tensor) -> tf.Tensor:
         """Returns the logits of the gate [B, H, W, 2] (0 fine, 1 coarse): 25 and -25."""
         hard = tf.reduce_sum(attention * tf.constant([1.0, -1.0]), -1, keepdims=True)
-        limit = math.log(self.threshold) - math.log(1.0 - self.threshold)
-        fine = tf.cast(tf.stop_gradient(hard) > limit, tf.float32)
+        fine = tf.cast(tf.stop_gradient(hard) > self.limit, tf.float32)
         return _CERTAIN * (2.0 * fine - 1.0) * tf.constant([1.0, -1.0])
 
     def compute_output_shape(self, shape: Shape) -> Shape:

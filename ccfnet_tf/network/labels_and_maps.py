@@ -15,11 +15,11 @@ import keras
 import tensorflow as tf
 
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
-from ccfnet_tf.network.heads import log_softmax
+from ccfnet_tf.network.heads import HardGate, log_softmax
 from ccfnet_tf.network.model import FINE_LAYER
 
-COARSE_CONV = "coarse_conv"
-"""First layer of the coarse head."""
+PYRAMID = "pyramid_pooling"
+"""First layer of the fine head."""
 
 
 def with_fine(model: Any) -> keras.Model:
@@ -29,7 +29,7 @@ def with_fine(model: Any) -> keras.Model:
         model: A `CCFNet`.
 
     Returns:
-        A model with outputs `coarse`, `attention`, `refine` and `fine`; it shares the weights.
+        A model with the outputs of `model` and `fine`; it shares the weights.
     """
     fine = model.get_layer(FINE_LAYER).output
     return keras.Model(model.inputs, {**model.output, "fine": fine}, name="with_fine")
@@ -42,16 +42,24 @@ def with_features(model: Any) -> keras.Model:
         model: A `CCFNet`.
 
     Returns:
-        A model with outputs `coarse`, `attention`, `refine` and `features` [B, h, w, F], the
-        stride-8 features that the coarse head reads; it shares the weights.
+        A model with the outputs of `model` and `features` [B, h, w, F], the stride-8 features
+        that the fine head reads; it shares the weights.
     """
-    features = model.get_layer(COARSE_CONV).input
+    features = model.get_layer(PYRAMID).input
     return keras.Model(model.inputs, {**model.output, "features": features}, name="with_features")
 
 
 def exported_heads(model: Any) -> keras.Model:
     """Returns a model from `images` to the outputs of a `CCFNet`, which shares the weights."""
     return keras.Model({"images": model.inputs[0]}, dict(model.output))
+
+
+def hard_threshold(model: Any) -> float | None:
+    """Returns the threshold of a hard blend as attention's logit; None for a soft blend."""
+    if not isinstance(model, keras.Model):  # a function, in tests of converters
+        return None
+    gates = [layer for layer in model.layers if isinstance(layer, HardGate)]
+    return gates[0].limit if gates else None
 
 
 def labels(log_probabilities: tf.Tensor) -> tf.Tensor:

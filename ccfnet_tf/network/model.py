@@ -162,14 +162,17 @@ class CCFNet(MultiWorkerFit):
                 dominate, and proportionally more time to trace. Losses, clipping, update and
                 metrics are those of the complete batch. Batch norm computes its statistics per
                 micro-batch and updates its moving statistics once per micro-batch.
-            fine_threshold: Pixels whose P(hard) is not above it do not count in the loss of fine:
-                training for a hard blend, which uses fine only above a threshold. 0 counts all.
+            fine_threshold: Pixels whose P(hard) is not above it are left out of the minimised loss
+                of fine: training for a hard blend, which uses fine only above a threshold. The sum
+                is divided by all labelled pixels, and the metric `fine_loss` is of all pixels. 0
+                leaves out none.
             **kwargs: `run_eagerly`, `steps_per_execution` and `jit_compile`, as in Keras.
 
         Raises:
             ConfigError: An argument of Keras that would be ignored was given, the number of class
-                weights is not the number of classes, or `accumulate` is less than 1. `fit` raises
-                it if the batch size of a replica is not a multiple of `accumulate`.
+                weights is not the number of classes, `accumulate` is less than 1, or
+                `fine_threshold` is outside 0..1. `fit` raises it if the batch size of a replica is
+                not a multiple of `accumulate`.
         """
         refuse_keras_arguments(loss=loss, metrics=metrics, weighted_metrics=weighted_metrics)
         # XLA gave no measurable speed-up on CPUs, and cannot run under a strategy.
@@ -181,6 +184,8 @@ class CCFNet(MultiWorkerFit):
         self.accumulate = accumulate
         self.fine_threshold = fine_threshold
         self.classes = int(self.outputs_by_name["coarse"].shape[-1])
+        if not 0.0 <= fine_threshold < 1.0:
+            raise ConfigError(f"fine_threshold is {fine_threshold}: it must be in 0..1, 1 excluded")
         if accumulate < 1:
             raise ConfigError(f"train.accumulate is {accumulate}: it must be at least 1")
         if class_weights is not None and len(class_weights) != self.classes:
@@ -444,13 +449,14 @@ class CCFNet(MultiWorkerFit):
             **pixelwise, gate=outputs[GATE], valid=target.valid
         )
         mass = batch.mass * batch.sample
-        if self.fine_threshold:
-            hard = losses.hard_probability(outputs["attention"]) > self.fine_threshold
-            pixelwise["fine"] = tf.where(hard, pixelwise["fine"], 0.0)
         sums = {head: tf.reduce_sum(mass * values) for head, values in pixelwise.items()}
         sums["attention"] = self._attention_loss(outputs["attention"], batch, easy)
+        minimised = dict(sums)
+        if self.fine_threshold:
+            hard = losses.hard_probability(outputs["attention"]) > self.fine_threshold
+            minimised["fine"] = tf.reduce_sum(mass * tf.where(hard, pixelwise["fine"], 0.0))
         weights = vars(self.heads_weights)
-        total = tf.add_n([weight * sums[head] for head, weight in weights.items() if weight])
+        total = tf.add_n([weight * minimised[head] for head, weight in weights.items() if weight])
         return {"loss": total, **{f"{head}_loss": value for head, value in sums.items()}}
 
     def _pixel_weights(self, target: losses.Target, total_pixels: tf.Tensor) -> tf.Tensor | float:

@@ -1,9 +1,10 @@
 """Layers that keep every output of the network aligned with the input image.
 
 Feature k of a backbone at stride s is centred on pixel s*k (measured as the centre of mass of the
-gradient). An image is therefore padded at the bottom and right to 8n+1 pixels, which gives n+1
-features. The outputs are resized from n+1 to 8n+1 with aligned corners and then cropped. A
-half-pixel resize, the default of TensorFlow and Keras, would place feature k at 8k+3.5.
+gradient). An image is therefore padded at the bottom and right to 8n+1 pixels (16n+1 if it is also
+read at half size), which gives n+1 (2n+1) features. The outputs are resized from n+1 to 8n+1 with
+aligned corners and then cropped. A half-pixel resize, the default of TensorFlow and Keras, would
+place feature k at 8k+3.5.
 
 Legend: B images, H x W pixels, h x w features, C channels.
 """
@@ -141,18 +142,20 @@ class PadToGrid(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("ccfnet")
 class HalfSize(keras.layers.Layer):
-    """Halves [B, 2n+1, 2m+1, C] to [B, n+1, m+1, C], with aligned corners and without aliasing.
+    """Halves [B, 2n+1, 2m+1, C] to [B, n+1, m+1, C] with aligned corners.
 
     Pixel k of the result is centred on pixel 2k. It is the mean of 3x3 pixels with the weights
-    1 2 1 in each direction, which remove the frequencies that half the pixels cannot show. Pixels
-    outside the image are zero, the mean colour after normalisation.
+    1 2 1 in each direction, which attenuate the frequencies that half the pixels cannot show. The
+    border is repeated by one pixel.
     """
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the images at half size."""
         line = tf.constant([0.25, 0.5, 0.25], images.dtype)
         kernel = tf.tile((line[:, None] * line)[..., None, None], [1, 1, images.shape[-1], 1])
-        padded = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        # Slices, because LiteRT's GPU path does not pad by repeating.
+        rows = tf.concat([images[:, :1], images, images[:, -1:]], axis=1)
+        padded = tf.concat([rows[:, :, :1], rows, rows[:, :, -1:]], axis=2)
         return tf.nn.depthwise_conv2d(padded, kernel, [1, 2, 2, 1], "VALID")
 
     def compute_output_shape(self, shape: Shape) -> Shape:

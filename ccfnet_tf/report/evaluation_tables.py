@@ -44,7 +44,7 @@ def report(evaluation: Evaluation) -> RenderableType:
         summary_table(evaluation),
         class_table(evaluation),
         boundary_table(evaluation),
-        switch_table(evaluation),
+        *switch_table(evaluation),
         *score_tables(evaluation),
         Text(SCORE_NOTE, style="dim"),
     ]
@@ -133,22 +133,25 @@ def boundary_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def switch_table(evaluation: Evaluation) -> Table:
-    """Returns what comes of using fine only where attention is above a threshold.
+def switch_table(evaluation: Evaluation) -> list[Table]:
+    """Returns the result of using fine only where attention is above a threshold.
 
     The last columns have the same share of pixels chosen by coarse's maximum softmax instead.
+    Without labelled pixels there is no table.
     """
+    points = evaluation.switch("attention").points
+    if not points:
+        return []
     table = _table("Fine where attention is above a threshold, coarse elsewhere, %", "above")
     for name in ("pixels", "accuracy", "mean IoU", "by softmax: accuracy", "mean IoU"):
         table.add_column(name, justify="right")
     by_softmax = evaluation.switch("max_softmax")
-    points = evaluation.switch("attention").points
-    for place in SWITCH_ROWS if points else ():
+    for place in SWITCH_ROWS:
         point = min(points, key=lambda point: abs(point.threshold - place))
         figures = (point.fine_share, point.pixel_accuracy, point.mean_iou)
-        others = by_softmax.at_share(point.fine_share) or ()
+        others = by_softmax.at_share(point.fine_share) or (None, None)
         table.add_row(f"{point.threshold:.2f}", *map(percent, (*figures, *others)))
-    return table
+    return [table]
 
 
 def score_tables(evaluation: Evaluation) -> list[Table]:

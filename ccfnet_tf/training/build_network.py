@@ -100,7 +100,10 @@ def _init_from(model: CCFNet, settings: ModelConfig, console: Console) -> None:
     left_out = load_matching(model, read_arrays(path, prefix=MODEL), source=path)
     console.print(f"weights from {path}")
     if left_out:
-        console.print(f"randomly initialised, because their shapes differ: {', '.join(left_out)}")
+        console.print(
+            f"initialised as in a new network, since the run has no values of their shape: "
+            f"{', '.join(left_out)}"
+        )
 
 
 def _initial_checkpoint(settings: ModelConfig) -> Path:

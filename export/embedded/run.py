@@ -305,17 +305,19 @@ def _difference(gpu: Answer, cpu: Answer) -> float:
     """Returns the largest difference of a probability, of attention and of risk.
 
     Difficulty depends on the coarse label and jumps where two classes nearly tie. Like the labels,
-    it must be equal for almost all pixels.
+    it must be equal for almost all pixels. One pixel in 1000 may differ more in risk and
+    probabilities, which jump with a hard blend where attention is at the threshold.
 
     Raises:
         RunError: The difference is too large, or too many pixels differ.
     """
     one, other = _answered(gpu), _answered(cpu)
-    pairs = [(one.attention, other.attention), (one.risk, other.risk)]
+    gaps = [np.abs(one.risk - other.risk)]
     if "probabilities" in cpu:
-        pairs.append((gpu["probabilities"], cpu["probabilities"]))
-    # NumPy's max, because Python's may drop a NaN.
-    gap = float(np.max([np.abs(a - b).max() for a, b in pairs]))
+        gaps.append(np.abs(gpu["probabilities"] - cpu["probabilities"]).max(-1))
+    largest = [np.abs(one.attention - other.attention).max()]
+    largest += [np.quantile(each, 0.999, method="higher") for each in gaps]
+    gap = float(np.max(largest))  # NumPy's max, because Python's may drop a NaN
     limit = LARGEST_GAP + (0.0 if "probabilities" in cpu else 1.0 / LEVELS)  # rounding to bytes
     same_label = one.labels == other.labels
     same_difficulty = np.abs(one.difficulty - other.difficulty) <= limit

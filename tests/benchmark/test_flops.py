@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from ccfnet_tf.benchmark.flops import cost, count
+from ccfnet_tf.benchmark.flops import Cost, cost, count
 from ccfnet_tf.network.ccfnet import build_ccfnet
 
 
@@ -41,6 +41,19 @@ def test_a_kernel_without_a_rule_is_not_left_out_in_silence() -> None:
 def test_resnet_50_costs_what_is_known_of_it() -> None:
     model = keras.applications.ResNet50(weights=None)
     assert sum(count(model, (1, 224, 224, 3)).values()) / 1e9 == pytest.approx(3.858, abs=5e-4)
+
+
+def test_a_backbone_at_two_scales_counts_twice() -> None:
+    def costs(size: int, **options: float) -> Cost:
+        model = build_ccfnet(
+            5, backbone="mobilenet_v2", backbone_weights=None, head_channels=8, **options
+        )
+        return cost(model, size, size)
+
+    full, half, both = costs(97), costs(49), costs(97, coarse_scale=0.5)
+    assert both.backbone == pytest.approx(full.backbone + half.backbone)
+    assert both.coarse == pytest.approx(half.coarse)
+    assert (both.attention, both.fine) == (full.attention, full.fine)
 
 
 @pytest.mark.slow

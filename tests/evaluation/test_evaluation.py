@@ -10,6 +10,7 @@ from sklearn import metrics
 from ccfnet_tf.errors import NotFiniteError
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.evaluation import PREDICTIONS, PROBABILITIES, SCORES, Evaluation
+from ccfnet_tf.evaluation.hard_switch import THRESHOLDS
 from ccfnet_tf.inference.segmenter_protocol import HeadOutputs
 from ccfnet_tf.labels import VOID, Taxonomy, distinct_colours
 from ccfnet_tf.network.calibration_parameters import Calibration
@@ -68,6 +69,30 @@ def test_every_prediction_is_counted(draw: Draw) -> None:
         (right["refine"] & ~right["coarse"]).sum(),
         (right["coarse"] & ~right["refine"]).sum(),
     )
+
+
+def test_a_switch_reads_attention_without_calibration(draw: Draw) -> None:
+    label, outputs = draw(3, size=(60, 70))
+    calibration = Calibration(attention_scale=0.4, attention_bias=1.5)
+    ours = Evaluation.of(label, outputs, TAXONOMY, calibration=calibration)
+    coarse, fine = outputs.coarse.argmax(-1), outputs.fine.argmax(-1)
+    scores = {
+        "attention": outputs.attention,
+        "max_softmax": -np.log(1 / (1 - np.exp(outputs.coarse.astype(np.float64)).max(-1)) - 1),
+    }
+    for name, logit in scores.items():
+        points = ours.to_json()["switch"][name]
+        assert len(points) == len(THRESHOLDS) + 1
+        for place in (40, 56, 60):
+            switched = np.where(logit > THRESHOLDS[place], fine, coarse)
+            confusion = Confusion.of(label, switched, classes=3)
+            point = points[place + 1]
+            assert point["fine_share"] == pytest.approx(
+                (logit > THRESHOLDS[place])[label != VOID].mean()
+            )
+            assert point["pixel_accuracy"] == pytest.approx(confusion.pixel_accuracy)
+            assert point["mean_iou"] == pytest.approx(confusion.mean_iou_present)
+    assert ours.to_json()["switch"]["as_good_as_fine"]["threshold"] < 1
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])

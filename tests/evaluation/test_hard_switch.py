@@ -34,7 +34,7 @@ def test_a_score_on_a_threshold_is_not_above_it() -> None:
     """As in the layer `HardGate`."""
     one = np.array([1])
     points = HardSwitch(count_switch(THRESHOLDS[20:21], one, 0 * one, one, 2)).points
-    assert [point.fine_share for point in points] == [1.0] * 21 + [0.0] * 25
+    assert [point.fine_share for point in points] == [1.0] * 21 + [0.0] * 61
 
 
 def test_parts_add_up() -> None:

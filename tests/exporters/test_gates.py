@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from ccfnet_tf.exporters.fold_batch_norm import fold_batch_norm
 from ccfnet_tf.exporters.litert.writer import LiteRTOptions, write_litert
@@ -16,7 +17,12 @@ from ccfnet_tf.exporters.onnx.writer import write_onnx
 from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.exporters.verify.compare_process import compare
 from ccfnet_tf.exporters.verify.gpu import try_on_gpu
-from ccfnet_tf.exporters.verify.reference import write_reference
+from ccfnet_tf.exporters.verify.reference import (
+    BRANCH_LEAD,
+    Gaps,
+    read_references,
+    write_reference,
+)
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.segmenter_protocol import Segmenter
 from ccfnet_tf.labels import Taxonomy
@@ -75,15 +81,23 @@ def assert_runs_on_a_gpu(folder: Path) -> None:
     assert verdict.runs, verdict.message
 
 
-@pytest.fixture(scope="module", params=GATES)
-def gated(request: pytest.FixtureRequest, toy: Callable[..., Any]) -> Any:
+def with_gate(toy: Callable[..., Any], name: str) -> Any:
     keras.utils.set_random_seed(0)
-    model = toy(len(TAXONOMY.names), gate=GATES[request.param]())
+    gate = GATES[name]()
+    model = toy(len(TAXONOMY.names), gate=gate)
     kernel = model.get_layer("backbone").get_layer("body").kernel
     kernel.assign(kernel / 255.0)
-    for variable in model.get_layer("gate").variables:
+    for variable in gate.variables:
         variable.assign(variable + 0.07)  # weights that no other gate has
+    if isinstance(gate, HardGate):  # half of the pixels are taken from each branch
+        logits = KerasNetwork(model).head_outputs(image()).attention
+        gate.threshold = float(1 / (1 + np.exp(-np.median(logits))))
     return model
+
+
+@pytest.fixture(scope="module", params=GATES)
+def gated(request: pytest.FixtureRequest, toy: Callable[..., Any]) -> Any:
+    return with_gate(toy, request.param)
 
 
 @pytest.mark.parametrize("kind", EXPORTS)
@@ -120,13 +134,57 @@ def two_scales() -> Any:
 
 
 def test_a_backbone_at_two_scales_is_folded_once(two_scales: Any) -> None:
-    """Keras refuses two models of one name, and constants would be stored twice."""
+    """Keras refuses two models of one name."""
     folded = fold_batch_norm(exported_heads(two_scales))
     outputs = folded({"images": image()[None]})
     expected = two_scales(image()[None])
     for name, value in expected.items():
         np.testing.assert_allclose(outputs[name], value, atol=1e-3)
     assert sum(layer.name == "backbone" for layer in folded.layers) == 1
+
+
+def test_pixels_at_the_threshold_of_a_hard_blend_refuse_no_export(
+    toy: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Rounding chooses the other branch there; a wrong branch elsewhere is refused."""
+    network = KerasNetwork(with_gate(toy, "hard"), taxonomy=TAXONOMY)
+    write_reference(tmp_path / REFERENCE, network, [image()])
+    (reference,) = read_references(tmp_path)
+    logit = network.head_outputs(image()).attention
+    threshold = np.median(logit)
+    np.testing.assert_array_equal(reference.clear_branch, np.abs(logit - threshold) >= BRANCH_LEAD)
+    assert 0 < (~reference.clear_branch).sum() < reference.clear_branch.size
+
+    def difference(pixels: np.ndarray) -> float:
+        wrong = reference.prediction._replace(
+            labels=np.where(pixels, 1 - reference.prediction.labels.clip(0, 1), 0)
+            + np.where(pixels, 0, reference.prediction.labels),
+            risk=np.where(pixels, 1 - reference.prediction.risk, reference.prediction.risk),
+            probabilities=np.where(
+                pixels[..., None],
+                reference.prediction.probabilities[..., ::-1],
+                reference.prediction.probabilities,
+            ),
+        )
+        gaps = Gaps()
+        gaps.add_prediction(wrong, reference)
+        return gaps.difference().largest
+
+    assert difference(~reference.clear_branch) == 0.0
+    assert difference(reference.clear_branch) > 0.1
+
+
+@pytest.mark.parametrize("quantize", ["fp16", "int8"])
+def test_the_gate_is_computed_in_float(gated: Any, quantize: str, tmp_path: Path) -> None:
+    options = LiteRTOptions(size=SIZE, quantize=quantize)
+    path = tmp_path / MODEL["tflite"]
+    write_litert(gated, TAXONOMY, path, options, [image()])
+    write_reference(tmp_path / REFERENCE, KerasNetwork(gated, taxonomy=TAXONOMY), [image()])
+    network = LiteRTNetwork(path, TAXONOMY, threads=1)
+    assert compare(tmp_path, network).above(tolerance(f"tflite {quantize}")) == []
+    details = Interpreter(model_path=str(path)).get_tensor_details()
+    of_gate = [each["dtype"] for each in details if "gate" in each["name"]]
+    assert np.int8 not in of_gate
 
 
 @pytest.mark.slow

@@ -303,7 +303,7 @@ def test_references(tmp_path: Path, count: int) -> None:
     zeros = np.zeros((40, 44), np.float32)
     third = np.full((40, 44, 3), 1 / 3, np.float32)
     prediction = Prediction(zeros.astype(np.int32), zeros, zeros, zeros, third)
-    arrays = {"image/0": PICTURE, "settled/0": zeros == 0}
+    arrays = {"image/0": PICTURE, "settled/0": zeros == 0, "clear_branch/0": zeros == 0}
     arrays |= {f"{name}/0": values for name, values in prediction._asdict().items()}
     with file.open("wb") as opened:
         np.savez_compressed(opened, **arrays)

@@ -140,31 +140,38 @@ def test_a_receptive_field_beyond_the_overlap_is_seen() -> None:
         assert_equal_to_all_at_once(LocalCascade(radius=40), noise(300, 411), Tiling(128, 0.5))
 
 
-@pytest.fixture(scope="module")
-def strided() -> KerasNetwork:
+@pytest.fixture(scope="module", params=[1, 2], ids=["full size", "coarse at half size"])
+def strided(request: pytest.FixtureRequest) -> KerasNetwork:
     """A graph with the geometry of the real one: padded to 8n+1, stride 8, no global context.
 
-    Three convolutions of stride 2 reach 7 pixels, one of stride 8 8 more, resizing 8 more.
+    Three convolutions of stride 2 reach 7 pixels, one of stride 8 8 more, resizing 8 more; twice
+    as far if coarse and attention read the image at half size.
     """
     import keras
 
     from ccfnet_tf.network import heads
     from ccfnet_tf.network.model import CCFNet
-    from ccfnet_tf.network.normalise_pad_resize import Normalise, PadToGrid, ToImage
+    from ccfnet_tf.network.normalise_pad_resize import HalfSize, Normalise, PadToGrid, ToImage
 
     keras.utils.set_random_seed(5)
     layers = keras.layers
     images = keras.Input((None, None, 3), name="images")
-    x = PadToGrid()(Normalise("symmetric")(images))
-    for _ in range(3):
-        x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu")(x)
+    x = PadToGrid(8 * request.param)(Normalise("symmetric")(images))
+    convolutions = [
+        layers.Conv2D(8, 3, strides=2, padding="same", activation="relu") for _ in range(3)
+    ]
+    small = x if request.param == 1 else HalfSize()(x)
+    for convolution in convolutions:
+        x, small = convolution(x), convolution(small)
     steep = keras.initializers.VarianceScaling(9.0)
 
-    def head(x: Any, classes: int, size: int, name: str) -> Any:
+    def head(x: Any, classes: int, size: int, name: str, stride: int = 8) -> Any:
         x = layers.Conv2D(classes, size, padding="same", kernel_initializer=steep)(x)
-        return ToImage(8, name=name)([x, images])
+        return ToImage(stride, name=name)([x, images])
 
-    coarse, attention = head(x, 4, 1, "coarse_logits"), head(x, 2, 1, "attention_logits")
+    stride = 8 * request.param
+    coarse = head(small, 4, 1, "coarse_logits", stride)
+    attention = head(small, 2, 1, "attention_logits", stride)
     fine = head(x, 4, 3, "fine_logits")
     refine = heads.Blend(name="refine")([heads.LogSoftmax()(coarse), attention, fine])
     outputs = {"coarse": coarse, "attention": attention, "refine": refine}

@@ -81,7 +81,8 @@ def step(weights: Weights, images: np.ndarray, labels: np.ndarray, how: Learning
             tape.watch([variables[name] for name in learned])
             logits, moments = forward(variables, part_images, training=not how.frozen)
             losses = _losses(logits, part_labels, labels, how)
-            loss = tf.add_n([getattr(how, head) * losses[head] for head in HEADS])
+            minimised = {**losses, "fine": losses["minimised_fine"]}
+            loss = tf.add_n([getattr(how, head) * minimised[head] for head in HEADS])
         found = tape.gradient(loss, [variables[name] for name in learned])
         for name, gradient in zip(learned, found, strict=True):
             if gradient is not None:
@@ -180,7 +181,9 @@ def _losses(
         head: tf.reduce_sum(mass * nll(p, truth)) / divisor for head, p in probabilities.items()
     }
     hard = _softmax(logits["attention"])[..., 0].numpy() > how.fine_above
-    losses["fine"] = tf.reduce_sum(mass * hard * nll(probabilities["fine"], truth)) / divisor
+    losses["minimised_fine"] = (
+        tf.reduce_sum(mass * hard * nll(probabilities["fine"], truth)) / divisor
+    )
     easy = (logits["coarse"].numpy().argmax(-1) == truth).astype(int)  # no way back for gradients
     doubt = nll(_softmax(logits["attention"]), easy)
     losses["attention"] = tf.reduce_sum(_attention_mass(easy, labels, how) * doubt) / max(

@@ -270,7 +270,7 @@ def sees_ema(beginning: Callable[[RunConfig], Beginning], data: RunData) -> None
 def sees_fine_loss_pixels(beginning: Callable[[RunConfig], Beginning], data: RunData) -> None:
     config = with_model(blend_threshold=0.4)  # what it does: test_train_step.py
     for pixels, threshold in (("all", 0.0), ("hard", 0.4)):
-        train = replace(config.train, fine_loss_pixels=pixels)
+        train = replace(config.train, fine_loss_pixels=pixels, fine_loss_weight=0.5)
         assert built(replace(config, train=train), data).fine_threshold == threshold
 
 
@@ -427,8 +427,13 @@ def sees_init_from(data: RunData, tmp_path: Path) -> None:
 
 
 def sees_gate(data: RunData, tmp_path: Path) -> None:
-    model = built(with_model(gate="affine"), data)
-    assert len(model.get_layer("gate").trainable_variables) == 2
+    config = with_model(gate="affine")
+    train = replace(config.train, optimizer="adamw", weight_decay=0.5, ema=0.9)
+    model = built(replace(config, train=train), data)
+    optimizer, variables = model.optimizer, model.get_layer("gate").trainable_variables
+    assert [variable.name for variable in variables] == ["scale", "bias"]
+    for variable in variables:
+        assert not optimizer._use_weight_decay(variable)
     assert "gate" not in built(CONFIG, data).output
 
 
@@ -456,8 +461,13 @@ def sees_blend_threshold(data: RunData, tmp_path: Path) -> None:
     assert 0 <= shares[1] <= 1
 
 
+def at_two_scales(**keys: Any) -> RunConfig:
+    frozen = with_train(batch_norm="frozen")
+    return replace(frozen, model=replace(MODEL, coarse_scale=0.5, **keys))
+
+
 def sees_coarse_scale(data: RunData, tmp_path: Path) -> None:
-    model = built(with_model(coarse_scale=0.5), data)
+    model = built(at_two_scales(), data)
     assert model.get_layer("coarse_conv").input is not model.get_layer("attention_conv").input
     assert model.get_layer("half_size").output.shape[-1] == 3
     plain = built(CONFIG, data)
@@ -465,7 +475,7 @@ def sees_coarse_scale(data: RunData, tmp_path: Path) -> None:
 
 
 def sees_attention_scale(data: RunData, tmp_path: Path) -> None:
-    model = built(with_model(coarse_scale=0.5, attention_scale=0.5), data)
+    model = built(at_two_scales(attention_scale=0.5), data)
     assert model.get_layer("coarse_conv").input is model.get_layer("attention_conv").input
 
 

@@ -41,11 +41,15 @@ BYTE_LABELS = 256
 
 _FLOAT_LAYERS = (
     "normalise",  # LiteRT reverses the channels of int8 tensors incorrectly
+    "half_size",
     "coarse_probabilities",
+    "attention_coarse",  # the probabilities at another size
+    "fine_coarse",
     "coarse_entropy",
     "_join",  # features, probabilities and entropy differ too much for a common scale
     "_judged",
     "attention_logits",
+    "gate",
     "coarse_log_probabilities",
     "refine",
     OUTPUT_SCOPE,

@@ -18,9 +18,9 @@ import tensorflow as tf
 
 from ccfnet_tf.errors import VerificationError, first_line
 from ccfnet_tf.exporters.base import LABELS, PROBABILITIES, described_maps
-from ccfnet_tf.exporters.verify.reference import settled
+from ccfnet_tf.exporters.verify.reference import clear_branch, settled
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
-from ccfnet_tf.network.labels_and_maps import maps
+from ccfnet_tf.network.labels_and_maps import attention_logit, hard_threshold, maps
 from ccfnet_tf.runtimes.onnx import import_extra, new_session
 
 OPSET = 17
@@ -192,9 +192,12 @@ def _compare(path: Path, model: Any, calibration: Calibration) -> None:
             reason = first_line(error)
             raise VerificationError(f"{path}: onnxruntime, {size}: {reason}") from error
         heads = heads_of(tf.constant(images, tf.float32))
+        clear = clear_branch(attention_logit(heads["attention"]).numpy(), hard_threshold(model))
         compared = {
-            "labels": settled(heads["refine"].numpy()),
-            "difficulty": settled(heads["coarse"].numpy()),
+            "labels": clear & settled(heads["refine"].numpy()),
+            "difficulty": clear & settled(heads["coarse"].numpy()),
+            "risk": clear,
+            "probabilities": clear,
         }
         for name, expected in maps(heads, calibration).items():
             gap = np.abs(outputs[name] - expected.numpy())[compared.get(name, ...)]

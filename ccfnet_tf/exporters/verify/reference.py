@@ -25,6 +25,9 @@ REFERENCE_IMAGES = 6
 MIN_LEAD = 1e-3
 """Smallest lead of a label's log-probability for which files of float weights must agree."""
 
+BRANCH_LEAD = 0.05
+"""Smallest distance of attention's logit from a hard blend's threshold where files must agree."""
+
 MAX_BYTES = 1 << 31
 """Largest uncompressed size of all references of an artifact, in bytes."""
 
@@ -59,11 +62,16 @@ class Reference(NamedTuple):
         settled: bool [H, W]; whether coarse's label is clear. Where its two largest
             log-probabilities differ by less than `MIN_LEAD`, rounding may choose the other class,
             and difficulty jumps; it is not compared there.
+        clear_branch: bool [H, W]; whether the branch that a hard blend chooses is clear, true for
+            other blends. Where attention's logit is within `BRANCH_LEAD` of the threshold, rounding
+            may choose the other branch, and everything but attention jumps; only attention is
+            compared there.
         prediction: Keras's prediction.
     """
 
     image: np.ndarray
     settled: np.ndarray
+    clear_branch: np.ndarray
     prediction: Prediction
 
 
@@ -71,6 +79,18 @@ def settled(log_probabilities: np.ndarray) -> np.ndarray:
     """Returns where the two largest of [..., C] differ by `MIN_LEAD` or more, bool [...]."""
     largest = np.partition(log_probabilities, -2, axis=-1)[..., -2:]
     return np.asarray(largest[..., 1] - largest[..., 0] >= MIN_LEAD)
+
+
+def clear_branch(attention: np.ndarray, threshold: float | None) -> np.ndarray:
+    """Returns where a hard blend's branch is clear, bool [...], of attention's logits [...].
+
+    Args:
+        attention: Logits of P(coarse is wrong).
+        threshold: That of the blend, as a logit; None for a soft blend.
+    """
+    if threshold is None:
+        return np.ones(attention.shape, bool)
+    return np.asarray(np.abs(attention - threshold) >= BRANCH_LEAD)
 
 
 def write_reference(path: Path, predictor: KerasNetwork, images: Sequence[np.ndarray]) -> None:
@@ -82,7 +102,8 @@ def write_reference(path: Path, predictor: KerasNetwork, images: Sequence[np.nda
     size = 0
     for number, image in enumerate(images):
         heads = predictor.head_outputs(image)
-        named = {"image": image, "settled": settled(heads.coarse)}
+        clear = clear_branch(heads.attention, predictor.hard_threshold)
+        named = {"image": image, "settled": settled(heads.coarse), "clear_branch": clear}
         named |= predictor.prediction(heads)._asdict()
         size += sum(each.nbytes for each in named.values())
         if arrays and size > MAX_BYTES:
@@ -108,11 +129,11 @@ def read_references(folder: Path) -> Iterator[Reference]:
                 raise ValueError("it contains no references")
             for key in keys:
                 number = key.removeprefix("image/")
-                image, clear, *outputs = (
+                image, clear, branch, *outputs = (
                     parse_array(_read_member(archive, members[f"{name}/{number}"]))
-                    for name in ("image", "settled", *Prediction._fields)
+                    for name in ("image", "settled", "clear_branch", *Prediction._fields)
                 )
-                reference = Reference(image, clear, Prediction(*outputs))
+                reference = Reference(image, clear, branch, Prediction(*outputs))
                 _check_shapes(reference)
                 yield reference
     except (*DAMAGE, DataError) as error:
@@ -129,7 +150,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 def _check_shapes(reference: Reference) -> None:
-    image, clear, prediction = reference
+    image, *masks, prediction = reference
     refuse_no_picture(image)
     size, classes = image.shape[:2], prediction.probabilities.shape[-1:]
     types: dict[str, type] = {"labels": np.int32}
@@ -137,8 +158,9 @@ def _check_shapes(reference: Reference) -> None:
         shape = (*size, *classes) if name == "probabilities" else size
         if array.dtype != types.get(name, np.float32) or array.shape != shape:
             raise ValueError(f"{name} of {array.dtype} {list(array.shape)}")
-    if clear.dtype != bool or clear.shape != size:
-        raise ValueError(f"settled of {clear.dtype} {list(clear.shape)}")
+    for mask in masks:
+        if mask.dtype != bool or mask.shape != size:
+            raise ValueError(f"a mask of {mask.dtype} {list(mask.shape)}")
 
 
 class Gaps:
@@ -154,18 +176,20 @@ class Gaps:
         Raises:
             ValueError: An output has a wrong shape.
         """
-        expected = reference.prediction
+        expected, clear = reference.prediction, reference.clear_branch
+        compared = {"attention": ..., "difficulty": reference.settled & clear, "risk": clear}
         if isinstance(found, Prediction):
             same_shape("probabilities", found.probabilities, expected.probabilities)
-            self.add(np.abs(found.probabilities - expected.probabilities))
+            self.add(np.abs(found.probabilities - expected.probabilities)[clear])
         for name in MAPS:
             values, exact_values = getattr(found, name), getattr(expected, name)
             same_shape(name, values, exact_values)
             gaps = np.abs(values - exact_values)
             if isinstance(found, Maps):
                 gaps = beyond_rounding(np.round(LEVELS * values), exact_values)
-            self.add(gaps[reference.settled] if name == "difficulty" else gaps)
-        self.add_labels(found.labels, expected.labels)
+            self.add(gaps[compared[name]])
+        same_shape("labels", found.labels, expected.labels)
+        self.add_labels(found.labels[clear], expected.labels[clear])
 
     def add(self, gaps: np.ndarray) -> None:
         """Adds absolute differences of probabilities."""

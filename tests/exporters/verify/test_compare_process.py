@@ -38,6 +38,7 @@ def folder(tmp_path: Path) -> Path:
     settled = np.ones(SIZE, bool)
     settled[3, 4] = False
     arrays = {"image/0": np.zeros((*SIZE, 3), np.uint8), "settled/0": settled}
+    arrays["clear_branch/0"] = np.ones(SIZE, bool)
     arrays |= {f"{name}/0": values for name, values in right._asdict().items()}
     np.savez(tmp_path / REFERENCE, allow_pickle=False, **arrays)
     return tmp_path

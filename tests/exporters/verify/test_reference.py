@@ -25,6 +25,7 @@ def write(folder: Path, height: int = 8, classes: int = 3) -> Path:
         np.zeros((*size, classes), np.float32),
     )
     arrays = {"image/0": np.zeros((*size, 3), np.uint8), "settled/0": np.ones(size, bool)}
+    arrays["clear_branch/0"] = np.ones(size, bool)
     arrays |= {f"{name}/0": values for name, values in prediction._asdict().items()}
     np.savez_compressed(folder / REFERENCE, allow_pickle=False, **arrays)
     return folder / REFERENCE
@@ -61,7 +62,7 @@ def test_a_directory_that_promises_less_than_there_is(tmp_path: Path) -> None:
     """Python's `zipfile` would unpack all of it to give the first bytes."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for kind in ("image", "settled", *Prediction._fields):
+        for kind in ("image", "settled", "clear_branch", *Prediction._fields):
             archive.writestr(f"{kind}/0.npy", bytes(1 << 28))
     content = file.getvalue()
     small, large = (n.to_bytes(4, "little") for n in (1000, 1 << 28))
