@@ -223,7 +223,7 @@ def _extract(path: Path, folder: Path) -> None:
                 continue
             if member.size > _LARGEST:
                 raise ValueError(f"{name} has {member.size} bytes")
-            with source, open(folder / name, "wb") as target:
+            with source, (folder / name).open("wb") as target:
                 shutil.copyfileobj(source, target)
     for name in _CHECKPOINT:
         if not (folder / name).exists():
