@@ -8,7 +8,7 @@ Four modules cover every file that is read:
   environment.json, checkpoints, --config, label maps, export.json.
 - test_fuzz_artifacts: ONNX, LiteRT, graphs and variables of SavedModels.
 - test_fuzz_inputs: images, masks, MATLAB files, videos, --group-by tables, lists and
-  near-duplicates of `data split`, evaluation.json and crossval.yaml, backbone weights,
+  near-duplicates of `data split`, evaluation.json and crossval.yaml, backbone weights and archives,
   reference.npz, and the files read by export/embedded/run.py.
 
 The package writes warm-up records but never reads them.

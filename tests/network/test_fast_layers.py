@@ -35,6 +35,7 @@ CASES: list[tuple[type[keras.layers.Layer], dict[str, Any], tuple[int, ...]]] = 
     (DepthwiseConv, {"kernel_size": 3, "strides": 2, "activation": "relu"}, (2, 11, 8, 4)),
     (DepthwiseConv, {"kernel_size": 3, "dilation_rate": 2}, SHAPE),
     (DepthwiseConv, {"kernel_size": 5, "strides": 2}, SHAPE),
+    (DepthwiseConv, {"kernel_size": 5, "strides": 2, "use_bias": False}, (2, 12, 11, 4)),
     (DepthwiseConv, {"kernel_size": 5, "padding": "same", "dilation_rate": 4}, SHAPE),
     (BatchNorm, {"momentum": 0.7}, MANY),
     (BatchNorm, {"synchronized": True, "momentum": 0.7}, MANY),
