@@ -277,7 +277,7 @@ def test_archives_of_a_backbone(name: str, tmp_path: Path, count: int) -> None:
     def load() -> None:
         if name != archive.name:
             pack()
-        weights.load_backbone_weights(model, "efficientnet_lite0", archive)
+        backbone_weights.load_backbone_weights(model, "efficientnet_lite0", archive)
 
     pack()
     fuzz(tmp_path / name, load, count)

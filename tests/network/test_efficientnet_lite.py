@@ -20,14 +20,14 @@ from keras.src.utils import file_utils
 from ccfnet_tf import network
 from ccfnet_tf.errors import ConfigError, ResourceError
 from ccfnet_tf.network import efficientnet_lite
-from ccfnet_tf.network.backbones import LayerOptions, build_backbone
-from ccfnet_tf.network.efficientnet_lite import VARIANTS
 from ccfnet_tf.network.backbone_weights import (
     check_weights_file,
     load_backbone_weights,
     named_variables,
     plain_backbone,
 )
+from ccfnet_tf.network.backbones import LayerOptions, build_backbone
+from ccfnet_tf.network.efficientnet_lite import VARIANTS
 
 Arrays = dict[str, np.ndarray]
 
