@@ -153,7 +153,9 @@ class ModelConfig:
 
     Attributes:
         backbone: Feature extractor, dilated to output stride 8.
-        backbone_weights: `imagenet` (Keras downloads and caches them), `none`, or a weights file.
+        backbone_weights: `imagenet` (downloaded and cached in ~/.keras/models), `none`, or a
+            weights file: `.weights.h5` or `.h5` of Keras, for EfficientNet-Lite also TensorFlow's
+            `.tar.gz`.
         head_channels: Number of channels of the hidden convolution of each head.
         dropout: Dropout rate before the classifier of each head, in training.
         attention_input: Input of the attention head: `features` of the backbone (the paper), or
@@ -174,7 +176,9 @@ class ModelConfig:
             initialized from scratch.
     """
 
-    backbone: Literal["resnet50", "resnet101", "mobilenet_v2"] = "resnet50"
+    backbone: Literal[
+        "resnet50", "resnet101", "mobilenet_v2", "efficientnet_lite0", "efficientnet_lite2"
+    ] = "resnet50"
     backbone_weights: str = "imagenet"
     head_channels: int = 512
     dropout: float = 0.1

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 
 from ccfnet_tf.errors import ConfigError, ResourceError, first_line
+from ccfnet_tf.network.efficientnet_lite import ARCHIVE_SUFFIX, VARIANTS
 
 IMAGENET = "imagenet"
 NO_WEIGHTS = "none"
@@ -80,10 +81,10 @@ def plain_backbone(
     """Builds an unmodified Keras backbone without its classifier, for any image size.
 
     Args:
-        application: The builder function in `keras.applications`.
-        name: Name of the backbone, for messages.
+        application: The builder function in `keras.applications`, or one with its arguments.
+        name: Name of the backbone.
         source: `imagenet`, `none` or None for random weights, or a `.weights.h5` or `.h5` file of
-            the same model.
+            the same model; for EfficientNet-Lite also the published `.tar.gz` file.
 
     Raises:
         ConfigError: The file is missing, unreadable, or contains the weights of another network.
@@ -101,18 +102,25 @@ def load_backbone_weights(model: keras.Model, name: str, path: Path) -> None:
     """Loads the file at `path` into a plain backbone; see `plain_backbone`."""
     check_weights_file(name, path)
     try:
-        _read_in_subprocess(path)
-        with warnings.catch_warnings():
-            # Keras only warns about weights that it skips.
-            warnings.filterwarnings("error", message=".*([Ss]kipping|could not be loaded|expect)")
-            model.load_weights(path)
+        if path.name.endswith(ARCHIVE_SUFFIX):
+            VARIANTS[name].load(model, path)
+        else:
+            _load_keras_file(model, path)
     except Exception as error:
         # Keras raises OSError, ValueError, KeyError, TypeError, ... depending on the damage.
         raise ConfigError(
             f"model.backbone_weights: {path} does not match {name}: the file is damaged, or "
-            f"contains the weights of another network; use a weights file of Keras's {name} "
-            "without its classifier, or another --model.backbone"
+            f"contains the weights of another network; use {_published(name)}, or another "
+            "--model.backbone"
         ) from error
+
+
+def _load_keras_file(model: keras.Model, path: Path) -> None:
+    _read_in_subprocess(path)
+    with warnings.catch_warnings():
+        # Keras only warns about weights that it skips.
+        warnings.filterwarnings("error", message=".*([Ss]kipping|could not be loaded|expect)")
+        model.load_weights(path)
 
 
 def _read_in_subprocess(path: Path) -> None:
@@ -139,11 +147,20 @@ def check_weights_file(name: str, path: Path) -> None:
             f"model.backbone_weights: {path} does not exist; expected '{IMAGENET}', "
             f"'{NO_WEIGHTS}' or a weights file of {name}"
         )
-    if not path.name.endswith(_SUFFIXES):
+    lite = name in VARIANTS
+    if not path.name.endswith((*_SUFFIXES, ARCHIVE_SUFFIX) if lite else _SUFFIXES):
         raise ConfigError(
             f"model.backbone_weights: {path} is not a Keras weights file; expected a file name "
             f"that ends in {' or '.join(_SUFFIXES[:2])}"
+            + (f", or {_published(name)}" if lite else "")
         )
+
+
+def _published(name: str) -> str:
+    """Returns what the published weights file of a backbone is called in messages."""
+    if name in VARIANTS:
+        return f"TensorFlow's {VARIANTS[name].archive}"
+    return f"a weights file of Keras's {name} without its classifier"
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:

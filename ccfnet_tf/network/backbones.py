@@ -1,4 +1,4 @@
-"""Feature extractors of `keras.applications`, dilated to output stride 8.
+"""Feature extractors of Keras and EfficientNet-Lite, dilated to output stride 8.
 
 Only the first three downsampling steps are kept. The convolutions after the removed steps are
 dilated instead, so every weight keeps its name, shape and meaning: the features at
@@ -17,6 +17,7 @@ from typing import Any
 import keras
 
 from ccfnet_tf.errors import ConfigError, nearest
+from ccfnet_tf.network import efficientnet_lite
 from ccfnet_tf.network.backbone_weights import NO_WEIGHTS, copy_weights, plain_backbone
 from ccfnet_tf.network.fast_layers import FASTER
 from ccfnet_tf.network.normalise_pad_resize import Normalisation
@@ -42,7 +43,7 @@ class Backbone:
     """One feature extractor.
 
     Attributes:
-        application: Builder function in `keras.applications`.
+        application: Builder function in `keras.applications`, or one with its arguments.
         normalisation: Input normalisation that its ImageNet weights expect.
         detail: Name of the layer that outputs the stride-4 features.
         features: Name of the layer that outputs the stride-8 features.
@@ -106,6 +107,18 @@ BACKBONES: dict[str, Backbone] = {
         features="block_16_project_BN",
         change=_change_mobilenet_v2,
     ),
+    **{
+        name: Backbone(
+            application=variant,
+            normalisation="lite",
+            # As in MobileNetV2: 144 channels after a ReLU6, and the last block without the
+            # convolution that serves the classifier.
+            detail="block3a_expand_activation",
+            features="block7a_project_bn",
+            change=efficientnet_lite.change,
+        )
+        for name, variant in efficientnet_lite.VARIANTS.items()
+    },
 }
 
 
@@ -165,8 +178,8 @@ def _start_as_identity(backbone: keras.Model) -> None:
     """Sets the last batch norm scale of each residual branch of a ResNet to zero.
 
     Each block of a randomly initialised network then starts as the identity, which makes the
-    first training steps effective (Goyal et al. 2017, section 5.1). The blocks of MobileNetV2
-    are left alone, because some have no shortcut and would output zeros.
+    first training steps effective (Goyal et al. 2017, section 5.1). The blocks of MobileNetV2 and
+    EfficientNet-Lite are left alone, because some have no shortcut and would output zeros.
     """
     for layer in backbone.layers:
         if layer.name.endswith("_3_bn"):

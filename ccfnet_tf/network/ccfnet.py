@@ -73,9 +73,11 @@ def build_ccfnet(
 
     Args:
         num_classes: C, at least 2.
-        backbone: `resnet50`, `resnet101` or `mobilenet_v2`, dilated to output stride 8.
+        backbone: `resnet50`, `resnet101`, `mobilenet_v2`, `efficientnet_lite0` or
+            `efficientnet_lite2`, dilated to output stride 8.
         backbone_weights: `imagenet` (downloaded and cached by Keras), `none` or None for random
-            weights, or a weights file of that Keras application without its classifier.
+            weights, or a weights file of that Keras application without its classifier; for
+            EfficientNet-Lite, a file of `VARIANTS[backbone]` or TensorFlow's `.tar.gz`.
         head_channels: Number of channels of the heads' hidden convolutions.
         dropout: Dropout rate before each classifier, in 0..1 (1 excluded).
         attention_input: `features`, or `features_and_coarse` to give the attention head the

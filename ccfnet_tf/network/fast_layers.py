@@ -387,9 +387,10 @@ def _spread(out: tf.Tensor, target: tf.Tensor, kernel: Any, stride: int) -> tf.T
     gaps = [0, stride - 1]
     wide = tf.pad(out[:, :, None, :, None], [[0, 0], [0, 0], gaps, [0, 0], gaps, [0, 0]])
     wide = tf.reshape(wide, [size[0], stride * size[1], stride * size[2], out.shape[-1]])
-    # The last entry is followed by stride - 1 zeros, which may exceed the size of the target.
+    # Up to k - 1 pixels of the target follow those of the entries, whose last gap may exceed it.
     rows, columns = target[1] + kernel[0] - 1, target[2] + kernel[1] - 1
-    wide = tf.pad(wide, [[0, 0], [kernel[0] - 1, stride], [kernel[1] - 1, stride], [0, 0]])
+    around = [[kernel[0] - 1] * 2, [kernel[1] - 1] * 2]
+    wide = tf.pad(wide, [[0, 0], *around, [0, 0]])
     return wide[:, :rows, :columns]
 
 

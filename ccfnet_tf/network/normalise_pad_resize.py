@@ -24,7 +24,7 @@ HALF_STRIDE = 16
 
 MINIMUM_SIZE = 32
 
-Normalisation = Literal["caffe", "symmetric"]
+Normalisation = Literal["caffe", "symmetric", "lite"]
 Shape = tuple[int | None, ...]
 
 _CAFFE_MEAN = (103.939, 116.779, 123.68)  # ImageNet mean, BGR; there is no scaling
@@ -76,7 +76,8 @@ class Normalise(keras.layers.Layer):
     """Normalises RGB images [B, H, W, 3] with values 0..255 to what the backbone expects (float32).
 
     Attributes:
-        form: `caffe` (BGR, minus the mean: ResNet) or `symmetric` (-1..1: MobileNetV2).
+        form: `caffe` (BGR, minus the mean: ResNet), `symmetric` (-1..1: MobileNetV2), or `lite`
+            ((x - 127) / 128: EfficientNet-Lite).
     """
 
     def __init__(self, form: Normalisation, **options: Any) -> None:
@@ -88,6 +89,8 @@ class Normalise(keras.layers.Layer):
         images = tf.cast(images, tf.float32)
         if self.form == "symmetric":
             return images / 127.5 - 1.0
+        if self.form == "lite":
+            return (images - 127.0) / 128.0
         return tf.reverse(images, [-1]) - tf.constant(_CAFFE_MEAN)
 
     def compute_output_shape(self, shape: Shape) -> Shape:

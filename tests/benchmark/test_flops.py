@@ -7,6 +7,7 @@ from keras import layers
 
 from ccfnet_tf.benchmark.flops import Cost, cost, count
 from ccfnet_tf.network.ccfnet import build_ccfnet
+from ccfnet_tf.network.efficientnet_lite import VARIANTS
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,16 @@ def test_a_backbone_at_two_scales_counts_twice() -> None:
     assert both.backbone == pytest.approx(full.backbone + half.backbone)
     assert both.coarse == pytest.approx(half.coarse)
     assert (both.attention, both.fine) == (full.attention, full.fine)
+
+
+def test_efficientnet_lite_costs_what_others_count() -> None:
+    build, size = VARIANTS["efficientnet_lite0"], 224
+    body = build(include_top=False, input_shape=(size, size, 3), weights=None)
+    x = layers.Conv2D(1280, 1)(body.output)
+    x = layers.Dense(1000)(layers.GlobalAveragePooling2D()(x))
+    found = count(keras.Model(body.input, x), (1, size, size, 3))
+    # TensorFlow's own figure, 407 million, includes batch norm.
+    assert sum(found.values()) / 1e9 == pytest.approx(0.385, abs=5e-4)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, to_yaml
@@ -74,6 +75,25 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keras.utils.set_random_seed(0)
     model = ccfnet.build_ccfnet(8, backbone="mobilenet_v2", backbone_weights=None, head_channels=4)
     return write_run(tmp_path_factory.mktemp("runs") / "whole", model)
+
+
+@pytest.fixture(scope="session")
+def lite_network() -> Any:
+    """A whole network of 3 classes on EfficientNet-Lite0, whose weights are random."""
+    keras.utils.set_random_seed(0)
+    model = ccfnet.build_ccfnet(
+        3,
+        backbone="efficientnet_lite0",
+        backbone_weights=None,
+        head_channels=8,
+        attention_input="features_and_coarse",
+        fine_input="pyramid_and_detail",
+        batch_norm_momentum=0.0,
+    )
+    # With the initial batch norm statistics the signal would vanish, and no test could see a
+    # difference; with momentum 0 one batch sets them.
+    model(np.random.default_rng(0).integers(0, 256, (4, 65, 65, 3), np.uint8), training=True)
+    return model
 
 
 @pytest.fixture(scope="session")

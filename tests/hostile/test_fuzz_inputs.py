@@ -8,7 +8,7 @@ Four modules cover every file that is read:
   environment.json, checkpoints, --config, label maps, export.json.
 - test_fuzz_artifacts: ONNX, LiteRT, graphs and variables of SavedModels.
 - test_fuzz_inputs: images, masks, MATLAB files, videos, --group-by tables, lists and
-  near-duplicates of `data split`, evaluation.json and crossval.yaml, backbone weights,
+  near-duplicates of `data split`, evaluation.json and crossval.yaml, backbone weights and archives,
   reference.npz, and the files read by export/embedded/run.py.
 
 The package writes warm-up records but never reads them.
@@ -21,6 +21,7 @@ import io
 import json
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,6 +31,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras.src.legacy.saving import legacy_h5_format
 from PIL import Image
 from rich.console import Console
@@ -254,6 +256,31 @@ def test_weights_of_a_backbone(name: str, tmp_path: Path, count: int) -> None:
         with h5py.File(file, "w") as opened:
             legacy_h5_format.save_weights_to_hdf5_group(opened, model)
     fuzz(file, lambda: backbone_weights.load_backbone_weights(model, "toy", file), count)
+
+
+@pytest.mark.parametrize("name", ["model.ckpt.index", "model.ckpt.data-00000-of-00001", "a.tar.gz"])
+def test_archives_of_a_backbone(name: str, tmp_path: Path, count: int) -> None:
+    images = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, use_bias=False, name="stem_conv")(images)
+    model, archive = keras.Model(images, x), tmp_path / "a.tar.gz"
+    key = "efficientnet-lite0/stem/conv2d/kernel/ExponentialMovingAverage"
+    prefix = str(tmp_path / "model.ckpt")
+    tf.raw_ops.SaveV2(
+        prefix=prefix, tensor_names=[key], shape_and_slices=[""], tensors=[model.weights[0].value]
+    )
+
+    def pack() -> None:
+        with tarfile.open(archive, "w:gz") as target:
+            for path in tmp_path.glob("model.ckpt.*"):
+                target.add(path, path.name)
+
+    def load() -> None:
+        if name != archive.name:
+            pack()
+        backbone_weights.load_backbone_weights(model, "efficientnet_lite0", archive)
+
+    pack()
+    fuzz(tmp_path / name, load, count)
 
 
 def packed(file: h5py.Group) -> None:

@@ -9,6 +9,7 @@ import pytest
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.network.backbone_weights import copy_weights
 from ccfnet_tf.network.backbones import LayerOptions, build_backbone
+from ccfnet_tf.network.efficientnet_lite import VARIANTS
 
 
 def randomise(model: keras.Model) -> None:
@@ -43,11 +44,24 @@ def plain_mobilenet_v2() -> tuple[keras.Model, str]:
     return keras.models.clone_model(plain, clone_function=symmetric), "block_16_project_BN"
 
 
+def plain_lite(name: str) -> Callable[[], tuple[keras.Model, str]]:
+    def make() -> tuple[keras.Model, str]:
+        build = VARIANTS[name]
+        plain = build(include_top=False, input_shape=(None, None, 3), weights=None)
+        return plain, "block7a_project_bn"
+
+    return make
+
+
 @pytest.mark.parametrize(
     ("name", "make"),
     [
         pytest.param("resnet50", plain_resnet50, marks=pytest.mark.slow),
         ("mobilenet_v2", plain_mobilenet_v2),
+        ("efficientnet_lite0", plain_lite("efficientnet_lite0")),
+        pytest.param(
+            "efficientnet_lite2", plain_lite("efficientnet_lite2"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_atrous_consistency(name: str, make: Callable[[], tuple[keras.Model, str]]) -> None:
@@ -77,6 +91,11 @@ def test_atrous_consistency(name: str, make: Callable[[], tuple[keras.Model, str
         pytest.param("resnet101", 42_658_176, 256, 2048, marks=pytest.mark.slow),
         # 2 257 984 without the last convolution (320 x 1280) and its batch norm (4 x 1280)
         ("mobilenet_v2", 1_843_264, 144, 320),
+        # 4 652 008 and 6 092 072 weights (published: 4.7 and 6.1 million) without the classifier
+        # (1281 x 1000) and the last convolution (320 or 352 x 1280, and 2 x 1280), and with the
+        # moving statistics, of which there are as many as of beta and gamma.
+        ("efficientnet_lite0", 2_998_304, 144, 320),
+        pytest.param("efficientnet_lite2", 4_413_488, 144, 352, marks=pytest.mark.slow),
     ],
 )
 def test_parameters_and_channels(name: str, parameters: int, detail: int, features: int) -> None:

@@ -179,7 +179,9 @@ def narrow_kernel(
     kernel = np.outer(taps, taps)[:, :, None, None] * rng.uniform(0.5, 1.5, (1, 1, *shape[2:]))
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
     kernel /= kernel.sum((0, 1) if depthwise else (0, 1, 2), keepdims=True)
-    inner = layer.name.endswith(("_3_conv", "_project"))  # small beside the shortcut
+    inner = layer.name.endswith(
+        ("_3_conv", "_project", "_project_conv")
+    )  # small beside the shortcut
     return kernel * (0.3 if inner else 1.0)
 
 
@@ -195,7 +197,7 @@ def centre_of_mass(weights: np.ndarray) -> np.ndarray:
         ("mobilenet_v2", (100, 90)),
         *(
             pytest.param(backbone, size, marks=pytest.mark.slow)
-            for backbone in ("resnet50", "resnet101")
+            for backbone in ("resnet50", "resnet101", "efficientnet_lite0", "efficientnet_lite2")
             for size in ((97, 97), (100, 90))
         ),
     ],

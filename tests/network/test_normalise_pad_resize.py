@@ -63,6 +63,13 @@ def test_normalisation_equals_that_of_the_keras_applications(kind: type) -> None
     np.testing.assert_allclose(Normalise("symmetric")(images), mobilenet, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_normalisation_of_efficientnet_lite_is_exact(kind: type) -> None:
+    images = np.arange(256 * 3).reshape(1, 16, 16, 3) % 256
+    expected = (images.astype(np.float64) - 127.0) / 128.0  # MEAN_RGB and STDDEV_RGB of TensorFlow
+    np.testing.assert_array_equal(Normalise("lite")(images.astype(kind)), expected)
+
+
 @pytest.mark.parametrize(("stride", "size"), [(8, (41, 33)), (8, (36, 30)), (4, (21, 17))])
 def test_feature_k_lands_on_pixel_stride_k(stride: int, size: tuple[int, int]) -> None:
     rows, columns = (-(-(side - 1) // stride) + 1 for side in size)

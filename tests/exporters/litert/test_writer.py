@@ -276,6 +276,19 @@ def test_the_default_runs_wholly_on_a_gpu(model: Any, folder: Path, outputs: str
     assert verdict.runs, verdict.message
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("quantize", ["none", "fp16"])
+def test_a_network_on_efficientnet_lite_is_equal_to_keras_and_runs_on_a_gpu(
+    lite_network: Any, tmp_path: Path, quantize: str
+) -> None:
+    reference = KerasNetwork(lite_network, taxonomy=TAXONOMY)
+    write_reference(tmp_path / REFERENCE, reference, pictures())
+    network = write(lite_network, tmp_path, quantize=quantize)
+    assert compare(tmp_path, network).above(tolerance(f"tflite {quantize}")) == []
+    verdict = gpu_or_skip(tmp_path)
+    assert verdict.runs, verdict.message
+
+
 def wide_network() -> Any:
     """All heads behind a convolution over 1088 channels, of which the GPU makes garbage."""
     keras.utils.set_random_seed(0)

@@ -74,6 +74,14 @@ def test_the_whole_network_is_equal_to_keras(tmp_path: Path) -> None:
     assert not names & {"SpaceToDepth", "DepthToSpace"}
 
 
+@pytest.mark.slow
+def test_a_network_on_efficientnet_lite_is_equal_to_keras(
+    lite_network: Any, tmp_path: Path
+) -> None:
+    write_onnx(lite_network, tmp_path / "lite.onnx")
+    hold_against_keras(lite_network, tmp_path / "lite.onnx", [(1, 1), (32, 32), (41, 97)])
+
+
 def answers(features: tf.Tensor) -> dict[str, tf.Tensor]:
     """Features [B, H, W, 2] -> what a network says."""
     logs = tf.math.log(tf.nn.softmax(features))

@@ -77,6 +77,19 @@ def test_a_fresh_process_gets_keras_answers_in_every_way(artifact: Path) -> None
     assert found["other_labels"] == 0.0
 
 
+@pytest.mark.slow
+def test_a_network_on_efficientnet_lite_is_equal_to_keras(
+    lite_network: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "1"
+    write_saved_model(lite_network, TAXONOMY, folder)
+    pictures = [picture(33, 41), picture(50, 36, 1)]
+    write_reference(folder / REFERENCE, KerasNetwork(lite_network, taxonomy=TAXONOMY), pictures)
+    found = check(folder)
+    assert found["largest"] < 1e-5
+    assert found["other_labels"] == 0.0
+
+
 def test_weights_are_stored_once(artifact: Path, model: Any) -> None:
     stored = tf.train.list_variables(str(artifact / "variables" / "variables"))
     kernels = sorted(tuple(shape) for _, shape in stored if len(shape) == 4)
