@@ -279,9 +279,13 @@ class TrainConfig:
         fine_loss_pixels: Pixels whose cross-entropy of the fine head is trained: `all`, or those
             where attention is above `model.blend_threshold` (`hard`). The sum is divided by the
             number of all labelled pixels, and the metric `fine_loss` is of all pixels.
+        ohem_share: Online hard example mining: the share of the labelled pixels, those with the
+            largest losses, that is trained in the losses of coarse and fine, per replica and part
+            of a batch; the metrics are of all pixels. 1 disables it.
         balanced_attention: Give hard and easy pixels the same total weight in the attention loss.
         class_weights: Class weights in the losses of coarse, fine and refine: `none`, `auto`
             (median frequency balancing over the training split), or a list.
+        best_by: Prediction whose mean IoU on the validation split selects the best checkpoint.
         checkpoint_every: Interval between checkpoints: `N epochs`, `N steps` or `N minutes`; with
             steps and minutes, a checkpoint is also saved at the end of every epoch.
         rate_for_batch: Batch size for which `learning_rate` was chosen: the learning rate is
@@ -315,8 +319,10 @@ class TrainConfig:
     refine_loss_weight: float = 1.0
     fine_loss_weight: float = 0.0
     fine_loss_pixels: Literal["all", "hard"] = "all"
+    ohem_share: float = 1.0
     balanced_attention: bool = False
     class_weights: Literal["none", "auto"] | tuple[float, ...] = "none"
+    best_by: Literal["coarse", "fine", "refine"] = "refine"
     checkpoint_every: str = "1 epoch"
     rate_for_batch: int = 0
     accumulate: int = 1
@@ -345,6 +351,7 @@ class TrainConfig:
                 "train: the weights of the coarse, refine and fine losses are all 0: set one "
                 "above 0"
             )
+        _between("train.ohem_share", self.ohem_share, 0.001, 1.0)
         if not isinstance(self.class_weights, str):
             for weight in self.class_weights:
                 _between("train.class_weights", weight, 0.0, 1000.0)

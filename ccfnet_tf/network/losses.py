@@ -79,6 +79,39 @@ def gate_logs(gate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return -tf.nn.softplus(easy - hard), -tf.nn.softplus(hard - easy)
 
 
+def hardest(values: tf.Tensor, valid: tf.Tensor, share: float) -> tf.Tensor:
+    """Keeps the largest losses, scaled so that their sum stands for all labelled pixels.
+
+    Online hard example mining (Shrivastava et al., CVPR 2016) of pixels. With N labelled pixels,
+    the k = ceil(share x N) largest losses are multiplied by N / k and the others by 0: the mean
+    over N pixels becomes that over the k hardest. Pixels that tie for the last places share them
+    equally, so the sum is exact and does not depend on the order of the pixels.
+
+    Args:
+        values: [B, H, W] losses of at least 0.
+        valid: [B, H, W] bool, False where void.
+        share: Fraction of the labelled pixels that is kept, above 0. They are chosen among the
+            pixels given: those of one replica, or of one part of its batch.
+
+    Returns:
+        [B, H, W] float32, 0 where void. The choice has no gradient.
+    """
+    if share >= 1.0:
+        return values
+    labelled = tf.math.count_nonzero(valid, dtype=tf.int32)
+    # In float64, because float32 cannot count beyond 2^24. Less than a pixel's worth is
+    # subtracted, so that the rounding of a product such as .1 x 30 adds no pixel.
+    kept = tf.cast(tf.math.ceil(share * tf.cast(labelled, tf.float64) - 1e-6), tf.int32)
+    # A sort has a static shape, which `top_k` with a computed k has not: XLA needs one.
+    flat = tf.where(valid, tf.stop_gradient(values), -1.0)
+    last = tf.sort(tf.reshape(flat, [-1]), direction="DESCENDING")[tf.maximum(kept - 1, 0)]
+    above, tied = tf.logical_and(flat > last, valid), tf.logical_and(tf.equal(flat, last), valid)
+    places = tf.cast(kept, tf.float32) - count(above)
+    weight = tf.where(above, 1.0, tf.where(tied, places / tf.maximum(count(tied), 1.0), 0.0))
+    kept_float = tf.maximum(tf.cast(kept, tf.float32), 1.0)
+    return values * weight * tf.cast(labelled, tf.float32) / kept_float
+
+
 def attention_cross_entropy(attention: tf.Tensor, easy: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     """Returns [B, H, W] float32 cross-entropy of the attention head in nats, 0 where void.
 

@@ -132,6 +132,7 @@ class CCFNet(MultiWorkerFit):
         metrics: None = None,
         weighted_metrics: None = None,
         *,
+        ohem_share: float = 1.0,
         clip_norm: float = 0.0,
         balanced_attention: bool = False,
         class_weights: Sequence[float] | None = None,
@@ -149,6 +150,10 @@ class CCFNet(MultiWorkerFit):
                 refine, 0 for fine.
             metrics: Must be None; the model defines its own metrics.
             weighted_metrics: Must be None.
+            ohem_share: Share of the labelled pixels, those with the largest losses, that is in the
+                minimised losses of coarse and fine; their metrics are of all pixels. The pixels are
+                chosen on each replica, and with `accumulate` in each micro-batch; class weights do
+                not affect the choice. 1 disables it.
             clip_norm: Maximum global norm of the gradient of the complete batch. 0 disables
                 clipping.
             balanced_attention: Give hard and easy pixels the same total weight in the attention
@@ -179,6 +184,7 @@ class CCFNet(MultiWorkerFit):
         kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **kwargs)
         self.heads_weights = loss_weights_of(loss_weights)
+        self.ohem_share = ohem_share
         self.clip_norm = clip_norm
         self.balanced_attention = balanced_attention
         self.accumulate = accumulate
@@ -211,6 +217,7 @@ class CCFNet(MultiWorkerFit):
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "loss_weights": asdict(self.heads_weights),
+            "ohem_share": self.ohem_share,
             "clip_norm": self.clip_norm,
             "balanced_attention": self.balanced_attention,
             "class_weights": self.class_weights and list(self.class_weights),
@@ -452,9 +459,13 @@ class CCFNet(MultiWorkerFit):
         sums = {head: tf.reduce_sum(mass * values) for head, values in pixelwise.items()}
         sums["attention"] = self._attention_loss(outputs["attention"], batch, easy)
         minimised = dict(sums)
+        chosen = {head: pixelwise[head] for head in ("coarse", "fine")}
         if self.fine_threshold:
             hard = losses.hard_probability(outputs["attention"]) > self.fine_threshold
-            minimised["fine"] = tf.reduce_sum(mass * tf.where(hard, pixelwise["fine"], 0.0))
+            chosen["fine"] = tf.where(hard, chosen["fine"], 0.0)
+        for head, values in chosen.items():
+            kept = losses.hardest(values, target.valid, self.ohem_share)
+            minimised[head] = tf.reduce_sum(mass * kept)
         weights = vars(self.heads_weights)
         total = tf.add_n([weight * minimised[head] for head, weight in weights.items() if weight])
         return {"loss": total, **{f"{head}_loss": value for head, value in sums.items()}}

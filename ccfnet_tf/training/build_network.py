@@ -78,6 +78,7 @@ def build_model(
                 refine=train.refine_loss_weight,
                 fine=train.fine_loss_weight,
             ),
+            ohem_share=train.ohem_share,
             clip_norm=train.clip_norm,
             balanced_attention=train.balanced_attention,
             class_weights=class_weights(train.class_weights, data.train.census),

@@ -27,6 +27,7 @@ class Learning:
 
     Attributes:
         coarse: Weight of coarse's cross-entropy; likewise `attention`, `refine` and `fine`.
+        ohem: Share of the labelled pixels of a micro-batch that counts for coarse and fine.
         class_weights: [C]; None gives all classes the same weight.
         balanced: Hard and easy pixels have the same total weight in the attention loss.
         clip_norm: Maximum norm of the gradient; 0 disables clipping.
@@ -40,6 +41,7 @@ class Learning:
     attention: float = 1.0
     refine: float = 1.0
     fine: float = 0.0
+    ohem: float = 1.0
     class_weights: Sequence[float] | None = None
     balanced: bool = False
     clip_norm: float = 0.0
@@ -81,7 +83,7 @@ def step(weights: Weights, images: np.ndarray, labels: np.ndarray, how: Learning
             tape.watch([variables[name] for name in learned])
             logits, moments = forward(variables, part_images, training=not how.frozen)
             losses = _losses(logits, part_labels, labels, how)
-            minimised = {**losses, "fine": losses["minimised_fine"]}
+            minimised = losses | {head: losses[f"minimised_{head}"] for head in ("coarse", "fine")}
             loss = tf.add_n([getattr(how, head) * minimised[head] for head in HEADS])
         found = tape.gradient(loss, [variables[name] for name in learned])
         for name, gradient in zip(learned, found, strict=True):
@@ -177,19 +179,29 @@ def _losses(
     probabilities = {head: _softmax(logits[head]) for head in ("coarse", "fine")}
     probabilities["refine"] = blend(logits)
     divisor = total.sum() or 1.0
-    losses = {
-        head: tf.reduce_sum(mass * nll(p, truth)) / divisor for head, p in probabilities.items()
-    }
+    pixelwise = {head: nll(p, truth) for head, p in probabilities.items()}
+    losses = {head: tf.reduce_sum(mass * each) / divisor for head, each in pixelwise.items()}
     hard = _softmax(logits["attention"])[..., 0].numpy() > how.fine_above
-    losses["minimised_fine"] = (
-        tf.reduce_sum(mass * hard * nll(probabilities["fine"], truth)) / divisor
-    )
+    chosen = {"coarse": pixelwise["coarse"], "fine": pixelwise["fine"] * hard}
+    for head, values in chosen.items():
+        kept = values * _hardest(values.numpy(), labels, how.ohem)
+        losses[f"minimised_{head}"] = tf.reduce_sum(mass * kept) / divisor
     easy = (logits["coarse"].numpy().argmax(-1) == truth).astype(int)  # no way back for gradients
     doubt = nll(_softmax(logits["attention"]), easy)
     losses["attention"] = tf.reduce_sum(_attention_mass(easy, labels, how) * doubt) / max(
         (whole >= 0).sum(), 1
     )
     return losses
+
+
+def _hardest(values: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
+    """Returns 1 / share at about that share of the labelled pixels, else 0; ties do not occur."""
+    labelled = np.flatnonzero(labels.ravel() >= 0)
+    kept = int(np.ceil(share * labelled.size))
+    chosen = labelled[np.argsort(-values.ravel()[labelled])[:kept]]
+    weights = np.zeros(values.size)
+    weights[chosen] = labelled.size / max(kept, 1)
+    return weights.reshape(values.shape)
 
 
 def _attention_mass(easy: np.ndarray, labels: np.ndarray, how: Learning) -> np.ndarray:

@@ -92,3 +92,44 @@ def test_count_is_exact_beyond_the_range_of_float32() -> None:
 def test_balance_by_hand(hard: float, easy: float, expected: tuple[float, float]) -> None:
     weights = losses.balance(tf.constant(hard), tf.constant(easy))
     np.testing.assert_allclose([float(w) for w in weights], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("case", ["distinct", "ties", "all equal", "all void", "one labelled"])
+def test_the_hardest_pixels_are_those_of_a_sort(share: float, case: str) -> None:
+    rng = np.random.default_rng(1)
+    values = rng.exponential(size=(2, 5, 6)).astype(np.float32)
+    valid = rng.random(values.shape) < 0.8
+    if case == "ties":
+        values = np.round(values)
+    elif case == "all equal":
+        values = np.ones_like(values)
+    elif case == "all void":
+        valid = np.zeros_like(valid)
+    elif case == "one labelled":
+        valid = np.arange(values.size).reshape(values.shape) == 7
+    values = np.where(valid, values, 0).astype(np.float32)
+    found = losses.hardest(tf.constant(values), tf.constant(valid), share).numpy()
+    labelled = np.sort(values[valid])[::-1]
+    kept = int(np.ceil(share * labelled.size - 1e-6))
+    wanted = labelled[:kept].sum(dtype=float) * labelled.size / max(kept, 1)
+    np.testing.assert_allclose(found.sum(), wanted, rtol=1e-5)
+    assert not found[~valid].any()
+    if case == "distinct" and share < 1:
+        assert np.count_nonzero(found) == kept
+        assert values[found > 0].min() == labelled[kept - 1]
+
+
+def test_a_product_that_rounds_up_keeps_no_pixel_more() -> None:
+    values = tf.reshape(tf.range(1.0, 31.0), [1, 5, 6])
+    found = losses.hardest(values, tf.ones_like(values, tf.bool), 0.1)  # .1 x 30 is above 3
+    assert np.count_nonzero(found) == 3
+
+
+def test_ties_share_the_gradient_equally() -> None:
+    values = tf.Variable([[[3.0, 1.0, 1.0, 1.0]]])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(losses.hardest(values, tf.ones_like(values, tf.bool), 0.5))
+    # Two of four are kept, each counts twice; three share the second place.
+    expected = [[[2.0, 2 / 3, 2 / 3, 2 / 3]]]
+    np.testing.assert_allclose(tape.gradient(loss, values), expected, rtol=1e-6)

@@ -47,7 +47,7 @@ def trained(
 ) -> Callable[..., tuple[int, list[dict[str, str]]]]:
     """Trains a toy with given validation results; returns the best epoch and metrics.csv."""
 
-    def train(*epochs: list[list[int]]) -> tuple[int, list[dict[str, str]]]:
+    def train(*epochs: list[list[int]], by: str = "refine") -> tuple[int, list[dict[str, str]]]:
         seen: list[dict[str, np.ndarray]] = []
         run = Evaluator.run
 
@@ -56,13 +56,14 @@ def trained(
             weights = named_variables(self._model)
             seen.append({key: variable.numpy() for key, variable in weights.items()})
             counted = confusion(epochs[len(seen) - 1], true.refine.counts.shape[0])
-            # The others are the other way round: refine alone chooses.
+            # The others do not change: one prediction alone chooses.
             least = confusion([[1, 8, 0], [8, 1, 0]], true.refine.counts.shape[0])
-            return replace(true, refine=counted, coarse=least, fine=least)
+            heads = dict.fromkeys(("coarse", "fine", "refine"), least) | {by: counted}
+            return replace(true, **heads)
 
         monkeypatch.setattr(Evaluator, "run", answer)
         monkeypatch.setattr(build_network, "build_ccfnet", lambda classes, **_: toy(classes))
-        config = replace(CONFIG, train=replace(CONFIG.train, epochs=len(epochs)))
+        config = replace(CONFIG, train=replace(CONFIG.train, epochs=len(epochs), best_by=by))
         out = tmp_path / "run"
         fit.fit(config, out, resume=False, console=Console(file=io.StringIO()))
         best = read_arrays(out / "checkpoints" / "best.npz")
@@ -98,3 +99,10 @@ def test_the_best_epoch_has_the_best_mean_over_the_classes_of_the_labels(
         wanted = confusion(counted, 4).mean_iou_present
         found = row.get("val_refine_mean_iou")
         assert (float(found) if found else None) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("by", ["fine", pytest.param("coarse", marks=pytest.mark.slow)])
+def test_the_prediction_that_chooses_is_a_key(
+    trained: Callable[..., tuple[int, list[dict[str, str]]]], by: str
+) -> None:
+    assert trained(BETTER, WORSE, by=by)[0] == 1

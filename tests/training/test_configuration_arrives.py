@@ -106,6 +106,7 @@ SEEN_IN_STEPS: dict[str, Any] = {
     "attention_loss_weight": 0.3,
     "refine_loss_weight": 0.3,
     "fine_loss_weight": 0.8,
+    "ohem_share": 0.3,
     "balanced_attention": True,
     "class_weights": "auto",
     "rate_for_batch": 8,
@@ -284,7 +285,7 @@ SEEN_OTHERWISE: dict[str, Callable[[Callable[[RunConfig], Beginning], RunData], 
     "ema": sees_ema,
     "fine_loss_pixels": sees_fine_loss_pixels,
 }
-SEEN_IN_A_RUN = {"checkpoint_every"}  # test_whole_run.py
+SEEN_IN_A_RUN = {"checkpoint_every", "best_by"}  # test_whole_run.py, test_best_checkpoint.py
 
 
 @pytest.mark.parametrize("key", SEEN_OTHERWISE)

@@ -110,6 +110,7 @@ class EpochEnd(keras.callbacks.Callback):
         super().__init__()
         self.epochs = train.epochs
         self.head_rate = train.head_rate
+        self.best_by = train.best_by
         self.every = parse_every(train.checkpoint_every)
         self.run = run
         self.validation = validation
@@ -183,7 +184,7 @@ class EpochEnd(keras.callbacks.Callback):
     def _progress(
         self, number: int, step: int, evaluation: EpochCounts | None
     ) -> checkpoint.Progress:
-        score = _score(evaluation)
+        score = _score(evaluation, self.best_by)
         progress = replace(self.progress, epoch=number, step=step)
         if score is None:
             return replace(progress, best_score=-1.0, best_epoch=number)
@@ -216,14 +217,17 @@ def _derived(row: dict[str, Any], head_rate: float) -> dict[str, float]:
     return figures
 
 
-def _score(evaluation: EpochCounts | None) -> float | None:
-    """Returns the score that selects the best checkpoint: mean IoU of refine.
+def _score(evaluation: EpochCounts | None, head: str) -> float | None:
+    """Returns the score that selects the best checkpoint: mean IoU of a head.
 
     The mean is over the classes that occur in the labels. If it included classes that occur only
     in the predictions, a single pixel of such a class would add a class with IoU 0. Without
     labelled pixels the score is None, and the latest epoch counts as the best.
     """
-    return None if evaluation is None else evaluation.refine.mean_iou_present
+    if evaluation is None:
+        return None
+    score: float | None = getattr(evaluation, head).mean_iou_present
+    return score
 
 
 def _validation_figures(evaluation: EpochCounts | None) -> dict[str, float]:
