@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from ccfnet_tf.benchmark.machine import CPU_INFO
+from ccfnet_tf.io.machine import CPU_INFO
 
 SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16")
 """Instruction sets, as named in /proc/cpuinfo, that affect oneDNN's choice for a convolution."""

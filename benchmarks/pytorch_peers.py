@@ -35,12 +35,12 @@ from ccfnet_tf.benchmark.machine import (
     new_table,
     others_line,
     refuse_lost_json,
-    usable_threads,
     write_json,
 )
 from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigError, ResourceError
 from ccfnet_tf.io.console import new_console, new_progress
+from ccfnet_tf.io.machine import usable_threads
 
 if TYPE_CHECKING:
     from ccfnet_tf.benchmark.speed import Phase

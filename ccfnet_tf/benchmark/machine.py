@@ -16,9 +16,9 @@ from rich.text import Text
 
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.io.atomic_file import write_atomic
+from ccfnet_tf.io.machine import processor, usable_threads
 from ccfnet_tf.io.new_folder import refuse_unwritable
 
-CPU_INFO = Path("/proc/cpuinfo")
 CPU_TIMES = Path("/proc/stat")
 
 BUSY = 0.1
@@ -108,21 +108,8 @@ def new_table(title: str, caption: str, headings: Sequence[str]) -> Table:
 def machine(*packages: str) -> dict[str, Any]:
     """Returns the processor, the number of threads and versions, on which figures depend."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "threads": usable_threads(),
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
     }
-
-
-def usable_threads() -> int:
-    """Returns the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _processor() -> str:
-    rows = CPU_INFO.read_text().splitlines() if CPU_INFO.is_file() else []
-    names = [row.split(":", 1)[1].strip() for row in rows if row.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -22,7 +22,7 @@ from ccfnet_tf.evaluation.boundaries import BANDS, RINGS, boundary_counts, ring_
 from ccfnet_tf.evaluation.confusion import ClassCounts, Confusion, ratio
 from ccfnet_tf.evaluation.easy_hard import HEADS, GroupAccuracy
 from ccfnet_tf.evaluation.hard_switch import SWITCHES, THRESHOLDS, HardSwitch, count_switch
-from ccfnet_tf.evaluation.image_table import NUMBERS, ImageTable, cells_of
+from ccfnet_tf.evaluation.image_table import CELLS, NUMBERS, ImageTable, cells_of
 from ccfnet_tf.evaluation.pixel_scores import HeadScores, calibrated, calibrated_attention, sigmoid
 from ccfnet_tf.evaluation.reliability import BINS as RELIABILITY_BINS
 from ccfnet_tf.evaluation.reliability import (
@@ -194,7 +194,7 @@ class Evaluation:
             "images": {
                 "names": list(self.images.names),
                 "numbers": pack(self.images.numbers),
-                "cells": {head: pack(self.images.cells[head]) for head in HEADS},
+                "cells": {head: pack(self.images.cells[head]) for head in CELLS},
             },
         }
 
@@ -220,7 +220,7 @@ class Evaluation:
             table = ImageTable(
                 tuple(str(name) for name in names),
                 unpack(numbers, (len(names), len(NUMBERS))),
-                {head: unpack(cells[head], (None, 4)) for head in HEADS},
+                {head: unpack(cells[head], (None, 4)) for head in CELLS},
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not the state of an evaluation ({error!r})") from error
@@ -405,7 +405,7 @@ def _count_image(
     numbers = [index, *label.shape, places.size, *changed, *sums]
     cells = {
         head: cells_of(truth, predictions[PREDICTIONS.index(head)], classes, index)
-        for head in HEADS
+        for head in CELLS
     }
     return counts, ImageTable((name,), np.array([numbers], np.int64), cells)
 

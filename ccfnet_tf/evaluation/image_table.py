@@ -1,7 +1,7 @@
 """Figures of each image: `images.csv` for people, `images.npz` for programs.
 
-images.npz contains `names` [N], and for coarse, fine and refine the cells of every confusion matrix
-that are not 0: int64 [M, 4], columns image, truth, prediction, pixels. A bootstrap over images
+images.npz contains `names` [N], and for each of `CELLS` the cells of every confusion matrix that are
+not 0: int64 [M, 4], columns image, truth, prediction, pixels. A bootstrap over images
 therefore needs no second pass over the data.
 """
 
@@ -18,6 +18,10 @@ import numpy as np
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.easy_hard import HEADS
 from ccfnet_tf.evaluation.reliability import STEP
+
+CELLS = (*HEADS, "average")
+"""Predictions whose confusion matrices are kept: the heads, and the plain average of coarse and
+fine."""
 
 NUMBERS = (
     "index",
@@ -43,7 +47,7 @@ class ImageTable:
     Attributes:
         names: Names of N images, as `Sample.name`.
         numbers: int64 [N, len(NUMBERS)].
-        cells: For each of `HEADS` the cells of the confusion matrices that are not 0, int64
+        cells: For each of `CELLS` the cells of the confusion matrices that are not 0, int64
             [M, 4]; columns index of the image in the split, truth, prediction, pixels.
     """
 
@@ -66,7 +70,7 @@ class ImageTable:
         if twice.size:
             raise ValueError(f"image '{names[order[twice[0]]]}' is in more than one part")
         cells = {
-            head: np.concatenate([_none(4), *(p.cells[head] for p in parts)]) for head in HEADS
+            head: np.concatenate([_none(4), *(p.cells[head] for p in parts)]) for head in CELLS
         }
         ordered = {
             head: rows[np.argsort(rows[:, 0], kind="stable")] for head, rows in cells.items()
@@ -74,7 +78,7 @@ class ImageTable:
         return cls(tuple(names[place] for place in order), numbers[order], ordered)
 
     def confusion(self, head: str, classes: int) -> Confusion:
-        """Returns the confusion matrix over all images of one of `HEADS`."""
+        """Returns the confusion matrix over all images of one of `CELLS`."""
         counts = np.zeros((classes, classes), np.int64)
         rows = self.cells[head]
         np.add.at(counts, (rows[:, 1], rows[:, 2]), rows[:, 3])
@@ -112,7 +116,7 @@ class ImageTable:
         file = io.BytesIO()
         places = self.numbers[:, 0]
         arrays: dict[str, Any] = {}
-        for head in HEADS:
+        for head in CELLS:
             rows = self.cells[head].copy()
             rows[:, 0] = np.searchsorted(places, rows[:, 0])
             arrays[head] = rows

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.errors import DataError, first_line
-from ccfnet_tf.evaluation.easy_hard import HEADS
+from ccfnet_tf.evaluation.image_table import CELLS
 from ccfnet_tf.runs.checkpoint_file import DAMAGE, parse_array
 
 IMAGES_CSV = "images.csv"
@@ -52,7 +52,7 @@ class ImageCells:
 
     Attributes:
         names: Names of N images.
-        cells: Cells of each of `HEADS` that are not 0, int64 [M, 4]; columns image 0..N-1,
+        cells: Cells of each of `CELLS` that are not 0, int64 [M, 4]; columns image 0..N-1,
             truth, prediction, pixels.
     """
 
@@ -89,7 +89,7 @@ def read_cells(path: Path, classes: int) -> ImageCells:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename: info for info in archive.infolist()}
-            wanted = {name: members[f"{name}.npy"] for name in ("names", *HEADS)}
+            wanted = {name: members[f"{name}.npy"] for name in ("names", *CELLS)}
             if sum(info.file_size for info in wanted.values()) > _LARGEST:
                 raise ValueError(f"its arrays take more than {_LARGEST} bytes")
             arrays = {name: parse_array(archive.read(info)) for name, info in wanted.items()}

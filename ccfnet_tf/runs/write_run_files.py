@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import platform
 import re
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 
 from ccfnet_tf.errors import without_secrets
 from ccfnet_tf.io.atomic_file import set_aside, write_atomic
+from ccfnet_tf.io.machine import commit, processor, usable_threads
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs.run_folder import SIZES
 
@@ -86,7 +86,9 @@ def write_environment(
         "command": [without_secrets(each) for each in sys.argv],
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": os.cpu_count(),
+        "processor": processor(),
+        "cpus": usable_threads(),
+        "commit": commit(),
         "devices": list(devices),
         "workers": workers,
         "precision": precision,

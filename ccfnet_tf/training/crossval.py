@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,22 +21,14 @@ from ccfnet_tf.datasets.absent_classes import allowed
 from ccfnet_tf.datasets.audit.class_counts import Census
 from ccfnet_tf.datasets.open_data_set import list_set, read_parts
 from ccfnet_tf.datasets.samples import LoadLabel
-from ccfnet_tf.errors import (
-    EXIT_INTERRUPTED,
-    EXIT_TERMINATED,
-    ConfigError,
-    DamagedRecordError,
-    DataError,
-    RunError,
-    TerminatedError,
-)
+from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError, RunError
 from ccfnet_tf.evaluation.easy_hard import HEADS
 from ccfnet_tf.io.atomic_file import refuse_links
 from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.io.new_folder import refuse_file
-from ccfnet_tf.io.quiet_flag import QUIET
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.report.evaluation_tables import percent
+from ccfnet_tf.runs.run_command import run_command
 from ccfnet_tf.runs.run_folder import CHECKPOINTS, CROSSVAL_CONFIG, CROSSVAL_RESULT
 from ccfnet_tf.runs.write_run_files import epochs_written, write_text
 from ccfnet_tf.training.check_data import refuse_absent
@@ -213,18 +203,7 @@ def _fit(config: Path, fold: int, run: Path) -> None:
 
 
 def _call(arguments: list[str], fold: int) -> None:
-    quiet = ["--quiet"] if QUIET.get() else []
-    command = [sys.executable, "-P", "-m", "ccfnet_tf", *arguments, *quiet]
-    code = subprocess.run(command, check=False).returncode
-    if code == EXIT_INTERRUPTED:
-        raise KeyboardInterrupt
-    if code == EXIT_TERMINATED:
-        raise TerminatedError(f"fold {fold}: received SIGTERM: saved; continue with --resume")
-    if code:
-        raise RunError(
-            f"fold {fold}: ccfnet-tf {arguments[0]} ended with exit code {code}; fix the error "
-            "printed above, then continue with --resume"
-        )
+    run_command(arguments, name=f"fold {fold}", resume="--resume")
 
 
 def _figures(run: Path) -> dict[str, float | None]:

@@ -37,8 +37,9 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert sum(row.corrected for row in rows) == found.changed()[0]
     cells = read_cells(tmp_path / "images.npz", 3)
     assert cells.names == found.images.names
-    summed = image_counts(cells.cells["refine"], 4, 3).sum(axis=0)
-    np.testing.assert_array_equal(summed, found.classes("refine").counts)
+    for prediction in ("coarse", "fine", "refine", "average"):
+        summed = image_counts(cells.cells[prediction], 4, 3).sum(axis=0)
+        np.testing.assert_array_equal(summed, found.classes(prediction).counts)
 
 
 @pytest.mark.parametrize("change", ["", "nan", "1.5", "much", "cut", "bytes"])
