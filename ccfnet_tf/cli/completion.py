@@ -15,6 +15,7 @@ from ccfnet_tf.cli import (
     presets,
     rank,
     report,
+    reproduce,
     serve,
 )
 from ccfnet_tf.cli.argument_parser import Parser, option_names
@@ -98,6 +99,7 @@ def _words() -> dict[str, list[str]]:
         compare,
         predict,
         rank,
+        reproduce,
         export,
         serve,
         benchmark,

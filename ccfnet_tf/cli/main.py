@@ -45,6 +45,7 @@ VERBS = (
     "predict",
     "rank",
     "crossval",
+    "reproduce",
     "data",
     "export",
     "serve",
@@ -66,6 +67,7 @@ CCFNet: semantic segmentation that says where it may be wrong.
   predict    segment images, folders and videos with a run, an exported file or a server
   rank       choose the unlabelled images to label next
   crossval   train and evaluate every fold of a data set
+  reproduce  run the experiments behind docs/results.md and write its tables
   data       check, summarize, show, split and convert data sets; list suspect labels
   export     export a run for TF Serving, LiteRT or ONNX, verified against Keras
   serve      serve an exported network over REST and gRPC, for development

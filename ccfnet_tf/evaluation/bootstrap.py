@@ -82,7 +82,7 @@ def bootstrap(
     Memory: the counts as float64, and about a hundred rows of N and of 3C numbers.
     """
     drawn = resampled_figures(networks, resamples=resamples, seed=seed)
-    whole = np.stack([_figures(counts.sum(axis=0)[np.newaxis])[0] for counts in networks])
+    whole = np.stack([whole_figures(counts) for counts in networks])
     return [
         Resampled(
             _intervals(whole[place], drawn[place]),
@@ -90,6 +90,12 @@ def bootstrap(
         )
         for place in range(len(networks))
     ]
+
+
+def whole_figures(counts: np.ndarray) -> np.ndarray:
+    """Returns float64 [len(FIGURES)] of the images as they are; NaN if no pixel is labelled."""
+    figures: np.ndarray = _figures(counts.sum(axis=0)[np.newaxis])[0]
+    return figures
 
 
 def resampled_figures(networks: Sequence[np.ndarray], *, resamples: int, seed: int) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Runs the experiments behind docs/results.md, and writes its tables from the run folders."""

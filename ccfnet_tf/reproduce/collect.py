@@ -1,0 +1,241 @@
+"""Reads the figures of a study from its run folders."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ccfnet_tf.errors import DataError, RunError
+from ccfnet_tf.evaluation.bootstrap import image_counts
+from ccfnet_tf.evaluation.image_table import CELLS
+from ccfnet_tf.evaluation.read_image_table import IMAGES_NPZ, read_cells
+from ccfnet_tf.io.annotation_json import read_json, records
+from ccfnet_tf.report.comparison import Compared, refuse_unlike
+from ccfnet_tf.report.read_evaluation_json import EVALUATION, Evaluated
+from ccfnet_tf.reproduce.plan import Plan, PlannedRun, recipe_digest
+from ccfnet_tf.reproduce.results_file import ResultsFile
+from ccfnet_tf.reproduce.run import is_scored, is_trained
+from ccfnet_tf.reproduce.verdict import Comparison, compared, over_seeds
+from ccfnet_tf.runs.run_files import sound_rows
+from ccfnet_tf.runs.run_folder import CONFIG, read_config
+
+SCORES = ("difficulty", "attention", "max_softmax", "entropy", "margin", "disagreement")
+"""Scores of coarse's errors; the last four come without a head of their own."""
+
+FREE = SCORES[2:]
+RANKINGS = ("auroc", "average_precision")
+NEAR = "4"
+"""Pixels from a boundary, as a key of `evaluation.json`."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that was trained and evaluated.
+
+    Attributes:
+        planned: What it is.
+        path: Its folder.
+        evaluated: Its `evaluation.json`.
+    """
+
+    planned: PlannedRun
+    path: Path
+    evaluated: Evaluated
+
+    def prediction(self, name: str) -> Compared:
+        """Returns the counts per image of one of `CELLS`."""
+        classes = len(self.evaluated.classes)
+        cells = read_cells(self.path / IMAGES_NPZ, classes)
+        counts = image_counts(cells.cells[name], len(cells.names), classes)
+        return Compared(self.path.name, self.path, self.evaluated, cells.names, counts)
+
+
+def collect(plan: Plan, folder: Path, results: ResultsFile) -> dict[str, Any]:
+    """Returns the content of a study for the results file.
+
+    Raises:
+        CCFNetError: A file of a finished run is damaged, or does not belong to the plan.
+    """
+    runs = [found for run in plan.runs if (found := _finished(plan, run, folder))]
+    tree: dict[str, Any] = {
+        "split": plan.split,
+        "epochs": plan.epochs,
+        "budget_minutes": plan.minutes,
+        "planned": [run.name for run in plan.runs],
+        "recipes": {
+            recipe.name: {
+                "summary": recipe.summary,
+                "head": recipe.head,
+                "digest": recipe.digest,
+                "scorings": len(results.scorings(plan.study, recipe.name)),
+            }
+            for recipe in plan.recipes
+        },
+        "runs": [_row(found) for found in runs],
+    }
+    if plan.study == "folds":
+        return tree | {"mean_over_folds": _over_folds(runs)}
+    tree["comparisons"] = [
+        {"recipe": recipe, "head": head, **comparison.to_json()}
+        for recipe, head, comparison in _comparisons(plan, runs)
+    ]
+    if plan.study == "claim":
+        tree["difficulty"] = _difficulty(runs)
+    return tree
+
+
+def _finished(plan: Plan, run: PlannedRun, folder: Path) -> Finished | None:
+    path = folder / run.name
+    if not (is_trained(path, plan.epochs) and is_scored(path, plan, run.recipe)):
+        return None
+    config = read_config(path / CONFIG)
+    same = recipe_digest(config) == plan.recipe(run.recipe).digest
+    if not same or (config.seed, config.data.fold) != (run.seed, run.fold):
+        raise RunError(
+            f"{path}: its config.yaml is not that of the plan: move the folder away, then run the "
+            "same command again"
+        )
+    return Finished(run, path, Evaluated.read(path / EVALUATION))
+
+
+def _row(found: Finished) -> dict[str, Any]:
+    number = found.evaluated.number
+    return {
+        "recipe": found.planned.recipe,
+        "seed": found.planned.seed,
+        "fold": found.planned.fold,
+        **_training(found.path),
+        **_machine(found.path),
+        "images": found.evaluated.count("pictures"),
+        "pixels": found.evaluated.count("pixels"),
+        "figures": {name: _figures(found.evaluated, name) for name in CELLS},
+        "scores_of_coarse": {
+            score: {
+                key: number("scores", "coarse", score, key)
+                for key in ("auroc", "average_precision")
+            }
+            for score in SCORES
+        },
+    }
+
+
+def _figures(evaluated: Evaluated, name: str) -> dict[str, float | None]:
+    keys = ("pixel_accuracy", "class_accuracy", "class_accuracy_all", "mean_iou", "mean_iou_all")
+    near = ("cascade", "near_boundaries", NEAR, name)
+    return {key: evaluated.number(name, key) for key in keys} | {
+        f"near_{key}": evaluated.number(*near, key) for key in ("pixel_accuracy", "mean_iou")
+    }
+
+
+def _training(run: Path) -> dict[str, Any]:
+    """Returns steps, skipped steps, and minutes of the epochs of a run."""
+    metrics = run / "metrics.csv"
+    rows = sound_rows(metrics)
+    try:
+        return {
+            "epochs": len(rows),
+            "steps": int(rows[-1]["step"]),
+            "skipped_steps": round(sum(float(row["skipped_steps"]) for row in rows)),
+            "minutes": round(sum(float(row["seconds"]) for row in rows) / 60, 1),
+        }
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{metrics}: damaged ({type(error).__name__}: {error})") from error
+
+
+def _machine(run: Path) -> dict[str, Any]:
+    """Returns what a run was trained with; several values if it was continued elsewhere."""
+    path = run / "environment.json"
+    starts = records(read_json(path), "starts", str(path))
+    if not starts:
+        raise DataError(f"{path}: has no starts: damaged")
+    keys = ("commit", "processor", "cpus", "precision")
+    return {key: [*dict.fromkeys(_plain(start.get(key)) for start in starts)] for key in keys}
+
+
+def _plain(value: object) -> str | int | None:
+    return value if value is None or type(value) is int else str(value)
+
+
+def _comparisons(plan: Plan, runs: Sequence[Finished]) -> Iterable[tuple[str, str, Comparison]]:
+    """Yields refine of the cascade against each other recipe, and against its own average.
+
+    In the claim, a difference above 0 says that refine of the cascade is better. Of ablations, the
+    difference is that of the ablation to the cascade.
+    """
+    cascade = dict(_by_place(runs, "cascade"))
+    if plan.study == "claim" and cascade:
+        pairs = [
+            (each.prediction("refine"), each.prediction("average")) for each in cascade.values()
+        ]
+        yield "cascade", "average", _compared(pairs)
+    for recipe in plan.recipes:
+        others = dict(_by_place(runs, recipe.name))
+        places = [place for place in cascade if place in others]
+        if recipe.name == "cascade" or not places:
+            continue
+        pairs = [
+            (cascade[place].prediction("refine"), others[place].prediction(recipe.head))
+            for place in places
+        ]
+        if plan.study == "ablations":
+            pairs = [(other, own) for own, other in pairs]
+        yield recipe.name, recipe.head, _compared(pairs)
+
+
+def _by_place(runs: Sequence[Finished], recipe: str) -> Iterable[tuple[tuple[int, int], Finished]]:
+    for found in runs:
+        if found.planned.recipe == recipe:
+            yield (found.planned.fold, found.planned.seed), found
+
+
+def _compared(pairs: Sequence[tuple[Compared, Compared]]) -> Comparison:
+    for one, other in pairs:
+        refuse_unlike(one, other)
+    return compared([(one.counts, other.counts) for one, other in pairs])
+
+
+def _difficulty(runs: Sequence[Finished]) -> list[dict[str, Any]]:
+    """Returns each score of coarse's errors, and whether difficulty is above the free ones."""
+    cascade = [found for _, found in _by_place(runs, "cascade")]
+    rows = []
+    for score in SCORES if cascade else ():
+        row: dict[str, Any] = {"score": score}
+        for key in RANKINGS:
+            own, values = (
+                [found.evaluated.number("scores", "coarse", name, key) for found in cascade]
+                for name in ("difficulty", score)
+            )
+            row[key] = spread_of(values)
+            if score in FREE and None not in (*own, *values):
+                gains = np.subtract(np.array(own, float), np.array(values, float)).tolist()
+                row[f"{key}_verdict"] = over_seeds(gains)
+        rows.append(row)
+    return rows
+
+
+def _over_folds(runs: Sequence[Finished]) -> dict[str, Any]:
+    """Returns mean and deviation of each figure over folds."""
+    rows = [_row(found)["figures"] for found in runs]
+    if not rows:
+        return {}
+    return {
+        name: {key: spread_of([row[name][key] for row in rows]) for key in rows[0][name]}
+        for name in CELLS
+    }
+
+
+def spread_of(values: Sequence[float | None]) -> dict[str, Any]:
+    """Returns mean, sample standard deviation (n - 1) and number of values.
+
+    Both are None if a value is; the deviation also of a single value.
+    """
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return {"mean": None, "deviation": None, "values": len(values)}
+    deviation = statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known), "deviation": deviation, "values": len(known)}

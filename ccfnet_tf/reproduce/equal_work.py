@@ -1,0 +1,91 @@
+"""The width at which fine alone takes as much work as the complete cascade.
+
+    python -m ccfnet_tf.reproduce.equal_work CONFIG CLASSES
+
+Run as a process, it prints a `Width` as JSON in its last line, so that the caller need not import
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ccfnet_tf.config import ModelConfig, RunConfig, from_yaml
+from ccfnet_tf.errors import RunError
+
+LARGEST = 4096
+"""Largest `model.head_channels`."""
+
+
+@dataclass(frozen=True)
+class Width:
+    """Widths with equal work.
+
+    Attributes:
+        channels: `model.head_channels` of fine alone.
+        gmac: Multiply-adds of backbone and fine head of that width for one crop, in 10^9.
+        cascade_gmac: Those of the complete cascade.
+    """
+
+    channels: int
+    gmac: float
+    cascade_gmac: float
+
+
+def measure(config: Path, classes: int) -> Width:
+    """Runs this module as a process; returns what it prints.
+
+    Raises:
+        RunError: The process failed; it has printed its error.
+    """
+    command = [sys.executable, "-P", "-m", __name__, str(config), str(classes)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise RunError(f"{config}: the multiply-adds of its network could not be counted")
+    return Width(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def find(config: RunConfig, classes: int) -> Width:
+    """Builds the network at a few widths, and returns the one with equal work.
+
+    The multiply-adds of the heads are a quadratic function of their width: a convolution between
+    hidden layers grows with its square, one from the backbone linearly.
+    """
+    model, crop = config.model, config.data.crop
+    narrow = model.head_channels
+    cascade, own = _gmac(model, narrow, classes, crop)
+    widths = [narrow, 2 * narrow, 3 * narrow]
+    works = [own, *(_gmac(model, width, classes, crop)[1] for width in widths[1:])]
+    square, linear, constant = np.polyfit(widths, works, 2)
+    roots = np.roots([square, linear, constant - cascade])
+    channels = min(LARGEST, max(narrow, round(max(float(root.real) for root in roots))))
+    gmac = _gmac(model, channels, classes, crop)[1]
+    return Width(channels, round(gmac, 4), round(cascade, 4))
+
+
+def _gmac(model: ModelConfig, width: int, classes: int, crop: int) -> tuple[float, float]:
+    """Returns the multiply-adds of the cascade, and of its backbone and fine head alone."""
+    from ccfnet_tf.benchmark.flops import cost
+    from ccfnet_tf.network.ccfnet import build_ccfnet
+
+    keys = {**model.architecture(), "head_channels": width}
+    found = cost(build_ccfnet(classes, backbone_weights=None, **keys), crop, crop)
+    return found.total, found.backbone + found.fine
+
+
+def _main(path: Path, classes: int) -> None:
+    from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
+
+    start_tensorflow()
+    config = from_yaml(path.read_text(encoding="utf-8"), source=str(path))
+    sys.stdout.write(json.dumps(asdict(find(config, classes))) + "\n")
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,326 @@
+"""Tables of docs/results.md, written between markers from the results files.
+
+    <!-- results:DATA_SET TABLE -->
+    ...
+    <!-- /results -->
+
+TABLE is `claim`, `difficulty`, `ablations` or `folds`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ccfnet_tf.errors import DataError
+from ccfnet_tf.io.annotation_json import Record
+from ccfnet_tf.reproduce.collect import spread_of
+from ccfnet_tf.reproduce.recipes import (
+    ABLATIONS,
+    CASCADE,
+    CLAIM,
+    DATA_SETS,
+    PAPER,
+    SPLIT,
+    Recipe,
+    Study,
+)
+from ccfnet_tf.reproduce.verdict import RULE
+from ccfnet_tf.runs.run_files import write_text
+
+FIGURES = ("mean_iou", "pixel_accuracy", "near_mean_iou", "near_pixel_accuracy")
+HEADINGS = ("mean IoU", "accuracy", "mean IoU near boundaries", "accuracy near boundaries")
+PROVENANCE = ("seeds", "steps", "minutes", "skipped steps", "scorings", "commit", "machine")
+NOT_RUN = "not run"
+NONE = "-"
+
+CLAIM_LEGEND = (
+    "Figures in %, mean ± standard deviation over seeds; *near boundaries* is within 4 pixels. "
+    "*Difference*: mean IoU of refine minus that of the row, in points, with its standard deviation "
+    "over seeds and its 95 % interval over images (paired bootstrap). *Refine is better*: "
+    f"{RULE}. *Scorings*: how many versions of the recipe were scored on the test split."
+)
+NOT_OURS = "It gives no settings; this is not a result of this project."
+DIFFICULTY_LEGEND = (
+    "How well scores find the errors of coarse, in the runs of the cascade above: mean ± standard "
+    "deviation over seeds. Difficulty and the disagreement know the output of fine; the others exist "
+    "before it is computed. *Difficulty is better*: at least three seeds, and the mean difference "
+    "exceeds its standard deviation over seeds."
+)
+ABLATION_LEGEND = (
+    "Ablations decide what the recipe becomes, so they do not see the test split. The validation "
+    "split also chose the checkpoints, so its figures are slightly too high. *Difference*: mean IoU "
+    "of the row minus that of the cascade, in points, as in the claim."
+)
+FOLD_LEGEND = (
+    "The cascade, seed 0. Figures in %. Means are over the classes that the labels of the split "
+    "contain; the JSON file also has those over all classes."
+)
+
+NAMES = {
+    "max_softmax": "1 - maximum softmax of coarse",
+    "entropy": "entropy of coarse",
+    "margin": "margin of coarse",
+    "disagreement": "coarse and fine disagree",
+}
+_MARKED = re.compile(r"<!-- results:(\w+) (\w+) -->\n.*?<!-- /results -->", re.DOTALL)
+
+Cells = Sequence[str]
+
+
+def update_page(page: Path, results: Record) -> None:
+    """Rewrites the tables of a data set in a page; a missing page is created.
+
+    Args:
+        page: The Markdown file. What stands outside the markers is kept.
+        results: Content of the results file of the data set.
+
+    Raises:
+        DataError: The page has no markers for a table, or a figure is missing from the results.
+        ResourceError: The page cannot be written.
+    """
+    data_set = str(results["data_set"])
+    try:
+        tables = {name: write(results) for name, write in TABLES.items()}
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise DataError(
+            f"the results of {data_set} are damaged ({type(error).__name__}: {error}): restore "
+            "the file, or collect them from their run folders into another --results"
+        ) from error
+    before = page.read_text(encoding="utf-8") if page.is_file() else _new_page(data_set)
+    found = {name for owner, name in _MARKED.findall(before) if owner == data_set}
+    missing = [name for name in TABLES if name not in found]
+    if missing:
+        raise DataError(
+            f"{page}: no place for a table: add the lines '<!-- results:{data_set} {missing[0]} "
+            "-->' and '<!-- /results -->'"
+        )
+
+    def replaced(match: re.Match[str]) -> str:
+        owner, name = match[1], match[2]
+        if owner != data_set or name not in tables:
+            return match[0]
+        return f"<!-- results:{owner} {name} -->\n{tables[name]}\n<!-- /results -->"
+
+    write_text(page, _MARKED.sub(replaced, before))
+
+
+def _new_page(data_set: str) -> str:
+    blocks = [
+        f"## {name.capitalize()}\n\n<!-- results:{data_set} {name} -->\n<!-- /results -->\n"
+        for name in TABLES
+    ]
+    return "\n".join([f"# {DATA_SETS[data_set]}\n", *blocks])
+
+
+def claim_table(results: Record) -> str:
+    """Returns the table of the claim: refine against what it is made of."""
+    study = results.get("claim")
+    rows, paper = [*_claim_rows(study)], PAPER[results["data_set"]]
+    lines = [
+        f"{_about(study, 'claim')} {CLAIM_LEGEND}",
+        "",
+        *_table(("trained", *HEADINGS, "difference", "refine is better", *PROVENANCE), rows),
+        "",
+        f"Refine is above all four in mean IoU: **{_overall(study)}**.",
+        "",
+        f"The paper states a pixel accuracy of {paper} % for its own network. {NOT_OURS}",
+    ]
+    return "\n".join(lines)
+
+
+def _claim_rows(study: Record | None) -> Iterator[Cells]:
+    for recipe in CLAIM:
+        yield _row(study, recipe, _summary(study, recipe), recipe.head)
+        if recipe is CASCADE:
+            yield _row(study, recipe, "plain average of its coarse and fine", "average")
+
+
+def _summary(study: Record | None, recipe: Recipe) -> str:
+    """Returns what a recipe is, with the width of the network where it was computed."""
+    found = study["recipes"].get(recipe.name) if study else None
+    return str(found["summary"]) if found else recipe.summary
+
+
+def _overall(study: Record | None) -> str:
+    """Returns the verdict on all comparisons of the claim together."""
+    wanted = [("cascade", "average"), *((each.name, each.head) for each in CLAIM[1:])]
+    found = [_comparison(study, *each) for each in wanted]
+    verdicts = [each["mean_iou"]["verdict"] if each else "not shown" for each in found]
+    if "no" in verdicts:
+        return "no"
+    return "yes" if set(verdicts) == {"yes"} else "not shown"
+
+
+def difficulty_table(results: Record) -> str:
+    """Returns the table of difficulty against the scores that need no head of their own."""
+    study = results.get("claim")
+    lines = [
+        DIFFICULTY_LEGEND,
+        "",
+    ]
+    headings = (
+        "score",
+        "AUROC",
+        "difficulty is better",
+        "average precision",
+        "difficulty is better",
+    )
+    rows = [_score_cells(row) for row in study.get("difficulty", [])] if study else []
+    return "\n".join([*lines, *_table(headings, rows or [(NOT_RUN, *[NONE] * 4)])])
+
+
+def _score_cells(row: Record) -> Cells:
+    cells = [NAMES.get(row["score"], str(row["score"]))]
+    for key in ("auroc", "average_precision"):
+        cells += [_spread(row[key], scale=1, digits=4), str(row.get(f"{key}_verdict", NONE))]
+    return cells
+
+
+def ablation_table(results: Record) -> str:
+    """Returns the table of ablations: what each change of the cascade does."""
+    study = results.get("ablations")
+    rows = [
+        _row(study, recipe, f"`{recipe.name}`: {recipe.summary}", recipe.head)
+        for recipe in ABLATIONS
+    ]
+    lines = [
+        f"{_about(study, 'ablations')} {ABLATION_LEGEND}",
+        "",
+        *_table(("recipe", *HEADINGS, "difference", "better than the cascade", *PROVENANCE), rows),
+    ]
+    return "\n".join(lines)
+
+
+def fold_table(results: Record) -> str:
+    """Returns the table of folds of the cascade."""
+    study = results.get("folds")
+    means = ("mean IoU of coarse", "of fine", "of the average", "of refine")
+    accuracies = ("accuracy of refine", "class accuracy of refine")
+    headings = ("fold", *means, *accuracies, *PROVENANCE[1:])
+    lines = [
+        f"{_about(study, 'folds')} {FOLD_LEGEND}",
+        "",
+    ]
+    runs = study["runs"] if study else []
+    rows = [_fold_cells(study, run) for run in runs]
+    if len(runs) > 1:
+        rows.append(_mean_cells(study))
+    return "\n".join([*lines, *_table(headings, rows or [(NOT_RUN, *[NONE] * 12)])])
+
+
+_FOLD_FIGURES = (
+    *((name, "mean_iou") for name in ("coarse", "fine", "average", "refine")),
+    ("refine", "pixel_accuracy"),
+    ("refine", "class_accuracy"),
+)
+
+
+def _fold_cells(study: Any, run: Record) -> Cells:
+    figures = [_percent(run["figures"][name][key]) for name, key in _FOLD_FIGURES]
+    return (str(run["fold"]), *figures, *_provenance(study, "cascade", [run])[1:])
+
+
+def _mean_cells(study: Any) -> Cells:
+    found = study["mean_over_folds"]
+    figures = [_spread(found[name][key]) for name, key in _FOLD_FIGURES]
+    runs = study["runs"]
+    return (f"mean of {len(runs)}", *figures, *_provenance(study, "cascade", runs)[1:])
+
+
+TABLES: dict[str, Callable[[Record], str]] = {
+    "claim": claim_table,
+    "difficulty": difficulty_table,
+    "ablations": ablation_table,
+    "folds": fold_table,
+}
+
+
+def _about(study: Record | None, name: Study) -> str:
+    """Returns a sentence on split and budget of a study."""
+    split = {"test": "Test split", "val": "Validation split"}[SPLIT[name]]
+    if not study:
+        return f"{split}; {NOT_RUN}."
+    budget = study["budget_minutes"]
+    of = f", which take the cascade about {budget:g} minutes" if budget is not None else ""
+    finished, planned = len(study["runs"]), len(study["planned"])
+    return f"{split}; {study['epochs']} epochs{of}; {finished} of {planned} runs finished."
+
+
+def _row(study: Record | None, recipe: Recipe, label: str, head: str) -> Cells:
+    """Returns a row: a label, figures over seeds, the comparison, and where they come from."""
+    runs = [run for run in study["runs"] if run["recipe"] == recipe.name] if study else []
+    if not runs:
+        return (label, NOT_RUN, *[NONE] * (len(HEADINGS) + 1 + len(PROVENANCE)))
+    figures = [_spread(spread_of([run["figures"][head][key] for run in runs])) for key in FIGURES]
+    comparison = _comparison(study, recipe.name, head)
+    verdict = comparison["mean_iou"]["verdict"] if comparison else NONE
+    where_from = _provenance(study, recipe.name, runs)
+    return (label, *figures, _difference(comparison), verdict, *where_from)
+
+
+def _provenance(study: Any, recipe: str, runs: Sequence[Record]) -> Cells:
+    scorings = study["recipes"][recipe]["scorings"]
+    return (
+        ", ".join(str(seed) for seed in dict.fromkeys(run["seed"] for run in runs)),
+        _range([run["steps"] for run in runs]),
+        _range([run["minutes"] for run in runs]),
+        str(sum(run["skipped_steps"] for run in runs)),
+        str(scorings) if study["split"] == "test" else NONE,
+        _joined([commit for run in runs for commit in run["commit"]]),
+        "; ".join(dict.fromkeys(map(_machine, runs))),
+    )
+
+
+def _machine(run: Record) -> str:
+    processor, cpus, precision = (_joined(run[key]) for key in ("processor", "cpus", "precision"))
+    return f"{processor}, {cpus} cores, {precision}"
+
+
+def _comparison(study: Record | None, recipe: str, head: str) -> Record | None:
+    for found in study["comparisons"] if study else ():
+        if (found["recipe"], found["head"]) == (recipe, head):
+            return dict(found)
+    return None
+
+
+def _difference(comparison: Record | None) -> str:
+    if comparison is None or comparison["mean_iou"]["mean"] is None:
+        return NONE
+    found = comparison["mean_iou"]
+    spread = "" if found["spread"] is None else f" ± {100 * found['spread']:.2f}"
+    ends = f"{100 * found['low']:+.2f} to {100 * found['high']:+.2f}"
+    return f"{100 * found['mean']:+.2f}{spread} ({ends})"
+
+
+def _spread(found: Record, *, scale: float = 100, digits: int = 2) -> str:
+    if found["mean"] is None:
+        return NONE
+    mean = f"{scale * found['mean']:.{digits}f}"
+    deviation = found["deviation"]
+    return mean if deviation is None else f"{mean} ± {scale * deviation:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{100 * value:.2f}"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _joined(values: Sequence[object]) -> str:
+    return ", ".join(dict.fromkeys("unknown" if each is None else str(each) for each in values))
+
+
+def _table(headings: Cells, rows: Sequence[Cells]) -> list[str]:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return [f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines]
+
+
+def _escaped(cell: str) -> str:
+    """Returns the text of a cell without what would end the cell or the block."""
+    return " ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,129 @@
+"""The recipes that are compared: named sets of keys that differ from the preset of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ccfnet_tf.config import RunConfig, from_tree
+from ccfnet_tf.errors import ConfigError, nearest
+
+Head = Literal["coarse", "fine", "refine"]
+Study = Literal["claim", "ablations", "folds"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to train a network, relative to the preset of a data set.
+
+    Attributes:
+        name: Its name in options, folders and tables.
+        summary: What it is, for tables.
+        keys: Configuration keys and their values, such as `train.ohem_share`.
+        head: The prediction that is evaluated, and that selects the checkpoint.
+        equal_work: Choose `model.head_channels` so that backbone and fine head alone take as many
+            multiply-adds as the complete cascade.
+    """
+
+    name: str
+    summary: str
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    head: Head = "refine"
+    equal_work: bool = False
+
+    def applied(self, base: RunConfig) -> RunConfig:
+        """Returns the configuration of the recipe; `equal_work` is up to the caller."""
+        return with_keys(base, {**self.keys, "train.best_by": self.head})
+
+
+def with_keys(config: RunConfig, keys: Mapping[str, Any]) -> RunConfig:
+    """Returns a configuration with other values of some keys, such as `train.epochs` or `seed`."""
+    tree: dict[str, Any] = {
+        name: dict(vars(section)) if hasattr(section, "__dataclass_fields__") else section
+        for name, section in vars(config).items()
+    }
+    for key, value in keys.items():
+        section, _, name = key.rpartition(".")
+        (tree[section] if section else tree)[name] = value
+    return from_tree(tree)
+
+
+def _alone(head: str, **others: float) -> dict[str, Any]:
+    weights = dict.fromkeys(("coarse", "attention", "refine", "fine"), 0.0) | {head: 1.0}
+    return {f"train.{name}_loss_weight": value for name, value in weights.items()} | others
+
+
+CASCADE = Recipe("cascade", "refine of the cascade: the preset")
+
+CLAIM = (
+    CASCADE,
+    Recipe("coarse_alone", "coarse trained alone", _alone("coarse"), "coarse"),
+    Recipe("fine_alone", "fine trained alone", _alone("fine"), "fine"),
+    Recipe(
+        "fine_wide",
+        "fine trained alone, as wide as the work of the cascade allows",
+        _alone("fine"),
+        "fine",
+        equal_work=True,
+    ),
+)
+"""What refine must surpass, besides the plain average of the cascade's own branches."""
+
+ABLATIONS = (
+    CASCADE,
+    Recipe("fine_loss", "fine without a loss of its own", {"train.fine_loss_weight": 0.0}),
+    Recipe(
+        "attention_input", "attention sees features only", {"model.attention_input": "features"}
+    ),
+    Recipe(
+        "no_attention_loss",
+        "attention learned through the loss of refine only",
+        {"train.attention_loss_weight": 0.0},
+    ),
+    Recipe(
+        "balanced_attention",
+        "hard and easy pixels weigh the same in the loss of attention",
+        {"train.balanced_attention": True},
+    ),
+    Recipe(
+        "ohem",
+        "no cascade: fine trained alone on the hardest quarter of the pixels",
+        {**_alone("fine"), "train.ohem_share": 0.25},
+        "fine",
+    ),
+    Recipe("weight_decay", "weight decay 0.5", {"train.weight_decay": 0.5}),
+    Recipe("crop", "crops of 185 pixels", {"data.crop": 185}),
+    Recipe("scale", "training scales 0.5 to 2", {"data.scale": (0.5, 2.0)}),
+)
+"""Each changes one thing of the cascade, which is trained beside them under the same budget."""
+
+RECIPES: dict[Study, tuple[Recipe, ...]] = {
+    "claim": CLAIM,
+    "ablations": ABLATIONS,
+    "folds": (CASCADE,),
+}
+
+SPLIT: dict[Study, Literal["test", "val"]] = {"claim": "test", "ablations": "val", "folds": "test"}
+"""Ablations decide what the recipe becomes, so they never see the test split."""
+
+PAPER = {"stanford_background": 89.7, "sift_flow": 91.6}
+"""Pixel accuracy in percent that the paper states for its own network."""
+
+DATA_SETS = {"stanford_background": "Stanford Background", "sift_flow": "SIFT Flow"}
+
+
+def find_ablations(names: list[str]) -> tuple[Recipe, ...]:
+    """Returns the cascade and the ablations of these names, or all if no name is given.
+
+    Raises:
+        ConfigError: There is no ablation of a name.
+    """
+    known = {recipe.name: recipe for recipe in ABLATIONS if recipe is not CASCADE}
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"--ablations {name}: expected {', '.join(known)}{nearest(name, list(known))}"
+            )
+    chosen = dict.fromkeys(names or known)
+    return (CASCADE, *(known[name] for name in chosen))

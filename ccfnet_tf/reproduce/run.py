@@ -1,0 +1,96 @@
+"""Trains and evaluates the runs of a plan, each in processes of its own.
+
+Whatever is finished is kept, so the same command continues after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ccfnet_tf.evaluation.read_image_table import IMAGES_NPZ
+from ccfnet_tf.io.atomic_file import refuse_links
+from ccfnet_tf.report.read_evaluation_json import EVALUATION
+from ccfnet_tf.reproduce.plan import Plan, PlannedRun, config_file
+from ccfnet_tf.reproduce.results_file import ResultsFile
+from ccfnet_tf.runs.calibration_file import CALIBRATION
+from ccfnet_tf.runs.run_command import run_command
+from ccfnet_tf.runs.run_files import epochs_written
+from ccfnet_tf.runs.run_folder import CHECKPOINTS
+
+RESUME = "the same command"
+
+
+def is_trained(run: Path, epochs: int) -> bool:
+    """Returns whether a run has all its epochs."""
+    finished = epochs_written(run / "metrics.csv") >= epochs
+    return finished and (run / CHECKPOINTS / "last.npz").is_file()
+
+
+def is_scored(run: Path, plan: Plan, recipe: str) -> bool:
+    """Returns whether a trained run has an evaluation of its checkpoint on the study's split."""
+    files = [run / EVALUATION, run / IMAGES_NPZ]
+    if not all(file.is_file() for file in files):
+        return False
+    needed = [run / CHECKPOINTS / "best.npz"]
+    if _calibrates(plan, recipe):
+        needed.append(run / CALIBRATION)
+    if not all(file.is_file() and _age(file) <= _age(files[0]) for file in needed):
+        return False
+    try:
+        tree: Any = json.loads(files[0].read_text(encoding="utf-8"))
+        return bool(tree["split"] == plan.split and not tree.get("wrapping"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False  # damaged: it is evaluated again
+
+
+def carry_out(plan: Plan, run: PlannedRun, folder: Path, results: ResultsFile) -> None:
+    """Trains and evaluates a run, unless that was done.
+
+    Args:
+        plan: The plan of the study.
+        run: One of its runs.
+        folder: Folder of the study.
+        results: Records what is scored on the test split, before it is.
+
+    Raises:
+        RunError: A command failed. It has printed its error.
+        KeyboardInterrupt: It was interrupted.
+        TerminatedError: It received SIGTERM.
+    """
+    path = folder / run.name
+    refuse_links(folder, path)
+    if not is_trained(path, plan.epochs):
+        config = ["--config", str(config_file(folder, run))]
+        _call(["fit", *config, "--out", str(path), "--resume"], run)
+    if is_scored(path, plan, run.recipe):
+        return
+    if _calibrates(plan, run.recipe):
+        _call(["calibrate", str(path)], run)
+    if plan.split == "test":
+        results.record(plan, plan.recipe(run.recipe))
+    _call(["evaluate", str(path), "--split", plan.split], run)
+
+
+def say_run(plan: Plan, run: PlannedRun, folder: Path, console: Console) -> None:
+    """Prints which run of how many comes next."""
+    number, path = plan.runs.index(run) + 1, folder / run.name
+    done = is_trained(path, plan.epochs) and is_scored(path, plan, run.recipe)
+    state = "finished" if done else f"{plan.epochs} epochs"
+    console.print(f"run {number} of {len(plan.runs)}: {path}: {state}")
+
+
+def _calibrates(plan: Plan, recipe: str) -> bool:
+    """Returns whether a recipe is calibrated: on the validation split, to be scored on another."""
+    return plan.split == "test" and plan.recipe(recipe).head == "refine"
+
+
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _call(arguments: list[str], run: PlannedRun) -> None:
+    run_command(arguments, name=run.name, resume=RESUME)

@@ -1,0 +1,77 @@
+"""Measures how long a step takes on this machine, so that a budget in minutes gives epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from ccfnet_tf.config import RunConfig, to_yaml
+from ccfnet_tf.datasets.splits import Parts, read_parts
+from ccfnet_tf.errors import ConfigError, DataError
+from ccfnet_tf.labels import Sample
+from ccfnet_tf.reproduce.plan import Timing
+from ccfnet_tf.reproduce.recipes import with_keys
+from ccfnet_tf.runs.run_command import run_command
+from ccfnet_tf.runs.run_files import sound_rows, write_text
+
+STEPS = 8
+"""Steps of each of the two timed epochs. The first one also builds and traces the network."""
+
+
+def measure(config: RunConfig, folder: Path, console: Console) -> Timing:
+    """Trains two short epochs with `fit`, and returns their durations.
+
+    The second epoch has the ratio of training and validation images of the complete data, so its
+    time per step includes the validation. What an epoch costs apart from its images (previews and
+    checkpoints) makes the result slightly too large.
+
+    Args:
+        config: Configuration of the cascade, the slowest recipe per step.
+        folder: Where the timed run is written. A finished one is not repeated.
+        console: Where the start is reported.
+
+    Raises:
+        ConfigError: There are fewer training images than a batch.
+        RunError: `fit` failed.
+    """
+    parts, batch = read_parts(config.data, config.seed), config.train.batch
+    steps = len(parts.train) // batch
+    if not steps:
+        raise ConfigError(
+            f"train.batch is {batch}: the training split has {len(parts.train)} images; lower "
+            "train.batch"
+        )
+    timed = min(STEPS, steps)
+    run = folder / "run"
+    if len(sound_rows(run / "metrics.csv")) < 2:
+        console.print(f"timing {2 * timed} steps of the cascade: {run}")
+        short = _shortened(config, parts, timed * batch, folder / "lists")
+        write_text(folder / "config.yaml", to_yaml(short))
+        arguments = ["fit", "--config", str(folder / "config.yaml"), "--out", str(run), "--resume"]
+        run_command(arguments, name="timing", resume="the same command")
+    return _timing(run / "metrics.csv", timed, steps)
+
+
+def _timing(metrics: Path, timed: int, steps: int) -> Timing:
+    try:
+        first, second = (float(row["seconds"]) for row in sound_rows(metrics)[:2])
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{metrics}: damaged: remove its folder, then start again") from error
+    return Timing(round(max(0.0, first - second), 2), round(second / timed, 3), steps)
+
+
+def _shortened(config: RunConfig, parts: Parts, images: int, lists: Path) -> RunConfig:
+    """Returns the configuration of two epochs on the first images of each split."""
+    val = round(images * len(parts.val) / len(parts.train))
+    _write_list(lists / "train.txt", parts.train[:images])
+    _write_list(lists / "val.txt", parts.val[: max(val, min(1, len(parts.val)))])
+    _write_list(lists / "test.txt", parts.test[:1])
+    data = replace(config.data, lists=str(lists), fold=0, absent_classes="allow")
+    return with_keys(replace(config, data=data), {"train.epochs": 2})
+
+
+def _write_list(path: Path, samples: Sequence[Sample]) -> None:
+    write_text(path, "".join(f"{sample.name}\n" for sample in samples))
