@@ -38,21 +38,22 @@ NONE = "-"
 
 CLAIM_LEGEND = (
     "Figures in %, mean ± standard deviation over seeds; *near boundaries* is within 4 pixels. "
-    "*Difference*: mean IoU of refine minus that of the row, in points, with its standard deviation "
-    "over seeds and its 95 % interval over images (paired bootstrap). *Refine is better*: "
-    f"{RULE}. *Scorings*: how many versions of the recipe were scored on the test split."
+    "*Difference*: mean IoU of refine minus that of the row, in points, with its standard "
+    "deviation over seeds and its 95 % interval over images (paired bootstrap). "
+    f"*Refine is better*: {RULE}. *Scorings*: how many versions of the recipe were scored on the "
+    "test split."
 )
 NOT_OURS = "It gives no settings; this is not a result of this project."
 DIFFICULTY_LEGEND = (
     "How well scores find the errors of coarse, in the runs of the cascade above: mean ± standard "
-    "deviation over seeds. Difficulty and the disagreement know the output of fine; the others exist "
-    "before it is computed. *Difficulty is better*: at least three seeds, and the mean difference "
-    "exceeds its standard deviation over seeds."
+    "deviation over seeds. Difficulty and the disagreement know the output of fine; the others "
+    "exist before it is computed. *Difficulty is better*: at least three seeds, and the mean "
+    "difference exceeds its standard deviation over seeds."
 )
 ABLATION_LEGEND = (
     "Ablations decide what the recipe becomes, so they do not see the test split. The validation "
-    "split also chose the checkpoints, so its figures are slightly too high. *Difference*: mean IoU "
-    "of the row minus that of the cascade, in points, as in the claim."
+    "split also chose the checkpoints, so its figures are slightly too high. *Difference*: mean "
+    "IoU of the row minus that of the cascade, in points, as in the claim."
 )
 FOLD_LEGEND = (
     "The cascade, seed 0. Figures in %. Means are over the classes that the labels of the split "

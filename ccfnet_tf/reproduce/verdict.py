@@ -9,7 +9,8 @@ pairs. Two things can make it a matter of chance:
 - the training: the sample standard deviation of the difference over the pairs (its spread).
 
 A recipe is better (`yes`) if there are at least three pairs, the interval lies above 0, and the
-mean difference exceeds the spread. `no` is the same with the signs exchanged. Else it is `not shown`.
+mean difference exceeds the spread. `no` is the same with the signs exchanged. Else the answer is
+`not shown`.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ LEAST_SEEDS = 3
 """Pairs of runs below which nothing is shown: two say too little about a spread."""
 
 RULE = (
-    f"*yes*: at least {LEAST_SEEDS} seeds, the interval lies above 0, and the mean difference exceeds "
-    "its standard deviation; *no*: the same with the signs exchanged; else *not shown*"
+    f"*yes*: at least {LEAST_SEEDS} seeds, the interval lies above 0, and the mean difference "
+    "exceeds its standard deviation; *no*: the same with the signs exchanged; else *not shown*"
 )
 
 

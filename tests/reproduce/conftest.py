@@ -1,0 +1,89 @@
+"""Studies whose runs were made by hand, with evaluations as `evaluate` writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ccfnet_tf.config import RunConfig, find_config, from_tree, read_tree, to_yaml
+from ccfnet_tf.evaluation.evaluate import evaluate
+from ccfnet_tf.reproduce.plan import (
+    Plan,
+    PlannedRecipe,
+    PlannedRun,
+    config_of,
+    recipe_digest,
+    resolved,
+    runs_of,
+    write_plan,
+)
+from ccfnet_tf.reproduce.recipes import RECIPES, Recipe, Study, with_keys
+from tests.report.conftest import TAXONOMY, Drawn, load, samples, write_evaluated
+
+EPOCHS = 2
+
+
+def base_config(root: Path) -> RunConfig:
+    """Returns the preset of Stanford Background, small."""
+    tree = read_tree(find_config("stanford_background"))
+    tree["data"]["root"] = str(root)
+    keys = {"model.backbone": "mobilenet_v2", "model.backbone_weights": "none"}
+    return with_keys(from_tree(tree), keys)
+
+
+def plan_of(
+    base: RunConfig, study: Study = "claim", *, seeds: int = 3, folds: tuple[int, ...] = (0,)
+) -> tuple[Plan, dict[str, RunConfig]]:
+    recipes: tuple[Recipe, ...] = RECIPES[study]
+    configs = {each.name: resolved(each, base, EPOCHS, 200) for each in recipes}
+    planned = tuple(
+        PlannedRecipe(each.name, each.head, recipe_digest(configs[each.name]), each.summary)
+        for each in recipes
+    )
+    runs = runs_of(recipes, seeds, folds)
+    return Plan("stanford_background", study, EPOCHS, 10.0, None, planned, runs), configs
+
+
+def train(run: Path, config: RunConfig) -> None:
+    """Writes what `fit` writes."""
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("best", "last"):
+        (run / "checkpoints" / f"{name}.npz").write_bytes(b"")
+    config = replace(config, train=replace(config.train, precision="float32"))
+    (run / "config.yaml").write_text(to_yaml(config))
+    (run / "metrics.csv").write_text("epoch,step,seconds,skipped_steps\n1,64,100,1\n2,128,80,0\n")
+    start = {"commit": "abc123", "processor": "Made | CPU", "cpus": 2, "precision": "float32"}
+    (run / "environment.json").write_text(json.dumps({"starts": [start, start]}))
+
+
+def score(run: Path, split: str, *, seed: int) -> None:
+    """Writes what `calibrate` and `evaluate` write."""
+    (run / "calibration.json").write_text("{}")
+    kept = {name: (run / name).read_text() for name in ("config.yaml", "metrics.csv")}
+    write_evaluated(run, evaluate(Drawn(seed, TAXONOMY), samples(), load, split=split))
+    for name, text in kept.items():
+        (run / name).write_text(text)
+
+
+Finish = Callable[..., None]
+
+
+@pytest.fixture
+def finish() -> Finish:
+    """Returns a function that finishes some runs of a study."""
+
+    def finished(
+        folder: Path, plan: Plan, configs: dict[str, RunConfig], runs: tuple[PlannedRun, ...]
+    ) -> None:
+        write_plan(folder, plan, configs)
+        for run in runs:
+            train(folder / run.name, config_of(run, configs[run.recipe]))
+            # Outputs get worse with the seed of the noise: the cascade has none.
+            recipes = [recipe.name for recipe in plan.recipes]
+            score(folder / run.name, plan.split, seed=recipes.index(run.recipe) + run.seed // 2)
+
+    return finished

@@ -1,0 +1,173 @@
+"""Budgets, digests and plans."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from ccfnet_tf.config import RunConfig, find_config, from_tree, from_yaml, read_tree
+from ccfnet_tf.errors import ConfigError, DataError, RunError
+from ccfnet_tf.reproduce import timing
+from ccfnet_tf.reproduce.plan import (
+    PlannedRun,
+    Timing,
+    config_file,
+    extended,
+    read_plan,
+    recipe_digest,
+    runs_of,
+    write_plan,
+)
+from ccfnet_tf.reproduce.recipes import (
+    ABLATIONS,
+    CASCADE,
+    CLAIM,
+    DATA_SETS,
+    RECIPES,
+    find_ablations,
+    with_keys,
+)
+from tests.reproduce.conftest import base_config, plan_of
+
+
+@pytest.mark.parametrize(
+    ("minutes", "epochs"),
+    [(1.0, 0), (10 / 60 + 2, 1), (10 / 60 + 3.99, 1), (10 / 60 + 4, 2), (60, 29)],
+)
+def test_a_budget_holds_whole_epochs_after_the_start(minutes: float, epochs: int) -> None:
+    assert Timing(start_seconds=10, step_seconds=2, steps=60).epochs(minutes) == epochs
+
+
+@pytest.mark.parametrize("data_set", DATA_SETS)
+def test_every_recipe_changes_the_presets_but_the_cascade(data_set: str) -> None:
+    tree = read_tree(find_config(data_set))
+    tree["data"]["root"] = "data"
+    base = from_tree(tree)
+    digests = {each.name: recipe_digest(each.applied(base)) for each in (*CLAIM, *ABLATIONS)}
+    assert digests["cascade"] == recipe_digest(base)
+    assert digests["fine_wide"] == digests["fine_alone"]  # before its width is known
+    assert len(set(digests.values())) == len(digests) - 1
+    for recipe in (*CLAIM, *ABLATIONS):
+        config = recipe.applied(base)
+        weights = {
+            head: getattr(config.train, f"{head}_loss_weight") for head in ("coarse", "fine")
+        }
+        assert config.train.best_by == recipe.head
+        assert recipe.head == "refine" or weights[recipe.head] > 0
+
+
+def test_no_study_but_that_of_the_ablations_misses_the_test_split() -> None:
+    with pytest.raises(ConfigError, match=r"--ablations cropp: expected .*; did you mean 'crop'\?"):
+        find_ablations(["cropp"])
+    assert [each.name for each in find_ablations(["crop", "ohem", "crop"])] == [
+        "cascade", "crop", "ohem",
+    ]  # fmt: skip
+    assert find_ablations([]) == ABLATIONS
+    assert all(recipes[0] is CASCADE for recipes in RECIPES.values())
+
+
+def test_a_digest_is_of_what_is_trained_alone(tmp_path: Path) -> None:
+    config = base_config(tmp_path)
+    weights = tmp_path / "weights.h5"
+    weights.write_bytes(b"1")
+    pretrained = with_keys(config, {"model.backbone_weights": str(weights)})
+    own = recipe_digest(pretrained)
+    moved = tmp_path / "elsewhere.h5"
+    moved.write_bytes(b"1")
+    same = {
+        "data.root": "/elsewhere", "data.fold": 3, "seed": 5, "train.precision": "bfloat16",
+        "data.workers": 2, "model.backbone_weights": str(moved),
+    }  # fmt: skip
+    assert recipe_digest(with_keys(pretrained, same)) == own
+    moved.write_bytes(b"2")
+    for key, value in (
+        ("train.epochs", 3), ("data.crop", 185), ("model.dropout", 0.2),
+        ("model.backbone_weights", str(moved)),
+    ):  # fmt: skip
+        assert recipe_digest(with_keys(pretrained, {key: value})) != own
+
+
+def test_a_seed_is_complete_before_the_next_begins() -> None:
+    runs = runs_of(CLAIM[:2], 2, (0, 1))
+    names = [run.name for run in runs]
+    assert names[:3] == [
+        "cascade-fold0-seed0", "coarse_alone-fold0-seed0", "cascade-fold0-seed1",
+    ]  # fmt: skip
+    assert names[4] == "cascade-fold1-seed0"
+
+
+def test_a_plan_and_its_configurations_are_read_back(tmp_path: Path) -> None:
+    plan, configs = plan_of(base_config(tmp_path))
+    plan = replace(plan, timing=Timing(1.5, 2.25, 64))
+    write_plan(tmp_path / "study", plan, configs)
+    assert read_plan(tmp_path / "study") == plan
+    run = PlannedRun.of("coarse_alone", 2, 0)
+    path = config_file(tmp_path / "study", run)
+    config = from_yaml(path.read_text(), source="file")
+    assert (config.seed, config.train.best_by, config.train.fine_loss_weight) == (2, "coarse", 0)
+    assert read_plan(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"study": "other"}, {"epochs": "2"}, {"minutes": "x"}, {"recipes": [{}]}, {"timing": {}},
+        {"runs": [{"name": "../x", "recipe": "cascade", "seed": 0, "fold": 0}]},
+    ],
+)  # fmt: skip
+def test_a_damaged_plan_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    plan, configs = plan_of(base_config(tmp_path))
+    write_plan(tmp_path, plan, configs)
+    tree = json.loads((tmp_path / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps(tree | change))
+    with pytest.raises(DataError, match=r"plan\.json"):
+        read_plan(tmp_path)
+
+
+def test_a_study_is_extended_by_seeds_and_not_by_other_recipes(tmp_path: Path) -> None:
+    base = base_config(tmp_path)
+    one, _ = plan_of(base, seeds=1)
+    more, _ = plan_of(base, seeds=3)
+    grown = extended(one, more, tmp_path)
+    assert len(grown.runs) == 12
+    assert extended(grown, one, tmp_path) == grown
+    other, _ = plan_of(with_keys(base, {"data.crop": 185}))
+    with pytest.raises(RunError, match="recipe 'cascade' has changed since this study"):
+        extended(one, other, tmp_path)
+    with pytest.raises(RunError, match=r"was started with minutes 10\.0, now 20\.0"):
+        extended(one, replace(more, minutes=20.0), tmp_path)
+
+
+@pytest.fixture
+def scenes() -> RunConfig:
+    tree = {"data": {"format": "scenes", "scenes": 100, "val_share": 0.2}, "train": {"batch": 4}}
+    return from_tree(tree)
+
+
+def test_a_step_is_timed_by_the_second_epoch(
+    tmp_path: Path, scenes: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def fit(arguments: list[str], **_: str) -> None:
+        calls.append(arguments)
+        config = from_yaml(Path(arguments[2]).read_text(), source="file")
+        lists = Path(str(config.data.lists))
+        counts = [len((lists / f"{part}.txt").read_text().split()) for part in ("train", "val")]
+        assert counts == [32, 8]  # of 80 and 20
+        assert config.train.epochs == 2
+        run = Path(arguments[4])
+        run.mkdir()
+        (run / "metrics.csv").write_text("epoch,seconds\n1,50\n2,16\n")
+
+    monkeypatch.setattr(timing, "run_command", fit)
+    for _ in range(2):  # the second time from the file
+        found = timing.measure(scenes, tmp_path, Console(quiet=True))
+        assert found == Timing(start_seconds=34, step_seconds=2, steps=20)
+    assert len(calls) == 1
+    with pytest.raises(ConfigError, match=r"train\.batch is 4000"):
+        timing.measure(with_keys(scenes, {"train.batch": 4000}), tmp_path, Console(quiet=True))

@@ -1,0 +1,214 @@
+"""Results and tables of runs that were made by hand."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccfnet_tf.errors import DataError, RunError
+from ccfnet_tf.evaluation.bootstrap import bootstrap, image_counts
+from ccfnet_tf.evaluation.read_image_table import read_cells
+from ccfnet_tf.reproduce.collect import collect, spread_of
+from ccfnet_tf.reproduce.pages import update_page
+from ccfnet_tf.reproduce.plan import Plan
+from ccfnet_tf.reproduce.recipes import PAPER
+from ccfnet_tf.reproduce.results_file import ResultsFile
+from ccfnet_tf.reproduce.verdict import compared
+from tests.reproduce.conftest import Finish, base_config, plan_of
+
+
+def results(tmp_path: Path) -> ResultsFile:
+    return ResultsFile(tmp_path / "results" / "stanford_background.json", "stanford_background")
+
+
+def written(tmp_path: Path, plan: Plan, folder: Path) -> tuple[dict[str, Any], str]:
+    """Collects a study; returns its results and the page."""
+    file, page = results(tmp_path), tmp_path / "results.md"
+    tree = file.replace(plan.study, collect(plan, folder, file))
+    update_page(page, tree)
+    return tree, page.read_text()
+
+
+def rows_of(page: str, table: str) -> Iterator[list[str]]:
+    block = page.split(f" {table} -->")[1].split("<!-- /", maxsplit=1)[0]
+    for line in block.splitlines():
+        if line.startswith("|"):
+            yield [cell.strip() for cell in line.replace("\\|", "¦").strip("|").split("|")]
+
+
+@pytest.fixture
+def claim(tmp_path: Path, finish: Finish) -> tuple[Plan, Path]:
+    plan, configs = plan_of(base_config(tmp_path))
+    folder = tmp_path / "out" / "claim"
+    finish(folder, plan, configs, plan.runs[:-1])  # the last one is missing
+    return plan, folder
+
+
+def test_the_claim_has_the_figures_of_its_runs(claim: tuple[Plan, Path], tmp_path: Path) -> None:
+    plan, folder = claim
+    results(tmp_path).record(plan, plan.recipe("cascade"))
+    tree, page = written(tmp_path, plan, folder)
+    rows = [*rows_of(page, "claim")]
+    assert all(len(row) == len(rows[0]) for row in rows)
+    assert [row[0][:22] for row in rows[2:]] == [
+        "refine of the cascade:", "plain average of its c", "coarse trained alone",
+        "fine trained alone", "fine trained alone, as",
+    ]  # fmt: skip
+    cascade, average, coarse, fine, wide = (
+        dict(zip(rows[0], row, strict=True)) for row in rows[2:]
+    )
+    evaluations = [
+        json.loads((folder / f"{run}/evaluation.json").read_text())
+        for run in ("cascade-fold0-seed0", "cascade-fold0-seed1", "cascade-fold0-seed2")
+    ]
+    for row, head in ((cascade, "refine"), (average, "average")):
+        values = [100 * each[head]["mean_iou"] for each in evaluations]
+        wanted = f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+        assert row["mean IoU"] == wanted
+        near = [
+            100 * each["cascade"]["near_boundaries"]["4"][head]["mean_iou"] for each in evaluations
+        ]
+        wanted = f"{statistics.fmean(near):.2f} ± {statistics.stdev(near):.2f}"
+        assert row["mean IoU near boundaries"] == wanted
+    assert (cascade["difference"], cascade["refine is better"]) == ("-", "-")
+    assert (cascade["seeds"], cascade["steps"], cascade["minutes"]) == ("0, 1, 2", "128", "3")
+    assert (cascade["skipped steps"], cascade["scorings"], cascade["commit"]) == (
+        "3",
+        "1",
+        "abc123",
+    )
+    assert cascade["machine"] == "Made ¦ CPU, 2 cores, float32"
+    assert (wide["seeds"], wide["refine is better"]) == ("0, 1", "not shown")
+    assert coarse["mean IoU"] != fine["mean IoU"]
+    comparison = next(
+        each for each in tree["claim"]["comparisons"] if each["recipe"] == "fine_alone"
+    )
+    mean = 100 * comparison["mean_iou"]["mean"]
+    assert fine["difference"].startswith(f"{mean:+.2f} ± ")
+    assert fine["refine is better"] == comparison["mean_iou"]["verdict"]
+    assert "11 of 12 runs finished" in page
+    assert f"{PAPER['stanford_background']} % for its own network" in page
+    assert "mean IoU: **not shown**" in page
+
+
+def test_differences_are_those_of_the_heads_in_question(
+    claim: tuple[Plan, Path], tmp_path: Path
+) -> None:
+    plan, folder = claim
+    tree, _ = written(tmp_path, plan, folder)
+
+    def counts(recipe: str, seed: int, head: str) -> Any:
+        run = folder / f"{recipe}-fold0-seed{seed}"
+        cells = read_cells(run / "images.npz", 4)
+        return image_counts(cells.cells[head], len(cells.names), 4)
+
+    for recipe, head in (
+        ("cascade", "average"),
+        ("coarse_alone", "coarse"),
+        ("fine_alone", "fine"),
+    ):
+        found = next(each for each in tree["claim"]["comparisons"] if each["recipe"] == recipe)
+        pairs = [
+            (counts("cascade", seed, "refine"), counts(recipe, seed, head)) for seed in range(3)
+        ]
+        assert found["head"] == head
+        assert found["mean_iou"]["mean"] == pytest.approx(compared(pairs).figures["mean_iou"].mean)
+        gain = bootstrap([pairs[0][1], pairs[0][0]])[1].gains["mean_iou"]
+        assert gain is not None
+        assert found["mean_iou"]["values"][0] == pytest.approx(gain.value)
+
+
+def test_difficulty_is_shown_beside_every_score(claim: tuple[Plan, Path], tmp_path: Path) -> None:
+    plan, folder = claim
+    tree, page = written(tmp_path, plan, folder)
+    rows = [*rows_of(page, "difficulty")]
+    assert [row[0] for row in rows[2:4]] == ["difficulty", "attention"]
+    assert len(rows) == 8
+    assert rows[2][2] == rows[3][2] == "-"
+    aurocs = [run["scores_of_coarse"]["entropy"]["auroc"] for run in tree["claim"]["runs"][:9:4]]
+    entropy = next(row for row in rows if row[0] == "entropy of coarse")
+    assert entropy[1] == f"{statistics.fmean(aurocs):.4f} ± {statistics.stdev(aurocs):.4f}"
+    assert entropy[2] in ("yes", "no", "not shown")
+
+
+def test_what_was_not_run_is_said_so(tmp_path: Path, finish: Finish) -> None:
+    plan, configs = plan_of(base_config(tmp_path), "ablations", seeds=1)
+    folder = tmp_path / "out" / "ablations"
+    finish(folder, plan, configs, plan.runs[:2])
+    _, page = written(tmp_path, plan, folder)
+    for table, first, rows in (("claim", 2, 5), ("ablations", 4, 7), ("folds", 2, 1)):
+        found = [*rows_of(page, table)][first:]
+        assert len(found) == rows
+        assert all("not run" in row for row in found)
+    fine_loss = [*rows_of(page, "ablations")][3]
+    assert fine_loss[0] == "`fine_loss`: fine without a loss of its own"
+    assert fine_loss[6] == "not shown"  # a single seed
+    assert "Validation split; 2 epochs, which take the cascade about 10 minutes" in page
+
+
+def test_folds_have_a_mean(tmp_path: Path, finish: Finish) -> None:
+    plan, configs = plan_of(base_config(tmp_path), "folds", seeds=1, folds=(0, 1, 2))
+    folder = tmp_path / "out" / "folds"
+    finish(folder, plan, configs, plan.runs)
+    tree, page = written(tmp_path, plan, folder)
+    rows = [*rows_of(page, "folds")]
+    assert [row[0] for row in rows[2:]] == ["0", "1", "2", "mean of 3"]
+    values = [run["figures"]["refine"]["pixel_accuracy"] for run in tree["folds"]["runs"]]
+    wanted = f"{100 * statistics.fmean(values):.2f} ± {100 * statistics.stdev(values):.2f}"
+    assert rows[-1][5] == wanted
+
+
+def test_only_the_tables_of_a_page_change(claim: tuple[Plan, Path], tmp_path: Path) -> None:
+    plan, folder = claim
+    tree, page = written(tmp_path, plan, folder)
+    path = tmp_path / "results.md"
+    mine = page + "\nMine.\n<!-- results:sift_flow claim -->\nkept\n<!-- /results -->\n"
+    path.write_text(mine)
+    update_page(path, tree)
+    assert path.read_text() == mine
+    path.write_text(page.replace("stanford_background folds", "stanford_background other"))
+    with pytest.raises(
+        DataError, match="add the lines '<!-- results:stanford_background folds -->'"
+    ):
+        update_page(path, tree)
+    del tree["claim"]["runs"][0]["figures"]
+    path.write_text(page)
+    with pytest.raises(DataError, match="results of stanford_background are damaged"):
+        update_page(path, tree)
+    assert path.read_text() == page
+
+
+def test_a_run_of_another_recipe_is_refused(claim: tuple[Plan, Path], tmp_path: Path) -> None:
+    plan, folder = claim
+    config = folder / "fine_alone-fold0-seed1" / "config.yaml"
+    config.write_text(config.read_text().replace("crop: 241", "crop: 185"))
+    with pytest.raises(RunError, match=r"fine_alone-fold0-seed1: its config\.yaml is not that"):
+        written(tmp_path, plan, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("environment.json", '{"starts": []}'),
+        ("metrics.csv", "epoch\n1\n2\n"),
+        ("images.npz", "PK"),
+    ],
+)
+def test_damaged_runs_are_refused(
+    claim: tuple[Plan, Path], tmp_path: Path, name: str, text: str
+) -> None:
+    plan, folder = claim
+    (folder / "cascade-fold0-seed1" / name).write_text(text)
+    with pytest.raises(DataError, match=f"cascade-fold0-seed1/{name}"):
+        written(tmp_path, plan, folder)
+
+
+def test_a_mean_of_nothing_is_none() -> None:
+    assert spread_of([])["mean"] is None
+    assert spread_of([0.5, None])["mean"] is None
+    assert spread_of([0.5]) == {"mean": 0.5, "deviation": None, "values": 1}

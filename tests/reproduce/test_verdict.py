@@ -1,0 +1,80 @@
+"""Verdicts by the rule, and intervals by a slow bootstrap."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ccfnet_tf.evaluation.bootstrap import RESAMPLES, draw
+from ccfnet_tf.evaluation.confusion import Confusion
+from ccfnet_tf.reproduce.verdict import compared, decide, over_seeds
+from tests.evaluation.test_bootstrap import CLASSES, counts_of, matrices
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high", "verdict"),
+    [
+        ([0.02, 0.03, 0.01], 0.005, 0.04, "yes"),
+        ([-0.02, -0.03, -0.01], -0.04, -0.005, "no"),
+        ([0.02, 0.03, 0.01], -0.001, 0.04, "not shown"),  # the images do not show it
+        ([0.09, 0.03, -0.06], 0.005, 0.04, "not shown"),  # the seeds do not
+        ([-0.09, -0.03, 0.06], -0.04, -0.005, "not shown"),
+        ([0.02, 0.03], 0.005, 0.04, "not shown"),  # too few
+        ([0.0, 0.0, 0.0], 0.0, 0.0, "not shown"),
+    ],
+)
+def test_the_rule(values: list[float], low: float, high: float, verdict: str) -> None:
+    assert decide(values, low, high) == verdict
+
+
+def test_without_images_the_spread_alone_decides() -> None:
+    assert over_seeds([0.02, 0.03, 0.01]) == "yes"
+    assert over_seeds([-0.02, -0.03, -0.01]) == "no"
+    assert over_seeds([0.09, 0.03, -0.06]) == "not shown"
+    assert over_seeds([0.02]) == "not shown"
+
+
+def test_intervals_are_those_of_the_mean_over_pairs() -> None:
+    pairs = [(matrices(seed), matrices(seed + 10)) for seed in range(3)]
+    found = compared([(counts_of(one), counts_of(other)) for one, other in pairs])
+    times = draw(np.random.default_rng(0), RESAMPLES, 9)[:100].astype(int)
+
+    def mean_iou(each: np.ndarray, counts: np.ndarray) -> float:
+        total = (each[:, None, None] * counts).sum(0)
+        value = Confusion(total).mean_iou_present
+        assert value is not None
+        return value
+
+    whole = [mean_iou(np.ones(9, int), a) - mean_iou(np.ones(9, int), b) for a, b in pairs]
+    assert found.pairs == 3
+    iou = found.figures["mean_iou"]
+    np.testing.assert_allclose(iou.values, whole)
+    assert iou.mean == pytest.approx(np.mean(whole))
+    assert iou.spread == pytest.approx(np.std(whole, ddof=1))
+    slow = [np.mean([mean_iou(each, a) - mean_iou(each, b) for a, b in pairs]) for each in times]
+    assert iou.low is not None
+    assert iou.high is not None
+    assert iou.low < np.median(slow) < iou.high
+    assert np.mean((np.array(slow) > iou.low) & (np.array(slow) < iou.high)) > 0.88
+    assert CLASSES == 4
+
+
+def test_a_recipe_is_not_better_than_itself() -> None:
+    counts = [counts_of(matrices(seed)) for seed in range(3)]
+    same = compared([(each, each) for each in counts]).figures["mean_iou"]
+    assert (same.mean, same.low, same.high, same.verdict) == (0, 0, 0, "not shown")
+
+
+def test_without_a_labelled_pixel_nothing_is_shown() -> None:
+    nothing = np.zeros((4, 3, 2), np.int64)
+    found = compared([(nothing, nothing)] * 3).figures["pixel_accuracy"]
+    assert (found.mean, found.low, found.verdict) == (None, None, "not shown")
+
+
+def test_an_image_without_labels_does_not_hide_the_others() -> None:
+    one, other = (counts_of(matrices(seed)) for seed in (0, 1))
+    void = np.zeros((30, *one.shape[1:]), np.int64)
+    sparse = [np.concatenate([each[:1], void]) for each in (one, other)]
+    found = compared([(sparse[0], sparse[1])] * 3).figures["pixel_accuracy"]
+    assert found.mean is not None
+    assert found.low == found.high == pytest.approx(found.mean)
