@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from ccfnet_tf.config import RunConfig, find_config, from_tree, read_tree, to_yaml
 from ccfnet_tf.evaluation.evaluate import evaluate
+from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.reproduce.plan import (
     Plan,
     PlannedRecipe,
@@ -22,7 +24,7 @@ from ccfnet_tf.reproduce.plan import (
     write_plan,
 )
 from ccfnet_tf.reproduce.recipes import RECIPES, Recipe, Study, with_keys
-from tests.report.conftest import TAXONOMY, Drawn, load, samples, write_evaluated
+from tests.report.conftest import IMAGES, TAXONOMY, Drawn, load, samples, write_evaluated
 
 EPOCHS = 2
 
@@ -60,11 +62,16 @@ def train(run: Path, config: RunConfig) -> None:
     (run / "environment.json").write_text(json.dumps({"starts": [start, start]}))
 
 
+@cache
+def evaluated(seed: int, split: str) -> Evaluation:
+    return evaluate(Drawn(seed, TAXONOMY), samples(IMAGES[:3]), load, split=split)
+
+
 def score(run: Path, split: str, *, seed: int) -> None:
     """Writes what `calibrate` and `evaluate` write."""
     (run / "calibration.json").write_text("{}")
     kept = {name: (run / name).read_text() for name in ("config.yaml", "metrics.csv")}
-    write_evaluated(run, evaluate(Drawn(seed, TAXONOMY), samples(), load, split=split))
+    write_evaluated(run, evaluated(seed, split))
     for name, text in kept.items():
         (run / name).write_text(text)
 
@@ -72,7 +79,7 @@ def score(run: Path, split: str, *, seed: int) -> None:
 Finish = Callable[..., None]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def finish() -> Finish:
     """Returns a function that finishes some runs of a study."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,12 +42,19 @@ def rows_of(page: str, table: str) -> Iterator[list[str]]:
             yield [cell.strip() for cell in line.replace("\\|", "¦").strip("|").split("|")]
 
 
-@pytest.fixture
-def claim(tmp_path: Path, finish: Finish) -> tuple[Plan, Path]:
-    plan, configs = plan_of(base_config(tmp_path))
-    folder = tmp_path / "out" / "claim"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, finish: Finish) -> tuple[Plan, Path]:
+    folder = tmp_path_factory.mktemp("claim")
+    plan, configs = plan_of(base_config(folder))
     finish(folder, plan, configs, plan.runs[:-1])  # the last one is missing
     return plan, folder
+
+
+@pytest.fixture
+def claim(made: tuple[Plan, Path], tmp_path: Path) -> tuple[Plan, Path]:
+    """A copy of a study whose last run is missing."""
+    shutil.copytree(made[1], tmp_path / "claim")
+    return made[0], tmp_path / "claim"
 
 
 def test_the_claim_has_the_figures_of_its_runs(claim: tuple[Plan, Path], tmp_path: Path) -> None:

@@ -1,0 +1,289 @@
+"""The command: what it runs, keeps, continues and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccfnet_tf.cli import main as cli
+from ccfnet_tf.config import from_yaml
+from ccfnet_tf.errors import RunError
+from ccfnet_tf.reproduce import equal_work, run, timing
+from ccfnet_tf.reproduce.equal_work import Width
+from tests.reproduce.conftest import score, train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen small images, and lists of two folds."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for side in ("images", "masks"):
+        (folder / "set" / side).mkdir(parents=True)
+    for i in range(14):
+        mask = rng.integers(0, 2, (5, 6)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+        image = Image.fromarray(mask * 120 + 60).convert("RGB")
+        image.save(folder / "set" / "images" / f"{i}.png")
+        Image.fromarray(mask).save(folder / "set" / "masks" / f"{i}.png")
+    (folder / "set" / "classes.txt").write_text("a\nb\n")
+    for fold in range(2):
+        lists = folder / "lists" / f"fold_{fold}"
+        lists.mkdir(parents=True)
+        test = range(4 * fold, 4 * fold + 4)
+        (lists / "test.txt").write_text("".join(f"{i}\n" for i in test))
+        (lists / "train.txt").write_text("".join(f"{i}\n" for i in range(14) if i not in test))
+    return folder
+
+
+def command(data: Path, out: Path, *options: str) -> list[str]:
+    return [
+        *("reproduce", "stanford_background", "--out", str(out), "--data.format", "folder"),
+        *("--data.root", str(data / "set"), "--data.lists", str(data / "lists")),
+        *("--data.crop", "33", "--data.val_share", "0.2", "--model.backbone", "mobilenet_v2"),
+        *("--model.backbone_weights", "none", "--model.head_channels", "4", "--train.batch", "2"),
+        *("--train.precision", "float32", "--results", str(out / "results"), *options),
+    ]
+
+
+class Processes:
+    """Does what the commands would do, and remembers them."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.fail_at = -1
+        self.before: Callable[[str], None] = lambda _: None
+
+    def run(self, arguments: list[str], *, name: str, resume: str) -> None:
+        verb = arguments[0]
+        self.calls.append((verb, name))
+        if len(self.calls) == self.fail_at:
+            raise RunError(f"{name}: {verb} failed; continue with {resume}")
+        self.before(verb)
+        if verb == "fit":
+            config = from_yaml(Path(arguments[2]).read_text(), source=arguments[2])
+            train(Path(arguments[4]), config)
+        elif verb == "evaluate":
+            score(Path(arguments[1]), arguments[3], seed=0)
+        else:
+            (Path(arguments[1]) / "calibration.json").write_text("{}")
+
+    def names(self, verb: str) -> list[str]:
+        return [name for called, name in self.calls if called == verb]
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
+    found = Processes()
+    monkeypatch.setattr(run, "run_command", found.run)
+    monkeypatch.setattr(equal_work, "measure", lambda *_: Width(7, 0.5, 0.51))
+    return found
+
+
+def test_the_claim_is_trained_and_scored_in_order_and_once(
+    data: Path, tmp_path: Path, processes: Processes
+) -> None:
+    args = command(data, tmp_path, "--seeds", "1", "--train.epochs", "2")
+    assert cli.main(args) == 0
+    first = [
+        f"{name}-fold0-seed0" for name in ("cascade", "coarse_alone", "fine_alone", "fine_wide")
+    ]
+    assert processes.names("fit") == processes.names("evaluate") == first
+    assert processes.names("calibrate") == ["cascade-fold0-seed0"]
+    wide = from_yaml((tmp_path / "claim/fine_wide-fold0-seed0.yaml").read_text(), source="file")
+    assert (wide.model.head_channels, wide.seed, wide.data.fold) == (7, 0, 0)
+    tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
+    assert [each["recipe"] for each in tree["scored"]] == [
+        "cascade", "coarse_alone", "fine_alone", "fine_wide",
+    ]  # fmt: skip
+    assert len(tree["claim"]["runs"]) == 4
+    assert "(7 channels: 0.5 of 0.51 GMAC)" in (tmp_path / "results.md").read_text()
+    processes.calls.clear()
+    assert cli.main(args) == 0
+    assert processes.calls == []
+
+
+def test_an_interrupted_study_is_continued(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = command(data, tmp_path, "--folds", "0", "1", "--train.epochs", "2")
+    processes.fail_at = 5  # calibrate of the second run
+    assert cli.main(args) == 2
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "ccfnet-tf: cascade-fold1-seed0: calibrate failed; continue with the same command\n"
+    )
+    assert "run 2 of 2" in captured.out
+    tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
+    assert [each["fold"] for each in tree["folds"]["runs"]] == [0]  # written after each run
+    processes.calls.clear()
+    processes.fail_at = -1
+    assert cli.main(args) == 0
+    fold = "cascade-fold1-seed0"
+    assert processes.calls == [("calibrate", fold), ("evaluate", fold)]
+
+
+def test_a_scoring_is_recorded_before_it_begins(
+    data: Path, tmp_path: Path, processes: Processes
+) -> None:
+    recorded = []
+
+    def look(verb: str) -> None:
+        tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
+        recorded.append((verb, len(tree["scored"])))
+
+    processes.before = look
+    assert cli.main(command(data, tmp_path, "--folds", "--train.epochs", "2")) == 0
+    assert recorded == [("fit", 0), ("calibrate", 0), ("evaluate", 1)]
+
+
+def test_a_changed_recipe_is_scored_again_only_on_request(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    results = ["--results", str(one / "results"), "--train.epochs", "2"]
+    assert cli.main(command(data, one, "--folds", *results)) == 0
+    processes.calls.clear()
+    changed = command(data, other, "--folds", *results, "--model.dropout", "0.2")
+    assert cli.main(changed) == 2
+    error = capsys.readouterr().err
+    assert "recipe 'cascade' was scored on the test split before it was changed" in error
+    assert error.count("\n") == 1
+    assert processes.calls == []
+    assert not (other / "folds").exists()
+    assert cli.main([*changed, "--again"]) == 0
+    tree = json.loads((one / "results/stanford_background.json").read_text())
+    assert tree["folds"]["recipes"]["cascade"]["scorings"] == 2
+    assert "| 2 | abc123 |" in (one / "results.md").read_text()
+
+
+def test_ablations_are_scored_on_the_validation_split(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--ablations", "crop", "attention_input", "--model.attention_input", "features")
+    assert cli.main(command(data, tmp_path, *options, "--train.epochs", "2")) == 0
+    assert (
+        "attention_input: left out, because another recipe is the same" in capsys.readouterr().out
+    )
+    assert processes.names("evaluate") == ["cascade-fold0-seed0", "crop-fold0-seed0"]
+    assert processes.names("calibrate") == []
+    tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
+    assert tree["scored"] == []
+    assert tree["ablations"]["split"] == "val"
+
+
+def test_a_budget_is_turned_into_epochs_once(
+    data: Path, tmp_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    measured = []
+
+    def measure(*_: object) -> timing.Timing:
+        measured.append(1)
+        return timing.Timing(start_seconds=6, step_seconds=7, steps=4)
+
+    monkeypatch.setattr(timing, "measure", measure)
+    args = command(data, tmp_path, "--folds", "--budget", "1")
+    for _ in range(2):
+        assert cli.main(args) == 0
+    assert measured == [1]
+    config = from_yaml((tmp_path / "folds/cascade-fold0-seed0.yaml").read_text(), source="file")
+    assert config.train.epochs == 1
+    assert cli.main(command(data, tmp_path / "new", "--folds", "--budget", "0.5")) == 2
+    assert (
+        "--budget 0.5: one epoch takes about 0.6 minutes on this machine" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (["--ablations", "oehm"], "--ablations oehm: expected"),
+        (["--seeds", "0"], "--seeds 0: give a number from 1 to 100"),
+        (["--budget", "-1"], "--budget -1: give minutes"),
+        (["--budget", "nan"], "--budget nan: give minutes"),
+        (["--budget", "5", "--train.epochs", "3"], "contradict each other"),
+        (["--folds", "0", "--seeds", "2"], "--seeds has no effect with --folds"),
+        (["--folds", "2"], "--folds 2: the data set has the folds 0 to 1"),
+        (["--seed", "3"], "--seed is set for each run: use --seeds"),
+        (["--data.fold", "1"], "--data.fold is set for each run: use --folds"),
+        (["--train.epoch", "3"], "unknown key 'train.epoch'"),
+        (["--ablations", "--folds"], "not allowed with argument"),
+        (["--config", "demo"], "unknown key 'config'"),
+    ],
+)
+def test_invalid_options_are_refused_in_one_line(
+    options: list[str],
+    fault: str,
+    data: Path,
+    processes: Processes,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(command(data, data / "out", *options)) == 2
+    error = capsys.readouterr().err
+    assert fault in error
+    assert error.count("\n") == 1
+    assert processes.calls == []
+    assert not (data / "out").exists()
+
+
+def test_widths_are_found_where_the_work_is_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gmac(model: object, width: int, *_: object) -> tuple[float, float]:
+        return 10.0 + 3 * width, 2.0 + 1e-2 * width**2 + 0.5 * width
+
+    monkeypatch.setattr(equal_work, "_gmac", gmac)
+    from tests.reproduce.conftest import base_config
+
+    found = equal_work.find(base_config(Path("none")), 3)  # of 128 channels: 394
+    assert (
+        2.0 + 1e-2 * (found.channels - 1) ** 2 + 0.5 * (found.channels - 1) < 394 < found.gmac + 3
+    )
+    assert found.cascade_gmac == 394
+
+
+@pytest.mark.slow
+def test_the_work_of_the_wide_network_is_that_of_the_cascade(tmp_path: Path) -> None:
+    from ccfnet_tf.config import to_yaml
+    from tests.reproduce.conftest import base_config
+
+    (tmp_path / "config.yaml").write_text(to_yaml(base_config(tmp_path)))
+    found = equal_work.measure(tmp_path / "config.yaml", 8)
+    assert found.channels > 128
+    assert found.gmac == pytest.approx(found.cascade_gmac, rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_killed_study_is_continued_by_the_same_command(data: Path, tmp_path: Path) -> None:
+    args = command(data, tmp_path, "--folds", "0", "1", "--train.epochs", "3")
+    full = [sys.executable, "-m", "ccfnet_tf", *args]
+    process = subprocess.Popen(full, start_new_session=True)
+    second = tmp_path / "folds" / "cascade-fold1-seed0"
+    try:
+        while not (second / "checkpoints" / "last.npz").is_file():  # after its first epoch
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    kept = (tmp_path / "folds/cascade-fold0-seed0/evaluation.json").stat().st_mtime_ns
+    plan = (tmp_path / "folds/plan.json").read_bytes()
+    done = subprocess.run(full, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search("resuming after epoch [12] of 3", done.stdout)
+    assert (tmp_path / "folds/cascade-fold0-seed0/evaluation.json").stat().st_mtime_ns == kept
+    assert (tmp_path / "folds/plan.json").read_bytes() == plan
+    tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
+    assert [each["steps"] for each in tree["folds"]["runs"]] == [12, 12]
+    assert len(tree["scored"]) == 1
+    page = (tmp_path / "results.md").read_text()
+    assert "mean of 2" in page
