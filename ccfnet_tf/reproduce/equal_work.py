@@ -11,13 +11,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ccfnet_tf.config import ModelConfig, RunConfig, from_yaml
+from ccfnet_tf.config import RunConfig, from_yaml
 from ccfnet_tf.errors import RunError
+
+if TYPE_CHECKING:
+    from ccfnet_tf.benchmark.flops import Cost
 
 LARGEST = 4096
 """Largest `model.head_channels`."""
@@ -57,26 +61,31 @@ def find(config: RunConfig, classes: int) -> Width:
     The multiply-adds of the heads are a quadratic function of their width: a convolution between
     hidden layers grows with its square, one from the backbone linearly.
     """
-    model, crop = config.model, config.data.crop
-    narrow = model.head_channels
-    cascade, own = _gmac(model, narrow, classes, crop)
+    narrow = config.model.head_channels
+    whole, alone = _cost(config, narrow, classes), _fine_alone(config, narrow, classes)
     widths = [narrow, 2 * narrow, 3 * narrow]
-    works = [own, *(_gmac(model, width, classes, crop)[1] for width in widths[1:])]
+    works = [alone, *(_fine_alone(config, width, classes) for width in widths[1:])]
     square, linear, constant = np.polyfit(widths, works, 2)
-    roots = np.roots([square, linear, constant - cascade])
+    roots = np.roots([square, linear, constant - whole.total])
     channels = min(LARGEST, max(narrow, round(max(float(root.real) for root in roots))))
-    gmac = _gmac(model, channels, classes, crop)[1]
-    return Width(channels, round(gmac, 4), round(cascade, 4))
+    gmac = _fine_alone(config, channels, classes)
+    return Width(channels, round(gmac, 4), round(whole.total, 4))
 
 
-def _gmac(model: ModelConfig, width: int, classes: int, crop: int) -> tuple[float, float]:
-    """Returns the multiply-adds of the cascade, and of its backbone and fine head alone."""
+def _fine_alone(config: RunConfig, width: int, classes: int) -> float:
+    """Returns the multiply-adds of the backbone at one scale and the fine head, in 10^9."""
+    one_scale = replace(config.model, coarse_scale=1.0, attention_scale=1.0)
+    found = _cost(replace(config, model=one_scale), width, classes)
+    return found.backbone + found.fine
+
+
+def _cost(config: RunConfig, width: int, classes: int) -> Cost:
     from ccfnet_tf.benchmark.flops import cost
     from ccfnet_tf.network.ccfnet import build_ccfnet
 
-    keys = {**model.architecture(), "head_channels": width}
-    found = cost(build_ccfnet(classes, backbone_weights=None, **keys), crop, crop)
-    return found.total, found.backbone + found.fine
+    keys = {**config.model.architecture(), "head_channels": width}
+    model = build_ccfnet(classes, backbone_weights=None, **keys)
+    return cost(model, config.data.crop, config.data.crop)
 
 
 def _main(path: Path, classes: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import Record
+from ccfnet_tf.report.summary_text import counted
 from ccfnet_tf.reproduce.collect import spread_of
 from ccfnet_tf.reproduce.recipes import (
     ABLATIONS,
@@ -247,7 +248,8 @@ def _about(study: Record | None, name: Study) -> str:
     budget = study["budget_minutes"]
     of = f", which take the cascade about {budget:g} minutes" if budget is not None else ""
     finished, planned = len(study["runs"]), len(study["planned"])
-    return f"{split}; {study['epochs']} epochs{of}; {finished} of {planned} runs finished."
+    epochs = counted(study["epochs"], "epoch")
+    return f"{split}; {epochs}{of}; {finished} of {planned} runs finished."
 
 
 def _row(study: Record | None, recipe: Recipe, label: str, head: str) -> Cells:

@@ -49,9 +49,16 @@ def with_keys(config: RunConfig, keys: Mapping[str, Any]) -> RunConfig:
     return from_tree(tree)
 
 
-def _alone(head: str, **others: float) -> dict[str, Any]:
+_ONE_SCALE = {"model.coarse_scale": 1.0, "model.attention_scale": 1.0}
+
+
+def _alone(head: str) -> dict[str, Any]:
     weights = dict.fromkeys(("coarse", "attention", "refine", "fine"), 0.0) | {head: 1.0}
-    return {f"train.{name}_loss_weight": value for name, value in weights.items()} | others
+    return {f"train.{name}_loss_weight": value for name, value in weights.items()}
+
+
+_FINE_ALONE = {**_alone("fine"), **_ONE_SCALE, "train.fine_loss_pixels": "all"}
+"""At one scale, because fine alone has no use for the features of the image at half size."""
 
 
 CASCADE = Recipe("cascade", "refine of the cascade: the preset")
@@ -59,11 +66,11 @@ CASCADE = Recipe("cascade", "refine of the cascade: the preset")
 CLAIM = (
     CASCADE,
     Recipe("coarse_alone", "coarse trained alone", _alone("coarse"), "coarse"),
-    Recipe("fine_alone", "fine trained alone", _alone("fine"), "fine"),
+    Recipe("fine_alone", "fine trained alone", _FINE_ALONE, "fine"),
     Recipe(
         "fine_wide",
         "fine trained alone, as wide as the work of the cascade allows",
-        _alone("fine"),
+        _FINE_ALONE,
         "fine",
         equal_work=True,
     ),
@@ -72,6 +79,21 @@ CLAIM = (
 
 ABLATIONS = (
     CASCADE,
+    Recipe(
+        "gate_attention", "attention itself weights fine and coarse", {"model.gate": "attention"}
+    ),
+    Recipe(
+        "gate_affine",
+        "an affine function of attention weights fine and coarse",
+        {"model.gate": "affine", "model.blend": "soft"},
+    ),
+    Recipe("one_scale", "coarse reads the image at full size", _ONE_SCALE),
+    Recipe("two_scales", "coarse reads the image at half size", {"model.coarse_scale": 0.5}),
+    Recipe(
+        "hard_blend",
+        "fine only where attention is above the threshold, in training too",
+        {"model.gate": "attention", "model.blend": "hard", "train.fine_loss_pixels": "hard"},
+    ),
     Recipe("fine_loss", "fine without a loss of its own", {"train.fine_loss_weight": 0.0}),
     Recipe(
         "attention_input", "attention sees features only", {"model.attention_input": "features"}
@@ -89,14 +111,15 @@ ABLATIONS = (
     Recipe(
         "ohem",
         "no cascade: fine trained alone on the hardest quarter of the pixels",
-        {**_alone("fine"), "train.ohem_share": 0.25},
+        {**_FINE_ALONE, "train.ohem_share": 0.25},
         "fine",
     ),
     Recipe("weight_decay", "weight decay 0.5", {"train.weight_decay": 0.5}),
     Recipe("crop", "crops of 185 pixels", {"data.crop": 185}),
     Recipe("scale", "training scales 0.5 to 2", {"data.scale": (0.5, 2.0)}),
 )
-"""Each changes one thing of the cascade, which is trained beside them under the same budget."""
+"""Each changes one thing of the cascade, which is trained too, under the same budget. Those that the
+preset is already are left out."""
 
 RECIPES: dict[Study, tuple[Recipe, ...]] = {
     "claim": CLAIM,

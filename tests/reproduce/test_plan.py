@@ -48,9 +48,10 @@ def test_every_recipe_changes_the_presets_but_the_cascade(data_set: str) -> None
     tree["data"]["root"] = "data"
     base = from_tree(tree)
     digests = {each.name: recipe_digest(each.applied(base)) for each in (*CLAIM, *ABLATIONS)}
-    assert digests["cascade"] == recipe_digest(base)
+    same = {name for name, digest in digests.items() if digest == recipe_digest(base)}
+    assert same == {"cascade", "gate_attention", "one_scale"}  # left out of the ablations
     assert digests["fine_wide"] == digests["fine_alone"]  # before its width is known
-    assert len(set(digests.values())) == len(digests) - 1
+    assert len(set(digests.values())) == len(digests) - 3
     for recipe in (*CLAIM, *ABLATIONS):
         config = recipe.applied(base)
         weights = {

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ccfnet_tf.benchmark.flops import Cost
 from ccfnet_tf.cli import main as cli
-from ccfnet_tf.config import from_yaml
+from ccfnet_tf.config import RunConfig, from_yaml, to_yaml
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.reproduce import equal_work, run, timing
 from ccfnet_tf.reproduce.equal_work import Width
-from tests.reproduce.conftest import score, train
+from ccfnet_tf.reproduce.recipes import with_keys
+from tests.reproduce.conftest import base_config, score, train
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +172,9 @@ def test_a_changed_recipe_is_scored_again_only_on_request(
 def test_ablations_are_scored_on_the_validation_split(
     data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--ablations", "crop", "attention_input", "--model.attention_input", "features")
+    options = ("--ablations", "crop", "one_scale")
     assert cli.main(command(data, tmp_path, *options, "--train.epochs", "2")) == 0
-    assert (
-        "attention_input: left out, because another recipe is the same" in capsys.readouterr().out
-    )
+    assert "one_scale: left out, because another recipe is the same" in capsys.readouterr().out
     assert processes.names("evaluate") == ["cascade-fold0-seed0", "crop-fold0-seed0"]
     assert processes.names("calibrate") == []
     tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
@@ -238,24 +238,23 @@ def test_invalid_options_are_refused_in_one_line(
 
 
 def test_widths_are_found_where_the_work_is_equal(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gmac(model: object, width: int, *_: object) -> tuple[float, float]:
-        return 10.0 + 3 * width, 2.0 + 1e-2 * width**2 + 0.5 * width
+    def cost(config: RunConfig, width: int, classes: int) -> Cost:
+        backbone = 2.0 if config.model.coarse_scale == 1 else 2.5
+        return Cost(backbone, 3.0 * width, 0.25 * width, 1e-2 * width**2 + 0.5 * width)
 
-    monkeypatch.setattr(equal_work, "_gmac", gmac)
-    from tests.reproduce.conftest import base_config
-
-    found = equal_work.find(base_config(Path("none")), 3)  # of 128 channels: 394
-    assert (
-        2.0 + 1e-2 * (found.channels - 1) ** 2 + 0.5 * (found.channels - 1) < 394 < found.gmac + 3
-    )
-    assert found.cascade_gmac == 394
+    monkeypatch.setattr(equal_work, "_cost", cost)
+    base = base_config(Path("none"))
+    for scale, backbone in ((1.0, 2.0), (0.5, 2.5)):
+        found = equal_work.find(with_keys(base, {"model.coarse_scale": scale}), 3)
+        cascade = backbone + 3.25 * 128 + 1e-2 * 128**2 + 0.5 * 128
+        assert found.cascade_gmac == pytest.approx(cascade)
+        works = [2.0 + 1e-2 * w**2 + 0.5 * w for w in range(found.channels - 1, found.channels + 2)]
+        assert works[0] < cascade < works[2]
+        assert found.gmac == pytest.approx(works[1])
 
 
 @pytest.mark.slow
 def test_the_work_of_the_wide_network_is_that_of_the_cascade(tmp_path: Path) -> None:
-    from ccfnet_tf.config import to_yaml
-    from tests.reproduce.conftest import base_config
-
     (tmp_path / "config.yaml").write_text(to_yaml(base_config(tmp_path)))
     found = equal_work.measure(tmp_path / "config.yaml", 8)
     assert found.channels > 128

@@ -16,7 +16,7 @@ from ccfnet_tf.evaluation.bootstrap import bootstrap, image_counts
 from ccfnet_tf.evaluation.read_image_table import read_cells
 from ccfnet_tf.reproduce.collect import collect, spread_of
 from ccfnet_tf.reproduce.pages import update_page
-from ccfnet_tf.reproduce.plan import Plan
+from ccfnet_tf.reproduce.plan import Plan, PlannedRun
 from ccfnet_tf.reproduce.recipes import PAPER
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.verdict import compared
@@ -147,15 +147,16 @@ def test_difficulty_is_shown_beside_every_score(claim: tuple[Plan, Path], tmp_pa
 def test_what_was_not_run_is_said_so(tmp_path: Path, finish: Finish) -> None:
     plan, configs = plan_of(base_config(tmp_path), "ablations", seeds=1)
     folder = tmp_path / "out" / "ablations"
-    finish(folder, plan, configs, plan.runs[:2])
+    finish(folder, plan, configs, (plan.runs[0], PlannedRun.of("crop", 0, 0)))
     _, page = written(tmp_path, plan, folder)
-    for table, first, rows in (("claim", 2, 5), ("ablations", 4, 7), ("folds", 2, 1)):
+    for table, first, rows in (("claim", 2, 5), ("ablations", 3, 13), ("folds", 2, 1)):
         found = [*rows_of(page, table)][first:]
         assert len(found) == rows
-        assert all("not run" in row for row in found)
-    fine_loss = [*rows_of(page, "ablations")][3]
-    assert fine_loss[0] == "`fine_loss`: fine without a loss of its own"
-    assert fine_loss[6] == "not shown"  # a single seed
+        assert [row[0] for row in found if "not run" not in row] == (
+            ["`crop`: crops of 185 pixels"] if table == "ablations" else []
+        )
+    crop = next(row for row in rows_of(page, "ablations") if row[0].startswith("`crop`"))
+    assert crop[6] == "not shown"  # a single seed
     assert "Validation split; 2 epochs, which take the cascade about 10 minutes" in page
 
 
