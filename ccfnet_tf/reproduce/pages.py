@@ -28,7 +28,6 @@ from ccfnet_tf.reproduce.recipes import (
     Recipe,
     Study,
 )
-from ccfnet_tf.reproduce.verdict import RULE
 from ccfnet_tf.runs.run_files import write_text
 
 FIGURES = ("mean_iou", "pixel_accuracy", "near_mean_iou", "near_pixel_accuracy")
@@ -37,29 +36,8 @@ PROVENANCE = ("seeds", "steps", "minutes", "skipped steps", "scorings", "commit"
 NOT_RUN = "not run"
 NONE = "-"
 
-CLAIM_LEGEND = (
-    "Figures in %, mean ± standard deviation over seeds; *near boundaries* is within 4 pixels. "
-    "*Difference*: mean IoU of refine minus that of the row, in points, with its standard "
-    "deviation over seeds and its 95 % interval over images (paired bootstrap). "
-    f"*Refine is better*: {RULE}. *Scorings*: how many versions of the recipe were scored on the "
-    "test split."
-)
+EXPLAINED = "docs/results.md and docs/reproduce.md of ccfnet-tf explain columns and verdicts.\n"
 NOT_OURS = "It gives no settings; this is not a result of this project."
-DIFFICULTY_LEGEND = (
-    "How well scores find the errors of coarse, in the runs of the cascade above: mean ± standard "
-    "deviation over seeds. Difficulty and the disagreement know the output of fine; the others "
-    "exist before it is computed. *Difficulty is better*: at least three seeds, and the mean "
-    "difference exceeds its standard deviation over seeds."
-)
-ABLATION_LEGEND = (
-    "Ablations decide what the recipe becomes, so they do not see the test split. The validation "
-    "split also chose the checkpoints, so its figures are slightly too high. *Difference*: mean "
-    "IoU of the row minus that of the cascade, in points, as in the claim."
-)
-FOLD_LEGEND = (
-    "The cascade, seed 0. Figures in %. Means are over the classes that the labels of the split "
-    "contain; the JSON file also has those over all classes."
-)
 
 NAMES = {
     "max_softmax": "1 - maximum softmax of coarse",
@@ -104,7 +82,7 @@ def update_page(page: Path, results: Record) -> None:
         owner, name = match[1], match[2]
         if owner != data_set or name not in tables:
             return match[0]
-        return f"<!-- results:{owner} {name} -->\n{tables[name]}\n<!-- /results -->"
+        return f"<!-- results:{owner} {name} -->\n\n{tables[name]}\n\n<!-- /results -->"
 
     write_text(page, _MARKED.sub(replaced, before))
 
@@ -114,7 +92,7 @@ def _new_page(data_set: str) -> str:
         f"## {name.capitalize()}\n\n<!-- results:{data_set} {name} -->\n<!-- /results -->\n"
         for name in TABLES
     ]
-    return "\n".join([f"# {DATA_SETS[data_set]}\n", *blocks])
+    return "\n".join([f"# {DATA_SETS[data_set]}\n", EXPLAINED, *blocks])
 
 
 def claim_table(results: Record) -> str:
@@ -122,7 +100,7 @@ def claim_table(results: Record) -> str:
     study = results.get("claim")
     rows, paper = [*_claim_rows(study)], PAPER[results["data_set"]]
     lines = [
-        f"{_about(study, 'claim')} {CLAIM_LEGEND}",
+        _about(study, "claim"),
         "",
         *_table(("trained", *HEADINGS, "difference", "refine is better", *PROVENANCE), rows),
         "",
@@ -148,6 +126,8 @@ def _summary(study: Record | None, recipe: Recipe) -> str:
 
 def _overall(study: Record | None) -> str:
     """Returns the verdict on all comparisons of the claim together."""
+    if study is None:
+        return NOT_RUN
     wanted = [("cascade", "average"), *((each.name, each.head) for each in CLAIM[1:])]
     found = [_comparison(study, *each) for each in wanted]
     verdicts = [each["mean_iou"]["verdict"] if each else "not shown" for each in found]
@@ -159,10 +139,6 @@ def _overall(study: Record | None) -> str:
 def difficulty_table(results: Record) -> str:
     """Returns the table of difficulty against the scores that need no head of their own."""
     study = results.get("claim")
-    lines = [
-        DIFFICULTY_LEGEND,
-        "",
-    ]
     headings = (
         "score",
         "AUROC",
@@ -171,7 +147,7 @@ def difficulty_table(results: Record) -> str:
         "difficulty is better",
     )
     rows = [_score_cells(row) for row in study.get("difficulty", [])] if study else []
-    return "\n".join([*lines, *_table(headings, rows or [(NOT_RUN, *[NONE] * 4)])])
+    return "\n".join(_table(headings, rows or [(NOT_RUN, *[NONE] * 4)]))
 
 
 def _score_cells(row: Record) -> Cells:
@@ -189,7 +165,7 @@ def ablation_table(results: Record) -> str:
         for recipe in ABLATIONS
     ]
     lines = [
-        f"{_about(study, 'ablations')} {ABLATION_LEGEND}",
+        _about(study, "ablations"),
         "",
         *_table(("recipe", *HEADINGS, "difference", "better than the cascade", *PROVENANCE), rows),
     ]
@@ -201,22 +177,27 @@ def fold_table(results: Record) -> str:
     study = results.get("folds")
     means = ("mean IoU of coarse", "of fine", "of the average", "of refine")
     accuracies = ("accuracy of refine", "class accuracy of refine")
-    headings = ("fold", *means, *accuracies, *PROVENANCE[1:])
+    over_all = ("mean IoU of refine over all classes", "class accuracy of refine over all classes")
+    headings = ("fold", *means, *accuracies, *over_all, *PROVENANCE[1:])
     lines = [
-        f"{_about(study, 'folds')} {FOLD_LEGEND}",
+        f"{_about(study, 'folds')} The cascade, seed 0.",
         "",
     ]
     runs = study["runs"] if study else []
     rows = [_fold_cells(study, run) for run in runs]
     if len(runs) > 1:
         rows.append(_mean_cells(study))
-    return "\n".join([*lines, *_table(headings, rows or [(NOT_RUN, *[NONE] * 12)])])
+    return "\n".join(
+        [*lines, *_table(headings, rows or [(NOT_RUN, *[NONE] * (len(headings) - 1))])]
+    )
 
 
 _FOLD_FIGURES = (
     *((name, "mean_iou") for name in ("coarse", "fine", "average", "refine")),
     ("refine", "pixel_accuracy"),
     ("refine", "class_accuracy"),
+    ("refine", "mean_iou_all"),
+    ("refine", "class_accuracy_all"),
 )
 
 

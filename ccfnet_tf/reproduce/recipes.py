@@ -118,8 +118,8 @@ ABLATIONS = (
     Recipe("crop", "crops of 185 pixels", {"data.crop": 185}),
     Recipe("scale", "training scales 0.5 to 2", {"data.scale": (0.5, 2.0)}),
 )
-"""Each changes one thing of the cascade, which is trained too, under the same budget. Those that the
-preset is already are left out."""
+"""Each changes one thing of the cascade, which is trained too, under the same budget. Those that
+the preset is already are left out."""
 
 RECIPES: dict[Study, tuple[Recipe, ...]] = {
     "claim": CLAIM,

@@ -35,11 +35,6 @@ Verdict = Literal["yes", "no", "not shown"]
 LEAST_SEEDS = 3
 """Pairs of runs below which nothing is shown: two say too little about a spread."""
 
-RULE = (
-    f"*yes*: at least {LEAST_SEEDS} seeds, the interval lies above 0, and the mean difference "
-    "exceeds its standard deviation; *no*: the same with the signs exchanged; else *not shown*"
-)
-
 
 @dataclass(frozen=True)
 class Difference:

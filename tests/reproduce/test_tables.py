@@ -17,9 +17,10 @@ from ccfnet_tf.evaluation.read_image_table import read_cells
 from ccfnet_tf.reproduce.collect import collect, spread_of
 from ccfnet_tf.reproduce.pages import update_page
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun
-from ccfnet_tf.reproduce.recipes import PAPER
+from ccfnet_tf.reproduce.recipes import DATA_SETS, PAPER
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.verdict import compared
+from tests.conftest import REPOSITORY
 from tests.reproduce.conftest import Finish, base_config, plan_of
 
 
@@ -221,3 +222,12 @@ def test_a_mean_of_nothing_is_none() -> None:
     assert spread_of([])["mean"] is None
     assert spread_of([0.5, None])["mean"] is None
     assert spread_of([0.5]) == {"mean": 0.5, "deviation": None, "values": 1}
+
+
+@pytest.mark.parametrize("data_set", DATA_SETS)
+def test_the_page_has_the_tables_of_the_committed_results(data_set: str, tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    text = (REPOSITORY / "docs" / "results.md").read_text()
+    page.write_text(text)
+    update_page(page, ResultsFile(REPOSITORY / f"docs/results/{data_set}.json", data_set).read())
+    assert page.read_text() == text
