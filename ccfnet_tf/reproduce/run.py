@@ -64,8 +64,10 @@ def carry_out(plan: Plan, run: PlannedRun, folder: Path, results: ResultsFile) -
     path = folder / run.name
     refuse_links(folder, path)
     if not is_trained(path, plan.epochs):
-        config = ["--config", str(config_file(folder, run))]
-        _call(["fit", *config, "--out", str(path), "--resume"], run)
+        # A run that has a checkpoint uses its own configuration, which names its own split lists.
+        begun = (path / CHECKPOINTS / "last.npz").is_file()
+        config = [] if begun else ["--config", str(config_file(folder, run))]
+        _call(["fit", "--out", str(path), "--resume", *config], run)
     if is_scored(path, plan, run.recipe):
         return
     if _calibrates(plan, run.recipe):

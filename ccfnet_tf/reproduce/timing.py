@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,9 @@ def measure(config: RunConfig, folder: Path, console: Console) -> Timing:
         console.print(f"timing {2 * timed} steps of the cascade: {run}")
         short = _shortened(config, parts, timed * batch, folder / "lists")
         write_text(folder / "config.yaml", to_yaml(short))
-        arguments = ["fit", "--config", str(folder / "config.yaml"), "--out", str(run), "--resume"]
+        if run.exists():  # a resumed run would trace the network in its second epoch
+            shutil.rmtree(run)
+        arguments = ["fit", "--out", str(run), "--config", str(folder / "config.yaml")]
         run_command(arguments, name="timing", resume="the same command")
     return _timing(run / "metrics.csv", timed, steps)
 

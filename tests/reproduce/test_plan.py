@@ -156,16 +156,17 @@ def test_a_step_is_timed_by_the_second_epoch(
 
     def fit(arguments: list[str], **_: str) -> None:
         calls.append(arguments)
-        config = from_yaml(Path(arguments[2]).read_text(), source="file")
+        config = from_yaml(Path(arguments[4]).read_text(), source="file")
         lists = Path(str(config.data.lists))
         counts = [len((lists / f"{part}.txt").read_text().split()) for part in ("train", "val")]
         assert counts == [32, 8]  # of 80 and 20
         assert config.train.epochs == 2
-        run = Path(arguments[4])
+        run = Path(arguments[2])
         run.mkdir()
         (run / "metrics.csv").write_text("epoch,seconds\n1,50\n2,16\n")
 
     monkeypatch.setattr(timing, "run_command", fit)
+    (tmp_path / "run").mkdir()  # an interrupted one
     for _ in range(2):  # the second time from the file
         found = timing.measure(scenes, tmp_path, Console(quiet=True))
         assert found == Timing(start_seconds=34, step_seconds=2, steps=20)

@@ -73,8 +73,9 @@ class Processes:
             raise RunError(f"{name}: {verb} failed; continue with {resume}")
         self.before(verb)
         if verb == "fit":
-            config = from_yaml(Path(arguments[2]).read_text(), source=arguments[2])
-            train(Path(arguments[4]), config)
+            assert arguments[3:5] == ["--resume", "--config"]
+            config = from_yaml(Path(arguments[5]).read_text(), source=arguments[5])
+            train(Path(arguments[2]), config)
         elif verb == "evaluate":
             score(Path(arguments[1]), arguments[3], seed=0)
         else:
@@ -133,6 +134,25 @@ def test_an_interrupted_study_is_continued(
     assert cli.main(args) == 0
     fold = "cascade-fold1-seed0"
     assert processes.calls == [("calibrate", fold), ("evaluate", fold)]
+
+
+def test_a_run_with_a_checkpoint_is_continued_with_its_own_configuration(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+
+    def stop(arguments: list[str], **_: str) -> None:
+        calls.append(arguments)
+        raise RunError("stopped")
+
+    monkeypatch.setattr(run, "run_command", stop)
+    checkpoints = tmp_path / "folds" / "cascade-fold0-seed0" / "checkpoints"
+    for _ in range(2):
+        assert cli.main(command(data, tmp_path, "--folds", "--train.epochs", "2")) == 2
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        (checkpoints / "last.npz").touch()
+    assert ["--config" in call for call in calls] == [True, False]
+    assert all("--resume" in call for call in calls)
 
 
 def test_a_scoring_is_recorded_before_it_begins(

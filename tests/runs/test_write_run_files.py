@@ -8,6 +8,7 @@ import pytest
 
 from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
 from ccfnet_tf.errors import RunError
+from ccfnet_tf.io import machine
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs import write_run_files
 from ccfnet_tf.runs.run_folder import read_run
@@ -137,6 +138,8 @@ def test_environment_names_versions_and_devices(tmp_path: Path) -> None:
     starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
     assert [start["devices"] for start in starts] == [["/device:CPU:0"], ["/device:GPU:0"]]
     assert starts[0]["versions"]["tensorflow"].startswith("2.")
+    assert starts[0]["commit"] == machine.commit()
+    assert starts[0]["processor"] == machine.processor()
 
 
 def test_a_library_under_another_name_has_no_version() -> None:
