@@ -6,8 +6,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.cli.fit_options import parse_config
-from ccfnet_tf.cli.shared_arguments import Parser
 from ccfnet_tf.config import RunConfig, find_config
 from ccfnet_tf.errors import EXIT_DONE, ConfigError
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable

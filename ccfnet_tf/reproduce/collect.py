@@ -21,8 +21,8 @@ from ccfnet_tf.reproduce.plan import Plan, PlannedRun, recipe_digest
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.run import is_scored, is_trained
 from ccfnet_tf.reproduce.verdict import Comparison, compared, over_seeds
-from ccfnet_tf.runs.run_files import sound_rows
 from ccfnet_tf.runs.run_folder import CONFIG, read_config
+from ccfnet_tf.runs.write_run_files import sound_rows
 
 SCORES = ("difficulty", "attention", "max_softmax", "entropy", "margin", "disagreement")
 """Scores of coarse's errors; the last four come without a head of their own."""

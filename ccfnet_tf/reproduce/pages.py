@@ -16,7 +16,7 @@ from typing import Any
 
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import Record
-from ccfnet_tf.report.summary_text import counted
+from ccfnet_tf.report.evaluation_in_words import counted
 from ccfnet_tf.reproduce.collect import spread_of
 from ccfnet_tf.reproduce.recipes import (
     ABLATIONS,
@@ -28,7 +28,7 @@ from ccfnet_tf.reproduce.recipes import (
     Recipe,
     Study,
 )
-from ccfnet_tf.runs.run_files import write_text
+from ccfnet_tf.runs.write_run_files import write_text
 
 FIGURES = ("mean_iou", "pixel_accuracy", "near_mean_iou", "near_pixel_accuracy")
 HEADINGS = ("mean IoU", "accuracy", "mean IoU near boundaries", "accuracy near boundaries")

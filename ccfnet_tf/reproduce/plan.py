@@ -23,7 +23,7 @@ from ccfnet_tf.io.annotation_json import Record, read_json, records, text, whole
 from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
 from ccfnet_tf.reproduce.recipes import RECIPES, SPLIT, Head, Recipe, Study, with_keys
-from ccfnet_tf.runs.run_files import write_text
+from ccfnet_tf.runs.write_run_files import write_text
 
 PLAN = "plan.json"
 

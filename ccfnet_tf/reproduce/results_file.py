@@ -19,7 +19,7 @@ from ccfnet_tf.io.annotation_json import Record, read_json, records, text
 from ccfnet_tf.io.machine import commit
 from ccfnet_tf.reproduce.plan import Plan, PlannedRecipe
 from ccfnet_tf.reproduce.recipes import RECIPES
-from ccfnet_tf.runs.run_files import write_text
+from ccfnet_tf.runs.write_run_files import write_text
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,6 @@ class ResultsFile:
         Raises:
             ConfigError: One was.
         """
-        if plan.split != "test":
-            return
         for recipe in plan.recipes:
             others = self.scorings(plan.study, recipe.name)
             if others and recipe.digest not in others:

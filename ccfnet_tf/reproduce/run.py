@@ -18,8 +18,8 @@ from ccfnet_tf.reproduce.plan import Plan, PlannedRun, config_file
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.runs.calibration_file import CALIBRATION
 from ccfnet_tf.runs.run_command import run_command
-from ccfnet_tf.runs.run_files import epochs_written
 from ccfnet_tf.runs.run_folder import CHECKPOINTS
+from ccfnet_tf.runs.write_run_files import epochs_written
 
 RESUME = "the same command"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ccfnet_tf.config import RunConfig, to_yaml
-from ccfnet_tf.datasets.splits import list_set, read_parts, with_format
+from ccfnet_tf.datasets.open_data_set import list_set, read_parts, with_format
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.reproduce import equal_work, timing
 from ccfnet_tf.reproduce.collect import collect
@@ -28,7 +28,7 @@ from ccfnet_tf.reproduce.plan import (
 from ccfnet_tf.reproduce.recipes import Recipe, Study
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.run import carry_out, say_run
-from ccfnet_tf.runs.run_files import write_text
+from ccfnet_tf.runs.write_run_files import write_text
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from pathlib import Path
 from rich.console import Console
 
 from ccfnet_tf.config import RunConfig, to_yaml
-from ccfnet_tf.datasets.splits import Parts, read_parts
+from ccfnet_tf.datasets.open_data_set import Parts, read_parts
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.reproduce.plan import Timing
 from ccfnet_tf.reproduce.recipes import with_keys
 from ccfnet_tf.runs.run_command import run_command
-from ccfnet_tf.runs.run_files import sound_rows, write_text
+from ccfnet_tf.runs.write_run_files import sound_rows, write_text
 
 STEPS = 8
 """Steps of each of the two timed epochs. The first one also builds and traces the network."""
