@@ -27,7 +27,6 @@ class Learning:
 
     Attributes:
         coarse: Weight of coarse's cross-entropy; likewise `attention`, `refine` and `fine`.
-        ohem: Share of the labelled pixels of a micro-batch that counts for coarse and fine.
         class_weights: [C]; None gives all classes the same weight.
         balanced: Hard and easy pixels have the same total weight in the attention loss.
         clip_norm: Maximum norm of the gradient; 0 disables clipping.
@@ -35,13 +34,13 @@ class Learning:
         fine_above: P(hard) above which a pixel counts in fine's cross-entropy.
         affine_gate: The weights of fine and coarse are an affine function of attention.
         frozen: Batch norm is not trained.
+        ohem: Share of the labelled pixels of a micro-batch that counts for coarse and fine.
     """
 
     coarse: float = 1.0
     attention: float = 1.0
     refine: float = 1.0
     fine: float = 0.0
-    ohem: float = 1.0
     class_weights: Sequence[float] | None = None
     balanced: bool = False
     clip_norm: float = 0.0
@@ -49,6 +48,7 @@ class Learning:
     frozen: bool = False
     fine_above: float = 0.0
     affine_gate: bool = False
+    ohem: float = 1.0
 
 
 @dataclass(frozen=True)

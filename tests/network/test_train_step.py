@@ -39,6 +39,7 @@ CASES: dict[str, Learning] = {
     "in_parts": Learning(parts=2),
     "frozen": Learning(frozen=True),
     "fine_on_hard_pixels": Learning(fine=1.5, fine_above=0.5),
+    "hardest_pixels": Learning(fine=1.5, ohem=0.3),
     "affine_gate": Learning(fine=0.5, affine_gate=True),
     "all_at_once": Learning(0.7, 0.4, 2.0, 0.9, [0.2, 3.0, 1.0], True, 0.3, parts=2),
 }
@@ -70,6 +71,7 @@ def compiled(toy: Toy, how: Learning, **options: Any) -> Any:
         class_weights=how.class_weights,
         accumulate=how.parts,
         fine_threshold=how.fine_above,
+        ohem_share=how.ohem,
         **options,
     )
     return model
