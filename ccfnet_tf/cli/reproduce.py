@@ -103,6 +103,7 @@ def main(args: list[str]) -> int:
         request = replace(request, study="folds", recipes=(CASCADE,), seeds=1, folds=folds)
     out = Path(options.out).expanduser()
     results = Path(options.results).expanduser() if options.results else _default_results(out)
+    results = results.resolve()
     for folder, option in ((out, "--out"), (results, "--results")):
         refuse_file(folder, option)
         refuse_unwritable(folder, option)

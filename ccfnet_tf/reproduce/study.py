@@ -70,7 +70,7 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
             recipe would be scored a second time.
     """
     file = ResultsFile(results / f"{request.data_set}.json", request.data_set)
-    page = results.with_suffix(".md")
+    page = results.with_name(f"{results.name}.md")
     folder = out / request.study
     plan, configs = make_plan(request, folder, console)
     if not request.again:
