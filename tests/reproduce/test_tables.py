@@ -149,7 +149,7 @@ def test_what_was_not_run_is_said_so(tmp_path: Path, finish: Finish) -> None:
     plan, configs = plan_of(base_config(tmp_path), "ablations", seeds=1)
     folder = tmp_path / "out" / "ablations"
     finish(folder, plan, configs, (plan.runs[0], PlannedRun.of("crop", 0, 0)))
-    _, page = written(tmp_path, plan, folder)
+    tree, page = written(tmp_path, plan, folder)
     for table, first, rows in (("claim", 2, 5), ("ablations", 3, 13), ("folds", 2, 1)):
         found = [*rows_of(page, table)][first:]
         assert len(found) == rows
@@ -158,6 +158,9 @@ def test_what_was_not_run_is_said_so(tmp_path: Path, finish: Finish) -> None:
         )
     crop = next(row for row in rows_of(page, "ablations") if row[0].startswith("`crop`"))
     assert crop[6] == "not shown"  # a single seed
+    cascade, changed = (run["figures"]["refine"]["mean_iou"] for run in tree["ablations"]["runs"])
+    assert crop[5].startswith(f"{100 * (changed - cascade):+.2f} (")
+    assert f"{changed:.4f}" != f"{cascade:.4f}"
     assert "Validation split; 2 epochs, which take the cascade about 10 minutes" in page
 
 

@@ -1,0 +1,73 @@
+"""Which runs count as finished."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ccfnet_tf.reproduce.plan import Plan, config_of
+from ccfnet_tf.reproduce.run import is_scored, is_trained
+from tests.reproduce.conftest import EPOCHS, base_config, plan_of, score, train
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Plan, Path]:
+    plan, configs = plan_of(base_config(tmp_path), seeds=1)
+    run = tmp_path / "run"
+    train(run, config_of(plan.runs[0], configs["cascade"]))
+    score(run, "test", seed=0)
+    return plan, run
+
+
+def newer(run: Path, name: str) -> None:
+    after = (run / "evaluation.json").stat().st_mtime_ns + 1
+    os.utime(run / name, ns=(after, after))
+
+
+def changed(run: Path, **keys: object) -> None:
+    path = run / "evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def test_a_finished_run_is_kept(made: tuple[Plan, Path]) -> None:
+    plan, run = made
+    assert is_trained(run, EPOCHS)
+    assert is_scored(run, plan, "cascade")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: newer(run, "checkpoints/best.npz"),
+        lambda run: newer(run, "calibration.json"),
+        lambda run: (run / "calibration.json").unlink(),
+        lambda run: (run / "images.npz").unlink(),
+        lambda run: changed(run, split="val"),
+        lambda run: changed(run, wrapping="--tta scales=1 flip"),
+        lambda run: (run / "evaluation.json").write_text("{"),
+    ],
+    ids=["checkpoint", "calibration", "uncalibrated", "images", "split", "views", "damaged"],
+)
+def test_another_evaluation_is_repeated(
+    made: tuple[Plan, Path], change: Callable[[Path], None]
+) -> None:
+    plan, run = made
+    change(run)
+    assert not is_scored(run, plan, "cascade")
+
+
+def test_only_refine_is_calibrated(made: tuple[Plan, Path]) -> None:
+    plan, run = made
+    (run / "calibration.json").unlink()
+    assert is_scored(run, plan, "fine_alone")
+
+
+def test_a_run_with_fewer_epochs_is_not_trained(made: tuple[Plan, Path]) -> None:
+    _, run = made
+    assert not is_trained(run, EPOCHS + 1)
+    (run / "checkpoints" / "last.npz").unlink()
+    assert not is_trained(run, EPOCHS)
