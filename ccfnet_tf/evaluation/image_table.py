@@ -1,7 +1,7 @@
 """Figures of each image: `images.csv` for people, `images.npz` for programs.
 
-images.npz contains `names` [N], and for each of `CELLS` the cells of every confusion matrix that are
-not 0: int64 [M, 4], columns image, truth, prediction, pixels. A bootstrap over images
+images.npz contains `names` [N], and for each of `CELLS` the cells of every confusion matrix that
+are not 0: int64 [M, 4], columns image, truth, prediction, pixels. A bootstrap over images
 therefore needs no second pass over the data.
 """
 

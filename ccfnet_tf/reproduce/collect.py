@@ -24,10 +24,10 @@ from ccfnet_tf.reproduce.verdict import Comparison, compared, over_seeds
 from ccfnet_tf.runs.run_folder import CONFIG, read_config
 from ccfnet_tf.runs.write_run_files import sound_rows
 
-SCORES = ("difficulty", "attention", "max_softmax", "entropy", "margin", "disagreement")
-"""Scores of coarse's errors; the last four come without a head of their own."""
+FREE = ("fine_difficulty", "max_softmax", "entropy", "margin", "disagreement")
+"""Scores of coarse's errors that need no head of their own."""
 
-FREE = SCORES[2:]
+SCORES = ("difficulty", "attention", *FREE)
 RANKINGS = ("auroc", "average_precision")
 NEAR = "4"
 """Pixels from a boundary, as a key of `evaluation.json`."""

@@ -40,6 +40,7 @@ EXPLAINED = "docs/results.md and docs/reproduce.md of ccfnet-tf explain columns 
 NOT_OURS = "It gives no settings; this is not a result of this project."
 
 NAMES = {
+    "fine_difficulty": "1 - fine's probability of coarse's class",
     "max_softmax": "1 - maximum softmax of coarse",
     "entropy": "entropy of coarse",
     "margin": "margin of coarse",

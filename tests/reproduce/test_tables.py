@@ -137,7 +137,7 @@ def test_difficulty_is_shown_beside_every_score(claim: tuple[Plan, Path], tmp_pa
     tree, page = written(tmp_path, plan, folder)
     rows = [*rows_of(page, "difficulty")]
     assert [row[0] for row in rows[2:4]] == ["difficulty", "attention"]
-    assert len(rows) == 8
+    assert len(rows) == 9
     assert rows[2][2] == rows[3][2] == "-"
     aurocs = [run["scores_of_coarse"]["entropy"]["auroc"] for run in tree["claim"]["runs"][:9:4]]
     entropy = next(row for row in rows if row[0] == "entropy of coarse")
