@@ -51,13 +51,20 @@ def with_keys(config: RunConfig, keys: Mapping[str, Any]) -> RunConfig:
 
 _ONE_SCALE = {"model.coarse_scale": 1.0, "model.attention_scale": 1.0}
 
+_SOFT_BLEND = {"model.blend": "soft", "train.fine_loss_pixels": "all"}
+"""A hard blend needs attention and fine to have losses of their own."""
+
 
 def _alone(head: str) -> dict[str, Any]:
     weights = dict.fromkeys(("coarse", "attention", "refine", "fine"), 0.0) | {head: 1.0}
-    return {f"train.{name}_loss_weight": value for name, value in weights.items()}
+    return {
+        **{f"train.{name}_loss_weight": value for name, value in weights.items()},
+        **_SOFT_BLEND,
+        "model.gate": "attention",
+    }
 
 
-_FINE_ALONE = {**_alone("fine"), **_ONE_SCALE, "train.fine_loss_pixels": "all"}
+_FINE_ALONE = {**_alone("fine"), **_ONE_SCALE}
 """At one scale, because fine alone has no use for the features of the image at half size."""
 
 
@@ -85,7 +92,7 @@ ABLATIONS = (
     Recipe(
         "gate_affine",
         "an affine function of attention weights fine and coarse",
-        {"model.gate": "affine", "model.blend": "soft"},
+        {**_SOFT_BLEND, "model.gate": "affine"},
     ),
     Recipe("one_scale", "coarse reads the image at full size", _ONE_SCALE),
     Recipe("two_scales", "coarse reads the image at half size", {"model.coarse_scale": 0.5}),
@@ -94,14 +101,18 @@ ABLATIONS = (
         "fine only where attention is above the threshold, in training too",
         {"model.gate": "attention", "model.blend": "hard", "train.fine_loss_pixels": "hard"},
     ),
-    Recipe("fine_loss", "fine without a loss of its own", {"train.fine_loss_weight": 0.0}),
+    Recipe(
+        "fine_loss",
+        "fine without a loss of its own",
+        {**_SOFT_BLEND, "train.fine_loss_weight": 0.0},
+    ),
     Recipe(
         "attention_input", "attention sees features only", {"model.attention_input": "features"}
     ),
     Recipe(
         "no_attention_loss",
         "attention learned through the loss of refine only",
-        {"train.attention_loss_weight": 0.0},
+        {**_SOFT_BLEND, "train.attention_loss_weight": 0.0},
     ),
     Recipe(
         "balanced_attention",

@@ -61,6 +61,20 @@ def test_every_recipe_changes_the_presets_but_the_cascade(data_set: str) -> None
         assert recipe.head == "refine" or weights[recipe.head] > 0
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"model.gate": "affine", "model.coarse_scale": 0.5},
+        {"model.blend": "hard", "train.fine_loss_pixels": "hard"},
+        {"model.coarse_scale": 0.5, "model.attention_scale": 0.5, "model.blend": "hard"},
+    ],
+)
+def test_every_recipe_is_valid_for_another_cascade(tmp_path: Path, keys: dict[str, str]) -> None:
+    base = with_keys(base_config(tmp_path), keys)
+    configs = [recipe.applied(base) for recipe in (*CLAIM, *ABLATIONS)]
+    assert len({recipe_digest(config) for config in configs}) > 10
+
+
 def test_no_study_but_that_of_the_ablations_misses_the_test_split() -> None:
     with pytest.raises(ConfigError, match=r"--ablations cropp: expected .*; did you mean 'crop'\?"):
         find_ablations(["cropp"])
