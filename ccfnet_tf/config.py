@@ -27,7 +27,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 """`ComputeType` as an option; `auto` chooses by the hardware."""
 
 AttentionInput = Literal["features", "features_and_coarse"]
-FineInput = Literal["pyramid", "pyramid_and_detail"]
+FineInput = Literal["pyramid", "pyramid_and_detail", "pyramid_and_stride4"]
 Gate = Literal["attention", "affine"]
 Blend = Literal["soft", "hard"]
 
@@ -160,7 +160,9 @@ class ModelConfig:
         dropout: Dropout rate before the classifier of each head, in training.
         attention_input: Input of the attention head: `features` of the backbone (the paper), or
             also the coarse prediction.
-        fine_input: Input of the fine head: the `pyramid` (the paper), or also stride-4 features.
+        fine_input: Input of the fine head: the `pyramid` (the paper), or also the stride-4 features
+            and the coarse probabilities (`pyramid_and_detail`), or also the stride-4 features only
+            (`pyramid_and_stride4`).
         gate: What weights fine and coarse in refine: the probabilities of `attention` (the paper),
             or an `affine` function of its logit, learned through the loss of refine.
         blend: `soft` adds both predictions, weighted by the gate (the paper); `hard` uses fine

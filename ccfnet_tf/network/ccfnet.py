@@ -84,7 +84,8 @@ def build_ccfnet(
             probabilities and entropy of the coarse head as well, and its confidence at full
             resolution.
         fine_input: `pyramid`, or `pyramid_and_detail` to give the fine head the stride-4 features
-            and the probabilities of the coarse head as well.
+            and the probabilities of the coarse head as well, or `pyramid_and_stride4` to give it
+            the stride-4 features only.
         gate: What weights fine and coarse in refine: the probabilities of `attention` (the paper),
             or an `affine` function of its logit, learned through the loss of refine.
         blend: `soft` adds both predictions, weighted by the gate; `hard` uses fine where attention
@@ -147,7 +148,8 @@ def build_ccfnet(
 
     judged = probabilities if attention_input == "features_and_coarse" else None
     attention = _attention(maps, coarse, judged, style, attention_scale)
-    fine = _fine(maps, probabilities, num_classes, style, fine_input)
+    of_coarse = probabilities if fine_input == "pyramid_and_detail" else None
+    fine = _fine(maps, of_coarse, num_classes, style, detail=fine_input != "pyramid")
     coarse_logs = heads.LogSoftmax(dtype="float32", name="coarse_log_probabilities")(coarse)
     weights = _gate(attention, gate, blend, blend_threshold)
     refine = heads.Blend(dtype="float32", name="refine")([coarse_logs, weights, fine])
@@ -196,12 +198,13 @@ def _fine(
     probabilities: KerasTensor | None,
     num_classes: int,
     style: heads.HeadStyle,
-    fine_input: FineInput,
+    *,
+    detail: bool,
 ) -> KerasTensor:
-    """Returns the logits of the fine branch, [B, H, W, C]."""
+    """Returns the logits of the fine branch, [B, H, W, C], with stride-4 features or without."""
     context, stride = heads.pyramid(maps.features, style), STRIDE
-    if fine_input == "pyramid_and_detail":
-        if maps.half is not None:
+    if detail:
+        if maps.half is not None and probabilities is not None:
             probabilities = ResizeLike(dtype="float32", name="fine_coarse")(
                 [probabilities, maps.features]
             )

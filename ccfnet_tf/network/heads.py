@@ -331,23 +331,23 @@ def pyramid(features: KerasTensor, style: HeadStyle) -> KerasTensor:
 
 
 def with_detail(
-    context: KerasTensor, probabilities: KerasTensor, detail: KerasTensor, style: HeadStyle
+    context: KerasTensor, probabilities: KerasTensor | None, detail: KerasTensor, style: HeadStyle
 ) -> KerasTensor:
     """Resizes pyramid features and coarse probabilities to stride 4 and adds the detail features.
 
     Args:
         context: [B, h, w, *] from `pyramid`.
-        probabilities: Coarse probabilities [B, h, w, C].
+        probabilities: Coarse probabilities [B, h, w, C], or None to leave them out.
         detail: Stride-4 features of the backbone, [B, 2h-1, 2w-1, D].
         style: Options shared by all heads.
 
     Returns:
-        [B, 2h-1, 2w-1, channels + C + 32].
+        [B, 2h-1, 2w-1, channels + C + 32], or without C.
     """
     context = conv_norm_relu(context, style.channels, 3, "pyramid_merge", style)
-    context = layers.Concatenate(dtype=style.policy, name="pyramid_judged")(
-        [context, probabilities]
-    )
+    if probabilities is not None:
+        join = layers.Concatenate(dtype=style.policy, name="pyramid_judged")
+        context = join([context, probabilities])
     context = ResizeLike(dtype=style.policy, name="pyramid_resize")([context, detail])
     detail = conv_norm_relu(detail, DETAIL_CHANNELS, 1, "detail", style)
     return layers.Concatenate(dtype=style.policy, name="detail_join")([context, detail])

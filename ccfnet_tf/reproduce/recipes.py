@@ -24,6 +24,7 @@ class Recipe:
         head: The prediction that is evaluated, and that selects the checkpoint.
         equal_work: Choose `model.head_channels` so that backbone and fine head alone take as many
             multiply-adds as the complete cascade.
+        without_coarse: Nothing of coarse, which is not trained, reaches the fine head.
     """
 
     name: str
@@ -31,10 +32,14 @@ class Recipe:
     keys: Mapping[str, Any] = field(default_factory=dict)
     head: Head = "refine"
     equal_work: bool = False
+    without_coarse: bool = False
 
     def applied(self, base: RunConfig) -> RunConfig:
         """Returns the configuration of the recipe; `equal_work` is up to the caller."""
-        return with_keys(base, {**self.keys, "train.best_by": self.head})
+        keys = {**self.keys, "train.best_by": self.head}
+        if self.without_coarse and base.model.fine_input == "pyramid_and_detail":
+            keys["model.fine_input"] = "pyramid_and_stride4"
+        return with_keys(base, keys)
 
 
 def with_keys(config: RunConfig, keys: Mapping[str, Any]) -> RunConfig:
@@ -73,13 +78,14 @@ CASCADE = Recipe("cascade", "refine of the cascade: the preset")
 CLAIM = (
     CASCADE,
     Recipe("coarse_alone", "coarse trained alone", _alone("coarse"), "coarse"),
-    Recipe("fine_alone", "fine trained alone", _FINE_ALONE, "fine"),
+    Recipe("fine_alone", "fine trained alone", _FINE_ALONE, "fine", without_coarse=True),
     Recipe(
         "fine_wide",
         "fine trained alone, as wide as the work of the cascade allows",
         _FINE_ALONE,
         "fine",
         equal_work=True,
+        without_coarse=True,
     ),
 )
 """What refine must surpass, besides the plain average of the cascade's own branches."""
@@ -124,6 +130,7 @@ ABLATIONS = (
         "no cascade: fine trained alone on the hardest quarter of the pixels",
         {**_FINE_ALONE, "train.ohem_share": 0.25},
         "fine",
+        without_coarse=True,
     ),
     Recipe("weight_decay", "weight decay 0.5", {"train.weight_decay": 0.5}),
     Recipe("crop", "crops of 185 pixels", {"data.crop": 185}),

@@ -47,7 +47,14 @@ EXTRA += [*branch("pyramid_merge"), "pyramid_judged", "pyramid_resize", *branch(
 EXTRA += ["detail_join"]
 
 
-@pytest.mark.parametrize(("options", "names"), [(PAPER, COMMON), (FULL, COMMON + EXTRA)])
+STRIDE4 = {"fine_input": "pyramid_and_stride4"}
+OF_STRIDE4 = [*branch("pyramid_merge"), "pyramid_resize", *branch("detail"), "detail_join"]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [(PAPER, COMMON), (FULL, COMMON + EXTRA), (STRIDE4, COMMON + OF_STRIDE4)],
+)
 def test_layer_names(small_network: Build, options: dict[str, Any], names: list[str]) -> None:
     assert sorted(layer.name for layer in small_network(**options).layers) == sorted(names)
 
@@ -75,7 +82,7 @@ def test_number_of_parameters_with_all_inputs(small_network: Build) -> None:
     assert small_network(**FULL).count_params() == expected
 
 
-@pytest.mark.parametrize("options", [PAPER, FULL])
+@pytest.mark.parametrize("options", [PAPER, FULL, STRIDE4])
 @pytest.mark.parametrize("shape", [(1, 32, 32), (2, 33, 33), (3, 65, 47)])
 def test_outputs(small_network: Build, options: dict[str, Any], shape: tuple[int, ...]) -> None:
     model = small_network(**options)
@@ -254,6 +261,11 @@ def test_no_gradient_flows_back_from_attention_and_fine_to_coarse(small_network:
     for output in ("attention_logits", "fine_logits"):
         assert not gradients_reach(model, output, "coarse_classifier")
         assert gradients_reach(model, output, output.replace("logits", "conv"))
+    alone = small_network(**STRIDE4)
+    weights = [layer.kernel for layer in alone.layers if layer.name.startswith("coarse_conv")]
+    before = keras.Model(alone.input, alone.get_layer("fine_logits").output)
+    assert not {"coarse_conv", "coarse_classifier"} & {layer.name for layer in before.layers}
+    assert weights  # it has a coarse head, which fine does not see
     assert gradients_reach(model, "refine", "coarse_classifier")
     assert gradients_reach(model, "refine", "attention_conv")
     assert gradients_reach(model, "refine", "detail_conv")
@@ -298,7 +310,10 @@ def test_attention_at_half_size_does_not_see_the_image_at_full_size(small_networ
         ({"batch_norm_momentum": -0.1}, "batch_norm_momentum is -0.1"),
         ({"backbone": "mobilenet"}, "'mobilenet': expected .*did you mean 'mobilenet_v2'"),
         ({"attention_input": "feature"}, "'feature': expected .*did you mean 'features'"),
-        ({"fine_input": "detail"}, "fine_input is 'detail': expected pyramid or"),
+        (
+            {"fine_input": "detail"},
+            "fine_input is 'detail': expected pyramid or pyramid_and_detail or",
+        ),
         ({"precision": "bf16"}, "precision is 'bf16'"),
         ({"gate": "afine"}, "gate is 'afine': expected .*did you mean 'affine'"),
         ({"blend": "switch"}, "blend is 'switch': expected soft or hard"),
