@@ -160,7 +160,7 @@ def rows(
     state = affine.classes("refine")
     name = f"affine gate, sigmoid({gate[0]:.2f} a + {gate[1]:.2f})"
     yield row(name, 1.0, state.pixel_accuracy, state.mean_iou_present)
-    best = chosen.switch("attention").chosen
+    best = chosen.switch("attention").as_good_as_fine
     if best is not None:
         for point in own.switch("attention").points:
             if point.threshold == best.threshold:

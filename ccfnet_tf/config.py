@@ -168,7 +168,8 @@ class ModelConfig:
         blend: `soft` adds both predictions, weighted by the gate (the paper); `hard` uses fine
             where attention is above `blend_threshold`, and coarse elsewhere. Both are still
             computed everywhere, so a hard blend saves no time.
-        blend_threshold: P(coarse is wrong) above which a hard blend uses fine.
+        blend_threshold: P(coarse is wrong) above which a hard blend uses fine, until `calibrate`
+            chooses it on the validation split.
         coarse_scale: 1 (the paper), or 0.5: coarse reads the image at half size, through the same
             backbone; the fine head still reads it at full size. Needs `train.batch_norm` frozen.
         attention_scale: 1 (the paper), or 0.5: attention reads the image at half size too.

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.cli.evaluate import checked_load
 from ccfnet_tf.errors import EXIT_DONE, DataError
-from ccfnet_tf.evaluation.calibrate import Method, fit_calibration, sample_pixels
+from ccfnet_tf.evaluation.calibrate import (
+    Method,
+    choose_threshold,
+    fit_calibration,
+    sample_pixels,
+)
 from ccfnet_tf.inference.segmenter_protocol import MAPS
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
-from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text
 from ccfnet_tf.runs.run_data import read_run_parts
 from ccfnet_tf.runs.run_folder import read_run
@@ -30,8 +36,9 @@ def new_parser() -> Parser:
     parser = Parser(
         prog="ccfnet-tf calibrate",
         description="Fit a temperature for the final probabilities, and a scale and bias for "
-        "attention, on the validation split. No label changes. Writes calibration.json in the run, "
-        "which predict, evaluate, serve and export then use.",
+        "attention, on the validation split. No label changes, unless the run has a hard blend "
+        "(model.blend): its threshold is chosen too. Writes calibration.json in the run, which "
+        "predict, evaluate, serve and export then use.",
     )
     parser.add_argument("run", help="run folder")
     method = "vector fits a factor and a bias for each class (default: %(default)s)"
@@ -58,13 +65,20 @@ def main(args: list[str]) -> int:
 
     console = new_console()
     # Without the calibration that the run may have, which may be of other weights or damaged.
-    network = KerasNetwork(run, calibration=UNCALIBRATED)
+    network, threshold = KerasNetwork(run, calibration=UNCALIBRATED), None
     with new_progress(console) as bar:
         load = checked_load(parts.val, parts, data, bar)
+        if network.hard_threshold is not None:
+            task = bar.add_task("threshold of the blend", total=len(parts.val))
+            threshold = choose_threshold(
+                network, parts.val, load, advance=lambda: bar.advance(task)
+            )
+            network = KerasNetwork(run, calibration=Calibration(blend_threshold=threshold))
         task = bar.add_task("validation", total=len(parts.val))
         pixels = sample_pixels(network, parts.val, load, advance=lambda: bar.advance(task))
         task = bar.add_task("fitting", total=None)
         fit = fit_calibration(pixels, options.method)
+    calibration = replace(fit.calibration, blend_threshold=threshold)
     measured = {
         "split": "val",
         "images": len(parts.val),
@@ -73,8 +87,10 @@ def main(args: list[str]) -> int:
         "after": fit.after,
     }
     path = run / CALIBRATION
-    write_text(path, calibration_text(checkpoint, fit.calibration, measured))
+    write_text(path, calibration_text(checkpoint, calibration, measured))
     console.print(_table(fit, len(parts.val)))
+    if threshold is not None:
+        console.print(f"fine is used where attention is above {threshold:.4f}")
     console.print(f"written to {path}; measure it on the test split: ccfnet-tf evaluate {run}")
     return EXIT_DONE
 

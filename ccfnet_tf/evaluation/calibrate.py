@@ -10,6 +10,7 @@ import numpy as np
 
 from ccfnet_tf.datasets.samples import Load
 from ccfnet_tf.errors import DataError, NotFiniteError
+from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.fit_calibration import (
     MOST_VALUES,
     PixelSample,
@@ -24,6 +25,9 @@ from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 
 Method = Literal["temperature", "vector"]
+
+SMALLEST_THRESHOLD = 1e-7
+"""The threshold of a hard blend that uses fine everywhere."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,35 @@ def fit_calibration(pixels: PixelSample, method: Method) -> Fit:
     calibration = Calibration(scale, bias, *attention)
     before, after = (_figures(pixels, each) for each in (UNCALIBRATED, calibration))
     return Fit(calibration, pixels.truth.size, before, after)
+
+
+def choose_threshold(
+    network: CascadeSegmenter,
+    samples: Sequence[Sample],
+    load: Load,
+    *,
+    advance: Callable[[], None] = lambda: None,
+) -> float:
+    """Returns the threshold of a hard blend with the highest mean IoU on a split.
+
+    It is one of `hard_switch.THRESHOLDS`, or one below all of them: fine everywhere. If several are
+    equal, it is the one with the fewest pixels of fine.
+
+    Args:
+        network: Whose attention and branches are read; its own blend does not matter.
+        samples: A split, such as `Parts.val`.
+        load: Reads a sample, `Parts.load`.
+        advance: Called after each image.
+
+    Raises:
+        DataError: No pixel is labelled, or an image cannot be read.
+        NotFiniteError: An output of the network is NaN.
+        ResourceError: Memory runs out.
+    """
+    best = evaluate(network, samples, load, advance=advance).switch("attention").best
+    if best is None:
+        raise DataError("no pixel of the validation split is labelled: nothing to calibrate with")
+    return max(best.threshold, SMALLEST_THRESHOLD)
 
 
 def sample_pixels(

@@ -113,10 +113,10 @@ def _cascade(evaluation: Evaluation, within: int | None) -> Tree:
 
 
 def _switch(evaluation: Evaluation) -> Tree:
-    chosen = evaluation.switch("attention").chosen
+    point = evaluation.switch("attention").as_good_as_fine
     return {
         **{score: [asdict(p) for p in evaluation.switch(score).points] for score in SWITCHES},
-        "as_good_as_fine": None if chosen is None else asdict(chosen),
+        "as_good_as_fine": None if point is None else asdict(point),
     }
 
 

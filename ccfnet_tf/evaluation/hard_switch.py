@@ -96,10 +96,18 @@ class HardSwitch:
         return tuple(points)
 
     @property
-    def chosen(self) -> SwitchPoint | None:
-        """The point with the fewest pixels of fine whose mean IoU is that of fine everywhere.
+    def best(self) -> SwitchPoint | None:
+        """The point with the highest mean IoU, and of those the one with the fewest pixels of fine.
 
         None without labelled pixels. Choose a threshold on the validation split only.
+        """
+        return max(self.points, key=lambda point: (point.mean_iou, -point.fine_share), default=None)
+
+    @property
+    def as_good_as_fine(self) -> SwitchPoint | None:
+        """The point with the fewest pixels of fine whose mean IoU is that of fine everywhere.
+
+        None without labelled pixels.
         """
         if not self.points:
             return None

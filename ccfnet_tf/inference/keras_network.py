@@ -90,7 +90,9 @@ class KerasNetwork:
             run = read_run(source)
             taxonomy = taxonomy or run.taxonomy
             calibration = calibration or run.calibration(checkpoint)
-            model = load_run(source, checkpoint=checkpoint, precision=precision)
+            model = load_run(
+                source, checkpoint=checkpoint, precision=precision, calibration=calibration
+            )
         else:
             model = source
         self.calibration = calibration or UNCALIBRATED

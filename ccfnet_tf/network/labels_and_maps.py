@@ -62,6 +62,18 @@ def hard_threshold(model: Any) -> float | None:
     return gates[0].limit if gates else None
 
 
+def set_hard_threshold(model: keras.Model, threshold: float) -> None:
+    """Sets the threshold of a hard blend, before the model is traced.
+
+    Args:
+        model: A `CCFNet`; one with a soft blend stays as it is.
+        threshold: P(hard), 0..1.
+    """
+    for layer in model.layers:
+        if isinstance(layer, HardGate):
+            layer.threshold = threshold
+
+
 def labels(log_probabilities: tf.Tensor) -> tf.Tensor:
     """Returns class ids int32 [...] of [..., C]; of logits too."""
     return tf.argmax(log_probabilities, axis=-1, output_type=tf.int32)

@@ -74,7 +74,12 @@ def _calibration(tree: dict[str, Any], classes: int) -> Calibration:
     attention_scale, attention_bias = _numbers(attention)
     if min(*scale, attention_scale) <= 0:
         raise ValueError("a scale is not above 0")
-    return Calibration(scale, bias, attention_scale, attention_bias)
+    threshold = tree.get("blend_threshold")  # missing in older files
+    if threshold is not None:
+        (threshold,) = _numbers([threshold])
+        if not 0.0 < threshold < 1.0:
+            raise ValueError(f"blend_threshold is {threshold}, outside 0..1")
+    return Calibration(scale, bias, attention_scale, attention_bias, threshold)
 
 
 def _numbers(values: Any) -> tuple[float, ...]:

@@ -132,7 +132,11 @@ def refuse_other_classes(taxonomy: Taxonomy, run: RunInfo) -> None:
 
 
 def load_run(
-    path: str | Path, *, checkpoint: Checkpoint | None = None, precision: ComputeType = "float32"
+    path: str | Path,
+    *,
+    checkpoint: Checkpoint | None = None,
+    precision: ComputeType = "float32",
+    calibration: Calibration | None = None,
 ) -> CCFNet:
     """Builds the network of a run and loads its trained weights.
 
@@ -140,6 +144,7 @@ def load_run(
         path: The run folder.
         checkpoint: The checkpoint to load. By default, `best` if it exists, else `last`.
         precision: Compute type of the network. Weights are always float32.
+        calibration: Whose threshold a hard blend uses; by default the one of the run.
 
     Raises:
         RunError: The folder or its checkpoint cannot be used.
@@ -147,7 +152,9 @@ def load_run(
     run = read_run(path)
     file = run.checkpoint(checkpoint)
     arrays = read_arrays(file, prefix=MODEL)
+    calibration = calibration or run.calibration(checkpoint)
     from ccfnet_tf.network.ccfnet import build_ccfnet
+    from ccfnet_tf.network.labels_and_maps import set_hard_threshold
 
     model = build_ccfnet(
         len(run.taxonomy.names),
@@ -156,6 +163,8 @@ def load_run(
         **run.config.model.architecture(),
     )
     assign_model(model, arrays, source=file)
+    if calibration.blend_threshold is not None:
+        set_hard_threshold(model, calibration.blend_threshold)
     return model
 
 

@@ -43,10 +43,10 @@ def run(toy: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return folder
 
 
-def write_weights(run: Path, model: Any, seed: int) -> None:
+def write_weights(run: Path, model: Any, seed: int, scale: float = 1.0) -> None:
     rng = np.random.default_rng(seed)
     arrays = {
-        f"model/{key}": rng.normal(size=variable.shape).astype(np.float32) ** 2
+        f"model/{key}": (scale * rng.normal(size=variable.shape) ** 2).astype(np.float32)
         for key, variable in named_variables(model).items()
     }
     write_arrays(run / "checkpoints" / "best.npz", arrays)

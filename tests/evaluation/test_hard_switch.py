@@ -48,7 +48,7 @@ def test_parts_add_up() -> None:
 
 def test_the_chosen_point_uses_the_fewest_pixels_of_fine_and_loses_nothing() -> None:
     switch = HardSwitch(count_switch(*drawn(), CLASSES))
-    chosen = switch.chosen
+    chosen = switch.as_good_as_fine
     assert chosen is not None
     assert 0 < chosen.fine_share < 1
     everywhere = switch.points[0].mean_iou
@@ -58,6 +58,17 @@ def test_the_chosen_point_uses_the_fewest_pixels_of_fine_and_loses_nothing() -> 
         for point in switch.points
         if point.fine_share < chosen.fine_share
     )
+
+
+def test_the_best_point_has_the_highest_mean_iou_and_of_those_the_fewest_pixels() -> None:
+    switch = HardSwitch(count_switch(*drawn(), CLASSES))
+    best = switch.best
+    assert best is not None
+    assert best.mean_iou == max(point.mean_iou for point in switch.points)
+    assert best.mean_iou > max(switch.points[0].mean_iou, switch.points[-1].mean_iou)
+    logit, truth, coarse, _ = drawn()
+    same = HardSwitch(count_switch(logit, truth, coarse, coarse, CLASSES))
+    assert same.best == same.points[-1]  # fine is needed nowhere
 
 
 def test_between_two_points_the_result_is_interpolated() -> None:
@@ -74,5 +85,6 @@ def test_without_labelled_pixels_there_is_no_point() -> None:
     nothing = np.zeros(0, np.int64)
     switch = HardSwitch(count_switch(nothing.astype(float), nothing, nothing, nothing, CLASSES))
     assert switch.points == ()
-    assert switch.chosen is None
+    assert switch.best is None
+    assert switch.as_good_as_fine is None
     assert switch.at_share(0.5) is None

@@ -10,7 +10,7 @@ from ccfnet_tf.errors import RunError
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text, read_calibration
 
-VECTOR = Calibration((0.5, 1.5), (0.25, -1.0), 0.7, -0.3)
+VECTOR = Calibration((0.5, 1.5), (0.25, -1.0), 0.7, -0.3, 0.06)
 
 
 @pytest.fixture
