@@ -152,14 +152,24 @@ def rows(
     def row(name: str, *figures: float | None) -> str:
         return f"| {name} | {' | '.join(percent(figure) for figure in figures)} |"
 
-    yield "| test, % | pixels from fine | pixel accuracy | mean IoU |"
-    yield "|---|---|---|---|"
+    yield "| test, % | pixels from fine | pixel accuracy | mean IoU | difficulty AUROC | AP |"
+    yield "|---|---|---|---|---|---|"
+    difficulty = {
+        "fine": own.ranking("coarse", "fine_difficulty"),
+        "refine": own.ranking("coarse", "difficulty"),
+        "affine": affine.ranking("coarse", "difficulty"),
+    }
+
+    def of_head(label: str, head: str, share: float | None, by: Evaluation) -> str:
+        state = by.classes("refine" if head == "affine" else head)
+        figures = [share, state.pixel_accuracy, state.mean_iou_present]
+        found = difficulty.get(head)
+        ranks = (None, None) if found is None else (found.auroc, found.average_precision)
+        return row(label, *figures, *ranks)
+
     for name, share in (("coarse", 0.0), ("fine", 1.0), ("average", 1.0), ("refine", 1.0)):
-        state = own.classes(name)
-        yield row(name, share, state.pixel_accuracy, state.mean_iou_present)
-    state = affine.classes("refine")
-    name = f"affine gate, sigmoid({gate[0]:.2f} a + {gate[1]:.2f})"
-    yield row(name, 1.0, state.pixel_accuracy, state.mean_iou_present)
+        yield of_head(name, name, share, own)
+    yield of_head(f"affine gate, sigmoid({gate[0]:.2f} a + {gate[1]:.2f})", "affine", 1.0, affine)
     best = chosen.switch("attention").as_good_as_fine
     if best is not None:
         for point in own.switch("attention").points:
@@ -169,11 +179,13 @@ def rows(
                     point.fine_share,
                     point.pixel_accuracy,
                     point.mean_iou,
+                    None,
+                    None,
                 )
                 free = own.switch("max_softmax").at_share(point.fine_share) or ()
-                yield row("switch, coarse's softmax, as many pixels", point.fine_share, *free)
-    state = own.classes("oracle")
-    yield row("oracle", None, state.pixel_accuracy, state.mean_iou_present)
+                name = "switch, coarse's softmax, as many pixels"
+                yield row(name, point.fine_share, *free, None, None)
+    yield of_head("oracle", "oracle", None, own)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def test_outputs_losses_and_metrics_are_float32(precision: str) -> None:
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
     images, labels = next(iter(blobs(1, seed=0)))
     outputs = {**model(images), **model.forward(images, training=True)}
-    assert set(outputs) == {"coarse", "attention", "refine", "fine"}
+    assert set(outputs) == {"coarse", "attention", "refine", "fine", "gate"}
     assert {value.dtype for value in outputs.values()} == {tf.float32}
     total = tf.reduce_sum(tf.exp(outputs["refine"]), -1).numpy()
     np.testing.assert_allclose(total, 1.0, atol=1e-5)  # half precision would be off by 1e-3
