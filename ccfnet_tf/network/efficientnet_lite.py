@@ -214,12 +214,13 @@ def change(name: str) -> dict[str, Any]:
 
 
 def _extract(path: Path, folder: Path) -> None:
-    """Writes the two files of the checkpoint to `folder`; other members are ignored."""
+    """Writes the two files of the checkpoint to `folder`; links and other members are ignored."""
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
             name = Path(member.name).name
-            source = archive.extractfile(member) if name in _CHECKPOINT else None
-            if source is None:  # another member, or not a file
+            # A link has size 0, and reading it would read its target, of any size.
+            source = archive.extractfile(member) if member.isfile() else None
+            if source is None or name not in _CHECKPOINT:
                 continue
             if member.size > _LARGEST:
                 raise ValueError(f"{name} has {member.size} bytes")

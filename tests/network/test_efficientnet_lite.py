@@ -245,6 +245,24 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused(
         load_backbone_weights(plain, "efficientnet_lite0", archive)
 
 
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_in_an_archive_are_not_followed(
+    kind: bytes, archive: Path, plain: keras.Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "links.tar.gz"
+    with tarfile.open(archive) as source, tarfile.open(path, "w:gz", compresslevel=0) as target:
+        for member in source.getmembers():
+            content = source.extractfile(member) if member.isfile() else None
+            index = member.name.endswith(".index")
+            target.addfile(member.replace(name="of any size") if index else member, content)
+        link = tarfile.TarInfo("model.ckpt.index")
+        link.type, link.linkname = kind, "of any size"
+        target.addfile(link)
+    with pytest.raises(ConfigError, match="does not match") as caught:
+        load_backbone_weights(plain, "efficientnet_lite0", path)
+    assert str(caught.value.__cause__) == "the archive has no model.ckpt.index"
+
+
 @pytest.mark.slow
 def test_a_checkpoint_with_another_shape_is_refused(plain: keras.Model, tmp_path: Path) -> None:
     averages = made_numbers("efficientnet_lite0")
