@@ -154,8 +154,8 @@ class ModelConfig:
     Attributes:
         backbone: Feature extractor, dilated to output stride 8.
         backbone_weights: `imagenet` (downloaded and cached in ~/.keras/models), `none`, or a
-            weights file: `.weights.h5` or `.h5` of Keras, for EfficientNet-Lite also TensorFlow's
-            `.tar.gz`.
+            weights file: `.weights.h5` or `.h5` of Keras, or `.npz` with arrays
+            `layer/variable`; for EfficientNet-Lite also TensorFlow's `.tar.gz`.
         head_channels: Number of channels of the hidden convolution of each head.
         dropout: Dropout rate before the classifier of each head, in training.
         attention_input: Input of the attention head: `features` of the backbone (the paper), or

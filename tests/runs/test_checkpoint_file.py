@@ -115,7 +115,7 @@ def test_a_header_that_does_not_match_the_data_is_refused(tmp_path: Path, conten
 def test_a_compressed_member_cannot_fill_the_memory(tmp_path: Path) -> None:
     path = tmp_path / "last.npz"
     np.savez_compressed(path, **{"model/a": np.zeros(10**7)})
-    with pytest.raises(RunError, match="it is compressed, which checkpoints are not"):
+    with pytest.raises(RunError, match="it is compressed; expected an uncompressed file"):
         read_arrays(path)
 
 
