@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -13,7 +14,7 @@ import numpy as np
 
 from ccfnet_tf.errors import ConfigError, ResourceError, first_line
 from ccfnet_tf.io.npz_file import DAMAGE, not_finite, read_stored
-from ccfnet_tf.network.efficientnet_lite import ARCHIVE_SUFFIX, VARIANTS
+from ccfnet_tf.network.efficientnet_lite import ARCHIVE_SUFFIX, VARIANTS, Variant
 
 IMAGENET = "imagenet"
 NO_WEIGHTS = "none"
@@ -92,10 +93,16 @@ def plain_backbone(
 
     Raises:
         ConfigError: The file is missing, unreadable, or contains the weights of another network.
-        ResourceError: The weights could not be downloaded.
+        ResourceError: The weights could not be downloaded, or unpacked to a temporary folder.
     """
-    if source == IMAGENET:
-        return _download(application, name)
+    if source == IMAGENET and isinstance(application, Variant):
+        with _downloading(name):
+            source = application.download()
+    elif source == IMAGENET:
+        with _downloading(name), warnings.catch_warnings():
+            # MobileNetV2 warns that it uses the weights for 224 pixels, which is intended.
+            warnings.filterwarnings("ignore", message=".*input_shape.* is undefined")
+            return application(include_top=False, input_shape=(None, None, 3), weights=IMAGENET)
     model = application(include_top=False, input_shape=(None, None, 3), weights=None)
     if source not in (None, NO_WEIGHTS):
         load_backbone_weights(model, name, Path(str(source)).expanduser())
@@ -113,6 +120,8 @@ def load_backbone_weights(model: keras.Model, name: str, path: Path) -> None:
             VARIANTS[name].load(model, path)
         else:
             _load_keras_file(model, path)
+    except ResourceError:
+        raise
     except Exception as error:
         # Keras raises OSError, ValueError, KeyError, TypeError, ... depending on the damage.
         raise ConfigError(
@@ -216,12 +225,11 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
             layer.set_weights(source.get_layer(layer.name).get_weights())
 
 
-def _download(application: Callable[..., keras.Model], name: str) -> keras.Model:
+@contextmanager
+def _downloading(name: str) -> Iterator[None]:
+    """Converts the errors of a download by Keras to a `ResourceError`."""
     try:
-        with warnings.catch_warnings():
-            # MobileNetV2 warns that it uses the weights for 224 pixels, which is intended.
-            warnings.filterwarnings("ignore", message=".*input_shape.* is undefined")
-            return application(include_top=False, input_shape=(None, None, 3), weights=IMAGENET)
+        yield
     except Exception as error:  # Keras raises bare Exception for a failed download
         raise ResourceError(
             f"the ImageNet weights of {name} could not be downloaded ({first_line(error)}); check "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +199,36 @@ def test_another_checksum_is_refused_in_one_line(
             plain_backbone(VARIANTS["efficientnet_lite0"], "efficientnet_lite0", "imagenet")
         assert "\n" not in str(caught.value)
         assert len(addresses) == attempt
+
+
+def test_a_downloaded_archive_that_cannot_be_used_is_not_called_a_failed_download(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, archive: Path
+) -> None:
+    name, other = "efficientnet_lite0", tmp_path / "other.tar.gz"
+    other.write_bytes(damaged(archive, "no checkpoint"))
+    offline(monkeypatch, tmp_path, other)
+    md5 = hashlib.md5(other.read_bytes(), usedforsecurity=False).hexdigest()
+    with pytest.raises(ConfigError, match=r"models/efficientnet-lite0\.tar\.gz does not match"):
+        plain_backbone(replace(VARIANTS[name], md5=md5), name, "imagenet")
+
+
+def test_a_full_disk_is_not_called_damage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, plain: keras.Model, archive: Path
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "copyfileobj", fill)
+        with pytest.raises(ResourceError, match=rf"^disk full while unpacking to {tmp_path}/.*TMP"):
+            load_backbone_weights(plain, "efficientnet_lite0", archive)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(
+        ResourceError, match=r"^no temporary folder .*: free disk space, or set TMP"
+    ):
+        load_backbone_weights(plain, "efficientnet_lite0", archive)
 
 
 def damaged(archive: Path, kind: str) -> bytes:
