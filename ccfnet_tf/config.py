@@ -154,8 +154,8 @@ class ModelConfig:
     Attributes:
         backbone: Feature extractor, dilated to output stride 8.
         backbone_weights: `imagenet` (downloaded and cached in ~/.keras/models), `none`, or a
-            weights file: `.weights.h5` or `.h5` of Keras, for EfficientNet-Lite also TensorFlow's
-            `.tar.gz`.
+            weights file: `.weights.h5` or `.h5` of Keras, or `.npz` with arrays
+            `layer/variable`; for EfficientNet-Lite also TensorFlow's `.tar.gz`.
         head_channels: Number of channels of the hidden convolution of each head.
         dropout: Dropout rate before the classifier of each head, in training.
         attention_input: Input of the attention head: `features` of the backbone (the paper), or
@@ -397,7 +397,7 @@ class RunConfig:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        """Refuses keys of different sections that leave each other without effect."""
+        """Refuses keys that leave each other without effect."""
         model, train = self.model, self.train
         if model.coarse_scale != 1 and train.batch_norm != "frozen":
             raise ConfigError(
@@ -418,6 +418,17 @@ class RunConfig:
             raise ConfigError(
                 "train.fine_loss_pixels is hard: it needs a loss of fine; set "
                 "train.fine_loss_weight above 0"
+            )
+        if train.fine_loss_pixels == "hard" and train.ohem_share < 1:
+            raise ConfigError(
+                f"train.ohem_share is {train.ohem_share} but train.fine_loss_pixels is hard: both "
+                "choose the pixels that train fine; set train.ohem_share to 1"
+            )
+        own_weight = {"coarse": train.coarse_loss_weight, "fine": train.fine_loss_weight}
+        if not own_weight.get(train.best_by, 1.0) and not train.refine_loss_weight:
+            raise ConfigError(
+                f"train.best_by is {train.best_by}: neither its own loss nor that of refine trains "
+                f"it; set train.{train.best_by}_loss_weight above 0"
             )
 
 

@@ -125,6 +125,26 @@ def test_an_unknown_preset_lists_the_known_ones() -> None:
         ({"blend": "hard"}, {"attention_loss_weight": 0.0}, "model.blend is hard: .* attention"),
         ({"gate": "affine"}, {"refine_loss_weight": 0.0}, "model.gate is affine: .* refine"),
         ({}, {"fine_loss_pixels": "hard"}, "train.fine_loss_pixels is hard: .* fine"),
+        (
+            {},
+            {"fine_loss_pixels": "hard", "fine_loss_weight": 0.5, "ohem_share": 0.5},
+            r"train.ohem_share is 0.5 but .* set train.ohem_share to 1",
+        ),
+        (
+            {},
+            {
+                "best_by": "coarse",
+                "coarse_loss_weight": 0.0,
+                "refine_loss_weight": 0.0,
+                "fine_loss_weight": 1.0,
+            },
+            "train.best_by is coarse: .* set train.coarse_loss_weight",
+        ),
+        (
+            {},
+            {"best_by": "fine", "refine_loss_weight": 0.0},
+            "train.best_by is fine: .* set train.fine_loss_weight",
+        ),
     ],
 )
 def test_keys_without_effect_together_are_refused(
@@ -138,3 +158,15 @@ def test_keys_without_effect_together_are_refused(
         ModelConfig(**model),
         TrainConfig(batch_norm="frozen", fine_loss_weight=0.5, fine_loss_pixels="hard"),
     )
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"best_by": "fine"},  # trained by the loss of refine
+        {"best_by": "coarse", "coarse_loss_weight": 0.0},
+        {"best_by": "fine", "refine_loss_weight": 0.0, "fine_loss_weight": 1.0},
+    ],
+)
+def test_a_trained_prediction_may_select_the_checkpoint(train: dict[str, Any]) -> None:
+    RunConfig(DataConfig(format="scenes"), train=TrainConfig(**train))

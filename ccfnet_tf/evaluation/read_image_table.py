@@ -12,7 +12,7 @@ import numpy as np
 
 from ccfnet_tf.errors import DataError, first_line
 from ccfnet_tf.evaluation.image_table import CELLS
-from ccfnet_tf.runs.checkpoint_file import DAMAGE, parse_array
+from ccfnet_tf.io.npz_file import DAMAGE, parse_array
 
 IMAGES_CSV = "images.csv"
 IMAGES_NPZ = "images.npz"

@@ -40,7 +40,8 @@ def commit() -> str | None:
     # A checkout of something else, in which this package is installed, ignores its files.
     if not _git("ls-files", "--", str(PACKAGE / "__init__.py")):
         return None
-    return digits + ("+" if _git("status", "--porcelain", "--", str(PACKAGE)) else "")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", str(PACKAGE))
+    return digits + ("+" if changed else "")
 
 
 def _git(*arguments: str) -> str | None:

@@ -6,12 +6,15 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from ccfnet_tf.errors import ConfigError, ResourceError, first_line
-from ccfnet_tf.network.efficientnet_lite import ARCHIVE_SUFFIX, VARIANTS
+from ccfnet_tf.io.npz_file import DAMAGE, not_finite, read_stored
+from ccfnet_tf.network.efficientnet_lite import ARCHIVE_SUFFIX, VARIANTS, Variant
 
 IMAGENET = "imagenet"
 NO_WEIGHTS = "none"
@@ -50,7 +53,8 @@ the subprocess that runs it."""
 
 _TRIAL_SECONDS = 60.0
 
-_SUFFIXES = (".weights.h5", ".h5", ".hdf5")
+_NPZ = ".npz"
+_SUFFIXES = (".weights.h5", ".h5", ".hdf5", _NPZ)
 
 
 def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
@@ -83,15 +87,22 @@ def plain_backbone(
     Args:
         application: The builder function in `keras.applications`, or one with its arguments.
         name: Name of the backbone.
-        source: `imagenet`, `none` or None for random weights, or a `.weights.h5` or `.h5` file of
-            the same model; for EfficientNet-Lite also the published `.tar.gz` file.
+        source: `imagenet`, `none` or None for random weights, or a file of the same model: a
+            `.weights.h5` or `.h5` file of Keras, or an uncompressed `.npz` file whose arrays are
+            those of `named_variables`; for EfficientNet-Lite also the published `.tar.gz` file.
 
     Raises:
         ConfigError: The file is missing, unreadable, or contains the weights of another network.
-        ResourceError: The weights could not be downloaded.
+        ResourceError: The weights could not be downloaded, or unpacked to a temporary folder.
     """
-    if source == IMAGENET:
-        return _download(application, name)
+    if source == IMAGENET and isinstance(application, Variant):
+        with _downloading(name):
+            source = application.download()
+    elif source == IMAGENET:
+        with _downloading(name), warnings.catch_warnings():
+            # MobileNetV2 warns that it uses the weights for 224 pixels, which is intended.
+            warnings.filterwarnings("ignore", message=".*input_shape.* is undefined")
+            return application(include_top=False, input_shape=(None, None, 3), weights=IMAGENET)
     model = application(include_top=False, input_shape=(None, None, 3), weights=None)
     if source not in (None, NO_WEIGHTS):
         load_backbone_weights(model, name, Path(str(source)).expanduser())
@@ -101,11 +112,16 @@ def plain_backbone(
 def load_backbone_weights(model: keras.Model, name: str, path: Path) -> None:
     """Loads the file at `path` into a plain backbone; see `plain_backbone`."""
     check_weights_file(name, path)
+    if path.name.endswith(_NPZ):
+        _load_npz_file(model, name, path)
+        return
     try:
         if path.name.endswith(ARCHIVE_SUFFIX):
             VARIANTS[name].load(model, path)
         else:
             _load_keras_file(model, path)
+    except ResourceError:
+        raise
     except Exception as error:
         # Keras raises OSError, ValueError, KeyError, TypeError, ... depending on the damage.
         raise ConfigError(
@@ -113,6 +129,46 @@ def load_backbone_weights(model: keras.Model, name: str, path: Path) -> None:
             f"contains the weights of another network; use {_published(name)}, or another "
             "--model.backbone"
         ) from error
+
+
+def _load_npz_file(model: keras.Model, name: str, path: Path) -> None:
+    """Sets all variables of a model, or none if an array is missing, unknown or unsuitable.
+
+    The arrays of a larger network may include all those of a smaller one: ResNet-101 has every
+    layer of ResNet-50.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"it has more than {LARGEST} bytes")
+        arrays = read_stored(path)
+    except DAMAGE as error:
+        raise ConfigError(
+            f"model.backbone_weights: {path}: cannot be read ({type(error).__name__}: "
+            f"{first_line(error)}); use {_published(name)}"
+        ) from error
+    variables = named_variables(model)
+    fault = _mismatch(variables, arrays)
+    if fault:
+        raise ConfigError(
+            f"model.backbone_weights: {path} does not match {name}: {fault}; use "
+            f"{_published(name)}, or another --model.backbone"
+        )
+    for key, variable in variables.items():
+        variable.assign(arrays[key])
+
+
+def _mismatch(variables: dict[str, keras.Variable], arrays: dict[str, np.ndarray]) -> str:
+    """Describes the first difference between variables and the arrays for them; empty if none."""
+    for key, variable in variables.items():
+        if key not in arrays:
+            return f"'{key}' is missing"
+        found, shape = arrays[key], tuple(variable.shape)
+        if found.shape != shape:
+            return f"'{key}' has shape {list(found.shape)}, expected {list(shape)}"
+        if found.dtype.name != variable.dtype:
+            return f"'{key}' has type {found.dtype.name}, expected {variable.dtype}"
+    unknown = [key for key in arrays if key not in variables]
+    return f"it has no variable '{unknown[0]}'" if unknown else not_finite(arrays)
 
 
 def _load_keras_file(model: keras.Model, path: Path) -> None:
@@ -150,9 +206,8 @@ def check_weights_file(name: str, path: Path) -> None:
     lite = name in VARIANTS
     if not path.name.endswith((*_SUFFIXES, ARCHIVE_SUFFIX) if lite else _SUFFIXES):
         raise ConfigError(
-            f"model.backbone_weights: {path} is not a Keras weights file; expected a file name "
-            f"that ends in {' or '.join(_SUFFIXES[:2])}"
-            + (f", or {_published(name)}" if lite else "")
+            f"model.backbone_weights: {path} is not a weights file; expected a file name that ends "
+            "in .weights.h5, .h5 or .npz" + (f", or {_published(name)}" if lite else "")
         )
 
 
@@ -170,12 +225,11 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
             layer.set_weights(source.get_layer(layer.name).get_weights())
 
 
-def _download(application: Callable[..., keras.Model], name: str) -> keras.Model:
+@contextmanager
+def _downloading(name: str) -> Iterator[None]:
+    """Converts the errors of a download by Keras to a `ResourceError`."""
     try:
-        with warnings.catch_warnings():
-            # MobileNetV2 warns that it uses the weights for 224 pixels, which is intended.
-            warnings.filterwarnings("ignore", message=".*input_shape.* is undefined")
-            return application(include_top=False, input_shape=(None, None, 3), weights=IMAGENET)
+        yield
     except Exception as error:  # Keras raises bare Exception for a failed download
         raise ResourceError(
             f"the ImageNet weights of {name} could not be downloaded ({first_line(error)}); check "

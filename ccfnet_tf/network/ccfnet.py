@@ -76,8 +76,9 @@ def build_ccfnet(
         backbone: `resnet50`, `resnet101`, `mobilenet_v2`, `efficientnet_lite0` or
             `efficientnet_lite2`, dilated to output stride 8.
         backbone_weights: `imagenet` (downloaded and cached by Keras), `none` or None for random
-            weights, or a weights file of that Keras application without its classifier; for
-            EfficientNet-Lite, a file of `VARIANTS[backbone]` or TensorFlow's `.tar.gz`.
+            weights, or a file: Keras's weights of that application without its classifier
+            (`.weights.h5`, `.h5`), an `.npz` file with its arrays `layer/variable`, or for
+            EfficientNet-Lite TensorFlow's `.tar.gz`.
         head_channels: Number of channels of the heads' hidden convolutions.
         dropout: Dropout rate before each classifier, in 0..1 (1 excluded).
         attention_input: `features`, or `features_and_coarse` to give the attention head the

@@ -11,6 +11,8 @@ import re
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
@@ -19,6 +21,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras import KerasTensor
+
+from ccfnet_tf.errors import ResourceError, first_line, is_disk_full
 
 ARCHIVE_SUFFIX = ".tar.gz"
 
@@ -77,7 +81,7 @@ class Variant:
         """File name of the published archive."""
         return self.name + ARCHIVE_SUFFIX
 
-    def __call__(self, *, include_top: bool, input_shape: Any, weights: str | None) -> keras.Model:
+    def __call__(self, *, include_top: bool, input_shape: Any, weights: None) -> keras.Model:
         """Builds the network up to the last block, like an application of Keras.
 
         Strided convolutions have symmetric padding. The published network pads even sizes at the
@@ -86,17 +90,13 @@ class Variant:
         Args:
             include_top: Must be False; neither the last convolution nor the classifier is built.
             input_shape: Shape of one image.
-            weights: `imagenet` (downloaded and cached by Keras), or None for random weights.
+            weights: Must be None, for random weights; see `download` and `load`.
 
         Returns:
             A model that maps images (x - 127) / 128 [B, H, W, 3] to features [B, h, w, F].
-
-        Raises:
-            ValueError: The downloaded archive does not have the published checksum, or its
-                checkpoint does not fit.
         """
-        if include_top:
-            raise ValueError("the classifier of EfficientNet-Lite is not built")
+        if include_top or weights is not None:
+            raise ValueError("EfficientNet-Lite is built without classifier and weights")
         images = keras.Input(input_shape)
         x = keras.layers.ZeroPadding2D(1, name="stem_conv_pad")(images)
         x = _conv(x, "stem_conv", _STEM_CHANNELS, 3, strides=2, padding="valid")
@@ -106,17 +106,24 @@ class Variant:
                 name = f"block{stage + 1}{ascii_lowercase[block]}_"
                 stride = _STRIDES[stage] if block == 0 else 1
                 x = _block(x, name, self.channels[stage], stage, stride)
-        model = keras.Model(images, x, name=self.name)
-        if weights is not None:
-            archive = keras.utils.get_file(
-                self.archive,
-                _SOURCE + self.archive,
-                cache_subdir="models",
-                file_hash=self.md5,
-                hash_algorithm="md5",
-            )
-            self.load(model, Path(archive))
-        return model
+        return keras.Model(images, x, name=self.name)
+
+    def download(self) -> Path:
+        """Downloads the published archive, unless Keras has it in its cache; returns its path.
+
+        Raises:
+            Exception: The download failed (of this class, by Keras).
+            OSError: The archive cannot be written.
+            ValueError: It does not have the published checksum.
+        """
+        archive = keras.utils.get_file(
+            self.archive,
+            _SOURCE + self.archive,
+            cache_subdir="models",
+            file_hash=self.md5,
+            hash_algorithm="md5",
+        )
+        return Path(archive)
 
     def load(self, model: keras.Model, path: Path) -> None:
         """Sets the weights of a network built by this variant from a published archive.
@@ -131,10 +138,11 @@ class Variant:
             ValueError: The archive has no such checkpoint, a file of it is too large, or a
                 variable is missing or has another shape.
             OSError, EOFError, tarfile.TarError, tf.errors.OpError: The archive is damaged.
+            ResourceError: It cannot be unpacked to a temporary folder.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            _extract(path, Path(folder))
-            reader = tf.train.load_checkpoint(str(Path(folder, "model.ckpt")))
+        with _temporary_folder() as folder:
+            _extract(path, folder)
+            reader = tf.train.load_checkpoint(str(folder / "model.ckpt"))
             shapes = reader.get_variable_to_shape_map()
             values = []
             for key, variable in published_names(model, self.name).items():
@@ -213,13 +221,35 @@ def change(name: str) -> dict[str, Any]:
     return {"dilation_rate": dilation} if dilation > 1 else {}
 
 
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Yields a temporary folder, which is removed on exit.
+
+    Raises:
+        ResourceError: It cannot be created, or the disk is full.
+    """
+    advice = "free disk space, or set TMPDIR to another folder"
+    try:
+        created = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise ResourceError(f"no temporary folder ({first_line(error)}): {advice}") from error
+    with created as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            raise ResourceError(f"disk full while unpacking to {folder}: {advice}") from error
+
+
 def _extract(path: Path, folder: Path) -> None:
-    """Writes the two files of the checkpoint to `folder`; other members are ignored."""
+    """Writes the two files of the checkpoint to `folder`; links and other members are ignored."""
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
             name = Path(member.name).name
-            source = archive.extractfile(member) if name in _CHECKPOINT else None
-            if source is None:  # another member, or not a file
+            # A link has size 0, and reading it would read its target, of any size.
+            source = archive.extractfile(member) if member.isfile() else None
+            if source is None or name not in _CHECKPOINT:
                 continue
             if member.size > _LARGEST:
                 raise ValueError(f"{name} has {member.size} bytes")

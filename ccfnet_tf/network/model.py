@@ -175,9 +175,9 @@ class CCFNet(MultiWorkerFit):
 
         Raises:
             ConfigError: An argument of Keras that would be ignored was given, the number of class
-                weights is not the number of classes, `accumulate` is less than 1, or
-                `fine_threshold` is outside 0..1. `fit` raises it if the batch size of a replica is
-                not a multiple of `accumulate`.
+                weights is not the number of classes, `accumulate` is less than 1, `ohem_share` is
+                0, or it or `fine_threshold` is outside 0..1. `fit` raises it if the batch size of a
+                replica is not a multiple of `accumulate`.
         """
         refuse_keras_arguments(loss=loss, metrics=metrics, weighted_metrics=weighted_metrics)
         # XLA gave no measurable speed-up on CPUs, and cannot run under a strategy.
@@ -190,6 +190,8 @@ class CCFNet(MultiWorkerFit):
         self.accumulate = accumulate
         self.fine_threshold = fine_threshold
         self.classes = int(self.outputs_by_name["coarse"].shape[-1])
+        if not 0.0 < ohem_share <= 1.0:
+            raise ConfigError(f"ohem_share is {ohem_share}: it must be in 0..1, 0 excluded")
         if not 0.0 <= fine_threshold < 1.0:
             raise ConfigError(f"fine_threshold is {fine_threshold}: it must be in 0..1, 1 excluded")
         if accumulate < 1:

@@ -21,6 +21,7 @@ from ccfnet_tf.report.evaluation_plots import column_curve, coverage_plot, relia
 from ccfnet_tf.report.html_pages import css_colour, decimal, hundredths, render
 from ccfnet_tf.report.read_evaluation_json import EVALUATION, Curve, Evaluated
 from ccfnet_tf.report.svg_plots import Line, Plot, line_plot
+from ccfnet_tf.runs.run_folder import CONFIG, read_config
 from ccfnet_tf.runs.write_run_files import sound_rows
 
 NAMES = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU"}
@@ -305,17 +306,28 @@ def _plots(runs: Sequence[Compared]) -> list[Plot]:
         ),
     ]
     columns = (
-        ("validation-iou", "Mean IoU on the validation split", "val_refine_mean_iou"),
-        ("validation-accuracy", "Accuracy on the validation split", "val_refine_pixel_accuracy"),
+        ("validation-iou", "Mean IoU on the validation split", "mean_iou"),
+        ("validation-accuracy", "Accuracy on the validation split", "pixel_accuracy"),
     )
-    for key, title, column in columns:
-        lines = [
-            Line(run.name, column_curve(sound_rows(run.path / "metrics.csv"), column, 100))
-            for run in runs
-        ]
+    for key, title, figure in columns:
+        lines = [_validation_line(run, figure) for run in runs]
         if any(line.points[0] for line in lines):
-            plots.append(line_plot(key, title, lines, axes=("epoch", "%"), marks=True))
+            plots.append(
+                line_plot(
+                    key, title, lines, axes=("epoch", "%"), marks=True,
+                    note="Of refine, or of the prediction in brackets if that selected the "
+                    "checkpoint.",
+                )
+            )  # fmt: skip
     return plots
+
+
+def _validation_line(run: Compared, figure: str) -> Line:
+    """Returns the curve of the prediction that selected the checkpoint of a run."""
+    head = read_config(run.path / CONFIG).train.best_by
+    column = f"val_{head}_{figure}"
+    name = run.name if head == "refine" else f"{run.name} ({head})"
+    return Line(name, column_curve(sound_rows(run.path / "metrics.csv"), column, 100))
 
 
 def compare(runs: Sequence[Compared]) -> list[Resampled]:

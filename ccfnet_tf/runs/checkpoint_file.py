@@ -7,13 +7,7 @@ Writing and reading raise an error for values that are not finite.
 
 from __future__ import annotations
 
-import io
-import math
-import struct
-import tokenize
-import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +16,7 @@ import numpy as np
 
 from ccfnet_tf.errors import NotFiniteError, RunError, first_line
 from ccfnet_tf.io.atomic_file import write_atomic
+from ccfnet_tf.io.npz_file import DAMAGE, not_finite, read_stored
 
 MODEL = "model/"
 """Prefix of the keys of the network's variables."""
@@ -37,23 +32,6 @@ NOT_FINITE_ADVICE = (
 
 OTHERS = "use the other one of best.npz and last.npz, or train again"
 """Advice when a checkpoint cannot be used."""
-
-DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    ValueError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-    OverflowError,
-    OSError,
-    # Raised if the header is not a Python literal, or not the literal of a header.
-    SyntaxError,
-    TypeError,
-)
-"""Exceptions that reading a damaged `.npz` file raises."""
 
 
 def write_arrays(
@@ -109,21 +87,6 @@ def refuse_to_write(path: Path, arrays: Mapping[str, np.ndarray], *, when: str =
         )
 
 
-def not_finite(arrays: Mapping[str, np.ndarray]) -> str:
-    """Describes the first array with NaN or infinity and the number of others; empty if none."""
-    bad = [key for key, array in arrays.items() if not _is_finite(array)]
-    if not bad:
-        return ""
-    array = arrays[bad[0]]
-    values = array[~np.isfinite(array)]
-    more = f" (and {len(bad) - 1} more arrays)" if len(bad) > 1 else ""
-    return f"'{bad[0]}' has {values[0]} in {values.size} of its {array.size} values{more}"
-
-
-def _is_finite(array: np.ndarray) -> bool:
-    return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
-
-
 def read_arrays(path: Path, *, prefix: str = "") -> dict[str, np.ndarray]:
     """Reads every array whose key starts with `prefix`, completely, so that damage is detected.
 
@@ -133,20 +96,7 @@ def read_arrays(path: Path, *, prefix: str = "") -> dict[str, np.ndarray]:
     if not path.is_file():
         raise RunError(f"{path}: no such checkpoint; train with `ccfnet-tf fit` first")
     try:
-        size = path.stat().st_size
-        with zipfile.ZipFile(path) as archive:
-            members = [info for info in archive.infolist() if info.filename.startswith(prefix)]
-            # A compressed member could expand to any size. Checkpoints are not compressed, so the
-            # members of an undamaged file are not larger than the file.
-            if any(info.compress_type != zipfile.ZIP_STORED for info in members):
-                raise ValueError("it is compressed, which checkpoints are not")
-            if sum(info.file_size for info in members) > size:
-                raise ValueError("its members are larger than the file")
-            # Members are read completely before they are parsed, because this checks their CRC.
-            arrays = {
-                info.filename.removesuffix(".npy"): parse_array(archive.read(info))
-                for info in members
-            }
+        arrays = read_stored(path, prefix=prefix)
     except DAMAGE as error:
         raise RunError(
             f"{path}: damaged checkpoint ({type(error).__name__}: {first_line(error)}); {OTHERS}"
@@ -250,32 +200,3 @@ def _variables(model: Any) -> dict[str, Any]:
     from ccfnet_tf.network.backbone_weights import named_variables
 
     return dict(named_variables(model))
-
-
-def parse_array(data: bytes) -> np.ndarray:
-    """Parses the array of an `.npy` member, whose header is not trusted.
-
-    Raises:
-        ValueError: It is not an array, or its header does not match its size. Other exceptions
-            are listed in `DAMAGE`.
-    """
-    file = io.BytesIO(data)
-    formats = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    version = np.lib.format.read_magic(file)
-    if version not in formats:
-        raise ValueError(f"NumPy format {version} is not supported")
-    try:
-        with warnings.catch_warnings():  # NumPy warns about headers written by Python 2
-            warnings.simplefilter("ignore", UserWarning)
-            shape, _, dtype = formats[version](file)
-    except (MemoryError, tokenize.TokenError) as error:  # brackets nested too deeply, or unclosed
-        raise ValueError("its header cannot be read") from error
-    # Checked before NumPy allocates memory.
-    if dtype.hasobject or not dtype.itemsize or min(shape, default=0) < 0:
-        raise ValueError(f"an array of type {dtype} and shape {shape}")
-    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError(f"shape {shape} of {dtype} does not match the size of its data")
-    return np.asarray(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))

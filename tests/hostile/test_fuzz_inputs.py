@@ -50,6 +50,7 @@ from ccfnet_tf.io import read_images as pictures
 from ccfnet_tf.io.matlab import read_matrix
 from ccfnet_tf.io.video_writer import quiet_video
 from ccfnet_tf.network import backbone_weights
+from ccfnet_tf.network.backbone_weights import named_variables
 from ccfnet_tf.runtimes.manifest import REFERENCE
 from ccfnet_tf.training import crossval
 from tests import test_export_embedded
@@ -255,6 +256,13 @@ def test_weights_of_a_backbone(name: str, tmp_path: Path, count: int) -> None:
     else:
         with h5py.File(file, "w") as opened:
             legacy_h5_format.save_weights_to_hdf5_group(opened, model)
+    fuzz(file, lambda: backbone_weights.load_backbone_weights(model, "toy", file), count)
+
+
+def test_npz_files_of_a_backbone(tmp_path: Path, count: int) -> None:
+    model, file = backbone(), tmp_path / "a.npz"
+    arrays = {key: variable.numpy() for key, variable in named_variables(model).items()}
+    np.savez(file, **arrays)
     fuzz(file, lambda: backbone_weights.load_backbone_weights(model, "toy", file), count)
 
 

@@ -176,7 +176,7 @@ def test_compressed_arrays_are_refused_before_decompression(
     image = str(begun.data / "images" / "0.png")
     with grows_at_most(60 << 20):
         assert cli.main(["predict", str(begun.run), image, "--out", str(begun.run / "o")]) == 2
-    assert "it is compressed, which checkpoints are not" in capsys.readouterr().err
+    assert "it is compressed; expected an uncompressed file" in capsys.readouterr().err
 
 
 def test_exit_codes(begun: Trained, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,8 @@ def test_a_commit_says_whether_the_package_was_changed(
     assert commit_of(package) == digits
     (tmp_path / "page.md").write_text("2")
     assert commit_of(package) == digits
+    (package / "notes.txt").write_text("not tracked")
+    assert commit_of(package) == digits
     (package / "__init__.py").write_text("x = 1\n")
     assert commit_of(package) == f"{digits}+"
 

@@ -12,6 +12,7 @@ from keras.src.legacy.saving import legacy_h5_format
 from keras.src.utils import file_utils
 
 from ccfnet_tf.errors import ConfigError, ResourceError
+from ccfnet_tf.network import backbone_weights
 from ccfnet_tf.network.backbone_weights import load_backbone_weights, named_variables
 from ccfnet_tf.network.backbones import LayerOptions, build_backbone
 from ccfnet_tf.network.ccfnet import CCFNet, build_ccfnet
@@ -118,7 +119,17 @@ def test_both_weights_formats_load(tmp_path: Path, plain: keras.Model, name: str
     ("name", "content", "message"),
     [
         ("missing.weights.h5", None, "missing.weights.h5 does not exist"),
-        ("weights.npz", b"PK", "weights.npz is not a Keras weights file"),
+        (
+            "weights.npy",
+            b"PK",
+            r"weights.npy is not a weights file; .* \.weights\.h5, \.h5 or \.npz$",
+        ),
+        (
+            "text.npz",
+            b"hello",
+            r"text.npz: cannot be read \(BadZipFile: .*\); use a weights file of",
+        ),
+        ("empty.npz", b"", "empty.npz: cannot be read"),
         ("text.weights.h5", b"hello", "text.weights.h5 does not match mobilenet_v2"),
         ("text.h5", b"hello", "text.h5 does not match mobilenet_v2"),
         ("empty.h5", b"", "empty.h5 does not match"),
@@ -147,6 +158,93 @@ def test_another_networks_file_is_refused(tmp_path: Path, plain: keras.Model, na
         "damaged, or contains the weights of another network; use a weights file of Keras's "
         "mobilenet_v2 without its classifier, or another --model.backbone"
     )
+
+
+@pytest.fixture(scope="module")
+def stored(plain: keras.Model) -> dict[str, np.ndarray]:
+    """Other weights of MobileNetV2, by their names in `.npz` files."""
+    rng = np.random.default_rng(0)
+    shapes = {key: tuple(variable.shape) for key, variable in named_variables(plain).items()}
+    return {key: rng.random(shape, np.float32) for key, shape in shapes.items()}
+
+
+def test_an_npz_file_is_loaded(
+    plain: keras.Model, stored: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "weights.npz", **stored)  # type: ignore[arg-type]
+    load_backbone_weights(plain, "mobilenet_v2", tmp_path / "weights.npz")
+    for key, variable in named_variables(plain).items():
+        np.testing.assert_array_equal(variable.numpy(), stored[key])
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"Conv1/kernel": None}, "'Conv1/kernel' is missing"),
+        (
+            {"Conv1/kernel": np.zeros((3, 3, 3, 8), np.float32)},
+            "'Conv1/kernel' has shape [3, 3, 3, 8], expected [3, 3, 3, 32]",
+        ),
+        (
+            {"bn_Conv1/gamma": np.zeros(32)},
+            "'bn_Conv1/gamma' has type float64, expected float32",
+        ),
+        ({"Conv_9/kernel": np.zeros(2, np.float32)}, "it has no variable 'Conv_9/kernel'"),
+        (
+            {"bn_Conv1/gamma": np.full(32, np.nan, np.float32)},
+            "'bn_Conv1/gamma' has nan in 32 of its 32 values",
+        ),
+    ],
+)
+def test_an_npz_file_with_other_arrays_is_refused(
+    change: dict[str, np.ndarray | None],
+    fault: str,
+    plain: keras.Model,
+    stored: dict[str, np.ndarray],
+    tmp_path: Path,
+) -> None:
+    path, before = tmp_path / "weights.npz", plain.get_weights()
+    arrays = {key: value for key, value in (stored | change).items() if value is not None}
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError) as caught:
+        load_backbone_weights(plain, "mobilenet_v2", path)
+    assert str(caught.value) == (
+        f"model.backbone_weights: {path} does not match mobilenet_v2: {fault}; use a weights file "
+        "of Keras's mobilenet_v2 without its classifier, or another --model.backbone"
+    )
+    for one, other in zip(plain.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["compressed", "cut", "flipped bit", "large"])
+def test_a_damaged_or_large_npz_file_is_refused(
+    kind: str,
+    plain: keras.Model,
+    stored: dict[str, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "weights.npz"
+    save = np.savez_compressed if kind == "compressed" else np.savez
+    save(path, **stored)  # type: ignore[arg-type]
+    content = bytearray(path.read_bytes())
+    if kind == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "flipped bit":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif kind == "large":
+        monkeypatch.setattr(backbone_weights, "LARGEST", 1000)
+    faults = {
+        "compressed": "it is compressed; expected an uncompressed file",
+        "cut": "not a zip file",
+        "flipped bit": "Bad CRC-32",
+        "large": "more than 1000 bytes",
+    }
+    with pytest.raises(ConfigError, match=faults[kind]) as caught:
+        load_backbone_weights(plain, "mobilenet_v2", path)
+    assert str(caught.value).startswith(f"model.backbone_weights: {path}: cannot be read (")
+    assert "\n" not in str(caught.value)
 
 
 def test_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

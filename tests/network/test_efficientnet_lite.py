@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +144,14 @@ def test_an_archive_given_by_path_is_loaded(archive: Path) -> None:
     assert_published(build_backbone(name, archive, LayerOptions()), name, made_numbers(name))
 
 
+def test_an_npz_file_given_by_path_is_loaded(tmp_path: Path) -> None:
+    name, path = "efficientnet_lite0", tmp_path / "weights.npz"
+    averages = made_numbers(name)
+    arrays = {ours: averages[theirs] for ours, theirs, _ in published_variables(name)}
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    assert_published(build_backbone(name, path, LayerOptions()), name, averages)
+
+
 @pytest.mark.slow
 def test_the_archive_of_the_other_size_is_loaded_or_refused(
     plain: keras.Model, tmp_path: Path
@@ -189,6 +199,36 @@ def test_another_checksum_is_refused_in_one_line(
             plain_backbone(VARIANTS["efficientnet_lite0"], "efficientnet_lite0", "imagenet")
         assert "\n" not in str(caught.value)
         assert len(addresses) == attempt
+
+
+def test_a_downloaded_archive_that_cannot_be_used_is_not_called_a_failed_download(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, archive: Path
+) -> None:
+    name, other = "efficientnet_lite0", tmp_path / "other.tar.gz"
+    other.write_bytes(damaged(archive, "no checkpoint"))
+    offline(monkeypatch, tmp_path, other)
+    md5 = hashlib.md5(other.read_bytes(), usedforsecurity=False).hexdigest()
+    with pytest.raises(ConfigError, match=r"models/efficientnet-lite0\.tar\.gz does not match"):
+        plain_backbone(replace(VARIANTS[name], md5=md5), name, "imagenet")
+
+
+def test_a_full_disk_is_not_called_damage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, plain: keras.Model, archive: Path
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "copyfileobj", fill)
+        with pytest.raises(ResourceError, match=rf"^disk full while unpacking to {tmp_path}/.*TMP"):
+            load_backbone_weights(plain, "efficientnet_lite0", archive)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(
+        ResourceError, match=r"^no temporary folder .*: free disk space, or set TMP"
+    ):
+        load_backbone_weights(plain, "efficientnet_lite0", archive)
 
 
 def damaged(archive: Path, kind: str) -> bytes:
@@ -245,6 +285,24 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused(
         load_backbone_weights(plain, "efficientnet_lite0", archive)
 
 
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_in_an_archive_are_not_followed(
+    kind: bytes, archive: Path, plain: keras.Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "links.tar.gz"
+    with tarfile.open(archive) as source, tarfile.open(path, "w:gz", compresslevel=0) as target:
+        for member in source.getmembers():
+            content = source.extractfile(member) if member.isfile() else None
+            index = member.name.endswith(".index")
+            target.addfile(member.replace(name="of any size") if index else member, content)
+        link = tarfile.TarInfo("model.ckpt.index")
+        link.type, link.linkname = kind, "of any size"
+        target.addfile(link)
+    with pytest.raises(ConfigError, match="does not match") as caught:
+        load_backbone_weights(plain, "efficientnet_lite0", path)
+    assert str(caught.value.__cause__) == "the archive has no model.ckpt.index"
+
+
 @pytest.mark.slow
 def test_a_checkpoint_with_another_shape_is_refused(plain: keras.Model, tmp_path: Path) -> None:
     averages = made_numbers("efficientnet_lite0")
@@ -258,12 +316,14 @@ def test_a_checkpoint_with_another_shape_is_refused(plain: keras.Model, tmp_path
 def test_file_names_are_checked_before_reading(tmp_path: Path) -> None:
     path = tmp_path / "weights.tar.gz"
     path.touch()
-    with pytest.raises(ConfigError, match="not a Keras weights file; expected a file name"):
+    with pytest.raises(ConfigError, match=r"not a weights file; .* \.h5 or \.npz$"):
         check_weights_file("mobilenet_v2", path)
     check_weights_file("efficientnet_lite0", path)
-    other = tmp_path / "weights.npz"
+    (tmp_path / "weights.npz").touch()
+    check_weights_file("efficientnet_lite0", tmp_path / "weights.npz")
+    other = tmp_path / "weights.pb"
     other.touch()
-    with pytest.raises(ConfigError, match=r"\.h5, or TensorFlow's efficientnet-lite2\.tar\.gz"):
+    with pytest.raises(ConfigError, match=r"\.npz, or TensorFlow's efficientnet-lite2\.tar\.gz"):
         check_weights_file("efficientnet_lite2", other)
 
 
@@ -277,19 +337,18 @@ def test_a_weights_file_of_keras_loads(archive: Path, plain: keras.Model, tmp_pa
 
 
 @pytest.fixture
-def imagenet(request: pytest.FixtureRequest) -> Callable[[str], Arrays]:
-    """Returns the published weights by our names, which are not part of the repository."""
+def imagenet() -> Callable[[str], Path]:
+    """Returns the file of the published weights, which is not part of the repository."""
 
-    def load(name: str) -> Arrays:
+    def find(name: str) -> Path:
         beside = Path(network.__file__).parents[2].parent / "shared" / "weights"
         folder = Path(os.environ.get("CCFNET_WEIGHTS_DIR", beside))
         path = folder / f"{name}_imagenet_no_top.npz"
         if not path.is_file():
             pytest.skip(f"no {path}; set CCFNET_WEIGHTS_DIR to its folder")
-        with np.load(path) as arrays:
-            return dict(arrays)
+        return path
 
-    return load
+    return find
 
 
 def by_hand(name: str, weights: Arrays, x: tf.Tensor) -> tf.Tensor:
@@ -319,16 +378,12 @@ def by_hand(name: str, weights: Arrays, x: tf.Tensor) -> tf.Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_published_weights_give_the_published_network(
-    name: str, imagenet: Callable[[str], Arrays]
+    name: str, imagenet: Callable[[str], Path]
 ) -> None:
-    weights = imagenet(name)
-    model = plain_backbone(VARIANTS[name], name, None)
-    variables = named_variables(model)
-    assert {key: value.shape for key, value in weights.items()} == {
-        key: tuple(variable.shape) for key, variable in variables.items()
-    }
-    for key, variable in variables.items():
-        variable.assign(weights[key])
+    path = imagenet(name)
+    model = plain_backbone(VARIANTS[name], name, path)
+    with np.load(path) as arrays:
+        weights = dict(arrays)
     y, x = np.mgrid[:97, :129].astype(np.float32)
     image = np.stack([np.sin(x / 9), np.cos(y / 7), np.sin((x + y) / 20)], -1)[None]
     expected = by_hand(name, weights, tf.constant(image))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -96,6 +97,14 @@ def test_a_batch_of_classes_with_weight_zero_changes_no_weights(toy: Toy) -> Non
 def test_the_number_of_class_weights_is_checked(toy: Toy) -> None:
     with pytest.raises(ConfigError, match=r"train\.class_weights has 2 values"):
         toy(CLASSES).compile(class_weights=[1.0, 1.0])
+
+
+@pytest.mark.parametrize("key", ["ohem_share", "fine_threshold"])
+def test_shares_outside_their_range_are_refused(toy: Toy, key: str) -> None:
+    excluded = 0.0 if key == "ohem_share" else 1.0
+    for value in (-0.1, excluded, 1.1, math.nan):
+        with pytest.raises(ConfigError, match=rf"^{key} is {value}: it must be in 0\.\.1"):
+            toy(CLASSES).compile(**{key: value})
 
 
 def test_metrics_do_not_depend_on_batching(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ccfnet_tf.cli import main as cli
+from ccfnet_tf.config import DataConfig, RunConfig, TrainConfig, to_yaml
 from ccfnet_tf.evaluation.bootstrap import bootstrap
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.report import comparison
 from ccfnet_tf.report.comparison import compare, comparison_page, interval_text, read_compared
+from ccfnet_tf.report.svg_plots import Line, Plot, line_plot
 from tests.report.browser import Browser
 from tests.report.conftest import HOSTILE, IMAGES, TAXONOMY, WriteRun
 
@@ -43,6 +48,32 @@ def test_a_run_beside_its_copy_is_equal(write_run: WriteRun) -> None:
     runs = read_compared([write_run("one"), write_run("two")])
     page = comparison_page(runs, compare(runs), TAXONOMY)
     assert "two: mean IoU equal to that of one, image by image." in page
+
+
+def test_the_curves_are_those_of_the_prediction_that_selected_the_checkpoint(
+    write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write_run("one"), write_run("two")]
+    config = RunConfig(DataConfig(format="scenes"), train=TrainConfig(best_by="coarse"))
+    (paths[1] / "config.yaml").write_text(to_yaml(config))
+    metrics = ["epoch,val_refine_mean_iou,val_coarse_mean_iou,val_coarse_pixel_accuracy"]
+    (paths[1] / "metrics.csv").write_text("\n".join([*metrics, "1,0.5,0.25,0.75", ""]))
+    drawn: dict[str, dict[str, list[float]]] = {}
+
+    def record(key: str, title: str, lines: Sequence[Line], **options: Any) -> Plot:
+        drawn[key] = {line.name: line.points[1] for line in lines}
+        return line_plot(key, title, lines, **options)
+
+    monkeypatch.setattr(comparison, "line_plot", record)
+    runs = read_compared(paths)
+    assert "two (coarse)" in comparison_page(runs, compare(runs), TAXONOMY)
+    assert drawn == {
+        "validation-iou": {"one": [50.0, 75.0, pytest.approx(250 / 3), 87.5], "two (coarse)": [25]},
+        "validation-accuracy": {
+            "one": [60.0, 80.0, pytest.approx(260 / 3), 90.0],
+            "two (coarse)": [75],
+        },
+    }
 
 
 def test_folders_of_the_same_name_are_told_apart(write_run: WriteRun) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from ccfnet_tf.datasets.open_data_set import Parts, read_parts
 from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, first_line
 from ccfnet_tf.inference.segmenter_protocol import MAPS, Maps, Prediction, refuse_no_picture
-from ccfnet_tf.runs.checkpoint_file import DAMAGE, parse_array
+from ccfnet_tf.io.npz_file import DAMAGE, parse_array
 from ccfnet_tf.runtimes.manifest import LEVELS, REFERENCE, Difference
 
 if TYPE_CHECKING:
