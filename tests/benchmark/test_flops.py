@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import pytest
 import tensorflow as tf
 from keras import layers
 
-from ccfnet_tf.benchmark.flops import Cost, cost, count
+from ccfnet_tf.benchmark.flops import cost, count
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.efficientnet_lite import VARIANTS
 
@@ -45,13 +47,14 @@ def test_resnet_50_costs_what_is_known_of_it() -> None:
 
 
 def test_a_backbone_at_two_scales_counts_twice() -> None:
-    def costs(size: int, **options: float) -> Cost:
-        model = build_ccfnet(
+    def build(**options: float) -> Any:
+        return build_ccfnet(
             5, backbone="mobilenet_v2", backbone_weights=None, head_channels=8, **options
         )
-        return cost(model, size, size)
 
-    full, half, both = costs(97), costs(49), costs(97, coarse_scale=0.5)
+    one_scale = build()
+    full, half = (cost(one_scale, size, size) for size in (97, 49))
+    both = cost(build(coarse_scale=0.5), 97, 97)
     assert both.backbone == pytest.approx(full.backbone + half.backbone)
     assert both.coarse == pytest.approx(half.coarse)
     assert (both.attention, both.fine) == (full.attention, full.fine)

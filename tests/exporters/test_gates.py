@@ -133,6 +133,7 @@ def two_scales() -> Any:
     return model
 
 
+@pytest.mark.slow
 def test_a_backbone_at_two_scales_is_folded_once(two_scales: Any) -> None:
     """Keras refuses two models of one name."""
     folded = fold_batch_norm(exported_heads(two_scales))
@@ -174,6 +175,7 @@ def test_pixels_at_the_threshold_of_a_hard_blend_refuse_no_export(
     assert difference(reference.clear_branch) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["fp16", "int8"])
 def test_the_gate_is_computed_in_float(gated: Any, quantize: str, tmp_path: Path) -> None:
     options = LiteRTOptions(size=SIZE, quantize=quantize)

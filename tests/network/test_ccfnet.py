@@ -28,6 +28,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "attention at half size": {**TWO_SCALES, "attention_scale": 0.5},
 }
 
+QUICK = ("hard blend", "two scales")
+"""Forms whose networks are built in the quick tests; each takes seconds."""
+
 
 def branch(name: str) -> list[str]:
     return [f"{name}_{part}" for part in ("conv", "norm", "relu")]
@@ -99,7 +102,16 @@ def test_outputs(small_network: Build, options: dict[str, Any], shape: tuple[int
     np.testing.assert_array_equal(outputs["refine"], floats["refine"])
 
 
-@pytest.mark.parametrize("options", [FULL, *FORMS.values()], ids=["attention", *FORMS])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(FULL, id="attention"),
+        *(
+            pytest.param(options, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+            for name, options in FORMS.items()
+        ),
+    ],
+)
 def test_refine_is_the_blend_of_the_other_outputs(
     small_network: Build, options: dict[str, Any]
 ) -> None:
