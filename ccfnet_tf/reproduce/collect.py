@@ -76,7 +76,7 @@ def collect(plan: Plan, folder: Path, results: ResultsFile) -> dict[str, Any]:
             }
             for recipe in plan.recipes
         },
-        "runs": [_row(found) for found in runs],
+        "runs": [_row(found, plan.epochs) for found in runs],
     }
     if plan.study == "folds":
         return tree | {"mean_over_folds": _over_folds(runs)}
@@ -103,13 +103,13 @@ def _finished(plan: Plan, run: PlannedRun, folder: Path) -> Finished | None:
     return Finished(run, path, Evaluated.read(path / EVALUATION))
 
 
-def _row(found: Finished) -> dict[str, Any]:
+def _row(found: Finished, epochs: int) -> dict[str, Any]:
     number = found.evaluated.number
     return {
         "recipe": found.planned.recipe,
         "seed": found.planned.seed,
         "fold": found.planned.fold,
-        **_training(found.path),
+        **_training(found.path, epochs),
         **_machine(found.path),
         "images": found.evaluated.count("pictures"),
         "pixels": found.evaluated.count("pixels"),
@@ -132,13 +132,17 @@ def _figures(evaluated: Evaluated, name: str) -> dict[str, float | None]:
     }
 
 
-def _training(run: Path) -> dict[str, Any]:
-    """Returns steps, skipped steps, and minutes of the epochs of a run."""
+def _training(run: Path, epochs: int) -> dict[str, Any]:
+    """Returns steps, skipped steps, and minutes of the epochs of a run.
+
+    All are None if `metrics.csv` lost the row of an epoch.
+    """
     metrics = run / "metrics.csv"
     rows = sound_rows(metrics)
+    if len(rows) != epochs:
+        return dict.fromkeys(("steps", "skipped_steps", "minutes"))
     try:
         return {
-            "epochs": len(rows),
             "steps": int(rows[-1]["step"]),
             "skipped_steps": round(sum(float(row["skipped_steps"]) for row in rows)),
             "minutes": round(sum(float(row["seconds"]) for row in rows) / 60, 1),
@@ -220,7 +224,7 @@ def _difficulty(runs: Sequence[Finished]) -> list[dict[str, Any]]:
 
 def _over_folds(runs: Sequence[Finished]) -> dict[str, Any]:
     """Returns mean and deviation of each figure over folds."""
-    rows = [_row(found)["figures"] for found in runs]
+    rows = [{name: _figures(found.evaluated, name) for name in CELLS} for found in runs]
     if not rows:
         return {}
     return {

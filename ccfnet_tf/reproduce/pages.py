@@ -35,6 +35,7 @@ HEADINGS = ("mean IoU", "accuracy", "mean IoU near boundaries", "accuracy near b
 PROVENANCE = ("seeds", "steps", "minutes", "skipped steps", "scorings", "commit", "machine")
 NOT_RUN = "not run"
 NONE = "-"
+UNKNOWN = "unknown"
 
 EXPLAINED = "docs/results.md and docs/reproduce.md of ccfnet-tf explain columns and verdicts.\n"
 NOT_OURS = "It gives no settings; this is not a result of this project."
@@ -252,7 +253,7 @@ def _provenance(study: Any, recipe: str, runs: Sequence[Record]) -> Cells:
         ", ".join(str(seed) for seed in dict.fromkeys(run["seed"] for run in runs)),
         _range([run["steps"] for run in runs]),
         _range([run["minutes"] for run in runs]),
-        str(sum(run["skipped_steps"] for run in runs)),
+        _total([run["skipped_steps"] for run in runs]),
         str(scorings) if study["split"] == "test" else NONE,
         _joined([commit for run in runs for commit in run["commit"]]),
         "; ".join(dict.fromkeys(map(_machine, runs))),
@@ -292,13 +293,21 @@ def _percent(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.2f}"
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = min(values), max(values)
+def _total(values: Sequence[int | None]) -> str:
+    known = [value for value in values if value is not None]
+    return str(sum(known)) if len(known) == len(values) else UNKNOWN
+
+
+def _range(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return UNKNOWN
+    low, high = min(known), max(known)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def _joined(values: Sequence[object]) -> str:
-    return ", ".join(dict.fromkeys("unknown" if each is None else str(each) for each in values))
+    return ", ".join(dict.fromkeys(UNKNOWN if each is None else str(each) for each in values))
 
 
 def _table(headings: Cells, rows: Sequence[Cells]) -> list[str]:

@@ -17,17 +17,19 @@ from ccfnet_tf.report.read_evaluation_json import EVALUATION
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun, config_file
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.runs.calibration_file import CALIBRATION
+from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_command import run_command
 from ccfnet_tf.runs.run_folder import CHECKPOINTS
-from ccfnet_tf.runs.write_run_files import epochs_written
 
 RESUME = "the same command"
 
 
 def is_trained(run: Path, epochs: int) -> bool:
-    """Returns whether a run has all its epochs."""
-    finished = epochs_written(run / "metrics.csv") >= epochs
-    return finished and (run / CHECKPOINTS / "last.npz").is_file()
+    """Returns whether a run has all its epochs.
+
+    The checkpoint says so, because `metrics.csv` has the row of an epoch before it is saved.
+    """
+    return read_epoch(run / CHECKPOINTS / "last.npz") == epochs
 
 
 def is_scored(run: Path, plan: Plan, recipe: str) -> bool:

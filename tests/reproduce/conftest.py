@@ -24,6 +24,7 @@ from ccfnet_tf.reproduce.plan import (
     write_plan,
 )
 from ccfnet_tf.reproduce.recipes import RECIPES, Recipe, Study, with_keys
+from tests.epoch_states import write_state
 from tests.report.conftest import IMAGES, TAXONOMY, Drawn, load, samples, write_evaluated
 
 EPOCHS = 2
@@ -54,10 +55,11 @@ def train(run: Path, config: RunConfig) -> None:
     """Writes what `fit` writes."""
     (run / "checkpoints").mkdir(parents=True)
     for name in ("best", "last"):
-        (run / "checkpoints" / f"{name}.npz").write_bytes(b"")
+        write_state(run / "checkpoints" / f"{name}.npz", config.train.epochs)
     config = replace(config, train=replace(config.train, precision="float32"))
     (run / "config.yaml").write_text(to_yaml(config))
-    (run / "metrics.csv").write_text("epoch,step,seconds,skipped_steps\n1,64,100,1\n2,128,80,0\n")
+    rows = [f"{epoch},{64 * epoch},90,{epoch % 2}\n" for epoch in range(1, config.train.epochs + 1)]
+    (run / "metrics.csv").write_text("epoch,step,seconds,skipped_steps\n" + "".join(rows))
     start = {"commit": "abc123", "processor": "Made | CPU", "cpus": 2, "precision": "float32"}
     (run / "environment.json").write_text(json.dumps({"starts": [start, start]}))
 

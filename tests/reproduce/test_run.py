@@ -11,6 +11,7 @@ import pytest
 
 from ccfnet_tf.reproduce.plan import Plan, config_of
 from ccfnet_tf.reproduce.run import is_scored, is_trained
+from tests.epoch_states import write_state
 from tests.reproduce.conftest import EPOCHS, base_config, plan_of, score, train
 
 
@@ -66,8 +67,14 @@ def test_only_refine_is_calibrated(made: tuple[Plan, Path]) -> None:
     assert is_scored(run, plan, "fine_alone")
 
 
-def test_a_run_with_fewer_epochs_is_not_trained(made: tuple[Plan, Path]) -> None:
+def test_the_checkpoint_says_whether_a_run_is_trained(made: tuple[Plan, Path]) -> None:
     _, run = made
     assert not is_trained(run, EPOCHS + 1)
-    (run / "checkpoints" / "last.npz").unlink()
+    last = run / "checkpoints" / "last.npz"
+    write_state(last, EPOCHS - 1)  # killed after its row in metrics.csv, before it was saved
+    assert not is_trained(run, EPOCHS)
+    write_state(last, EPOCHS)
+    (run / "metrics.csv").unlink()
+    assert is_trained(run, EPOCHS)
+    last.unlink()
     assert not is_trained(run, EPOCHS)

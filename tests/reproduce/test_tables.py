@@ -221,6 +221,20 @@ def test_damaged_runs_are_refused(
         written(tmp_path, plan, folder)
 
 
+def test_lost_rows_of_metrics_do_not_hide_a_run(claim: tuple[Plan, Path], tmp_path: Path) -> None:
+    plan, folder = claim
+    (folder / "cascade-fold0-seed1" / "metrics.csv").unlink()
+    tree, page = written(tmp_path, plan, folder)
+    assert len(tree["claim"]["runs"]) == 11
+    rows = [*rows_of(page, "claim")]
+    cascade = dict(zip(rows[0], rows[2], strict=True))
+    assert (cascade["seeds"], cascade["steps"], cascade["minutes"]) == (
+        "0, 1, 2",
+        "unknown",
+        "unknown",
+    )
+
+
 def test_a_mean_of_nothing_is_none() -> None:
     assert spread_of([])["mean"] is None
     assert spread_of([0.5, None])["mean"] is None
