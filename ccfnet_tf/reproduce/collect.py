@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from ccfnet_tf.errors import DataError, RunError
-from ccfnet_tf.evaluation.bootstrap import image_counts
 from ccfnet_tf.evaluation.image_table import CELLS
 from ccfnet_tf.evaluation.read_image_table import IMAGES_NPZ, read_cells
 from ccfnet_tf.io.annotation_json import read_json, records
-from ccfnet_tf.report.comparison import Compared, refuse_unlike
+from ccfnet_tf.report.comparison import Compared, read_prediction, refuse_unlike
 from ccfnet_tf.report.read_evaluation_json import EVALUATION, Evaluated
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun, recipe_digest
 from ccfnet_tf.reproduce.results_file import ResultsFile
@@ -49,10 +48,7 @@ class Finished:
 
     def prediction(self, name: str) -> Compared:
         """Returns the counts per image of one of `CELLS`."""
-        classes = len(self.evaluated.classes)
-        cells = read_cells(self.path / IMAGES_NPZ, classes)
-        counts = image_counts(cells.cells[name], len(cells.names), classes)
-        return Compared(self.path.name, self.path, self.evaluated, cells.names, counts)
+        return read_prediction(self.path.name, self.path, name)
 
 
 def collect(plan: Plan, folder: Path, results: ResultsFile) -> dict[str, Any]:

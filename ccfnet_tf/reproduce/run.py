@@ -11,15 +11,17 @@ from typing import Any
 
 from rich.console import Console
 
+from ccfnet_tf.errors import RunError
 from ccfnet_tf.evaluation.read_image_table import IMAGES_NPZ
+from ccfnet_tf.evaluation.shard_files import weights_digest
 from ccfnet_tf.io.atomic_file import refuse_links
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 from ccfnet_tf.report.read_evaluation_json import EVALUATION
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun, config_file
 from ccfnet_tf.reproduce.results_file import ResultsFile
-from ccfnet_tf.runs.calibration_file import CALIBRATION
 from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_command import run_command
-from ccfnet_tf.runs.run_folder import CHECKPOINTS
+from ccfnet_tf.runs.run_folder import CHECKPOINTS, read_run
 
 RESUME = "the same command"
 
@@ -34,19 +36,22 @@ def is_trained(run: Path, epochs: int) -> bool:
 
 def is_scored(run: Path, plan: Plan, recipe: str) -> bool:
     """Returns whether a trained run has an evaluation of its checkpoint on the study's split."""
-    files = [run / EVALUATION, run / IMAGES_NPZ]
-    if not all(file.is_file() for file in files):
-        return False
-    needed = [run / CHECKPOINTS / "best.npz"]
-    if _calibrates(plan, recipe):
-        needed.append(run / CALIBRATION)
-    if not all(file.is_file() and _age(file) <= _age(files[0]) for file in needed):
+    if not (run / IMAGES_NPZ).is_file():
         return False
     try:
-        tree: Any = json.loads(files[0].read_text(encoding="utf-8"))
-        return bool(tree["split"] == plan.split and not tree.get("wrapping"))
+        info = read_run(run)
+        calibration = info.calibration()
+        weights = weights_digest(info.checkpoint(), calibration)
+    except RunError:  # no checkpoint, or a calibration of another one
+        return False
+    if _calibrates(plan, recipe) and calibration is UNCALIBRATED:
+        return False
+    try:
+        tree: Any = json.loads((run / EVALUATION).read_text(encoding="utf-8"))
+        same = (tree["split"], tree["weights"]) == (plan.split, weights)
+        return same and not tree.get("wrapping")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return False  # damaged: it is evaluated again
+        return False  # missing or damaged: it is evaluated again
 
 
 def carry_out(plan: Plan, run: PlannedRun, folder: Path, results: ResultsFile) -> None:
@@ -90,10 +95,6 @@ def say_run(plan: Plan, run: PlannedRun, folder: Path, console: Console) -> None
 def _calibrates(plan: Plan, recipe: str) -> bool:
     """Returns whether a recipe is calibrated: on the validation split, to be scored on another."""
     return plan.split == "test" and plan.recipe(recipe).head == "refine"
-
-
-def _age(path: Path) -> int:
-    return path.stat().st_mtime_ns
 
 
 def _call(arguments: list[str], run: PlannedRun) -> None:

@@ -23,7 +23,7 @@ from ccfnet_tf.errors import RunError
 from ccfnet_tf.reproduce import equal_work, run, timing
 from ccfnet_tf.reproduce.equal_work import Width
 from ccfnet_tf.reproduce.recipes import with_keys
-from tests.reproduce.conftest import base_config, score, train
+from tests.reproduce.conftest import base_config, calibrate, score, train
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ class Processes:
         elif verb == "evaluate":
             score(Path(arguments[1]), arguments[3], seed=0)
         else:
-            (Path(arguments[1]) / "calibration.json").write_text("{}")
+            calibrate(Path(arguments[1]))
 
     def names(self, verb: str) -> list[str]:
         return [name for called, name in self.calls if called == verb]
