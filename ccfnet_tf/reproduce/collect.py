@@ -10,17 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from ccfnet_tf.errors import DataError, RunError
+from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.image_table import CELLS
-from ccfnet_tf.evaluation.read_image_table import IMAGES_NPZ, read_cells
 from ccfnet_tf.io.annotation_json import read_json, records
 from ccfnet_tf.report.comparison import Compared, read_prediction, refuse_unlike
-from ccfnet_tf.report.read_evaluation_json import EVALUATION, Evaluated
-from ccfnet_tf.reproduce.plan import Plan, PlannedRun, recipe_digest
+from ccfnet_tf.report.read_evaluation_json import Evaluated
+from ccfnet_tf.reproduce.plan import Plan, PlannedRun, refuse_foreign
 from ccfnet_tf.reproduce.results_file import ResultsFile
-from ccfnet_tf.reproduce.run import is_scored, is_trained
+from ccfnet_tf.reproduce.run import is_finished
 from ccfnet_tf.reproduce.verdict import Comparison, compared, over_seeds
-from ccfnet_tf.runs.run_folder import CONFIG, read_config
 from ccfnet_tf.runs.write_run_files import sound_rows
 
 FREE = ("fine_difficulty", "max_softmax", "entropy", "margin", "disagreement")
@@ -87,16 +85,10 @@ def collect(plan: Plan, folder: Path, results: ResultsFile) -> dict[str, Any]:
 
 def _finished(plan: Plan, run: PlannedRun, folder: Path) -> Finished | None:
     path = folder / run.name
-    if not (is_trained(path, plan.epochs) and is_scored(path, plan, run.recipe)):
+    if not is_finished(plan, run, folder):
         return None
-    config = read_config(path / CONFIG)
-    same = recipe_digest(config) == plan.recipe(run.recipe).digest
-    if not same or (config.seed, config.data.fold) != (run.seed, run.fold):
-        raise RunError(
-            f"{path}: its config.yaml is not that of the plan: move the folder away, then run the "
-            "same command again"
-        )
-    return Finished(run, path, Evaluated.read(path / EVALUATION))
+    refuse_foreign(folder, run)
+    return Finished(run, path, read_prediction(path.name, path).evaluated)
 
 
 def _row(found: Finished, epochs: int) -> dict[str, Any]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ccfnet_tf.config import RunConfig, find_config, from_tree, read_tree, to_yaml
 from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.evaluation.shard_files import weights_digest
 from ccfnet_tf.network.calibration_parameters import Calibration
+from ccfnet_tf.reproduce.inputs import Input
 from ccfnet_tf.reproduce.plan import (
     Plan,
     PlannedRecipe,
@@ -40,6 +42,7 @@ def base_config(root: Path) -> RunConfig:
     tree = read_tree(find_config("stanford_background"))
     tree["data"]["root"] = str(root)
     keys = {"model.backbone": "mobilenet_v2", "model.backbone_weights": "none"}
+    keys["train.precision"] = "float32"
     return with_keys(from_tree(tree), keys)
 
 
@@ -49,11 +52,24 @@ def plan_of(
     recipes: tuple[Recipe, ...] = RECIPES[study]
     configs = {each.name: resolved(each, base, EPOCHS, 200) for each in recipes}
     planned = tuple(
-        PlannedRecipe(each.name, each.head, recipe_digest(configs[each.name]), each.summary)
+        PlannedRecipe(each.name, each.head, recipe_digest(configs[each.name], ()), each.summary)
         for each in recipes
     )
     runs = runs_of(recipes, seeds, folds)
-    return Plan("stanford_background", study, EPOCHS, 10.0, None, planned, runs), configs
+    plan = Plan(
+        data_set="stanford_background",
+        study=study,
+        epochs=EPOCHS,
+        minutes=10.0,
+        timing=None,
+        precision="float32",
+        inputs=(Input("data", str(base.data.root), "1"),),
+        recipes=planned,
+        same={},
+        seeds=(seeds,),
+        runs=runs,
+    )
+    return plan, configs
 
 
 def train(run: Path, config: RunConfig) -> None:
@@ -62,7 +78,6 @@ def train(run: Path, config: RunConfig) -> None:
     for name in ("best", "last"):
         write_state(run / "checkpoints" / f"{name}.npz", config.train.epochs)
     write_classes(run, TAXONOMY)
-    config = replace(config, train=replace(config.train, precision="float32"))
     (run / "config.yaml").write_text(to_yaml(config))
     rows = [f"{epoch},{64 * epoch},90,{epoch % 2}\n" for epoch in range(1, config.train.epochs + 1)]
     (run / "metrics.csv").write_text("epoch,step,seconds,skipped_steps\n" + "".join(rows))
@@ -92,6 +107,28 @@ def score(run: Path, split: str, *, seed: int) -> None:
     tree = json.loads((run / "evaluation.json").read_text())
     tree["weights"] = weights_digest(info.checkpoint(), info.calibration())
     (run / "evaluation.json").write_text(json.dumps(tree))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen small images, and lists of two folds."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for side in ("images", "masks"):
+        (folder / "set" / side).mkdir(parents=True)
+    for i in range(14):
+        mask = rng.integers(0, 2, (5, 6)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+        image = Image.fromarray(mask * 120 + 60).convert("RGB")
+        image.save(folder / "set" / "images" / f"{i}.png")
+        Image.fromarray(mask).save(folder / "set" / "masks" / f"{i}.png")
+    (folder / "set" / "classes.txt").write_text("a\nb\n")
+    for fold in range(2):
+        lists = folder / "lists" / f"fold_{fold}"
+        lists.mkdir(parents=True)
+        test = range(4 * fold, 4 * fold + 4)
+        (lists / "test.txt").write_text("".join(f"{i}\n" for i in test))
+        (lists / "train.txt").write_text("".join(f"{i}\n" for i in range(14) if i not in test))
+    return folder
 
 
 Finish = Callable[..., None]
