@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.errors import DataError, RunError
 from ccfnet_tf.evaluation.image_table import CELLS
 from ccfnet_tf.io.annotation_json import read_json, records
 from ccfnet_tf.report.comparison import Compared, read_prediction, refuse_unlike
@@ -20,6 +20,7 @@ from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.run import is_finished
 from ccfnet_tf.reproduce.verdict import Comparison, compared, over_seeds
 from ccfnet_tf.runs.write_run_files import sound_rows
+from ccfnet_tf.training.data_digest import Row, read_samples
 
 FREE = ("fine_difficulty", "max_softmax", "entropy", "margin", "disagreement")
 """Scores of coarse's errors that need no head of their own."""
@@ -56,6 +57,7 @@ def collect(plan: Plan, folder: Path, results: ResultsFile) -> dict[str, Any]:
         CCFNetError: A file of a finished run is damaged, or does not belong to the plan.
     """
     runs = [found for run in plan.runs if (found := _finished(plan, run, folder))]
+    refuse_other_data(runs)
     tree: dict[str, Any] = {
         "split": plan.split,
         "epochs": plan.epochs,
@@ -89,6 +91,35 @@ def _finished(plan: Plan, run: PlannedRun, folder: Path) -> Finished | None:
         return None
     refuse_foreign(folder, run)
     return Finished(run, path, read_prediction(path.name, path).evaluated)
+
+
+def refuse_other_data(runs: Sequence[Finished]) -> None:
+    """Checks that all runs were trained and evaluated on the same images and labels.
+
+    Raises:
+        RunError: An image or its label changed in training or validation, or a fold has others.
+        DataError: The images or labels of the evaluations of a fold differ on the test split.
+    """
+    rows: dict[str, tuple[Row, Path]] = {}
+    first: dict[int, tuple[set[str], Finished]] = {}
+    for found in runs:
+        own = read_samples(found.path)
+        for name, row in own.items():
+            other, path = rows.setdefault(name, (row, found.path))
+            if other != row:
+                raise RunError(
+                    f"{found.path}: the image or label of '{name}' differs from that in {path}: "
+                    "restore the data, move away the folders of runs on other data, then run the "
+                    "same command again"
+                )
+        names, before = first.setdefault(found.planned.fold, (set(own), found))
+        if names != set(own):
+            raise RunError(
+                f"{found.path}: was trained and validated on other images than {before.path}: "
+                "move away the folders of runs on other data, then run the same command again"
+            )
+        if before is not found and found.evaluated.split == "test":
+            refuse_unlike(before.prediction("refine"), found.prediction("refine"))
 
 
 def _row(found: Finished, epochs: int) -> dict[str, Any]:

@@ -228,6 +228,8 @@ def _about(study: Record | None, name: Study) -> str:
     split = {"test": "Test split", "val": "Validation split"}[SPLIT[name]]
     if not study:
         return f"{split}; {NOT_RUN}."
+    images = sorted({run["images"] for run in study["runs"]})
+    split += f", {' or '.join(map(str, images))} images" if images else ""
     budget = study["budget_minutes"]
     of = f", which take the cascade about {budget:g} minutes" if budget is not None else ""
     finished, planned = len(study["runs"]), len(study["planned"])

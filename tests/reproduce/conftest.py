@@ -31,6 +31,7 @@ from ccfnet_tf.reproduce.recipes import RECIPES, Recipe, Study, with_keys
 from ccfnet_tf.runs.calibration_file import calibration_text
 from ccfnet_tf.runs.run_folder import read_run
 from ccfnet_tf.runs.write_run_files import write_classes
+from ccfnet_tf.training.data_digest import Row, write_digest
 from tests.epoch_states import write_state
 from tests.report.conftest import IMAGES, TAXONOMY, Drawn, load, samples, write_evaluated
 
@@ -81,6 +82,8 @@ def train(run: Path, config: RunConfig) -> None:
     (run / "config.yaml").write_text(to_yaml(config))
     rows = [f"{epoch},{64 * epoch},90,{epoch % 2}\n" for epoch in range(1, config.train.epochs + 1)]
     (run / "metrics.csv").write_text("epoch,step,seconds,skipped_steps\n" + "".join(rows))
+    rows = [Row(str(index), "1", "2") for index in range(5)]
+    write_digest(run, {"train": rows[config.seed % 5 :], "val": rows[: config.seed % 5]})
     start = {"commit": "abc123", "processor": "Made | CPU", "cpus": 2, "precision": "float32"}
     (run / "environment.json").write_text(json.dumps({"starts": [start, start]}))
 

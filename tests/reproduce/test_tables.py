@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ccfnet_tf.errors import DataError, RunError
+from ccfnet_tf.errors import CCFNetError, DataError, RunError
 from ccfnet_tf.evaluation.bootstrap import bootstrap, image_counts
+from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.read_image_table import read_cells
 from ccfnet_tf.reproduce.collect import collect, spread_of
 from ccfnet_tf.reproduce.pages import update_page
@@ -21,6 +22,7 @@ from ccfnet_tf.reproduce.recipes import DATA_SETS, PAPER
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.verdict import compared
 from tests.conftest import REPOSITORY
+from tests.report.conftest import IMAGES, TAXONOMY, Drawn, load, samples, write_evaluated
 from tests.reproduce.conftest import Finish, base_config, plan_of
 
 
@@ -161,7 +163,7 @@ def test_what_was_not_run_is_said_so(tmp_path: Path, finish: Finish) -> None:
     cascade, changed = (run["figures"]["refine"]["mean_iou"] for run in tree["ablations"]["runs"])
     assert crop[5].startswith(f"{100 * (changed - cascade):+.2f} (")
     assert f"{changed:.4f}" != f"{cascade:.4f}"
-    assert "Validation split; 2 epochs, which take the cascade about 10 minutes" in page
+    assert "Validation split, 3 images; 2 epochs, which take the cascade about 10 minutes" in page
 
 
 def test_folds_have_a_mean(tmp_path: Path, finish: Finish) -> None:
@@ -201,6 +203,51 @@ def test_a_run_of_another_recipe_is_refused(claim: tuple[Plan, Path], tmp_path: 
     config = folder / "fine_alone-fold0-seed1" / "config.yaml"
     config.write_text(config.read_text().replace("crop: 241", "crop: 185"))
     with pytest.raises(RunError, match=r"fine_alone-fold0-seed1: its config\.yaml is not that"):
+        written(tmp_path, plan, folder)
+
+
+def relabelled(run: Path) -> None:
+    path = run / "data_digest.json"
+    path.write_text(path.read_text().replace('["3", "1", "2"]', '["3", "1", "9"]'))
+
+
+def left_out(run: Path) -> None:
+    path = run / "data_digest.json"
+    path.write_text(path.read_text().replace('["4", "1", "2"]', '["3", "1", "2"]'))
+
+
+def fewer_test_images(run: Path) -> None:
+    seed = json.loads((run / "evaluation.json").read_text())["weights"]
+    kept = (run / "config.yaml").read_text()
+    write_evaluated(run, evaluate(Drawn(0, TAXONOMY), samples(IMAGES[:2]), load, split="test"))
+    (run / "config.yaml").write_text(kept)
+    tree = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps(tree | {"weights": seed}))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (relabelled, "image or label of '3' differs from that in"),
+        (left_out, "was trained and validated on other images than"),
+        (fewer_test_images, "their images differ"),
+    ],
+)
+def test_all_runs_have_the_same_data(
+    claim: tuple[Plan, Path], tmp_path: Path, change: Callable[[Path], None], fault: str
+) -> None:
+    plan, folder = claim
+    change(folder / "fine_alone-fold0-seed1")
+    with pytest.raises(CCFNetError, match=fault):
+        written(tmp_path, plan, folder)
+
+
+def test_files_of_two_evaluations_are_refused(claim: tuple[Plan, Path], tmp_path: Path) -> None:
+    """Their labels are the same: only the predictions differ."""
+    plan, folder = claim
+    one, other = (folder / f"{name}_alone-fold0-seed1/images.npz" for name in ("fine", "coarse"))
+    shutil.copy(other, one)
+    with pytest.raises(DataError, match="belongs to another evaluation than"):
         written(tmp_path, plan, folder)
 
 
