@@ -69,6 +69,7 @@ def collect(plan: Plan, folder: Path, results: ResultsFile) -> dict[str, Any]:
                 "head": recipe.head,
                 "digest": recipe.digest,
                 "scorings": len(results.scorings(plan.study, recipe.name)),
+                "scoring_commits": results.scoring_commits(plan.study, recipe.name),
             }
             for recipe in plan.recipes
         },

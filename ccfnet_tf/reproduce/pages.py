@@ -250,13 +250,15 @@ def _row(study: Record | None, recipe: Recipe, label: str, head: str) -> Cells:
 
 
 def _provenance(study: Any, recipe: str, runs: Sequence[Record]) -> Cells:
-    scorings = study["recipes"][recipe]["scorings"]
+    scored = study["recipes"][recipe]
+    commits = len(scored["scoring_commits"])
+    scorings = f"{scored['scorings']}" + (f" ({commits} commits)" if commits > 1 else "")
     return (
         ", ".join(str(seed) for seed in dict.fromkeys(run["seed"] for run in runs)),
         _range([run["steps"] for run in runs]),
         _range([run["minutes"] for run in runs]),
         _total([run["skipped_steps"] for run in runs]),
-        str(scorings) if study["split"] == "test" else NONE,
+        scorings if study["split"] == "test" else NONE,
         _joined([commit for run in runs for commit in run["commit"]]),
         "; ".join(dict.fromkeys(map(_machine, runs))),
     )

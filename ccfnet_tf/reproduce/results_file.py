@@ -53,8 +53,15 @@ class ResultsFile:
 
     def scorings(self, study: str, recipe: str) -> list[str]:
         """Returns the digests under which a recipe was scored on the test split, oldest first."""
+        return self._distinct("digest", study, recipe)
+
+    def scoring_commits(self, study: str, recipe: str) -> list[str]:
+        """Returns the commits of the code that scored a recipe on the test split, oldest first."""
+        return self._distinct("commit", study, recipe)
+
+    def _distinct(self, key: str, study: str, recipe: str) -> list[str]:
         found = [
-            str(each["digest"])
+            str(each.get(key))
             for each in self.read()["scored"]
             if (each["study"], each["recipe"]) == (study, recipe)
         ]

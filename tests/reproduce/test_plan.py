@@ -246,5 +246,15 @@ def test_a_step_is_timed_by_the_second_epoch(
         found = timing.measure(scenes, tmp_path, Console(quiet=True))
         assert found == Timing(start_seconds=34, step_seconds=2, steps=20)
     assert len(calls) == 1
+    timing.measure(with_keys(scenes, {"model.head_channels": 64}), tmp_path, Console(quiet=True))
+    assert len(calls) == 2  # another configuration
+    monkeypatch.setattr(timing, "processor", lambda: "another")
+    timing.measure(with_keys(scenes, {"model.head_channels": 64}), tmp_path, Console(quiet=True))
+    assert len(calls) == 3
+    (tmp_path / "run" / "metrics.csv").write_text("epoch,seconds\n1,5\n2,0.0\n")
+    fast = timing.measure(
+        with_keys(scenes, {"model.head_channels": 64}), tmp_path, Console(quiet=True)
+    )
+    assert fast.epochs(1) > 0
     with pytest.raises(ConfigError, match=r"train\.batch is 4000"):
         timing.measure(with_keys(scenes, {"train.batch": 4000}), tmp_path, Console(quiet=True))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ccfnet_tf.errors import ConfigError, DataError
+from ccfnet_tf.reproduce import results_file
 from ccfnet_tf.reproduce.plan import Plan
 from ccfnet_tf.reproduce.recipes import with_keys
 from ccfnet_tf.reproduce.results_file import ResultsFile
@@ -45,6 +46,18 @@ def test_a_changed_recipe_is_not_scored_a_second_time(
     file.record(changed, changed.recipe("fine_alone"))  # with --again
     file.refuse_second_scoring(changed)
     assert len(file.scorings("claim", "fine_alone")) == 2
+
+
+def test_scorings_by_other_code_are_recorded(
+    file: ResultsFile, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for commit in ("one", "one", "two+"):
+        monkeypatch.setattr(results_file, "commit", lambda commit=commit: commit)
+        file.record(plan, plan.recipe("cascade"))
+    monkeypatch.setattr(results_file, "commit", lambda: "three")
+    file.record_once(plan, plan.recipe("cascade"))  # of a finished run, by whichever code
+    assert len(file.scorings("claim", "cascade")) == 1
+    assert file.scoring_commits("claim", "cascade") == ["one", "two+"]
 
 
 def test_other_studies_are_apart(file: ResultsFile, plan: Plan, changed: Plan) -> None:
