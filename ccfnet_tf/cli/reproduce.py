@@ -111,6 +111,8 @@ def main(args: list[str]) -> int:
     out = Path(options.out).expanduser()
     results = Path(options.results).expanduser() if options.results else _default_results(out)
     results = results.resolve()
+    if not results.name:
+        raise ConfigError(f"--results {options.results}: give a folder with a name")
     for folder, option in ((out, "--out"), (results, "--results")):
         refuse_file(folder, option)
         refuse_unwritable(folder, option)

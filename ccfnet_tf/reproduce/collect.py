@@ -12,7 +12,7 @@ import numpy as np
 
 from ccfnet_tf.errors import DataError, RunError
 from ccfnet_tf.evaluation.image_table import CELLS
-from ccfnet_tf.io.annotation_json import read_json, records
+from ccfnet_tf.io.annotation_json import Record, read_json, records
 from ccfnet_tf.report.comparison import Compared, read_prediction, refuse_unlike
 from ccfnet_tf.report.read_evaluation_json import Evaluated
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun, refuse_foreign
@@ -63,6 +63,8 @@ def collect(plan: Plan, folder: Path, results: ResultsFile) -> dict[str, Any]:
         "epochs": plan.epochs,
         "budget_minutes": plan.minutes,
         "planned": [run.name for run in plan.runs],
+        "seeds": list(plan.seeds),
+        "same": plan.same,
         "recipes": {
             recipe.name: {
                 "summary": recipe.summary,
@@ -82,7 +84,7 @@ def collect(plan: Plan, folder: Path, results: ResultsFile) -> dict[str, Any]:
         for recipe, head, comparison in _comparisons(plan, runs)
     ]
     if plan.study == "claim":
-        tree["difficulty"] = _difficulty(runs)
+        tree["difficulty"] = _difficulty(runs, _planned(plan, "cascade"))
     return tree
 
 
@@ -135,10 +137,7 @@ def _row(found: Finished, epochs: int) -> dict[str, Any]:
         "pixels": found.evaluated.count("pixels"),
         "figures": {name: _figures(found.evaluated, name) for name in CELLS},
         "scores_of_coarse": {
-            score: {
-                key: number("scores", "coarse", score, key)
-                for key in ("auroc", "average_precision")
-            }
+            score: {key: number("scores", "coarse", score, key) for key in RANKINGS}
             for score in SCORES
         },
     }
@@ -177,8 +176,20 @@ def _machine(run: Path) -> dict[str, Any]:
     starts = records(read_json(path), "starts", str(path))
     if not starts:
         raise DataError(f"{path}: has no starts: damaged")
-    keys = ("commit", "processor", "cpus", "precision")
-    return {key: [*dict.fromkeys(_plain(start.get(key)) for start in starts)] for key in keys}
+    rows = [{**start, "gpus": _gpus(start), "tensorflow": _tensorflow(start)} for start in starts]
+    keys = ("commit", "processor", "cpus", "gpus", "precision", "tensorflow")
+    return {key: [*dict.fromkeys(_plain(row.get(key)) for row in rows)] for key in keys}
+
+
+def _gpus(start: Record) -> int:
+    """Returns the number of GPUs among TensorFlow's devices."""
+    devices = start.get("devices")
+    return sum("GPU" in str(each) for each in devices) if isinstance(devices, list) else 0
+
+
+def _tensorflow(start: Record) -> Any:
+    versions = start.get("versions")
+    return versions.get("tensorflow") if isinstance(versions, dict) else None
 
 
 def _plain(value: object) -> str | int | None:
@@ -196,7 +207,7 @@ def _comparisons(plan: Plan, runs: Sequence[Finished]) -> Iterable[tuple[str, st
         pairs = [
             (each.prediction("refine"), each.prediction("average")) for each in cascade.values()
         ]
-        yield "cascade", "average", _compared(pairs)
+        yield "cascade", "average", _compared(pairs, _planned(plan, "cascade"))
     for recipe in plan.recipes:
         others = dict(_by_place(runs, recipe.name))
         places = [place for place in cascade if place in others]
@@ -208,7 +219,7 @@ def _comparisons(plan: Plan, runs: Sequence[Finished]) -> Iterable[tuple[str, st
         ]
         if plan.study == "ablations":
             pairs = [(other, own) for own, other in pairs]
-        yield recipe.name, recipe.head, _compared(pairs)
+        yield recipe.name, recipe.head, _compared(pairs, _planned(plan, recipe.name))
 
 
 def _by_place(runs: Sequence[Finished], recipe: str) -> Iterable[tuple[tuple[int, int], Finished]]:
@@ -217,13 +228,17 @@ def _by_place(runs: Sequence[Finished], recipe: str) -> Iterable[tuple[tuple[int
             yield (found.planned.fold, found.planned.seed), found
 
 
-def _compared(pairs: Sequence[tuple[Compared, Compared]]) -> Comparison:
+def _planned(plan: Plan, recipe: str) -> int:
+    return sum(run.recipe == recipe for run in plan.runs)
+
+
+def _compared(pairs: Sequence[tuple[Compared, Compared]], planned: int) -> Comparison:
     for one, other in pairs:
         refuse_unlike(one, other)
-    return compared([(one.counts, other.counts) for one, other in pairs])
+    return compared([(one.counts, other.counts) for one, other in pairs], planned)
 
 
-def _difficulty(runs: Sequence[Finished]) -> list[dict[str, Any]]:
+def _difficulty(runs: Sequence[Finished], planned: int) -> list[dict[str, Any]]:
     """Returns each score of coarse's errors, and whether difficulty is above the free ones."""
     cascade = [found for _, found in _by_place(runs, "cascade")]
     rows = []
@@ -237,7 +252,7 @@ def _difficulty(runs: Sequence[Finished]) -> list[dict[str, Any]]:
             row[key] = spread_of(values)
             if score in FREE and None not in (*own, *values):
                 gains = np.subtract(np.array(own, float), np.array(values, float)).tolist()
-                row[f"{key}_verdict"] = over_seeds(gains)
+                row[f"{key}_verdict"] = over_seeds(gains, planned)
         rows.append(row)
     return rows
 

@@ -31,7 +31,7 @@ def measure(config: RunConfig, folder: Path, console: Console) -> Timing:
     checkpoints) makes the result slightly too large.
 
     Args:
-        config: Configuration of the cascade, the slowest recipe per step.
+        config: Configuration of the cascade, whose epochs the budget limits.
         folder: Where the timed run is written. A finished one is not repeated, if it had the same
             configuration on the same machine.
         console: Where the start is reported.

@@ -85,6 +85,7 @@ def train(run: Path, config: RunConfig) -> None:
     rows = [Row(str(index), "1", "2") for index in range(5)]
     write_digest(run, {"train": rows[config.seed % 5 :], "val": rows[: config.seed % 5]})
     start = {"commit": "abc123", "processor": "Made | CPU", "cpus": 2, "precision": "float32"}
+    start |= {"devices": ["/device:CPU:0"], "versions": {"tensorflow": "2.21.0"}}
     (run / "environment.json").write_text(json.dumps({"starts": [start, start]}))
 
 

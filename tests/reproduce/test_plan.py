@@ -32,6 +32,7 @@ from ccfnet_tf.reproduce.recipes import (
     CLAIM,
     DATA_SETS,
     RECIPES,
+    SPLIT,
     find_ablations,
     with_keys,
 )
@@ -80,14 +81,27 @@ def test_every_recipe_is_valid_for_another_cascade(tmp_path: Path, keys: dict[st
     assert len({recipe_digest(config, ()) for config in configs}) > 10
 
 
-def test_no_study_but_that_of_the_ablations_misses_the_test_split() -> None:
-    with pytest.raises(ConfigError, match=r"--ablations cropp: expected .*; did you mean 'crop'\?"):
-        find_ablations(["cropp"])
-    assert [each.name for each in find_ablations(["crop", "ohem", "crop"])] == [
-        "cascade", "crop", "ohem",
+def test_ablations_are_found_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"crop_18: expected .*; did you mean 'crop_185'\?"):
+        find_ablations(["crop_18"])
+    assert [each.name for each in find_ablations(["crop_185", "ohem", "crop_185"])] == [
+        "cascade", "crop_185", "ohem",
     ]  # fmt: skip
     assert find_ablations([]) == ABLATIONS
     assert all(recipes[0] is CASCADE for recipes in RECIPES.values())
+
+
+def test_ablations_do_not_see_the_test_split() -> None:
+    assert SPLIT == {"claim": "test", "ablations": "val", "folds": "test"}
+
+
+def test_heads_alone_read_the_image_at_full_size(tmp_path: Path) -> None:
+    base = with_keys(
+        base_config(tmp_path), {"model.coarse_scale": 0.5, "model.attention_scale": 0.5}
+    )
+    for recipe in CLAIM[1:]:
+        model = recipe.applied(base).model
+        assert (model.coarse_scale, model.attention_scale) == (1, 1)
 
 
 def test_a_digest_is_of_what_is_trained_alone(tmp_path: Path) -> None:

@@ -190,9 +190,12 @@ def test_only_requested_runs_are_trained_and_the_others_kept(
     data: Path, tmp_path: Path, processes: Processes
 ) -> None:
     processes.fail_at = 1
-    args = command(data, tmp_path, "--ablations", "crop", "scale", "--train.epochs", "2")
+    args = command(data, tmp_path, "--ablations", "crop_185", "wide_scale", "--train.epochs", "2")
     assert cli.main(args) == 2
-    assert processes.names("evaluate") == ["crop-fold0-seed0", "scale-fold0-seed0"]  # went on
+    assert processes.names("evaluate") == [
+        "crop_185-fold0-seed0",
+        "wide_scale-fold0-seed0",
+    ]  # went on
     processes.calls.clear()
     processes.fail_at = -1
     args = command(data, tmp_path, "--ablations", "ohem", "--train.epochs", "2")
@@ -200,7 +203,7 @@ def test_only_requested_runs_are_trained_and_the_others_kept(
     assert processes.names("fit") == ["cascade-fold0-seed0", "ohem-fold0-seed0"]
     tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
     assert [each["recipe"] for each in tree["ablations"]["runs"]] == [
-        "cascade", "crop", "scale", "ohem",
+        "cascade", "crop_185", "wide_scale", "ohem",
     ]  # fmt: skip
 
 
@@ -330,10 +333,10 @@ def test_a_changed_recipe_is_scored_again_only_on_request(
 def test_ablations_are_scored_on_the_validation_split(
     data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--ablations", "crop", "one_scale")
+    options = ("--ablations", "crop_185", "one_scale")
     assert cli.main(command(data, tmp_path, *options, "--train.epochs", "2")) == 0
     assert "one_scale: left out, because it is the same as cascade" in capsys.readouterr().out
-    assert processes.names("evaluate") == ["cascade-fold0-seed0", "crop-fold0-seed0"]
+    assert processes.names("evaluate") == ["cascade-fold0-seed0", "crop_185-fold0-seed0"]
     assert processes.names("calibrate") == []
     tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
     assert tree["scored"] == []
@@ -378,6 +381,7 @@ def test_a_budget_is_turned_into_epochs_once(
         (["--data", "{fold: 1}"], "data.fold is 1: --folds sets it"),
         (["--train.best_by=fine"], "train.best_by is fine: each recipe sets it: remove it"),
         (["--train.epoch", "3"], "unknown key 'train.epoch'"),
+        (["--results", "/"], "--results /: give a folder with a name"),
         (["--ablations", "--folds"], "not allowed with argument"),
         (["--config", "demo"], "unknown key 'config'"),
     ],
@@ -413,6 +417,17 @@ def test_widths_are_found_where_the_work_is_equal(monkeypatch: pytest.MonkeyPatc
         assert found.gmac == pytest.approx(works[1])
 
 
+def test_a_failed_count_of_the_work_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("data: {}\nbatch: 3\n")
+    with pytest.raises(RunError, match=r"config\.yaml: the multiply-adds of its network could not"):
+        equal_work.measure(tmp_path / "config.yaml", 8)
+    error = capfd.readouterr().err
+    assert "unknown key 'batch'" in error
+    assert "Traceback" not in error
+
+
 @pytest.mark.slow
 def test_the_work_of_the_wide_network_is_that_of_the_cascade(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(base_config(tmp_path)))
@@ -446,3 +461,9 @@ def test_a_killed_study_is_continued_by_the_same_command(data: Path, tmp_path: P
     assert len(tree["scored"]) == 1
     page = (tmp_path / "results.md").read_text()
     assert "mean of 2" in page
+    whole = command(data, tmp_path / "whole", "--folds", "0", "1", "--train.epochs", "3")
+    subprocess.run([sys.executable, "-m", "ccfnet_tf", *whole], check=True)
+    other = json.loads((tmp_path / "whole/results/stanford_background.json").read_text())
+    assert [each["figures"] for each in other["folds"]["runs"]] == [
+        each["figures"] for each in tree["folds"]["runs"]
+    ]

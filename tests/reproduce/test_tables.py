@@ -6,6 +6,7 @@ import json
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,8 @@ def test_the_claim_has_the_figures_of_its_runs(claim: tuple[Plan, Path], tmp_pat
         "1",
         "abc123",
     )
-    assert cascade["machine"] == "Made ¦ CPU, 2 cores, float32"
-    assert (wide["seeds"], wide["refine is better"]) == ("0, 1", "not shown")
+    assert cascade["machine"] == "Made ¦ CPU, 2 cores, float32, TensorFlow 2.21.0"
+    assert (wide["seeds"], wide["refine is better"]) == ("0, 1", "unfinished")
     assert coarse["mean IoU"] != fine["mean IoU"]
     comparison = next(
         each for each in tree["claim"]["comparisons"] if each["recipe"] == "fine_alone"
@@ -104,7 +105,7 @@ def test_the_claim_has_the_figures_of_its_runs(claim: tuple[Plan, Path], tmp_pat
     assert fine["refine is better"] == comparison["mean_iou"]["verdict"]
     assert "11 of 12 runs finished" in page
     assert f"{PAPER['stanford_background']} % for its own network" in page
-    assert "mean IoU: **not shown**" in page
+    assert "mean IoU: **" in page
 
 
 def test_differences_are_those_of_the_heads_in_question(
@@ -150,20 +151,20 @@ def test_difficulty_is_shown_beside_every_score(claim: tuple[Plan, Path], tmp_pa
 def test_what_was_not_run_is_said_so(tmp_path: Path, finish: Finish) -> None:
     plan, configs = plan_of(base_config(tmp_path), "ablations", seeds=1)
     folder = tmp_path / "out" / "ablations"
-    finish(folder, plan, configs, (plan.runs[0], PlannedRun.of("crop", 0, 0)))
+    finish(folder, plan, configs, (plan.runs[0], PlannedRun.of("crop_185", 0, 0)))
     tree, page = written(tmp_path, plan, folder)
     for table, first, rows in (("claim", 2, 5), ("ablations", 3, 13), ("folds", 2, 1)):
         found = [*rows_of(page, table)][first:]
         assert len(found) == rows
         assert [row[0] for row in found if "not run" not in row] == (
-            ["`crop`: crops of 185 pixels"] if table == "ablations" else []
+            ["`crop_185`: crops of 185 pixels"] if table == "ablations" else []
         )
-    crop = next(row for row in rows_of(page, "ablations") if row[0].startswith("`crop`"))
+    crop = next(row for row in rows_of(page, "ablations") if row[0].startswith("`crop_185`"))
     assert crop[6] == "not shown"  # a single seed
     cascade, changed = (run["figures"]["refine"]["mean_iou"] for run in tree["ablations"]["runs"])
     assert crop[5].startswith(f"{100 * (changed - cascade):+.2f} (")
     assert f"{changed:.4f}" != f"{cascade:.4f}"
-    assert "Validation split, 3 images; 2 epochs, which take the cascade about 10 minutes" in page
+    assert "Validation split, 3 images; 2 epochs, 3 minutes for the cascade; 2 of" in page
 
 
 def test_folds_have_a_mean(tmp_path: Path, finish: Finish) -> None:
@@ -186,16 +187,45 @@ def test_only_the_tables_of_a_page_change(claim: tuple[Plan, Path], tmp_path: Pa
     path.write_text(mine)
     update_page(path, tree)
     assert path.read_text() == mine
-    path.write_text(page.replace("stanford_background folds", "stanford_background other"))
-    with pytest.raises(
-        DataError, match="add the lines '<!-- results:stanford_background folds -->'"
+    for damage, fault in (
+        ("<!-- results:stanford_background other -->", "add the lines '<!-- results:stanford_back"),
+        ("<!-- results:stanford_background folds -->\n<!-- results:sift_flow folds -->", "no end"),
     ):
+        damaged = mine.replace("<!-- results:stanford_background folds -->", damage)
+        path.write_text(damaged)
+        with pytest.raises(DataError, match=fault):
+            update_page(path, tree)
+        assert path.read_text() == damaged
+    path.write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"results\.md: cannot be read"):
         update_page(path, tree)
     del tree["claim"]["runs"][0]["figures"]
     path.write_text(page)
-    with pytest.raises(DataError, match="results of stanford_background are damaged"):
-        update_page(path, tree)
+    for damaged in (tree, {}):
+        with pytest.raises(DataError, match=r"results of .*results\.md are damaged"):
+            update_page(path, damaged)
     assert path.read_text() == page
+
+
+def test_a_page_has_the_tables_of_both_data_sets(claim: tuple[Plan, Path], tmp_path: Path) -> None:
+    plan, folder = claim
+    _, page = written(tmp_path, plan, folder)
+    update_page(tmp_path / "results.md", {"data_set": "sift_flow", "scored": []})
+    both = (tmp_path / "results.md").read_text()
+    assert both.startswith(page)
+    assert "<!-- results:sift_flow folds -->" in both
+
+
+def test_a_recipe_that_equals_another_is_said_so(tmp_path: Path, finish: Finish) -> None:
+    plan, configs = plan_of(base_config(tmp_path), "ablations", seeds=1)
+    plan = replace(plan, same={"one_scale": "cascade"}, seeds=(1, 3))
+    folder = tmp_path / "out" / "ablations"
+    finish(folder, plan, configs, plan.runs[:1])
+    _, page = written(tmp_path, plan, folder)
+    rows = {row[0].split(":")[0]: row[1] for row in rows_of(page, "ablations")}
+    assert rows["`one_scale`"] == "same as cascade"
+    assert rows["`ohem`"] == "not run"
+    assert "Planned with 1 seeds, then 3 seeds." in page
 
 
 def test_a_run_of_another_recipe_is_refused(claim: tuple[Plan, Path], tmp_path: Path) -> None:
