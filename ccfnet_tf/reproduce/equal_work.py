@@ -96,10 +96,10 @@ def _cost(config: RunConfig, width: int, classes: int) -> Cost:
 
 
 def _main(path: Path, classes: int) -> None:
+    config = from_yaml(path.read_text(encoding="utf-8"), source=str(path))
     from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
     start_tensorflow()
-    config = from_yaml(path.read_text(encoding="utf-8"), source=str(path))
     sys.stdout.write(json.dumps(asdict(find(config, classes))) + "\n")
 
 

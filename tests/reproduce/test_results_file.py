@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,23 @@ def test_scorings_by_other_code_are_recorded(
     file.record_once(plan, plan.recipe("cascade"))  # of a finished run, by whichever code
     assert len(file.scorings("claim", "cascade")) == 1
     assert file.scoring_commits("claim", "cascade") == ["one", "two+"]
+
+
+def test_a_process_waits_for_the_changes_of_another(file: ResultsFile, plan: Plan) -> None:
+    def record() -> None:
+        with file.locked():
+            file.record(plan, plan.recipe("cascade"))
+
+    thread = threading.Thread(target=record)
+    with file.locked():
+        thread.start()
+        tree = file.read()
+        thread.join(0.3)
+        assert thread.is_alive()
+        file._write(tree | {"folds": {"runs": []}})
+    thread.join()
+    assert [*file.read()] == ["data_set", "scored", "folds"]
+    assert len(file.read()["scored"]) == 1
 
 
 def test_other_studies_are_apart(file: ResultsFile, plan: Plan, changed: Plan) -> None:

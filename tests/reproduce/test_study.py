@@ -358,6 +358,9 @@ def test_a_budget_is_turned_into_epochs_once(
     for _ in range(2):
         assert cli.main(args) == 0
     assert measured == [1]
+    assert cli.main(command(data, tmp_path, "--folds", "--budget", "2")) == 2
+    assert "was started with minutes 1.0, now 2.0" in capsys.readouterr().err
+    assert measured == [1]
     config = from_yaml((tmp_path / "folds/cascade-fold0-seed0.yaml").read_text(), source="file")
     assert config.train.epochs == 1
     assert cli.main(command(data, tmp_path / "new", "--folds", "--budget", "0.5")) == 2
@@ -426,6 +429,15 @@ def test_a_failed_count_of_the_work_is_one_line(
     error = capfd.readouterr().err
     assert "unknown key 'batch'" in error
     assert "Traceback" not in error
+
+
+def test_the_precision_is_that_of_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ccfnet_tf.training.distribution.devices import resolve_precision
+
+    assert precision.auto() == resolve_precision("auto")
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(RunError, match="precision of this machine could not be determined"):
+        precision.auto()
 
 
 @pytest.mark.slow
