@@ -30,7 +30,7 @@ EPILOG = """\
 --debug                show the traceback of an error
 
 Without --ablations and --folds, trains the cascade and what it must surpass. The same command
-continues after an interruption; finished runs are kept.
+continues after an interruption; finished runs are kept. A failed run does not stop the others.
 """
 
 
@@ -79,7 +79,8 @@ def new_parser() -> Parser:
     parser.add_argument(
         "--again",
         action="store_true",
-        help="score a recipe on the test split that was scored there before it was changed",
+        help="score a recipe on the test split that was scored there before it was changed, and "
+        "replace results of more finished runs",
     )
     parser.add_argument(
         "--results",
