@@ -431,10 +431,14 @@ def test_a_failed_count_of_the_work_is_one_line(
     assert "Traceback" not in error
 
 
-def test_the_precision_is_that_of_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow  # imports TensorFlow in a process
+def test_the_precision_is_that_of_fit() -> None:
     from ccfnet_tf.training.distribution.devices import resolve_precision
 
     assert precision.auto() == resolve_precision("auto")
+
+
+def test_a_precision_that_cannot_be_found_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(RunError, match="precision of this machine could not be determined"):
         precision.auto()
