@@ -138,7 +138,7 @@ def measure(
     info = read_run(run)
     refuse_unwritable(run, "copy of the run")  # before TensorFlow is waited for
     calibration = info.calibration()
-    weights = weights_digest(info.checkpoint(), calibration) if shard else ""
+    weights = weights_digest(info.checkpoint(), calibration)
     start_tensorflow()
     from ccfnet_tf.evaluation.evaluate import evaluate
     from ccfnet_tf.inference.keras_network import KerasNetwork
@@ -165,7 +165,7 @@ def measure(
             advance=lambda: bar.advance(task),
         )
     if shard is None:
-        write_evaluation(run, evaluation, console, above)
+        write_evaluation(run, evaluation, weights, console, above)
     else:
         path = write_shard(run, evaluation, shard, weights)
         console.print(f"written to {path}; with all parts: evaluate {run} --merge FILE...")
@@ -208,17 +208,18 @@ def merge(run: Path, files: list[Path], console: Console, above: float | None = 
     refuse_unwritable(run, "copy of the run")
     weights = weights_digest(info.checkpoint(), info.calibration())
     evaluation = merge_shards(files, info.taxonomy, weights)
-    write_evaluation(run, evaluation, console, above)
+    write_evaluation(run, evaluation, weights, console, above)
 
 
 def write_evaluation(
-    run: Path, evaluation: Evaluation, console: Console, above: float | None
+    run: Path, evaluation: Evaluation, weights: str, console: Console, above: float | None
 ) -> None:
     """Writes the files of an evaluation and shows its tables.
 
     Args:
         run: The run folder.
         evaluation: The evaluation.
+        weights: Digest of the checkpoint and the calibration that were evaluated.
         console: Where tables are shown.
         above: Risk, 0..1, above which pixels are left out of a last line; None for no such line.
 
@@ -228,7 +229,7 @@ def write_evaluation(
     remove_leftovers(run)
     write_text(run / "images.csv", evaluation.images.to_csv())
     write_text(run / "images.npz", evaluation.images.to_npz())
-    tree = evaluation.to_json()
+    tree = evaluation.to_json() | {"weights": weights}
     if above is not None:
         tree["abstain"] = {"above": above, **evaluation.kept(above)._asdict()}
     text = json.dumps(tree, indent=1, allow_nan=False)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.cli.fit_options import parse_config
-from ccfnet_tf.config import RunConfig, find_config
+from ccfnet_tf.config import RunConfig, find_config, read_tree, with_defaults
 from ccfnet_tf.errors import EXIT_DONE, ConfigError
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
 from ccfnet_tf.reproduce.recipes import CASCADE, CLAIM, DATA_SETS, find_ablations
 
 SEEDS = 3
 """Runs of each recipe of the claim; with fewer nothing is shown."""
+
+_SET = {
+    "seed": "--seeds sets it for each run",
+    "data.fold": "--folds sets it for each run",
+    "train.best_by": "each recipe sets it",
+}
+"""Keys that differ between runs of a study, and what sets them."""
 
 EPILOG = """\
 --KEY VALUE            any key of fit, for all recipes, such as --data.root ROOT (required) or
@@ -23,7 +30,7 @@ EPILOG = """\
 --debug                show the traceback of an error
 
 Without --ablations and --folds, trains the cascade and what it must surpass. The same command
-continues after an interruption; finished runs are kept.
+continues after an interruption; finished runs are kept. A failed run does not stop the others.
 """
 
 
@@ -72,7 +79,8 @@ def new_parser() -> Parser:
     parser.add_argument(
         "--again",
         action="store_true",
-        help="score a recipe on the test split that was scored there before it was changed",
+        help="score a recipe on the test split that was scored there before it was changed, and "
+        "replace results of more finished runs",
     )
     parser.add_argument(
         "--results",
@@ -104,6 +112,8 @@ def main(args: list[str]) -> int:
     out = Path(options.out).expanduser()
     results = Path(options.results).expanduser() if options.results else _default_results(out)
     results = results.resolve()
+    if not results.name:
+        raise ConfigError(f"--results {options.results}: give a folder with a name")
     for folder, option in ((out, "--out"), (results, "--results")):
         refuse_file(folder, option)
         refuse_unwritable(folder, option)
@@ -126,13 +136,15 @@ def _config(data_set: str, keys: list[str], budget: float | None) -> RunConfig:
     Raises:
         ConfigError: A key is unknown or invalid, or is one that recipes, seeds and folds set.
     """
-    config = parse_config(find_config(data_set), keys)
-    given = {key.partition("=")[0] for key in keys}
-    for key, instead in (("--seed", "--seeds"), ("--data.fold", "--folds")):
-        if key in given:
-            raise ConfigError(f"{key} is set for each run: use {instead}")
-    if budget is not None and "--train.epochs" in given:
-        raise ConfigError("--budget and --train.epochs contradict each other: give one of them")
+    path = find_config(data_set)
+    config = parse_config(path, keys)
+    preset, given = with_defaults(read_tree(path)), asdict(config)
+    refused = dict(_SET) if budget is None else {**_SET, "train.epochs": "--budget sets it"}
+    for key, why in refused.items():
+        section, _, name = key.rpartition(".")
+        own, value = ((tree[section] if section else tree)[name] for tree in (preset, given))
+        if value != own:
+            raise ConfigError(f"{key} is {value}: {why}: remove it")
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def read_compared(paths: Sequence[Path]) -> list[Compared]:
             raise ConfigError(f"{paths[number]}: given twice: give each run once")
     names = [place.name for place in places]
     named = names if len(set(names)) == len(names) else [str(path) for path in paths]
-    runs = [_read(name, path) for name, path in zip(named, paths, strict=True)]
+    runs = [read_prediction(name, path) for name, path in zip(named, paths, strict=True)]
     for run in runs[1:]:
         refuse_unlike(runs[0], run)
     return runs
@@ -201,12 +202,27 @@ def interval_text(interval: Interval | None, *, sign: bool = False) -> str:
     return f"{value} ({low} to {high})"
 
 
-def _read(name: str, path: Path) -> Compared:
+def read_prediction(name: str, path: Path, prediction: str = "refine") -> Compared:
+    """Reads the evaluation of a run and its counts per image.
+
+    Args:
+        name: Name of the run in tables and plots.
+        path: Its folder.
+        prediction: The prediction that is counted, one of `image_table.CELLS`.
+
+    Raises:
+        DataError: A file is missing or damaged, or the two are of different evaluations.
+    """
     evaluated = Evaluated.read(path / EVALUATION)
     classes = len(evaluated.classes)
     cells = read_cells(path / IMAGES_NPZ, classes)
-    counts = image_counts(cells.cells["refine"], len(cells.names), classes)
-    if int(counts[:, 0].sum()) != evaluated.count("pixels"):
+    counts = image_counts(cells.cells[prediction], len(cells.names), classes)
+    pixels, hits = (int(counts[:, row].sum()) for row in (0, 2))
+    accuracy = evaluated.number(prediction, "pixel_accuracy")
+    same = pixels == evaluated.count("pixels") and (
+        accuracy is None or math.isclose(hits, accuracy * pixels, abs_tol=0.5)
+    )
+    if not same:
         raise DataError(
             f"{path / IMAGES_NPZ}: belongs to another evaluation than {EVALUATION}: run `ccfnet-tf "
             "evaluate` again"

@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 
 from ccfnet_tf.errors import DataError, RunError
-from ccfnet_tf.evaluation.bootstrap import image_counts
 from ccfnet_tf.evaluation.image_table import CELLS
-from ccfnet_tf.evaluation.read_image_table import IMAGES_NPZ, read_cells
-from ccfnet_tf.io.annotation_json import read_json, records
-from ccfnet_tf.report.comparison import Compared, refuse_unlike
-from ccfnet_tf.report.read_evaluation_json import EVALUATION, Evaluated
-from ccfnet_tf.reproduce.plan import Plan, PlannedRun, recipe_digest
+from ccfnet_tf.io.annotation_json import Record, read_json, records
+from ccfnet_tf.report.comparison import Compared, read_prediction, refuse_unlike
+from ccfnet_tf.report.read_evaluation_json import Evaluated
+from ccfnet_tf.reproduce.plan import Plan, PlannedRun, refuse_foreign
 from ccfnet_tf.reproduce.results_file import ResultsFile
-from ccfnet_tf.reproduce.run import is_scored, is_trained
+from ccfnet_tf.reproduce.run import is_finished
 from ccfnet_tf.reproduce.verdict import Comparison, compared, over_seeds
-from ccfnet_tf.runs.run_folder import CONFIG, read_config
 from ccfnet_tf.runs.write_run_files import sound_rows
+from ccfnet_tf.training.data_digest import Row, read_samples
 
 FREE = ("fine_difficulty", "max_softmax", "entropy", "margin", "disagreement")
 """Scores of coarse's errors that need no head of their own."""
@@ -49,10 +47,7 @@ class Finished:
 
     def prediction(self, name: str) -> Compared:
         """Returns the counts per image of one of `CELLS`."""
-        classes = len(self.evaluated.classes)
-        cells = read_cells(self.path / IMAGES_NPZ, classes)
-        counts = image_counts(cells.cells[name], len(cells.names), classes)
-        return Compared(self.path.name, self.path, self.evaluated, cells.names, counts)
+        return read_prediction(self.path.name, self.path, name)
 
 
 def collect(plan: Plan, folder: Path, results: ResultsFile) -> dict[str, Any]:
@@ -62,21 +57,25 @@ def collect(plan: Plan, folder: Path, results: ResultsFile) -> dict[str, Any]:
         CCFNetError: A file of a finished run is damaged, or does not belong to the plan.
     """
     runs = [found for run in plan.runs if (found := _finished(plan, run, folder))]
+    refuse_other_data(runs)
     tree: dict[str, Any] = {
         "split": plan.split,
         "epochs": plan.epochs,
         "budget_minutes": plan.minutes,
         "planned": [run.name for run in plan.runs],
+        "seeds": list(plan.seeds),
+        "same": plan.same,
         "recipes": {
             recipe.name: {
                 "summary": recipe.summary,
                 "head": recipe.head,
                 "digest": recipe.digest,
                 "scorings": len(results.scorings(plan.study, recipe.name)),
+                "scoring_commits": results.scoring_commits(plan.study, recipe.name),
             }
             for recipe in plan.recipes
         },
-        "runs": [_row(found) for found in runs],
+        "runs": [_row(found, plan.epochs) for found in runs],
     }
     if plan.study == "folds":
         return tree | {"mean_over_folds": _over_folds(runs)}
@@ -85,40 +84,60 @@ def collect(plan: Plan, folder: Path, results: ResultsFile) -> dict[str, Any]:
         for recipe, head, comparison in _comparisons(plan, runs)
     ]
     if plan.study == "claim":
-        tree["difficulty"] = _difficulty(runs)
+        tree["difficulty"] = _difficulty(runs, _planned(plan, "cascade"))
     return tree
 
 
 def _finished(plan: Plan, run: PlannedRun, folder: Path) -> Finished | None:
     path = folder / run.name
-    if not (is_trained(path, plan.epochs) and is_scored(path, plan, run.recipe)):
+    if not is_finished(plan, run, folder):
         return None
-    config = read_config(path / CONFIG)
-    same = recipe_digest(config) == plan.recipe(run.recipe).digest
-    if not same or (config.seed, config.data.fold) != (run.seed, run.fold):
-        raise RunError(
-            f"{path}: its config.yaml is not that of the plan: move the folder away, then run the "
-            "same command again"
-        )
-    return Finished(run, path, Evaluated.read(path / EVALUATION))
+    refuse_foreign(folder, run)
+    return Finished(run, path, read_prediction(path.name, path).evaluated)
 
 
-def _row(found: Finished) -> dict[str, Any]:
+def refuse_other_data(runs: Sequence[Finished]) -> None:
+    """Checks that all runs were trained and evaluated on the same images and labels.
+
+    Raises:
+        RunError: An image or its label changed in training or validation, or a fold has others.
+        DataError: The images or labels of the evaluations of a fold differ on the test split.
+    """
+    rows: dict[str, tuple[Row, Path]] = {}
+    first: dict[int, tuple[set[str], Finished]] = {}
+    for found in runs:
+        own = read_samples(found.path)
+        for name, row in own.items():
+            other, path = rows.setdefault(name, (row, found.path))
+            if other != row:
+                raise RunError(
+                    f"{found.path}: the image or label of '{name}' differs from that in {path}: "
+                    "restore the data, move away the folders of runs on other data, then run the "
+                    "same command again"
+                )
+        names, before = first.setdefault(found.planned.fold, (set(own), found))
+        if names != set(own):
+            raise RunError(
+                f"{found.path}: was trained and validated on other images than {before.path}: "
+                "move away the folders of runs on other data, then run the same command again"
+            )
+        if before is not found and found.evaluated.split == "test":
+            refuse_unlike(before.prediction("refine"), found.prediction("refine"))
+
+
+def _row(found: Finished, epochs: int) -> dict[str, Any]:
     number = found.evaluated.number
     return {
         "recipe": found.planned.recipe,
         "seed": found.planned.seed,
         "fold": found.planned.fold,
-        **_training(found.path),
+        **_training(found.path, epochs),
         **_machine(found.path),
         "images": found.evaluated.count("pictures"),
         "pixels": found.evaluated.count("pixels"),
         "figures": {name: _figures(found.evaluated, name) for name in CELLS},
         "scores_of_coarse": {
-            score: {
-                key: number("scores", "coarse", score, key)
-                for key in ("auroc", "average_precision")
-            }
+            score: {key: number("scores", "coarse", score, key) for key in RANKINGS}
             for score in SCORES
         },
     }
@@ -132,13 +151,17 @@ def _figures(evaluated: Evaluated, name: str) -> dict[str, float | None]:
     }
 
 
-def _training(run: Path) -> dict[str, Any]:
-    """Returns steps, skipped steps, and minutes of the epochs of a run."""
+def _training(run: Path, epochs: int) -> dict[str, Any]:
+    """Returns steps, skipped steps, and minutes of the epochs of a run.
+
+    All are None if `metrics.csv` lost the row of an epoch.
+    """
     metrics = run / "metrics.csv"
     rows = sound_rows(metrics)
+    if len(rows) != epochs:
+        return dict.fromkeys(("steps", "skipped_steps", "minutes"))
     try:
         return {
-            "epochs": len(rows),
             "steps": int(rows[-1]["step"]),
             "skipped_steps": round(sum(float(row["skipped_steps"]) for row in rows)),
             "minutes": round(sum(float(row["seconds"]) for row in rows) / 60, 1),
@@ -153,8 +176,20 @@ def _machine(run: Path) -> dict[str, Any]:
     starts = records(read_json(path), "starts", str(path))
     if not starts:
         raise DataError(f"{path}: has no starts: damaged")
-    keys = ("commit", "processor", "cpus", "precision")
-    return {key: [*dict.fromkeys(_plain(start.get(key)) for start in starts)] for key in keys}
+    rows = [{**start, "gpus": _gpus(start), "tensorflow": _tensorflow(start)} for start in starts]
+    keys = ("commit", "processor", "cpus", "gpus", "precision", "tensorflow")
+    return {key: [*dict.fromkeys(_plain(row.get(key)) for row in rows)] for key in keys}
+
+
+def _gpus(start: Record) -> int:
+    """Returns the number of GPUs among TensorFlow's devices."""
+    devices = start.get("devices")
+    return sum("GPU" in str(each) for each in devices) if isinstance(devices, list) else 0
+
+
+def _tensorflow(start: Record) -> Any:
+    versions = start.get("versions")
+    return versions.get("tensorflow") if isinstance(versions, dict) else None
 
 
 def _plain(value: object) -> str | int | None:
@@ -172,7 +207,7 @@ def _comparisons(plan: Plan, runs: Sequence[Finished]) -> Iterable[tuple[str, st
         pairs = [
             (each.prediction("refine"), each.prediction("average")) for each in cascade.values()
         ]
-        yield "cascade", "average", _compared(pairs)
+        yield "cascade", "average", _compared(pairs, _planned(plan, "cascade"))
     for recipe in plan.recipes:
         others = dict(_by_place(runs, recipe.name))
         places = [place for place in cascade if place in others]
@@ -184,7 +219,7 @@ def _comparisons(plan: Plan, runs: Sequence[Finished]) -> Iterable[tuple[str, st
         ]
         if plan.study == "ablations":
             pairs = [(other, own) for own, other in pairs]
-        yield recipe.name, recipe.head, _compared(pairs)
+        yield recipe.name, recipe.head, _compared(pairs, _planned(plan, recipe.name))
 
 
 def _by_place(runs: Sequence[Finished], recipe: str) -> Iterable[tuple[tuple[int, int], Finished]]:
@@ -193,13 +228,17 @@ def _by_place(runs: Sequence[Finished], recipe: str) -> Iterable[tuple[tuple[int
             yield (found.planned.fold, found.planned.seed), found
 
 
-def _compared(pairs: Sequence[tuple[Compared, Compared]]) -> Comparison:
+def _planned(plan: Plan, recipe: str) -> int:
+    return sum(run.recipe == recipe for run in plan.runs)
+
+
+def _compared(pairs: Sequence[tuple[Compared, Compared]], planned: int) -> Comparison:
     for one, other in pairs:
         refuse_unlike(one, other)
-    return compared([(one.counts, other.counts) for one, other in pairs])
+    return compared([(one.counts, other.counts) for one, other in pairs], planned)
 
 
-def _difficulty(runs: Sequence[Finished]) -> list[dict[str, Any]]:
+def _difficulty(runs: Sequence[Finished], planned: int) -> list[dict[str, Any]]:
     """Returns each score of coarse's errors, and whether difficulty is above the free ones."""
     cascade = [found for _, found in _by_place(runs, "cascade")]
     rows = []
@@ -213,14 +252,14 @@ def _difficulty(runs: Sequence[Finished]) -> list[dict[str, Any]]:
             row[key] = spread_of(values)
             if score in FREE and None not in (*own, *values):
                 gains = np.subtract(np.array(own, float), np.array(values, float)).tolist()
-                row[f"{key}_verdict"] = over_seeds(gains)
+                row[f"{key}_verdict"] = over_seeds(gains, planned)
         rows.append(row)
     return rows
 
 
 def _over_folds(runs: Sequence[Finished]) -> dict[str, Any]:
     """Returns mean and deviation of each figure over folds."""
-    rows = [_row(found)["figures"] for found in runs]
+    rows = [{name: _figures(found.evaluated, name) for name in CELLS} for found in runs]
     if not rows:
         return {}
     return {

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ccfnet_tf.config import RunConfig, from_yaml
-from ccfnet_tf.errors import RunError
+from ccfnet_tf.errors import CCFNetError, RunError
 
 if TYPE_CHECKING:
     from ccfnet_tf.benchmark.flops import Cost
@@ -50,9 +50,16 @@ def measure(config: Path, classes: int) -> Width:
     """
     command = [sys.executable, "-P", "-m", __name__, str(config), str(classes)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise RunError(f"{config}: the multiply-adds of its network could not be counted")
-    return Width(**json.loads(done.stdout.splitlines()[-1]))
+    try:
+        width = Width(**json.loads(done.stdout.splitlines()[-1]))
+    except (IndexError, ValueError, TypeError):
+        width = None
+    if done.returncode or width is None:
+        raise RunError(
+            f"{config}: the multiply-adds of its network could not be counted: see the error "
+            "printed above"
+        )
+    return width
 
 
 def find(config: RunConfig, classes: int) -> Width:
@@ -89,12 +96,15 @@ def _cost(config: RunConfig, width: int, classes: int) -> Cost:
 
 
 def _main(path: Path, classes: int) -> None:
+    config = from_yaml(path.read_text(encoding="utf-8"), source=str(path))
     from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
     start_tensorflow()
-    config = from_yaml(path.read_text(encoding="utf-8"), source=str(path))
     sys.stdout.write(json.dumps(asdict(find(config, classes))) + "\n")
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), int(sys.argv[2]))
+    try:
+        _main(Path(sys.argv[1]), int(sys.argv[2]))
+    except CCFNetError as fault:
+        sys.exit(f"ccfnet-tf: {fault}")

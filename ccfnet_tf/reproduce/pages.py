@@ -17,7 +17,7 @@ from typing import Any
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import Record
 from ccfnet_tf.report.evaluation_in_words import counted
-from ccfnet_tf.reproduce.collect import spread_of
+from ccfnet_tf.reproduce.collect import RANKINGS, spread_of
 from ccfnet_tf.reproduce.recipes import (
     ABLATIONS,
     CASCADE,
@@ -35,6 +35,7 @@ HEADINGS = ("mean IoU", "accuracy", "mean IoU near boundaries", "accuracy near b
 PROVENANCE = ("seeds", "steps", "minutes", "skipped steps", "scorings", "commit", "machine")
 NOT_RUN = "not run"
 NONE = "-"
+UNKNOWN = "unknown"
 
 EXPLAINED = "docs/results.md and docs/reproduce.md of ccfnet-tf explain columns and verdicts.\n"
 NOT_OURS = "It gives no settings; this is not a result of this project."
@@ -46,7 +47,8 @@ NAMES = {
     "margin": "margin of coarse",
     "disagreement": "coarse and fine disagree",
 }
-_MARKED = re.compile(r"<!-- results:(\w+) (\w+) -->\n.*?<!-- /results -->", re.DOTALL)
+_START = r"<!-- results:(\w+) (\w+) -->\n"
+_MARKED = re.compile(rf"{_START}(?:(?!<!-- results:).)*?<!-- /results -->", re.DOTALL)
 
 Cells = Sequence[str]
 
@@ -62,16 +64,26 @@ def update_page(page: Path, results: Record) -> None:
         DataError: The page has no markers for a table, or a figure is missing from the results.
         ResourceError: The page cannot be written.
     """
-    data_set = str(results["data_set"])
     try:
+        data_set = str(results["data_set"])
         tables = {name: write(results) for name, write in TABLES.items()}
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise DataError(
-            f"the results of {data_set} are damaged ({type(error).__name__}: {error}): restore "
-            "the file, or collect them from their run folders into another --results"
+            f"the results of {page} are damaged ({type(error).__name__}: {error}): restore the "
+            "JSON file, or collect them from their run folders into another --results"
         ) from error
-    before = page.read_text(encoding="utf-8") if page.is_file() else _new_page(data_set)
-    found = {name for owner, name in _MARKED.findall(before) if owner == data_set}
+    before = _read(page)
+    found = [name for owner, name in _MARKED.findall(before) if owner == data_set]
+    started = [name for owner, name in re.findall(_START, before) if owner == data_set]
+    if found != started:
+        name = next(name for name in started if name not in found)
+        raise DataError(
+            f"{page}: the block after '<!-- results:{data_set} {name} -->' has no end: add the "
+            "line '<!-- /results -->'"
+        )
+    if not found:  # of another data set, or empty
+        before += ("\n" if before else "") + _new_page(data_set)
+        found = list(TABLES)
     missing = [name for name in TABLES if name not in found]
     if missing:
         raise DataError(
@@ -86,6 +98,15 @@ def update_page(page: Path, results: Record) -> None:
         return f"<!-- results:{owner} {name} -->\n\n{tables[name]}\n\n<!-- /results -->"
 
     write_text(page, _MARKED.sub(replaced, before))
+
+
+def _read(page: Path) -> str:
+    try:
+        return page.read_text(encoding="utf-8") if page.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{page}: cannot be read ({error}): restore it, or give another --results"
+        ) from error
 
 
 def _new_page(data_set: str) -> str:
@@ -131,9 +152,11 @@ def _overall(study: Record | None) -> str:
         return NOT_RUN
     wanted = [("cascade", "average"), *((each.name, each.head) for each in CLAIM[1:])]
     found = [_comparison(study, *each) for each in wanted]
-    verdicts = [each["mean_iou"]["verdict"] if each else "not shown" for each in found]
-    if "no" in verdicts:
+    verdicts = [each["mean_iou"]["verdict"] if each else "unfinished" for each in found]
+    if "no" in verdicts:  # whatever the others become
         return "no"
+    if "unfinished" in verdicts:
+        return "unfinished"
     return "yes" if set(verdicts) == {"yes"} else "not shown"
 
 
@@ -153,7 +176,7 @@ def difficulty_table(results: Record) -> str:
 
 def _score_cells(row: Record) -> Cells:
     cells = [NAMES.get(row["score"], str(row["score"]))]
-    for key in ("auroc", "average_precision"):
+    for key in RANKINGS:
         cells += [_spread(row[key], scale=1, digits=4), str(row.get(f"{key}_verdict", NONE))]
     return cells
 
@@ -227,18 +250,24 @@ def _about(study: Record | None, name: Study) -> str:
     split = {"test": "Test split", "val": "Validation split"}[SPLIT[name]]
     if not study:
         return f"{split}; {NOT_RUN}."
-    budget = study["budget_minutes"]
-    of = f", which take the cascade about {budget:g} minutes" if budget is not None else ""
+    images = sorted({run["images"] for run in study["runs"]})
+    split += f", {' or '.join(map(str, images))} images" if images else ""
+    minutes = [run["minutes"] for run in study["runs"] if run["recipe"] == CASCADE.name]
+    took = f", {_range(minutes)} minutes for the cascade" if minutes else ""
     finished, planned = len(study["runs"]), len(study["planned"])
+    seeds = " seeds, then ".join(map(str, study["seeds"]))
+    added = f" Planned with {seeds} seeds." if len(study["seeds"]) > 1 else ""
     epochs = counted(study["epochs"], "epoch")
-    return f"{split}; {epochs}{of}; {finished} of {planned} runs finished."
+    return f"{split}; {epochs}{took}; {finished} of {planned} runs finished.{added}"
 
 
 def _row(study: Record | None, recipe: Recipe, label: str, head: str) -> Cells:
     """Returns a row: a label, figures over seeds, the comparison, and where they come from."""
     runs = [run for run in study["runs"] if run["recipe"] == recipe.name] if study else []
     if not runs:
-        return (label, NOT_RUN, *[NONE] * (len(HEADINGS) + 1 + len(PROVENANCE)))
+        other = study["same"].get(recipe.name) if study else None
+        state = NOT_RUN if other is None else f"same as {other}"
+        return (label, state, *[NONE] * (len(HEADINGS) + 1 + len(PROVENANCE)))
     figures = [_spread(spread_of([run["figures"][head][key] for run in runs])) for key in FIGURES]
     comparison = _comparison(study, recipe.name, head)
     verdict = comparison["mean_iou"]["verdict"] if comparison else NONE
@@ -247,13 +276,15 @@ def _row(study: Record | None, recipe: Recipe, label: str, head: str) -> Cells:
 
 
 def _provenance(study: Any, recipe: str, runs: Sequence[Record]) -> Cells:
-    scorings = study["recipes"][recipe]["scorings"]
+    scored = study["recipes"][recipe]
+    commits = len(scored["scoring_commits"])
+    scorings = f"{scored['scorings']}" + (f" ({commits} commits)" if commits > 1 else "")
     return (
         ", ".join(str(seed) for seed in dict.fromkeys(run["seed"] for run in runs)),
         _range([run["steps"] for run in runs]),
         _range([run["minutes"] for run in runs]),
-        str(sum(run["skipped_steps"] for run in runs)),
-        str(scorings) if study["split"] == "test" else NONE,
+        _total([run["skipped_steps"] for run in runs]),
+        scorings if study["split"] == "test" else NONE,
         _joined([commit for run in runs for commit in run["commit"]]),
         "; ".join(dict.fromkeys(map(_machine, runs))),
     )
@@ -261,7 +292,8 @@ def _provenance(study: Any, recipe: str, runs: Sequence[Record]) -> Cells:
 
 def _machine(run: Record) -> str:
     processor, cpus, precision = (_joined(run[key]) for key in ("processor", "cpus", "precision"))
-    return f"{processor}, {cpus} cores, {precision}"
+    gpus = f", {_joined(run['gpus'])} GPUs" if any(run["gpus"]) else ""
+    return f"{processor}, {cpus} cores{gpus}, {precision}, TensorFlow {_joined(run['tensorflow'])}"
 
 
 def _comparison(study: Record | None, recipe: str, head: str) -> Record | None:
@@ -292,13 +324,21 @@ def _percent(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.2f}"
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = min(values), max(values)
+def _total(values: Sequence[int | None]) -> str:
+    known = [value for value in values if value is not None]
+    return str(sum(known)) if len(known) == len(values) else UNKNOWN
+
+
+def _range(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return UNKNOWN
+    low, high = min(known), max(known)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def _joined(values: Sequence[object]) -> str:
-    return ", ".join(dict.fromkeys("unknown" if each is None else str(each) for each in values))
+    return ", ".join(dict.fromkeys(UNKNOWN if each is None else str(each) for each in values))
 
 
 def _table(headings: Cells, rows: Sequence[Cells]) -> list[str]:

@@ -1,7 +1,7 @@
 """Plans: which runs a study consists of, and how long each of them trains.
 
-OUT/STUDY/plan.json   epochs of every run, recipes with their digests, and the list of runs
-OUT/STUDY/NAME.yaml   configuration of a run
+OUT/STUDY/plan.json   epochs and precision of every run, recipes with their digests, list of runs
+OUT/STUDY/NAME.yaml   configuration that a run is started with
 OUT/STUDY/NAME/       its run folder
 
 The number of epochs is fixed when a study is started, so that runs added later and resumed runs
@@ -17,22 +17,29 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ccfnet_tf.config import RunConfig, to_yaml
+from ccfnet_tf.config import RunConfig, from_yaml, to_yaml
 from ccfnet_tf.errors import DataError, RunError
 from ccfnet_tf.io.annotation_json import Record, read_json, records, text, whole
-from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
+from ccfnet_tf.reproduce.inputs import NAMED, Input
 from ccfnet_tf.reproduce.recipes import RECIPES, SPLIT, Head, Recipe, Study, with_keys
+from ccfnet_tf.runs.run_folder import CHECKPOINTS, CONFIG, read_config
 from ccfnet_tf.runs.write_run_files import write_text
 
 PLAN = "plan.json"
 
-_OF_THE_MACHINE = {
-    "data": ("root", "fold", "cache", "workers", "lists", "label_map"),
-    "model": ("backbone_weights", "init_from"),
-    "train": ("precision", "strategy", "virtual_cpus", "checkpoint_every"),
+MAY_CHANGE = {
+    "data": ("root", "cache", "workers"),
+    "train": ("strategy", "virtual_cpus", "checkpoint_every"),
 }
-"""Keys that a digest leaves out: places and machines. Of files, the digest has the content."""
+"""Keys that may change when a study is continued: where the data are, and the machine."""
+
+_NOT_IN_DIGEST = {
+    "data": (*MAY_CHANGE["data"], "fold", "lists", "label_map"),
+    "model": ("backbone_weights", "init_from"),
+    "train": (*MAY_CHANGE["train"], "precision"),
+}
+"""Keys that a digest leaves out. Of files, it has the content; the precision is in the plan."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,11 @@ class Plan:
         epochs: Epochs of every run.
         minutes: Budget of a run from which `epochs` follows; None if they were given.
         timing: What `epochs` was computed from; None if they were given.
+        precision: Compute type of every run.
+        inputs: What the recipes read.
         recipes: Recipes of the runs.
+        same: Requested recipes that equal another one, and the name of that one.
+        seeds: Number of seeds that was requested, whenever it grew.
         runs: In the order in which they are trained.
     """
 
@@ -112,7 +123,11 @@ class Plan:
     epochs: int
     minutes: float | None
     timing: Timing | None
+    precision: str
+    inputs: tuple[Input, ...]
     recipes: tuple[PlannedRecipe, ...]
+    same: dict[str, str]
+    seeds: tuple[int, ...]
     runs: tuple[PlannedRun, ...]
 
     @property
@@ -125,35 +140,29 @@ class Plan:
         return next(recipe for recipe in self.recipes if recipe.name == name)
 
 
-def recipe_digest(config: RunConfig) -> str:
+def recipe_digest(config: RunConfig, inputs: Sequence[Input]) -> str:
     """Returns a digest of what a configuration trains, wherever its files are stored.
 
     Only keys that differ from their defaults count, so that a new key with a default does not
-    change the digest of existing recipes. Seed and fold do not count.
+    change the digest of existing recipes. Seed, fold and precision do not count.
 
-    Raises:
-        DataError: The file with the initial weights cannot be read.
+    Args:
+        config: The configuration.
+        inputs: What it reads, of which the content counts.
     """
-    tree = {}
-    for section in ("data", "model", "train"):
+    tree: dict[str, Any] = {"inputs": {each.key: each.digest for each in inputs}}
+    if config.model.backbone_weights in NAMED:
+        tree["weights"] = config.model.backbone_weights
+    for section, left_out in _NOT_IN_DIGEST.items():
         found = getattr(config, section)
         defaults = type(found)()
         tree[section] = {
             key: value
             for key, value in vars(found).items()
-            if value != getattr(defaults, key) and key not in _OF_THE_MACHINE[section]
+            if value != getattr(defaults, key) and key not in left_out
         }
-    tree["model"]["weights"] = _weights(config.model.backbone_weights)
     listed = json.dumps(tree, sort_keys=True, default=list)
     return hashlib.sha256(listed.encode()).hexdigest()[:16]
-
-
-def _weights(name: str) -> str:
-    path = Path(name)
-    try:
-        return sha256_of(path) if path.is_file() else name
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def resolved(recipe: Recipe, base: RunConfig, epochs: int, width: int | None) -> RunConfig:
@@ -192,13 +201,8 @@ def extended(earlier: Plan, new: Plan, folder: Path) -> Plan:
     Raises:
         RunError: They have other data, epochs or budgets, or a recipe has changed.
     """
-    for key in ("data_set", "study", "epochs", "minutes"):
-        before, now = getattr(earlier, key), getattr(new, key)
-        if before != now:
-            raise RunError(
-                f"{folder}: was started with {key.replace('_', ' ')} {before}, now {now}: use "
-                "the original options, or choose another --out"
-            )
+    for key in ("data_set", "study", "epochs", "precision"):
+        refuse_other(key, getattr(earlier, key), getattr(new, key), folder)
     before = {recipe.name: recipe for recipe in earlier.recipes}
     for recipe in new.recipes:
         if before.get(recipe.name, recipe).digest != recipe.digest:
@@ -207,23 +211,79 @@ def extended(earlier: Plan, new: Plan, folder: Path) -> Plan:
                 "the original keys, or choose another --out"
             )
     recipes = {**before, **{recipe.name: recipe for recipe in new.recipes}}
-    runs = tuple(dict.fromkeys((*earlier.runs, *new.runs)))
-    return replace(earlier, recipes=tuple(recipes.values()), runs=runs)
+    return replace(
+        earlier,
+        inputs=new.inputs,
+        recipes=tuple(recipes.values()),
+        same={**earlier.same, **new.same},
+        seeds=tuple(dict.fromkeys((*earlier.seeds, max(*earlier.seeds, *new.seeds)))),
+        runs=tuple(dict.fromkeys((*earlier.runs, *new.runs))),
+    )
+
+
+def refuse_other(what: str, before: object, now: object, folder: Path) -> None:
+    """Checks that an option is the one that a study was started with.
+
+    Raises:
+        RunError: It is another.
+    """
+    if before != now:
+        raise RunError(
+            f"{folder}: was started with {what.replace('_', ' ')} {before}, now {now}: use the "
+            "original options, or choose another --out"
+        )
 
 
 def write_plan(folder: Path, plan: Plan, configs: dict[str, RunConfig]) -> None:
-    """Writes a plan and the configurations of its recipes' runs.
+    """Writes a plan, and the configurations of those of its runs that have not begun.
 
     Raises:
         ResourceError: The folder cannot be written.
     """
     refuse_file(folder)
     refuse_unwritable(folder)
-    for run in plan.runs:
-        path = config_file(folder, run)
-        if run.recipe in configs and not path.is_file():
-            write_text(path, to_yaml(config_of(run, configs[run.recipe])))
     write_text(folder / PLAN, json.dumps(asdict(plan), indent=1) + "\n")
+    for run in plan.runs:
+        if run.recipe in configs and not has_begun(folder / run.name):
+            text = to_yaml(config_of(run, configs[run.recipe]))
+            write_text(config_file(folder, run), text)
+
+
+def has_begun(run: Path) -> bool:
+    """Returns whether a run has a checkpoint, from which it is resumed."""
+    names = ("last.npz", "previous.npz", "best.npz")
+    return any((run / CHECKPOINTS / name).is_file() for name in names)
+
+
+def refuse_foreign(folder: Path, run: PlannedRun) -> None:
+    """Checks that a run was started with the configuration in the study's folder.
+
+    Raises:
+        RunError: It was started with another.
+    """
+    path = config_file(folder, run)
+    if path.is_file():
+        planned = from_yaml(path.read_text(encoding="utf-8", errors="replace"), source=str(path))
+        if _with_keys_of(read_config(folder / run.name / CONFIG), planned) == planned:
+            return
+    raise RunError(
+        f"{folder / run.name}: its config.yaml is not that of {path.name} beside it: move the "
+        "folder away, then run the same command again"
+    )
+
+
+def _with_keys_of(config: RunConfig, other: RunConfig) -> RunConfig:
+    """Returns a configuration with the keys of another that a run may change."""
+    lists = {key: getattr(other.data, key) for key in ("lists", "label_map")}  # its own copies
+    kept = {
+        section: {key: getattr(getattr(other, section), key) for key in keys}
+        for section, keys in MAY_CHANGE.items()
+    }
+    return replace(
+        config,
+        data=replace(config.data, **kept["data"], **lists),
+        train=replace(config.train, **kept["train"]),
+    )
 
 
 def config_file(folder: Path, run: PlannedRun) -> Path:
@@ -248,13 +308,17 @@ def read_plan(folder: Path) -> Plan | None:
         names = {recipe.name for recipe in recipes}
         timing = tree["timing"]
         return Plan(
-            text(tree, "data_set", where),
-            study,
-            whole(tree, "epochs", where),
-            None if tree["minutes"] is None else float(tree["minutes"]),
-            None if timing is None else Timing(**timing),
-            recipes,
-            tuple(_run(each, where, names) for each in records(tree, "runs", where)),
+            data_set=text(tree, "data_set", where),
+            study=study,
+            epochs=whole(tree, "epochs", where),
+            minutes=None if tree["minutes"] is None else float(tree["minutes"]),
+            timing=None if timing is None else Timing(**timing),
+            precision=text(tree, "precision", where),
+            inputs=tuple(Input(**each) for each in records(tree, "inputs", where)),
+            recipes=recipes,
+            same={str(name): str(other) for name, other in dict(tree["same"]).items()},
+            seeds=tuple(int(each) for each in tree["seeds"]),
+            runs=tuple(_run(each, where, names) for each in records(tree, "runs", where)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(

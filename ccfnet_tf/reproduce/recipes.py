@@ -69,15 +69,16 @@ def _alone(head: str) -> dict[str, Any]:
     }
 
 
+_COARSE_ALONE = {**_alone("coarse"), **_ONE_SCALE}
 _FINE_ALONE = {**_alone("fine"), **_ONE_SCALE}
-"""At one scale, because fine alone has no use for the features of the image at half size."""
+"""At one scale: half size saves work only where another head sees the image at full size."""
 
 
 CASCADE = Recipe("cascade", "refine of the cascade: the preset")
 
 CLAIM = (
     CASCADE,
-    Recipe("coarse_alone", "coarse trained alone", _alone("coarse"), "coarse"),
+    Recipe("coarse_alone", "coarse trained alone", _COARSE_ALONE, "coarse"),
     Recipe("fine_alone", "fine trained alone", _FINE_ALONE, "fine", without_coarse=True),
     Recipe(
         "fine_wide",
@@ -108,13 +109,11 @@ ABLATIONS = (
         {"model.gate": "attention", "model.blend": "hard", "train.fine_loss_pixels": "hard"},
     ),
     Recipe(
-        "fine_loss",
+        "no_fine_loss",
         "fine without a loss of its own",
         {**_SOFT_BLEND, "train.fine_loss_weight": 0.0},
     ),
-    Recipe(
-        "attention_input", "attention sees features only", {"model.attention_input": "features"}
-    ),
+    Recipe("features_only", "attention sees features only", {"model.attention_input": "features"}),
     Recipe(
         "no_attention_loss",
         "attention learned through the loss of refine only",
@@ -133,11 +132,11 @@ ABLATIONS = (
         without_coarse=True,
     ),
     Recipe("weight_decay", "weight decay 0.5", {"train.weight_decay": 0.5}),
-    Recipe("crop", "crops of 185 pixels", {"data.crop": 185}),
-    Recipe("scale", "training scales 0.5 to 2", {"data.scale": (0.5, 2.0)}),
+    Recipe("crop_185", "crops of 185 pixels", {"data.crop": 185}),
+    Recipe("wide_scale", "training scales 0.5 to 2", {"data.scale": (0.5, 2.0)}),
 )
-"""Each changes one thing of the cascade, which is trained too, under the same budget. Those that
-the preset is already are left out."""
+"""Changes of the cascade, which is trained too, in as many epochs. A recipe may need several keys,
+because some values exclude others. Those that equal the preset are left out."""
 
 RECIPES: dict[Study, tuple[Recipe, ...]] = {
     "claim": CLAIM,

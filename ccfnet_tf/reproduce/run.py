@@ -11,87 +11,118 @@ from typing import Any
 
 from rich.console import Console
 
+from ccfnet_tf.config import RunConfig
+from ccfnet_tf.errors import RunError
 from ccfnet_tf.evaluation.read_image_table import IMAGES_NPZ
+from ccfnet_tf.evaluation.shard_files import weights_digest
 from ccfnet_tf.io.atomic_file import refuse_links
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 from ccfnet_tf.report.read_evaluation_json import EVALUATION
-from ccfnet_tf.reproduce.plan import Plan, PlannedRun, config_file
+from ccfnet_tf.reproduce.plan import (
+    MAY_CHANGE,
+    Plan,
+    PlannedRun,
+    config_file,
+    has_begun,
+    refuse_foreign,
+)
 from ccfnet_tf.reproduce.results_file import ResultsFile
-from ccfnet_tf.runs.calibration_file import CALIBRATION
+from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_command import run_command
-from ccfnet_tf.runs.run_folder import CHECKPOINTS
-from ccfnet_tf.runs.write_run_files import epochs_written
+from ccfnet_tf.runs.run_folder import CHECKPOINTS, read_run
 
 RESUME = "the same command"
 
 
 def is_trained(run: Path, epochs: int) -> bool:
-    """Returns whether a run has all its epochs."""
-    finished = epochs_written(run / "metrics.csv") >= epochs
-    return finished and (run / CHECKPOINTS / "last.npz").is_file()
+    """Returns whether a run has all its epochs.
+
+    The checkpoint says so, because `metrics.csv` has the row of an epoch before it is saved.
+    """
+    return read_epoch(run / CHECKPOINTS / "last.npz") == epochs
 
 
 def is_scored(run: Path, plan: Plan, recipe: str) -> bool:
     """Returns whether a trained run has an evaluation of its checkpoint on the study's split."""
-    files = [run / EVALUATION, run / IMAGES_NPZ]
-    if not all(file.is_file() for file in files):
-        return False
-    needed = [run / CHECKPOINTS / "best.npz"]
-    if _calibrates(plan, recipe):
-        needed.append(run / CALIBRATION)
-    if not all(file.is_file() and _age(file) <= _age(files[0]) for file in needed):
+    if not (run / IMAGES_NPZ).is_file():
         return False
     try:
-        tree: Any = json.loads(files[0].read_text(encoding="utf-8"))
-        return bool(tree["split"] == plan.split and not tree.get("wrapping"))
+        info = read_run(run)
+        calibration = info.calibration()
+        weights = weights_digest(info.checkpoint(), calibration)
+    except RunError:  # no checkpoint, or a calibration of another one
+        return False
+    if _calibrates(plan, recipe) and calibration is UNCALIBRATED:
+        return False
+    try:
+        tree: Any = json.loads((run / EVALUATION).read_text(encoding="utf-8"))
+        same = (tree["split"], tree["weights"]) == (plan.split, weights)
+        return same and not tree.get("wrapping")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return False  # damaged: it is evaluated again
+        return False  # missing or damaged: it is evaluated again
 
 
-def carry_out(plan: Plan, run: PlannedRun, folder: Path, results: ResultsFile) -> None:
+def is_finished(plan: Plan, run: PlannedRun, folder: Path) -> bool:
+    """Returns whether a run is trained and scored."""
+    path = folder / run.name
+    return is_trained(path, plan.epochs) and is_scored(path, plan, run.recipe)
+
+
+def carry_out(
+    plan: Plan, run: PlannedRun, folder: Path, base: RunConfig, results: ResultsFile
+) -> None:
     """Trains and evaluates a run, unless that was done.
 
     Args:
         plan: The plan of the study.
         run: One of its runs.
         folder: Folder of the study.
+        base: Configuration of the study, which says where the data are stored now.
         results: Records what is scored on the test split, before it is.
 
     Raises:
-        RunError: A command failed. It has printed its error.
+        RunError: A command failed, which has printed its error, or the run is not of this study.
         KeyboardInterrupt: It was interrupted.
         TerminatedError: It received SIGTERM.
     """
     path = folder / run.name
     refuse_links(folder, path)
+    if has_begun(path):
+        refuse_foreign(folder, run)
     if not is_trained(path, plan.epochs):
-        # A run that has a checkpoint uses its own configuration, which names its own split lists.
-        begun = (path / CHECKPOINTS / "last.npz").is_file()
-        config = [] if begun else ["--config", str(config_file(folder, run))]
-        _call(["fit", "--out", str(path), "--resume", *config], run)
+        _call(["fit", "--out", str(path), "--resume", *_fit_options(folder, run, base)], run)
     if is_scored(path, plan, run.recipe):
         return
+    data = ["--data.root", str(base.data.root)]
     if _calibrates(plan, run.recipe):
-        _call(["calibrate", str(path)], run)
+        _call(["calibrate", str(path), *data], run)
     if plan.split == "test":
-        results.record(plan, plan.recipe(run.recipe))
-    _call(["evaluate", str(path), "--split", plan.split], run)
+        with results.locked():
+            results.record(plan, plan.recipe(run.recipe))
+    _call(["evaluate", str(path), "--split", plan.split, *data], run)
+
+
+def _fit_options(folder: Path, run: PlannedRun, base: RunConfig) -> list[str]:
+    """Returns the configuration of a run: its own, once it has begun, at the present places."""
+    if not has_begun(folder / run.name):
+        return ["--config", str(config_file(folder, run))]
+    return [
+        f"--{section}.{key}={getattr(getattr(base, section), key)}"
+        for section, keys in MAY_CHANGE.items()
+        for key in keys
+    ]
 
 
 def say_run(plan: Plan, run: PlannedRun, folder: Path, console: Console) -> None:
     """Prints which run of how many comes next."""
-    number, path = plan.runs.index(run) + 1, folder / run.name
-    done = is_trained(path, plan.epochs) and is_scored(path, plan, run.recipe)
-    state = "finished" if done else f"{plan.epochs} epochs"
-    console.print(f"run {number} of {len(plan.runs)}: {path}: {state}")
+    state = "finished" if is_finished(plan, run, folder) else f"{plan.epochs} epochs"
+    number = plan.runs.index(run) + 1
+    console.print(f"run {number} of {len(plan.runs)}: {folder / run.name}: {state}")
 
 
 def _calibrates(plan: Plan, recipe: str) -> bool:
     """Returns whether a recipe is calibrated: on the validation split, to be scored on another."""
     return plan.split == "test" and plan.recipe(recipe).head == "refine"
-
-
-def _age(path: Path) -> int:
-    return path.stat().st_mtime_ns
 
 
 def _call(arguments: list[str], run: PlannedRun) -> None:

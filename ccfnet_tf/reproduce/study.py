@@ -10,24 +10,29 @@ from rich.console import Console
 
 from ccfnet_tf.config import RunConfig, to_yaml
 from ccfnet_tf.datasets.open_data_set import list_set, read_parts, with_format
-from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.reproduce import equal_work, timing
+from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.io.locked_folder import locked_folder
+from ccfnet_tf.reproduce import equal_work, precision, timing
 from ccfnet_tf.reproduce.collect import collect
+from ccfnet_tf.reproduce.inputs import NAMED, read_inputs
 from ccfnet_tf.reproduce.pages import update_page
 from ccfnet_tf.reproduce.plan import (
     Plan,
     PlannedRecipe,
+    PlannedRun,
     Timing,
     extended,
+    has_begun,
     read_plan,
     recipe_digest,
+    refuse_other,
     resolved,
     runs_of,
     write_plan,
 )
-from ccfnet_tf.reproduce.recipes import Recipe, Study
+from ccfnet_tf.reproduce.recipes import Recipe, Study, with_keys
 from ccfnet_tf.reproduce.results_file import ResultsFile
-from ccfnet_tf.reproduce.run import carry_out, say_run
+from ccfnet_tf.reproduce.run import RESUME, carry_out, is_finished, say_run
 from ccfnet_tf.runs.write_run_files import write_text
 
 
@@ -72,54 +77,119 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
     file = ResultsFile(results / f"{request.data_set}.json", request.data_set)
     page = results.with_name(f"{results.name}.md")
     folder = out / request.study
-    plan, configs = make_plan(request, folder, console)
-    if not request.again:
-        file.refuse_second_scoring(plan)
-    write_plan(folder, plan, configs)
-    _write(plan, folder, file, page)
-    for run in plan.runs:
-        say_run(plan, run, folder, console)
-        carry_out(plan, run, folder, file)
-        _write(plan, folder, file, page)
+    with locked_folder(folder, "another process reproduces this study: wait for it"):
+        study = prepare(request, folder, console)
+        if not request.again:
+            file.refuse_second_scoring(study.plan)
+            finished = sum(is_finished(study.plan, run, folder) for run in study.plan.runs)
+            file.refuse_fewer_runs(study.plan, finished)
+        write_plan(folder, study.plan, study.configs)
+        failed: dict[str, RunError] = {}
+        for run in study.runs:
+            say_run(study.plan, run, folder, console)
+            try:
+                carry_out(study.plan, run, folder, study.base, file)
+            except RunError as error:
+                console.print(f"{run.name}: failed: {error}", markup=False, soft_wrap=True)
+                failed[run.name] = error
+            else:
+                _write(study.plan, folder, file, page)
+    if len(failed) == 1:
+        raise next(iter(failed.values()))
+    if failed:
+        raise RunError(
+            f"{folder}: {len(failed)} of {len(study.runs)} runs failed ({', '.join(failed)}): fix "
+            f"the errors printed above, then continue with {RESUME}"
+        )
     console.print(f"written to {file.path} and {page}")
 
 
 def _write(plan: Plan, folder: Path, file: ResultsFile, page: Path) -> None:
-    update_page(page, file.replace(plan.study, collect(plan, folder, file)))
+    """Writes the results of all finished runs, and records those that were scored otherwise."""
+    with file.locked():
+        if plan.split == "test":
+            for run in plan.runs:
+                if is_finished(plan, run, folder):
+                    file.record_once(plan, plan.recipe(run.recipe))
+        update_page(page, file.replace(plan.study, collect(plan, folder, file)))
 
 
-def make_plan(
-    request: Request, folder: Path, console: Console
-) -> tuple[Plan, dict[str, RunConfig]]:
-    """Returns the plan of a study with all runs so far, and the configurations by recipe.
+@dataclass(frozen=True)
+class Prepared:
+    """A study that is about to be carried out.
 
-    The number of epochs of a study that was started before is kept.
+    Attributes:
+        plan: All its runs so far.
+        configs: Configurations of the requested recipes.
+        runs: The requested runs.
+        base: Configuration of the cascade.
+    """
+
+    plan: Plan
+    configs: dict[str, RunConfig]
+    runs: tuple[PlannedRun, ...]
+    base: RunConfig
+
+
+def prepare(request: Request, folder: Path, console: Console) -> Prepared:
+    """Plans a study; what has begun of it keeps its number of epochs and its precision.
 
     Raises:
-        CCFNetError: The data cannot be read, the budget is less than an epoch, or the study was
-            started with other options.
+        CCFNetError: The data or a file cannot be read, the budget is less than an epoch, or the
+            study was started with other options.
     """
     base = _absolute(request.config)
     _refuse_folds(base, request.folds)
-    earlier = read_plan(folder)
+    earlier = _begun(folder)
+    inputs = read_inputs(base, earlier.inputs if earlier else ())
     timed, epochs = _duration(request, base, earlier, folder, console)
-    chosen: list[Recipe] = []
+    base = _with_precision(base, earlier)
+    recipes: list[Recipe] = []
     configs: dict[str, RunConfig] = {}
-    planned: list[PlannedRecipe] = []
+    planned: dict[str, PlannedRecipe] = {}  # by digest
+    same: dict[str, str] = {}
     for recipe in request.recipes:
         config, note = _resolve(recipe, base, epochs, folder, console)
-        digest = recipe_digest(config)
-        if digest in [each.digest for each in planned]:
-            console.print(f"{recipe.name}: left out, because another recipe is the same")
+        digest = recipe_digest(config, inputs)
+        if digest in planned:
+            same[recipe.name] = planned[digest].name
+            console.print(f"{recipe.name}: left out, because it is the same as {same[recipe.name]}")
             continue
-        chosen.append(recipe)
+        recipes.append(recipe)
         configs[recipe.name] = config
-        planned.append(PlannedRecipe(recipe.name, recipe.head, digest, recipe.summary + note))
-    runs = runs_of(chosen, request.seeds, request.folds)
+        planned[digest] = PlannedRecipe(recipe.name, recipe.head, digest, recipe.summary + note)
+    runs = runs_of(recipes, request.seeds, request.folds)
     plan = Plan(
-        request.data_set, request.study, epochs, request.minutes, timed, tuple(planned), runs
+        data_set=request.data_set,
+        study=request.study,
+        epochs=epochs,
+        minutes=request.minutes,
+        timing=timed,
+        precision=base.train.precision,
+        inputs=inputs,
+        recipes=tuple(planned.values()),
+        same=same,
+        seeds=(request.seeds,),
+        runs=runs,
     )
-    return (plan if earlier is None else extended(earlier, plan, folder)), configs
+    if earlier is not None:
+        plan = extended(earlier, plan, folder)
+    return Prepared(plan, configs, runs, base)
+
+
+def _begun(folder: Path) -> Plan | None:
+    """Returns the plan of a study; None if none of its runs has begun, so that it may change."""
+    plan = read_plan(folder)
+    if plan is None or not any(has_begun(folder / run.name) for run in plan.runs):
+        return None
+    return plan
+
+
+def _with_precision(base: RunConfig, earlier: Plan | None) -> RunConfig:
+    """Returns the configuration with the precision of all runs, `auto` resolved once."""
+    if base.train.precision != "auto":
+        return base
+    return with_keys(base, {"train.precision": earlier.precision if earlier else precision.auto()})
 
 
 def _duration(
@@ -129,10 +199,13 @@ def _duration(
 
     Raises:
         ConfigError: The budget is less than an epoch.
+        RunError: The study was started with another budget.
     """
+    if earlier is not None:
+        refuse_other("minutes", earlier.minutes, request.minutes, folder)
     if request.minutes is None:
         return None, base.train.epochs
-    if earlier is not None and earlier.minutes == request.minutes:
+    if earlier is not None:
         return earlier.timing, earlier.epochs
     timed = timing.measure(base, folder / "timing", console)
     epochs = timed.epochs(request.minutes)
@@ -171,10 +244,9 @@ def _absolute(config: RunConfig) -> RunConfig:
     data = with_format(config.data)
     data = replace(data, root=_path(data.root), lists=_path(data.lists))
     data = replace(data, label_map=_path(data.label_map))
-    weights = Path(config.model.backbone_weights).expanduser()
-    if not weights.is_file():  # a name, or a missing file, which `fit` reports
-        return replace(config, data=data)
-    model = replace(config.model, backbone_weights=str(weights.resolve()))
+    model = replace(config.model, init_from=_path(config.model.init_from))
+    if model.backbone_weights not in NAMED:
+        model = replace(model, backbone_weights=str(_path(model.backbone_weights)))
     return replace(config, data=data, model=model)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from ccfnet_tf.config import RunConfig, to_yaml
 from ccfnet_tf.datasets.open_data_set import Parts, read_parts
 from ccfnet_tf.errors import ConfigError, DataError
+from ccfnet_tf.io.machine import processor, usable_threads
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.reproduce.plan import Timing
 from ccfnet_tf.reproduce.recipes import with_keys
@@ -30,8 +31,9 @@ def measure(config: RunConfig, folder: Path, console: Console) -> Timing:
     checkpoints) makes the result slightly too large.
 
     Args:
-        config: Configuration of the cascade, the slowest recipe per step.
-        folder: Where the timed run is written. A finished one is not repeated.
+        config: Configuration of the cascade, whose epochs the budget limits.
+        folder: Where the timed run is written. A finished one is not repeated, if it had the same
+            configuration on the same machine.
         console: Where the start is reported.
 
     Raises:
@@ -46,14 +48,16 @@ def measure(config: RunConfig, folder: Path, console: Console) -> Timing:
             "train.batch"
         )
     timed = min(STEPS, steps)
-    run = folder / "run"
-    if len(sound_rows(run / "metrics.csv")) < 2:
+    run, path = folder / "run", folder / "config.yaml"
+    short = _shortened(config, parts, timed * batch, folder / "lists")
+    text = f"# {processor()}, {usable_threads()} cores\n{to_yaml(short)}"
+    before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if before != text or len(sound_rows(run / "metrics.csv")) < 2:
         console.print(f"timing {2 * timed} steps of the cascade: {run}")
-        short = _shortened(config, parts, timed * batch, folder / "lists")
-        write_text(folder / "config.yaml", to_yaml(short))
         if run.exists():  # a resumed run would trace the network in its second epoch
             shutil.rmtree(run)
-        arguments = ["fit", "--out", str(run), "--config", str(folder / "config.yaml")]
+        write_text(path, text)
+        arguments = ["fit", "--out", str(run), "--config", str(path)]
         run_command(arguments, name="timing", resume="the same command")
     return _timing(run / "metrics.csv", timed, steps)
 
@@ -63,7 +67,8 @@ def _timing(metrics: Path, timed: int, steps: int) -> Timing:
         first, second = (float(row["seconds"]) for row in sound_rows(metrics)[:2])
     except (KeyError, ValueError) as error:
         raise DataError(f"{metrics}: damaged: remove its folder, then start again") from error
-    return Timing(round(max(0.0, first - second), 2), round(second / timed, 3), steps)
+    # Both are rounded, so a very short epoch may be 0.
+    return Timing(round(max(0.0, first - second), 2), max(0.001, round(second / timed, 3)), steps)
 
 
 def _shortened(config: RunConfig, parts: Parts, images: int, lists: Path) -> RunConfig:

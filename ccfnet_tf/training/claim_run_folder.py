@@ -20,6 +20,7 @@ from ccfnet_tf.errors import ConfigError, ResourceError, RunError
 from ccfnet_tf.io.atomic_file import refuse_links, remove_leftovers
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
 from ccfnet_tf.network.backbone_weights import IMAGENET, NO_WEIGHTS
+from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_folder import (
     CHECKPOINTS,
     CONFIG,
@@ -29,7 +30,7 @@ from ccfnet_tf.runs.run_folder import (
     with_own_files,
 )
 from ccfnet_tf.runs.write_run_files import epochs_written, write_text
-from ccfnet_tf.training.checkpoint import BEST, PREVIOUS, read_epoch
+from ccfnet_tf.training.checkpoint import BEST, PREVIOUS
 from ccfnet_tf.training.distribution.devices import resolve_precision
 
 FREE_ON_RESUME = {

@@ -28,9 +28,10 @@ from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.io.new_folder import refuse_file
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.report.evaluation_tables import percent
+from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_command import run_command
 from ccfnet_tf.runs.run_folder import CHECKPOINTS, CROSSVAL_CONFIG, CROSSVAL_RESULT
-from ccfnet_tf.runs.write_run_files import epochs_written, write_text
+from ccfnet_tf.runs.write_run_files import write_text
 from ccfnet_tf.training.check_data import refuse_absent
 from ccfnet_tf.training.claim_run_folder import resolved_paths
 from ccfnet_tf.training.data_digest import Row, read_samples
@@ -176,9 +177,8 @@ def _refuse_other_data(samples: dict[str, Row], run: Path) -> None:
 def _finished(run: Path, epochs: int) -> bool:
     """Returns whether a fold was trained completely, and evaluated on the test split after that."""
     evaluation, last = run / "evaluation.json", run / CHECKPOINTS / "last.npz"
-    if epochs_written(run / "metrics.csv") < epochs or not (
-        evaluation.is_file() and last.is_file()
-    ):
+    # metrics.csv has the row of an epoch before its checkpoint is saved.
+    if not evaluation.is_file() or read_epoch(last) < epochs:
         return False
     if evaluation.stat().st_mtime_ns < last.stat().st_mtime_ns:
         return False

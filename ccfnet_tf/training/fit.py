@@ -22,6 +22,7 @@ from ccfnet_tf.errors import CCFNetError, DataError, ResourceError, RunError, Wo
 from ccfnet_tf.network.model import CCFNet
 from ccfnet_tf.pipeline.batch import original_error, training_batches
 from ccfnet_tf.pipeline.worker_sharding import Share
+from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_folder import CONFIG, read_run
 from ccfnet_tf.runs.write_run_files import (
     keep_sound_rows,
@@ -116,7 +117,7 @@ def fit(
         digest = digest_of(data, config.data.workers)
         _refuse_other_samples(data, digest, workers)
         if resuming:  # before the network and the data pipeline are built
-            unfinished = checkpoint.read_epoch(last_checkpoint(run)) < config.train.epochs
+            unfinished = read_epoch(last_checkpoint(run)) < config.train.epochs
             accept, say = accept_changed_data and unfinished, console.print
             compare_classes(read_run(run), data.parts.taxonomy, accept=accept, say=say)
         if resuming and unfinished:

@@ -89,6 +89,16 @@ def test_parts_of_other_weights_are_refused(
     assert not (run / "evaluation.json").exists()
 
 
+def test_an_evaluation_names_its_weights(run: Path, toy: Callable[..., Any]) -> None:
+    evaluate(run)
+    one = json.loads((run / "evaluation.json").read_text())["weights"]
+    evaluate(run, "--split", "val")
+    assert json.loads((run / "evaluation.json").read_text())["weights"] == one
+    write_weights(run, toy(3), seed=2)
+    evaluate(run)
+    assert json.loads((run / "evaluation.json").read_text())["weights"] != one
+
+
 def test_batch_has_no_effect_any_more(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate(run, "--batch", "4", "--split", "train")
     assert "note: --batch is deprecated" in capsys.readouterr().err

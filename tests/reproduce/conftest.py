@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ccfnet_tf.config import RunConfig, find_config, from_tree, read_tree, to_yaml
 from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.evaluation import Evaluation
+from ccfnet_tf.evaluation.shard_files import weights_digest
+from ccfnet_tf.network.calibration_parameters import Calibration
+from ccfnet_tf.reproduce.inputs import Input
 from ccfnet_tf.reproduce.plan import (
     Plan,
     PlannedRecipe,
@@ -24,6 +28,11 @@ from ccfnet_tf.reproduce.plan import (
     write_plan,
 )
 from ccfnet_tf.reproduce.recipes import RECIPES, Recipe, Study, with_keys
+from ccfnet_tf.runs.calibration_file import calibration_text
+from ccfnet_tf.runs.run_folder import read_run
+from ccfnet_tf.runs.write_run_files import write_classes
+from ccfnet_tf.training.data_digest import Row, write_digest
+from tests.epoch_states import write_state
 from tests.report.conftest import IMAGES, TAXONOMY, Drawn, load, samples, write_evaluated
 
 EPOCHS = 2
@@ -34,6 +43,7 @@ def base_config(root: Path) -> RunConfig:
     tree = read_tree(find_config("stanford_background"))
     tree["data"]["root"] = str(root)
     keys = {"model.backbone": "mobilenet_v2", "model.backbone_weights": "none"}
+    keys["train.precision"] = "float32"
     return with_keys(from_tree(tree), keys)
 
 
@@ -43,22 +53,39 @@ def plan_of(
     recipes: tuple[Recipe, ...] = RECIPES[study]
     configs = {each.name: resolved(each, base, EPOCHS, 200) for each in recipes}
     planned = tuple(
-        PlannedRecipe(each.name, each.head, recipe_digest(configs[each.name]), each.summary)
+        PlannedRecipe(each.name, each.head, recipe_digest(configs[each.name], ()), each.summary)
         for each in recipes
     )
     runs = runs_of(recipes, seeds, folds)
-    return Plan("stanford_background", study, EPOCHS, 10.0, None, planned, runs), configs
+    plan = Plan(
+        data_set="stanford_background",
+        study=study,
+        epochs=EPOCHS,
+        minutes=10.0,
+        timing=None,
+        precision="float32",
+        inputs=(Input("data", str(base.data.root), "1"),),
+        recipes=planned,
+        same={},
+        seeds=(seeds,),
+        runs=runs,
+    )
+    return plan, configs
 
 
 def train(run: Path, config: RunConfig) -> None:
     """Writes what `fit` writes."""
     (run / "checkpoints").mkdir(parents=True)
     for name in ("best", "last"):
-        (run / "checkpoints" / f"{name}.npz").write_bytes(b"")
-    config = replace(config, train=replace(config.train, precision="float32"))
+        write_state(run / "checkpoints" / f"{name}.npz", config.train.epochs)
+    write_classes(run, TAXONOMY)
     (run / "config.yaml").write_text(to_yaml(config))
-    (run / "metrics.csv").write_text("epoch,step,seconds,skipped_steps\n1,64,100,1\n2,128,80,0\n")
+    rows = [f"{epoch},{64 * epoch},90,{epoch % 2}\n" for epoch in range(1, config.train.epochs + 1)]
+    (run / "metrics.csv").write_text("epoch,step,seconds,skipped_steps\n" + "".join(rows))
+    rows = [Row(str(index), "1", "2") for index in range(5)]
+    write_digest(run, {"train": rows[config.seed % 5 :], "val": rows[: config.seed % 5]})
     start = {"commit": "abc123", "processor": "Made | CPU", "cpus": 2, "precision": "float32"}
+    start |= {"devices": ["/device:CPU:0"], "versions": {"tensorflow": "2.21.0"}}
     (run / "environment.json").write_text(json.dumps({"starts": [start, start]}))
 
 
@@ -67,13 +94,45 @@ def evaluated(seed: int, split: str) -> Evaluation:
     return evaluate(Drawn(seed, TAXONOMY), samples(IMAGES[:3]), load, split=split)
 
 
+def calibrate(run: Path, scale: float = 2.0) -> None:
+    """Writes what `calibrate` writes."""
+    calibration = Calibration(scale=(scale,))
+    text = calibration_text(run / "checkpoints" / "best.npz", calibration, {})
+    (run / "calibration.json").write_text(text)
+
+
 def score(run: Path, split: str, *, seed: int) -> None:
-    """Writes what `calibrate` and `evaluate` write."""
-    (run / "calibration.json").write_text("{}")
+    """Writes what `evaluate` writes."""
     kept = {name: (run / name).read_text() for name in ("config.yaml", "metrics.csv")}
     write_evaluated(run, evaluated(seed, split))
     for name, text in kept.items():
         (run / name).write_text(text)
+    info = read_run(run)
+    tree = json.loads((run / "evaluation.json").read_text())
+    tree["weights"] = weights_digest(info.checkpoint(), info.calibration())
+    (run / "evaluation.json").write_text(json.dumps(tree))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen small images, and lists of two folds."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for side in ("images", "masks"):
+        (folder / "set" / side).mkdir(parents=True)
+    for i in range(14):
+        mask = rng.integers(0, 2, (5, 6)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+        image = Image.fromarray(mask * 120 + 60).convert("RGB")
+        image.save(folder / "set" / "images" / f"{i}.png")
+        Image.fromarray(mask).save(folder / "set" / "masks" / f"{i}.png")
+    (folder / "set" / "classes.txt").write_text("a\nb\n")
+    for fold in range(2):
+        lists = folder / "lists" / f"fold_{fold}"
+        lists.mkdir(parents=True)
+        test = range(4 * fold, 4 * fold + 4)
+        (lists / "test.txt").write_text("".join(f"{i}\n" for i in test))
+        (lists / "train.txt").write_text("".join(f"{i}\n" for i in range(14) if i not in test))
+    return folder
 
 
 Finish = Callable[..., None]
@@ -89,6 +148,8 @@ def finish() -> Finish:
         write_plan(folder, plan, configs)
         for run in runs:
             train(folder / run.name, config_of(run, configs[run.recipe]))
+            if plan.split == "test" and plan.recipe(run.recipe).head == "refine":
+                calibrate(folder / run.name)
             # Outputs get worse with the seed of the noise: the cascade has none.
             recipes = [recipe.name for recipe in plan.recipes]
             score(folder / run.name, plan.split, seed=recipes.index(run.recipe) + run.seed // 2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ccfnet_tf.errors import ConfigError, DataError
+from ccfnet_tf.reproduce import results_file
 from ccfnet_tf.reproduce.plan import Plan
 from ccfnet_tf.reproduce.recipes import with_keys
 from ccfnet_tf.reproduce.results_file import ResultsFile
@@ -45,6 +47,35 @@ def test_a_changed_recipe_is_not_scored_a_second_time(
     file.record(changed, changed.recipe("fine_alone"))  # with --again
     file.refuse_second_scoring(changed)
     assert len(file.scorings("claim", "fine_alone")) == 2
+
+
+def test_scorings_by_other_code_are_recorded(
+    file: ResultsFile, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for commit in ("one", "one", "two+"):
+        monkeypatch.setattr(results_file, "commit", lambda commit=commit: commit)
+        file.record(plan, plan.recipe("cascade"))
+    monkeypatch.setattr(results_file, "commit", lambda: "three")
+    file.record_once(plan, plan.recipe("cascade"))  # of a finished run, by whichever code
+    assert len(file.scorings("claim", "cascade")) == 1
+    assert file.scoring_commits("claim", "cascade") == ["one", "two+"]
+
+
+def test_a_process_waits_for_the_changes_of_another(file: ResultsFile, plan: Plan) -> None:
+    def record() -> None:
+        with file.locked():
+            file.record(plan, plan.recipe("cascade"))
+
+    thread = threading.Thread(target=record)
+    with file.locked():
+        thread.start()
+        tree = file.read()
+        thread.join(0.3)
+        assert thread.is_alive()
+        file._write(tree | {"folds": {"runs": []}})
+    thread.join()
+    assert [*file.read()] == ["data_set", "scored", "folds"]
+    assert len(file.read()["scored"]) == 1
 
 
 def test_other_studies_are_apart(file: ResultsFile, plan: Plan, changed: Plan) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from ccfnet_tf.reproduce.plan import Plan, config_of
 from ccfnet_tf.reproduce.run import is_scored, is_trained
-from tests.reproduce.conftest import EPOCHS, base_config, plan_of, score, train
+from tests.epoch_states import write_state
+from tests.reproduce.conftest import EPOCHS, base_config, calibrate, plan_of, score, train
 
 
 @pytest.fixture
@@ -19,13 +20,9 @@ def made(tmp_path: Path) -> tuple[Plan, Path]:
     plan, configs = plan_of(base_config(tmp_path), seeds=1)
     run = tmp_path / "run"
     train(run, config_of(plan.runs[0], configs["cascade"]))
+    calibrate(run)
     score(run, "test", seed=0)
     return plan, run
-
-
-def newer(run: Path, name: str) -> None:
-    after = (run / "evaluation.json").stat().st_mtime_ns + 1
-    os.utime(run / name, ns=(after, after))
 
 
 def changed(run: Path, **keys: object) -> None:
@@ -42,8 +39,8 @@ def test_a_finished_run_is_kept(made: tuple[Plan, Path]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda run: newer(run, "checkpoints/best.npz"),
-        lambda run: newer(run, "calibration.json"),
+        lambda run: write_state(run / "checkpoints/best.npz", 1, variable=1.0),
+        lambda run: calibrate(run, scale=3.0),
         lambda run: (run / "calibration.json").unlink(),
         lambda run: (run / "images.npz").unlink(),
         lambda run: changed(run, split="val"),
@@ -63,11 +60,26 @@ def test_another_evaluation_is_repeated(
 def test_only_refine_is_calibrated(made: tuple[Plan, Path]) -> None:
     plan, run = made
     (run / "calibration.json").unlink()
+    score(run, "test", seed=0)
     assert is_scored(run, plan, "fine_alone")
+    assert not is_scored(run, plan, "cascade")
 
 
-def test_a_run_with_fewer_epochs_is_not_trained(made: tuple[Plan, Path]) -> None:
+def test_times_of_files_do_not_matter(made: tuple[Plan, Path]) -> None:
+    plan, run = made
+    for path in (run / "checkpoints" / "best.npz", run / "calibration.json"):
+        os.utime(path)  # as in a copy
+    assert is_scored(run, plan, "cascade")
+
+
+def test_the_checkpoint_says_whether_a_run_is_trained(made: tuple[Plan, Path]) -> None:
     _, run = made
     assert not is_trained(run, EPOCHS + 1)
-    (run / "checkpoints" / "last.npz").unlink()
+    last = run / "checkpoints" / "last.npz"
+    write_state(last, EPOCHS - 1)  # killed after its row in metrics.csv, before it was saved
+    assert not is_trained(run, EPOCHS)
+    write_state(last, EPOCHS)
+    (run / "metrics.csv").unlink()
+    assert is_trained(run, EPOCHS)
+    last.unlink()
     assert not is_trained(run, EPOCHS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,40 +13,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from ccfnet_tf.benchmark.flops import Cost
+from ccfnet_tf.cli import calibrate as calibrate_verb
+from ccfnet_tf.cli import evaluate as evaluate_verb
 from ccfnet_tf.cli import main as cli
+from ccfnet_tf.cli.fit_options import parse_fit
 from ccfnet_tf.config import RunConfig, from_yaml, to_yaml
 from ccfnet_tf.errors import RunError
-from ccfnet_tf.reproduce import equal_work, run, timing
+from ccfnet_tf.io.locked_folder import locked_folder
+from ccfnet_tf.reproduce import equal_work, precision, run, timing
 from ccfnet_tf.reproduce.equal_work import Width
 from ccfnet_tf.reproduce.recipes import with_keys
-from tests.reproduce.conftest import base_config, score, train
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fourteen small images, and lists of two folds."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for side in ("images", "masks"):
-        (folder / "set" / side).mkdir(parents=True)
-    for i in range(14):
-        mask = rng.integers(0, 2, (5, 6)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
-        image = Image.fromarray(mask * 120 + 60).convert("RGB")
-        image.save(folder / "set" / "images" / f"{i}.png")
-        Image.fromarray(mask).save(folder / "set" / "masks" / f"{i}.png")
-    (folder / "set" / "classes.txt").write_text("a\nb\n")
-    for fold in range(2):
-        lists = folder / "lists" / f"fold_{fold}"
-        lists.mkdir(parents=True)
-        test = range(4 * fold, 4 * fold + 4)
-        (lists / "test.txt").write_text("".join(f"{i}\n" for i in test))
-        (lists / "train.txt").write_text("".join(f"{i}\n" for i in range(14) if i not in test))
-    return folder
+from ccfnet_tf.runs.run_folder import read_config
+from tests.epoch_states import write_state
+from tests.reproduce.conftest import base_config, calibrate, score, train
 
 
 def command(data: Path, out: Path, *options: str) -> list[str]:
@@ -63,23 +46,30 @@ class Processes:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
+        self.arguments: list[list[str]] = []
         self.fail_at = -1
         self.before: Callable[[str], None] = lambda _: None
 
     def run(self, arguments: list[str], *, name: str, resume: str) -> None:
         verb = arguments[0]
+        accepted = {"calibrate": calibrate_verb, "evaluate": evaluate_verb}
+        if verb == "fit":
+            config = parse_fit(arguments[1:]).config
+        else:
+            accepted[verb].new_parser().parse_args(arguments[1:])
         self.calls.append((verb, name))
+        self.arguments.append(arguments)
         if len(self.calls) == self.fail_at:
             raise RunError(f"{name}: {verb} failed; continue with {resume}")
         self.before(verb)
         if verb == "fit":
-            assert arguments[3:5] == ["--resume", "--config"]
-            config = from_yaml(Path(arguments[5]).read_text(), source=arguments[5])
+            assert arguments[3] == "--resume"
+            shutil.rmtree(arguments[2], ignore_errors=True)
             train(Path(arguments[2]), config)
         elif verb == "evaluate":
             score(Path(arguments[1]), arguments[3], seed=0)
         else:
-            (Path(arguments[1]) / "calibration.json").write_text("{}")
+            calibrate(Path(arguments[1]))
 
     def names(self, verb: str) -> list[str]:
         return [name for called, name in self.calls if called == verb]
@@ -136,23 +126,174 @@ def test_an_interrupted_study_is_continued(
     assert processes.calls == [("calibrate", fold), ("evaluate", fold)]
 
 
-def test_a_run_with_a_checkpoint_is_continued_with_its_own_configuration(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_study_is_continued_where_its_data_are_now(
+    data: Path, tmp_path: Path, processes: Processes
 ) -> None:
-    calls: list[list[str]] = []
+    def stop(_: str) -> None:
+        if len(processes.calls) > 1:  # after the first run was trained
+            raise RunError("stopped")
 
-    def stop(arguments: list[str], **_: str) -> None:
-        calls.append(arguments)
-        raise RunError("stopped")
+    args = command(data, tmp_path, "--folds", "0", "1", "--train.epochs", "2")
+    processes.before = stop
+    assert cli.main(args) == 2
+    processes.before = lambda _: None
+    folders = [tmp_path / f"folds/cascade-fold{fold}-seed0" for fold in range(2)]
+    write_state(folders[0] / "checkpoints" / "last.npz", 1)
+    assert not folders[1].exists()
+    moved = tmp_path / "moved"
+    shutil.copytree(data, moved)
+    processes.arguments.clear()
+    assert cli.main(command(moved, tmp_path, *args[-5:], "--data.workers", "2")) == 0
+    fits = [each for each in processes.arguments if each[0] == "fit"]
+    assert fits[0][4:7] == [f"--data.root={moved / 'set'}", "--data.cache=none", "--data.workers=2"]
+    assert "--config" not in fits[0]
+    for folder in folders:
+        assert read_config(folder / "config.yaml").data.root == str(moved / "set")
+    others = [each for each in processes.arguments if each[0] != "fit"]
+    assert [each[-2:] for each in others] == [["--data.root", str(moved / "set")]] * 4
 
-    monkeypatch.setattr(run, "run_command", stop)
-    checkpoints = tmp_path / "folds" / "cascade-fold0-seed0" / "checkpoints"
-    for _ in range(2):
-        assert cli.main(command(data, tmp_path, "--folds", "--train.epochs", "2")) == 2
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        (checkpoints / "last.npz").touch()
-    assert ["--config" in call for call in calls] == [True, False]
-    assert all("--resume" in call for call in calls)
+
+def test_finished_runs_do_not_need_the_initial_weights(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "weights.h5"
+    args = command(data, tmp_path, "--folds", "--train.epochs", "2")
+    args[args.index("--model.backbone_weights") + 1] = str(weights)
+    assert cli.main(args) == 2
+    error = capsys.readouterr().err
+    assert f"model.backbone_weights is {weights}: no such file" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "folds").exists()
+    weights.write_bytes(b"1")
+    assert cli.main(args) == 0
+    processes.calls.clear()
+    weights.unlink()
+    assert cli.main(args) == 0
+    assert processes.calls == []
+    weights.write_bytes(b"2")
+    assert cli.main(args) == 2
+    assert "recipe 'cascade' has changed since this study was started" in capsys.readouterr().err
+
+
+def test_a_study_without_a_checkpoint_may_change(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    processes.fail_at = 1
+    assert cli.main(command(data, tmp_path, "--folds", "--train.epochs", "3")) == 2
+    assert cli.main(command(data, tmp_path, "--folds", "--train.epochs", "2")) == 0
+    assert json.loads((tmp_path / "folds/plan.json").read_text())["epochs"] == 2
+    assert cli.main(command(data, tmp_path, "--folds", "--train.epochs", "3")) == 2
+    assert "was started with epochs 2, now 3" in capsys.readouterr().err
+
+
+def test_only_requested_runs_are_trained_and_the_others_kept(
+    data: Path, tmp_path: Path, processes: Processes
+) -> None:
+    processes.fail_at = 1
+    args = command(data, tmp_path, "--ablations", "crop_185", "wide_scale", "--train.epochs", "2")
+    assert cli.main(args) == 2
+    assert processes.names("evaluate") == [
+        "crop_185-fold0-seed0",
+        "wide_scale-fold0-seed0",
+    ]  # went on
+    processes.calls.clear()
+    processes.fail_at = -1
+    args = command(data, tmp_path, "--ablations", "ohem", "--train.epochs", "2")
+    assert cli.main(args) == 0
+    assert processes.names("fit") == ["cascade-fold0-seed0", "ohem-fold0-seed0"]
+    tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
+    assert [each["recipe"] for each in tree["ablations"]["runs"]] == [
+        "cascade", "crop_185", "wide_scale", "ohem",
+    ]  # fmt: skip
+
+
+def test_several_failed_runs_are_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: list[str], *, name: str, resume: str) -> None:
+        raise RunError(f"{name}: {resume}")
+
+    monkeypatch.setattr(run, "run_command", fail)
+    assert cli.main(command(data, tmp_path, "--folds", "0", "1", "--train.epochs", "2")) == 2
+    captured = capsys.readouterr()
+    assert "2 of 2 runs failed (cascade-fold0-seed0, cascade-fold1-seed0)" in captured.err
+    assert "cascade-fold0-seed0: failed: cascade-fold0-seed0: the same command" in captured.out
+
+
+def test_a_run_of_another_recipe_is_not_scored(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = command(data, tmp_path, "--folds", "--train.epochs", "2")
+    processes.fail_at = 2
+    assert cli.main(args) == 2
+    config = tmp_path / "folds/cascade-fold0-seed0/config.yaml"
+    config.write_text(config.read_text().replace("crop: 33", "crop: 65"))
+    processes.calls.clear()
+    assert cli.main(args) == 2
+    assert "its config.yaml is not that of cascade-fold0-seed0.yaml" in capsys.readouterr().err
+    assert processes.calls == []
+
+
+def test_a_scoring_by_hand_is_recorded(data: Path, tmp_path: Path, processes: Processes) -> None:
+    args = command(data, tmp_path, "--folds", "--train.epochs", "2")
+    processes.fail_at = 3  # before evaluate
+    assert cli.main(args) == 2
+    score(tmp_path / "folds/cascade-fold0-seed0", "test", seed=0)
+    shutil.rmtree(tmp_path / "results")
+    assert cli.main(args) == 0
+    assert processes.names("evaluate") == ["cascade-fold0-seed0"]  # the one that failed
+    tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
+    assert [each["recipe"] for each in tree["scored"]] == ["cascade"]
+
+
+def test_the_precision_is_chosen_once(
+    data: Path, tmp_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    found = iter(["bfloat16"])
+    monkeypatch.setattr(precision, "auto", lambda: next(found))
+    args = command(data, tmp_path, "--folds", "--train.epochs", "2")
+    args[args.index("--train.precision") + 1] = "auto"
+    for folds in (["0"], ["0", "1"]):  # the second time perhaps on another machine
+        assert cli.main([*args, "--folds", *folds]) == 0
+    for fold in range(2):
+        config = read_config(tmp_path / f"folds/cascade-fold{fold}-seed0/config.yaml")
+        assert config.train.precision == "bfloat16"
+    assert cli.main([*args, "--train.precision", "float32"]) == 2
+    assert "was started with precision bfloat16, now float32" in capsys.readouterr().err
+
+
+def test_results_are_not_replaced_by_those_of_fewer_runs(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = ["--results", str(tmp_path / "results"), "--train.epochs", "2"]
+    args = command(data, tmp_path / "one", "--folds", "0", "1", *results)
+    assert cli.main(args) == 0
+    before = (tmp_path / "results/stanford_background.json").read_bytes()
+    processes.calls.clear()
+    other = command(data, tmp_path / "other", "--folds", "0", "1", *results)
+    assert cli.main(other) == 2
+    assert "has 2 finished runs of 'folds', --out has 0" in capsys.readouterr().err
+    assert processes.calls == []
+    assert (tmp_path / "results/stanford_background.json").read_bytes() == before
+    assert not (tmp_path / "other/folds").exists()
+    processes.before = lambda _: (
+        None if (tmp_path / "results/stanford_background.json").read_bytes() == before else 1 / 0
+    )
+    processes.fail_at = 2  # before any run is finished
+    assert cli.main([*other[:-1], "2", "--folds", "0", "--again"]) == 2
+    assert (tmp_path / "results/stanford_background.json").read_bytes() == before
+
+
+def test_one_process_at_a_time(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = command(data, tmp_path, "--folds", "--train.epochs", "2")
+    with locked_folder(tmp_path / "folds"):
+        assert cli.main(args) == 2
+    assert "another process reproduces this study: wait for it" in capsys.readouterr().err
+    assert processes.calls == []
+    assert cli.main(args) == 0
 
 
 def test_a_scoring_is_recorded_before_it_begins(
@@ -161,8 +302,8 @@ def test_a_scoring_is_recorded_before_it_begins(
     recorded = []
 
     def look(verb: str) -> None:
-        tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
-        recorded.append((verb, len(tree["scored"])))
+        path = tmp_path / "results/stanford_background.json"
+        recorded.append((verb, path.is_file() and len(json.loads(path.read_text())["scored"])))
 
     processes.before = look
     assert cli.main(command(data, tmp_path, "--folds", "--train.epochs", "2")) == 0
@@ -192,10 +333,10 @@ def test_a_changed_recipe_is_scored_again_only_on_request(
 def test_ablations_are_scored_on_the_validation_split(
     data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--ablations", "crop", "one_scale")
+    options = ("--ablations", "crop_185", "one_scale")
     assert cli.main(command(data, tmp_path, *options, "--train.epochs", "2")) == 0
-    assert "one_scale: left out, because another recipe is the same" in capsys.readouterr().out
-    assert processes.names("evaluate") == ["cascade-fold0-seed0", "crop-fold0-seed0"]
+    assert "one_scale: left out, because it is the same as cascade" in capsys.readouterr().out
+    assert processes.names("evaluate") == ["cascade-fold0-seed0", "crop_185-fold0-seed0"]
     assert processes.names("calibrate") == []
     tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
     assert tree["scored"] == []
@@ -217,6 +358,9 @@ def test_a_budget_is_turned_into_epochs_once(
     for _ in range(2):
         assert cli.main(args) == 0
     assert measured == [1]
+    assert cli.main(command(data, tmp_path, "--folds", "--budget", "2")) == 2
+    assert "was started with minutes 1.0, now 2.0" in capsys.readouterr().err
+    assert measured == [1]
     config = from_yaml((tmp_path / "folds/cascade-fold0-seed0.yaml").read_text(), source="file")
     assert config.train.epochs == 1
     assert cli.main(command(data, tmp_path / "new", "--folds", "--budget", "0.5")) == 2
@@ -232,12 +376,15 @@ def test_a_budget_is_turned_into_epochs_once(
         (["--seeds", "0"], "--seeds 0: give a number from 1 to 100"),
         (["--budget", "-1"], "--budget -1: give minutes"),
         (["--budget", "nan"], "--budget nan: give minutes"),
-        (["--budget", "5", "--train.epochs", "3"], "contradict each other"),
+        (["--budget", "5", "--train.epochs", "3"], "train.epochs is 3: --budget sets it"),
         (["--folds", "0", "--seeds", "2"], "--seeds has no effect with --folds"),
         (["--folds", "2"], "--folds 2: the data set has the folds 0 to 1"),
-        (["--seed", "3"], "--seed is set for each run: use --seeds"),
-        (["--data.fold", "1"], "--data.fold is set for each run: use --folds"),
+        (["--seed", "3"], "seed is 3: --seeds sets it for each run: remove it"),
+        (["--data.fold", "1"], "data.fold is 1: --folds sets it for each run: remove it"),
+        (["--data", "{fold: 1}"], "data.fold is 1: --folds sets it"),
+        (["--train.best_by=fine"], "train.best_by is fine: each recipe sets it: remove it"),
         (["--train.epoch", "3"], "unknown key 'train.epoch'"),
+        (["--results", "/"], "--results /: give a folder with a name"),
         (["--ablations", "--folds"], "not allowed with argument"),
         (["--config", "demo"], "unknown key 'config'"),
     ],
@@ -273,6 +420,30 @@ def test_widths_are_found_where_the_work_is_equal(monkeypatch: pytest.MonkeyPatc
         assert found.gmac == pytest.approx(works[1])
 
 
+def test_a_failed_count_of_the_work_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("data: {}\nbatch: 3\n")
+    with pytest.raises(RunError, match=r"config\.yaml: the multiply-adds of its network could not"):
+        equal_work.measure(tmp_path / "config.yaml", 8)
+    error = capfd.readouterr().err
+    assert "unknown key 'batch'" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow  # imports TensorFlow in a process
+def test_the_precision_is_that_of_fit() -> None:
+    from ccfnet_tf.training.distribution.devices import resolve_precision
+
+    assert precision.auto() == resolve_precision("auto")
+
+
+def test_a_precision_that_cannot_be_found_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(RunError, match="precision of this machine could not be determined"):
+        precision.auto()
+
+
 @pytest.mark.slow
 def test_the_work_of_the_wide_network_is_that_of_the_cascade(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(base_config(tmp_path)))
@@ -306,3 +477,9 @@ def test_a_killed_study_is_continued_by_the_same_command(data: Path, tmp_path: P
     assert len(tree["scored"]) == 1
     page = (tmp_path / "results.md").read_text()
     assert "mean of 2" in page
+    whole = command(data, tmp_path / "whole", "--folds", "0", "1", "--train.epochs", "3")
+    subprocess.run([sys.executable, "-m", "ccfnet_tf", *whole], check=True)
+    other = json.loads((tmp_path / "whole/results/stanford_background.json").read_text())
+    assert [each["figures"] for each in other["folds"]["runs"]] == [
+        each["figures"] for each in tree["folds"]["runs"]
+    ]

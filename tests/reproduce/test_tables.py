@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ccfnet_tf.errors import DataError, RunError
+from ccfnet_tf.errors import CCFNetError, DataError, RunError
 from ccfnet_tf.evaluation.bootstrap import bootstrap, image_counts
+from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.read_image_table import read_cells
 from ccfnet_tf.reproduce.collect import collect, spread_of
 from ccfnet_tf.reproduce.pages import update_page
@@ -21,6 +23,7 @@ from ccfnet_tf.reproduce.recipes import DATA_SETS, PAPER
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.verdict import compared
 from tests.conftest import REPOSITORY
+from tests.report.conftest import IMAGES, TAXONOMY, Drawn, load, samples, write_evaluated
 from tests.reproduce.conftest import Finish, base_config, plan_of
 
 
@@ -91,8 +94,8 @@ def test_the_claim_has_the_figures_of_its_runs(claim: tuple[Plan, Path], tmp_pat
         "1",
         "abc123",
     )
-    assert cascade["machine"] == "Made ¦ CPU, 2 cores, float32"
-    assert (wide["seeds"], wide["refine is better"]) == ("0, 1", "not shown")
+    assert cascade["machine"] == "Made ¦ CPU, 2 cores, float32, TensorFlow 2.21.0"
+    assert (wide["seeds"], wide["refine is better"]) == ("0, 1", "unfinished")
     assert coarse["mean IoU"] != fine["mean IoU"]
     comparison = next(
         each for each in tree["claim"]["comparisons"] if each["recipe"] == "fine_alone"
@@ -102,7 +105,7 @@ def test_the_claim_has_the_figures_of_its_runs(claim: tuple[Plan, Path], tmp_pat
     assert fine["refine is better"] == comparison["mean_iou"]["verdict"]
     assert "11 of 12 runs finished" in page
     assert f"{PAPER['stanford_background']} % for its own network" in page
-    assert "mean IoU: **not shown**" in page
+    assert "mean IoU: **" in page
 
 
 def test_differences_are_those_of_the_heads_in_question(
@@ -148,20 +151,20 @@ def test_difficulty_is_shown_beside_every_score(claim: tuple[Plan, Path], tmp_pa
 def test_what_was_not_run_is_said_so(tmp_path: Path, finish: Finish) -> None:
     plan, configs = plan_of(base_config(tmp_path), "ablations", seeds=1)
     folder = tmp_path / "out" / "ablations"
-    finish(folder, plan, configs, (plan.runs[0], PlannedRun.of("crop", 0, 0)))
+    finish(folder, plan, configs, (plan.runs[0], PlannedRun.of("crop_185", 0, 0)))
     tree, page = written(tmp_path, plan, folder)
     for table, first, rows in (("claim", 2, 5), ("ablations", 3, 13), ("folds", 2, 1)):
         found = [*rows_of(page, table)][first:]
         assert len(found) == rows
         assert [row[0] for row in found if "not run" not in row] == (
-            ["`crop`: crops of 185 pixels"] if table == "ablations" else []
+            ["`crop_185`: crops of 185 pixels"] if table == "ablations" else []
         )
-    crop = next(row for row in rows_of(page, "ablations") if row[0].startswith("`crop`"))
+    crop = next(row for row in rows_of(page, "ablations") if row[0].startswith("`crop_185`"))
     assert crop[6] == "not shown"  # a single seed
     cascade, changed = (run["figures"]["refine"]["mean_iou"] for run in tree["ablations"]["runs"])
     assert crop[5].startswith(f"{100 * (changed - cascade):+.2f} (")
     assert f"{changed:.4f}" != f"{cascade:.4f}"
-    assert "Validation split; 2 epochs, which take the cascade about 10 minutes" in page
+    assert "Validation split, 3 images; 2 epochs, 3 minutes for the cascade; 2 of" in page
 
 
 def test_folds_have_a_mean(tmp_path: Path, finish: Finish) -> None:
@@ -184,16 +187,45 @@ def test_only_the_tables_of_a_page_change(claim: tuple[Plan, Path], tmp_path: Pa
     path.write_text(mine)
     update_page(path, tree)
     assert path.read_text() == mine
-    path.write_text(page.replace("stanford_background folds", "stanford_background other"))
-    with pytest.raises(
-        DataError, match="add the lines '<!-- results:stanford_background folds -->'"
+    for damage, fault in (
+        ("<!-- results:stanford_background other -->", "add the lines '<!-- results:stanford_back"),
+        ("<!-- results:stanford_background folds -->\n<!-- results:sift_flow folds -->", "no end"),
     ):
+        damaged = mine.replace("<!-- results:stanford_background folds -->", damage)
+        path.write_text(damaged)
+        with pytest.raises(DataError, match=fault):
+            update_page(path, tree)
+        assert path.read_text() == damaged
+    path.write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"results\.md: cannot be read"):
         update_page(path, tree)
     del tree["claim"]["runs"][0]["figures"]
     path.write_text(page)
-    with pytest.raises(DataError, match="results of stanford_background are damaged"):
-        update_page(path, tree)
+    for damaged in (tree, {}):
+        with pytest.raises(DataError, match=r"results of .*results\.md are damaged"):
+            update_page(path, damaged)
     assert path.read_text() == page
+
+
+def test_a_page_has_the_tables_of_both_data_sets(claim: tuple[Plan, Path], tmp_path: Path) -> None:
+    plan, folder = claim
+    _, page = written(tmp_path, plan, folder)
+    update_page(tmp_path / "results.md", {"data_set": "sift_flow", "scored": []})
+    both = (tmp_path / "results.md").read_text()
+    assert both.startswith(page)
+    assert "<!-- results:sift_flow folds -->" in both
+
+
+def test_a_recipe_that_equals_another_is_said_so(tmp_path: Path, finish: Finish) -> None:
+    plan, configs = plan_of(base_config(tmp_path), "ablations", seeds=1)
+    plan = replace(plan, same={"one_scale": "cascade"}, seeds=(1, 3))
+    folder = tmp_path / "out" / "ablations"
+    finish(folder, plan, configs, plan.runs[:1])
+    _, page = written(tmp_path, plan, folder)
+    rows = {row[0].split(":")[0]: row[1] for row in rows_of(page, "ablations")}
+    assert rows["`one_scale`"] == "same as cascade"
+    assert rows["`ohem`"] == "not run"
+    assert "Planned with 1 seeds, then 3 seeds." in page
 
 
 def test_a_run_of_another_recipe_is_refused(claim: tuple[Plan, Path], tmp_path: Path) -> None:
@@ -201,6 +233,51 @@ def test_a_run_of_another_recipe_is_refused(claim: tuple[Plan, Path], tmp_path: 
     config = folder / "fine_alone-fold0-seed1" / "config.yaml"
     config.write_text(config.read_text().replace("crop: 241", "crop: 185"))
     with pytest.raises(RunError, match=r"fine_alone-fold0-seed1: its config\.yaml is not that"):
+        written(tmp_path, plan, folder)
+
+
+def relabelled(run: Path) -> None:
+    path = run / "data_digest.json"
+    path.write_text(path.read_text().replace('["3", "1", "2"]', '["3", "1", "9"]'))
+
+
+def left_out(run: Path) -> None:
+    path = run / "data_digest.json"
+    path.write_text(path.read_text().replace('["4", "1", "2"]', '["3", "1", "2"]'))
+
+
+def fewer_test_images(run: Path) -> None:
+    seed = json.loads((run / "evaluation.json").read_text())["weights"]
+    kept = (run / "config.yaml").read_text()
+    write_evaluated(run, evaluate(Drawn(0, TAXONOMY), samples(IMAGES[:2]), load, split="test"))
+    (run / "config.yaml").write_text(kept)
+    tree = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps(tree | {"weights": seed}))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (relabelled, "image or label of '3' differs from that in"),
+        (left_out, "was trained and validated on other images than"),
+        (fewer_test_images, "their images differ"),
+    ],
+)
+def test_all_runs_have_the_same_data(
+    claim: tuple[Plan, Path], tmp_path: Path, change: Callable[[Path], None], fault: str
+) -> None:
+    plan, folder = claim
+    change(folder / "fine_alone-fold0-seed1")
+    with pytest.raises(CCFNetError, match=fault):
+        written(tmp_path, plan, folder)
+
+
+def test_files_of_two_evaluations_are_refused(claim: tuple[Plan, Path], tmp_path: Path) -> None:
+    """Their labels are the same: only the predictions differ."""
+    plan, folder = claim
+    one, other = (folder / f"{name}_alone-fold0-seed1/images.npz" for name in ("fine", "coarse"))
+    shutil.copy(other, one)
+    with pytest.raises(DataError, match="belongs to another evaluation than"):
         written(tmp_path, plan, folder)
 
 
@@ -219,6 +296,20 @@ def test_damaged_runs_are_refused(
     (folder / "cascade-fold0-seed1" / name).write_text(text)
     with pytest.raises(DataError, match=f"cascade-fold0-seed1/{name}"):
         written(tmp_path, plan, folder)
+
+
+def test_lost_rows_of_metrics_do_not_hide_a_run(claim: tuple[Plan, Path], tmp_path: Path) -> None:
+    plan, folder = claim
+    (folder / "cascade-fold0-seed1" / "metrics.csv").unlink()
+    tree, page = written(tmp_path, plan, folder)
+    assert len(tree["claim"]["runs"]) == 11
+    rows = [*rows_of(page, "claim")]
+    cascade = dict(zip(rows[0], rows[2], strict=True))
+    assert (cascade["seeds"], cascade["steps"], cascade["minutes"]) == (
+        "0, 1, 2",
+        "unknown",
+        "unknown",
+    )
 
 
 def test_a_mean_of_nothing_is_none() -> None:

@@ -22,6 +22,7 @@ from ccfnet_tf.errors import ConfigError, DataError, RunError
 from ccfnet_tf.training.claim_run_folder import resolved_paths
 from ccfnet_tf.training.crossval import _finished, crossval
 from ccfnet_tf.training.data_digest import Row, write_digest
+from tests.epoch_states import write_state
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def finished(out: Path, fold: int, accuracy: float, *, split: str = "test") -> P
     """Writes the files that `fit` and `evaluate` write in a run of one epoch."""
     run = out / f"fold_{fold}"
     (run / "checkpoints").mkdir(parents=True)
-    (run / "checkpoints" / "last.npz").touch()
+    write_state(run / "checkpoints" / "last.npz", 1)
     (run / "config.yaml").write_text("data: {}\n")
     (run / "metrics.csv").write_text("epoch\n1\n")
     # As older versions wrote it: `mean_iou` was over the classes of the predictions too.
@@ -112,7 +113,8 @@ def other_part(run: Path) -> None:
 
 
 def half_trained(run: Path) -> None:
-    (run / "metrics.csv").write_text("epoch\n")
+    """As after a kill between the row of the last epoch and its checkpoint."""
+    write_state(run / "checkpoints" / "last.npz", 0)
 
 
 @pytest.mark.parametrize("change", [stale, other_part, half_trained])

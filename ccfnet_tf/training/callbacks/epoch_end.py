@@ -24,6 +24,7 @@ from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.batch import evaluation_batches
 from ccfnet_tf.report.training_previews import preview_sheet
 from ccfnet_tf.runs.checkpoint_file import FREE_SPACE
+from ccfnet_tf.runs.progress import Progress
 from ccfnet_tf.runs.run_folder import CHECKPOINTS
 from ccfnet_tf.runs.write_run_files import MetricsTable
 from ccfnet_tf.training import checkpoint
@@ -101,7 +102,7 @@ class EpochEnd(keras.callbacks.Callback):
         run: Path,
         validation: Validation,
         preview_samples: Sequence[Sample],
-        progress: checkpoint.Progress,
+        progress: Progress,
         train: TrainConfig,
         *,
         preemption: Preemption,
@@ -146,7 +147,7 @@ class EpochEnd(keras.callbacks.Callback):
             self.save_last(progress)
         self.console.print(_line(number, self.epochs, row, trained))
 
-    def save_last(self, progress: checkpoint.Progress) -> None:
+    def save_last(self, progress: Progress) -> None:
         """Saves the complete state of the run, on the chief only."""
         self.saved_step = progress.step
         if self.workers.chief:
@@ -154,7 +155,7 @@ class EpochEnd(keras.callbacks.Callback):
 
     def _validate(
         self, number: int, step: int, logs: dict[str, Any]
-    ) -> tuple[checkpoint.Progress, dict[str, Any]]:
+    ) -> tuple[Progress, dict[str, Any]]:
         """Validates, and writes everything except `last.npz`; returns progress and metrics."""
 
         def stop_if_preempted() -> None:
@@ -181,9 +182,7 @@ class EpochEnd(keras.callbacks.Callback):
         row |= {key: round(float(value), 6) for key, value in logs.items()}
         return row | _validation_figures(evaluation)
 
-    def _progress(
-        self, number: int, step: int, evaluation: EpochCounts | None
-    ) -> checkpoint.Progress:
+    def _progress(self, number: int, step: int, evaluation: EpochCounts | None) -> Progress:
         score = _score(evaluation, self.best_by)
         progress = replace(self.progress, epoch=number, step=step)
         if score is None:
