@@ -280,7 +280,9 @@ def test_fine_tuning_with_other_classes_lists_the_reinitialized_layers(
     assert "its backbone is mobilenet_v2" in done.stderr
     done = run("fit", *options, "--model.init_from", trained)
     assert done.returncode == 0, done.stderr
-    line = next(line for line in done.stdout.splitlines() if "initialised as in a new network" in line)
+    line = next(
+        line for line in done.stdout.splitlines() if "initialised as in a new network" in line
+    )
     assert "coarse" in line
     assert "fine" in line
     assert "backbone" not in line

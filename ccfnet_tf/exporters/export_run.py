@@ -90,7 +90,8 @@ def export_run(
             results = exporter.measure(folder, keras, parts, partial(bar.advance, task))
             measured = {**left_out, **results}
             manifest = new_manifest(info, checkpoint, exporter, folder, difference)
-            applied = {} if calibration == UNCALIBRATED else asdict(calibration)
+            fitted = {} if calibration == UNCALIBRATED else asdict(calibration)
+            applied = {name: value for name, value in fitted.items() if value is not None}
             write_manifest(folder, replace(manifest, measured=measured, calibration=applied))
             step("done")
     console.print(new_table(difference, exporter.tolerance, exporter.kind))

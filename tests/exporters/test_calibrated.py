@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,8 @@ def test_an_export_takes_and_records_the_run_s_calibration(run: Path, tmp_path: 
     folder = export_run(
         run, tmp_path / "out", exporter, data_root=None, console=Console(quiet=True)
     )
-    assert read_manifest(folder).calibration == {**asdict(calibration), "scale": [0.5], "bias": []}
+    numbers = {"attention_scale": 2.0, "attention_bias": 1.0}
+    assert read_manifest(folder).calibration == {"scale": [0.5], "bias": [], **numbers}
     picture = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
     found = LiteRTNetwork(folder / "ccfnet.tflite", read_manifest(folder).taxonomy).predict(picture)
     expected = KerasNetwork(run).predict(picture)  # takes the run's own too
