@@ -7,7 +7,7 @@ reads and writes the full feature map.
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.exporters.litert.float16 import MIN_FLOAT16_SIZE
+from ccfnet_tf.exporters.rewrite_calls import rewrite_calls
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
@@ -30,14 +31,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     Args:
         model: A functional model, which may contain other models.
     """
-    folded = cache(fold_batch_norm)  # a model that is called twice is folded once
-
-    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(layer, keras.Model):
-            return folded(layer)(*args, **kwargs)
-        return _call(layer, *args, **kwargs)
-
-    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+    return rewrite_calls(model, _call)
 
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:

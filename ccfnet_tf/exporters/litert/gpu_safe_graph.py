@@ -14,12 +14,12 @@ Three kinds of layers are rewritten; their outputs stay equal:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from ccfnet_tf.exporters.rewrite_calls import rewrite_calls
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.network.heads import PyramidPooling
 from ccfnet_tf.network.labels_and_maps import exported_heads, maps
@@ -70,15 +70,7 @@ def _arg_max(values: tf.Tensor) -> tf.Tensor:
 
 
 def _rewritten(model: keras.Model) -> keras.Model:
-    # Layers are shared, so weights are not copied; only their calls change.
-    rewritten = cache(_rewritten)  # a model that is called twice is rewritten once
-
-    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(layer, keras.Model):
-            return rewritten(layer)(*args, **kwargs)
-        return _call(layer, *args, **kwargs)
-
-    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+    return rewrite_calls(model, _call)
 
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
