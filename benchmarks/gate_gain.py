@@ -172,19 +172,13 @@ def rows(
     yield of_head(f"affine gate, sigmoid({gate[0]:.2f} a + {gate[1]:.2f})", "affine", 1.0, affine)
     best = chosen.switch("attention").as_good_as_fine
     if best is not None:
-        for point in own.switch("attention").points:
-            if point.threshold == best.threshold:
-                yield row(
-                    f"switch, attention above {point.threshold:.3f}",
-                    point.fine_share,
-                    point.pixel_accuracy,
-                    point.mean_iou,
-                    None,
-                    None,
-                )
-                free = own.switch("max_softmax").at_share(point.fine_share) or ()
-                name = "switch, coarse's softmax, as many pixels"
-                yield row(name, point.fine_share, *free, None, None)
+        points = {point.threshold: point for point in own.switch("attention").points}
+        point = points[best.threshold]
+        figures = (point.fine_share, point.pixel_accuracy, point.mean_iou)
+        yield row(f"switch, attention above {point.threshold:.3f}", *figures, None, None)
+        free = own.switch("max_softmax").at_share(point.fine_share) or (None, None)
+        name = "switch, coarse's softmax, as many pixels"
+        yield row(name, point.fine_share, *free, None, None)
     yield of_head("oracle", "oracle", None, own)
 
 

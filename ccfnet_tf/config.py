@@ -34,6 +34,9 @@ Blend = Literal["soft", "hard"]
 SCALES = (0.5, 1.0)
 """Values of `model.coarse_scale` and `model.attention_scale`."""
 
+NAMED_WEIGHTS = ("imagenet", "none")
+"""Values of `model.backbone_weights` that are not paths."""
+
 CACHES = ("none", "memory")
 """Values of `data.cache` that are not paths."""
 

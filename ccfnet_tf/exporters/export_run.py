@@ -72,8 +72,8 @@ def export_run(
             if bar.disable:  # in log files and pipes: minutes without output look like a hang
                 console.print(description)
 
-        model = load_run(run)
         calibration = info.calibration()
+        model = load_run(run, calibration=calibration)
         keras = KerasNetwork(model, taxonomy=info.taxonomy, calibration=calibration)
         step("running Keras on reference images")
         with new_folder(artifact) as folder:
@@ -81,7 +81,7 @@ def export_run(
             write_reference(folder / REFERENCE, keras, images)
             step(f"writing {exporter.kind}")
             if exporter.precision != "float32":
-                model = load_run(run, precision=exporter.precision)
+                model = load_run(run, precision=exporter.precision, calibration=calibration)
             with _full_disk_as_os_error(folder):
                 left_out = exporter.write(model, parts, folder, calibration)
             step("verifying the file in a new process")

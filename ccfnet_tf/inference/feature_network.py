@@ -44,7 +44,7 @@ class FeatureNetwork:
     def __init__(self, source: str | Path | CCFNet) -> None:
         if isinstance(source, str | Path):
             self._calibration = read_run(source).calibration()
-            model = load_run(source)
+            model = load_run(source, calibration=self._calibration)
         else:
             self._calibration = UNCALIBRATED
             model = source

@@ -467,7 +467,8 @@ class CCFNet(MultiWorkerFit):
             chosen["fine"] = tf.where(hard, chosen["fine"], 0.0)
         for head, values in chosen.items():
             kept = losses.hardest(values, target.valid, self.ohem_share)
-            minimised[head] = tf.reduce_sum(mass * kept)
+            if kept is not pixelwise[head]:
+                minimised[head] = tf.reduce_sum(mass * kept)
         weights = vars(self.heads_weights)
         total = tf.add_n([weight * minimised[head] for head, weight in weights.items() if weight])
         return {"loss": total, **{f"{head}_loss": value for head, value in sums.items()}}

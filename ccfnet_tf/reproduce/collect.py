@@ -17,7 +17,6 @@ from ccfnet_tf.report.comparison import Compared, read_prediction, refuse_unlike
 from ccfnet_tf.report.read_evaluation_json import Evaluated
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun, refuse_foreign
 from ccfnet_tf.reproduce.results_file import ResultsFile
-from ccfnet_tf.reproduce.run import is_finished
 from ccfnet_tf.reproduce.verdict import Comparison, compared, over_seeds
 from ccfnet_tf.runs.write_run_files import sound_rows
 from ccfnet_tf.training.data_digest import Row, read_samples
@@ -50,13 +49,21 @@ class Finished:
         return read_prediction(self.path.name, self.path, name)
 
 
-def collect(plan: Plan, folder: Path, results: ResultsFile) -> dict[str, Any]:
+def collect(
+    plan: Plan, finished: Sequence[PlannedRun], folder: Path, results: ResultsFile
+) -> dict[str, Any]:
     """Returns the content of a study for the results file.
+
+    Args:
+        plan: The plan of the study.
+        finished: Those of its runs that are trained and scored.
+        folder: Folder of the study.
+        results: Says how often each recipe was scored.
 
     Raises:
         CCFNetError: A file of a finished run is damaged, or does not belong to the plan.
     """
-    runs = [found for run in plan.runs if (found := _finished(plan, run, folder))]
+    runs = [_finished(run, folder) for run in finished]
     refuse_other_data(runs)
     tree: dict[str, Any] = {
         "split": plan.split,
@@ -88,10 +95,8 @@ def collect(plan: Plan, folder: Path, results: ResultsFile) -> dict[str, Any]:
     return tree
 
 
-def _finished(plan: Plan, run: PlannedRun, folder: Path) -> Finished | None:
+def _finished(run: PlannedRun, folder: Path) -> Finished:
     path = folder / run.name
-    if not is_finished(plan, run, folder):
-        return None
     refuse_foreign(folder, run)
     return Finished(run, path, read_prediction(path.name, path).evaluated)
 

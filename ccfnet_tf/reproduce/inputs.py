@@ -11,15 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ccfnet_tf.config import RunConfig
+from ccfnet_tf.config import NAMED_WEIGHTS, RunConfig
 from ccfnet_tf.datasets.class_and_split_lists import plain_name
 from ccfnet_tf.datasets.open_data_set import read_parts
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.runs.run_folder import read_run
-
-NAMED = ("imagenet", "none")
-"""Values of `model.backbone_weights` that are no files."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def read_inputs(config: RunConfig, known: Sequence[Input] = ()) -> tuple[Input, 
 
 def _paths(config: RunConfig) -> Iterator[tuple[str, str]]:
     weights = config.model.backbone_weights
-    if weights not in NAMED:
+    if weights not in NAMED_WEIGHTS:
         yield "model.backbone_weights", weights
     for key, value in (
         ("model.init_from", config.model.init_from),

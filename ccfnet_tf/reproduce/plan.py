@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ccfnet_tf.config import RunConfig, from_yaml, to_yaml
+from ccfnet_tf.config import NAMED_WEIGHTS, RunConfig, from_yaml, to_yaml
 from ccfnet_tf.errors import DataError, RunError
 from ccfnet_tf.io.annotation_json import Record, read_json, records, text, whole
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
-from ccfnet_tf.reproduce.inputs import NAMED, Input
+from ccfnet_tf.reproduce.inputs import Input
 from ccfnet_tf.reproduce.recipes import RECIPES, SPLIT, Head, Recipe, Study, with_keys
 from ccfnet_tf.runs.run_folder import CHECKPOINTS, CONFIG, read_config
 from ccfnet_tf.runs.write_run_files import write_text
@@ -151,7 +151,7 @@ def recipe_digest(config: RunConfig, inputs: Sequence[Input]) -> str:
         inputs: What it reads, of which the content counts.
     """
     tree: dict[str, Any] = {"inputs": {each.key: each.digest for each in inputs}}
-    if config.model.backbone_weights in NAMED:
+    if config.model.backbone_weights in NAMED_WEIGHTS:
         tree["weights"] = config.model.backbone_weights
     for section, left_out in _NOT_IN_DIGEST.items():
         found = getattr(config, section)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from ccfnet_tf.config import RunConfig, to_yaml
-from ccfnet_tf.datasets.open_data_set import list_set, read_parts, with_format
+from ccfnet_tf.datasets.open_data_set import list_set, read_parts
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.io.locked_folder import locked_folder
 from ccfnet_tf.reproduce import equal_work, precision, timing
 from ccfnet_tf.reproduce.collect import collect
-from ccfnet_tf.reproduce.inputs import NAMED, read_inputs
+from ccfnet_tf.reproduce.inputs import read_inputs
 from ccfnet_tf.reproduce.pages import update_page
 from ccfnet_tf.reproduce.plan import (
     Plan,
@@ -33,6 +33,7 @@ from ccfnet_tf.reproduce.plan import (
 from ccfnet_tf.reproduce.recipes import Recipe, Study, with_keys
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.run import RESUME, carry_out, is_finished, say_run
+from ccfnet_tf.runs.absolute_paths import resolved_paths
 from ccfnet_tf.runs.write_run_files import write_text
 
 
@@ -107,11 +108,11 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
 def _write(plan: Plan, folder: Path, file: ResultsFile, page: Path) -> None:
     """Writes the results of all finished runs, and records those that were scored otherwise."""
     with file.locked():
+        finished = [run for run in plan.runs if is_finished(plan, run, folder)]
         if plan.split == "test":
-            for run in plan.runs:
-                if is_finished(plan, run, folder):
-                    file.record_once(plan, plan.recipe(run.recipe))
-        update_page(page, file.replace(plan.study, collect(plan, folder, file)))
+            for run in finished:
+                file.record_once(plan, plan.recipe(run.recipe))
+        update_page(page, file.replace(plan.study, collect(plan, finished, folder, file)))
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def prepare(request: Request, folder: Path, console: Console) -> Prepared:
         CCFNetError: The data or a file cannot be read, the budget is less than an epoch, or the
             study was started with other options.
     """
-    base = _absolute(request.config)
+    base = resolved_paths(request.config)  # runs may then be continued from another folder
     _refuse_folds(base, request.folds)
     earlier = _begun(folder)
     inputs = read_inputs(base, earlier.inputs if earlier else ())
@@ -234,24 +235,6 @@ def _resolve(
     width = equal_work.measure(folder / "equal_work.yaml", classes)
     note = f" ({width.channels} channels: {width.gmac:g} of {width.cascade_gmac:g} GMAC)"
     return resolved(recipe, base, epochs, width.channels), note
-
-
-def _absolute(config: RunConfig) -> RunConfig:
-    """Returns the configuration with absolute paths and the detected layout.
-
-    Runs may then be continued from another folder.
-    """
-    data = with_format(config.data)
-    data = replace(data, root=_path(data.root), lists=_path(data.lists))
-    data = replace(data, label_map=_path(data.label_map))
-    model = replace(config.model, init_from=_path(config.model.init_from))
-    if model.backbone_weights not in NAMED:
-        model = replace(model, backbone_weights=str(_path(model.backbone_weights)))
-    return replace(config, data=data, model=model)
-
-
-def _path(path: str | None) -> str | None:
-    return path if path is None or "://" in path else str(Path(path).expanduser().resolve())
 
 
 def _refuse_folds(config: RunConfig, folds: Sequence[int]) -> None:

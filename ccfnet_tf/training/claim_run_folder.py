@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ccfnet_tf.config import CACHES, DataConfig, Precision, RunConfig, from_yaml, parse_every
-from ccfnet_tf.datasets.open_data_set import with_format
+from ccfnet_tf.config import DataConfig, Precision, RunConfig, from_yaml, parse_every
 from ccfnet_tf.errors import ConfigError, ResourceError, RunError
 from ccfnet_tf.io.atomic_file import refuse_links, remove_leftovers
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
-from ccfnet_tf.network.backbone_weights import IMAGENET, NO_WEIGHTS
+from ccfnet_tf.runs.absolute_paths import resolved_paths
 from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_folder import (
     CHECKPOINTS,
@@ -178,35 +177,6 @@ def _resolved(config: RunConfig, auto: Precision | None = None) -> RunConfig:
     if precision == "auto":
         precision = auto or resolve_precision(precision)
     return resolved_paths(replace(config, train=replace(config.train, precision=precision)))
-
-
-def resolved_paths(config: RunConfig) -> RunConfig:
-    """Returns the configuration with absolute paths and the detected layout of its data."""
-    model, weights = config.model, config.model.backbone_weights
-    if weights not in (IMAGENET, NO_WEIGHTS):
-        weights = _absolute(weights)
-    init_from = model.init_from and _absolute(model.init_from)
-    return replace(
-        config,
-        data=_resolved_data(config.data),
-        model=replace(model, backbone_weights=weights, init_from=init_from),
-    )
-
-
-def _resolved_data(data: DataConfig) -> DataConfig:
-    """Returns the data configuration with absolute paths and the detected layout."""
-    return replace(
-        data,
-        format=with_format(data).format,
-        root=data.root and _absolute(data.root),
-        lists=data.lists and _absolute(data.lists),
-        label_map=data.label_map and _absolute(data.label_map),
-        cache=data.cache if data.cache in CACHES else _absolute(data.cache),
-    )
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).expanduser().resolve())
 
 
 def _with_free_keys(earlier: RunConfig, now: RunConfig) -> RunConfig:

@@ -28,12 +28,12 @@ from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.io.new_folder import refuse_file
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.report.evaluation_tables import percent
+from ccfnet_tf.runs.absolute_paths import resolved_paths
 from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_command import run_command
 from ccfnet_tf.runs.run_folder import CHECKPOINTS, CROSSVAL_CONFIG, CROSSVAL_RESULT
 from ccfnet_tf.runs.write_run_files import write_text
 from ccfnet_tf.training.check_data import refuse_absent
-from ccfnet_tf.training.claim_run_folder import resolved_paths
 from ccfnet_tf.training.data_digest import Row, read_samples
 from ccfnet_tf.training.distribution.devices import cluster_of
 

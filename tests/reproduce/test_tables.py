@@ -21,6 +21,7 @@ from ccfnet_tf.reproduce.pages import update_page
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun
 from ccfnet_tf.reproduce.recipes import DATA_SETS, PAPER
 from ccfnet_tf.reproduce.results_file import ResultsFile
+from ccfnet_tf.reproduce.run import is_finished
 from ccfnet_tf.reproduce.verdict import compared
 from tests.conftest import REPOSITORY
 from tests.report.conftest import IMAGES, TAXONOMY, Drawn, load, samples, write_evaluated
@@ -34,7 +35,8 @@ def results(tmp_path: Path) -> ResultsFile:
 def written(tmp_path: Path, plan: Plan, folder: Path) -> tuple[dict[str, Any], str]:
     """Collects a study; returns its results and the page."""
     file, page = results(tmp_path), tmp_path / "results.md"
-    tree = file.replace(plan.study, collect(plan, folder, file))
+    finished = [run for run in plan.runs if is_finished(plan, run, folder)]
+    tree = file.replace(plan.study, collect(plan, finished, folder, file))
     update_page(page, tree)
     return tree, page.read_text()
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_yaml
 from ccfnet_tf.errors import ConfigError, DataError, RunError
-from ccfnet_tf.training.claim_run_folder import resolved_paths
+from ccfnet_tf.runs.absolute_paths import resolved_paths
 from ccfnet_tf.training.crossval import _finished, crossval
 from ccfnet_tf.training.data_digest import Row, write_digest
 from tests.epoch_states import write_state

@@ -1,0 +1,38 @@
+"""The configuration of a run, independent of the folder that a command was started in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ccfnet_tf.config import CACHES, NAMED_WEIGHTS, DataConfig, RunConfig
+from ccfnet_tf.datasets.open_data_set import with_format
+
+
+def resolved_paths(config: RunConfig) -> RunConfig:
+    """Returns the configuration with absolute paths and the detected layout of its data."""
+    model, weights = config.model, config.model.backbone_weights
+    if weights not in NAMED_WEIGHTS:
+        weights = _absolute(weights)
+    init_from = model.init_from and _absolute(model.init_from)
+    return replace(
+        config,
+        data=_resolved_data(config.data),
+        model=replace(model, backbone_weights=weights, init_from=init_from),
+    )
+
+
+def _resolved_data(data: DataConfig) -> DataConfig:
+    """Returns the data configuration with absolute paths and the detected layout."""
+    return replace(
+        data,
+        format=with_format(data).format,
+        root=data.root and _absolute(data.root),
+        lists=data.lists and _absolute(data.lists),
+        label_map=data.label_map and _absolute(data.label_map),
+        cache=data.cache if data.cache in CACHES else _absolute(data.cache),
+    )
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).expanduser().resolve())
