@@ -131,7 +131,13 @@ ABLATIONS = (
         "fine",
         without_coarse=True,
     ),
+    Recipe("no_ema", "the weights themselves, not their running average", {"train.ema": 0.0}),
     Recipe("weight_decay", "weight decay 0.5", {"train.weight_decay": 0.5}),
+    Recipe(
+        "augmentation",
+        "stronger augmentation: rotation, colour, hidden rectangles",
+        {"data.rotate": 10.0, "data.colour": 0.6, "data.cutout": 0.1},
+    ),
     Recipe("crop_185", "crops of 185 pixels", {"data.crop": 185}),
     Recipe("wide_scale", "training scales 0.5 to 2", {"data.scale": (0.5, 2.0)}),
 )

@@ -55,7 +55,7 @@ def test_every_recipe_changes_the_presets_but_the_cascade(data_set: str) -> None
     base = from_tree(tree)
     digests = {each.name: recipe_digest(each.applied(base), ()) for each in (*CLAIM, *ABLATIONS)}
     same = {name for name, digest in digests.items() if digest == recipe_digest(base, ())}
-    assert same == {"cascade", "gate_attention", "one_scale"}  # left out of the ablations
+    assert same == {"cascade", "gate_affine", "one_scale"}  # left out of the ablations
     assert digests["fine_wide"] == digests["fine_alone"]  # before its width is known
     assert len(set(digests.values())) == len(digests) - 3
     for recipe in (*CLAIM, *ABLATIONS):
@@ -71,8 +71,9 @@ def test_every_recipe_changes_the_presets_but_the_cascade(data_set: str) -> None
     "keys",
     [
         {"model.gate": "affine", "model.coarse_scale": 0.5},
-        {"model.blend": "hard", "train.fine_loss_pixels": "hard"},
-        {"model.coarse_scale": 0.5, "model.attention_scale": 0.5, "model.blend": "hard"},
+        {"model.gate": "attention", "model.blend": "hard", "train.fine_loss_pixels": "hard"},
+        {"model.gate": "attention", "model.coarse_scale": 0.5, "model.blend": "hard"},
+        {"model.coarse_scale": 0.5, "model.attention_scale": 0.5},
     ],
 )
 def test_every_recipe_is_valid_for_another_cascade(tmp_path: Path, keys: dict[str, str]) -> None:
