@@ -57,7 +57,11 @@ def test_completion_has_every_command_and_option(
     assert "print_shtab" not in printed
 
 
-def ask_bash(script: Path, line: str) -> str:
+def ask_bash(script: Path, lines: list[str]) -> list[str]:
+    return [_ask_bash(script, line) for line in lines]
+
+
+def _ask_bash(script: Path, line: str) -> str:
     words = line.split(" ")
     ask = (
         f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _ccfnet_tf; "
@@ -67,27 +71,26 @@ def ask_bash(script: Path, line: str) -> str:
     return _said(["bash", "-c", ask], script.parent / "home")
 
 
-def ask_fish(script: Path, line: str) -> str:
-    return _said(
-        ["fish", "--no-config", "-c", f"source {script}; complete -C '{line}'"],
-        script.parent / "home",
-    )
+def ask_fish(script: Path, lines: list[str]) -> list[str]:
+    fish, home = ["fish", "--no-config", "-c"], script.parent / "home"
+    return [_said([*fish, f"source {script}; complete -C '{line}'"], home) for line in lines]
 
 
-def ask_zsh(script: Path, line: str) -> str:
-    """Types a line and Tab into a terminal, and reads the line's last word."""
+def ask_zsh(script: Path, lines: list[str]) -> list[str]:
+    """Types each line and Tab into a terminal, and reads the line's last word."""
     process, screen = pty.fork()
     if not process:
         os.chdir(script.parent / "home")
         os.execvpe("zsh", ["zsh", "-f", "-i"], _environment(script.parent / "home"))
     try:
         _type(screen, f"source {script}; echo BE''GUN\n", until=b"BEGUN")
-        # Then inserts text at the start and end of the line, to print it instead of running it.
-        typed = _type(screen, f"{line}\t\x01echo 'GOT \x05 E''ND'\n", until=b" END")
+        # Inserts text at the start and end of the line, to print it instead of running it.
+        keys = "{}\t\x01echo 'GOT \x05 E''ND'\n"
+        typed = [_type(screen, keys.format(line), until=b" END") for line in lines]
     finally:
         os.close(screen)
         os.waitpid(process, 0)
-    return typed.decode().rpartition("GOT")[2].split(" END")[0].split()[-1]
+    return [each.decode().rpartition("GOT")[2].split(" END")[0].split()[-1] for each in typed]
 
 
 def _type(screen: int, keys: str, *, until: bytes) -> bytes:
@@ -112,7 +115,11 @@ def _environment(home: Path) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "HOME": str(home), "TERM": "dumb"}
 
 
-ASK: dict[str, Callable[[Path, str], str]] = {"bash": ask_bash, "zsh": ask_zsh, "fish": ask_fish}
+ASK: dict[str, Callable[[Path, list[str]], list[str]]] = {
+    "bash": ask_bash,
+    "zsh": ask_zsh,
+    "fish": ask_fish,
+}
 
 
 @pytest.mark.parametrize("shell", ASK)
@@ -124,4 +131,5 @@ def test_a_shell_completes(shell: str, tmp_path: Path, capsys: pytest.CaptureFix
     script.write_text(capsys.readouterr().out)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "statues.png").touch()
-    assert {line: ASK[shell](script, line) for line, _ in LINES} == dict(LINES)
+    lines = [line for line, _ in LINES]
+    assert dict(zip(lines, ASK[shell](script, lines), strict=True)) == dict(LINES)
