@@ -22,7 +22,14 @@ from ccfnet_tf.evaluation.boundaries import BANDS, RINGS, boundary_counts, ring_
 from ccfnet_tf.evaluation.confusion import ClassCounts, Confusion, ratio
 from ccfnet_tf.evaluation.easy_hard import HEADS, GroupAccuracy
 from ccfnet_tf.evaluation.hard_switch import SWITCHES, THRESHOLDS, HardSwitch, count_switch
-from ccfnet_tf.evaluation.image_table import CELLS, NUMBERS, ImageTable, cells_of
+from ccfnet_tf.evaluation.image_table import (
+    CELLS,
+    COMPARED,
+    NEAR_PREFIX,
+    NUMBERS,
+    ImageTable,
+    cells_of,
+)
 from ccfnet_tf.evaluation.pixel_scores import HeadScores, calibrated, calibrated_attention, sigmoid
 from ccfnet_tf.evaluation.reliability import BINS as RELIABILITY_BINS
 from ccfnet_tf.evaluation.reliability import (
@@ -403,10 +410,11 @@ def _count_image(
     counts["changed"] = np.stack(rows, axis=1).astype(np.int64)
     changed = counts["changed"].sum(axis=0)
     numbers = [index, *label.shape, places.size, *changed, *sums]
-    cells = {
-        head: cells_of(truth, predictions[PREDICTIONS.index(head)], classes, index)
-        for head in CELLS
-    }
+    cells: Counts = {}
+    for prefix, chosen in (("", np.s_[:]), (NEAR_PREFIX, ring <= NEAR)):
+        for compared in COMPARED:
+            found = predictions[PREDICTIONS.index(compared)][chosen]
+            cells[prefix + compared] = cells_of(truth[chosen], found, classes, index)
     return counts, ImageTable((name,), np.array([numbers], np.int64), cells)
 
 

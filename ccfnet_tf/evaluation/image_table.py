@@ -19,9 +19,15 @@ from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.easy_hard import HEADS
 from ccfnet_tf.evaluation.reliability import STEP
 
-CELLS = (*HEADS, "average")
+COMPARED = (*HEADS, "average")
 """Predictions whose confusion matrices are kept: the heads, and the plain average of coarse and
 fine."""
+
+NEAR_PREFIX = "near_"
+
+CELLS = (*COMPARED, *(NEAR_PREFIX + prediction for prediction in COMPARED))
+"""Names of the confusion matrices: of all labelled pixels, and with `NEAR_PREFIX` of those within
+4 pixels of a boundary."""
 
 NUMBERS = (
     "index",

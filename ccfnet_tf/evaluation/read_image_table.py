@@ -97,7 +97,8 @@ def read_cells(path: Path, classes: int) -> ImageCells:
         _refuse_other_cells(names, cells, classes)
     except DAMAGE as error:
         raise DataError(
-            f"{path}: damaged ({type(error).__name__}: {first_line(error)}): {_AGAIN}"
+            f"{path}: damaged, or of an older version ({type(error).__name__}: "
+            f"{first_line(error)}): {_AGAIN}"
         ) from error
     return ImageCells(tuple(names.tolist()), cells)
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ccfnet_tf.errors import ConfigError, DataError, printable
 from ccfnet_tf.evaluation.bootstrap import RESAMPLES, Interval, Resampled, bootstrap, image_counts
+from ccfnet_tf.evaluation.image_table import NEAR_PREFIX
 from ccfnet_tf.evaluation.read_image_table import IMAGES_NPZ, read_cells
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.report.evaluation_in_words import counted
@@ -59,7 +60,8 @@ class Compared:
         path: Folder of the run.
         evaluated: Its `evaluation.json`.
         images: Names of the N images.
-        counts: int64 [N, 3, C]; truth, predicted and hits of refine in each image.
+        counts: int64 [N, 3, C]; truth, predicted and hits of a prediction in each image.
+        near: The same within 4 pixels of the boundaries of the label.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Compared:
     evaluated: Evaluated
     images: tuple[str, ...]
     counts: np.ndarray
+    near: np.ndarray
 
 
 def read_compared(paths: Sequence[Path]) -> list[Compared]:
@@ -208,7 +211,7 @@ def read_prediction(name: str, path: Path, prediction: str = "refine") -> Compar
     Args:
         name: Name of the run in tables and plots.
         path: Its folder.
-        prediction: The prediction that is counted, one of `image_table.CELLS`.
+        prediction: The prediction that is counted, one of `image_table.COMPARED`.
 
     Raises:
         DataError: A file is missing or damaged, or the two are of different evaluations.
@@ -216,7 +219,10 @@ def read_prediction(name: str, path: Path, prediction: str = "refine") -> Compar
     evaluated = Evaluated.read(path / EVALUATION)
     classes = len(evaluated.classes)
     cells = read_cells(path / IMAGES_NPZ, classes)
-    counts = image_counts(cells.cells[prediction], len(cells.names), classes)
+    counts, near = (
+        image_counts(cells.cells[prefix + prediction], len(cells.names), classes)
+        for prefix in ("", NEAR_PREFIX)
+    )
     pixels, hits = (int(counts[:, row].sum()) for row in (0, 2))
     accuracy = evaluated.number(prediction, "pixel_accuracy")
     same = pixels == evaluated.count("pixels") and (
@@ -227,7 +233,7 @@ def read_prediction(name: str, path: Path, prediction: str = "refine") -> Compar
             f"{path / IMAGES_NPZ}: belongs to another evaluation than {EVALUATION}: run `ccfnet-tf "
             "evaluate` again"
         )
-    return Compared(name, path, evaluated, cells.names, counts)
+    return Compared(name, path, evaluated, cells.names, counts, near)
 
 
 def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from ccfnet_tf.errors import DataError, RunError
-from ccfnet_tf.evaluation.image_table import CELLS
+from ccfnet_tf.evaluation.image_table import COMPARED, NEAR_PREFIX
 from ccfnet_tf.io.annotation_json import Record, read_json, records
 from ccfnet_tf.report.comparison import Compared, read_prediction, refuse_unlike
 from ccfnet_tf.report.read_evaluation_json import Evaluated
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun, refuse_foreign
 from ccfnet_tf.reproduce.results_file import ResultsFile
-from ccfnet_tf.reproduce.verdict import Comparison, compared, over_seeds
+from ccfnet_tf.reproduce.verdict import Comparison, differences, over_seeds
 from ccfnet_tf.runs.write_run_files import sound_rows
 from ccfnet_tf.training.data_digest import Row, read_samples
 
@@ -45,7 +45,7 @@ class Finished:
     evaluated: Evaluated
 
     def prediction(self, name: str) -> Compared:
-        """Returns the counts per image of one of `CELLS`."""
+        """Returns the counts per image of one of `COMPARED`."""
         return read_prediction(self.path.name, self.path, name)
 
 
@@ -140,7 +140,7 @@ def _row(found: Finished, epochs: int) -> dict[str, Any]:
         **_machine(found.path),
         "images": found.evaluated.count("pictures"),
         "pixels": found.evaluated.count("pixels"),
-        "figures": {name: _figures(found.evaluated, name) for name in CELLS},
+        "figures": {name: _figures(found.evaluated, name) for name in COMPARED},
         "scores_of_coarse": {
             score: {key: number("scores", "coarse", score, key) for key in RANKINGS}
             for score in SCORES
@@ -152,7 +152,7 @@ def _figures(evaluated: Evaluated, name: str) -> dict[str, float | None]:
     keys = ("pixel_accuracy", "class_accuracy", "class_accuracy_all", "mean_iou", "mean_iou_all")
     near = ("cascade", "near_boundaries", NEAR, name)
     return {key: evaluated.number(name, key) for key in keys} | {
-        f"near_{key}": evaluated.number(*near, key) for key in ("pixel_accuracy", "mean_iou")
+        NEAR_PREFIX + key: evaluated.number(*near, key) for key in ("pixel_accuracy", "mean_iou")
     }
 
 
@@ -240,7 +240,10 @@ def _planned(plan: Plan, recipe: str) -> int:
 def _compared(pairs: Sequence[tuple[Compared, Compared]], planned: int) -> Comparison:
     for one, other in pairs:
         refuse_unlike(one, other)
-    return compared([(one.counts, other.counts) for one, other in pairs], planned)
+    everywhere = differences([(one.counts, other.counts) for one, other in pairs], planned)
+    near = differences([(one.near, other.near) for one, other in pairs], planned)
+    prefixed = {NEAR_PREFIX + name: difference for name, difference in near.items()}
+    return Comparison(len(pairs), everywhere | prefixed)
 
 
 def _difficulty(runs: Sequence[Finished], planned: int) -> list[dict[str, Any]]:
@@ -264,12 +267,12 @@ def _difficulty(runs: Sequence[Finished], planned: int) -> list[dict[str, Any]]:
 
 def _over_folds(runs: Sequence[Finished]) -> dict[str, Any]:
     """Returns mean and deviation of each figure over folds."""
-    rows = [{name: _figures(found.evaluated, name) for name in CELLS} for found in runs]
+    rows = [{name: _figures(found.evaluated, name) for name in COMPARED} for found in runs]
     if not rows:
         return {}
     return {
         name: {key: spread_of([row[name][key] for row in rows]) for key in rows[0][name]}
-        for name in CELLS
+        for name in COMPARED
     }
 
 

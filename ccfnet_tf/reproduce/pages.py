@@ -32,6 +32,8 @@ from ccfnet_tf.runs.write_run_files import write_text
 
 FIGURES = ("mean_iou", "pixel_accuracy", "near_mean_iou", "near_pixel_accuracy")
 HEADINGS = ("mean IoU", "accuracy", "mean IoU near boundaries", "accuracy near boundaries")
+DIFFERENCES = ("mean_iou", "near_mean_iou")
+GAIN_HEADINGS = ("difference", "difference near boundaries")
 PROVENANCE = ("seeds", "steps", "minutes", "skipped steps", "scorings", "commit", "machine")
 NOT_RUN = "not run"
 NONE = "-"
@@ -124,7 +126,7 @@ def claim_table(results: Record) -> str:
     lines = [
         _about(study, "claim"),
         "",
-        *_table(("trained", *HEADINGS, "difference", "refine is better", *PROVENANCE), rows),
+        *_table(("trained", *HEADINGS, *GAIN_HEADINGS, "refine is better", *PROVENANCE), rows),
         "",
         f"Refine is above all four in mean IoU: **{_overall(study)}**.",
         "",
@@ -191,7 +193,10 @@ def ablation_table(results: Record) -> str:
     lines = [
         _about(study, "ablations"),
         "",
-        *_table(("recipe", *HEADINGS, "difference", "better than the cascade", *PROVENANCE), rows),
+        *_table(
+            ("recipe", *HEADINGS, *GAIN_HEADINGS, "better than the cascade", *PROVENANCE),
+            rows,
+        ),
     ]
     return "\n".join(lines)
 
@@ -267,12 +272,13 @@ def _row(study: Record | None, recipe: Recipe, label: str, head: str) -> Cells:
     if not runs:
         other = study["same"].get(recipe.name) if study else None
         state = NOT_RUN if other is None else f"same as {other}"
-        return (label, state, *[NONE] * (len(HEADINGS) + 1 + len(PROVENANCE)))
+        return (label, state, *[NONE] * (len(HEADINGS) + len(DIFFERENCES) + len(PROVENANCE)))
     figures = [_spread(spread_of([run["figures"][head][key] for run in runs])) for key in FIGURES]
     comparison = _comparison(study, recipe.name, head)
     verdict = comparison["mean_iou"]["verdict"] if comparison else NONE
     where_from = _provenance(study, recipe.name, runs)
-    return (label, *figures, _difference(comparison), verdict, *where_from)
+    gains = [_difference(comparison, figure) for figure in DIFFERENCES]
+    return (label, *figures, *gains, verdict, *where_from)
 
 
 def _provenance(study: Any, recipe: str, runs: Sequence[Record]) -> Cells:
@@ -303,10 +309,10 @@ def _comparison(study: Record | None, recipe: str, head: str) -> Record | None:
     return None
 
 
-def _difference(comparison: Record | None) -> str:
-    if comparison is None or comparison["mean_iou"]["mean"] is None:
+def _difference(comparison: Record | None, figure: str) -> str:
+    if comparison is None or comparison[figure]["mean"] is None:
         return NONE
-    found = comparison["mean_iou"]
+    found = comparison[figure]
     spread = "" if found["spread"] is None else f" ± {100 * found['spread']:.2f}"
     ends = f"{100 * found['low']:+.2f} to {100 * found['high']:+.2f}"
     return f"{100 * found['mean']:+.2f}{spread} ({ends})"

@@ -68,7 +68,8 @@ class Comparison:
 
     Attributes:
         pairs: Number of pairs.
-        figures: For each of `bootstrap.FIGURES` its difference.
+        figures: For each of `bootstrap.FIGURES` its difference, and with the prefix `near_` that
+            within 4 pixels of boundaries.
     """
 
     pairs: int
@@ -79,10 +80,10 @@ class Comparison:
         return {"pairs": self.pairs} | {name: asdict(each) for name, each in self.figures.items()}
 
 
-def compared(
+def differences(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]], planned: int | None = None
-) -> Comparison:
-    """Compares recipes.
+) -> dict[str, Difference]:
+    """Returns the difference of each of `bootstrap.FIGURES` between two recipes.
 
     Args:
         pairs: For each pair of runs the counts int64 [N, 3, C] of `bootstrap.image_counts`, of the
@@ -93,13 +94,10 @@ def compared(
     drawn = [resampled_figures(pair, resamples=RESAMPLES, seed=0) for pair in pairs]
     resamples = np.mean([each[0] - each[1] for each in drawn], axis=0)  # [R, F]
     values = np.stack([whole_figures(one) - whole_figures(other) for one, other in pairs])
-    return Comparison(
-        len(pairs),
-        {
-            name: _difference(values[:, column], resamples[:, column], planned or len(pairs))
-            for column, name in enumerate(FIGURES)
-        },
-    )
+    return {
+        name: _difference(values[:, column], resamples[:, column], planned or len(pairs))
+        for column, name in enumerate(FIGURES)
+    }
 
 
 def _difference(values: np.ndarray, resamples: np.ndarray, planned: int) -> Difference:

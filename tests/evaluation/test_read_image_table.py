@@ -12,6 +12,7 @@ import pytest
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.bootstrap import image_counts
 from ccfnet_tf.evaluation.evaluation import Evaluation
+from ccfnet_tf.evaluation.image_table import CELLS
 from ccfnet_tf.evaluation.read_image_table import read_cells, read_rows
 from ccfnet_tf.labels import Taxonomy, distinct_colours
 from tests.evaluation.conftest import drawn
@@ -40,6 +41,9 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     for prediction in ("coarse", "fine", "refine", "average"):
         summed = image_counts(cells.cells[prediction], 4, 3).sum(axis=0)
         np.testing.assert_array_equal(summed, found.classes(prediction).counts)
+        near = image_counts(cells.cells[f"near_{prediction}"], 4, 3).sum(axis=0)
+        np.testing.assert_array_equal(near, found.classes(prediction, within=4).counts)
+        assert 0 < near.sum() < summed.sum()
 
 
 @pytest.mark.parametrize("change", ["", "nan", "1.5", "much", "cut", "bytes"])
@@ -62,13 +66,21 @@ def test_a_damaged_table_is_refused(change: str, tmp_path: Path) -> None:
         read_rows(path)
 
 
-def saved(**arrays: np.ndarray) -> bytes:
+ROWS = np.array([[0, 1, 2, 5]], np.int64)
+
+
+def saved(**changed: np.ndarray | None) -> bytes:
+    """Returns the content of `images.npz` with some arrays changed, or left out if None."""
+    arrays = {"names": np.array(["a"]), **dict.fromkeys(CELLS, ROWS), **changed}
     file = io.BytesIO()
-    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    kept = {name: array for name, array in arrays.items() if array is not None}
+    np.savez_compressed(file, **kept)  # type: ignore[arg-type]
     return file.getvalue()
 
 
-CELLS = np.array([[0, 1, 2, 5]], np.int64)
+def test_sound_arrays_are_read(tmp_path: Path) -> None:
+    (tmp_path / "images.npz").write_bytes(saved())
+    assert read_cells(tmp_path / "images.npz", 3).names == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -76,18 +88,19 @@ CELLS = np.array([[0, 1, 2, 5]], np.int64)
     [
         b"",
         b"PK\3\4",
-        saved(names=np.array(["a"]), coarse=CELLS, fine=CELLS),
-        saved(names=np.array([1]), coarse=CELLS, fine=CELLS, refine=CELLS),
-        saved(names=np.array(["a"]), coarse=CELLS, fine=CELLS, refine=CELLS + 1),
-        saved(names=np.array(["a"]), coarse=CELLS, fine=CELLS, refine=-CELLS),
-        saved(names=np.array(["a"]), coarse=CELLS, fine=CELLS, refine=CELLS.astype(float)),
-        saved(names=np.array(["a"]), coarse=CELLS, fine=CELLS, refine=CELLS[:, :3]),
+        saved(average=None),
+        saved(near_refine=None),  # written before there were such counts
+        saved(names=np.array([1])),
+        saved(refine=ROWS + 1),
+        saved(near_fine=-ROWS),
+        saved(refine=ROWS.astype(float)),
+        saved(refine=ROWS[:, :3]),
     ],
 )
 def test_damaged_arrays_are_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "images.npz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"images\.npz: damaged .*: run `ccfnet-tf evaluate` again"):
+    with pytest.raises(DataError, match=r"images\.npz: damaged.*: run `ccfnet-tf evaluate` again"):
         read_cells(path, 3)
 
 

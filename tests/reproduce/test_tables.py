@@ -22,7 +22,7 @@ from ccfnet_tf.reproduce.plan import Plan, PlannedRun
 from ccfnet_tf.reproduce.recipes import ABLATIONS, DATA_SETS, PAPER
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.run import is_finished
-from ccfnet_tf.reproduce.verdict import compared
+from ccfnet_tf.reproduce.verdict import differences
 from tests.conftest import REPOSITORY
 from tests.report.conftest import IMAGES, TAXONOMY, Drawn, load, samples, write_evaluated
 from tests.reproduce.conftest import Finish, base_config, plan_of
@@ -116,10 +116,16 @@ def test_differences_are_those_of_the_heads_in_question(
     plan, folder = claim
     tree, _ = written(tmp_path, plan, folder)
 
-    def counts(recipe: str, seed: int, head: str) -> Any:
+    def counts(recipe: str, seed: int, name: str) -> Any:
         run = folder / f"{recipe}-fold0-seed{seed}"
         cells = read_cells(run / "images.npz", 4)
-        return image_counts(cells.cells[head], len(cells.names), 4)
+        return image_counts(cells.cells[name], len(cells.names), 4)
+
+    def pairs_of(recipe: str, head: str, prefix: str) -> list[tuple[Any, Any]]:
+        return [
+            (counts("cascade", seed, f"{prefix}refine"), counts(recipe, seed, f"{prefix}{head}"))
+            for seed in range(3)
+        ]
 
     for recipe, head in (
         ("cascade", "average"),
@@ -127,11 +133,13 @@ def test_differences_are_those_of_the_heads_in_question(
         ("fine_alone", "fine"),
     ):
         found = next(each for each in tree["claim"]["comparisons"] if each["recipe"] == recipe)
-        pairs = [
-            (counts("cascade", seed, "refine"), counts(recipe, seed, head)) for seed in range(3)
-        ]
         assert found["head"] == head
-        assert found["mean_iou"]["mean"] == pytest.approx(compared(pairs).figures["mean_iou"].mean)
+        for prefix in ("", "near_"):
+            expected = differences(pairs_of(recipe, head, prefix))["mean_iou"]
+            own = found[f"{prefix}mean_iou"]
+            assert (own["mean"], own["low"]) == pytest.approx((expected.mean, expected.low))
+        assert found["near_mean_iou"] != found["mean_iou"]
+        pairs = pairs_of(recipe, head, "")
         gain = bootstrap([pairs[0][1], pairs[0][0]])[1].gains["mean_iou"]
         assert gain is not None
         assert found["mean_iou"]["values"][0] == pytest.approx(gain.value)
@@ -166,7 +174,7 @@ def test_what_was_not_run_is_said_so(tmp_path: Path, finish: Finish) -> None:
             ["`crop_185`: crops of 185 pixels"] if table == "ablations" else []
         )
     crop = next(row for row in rows_of(page, "ablations") if row[0].startswith("`crop_185`"))
-    assert crop[6] == "not shown"  # a single seed
+    assert crop[7] == "not shown"  # a single seed
     cascade, changed = (run["figures"]["refine"]["mean_iou"] for run in tree["ablations"]["runs"])
     assert crop[5].startswith(f"{100 * (changed - cascade):+.2f} (")
     assert f"{changed:.4f}" != f"{cascade:.4f}"

@@ -7,7 +7,7 @@ import pytest
 
 from ccfnet_tf.evaluation.bootstrap import RESAMPLES, draw
 from ccfnet_tf.evaluation.confusion import Confusion
-from ccfnet_tf.reproduce.verdict import compared, decide, over_seeds
+from ccfnet_tf.reproduce.verdict import decide, differences, over_seeds
 from tests.evaluation.test_bootstrap import CLASSES, counts_of, matrices
 
 
@@ -38,7 +38,7 @@ def test_without_images_the_spread_alone_decides() -> None:
 
 def test_intervals_are_those_of_the_mean_over_pairs() -> None:
     pairs = [(matrices(seed), matrices(seed + 10)) for seed in range(3)]
-    found = compared([(counts_of(one), counts_of(other)) for one, other in pairs])
+    found = differences([(counts_of(one), counts_of(other)) for one, other in pairs])
     rng = np.random.default_rng(0)  # the same draws for every pair
     times = np.concatenate([draw(rng, 100, 9) for _ in range(RESAMPLES // 100)]).astype(int)
 
@@ -49,8 +49,7 @@ def test_intervals_are_those_of_the_mean_over_pairs() -> None:
         return value
 
     whole = [mean_iou(np.ones(9, int), a) - mean_iou(np.ones(9, int), b) for a, b in pairs]
-    assert found.pairs == 3
-    iou = found.figures["mean_iou"]
+    iou = found["mean_iou"]
     np.testing.assert_allclose(iou.values, whole)
     assert iou.mean == pytest.approx(np.mean(whole))
     assert iou.spread == pytest.approx(np.std(whole, ddof=1))
@@ -62,13 +61,13 @@ def test_intervals_are_those_of_the_mean_over_pairs() -> None:
 
 def test_a_recipe_is_not_better_than_itself() -> None:
     counts = [counts_of(matrices(seed)) for seed in range(3)]
-    same = compared([(each, each) for each in counts]).figures["mean_iou"]
+    same = differences([(each, each) for each in counts])["mean_iou"]
     assert (same.mean, same.low, same.high, same.verdict) == (0, 0, 0, "not shown")
 
 
 def test_without_a_labelled_pixel_nothing_is_shown() -> None:
     nothing = np.zeros((4, 3, 2), np.int64)
-    found = compared([(nothing, nothing)] * 3).figures["pixel_accuracy"]
+    found = differences([(nothing, nothing)] * 3)["pixel_accuracy"]
     assert (found.mean, found.low, found.verdict) == (None, None, "not shown")
 
 
@@ -76,6 +75,6 @@ def test_an_image_without_labels_does_not_hide_the_others() -> None:
     one, other = (counts_of(matrices(seed)) for seed in (0, 1))
     void = np.zeros((30, *one.shape[1:]), np.int64)
     sparse = [np.concatenate([each[:1], void]) for each in (one, other)]
-    found = compared([(sparse[0], sparse[1])] * 3).figures["pixel_accuracy"]
+    found = differences([(sparse[0], sparse[1])] * 3)["pixel_accuracy"]
     assert found.mean is not None
     assert found.low == found.high == pytest.approx(found.mean)
