@@ -25,6 +25,9 @@ FREE = ("fine_difficulty", "max_softmax", "entropy", "margin", "disagreement")
 """Scores of coarse's errors that need no head of their own."""
 
 SCORES = ("difficulty", "attention", *FREE)
+OWN_PARTS = ("average", "fine")
+"""Predictions of the cascade that refine is compared with."""
+
 RANKINGS = ("auroc", "average_precision")
 NEAR = "4"
 """Pixels from a boundary, as a key of `evaluation.json`."""
@@ -202,17 +205,16 @@ def _plain(value: object) -> str | int | None:
 
 
 def _comparisons(plan: Plan, runs: Sequence[Finished]) -> Iterable[tuple[str, str, Comparison]]:
-    """Yields refine of the cascade against each other recipe, and against its own average.
+    """Yields refine of the cascade against each other recipe, and against its own parts.
 
     In the claim, a difference above 0 says that refine of the cascade is better. Of ablations, the
     difference is that of the ablation to the cascade.
     """
     cascade = dict(_by_place(runs, "cascade"))
     if plan.study == "claim" and cascade:
-        pairs = [
-            (each.prediction("refine"), each.prediction("average")) for each in cascade.values()
-        ]
-        yield "cascade", "average", _compared(pairs, _planned(plan, "cascade"))
+        for own in OWN_PARTS:
+            pairs = [(each.prediction("refine"), each.prediction(own)) for each in cascade.values()]
+            yield "cascade", own, _compared(pairs, _planned(plan, "cascade"))
     for recipe in plan.recipes:
         others = dict(_by_place(runs, recipe.name))
         places = [place for place in cascade if place in others]

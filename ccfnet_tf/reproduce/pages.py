@@ -140,6 +140,7 @@ def _claim_rows(study: Record | None) -> Iterator[Cells]:
         yield _row(study, recipe, _summary(study, recipe), recipe.head)
         if recipe is CASCADE:
             yield _row(study, recipe, "plain average of its coarse and fine", "average")
+            yield _row(study, recipe, "fine of the cascade, for comparison", "fine")
 
 
 def _summary(study: Record | None, recipe: Recipe) -> str:

@@ -70,17 +70,17 @@ def test_the_claim_has_the_figures_of_its_runs(claim: tuple[Plan, Path], tmp_pat
     rows = [*rows_of(page, "claim")]
     assert all(len(row) == len(rows[0]) for row in rows)
     assert [row[0][:22] for row in rows[2:]] == [
-        "refine of the cascade:", "plain average of its c", "coarse trained alone",
-        "fine trained alone", "fine trained alone, as",
+        "refine of the cascade:", "plain average of its c", "fine of the cascade, f",
+        "coarse trained alone", "fine trained alone", "fine trained alone, as",
     ]  # fmt: skip
-    cascade, average, coarse, fine, wide = (
+    cascade, average, own_fine, coarse, fine, wide = (
         dict(zip(rows[0], row, strict=True)) for row in rows[2:]
     )
     evaluations = [
         json.loads((folder / f"{run}/evaluation.json").read_text())
         for run in ("cascade-fold0-seed0", "cascade-fold0-seed1", "cascade-fold0-seed2")
     ]
-    for row, head in ((cascade, "refine"), (average, "average")):
+    for row, head in ((cascade, "refine"), (average, "average"), (own_fine, "fine")):
         values = [100 * each[head]["mean_iou"] for each in evaluations]
         wanted = f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
         assert row["mean IoU"] == wanted
@@ -129,11 +129,15 @@ def test_differences_are_those_of_the_heads_in_question(
 
     for recipe, head in (
         ("cascade", "average"),
+        ("cascade", "fine"),
         ("coarse_alone", "coarse"),
         ("fine_alone", "fine"),
     ):
-        found = next(each for each in tree["claim"]["comparisons"] if each["recipe"] == recipe)
-        assert found["head"] == head
+        found = next(
+            each
+            for each in tree["claim"]["comparisons"]
+            if (each["recipe"], each["head"]) == (recipe, head)
+        )
         for prefix in ("", "near_"):
             expected = differences(pairs_of(recipe, head, prefix))["mean_iou"]
             own = found[f"{prefix}mean_iou"]
@@ -164,7 +168,7 @@ def test_what_was_not_run_is_said_so(tmp_path: Path, finish: Finish) -> None:
     finish(folder, plan, configs, (plan.runs[0], PlannedRun.of("crop_185", 0, 0)))
     tree, page = written(tmp_path, plan, folder)
     for table, first, rows in (
-        ("claim", 2, 5),
+        ("claim", 2, 6),
         ("ablations", 3, len(ABLATIONS) - 1),
         ("folds", 2, 1),
     ):
