@@ -288,6 +288,10 @@ class TrainConfig:
         ohem_share: Online hard example mining: the share of the labelled pixels, those with the
             largest losses, that is trained in the losses of coarse and fine, per replica and part
             of a batch; the metrics are of all pixels. 1 disables it.
+        label_smoothing: Weight s of the uniform distribution in the targets of coarse, fine and
+            refine: 1 - s for the label, plus s / C for each of the C classes. The losses of
+            training in `metrics.csv` are smoothed, and `ohem_share` chooses pixels by them. 0
+            disables it.
         balanced_attention: Give hard and easy pixels the same total weight in the attention loss.
         class_weights: Class weights in the losses of coarse, fine and refine: `none`, `auto`
             (median frequency balancing over the training split), or a list.
@@ -326,6 +330,7 @@ class TrainConfig:
     fine_loss_weight: float = 0.0
     fine_loss_pixels: Literal["all", "hard"] = "all"
     ohem_share: float = 1.0
+    label_smoothing: float = 0.0
     balanced_attention: bool = False
     class_weights: Literal["none", "auto"] | tuple[float, ...] = "none"
     best_by: Literal["coarse", "fine", "refine"] = "refine"
@@ -358,6 +363,7 @@ class TrainConfig:
                 "above 0"
             )
         _between("train.ohem_share", self.ohem_share, 0.001, 1.0)
+        _between("train.label_smoothing", self.label_smoothing, 0.0, 0.5)
         if not isinstance(self.class_weights, str):
             for weight in self.class_weights:
                 _between("train.class_weights", weight, 0.0, 1000.0)

@@ -96,6 +96,7 @@ def test_an_invalid_file_is_a_one_line_error(text: str, message: str) -> None:
         (TrainConfig, {"checkpoint_every": "0 steps"}, "train.checkpoint_every is '0 steps'"),
         (TrainConfig, {"checkpoint_every": "soon"}, "such as '1 epoch'"),
         (TrainConfig, {"learning_rate": 0.0}, "train.learning_rate"),
+        (TrainConfig, {"label_smoothing": 0.51}, "train.label_smoothing is 0.51"),
         (TrainConfig, {"coarse_loss_weight": 0.0, "refine_loss_weight": 0.0}, "losses are all 0"),
     ],
 )

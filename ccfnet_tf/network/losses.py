@@ -131,22 +131,70 @@ def blend_cross_entropy(
     """Returns the cross-entropy of the blended prediction from those of the two heads.
 
     The blended probability of the true class, `P(easy) exp(-coarse) + P(hard) exp(-fine)`, does
-    not depend on the other classes. The loss therefore never computes the blend of all C classes
-    at full resolution, nor its gradient.
+    not depend on the other classes. Without label smoothing, training therefore never computes the
+    blend of all C classes at full resolution, nor its gradient.
 
     Args:
-        coarse: [B, H, W] cross-entropy of the coarse head.
-        fine: [B, H, W] cross-entropy of the fine head.
+        coarse: [B, H, W] cross-entropy of the coarse head; or [B, H, W, C], with each class as the
+            label, where `gate` and `valid` have another axis of size 1 for the classes.
+        fine: Cross-entropy of the fine head, of the same shape.
         gate: [B, H, W, 2] logits of the weights of fine and coarse; those of attention in the
             paper.
         valid: [B, H, W] bool, False where void.
 
     Returns:
-        [B, H, W] float32 in nats, 0 where void.
+        float32 in nats of the shape of `coarse`, 0 where void.
     """
     log_hard, log_easy = gate_logs(gate)
     blend = -log_add_exp(log_easy - coarse, log_hard - fine)
     return tf.where(valid, blend, 0.0)
+
+
+def head_cross_entropies(
+    coarse: tf.Tensor, fine: tf.Tensor, gate: tf.Tensor, target: Target, *, smoothing: float = 0.0
+) -> dict[str, tf.Tensor]:
+    """Returns the cross-entropies of coarse, fine and refine with labels that may be smoothed.
+
+    The target probability is 1 - `smoothing` for the label, plus `smoothing` / C for each class
+    (Szegedy et al., CVPR 2016).
+
+    Args:
+        coarse: [B, H, W, C] logits.
+        fine: [B, H, W, C] logits.
+        gate: [B, H, W, 2] logits of the weights of fine and coarse in refine.
+        target: Labels.
+        smoothing: Weight of the uniform distribution in the target. Above 0, the blend of all
+            classes is computed.
+
+    Returns:
+        [B, H, W] float32 in nats for each of `coarse`, `fine` and `refine`, 0 where void.
+    """
+    pixelwise = {"coarse": cross_entropy(coarse, target), "fine": cross_entropy(fine, target)}
+    pixelwise["refine"] = blend_cross_entropy(**pixelwise, gate=gate, valid=target.valid)
+    if not smoothing:
+        return pixelwise
+    uniform = _uniform_cross_entropies(coarse, fine, gate, target.valid)
+    return {
+        head: (1.0 - smoothing) * values + smoothing * uniform[head]
+        for head, values in pixelwise.items()
+    }
+
+
+def _uniform_cross_entropies(
+    coarse: tf.Tensor, fine: tf.Tensor, gate: tf.Tensor, valid: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """Returns the mean over classes of -log p of coarse, fine and refine, 0 where void."""
+    # In log space to the end: values and gradients stay finite where probabilities underflow.
+    by_class = {
+        "coarse": -tf.nn.log_softmax(tf.cast(coarse, tf.float32)),
+        "fine": -tf.nn.log_softmax(tf.cast(fine, tf.float32)),
+    }
+    labelled = valid[..., None]
+    by_class["refine"] = blend_cross_entropy(**by_class, gate=gate[..., None, :], valid=labelled)
+    return {
+        head: tf.reduce_mean(tf.where(labelled, values, 0.0), -1)
+        for head, values in by_class.items()
+    }
 
 
 def hard_probability(logits: tf.Tensor) -> tf.Tensor:

@@ -133,6 +133,7 @@ class CCFNet(MultiWorkerFit):
         weighted_metrics: None = None,
         *,
         ohem_share: float = 1.0,
+        label_smoothing: float = 0.0,
         clip_norm: float = 0.0,
         balanced_attention: bool = False,
         class_weights: Sequence[float] | None = None,
@@ -153,7 +154,14 @@ class CCFNet(MultiWorkerFit):
             ohem_share: Share of the labelled pixels, those with the largest losses, that is in the
                 minimised losses of coarse and fine; their metrics are of all pixels. The pixels are
                 chosen on each replica, and with `accumulate` in each micro-batch; class weights do
-                not affect the choice. 1 disables it.
+                not affect the choice, label smoothing does. 1 disables it.
+            label_smoothing: Weight s of the uniform distribution in the targets of coarse, fine and
+                refine: 1 - s for the label, plus s / C for each of the C classes. The target of
+                attention is not smoothed. `class_weights` weight the smoothed loss of a pixel by
+                the class of its label, as Keras's `sample_weight` would; PyTorch weights the
+                uniform part by the weights of all classes instead. The losses that `fit` reports
+                are smoothed, as in Keras; those of `evaluate` and of validation are not, so that
+                they can be compared between values. 0 disables it.
             clip_norm: Maximum global norm of the gradient of the complete batch. 0 disables
                 clipping.
             balanced_attention: Give hard and easy pixels the same total weight in the attention
@@ -176,8 +184,8 @@ class CCFNet(MultiWorkerFit):
         Raises:
             ConfigError: An argument of Keras that would be ignored was given, the number of class
                 weights is not the number of classes, `accumulate` is less than 1, `ohem_share` is
-                0, or it or `fine_threshold` is outside 0..1. `fit` raises it if the batch size of a
-                replica is not a multiple of `accumulate`.
+                0, it or `fine_threshold` is outside 0..1, or `label_smoothing` is outside 0..0.5.
+                `fit` raises it if the batch size of a replica is not a multiple of `accumulate`.
         """
         refuse_keras_arguments(loss=loss, metrics=metrics, weighted_metrics=weighted_metrics)
         # XLA gave no measurable speed-up on CPUs, and cannot run under a strategy.
@@ -185,6 +193,7 @@ class CCFNet(MultiWorkerFit):
         super().compile(optimizer=optimizer, **kwargs)
         self.heads_weights = loss_weights_of(loss_weights)
         self.ohem_share = ohem_share
+        self.label_smoothing = label_smoothing
         self.clip_norm = clip_norm
         self.balanced_attention = balanced_attention
         self.accumulate = accumulate
@@ -192,6 +201,8 @@ class CCFNet(MultiWorkerFit):
         self.classes = int(self.outputs_by_name["coarse"].shape[-1])
         if not 0.0 < ohem_share <= 1.0:
             raise ConfigError(f"ohem_share is {ohem_share}: it must be in 0..1, 0 excluded")
+        if not 0.0 <= label_smoothing <= 0.5:
+            raise ConfigError(f"label_smoothing is {label_smoothing}: it must be in 0..0.5")
         if not 0.0 <= fine_threshold < 1.0:
             raise ConfigError(f"fine_threshold is {fine_threshold}: it must be in 0..1, 1 excluded")
         if accumulate < 1:
@@ -220,6 +231,7 @@ class CCFNet(MultiWorkerFit):
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "loss_weights": asdict(self.heads_weights),
             "ohem_share": self.ohem_share,
+            "label_smoothing": self.label_smoothing,
             "clip_norm": self.clip_norm,
             "balanced_attention": self.balanced_attention,
             "class_weights": self.class_weights and list(self.class_weights),
@@ -341,12 +353,15 @@ class CCFNet(MultiWorkerFit):
         return {**self._metric_results(), **{each.name: each.result() for each in of_steps}}
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Returns the metrics of `train_step`, except `skipped_steps`, without training."""
+        """Returns the metrics of `train_step`, except `skipped_steps`, without training.
+
+        The losses are without label smoothing.
+        """
         batch = self._unpack(data)
         pixels = losses.count(batch.target.valid)
         mass = self._pixel_weights(batch.target, _sum_over_replicas(pixels))
         outputs = self.forward(batch.images, training=False)
-        sums = self._sums(outputs, batch._replace(mass=mass))
+        sums = self._sums(outputs, batch._replace(mass=mass), smoothing=0.0)
         self._update_metrics(_count_pixels(sums, outputs, batch.target))
         return self._metric_results()
 
@@ -399,7 +414,7 @@ class CCFNet(MultiWorkerFit):
                 images = tf.identity(part.images) if gradients else part.images
             with tf.GradientTape() as tape:
                 outputs = self.forward(images, training=True)
-                sums = self._sums(outputs, part)
+                sums = self._sums(outputs, part, smoothing=self.label_smoothing)
                 loss = sums["loss"] / divisor
                 if self.losses:
                     loss += tf.add_n(self.losses) / (_replicas() * self.accumulate)
@@ -447,15 +462,15 @@ class CCFNet(MultiWorkerFit):
         context = tf.distribute.get_replica_context()
         context.merge_call(on_all, args=(finite, gradients))
 
-    def _sums(self, outputs: dict[str, tf.Tensor], batch: _Batch) -> dict[str, tf.Tensor]:
+    def _sums(
+        self, outputs: dict[str, tf.Tensor], batch: _Batch, *, smoothing: float
+    ) -> dict[str, tf.Tensor]:
         """Returns the loss of each head and the total loss, summed over labelled pixels."""
         target = batch.target
         easy = losses.attention_target(outputs["coarse"], target.labels)
-        pixelwise = {
-            head: losses.cross_entropy(outputs[head], target) for head in ("coarse", "fine")
-        }
-        pixelwise["refine"] = losses.blend_cross_entropy(
-            **pixelwise, gate=outputs[GATE], valid=target.valid
+        branches = {head: outputs[head] for head in ("coarse", "fine")}
+        pixelwise = losses.head_cross_entropies(
+            **branches, gate=outputs[GATE], target=target, smoothing=smoothing
         )
         mass = batch.mass * batch.sample
         sums = {head: tf.reduce_sum(mass * values) for head, values in pixelwise.items()}

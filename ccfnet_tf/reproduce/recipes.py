@@ -138,6 +138,7 @@ ABLATIONS = (
         "stronger augmentation: rotation, colour, hidden rectangles",
         {"data.rotate": 10.0, "data.colour": 0.6, "data.cutout": 0.1},
     ),
+    Recipe("label_smoothing", "label smoothing 0.1", {"train.label_smoothing": 0.1}),
     Recipe("crop_185", "crops of 185 pixels", {"data.crop": 185}),
     Recipe("wide_scale", "training scales 0.5 to 2", {"data.scale": (0.5, 2.0)}),
 )

@@ -35,6 +35,7 @@ class Learning:
         affine_gate: The weights of fine and coarse are an affine function of attention.
         frozen: Batch norm is not trained.
         ohem: Share of the labelled pixels of a micro-batch that counts for coarse and fine.
+        smoothing: Weight of the uniform distribution in the targets of all but attention.
     """
 
     coarse: float = 1.0
@@ -49,6 +50,7 @@ class Learning:
     fine_above: float = 0.0
     affine_gate: bool = False
     ohem: float = 1.0
+    smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -172,14 +174,15 @@ def _losses(
     of_class = np.ones(classes) if how.class_weights is None else np.array(how.class_weights)
     mass, total = (np.where(x >= 0, of_class[np.maximum(x, 0)], 0.0) for x in (labels, whole))
 
-    def nll(probabilities: tf.Tensor, truth: np.ndarray) -> tf.Tensor:
-        true = tf.one_hot(truth, probabilities.shape[-1], dtype=tf.float64)
-        return -tf.math.log(tf.reduce_sum(true * probabilities, -1))
+    def nll(probabilities: tf.Tensor, truth: np.ndarray, smoothing: float = 0.0) -> tf.Tensor:
+        size = probabilities.shape[-1]
+        true = (1 - smoothing) * tf.one_hot(truth, size, dtype=tf.float64) + smoothing / size
+        return -tf.reduce_sum(true * tf.math.log(probabilities), -1)
 
     probabilities = {head: _softmax(logits[head]) for head in ("coarse", "fine")}
     probabilities["refine"] = blend(logits)
     divisor = total.sum() or 1.0
-    pixelwise = {head: nll(p, truth) for head, p in probabilities.items()}
+    pixelwise = {head: nll(p, truth, how.smoothing) for head, p in probabilities.items()}
     losses = {head: tf.reduce_sum(mass * each) / divisor for head, each in pixelwise.items()}
     hard = _softmax(logits["attention"])[..., 0].numpy() > how.fine_above
     chosen = {"coarse": pixelwise["coarse"], "fine": pixelwise["fine"] * hard}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -78,6 +79,63 @@ def test_the_attention_loss_is_a_softmax_cross_entropy() -> None:
     assert float(tf.reduce_max(ours)) > 90.0
     gradients = [tape.gradient(loss, attention) for loss in (ours, plain)]
     np.testing.assert_allclose(*gradients, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3], ids=["usual", "probabilities_underflow"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_smoothed_losses_and_their_gradients_equal_float64(smoothing: float, scale: float) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"coarse": 4, "fine": 4, "gate": 2}
+    logits = {head: scale * rng.normal(size=(2, 4, 5, n)) for head, n in shapes.items()}
+    labels = rng.integers(-1, 4, (2, 4, 5))
+    labels[0, 0, 0] = 255  # void too
+    given = {head: tf.constant(value, tf.float32) for head, value in logits.items()}
+    target = losses.split_void(tf.constant(labels), 4)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        found = losses.head_cross_entropies(**given, target=target, smoothing=smoothing)
+        total = tf.add_n([tf.reduce_sum(values) for values in found.values()])
+    exact = {head: tf.constant(value.numpy(), tf.float64) for head, value in given.items()}
+    valid = (labels >= 0) & (labels < 4)
+    truth = np.eye(4)[np.where(valid, labels, 0)] * (1 - smoothing) + smoothing / 4
+    with tf.GradientTape() as exact_tape:
+        exact_tape.watch(exact)
+        logs = {head: tf.nn.log_softmax(value) for head, value in exact.items()}
+        hard, easy = tf.split(logs["gate"], 2, -1)
+        both = tf.stack([easy + logs["coarse"], hard + logs["fine"]])
+        logs = {
+            "coarse": logs["coarse"],
+            "fine": logs["fine"],
+            "refine": tf.reduce_logsumexp(both, 0),
+        }
+        wanted = {head: -tf.reduce_sum(truth * x, -1) * valid for head, x in logs.items()}
+        exact_total = tf.add_n([tf.reduce_sum(values) for values in wanted.values()])
+    if scale > 1:
+        assert float(tf.reduce_min(logs["refine"])) < -120.0  # exp of it is 0 in float32
+    for head, values in wanted.items():
+        np.testing.assert_allclose(found[head], values, rtol=1e-5, atol=1e-5, err_msg=head)
+    gradients, exact_gradients = (
+        tape.gradient(total, given),
+        exact_tape.gradient(exact_total, exact),
+    )
+    for head, gradient in exact_gradients.items():
+        np.testing.assert_allclose(gradients[head], gradient, atol=1e-4, err_msg=head)
+
+
+def test_class_weights_and_smoothed_labels_combine_as_in_keras() -> None:
+    rng = np.random.default_rng(0)
+    coarse, fine, gate = (tf.constant(rng.normal(size=(2, 4, 5, n)), tf.float32) for n in (4, 4, 2))
+    labels = rng.integers(0, 4, (2, 4, 5))
+    weight = np.array([0.2, 3.0, 1.0, 0.0], np.float32)[labels]
+    keras_loss = keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=0.1, reduction="sum"
+    )
+    target = losses.split_void(tf.constant(labels), 4)
+    found = losses.head_cross_entropies(coarse, fine, gate, target, smoothing=0.1)
+    refine = Blend()([tf.nn.log_softmax(coarse), gate, fine])
+    for head, logits in {"coarse": coarse, "fine": fine, "refine": refine}.items():
+        wanted = float(keras_loss(np.eye(4, dtype=np.float32)[labels], logits, weight))
+        assert float(tf.reduce_sum(weight * found[head])) == pytest.approx(wanted, rel=1e-5), head
 
 
 def test_count_is_exact_beyond_the_range_of_float32() -> None:

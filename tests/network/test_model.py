@@ -107,6 +107,23 @@ def test_shares_outside_their_range_are_refused(toy: Toy, key: str) -> None:
             toy(CLASSES).compile(**{key: value})
 
 
+def test_label_smoothing_outside_its_range_is_refused(toy: Toy) -> None:
+    for value in (-0.1, 0.6, math.nan):
+        with pytest.raises(ConfigError, match=rf"^label_smoothing is {value}: it must be in 0\.\."):
+            toy(CLASSES).compile(label_smoothing=value)
+
+
+def test_evaluation_reports_losses_without_smoothing(
+    toy: Toy, batch: tuple[np.ndarray, np.ndarray]
+) -> None:
+    model = toy(CLASSES)
+    found = []
+    for smoothing in (0.0, 0.5):
+        model.compile(label_smoothing=smoothing, run_eagerly=True)
+        found.append(model.evaluate(*batch, batch_size=2, verbose=0, return_dict=True))
+    assert found[0] == found[1]
+
+
 def test_metrics_do_not_depend_on_batching(
     toy: Toy,
     batch: tuple[np.ndarray, np.ndarray],
@@ -227,6 +244,7 @@ def test_xla_compiles_all_training_options(toy: Toy, batch: tuple[np.ndarray, np
             keras.optimizers.SGD(1e-3),
             clip_norm=0.1,
             class_weights=[0.5, 2.0, 1.0],
+            label_smoothing=0.1,
             balanced_attention=True,
             accumulate=2,
             jit_compile=jit_compile,

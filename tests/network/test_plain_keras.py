@@ -288,6 +288,7 @@ def test_training_of_a_loaded_model_continues_bit_by_bit(
     model = toy(CLASSES, behind_body=Dropout(0.5, name="dropout"))
     options = {
         "loss_weights": {"fine": 0.5},
+        "label_smoothing": 0.1,
         "clip_norm": 0.5,
         "balanced_attention": True,
         "class_weights": [1.0, 2.0, 0.5],

@@ -41,7 +41,11 @@ CASES: dict[str, Learning] = {
     "fine_on_hard_pixels": Learning(fine=1.5, fine_above=0.5),
     "hardest_pixels": Learning(fine=1.5, ohem=0.3),
     "affine_gate": Learning(fine=0.5, affine_gate=True),
-    "all_at_once": Learning(0.7, 0.4, 2.0, 0.9, [0.2, 3.0, 1.0], True, 0.3, parts=2),
+    "smoothed_hardest_pixels": Learning(fine=1.5, ohem=0.3, smoothing=0.5),
+    "smoothed_fine_on_hard_pixels": Learning(
+        fine=1.5, fine_above=0.5, affine_gate=True, smoothing=0.2
+    ),
+    "all_at_once": Learning(0.7, 0.4, 2.0, 0.9, [0.2, 3.0, 1.0], True, 0.3, parts=2, smoothing=0.2),
 }
 NO_OTHER = ("paper", "clipped_where_nothing_is_to_clip")
 
@@ -72,6 +76,7 @@ def compiled(toy: Toy, how: Learning, **options: Any) -> Any:
         accumulate=how.parts,
         fine_threshold=how.fine_above,
         ohem_share=how.ohem,
+        label_smoothing=how.smoothing,
         **options,
     )
     return model

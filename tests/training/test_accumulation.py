@@ -63,7 +63,12 @@ def train(toy: Toy, strategy: Any, *, regularised: bool = False, **options: Any)
 CASES: dict[str, tuple[dict[str, Any], list[tuple[int, int]]]] = {
     "plain": ({}, [(1, 2), (2, 4)]),
     "all": (
-        {"class_weights": [0.2, 3.0, 1.0], "clip_norm": 0.05, "regularised": True},
+        {
+            "class_weights": [0.2, 3.0, 1.0],
+            "label_smoothing": 0.2,
+            "clip_norm": 0.05,
+            "regularised": True,
+        },
         [(1, 4), (2, 2)],
     ),
     # Loss scaling multiplies by powers of two: exact here, where the layers are float32.
