@@ -132,7 +132,11 @@ def _sample_rows(
 
 
 def draw_blocks(
-    blocks: Sequence[tuple[str, list[Row]]], ids: Sequence[int], taxonomy: Taxonomy
+    blocks: Sequence[tuple[str, list[Row]]],
+    ids: Sequence[int],
+    taxonomy: Taxonomy,
+    *,
+    size: int = SMALL,
 ) -> np.ndarray:
     """Draws named blocks of rows below each other, and a legend of classes at the bottom.
 
@@ -140,38 +144,40 @@ def draw_blocks(
         blocks: Name and rows of each block, not empty. Cells are `CELL_WIDTH` pixels wide.
         ids: Class ids of the legend.
         taxonomy: Names and colours of the classes.
+        size: Font size of titles and legend in pixels.
 
     Returns:
         uint8 [H, W, 3] RGB on white.
     """
     columns = max(len(cells) for _, cells in blocks[0][1])
     width = _left(columns - 1) + CELL_WIDTH + MARGIN
-    names = legend(ids, taxonomy, width)
-    heights = [LINE + sum(map(_height, rows)) + 2 * GAP for _, rows in blocks]
+    line, large = size + LINE - SMALL, size + TITLE - SMALL
+    names = legend(ids, taxonomy, width, size=size)
+    heights = [line + sum(_height(row, line) for row in rows) + 2 * GAP for _, rows in blocks]
     sheet = blank(MARGIN + sum(heights) + len(names) + MARGIN, width)
     top = MARGIN
     for name, rows in blocks:
-        draw_text(sheet, shortened(name, TITLE, width - 2 * MARGIN), (MARGIN, top), TITLE)
-        top += LINE
+        draw_text(sheet, shortened(name, large, width - 2 * MARGIN), (MARGIN, top), large)
+        top += line
         for row in rows:
-            _draw_row(sheet, row, top)
-            top += _height(row)
+            _draw_row(sheet, row, top, line, size)
+            top += _height(row, line)
         top += 2 * GAP
     paste(sheet, names, 0, top)
     return sheet
 
 
-def _height(row: Row) -> int:
+def _height(row: Row, line: int) -> int:
     titles, cells = row
-    return (LINE if titles else 0) + max(map(len, cells)) + (GAP if titles == TITLES else _PAIR_GAP)
+    return (line if titles else 0) + max(map(len, cells)) + (GAP if titles == TITLES else _PAIR_GAP)
 
 
-def _draw_row(sheet: np.ndarray, row: Row, top: int) -> None:
+def _draw_row(sheet: np.ndarray, row: Row, top: int, line: int, size: int) -> None:
     titles, cells = row
     for column, title in enumerate(titles):
-        draw_text(sheet, title, (_left(column), top), SMALL)
+        draw_text(sheet, title, (_left(column), top), size)
     for column, cell in enumerate(cells):
-        paste(sheet, cell, _left(column), top + (LINE if titles else 0))
+        paste(sheet, cell, _left(column), top + (line if titles else 0))
 
 
 def _left(column: int) -> int:

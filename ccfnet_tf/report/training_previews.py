@@ -43,7 +43,7 @@ def preview_sheet(rows: Sequence[PreviewRow], taxonomy: Taxonomy) -> np.ndarray:
     Returns:
         uint8 [H, W, 3] RGB on white. All columns are 240 pixels wide, regardless of image size.
     """
-    cells = [[to_width(cell) for cell in _cells(*row, taxonomy)] for row in rows]
+    cells = [[to_width(cell) for cell in preview_cells(*row, taxonomy)] for row in rows]
     width = 2 * MARGIN + len(TITLES) * CELL_WIDTH + (len(TITLES) - 1) * GAP
     label_maps = [part for _, label, h in rows for part in (label, h.coarse, h.refine)]
     names = legend(shown_ids(label_maps), taxonomy, width)
@@ -63,10 +63,10 @@ def preview_sheet(rows: Sequence[PreviewRow], taxonomy: Taxonomy) -> np.ndarray:
     return sheet
 
 
-def _cells(
+def preview_cells(
     image: np.ndarray, label: np.ndarray, heads: Heads, taxonomy: Taxonomy
 ) -> list[np.ndarray]:
-    """Returns the columns, uint8 [H, W, 3] each, in the order of `TITLES`."""
+    """Returns the columns of a row, uint8 [H, W, 3] each, in the order of `TITLES`."""
     return [
         image,
         colour_picture(label, taxonomy),
