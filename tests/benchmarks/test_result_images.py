@@ -95,7 +95,7 @@ def test_the_file_of_a_run(run: Path, toy: Callable[..., Any]) -> None:
     assert drawn.shape == (height, 2 * margin + 8 * width + 7 * gap, 3)
 
     with (run / "images.csv").open(newline="") as file:
-        figures = {line["image"]: line for line in csv.DictReader(file)}
+        figures = {each["image"]: each for each in csv.DictReader(file)}
     for each in shown:
         for head, counts in (("coarse", each.coarse), ("refine", each.refine)):
             found = (counts.pixel_accuracy, counts.mean_iou_present)

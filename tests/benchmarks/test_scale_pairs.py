@@ -57,7 +57,9 @@ def test_views_and_averages_are_those_of_resized_probabilities() -> None:
 
 
 def test_the_tables() -> None:
-    a, b = (Confusion(np.array(counts)) for counts in ([[3, 1], [0, 4]], [[2, 2], [0, 4]]))
+    a, b = (  # no label has the third class, so that means are over two
+        Confusion(np.array([[right, 4 - right, 0], [0, 4, 0], [0, 0, 0]])) for right in (3, 2)
+    )
     coarse, fine = ([(head, scale) for scale in (1.0, 1.5)] for head in ("coarse", "fine"))
     counts = {(view,): a for view in coarse} | {(view,): b for view in fine}
     counts |= {(one, two): a for one in coarse for two in fine} | {(fine[0], fine[1]): b}
