@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -88,16 +89,17 @@ def cost_table(gmac: dict[str, float], spent: Rounds) -> Iterator[str]:
     """Yields the lines of a table. Ratios are computed per round, as the machine's speed varies."""
     from benchmarks.tile_cost_network import WHOLE
 
-    headings = [f"{kind}, ms | ratio | of processor time" for kind in spent[WHOLE]]
+    headings = [f"{kind}, ms | ratio | processor ms | ratio" for kind in spent[WHOLE]]
     yield f"| | GMAC | ratio | {' | '.join(headings)} |"
-    yield "|---" * (3 + 3 * len(headings)) + "|"
+    yield "|---" * (3 + 4 * len(headings)) + "|"
     for name, found in spent.items():
         cells = [f"{gmac[name]:.3g}", f"{gmac[name] / gmac[WHOLE]:.2f}"]
         for kind, rounds in found.items():
-            pairs = list(zip(rounds, spent[WHOLE][kind], strict=True))
-            cells.append(f"{1000 * median(one.seconds for one in rounds):.0f}")
-            cells.append(f"{median(one.seconds / whole.seconds for one, whole in pairs):.2f}")
-            cells.append(f"{median(one.work / whole.work for one, whole in pairs):.2f}")
+            for time_of in (attrgetter("seconds"), attrgetter("work")):
+                times, whole = map(time_of, rounds), map(time_of, spent[WHOLE][kind])
+                ratios = [one / of for one, of in zip(times, whole, strict=True)]
+                cells.append(f"{1000 * median(map(time_of, rounds)):.0f}")
+                cells.append(f"{median(ratios):.2f}")
         yield f"| {name} | {' | '.join(cells)} |"
 
 
@@ -143,14 +145,14 @@ def accuracy_table(states: dict[tuple[int, float], Confusion]) -> Iterator[str]:
     for share in shares:
         found = [states[side, share] for side in sides]
         cells = [f"{percent(s.pixel_accuracy)} / {percent(s.mean_iou_present)}" for s in found]
-        yield f"| {share:.0%} of the tiles | {' | '.join(cells)} |"
+        yield f"| {share:.1%} of the tiles | {' | '.join(cells)} |"
 
 
 def main(args: list[str]) -> int:
     """Prints the tables and returns the exit code."""
     options = _parse(args)
     start_tensorflow()
-    console, others = new_console(), Others()
+    console = new_console()
     with new_progress(console) as bar:
 
         def track(items: Iterable[Any], what: str) -> Iterable[Any]:
@@ -160,7 +162,7 @@ def main(args: list[str]) -> int:
             lines = list(_costs(options, track))
         else:
             lines = list(accuracy_table(accuracy(options.run, options.tile, track)))
-    for line in [*lines, "", others_line(others.share())]:
+    for line in lines:
         console.print(line)
     return EXIT_DONE
 
@@ -170,11 +172,13 @@ def _costs(options: argparse.Namespace, track: Track) -> Iterator[str]:
 
     pairs = product(options.tile, options.halo)
     table = rows(*build(options.backbone), [Tiles(*options.size, *pair) for pair in pairs])
+    others = Others()
     networks = {name: row.network for name, row in table.items()}
     spent = measure(networks, options.size, options.rounds, track)
     yield from cost_table({name: row.gmac for name, row in table.items()}, spent)
     size, here = "x".join(map(str, options.size)), machine()
     yield f"{options.backbone}, {size}; {here['processor']}, threads: {here['threads']}"
+    yield others_line(others.share())
 
 
 def _parse(args: list[str]) -> argparse.Namespace:

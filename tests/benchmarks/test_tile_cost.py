@@ -153,8 +153,8 @@ def test_the_table_has_medians_of_the_ratios_of_each_round() -> None:
     }
     spent = {name: {"LiteRT": [Spent(*one) for one in of]} for name, of in rounds.items()}
     *_, whole, tiles = cost_table({WHOLE: 2.0, "a": 1.0}, spent)
-    assert whole == f"| {WHOLE} | 2 | 1.00 | 2000 | 1.00 | 1.00 |"
-    assert tiles == "| a | 1 | 0.50 | 1200 | 0.60 | 0.90 |"
+    assert whole == f"| {WHOLE} | 2 | 1.00 | 2000 | 1.00 | 2000 | 1.00 |"
+    assert tiles == "| a | 1 | 0.50 | 1200 | 0.60 | 1800 | 0.90 |"
 
 
 def test_the_table_of_accuracies() -> None:
@@ -163,8 +163,8 @@ def test_the_table_of_accuracies() -> None:
     assert list(accuracy_table(states)) == [
         "| validation, % | tiles of 32 pixels | tiles of 64 pixels |",
         "|---|---|---|",
-        "| 0% of the tiles | 50.00 / 25.00 | 50.00 / 25.00 |",
-        "| 100% of the tiles | 100.00 / 100.00 | 100.00 / 100.00 |",
+        "| 0.0% of the tiles | 50.00 / 25.00 | 50.00 / 25.00 |",
+        "| 100.0% of the tiles | 100.00 / 100.00 | 100.00 / 100.00 |",
     ]
 
 
