@@ -119,9 +119,9 @@ def accuracy(run: Path, sides: list[int], track: Track) -> dict[tuple[int, float
     states = {key: Confusion.empty(classes) for key in product(sides, SHARES)}
     for sample in track(parts.val, "validation"):
         image, label = parts.load(sample)
-        outputs = network.head_outputs(image)
+        outputs, (height, width) = network.head_outputs(image), label.shape
         for (side, share), state in states.items():
-            labels = switched(outputs, Tiles(*label.shape, side, 0), share)
+            labels = switched(outputs, Tiles(height, width, side, 0), share)
             states[side, share] = state.merge(Confusion.of(label, labels, classes=classes))
     return states
 
@@ -170,8 +170,9 @@ def main(args: list[str]) -> int:
 def _costs(options: argparse.Namespace, track: Track) -> Iterator[str]:
     from benchmarks.tile_cost_network import Tiles, build, rows
 
-    pairs = product(options.tile, options.halo)
-    table = rows(*build(options.backbone), [Tiles(*options.size, *pair) for pair in pairs])
+    (height, width), pairs = options.size, product(options.tile, options.halo)
+    tilings = [Tiles(height, width, side, halo) for side, halo in pairs]
+    table = rows(*build(options.backbone), tilings)
     others = Others()
     networks = {name: row.network for name, row in table.items()}
     spent = measure(networks, options.size, options.rounds, track)
