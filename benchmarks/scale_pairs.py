@@ -2,8 +2,9 @@
 
     python -m benchmarks.scale_pairs RUN [--scales 0.5 1 1.25 1.5 2]
 
-The image, and then the outputs, are resized as by `--tta`; averages are of probabilities. They are
-measured on the validation split. Nothing is trained: another scale may gain more with training.
+The image, and then the outputs, are resized as by `--tta`; averages are of probabilities. The
+figures are those of the validation split. Nothing is trained: another scale may gain more with
+training.
 """
 
 from __future__ import annotations

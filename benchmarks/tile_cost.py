@@ -7,7 +7,7 @@ Coarse and attention read the image at half size. Backbone and fine head then re
 full size, in one batch, and fine's labels replace those of coarse there. K is fixed, as exports
 require. It is compared with fine alone on the whole image: multiply-adds and time, which do not
 depend on the weights. Fine does not see the probabilities of coarse here, so that it can run alone.
-Other processes hardly affect the processor time if one core is used (`taskset -c 0`).
+Other processes affect the processor time less than the clock if one core is used (`taskset -c 0`).
 
 With a RUN, the tool prints the accuracy by share of the tiles on its validation split instead.
 Tiles get the labels of the run's own fine on the whole image: an upper bound, because fine sees
@@ -32,7 +32,7 @@ import numpy as np
 
 from ccfnet_tf.benchmark.machine import Others, machine, others_line
 from ccfnet_tf.cli.argument_parser import Parser
-from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigError
+from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigError, DataError
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.inference.segmenter_protocol import SMALLEST
 from ccfnet_tf.io.console import new_console, new_progress
@@ -45,6 +45,9 @@ if TYPE_CHECKING:  # TensorFlow starts after the arguments are parsed
 
 STRIDE = 8
 """Tiles begin at multiples of it, so that they are sampled where the whole image is."""
+
+_OF_TIMING = ("--backbone", "--size", "--halo", "--rounds")
+"""Options that have no effect on the accuracy of a run."""
 
 SHARES = tuple(step / 8 for step in range(9))
 """Shares of the tiles whose accuracy is printed."""
@@ -115,6 +118,8 @@ def accuracy(run: Path, sides: list[int], track: Track) -> dict[tuple[int, float
     from ccfnet_tf.runs.run_folder import read_run
 
     network, parts = KerasNetwork(run), read_run_parts(read_run(run), None)
+    if not parts.val:
+        raise DataError(f"{run}: has no validation split: give a run with data.val_share above 0")
     classes = len(network.taxonomy.names)
     states = {key: Confusion.empty(classes) for key in product(sides, SHARES)}
     for sample in track(parts.val, "validation"):
@@ -194,7 +199,12 @@ def _parse(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--tile", type=int, nargs="+", default=[80], metavar="N", help="pixels")
     parser.add_argument("--halo", type=int, nargs="+", default=[0, 16], metavar="N", help="pixels")
     parser.add_argument("--rounds", type=int, default=9, help="(%(default)s)")
+    timing = [name for name in args if name.partition("=")[0] in _OF_TIMING]
     options = parser.parse_args(args)
+    if options.run is not None and timing:
+        raise ConfigError(f"{timing[0]} applies only without a RUN, whose accuracy is printed")
+    if options.run is not None:
+        options.halo = [0]
     for side, halo in product(options.tile, options.halo):
         if side < 1 or halo < 0 or side % STRIDE or halo % STRIDE or side + 2 * halo < SMALLEST:
             raise ConfigError(

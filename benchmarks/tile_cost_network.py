@@ -23,7 +23,7 @@ PRESET = "stanford_background"
 CLASSES = 8
 
 SHARES = (0.5, 0.75, 1.0)
-"""Shares of the tiles that are measured; between them, multiply-adds and time are linear."""
+"""Shares of the tiles that are measured; between them, multiply-adds are linear."""
 
 WHOLE = "fine, whole image"
 

@@ -15,7 +15,7 @@ from ccfnet_tf.evaluation.image_table import COMPARED, NEAR_PREFIX
 from ccfnet_tf.io.annotation_json import Record, read_json, records
 from ccfnet_tf.report.comparison import Compared, read_prediction, refuse_unlike
 from ccfnet_tf.report.read_evaluation_json import Evaluated
-from ccfnet_tf.reproduce.plan import Plan, PlannedRun, refuse_foreign
+from ccfnet_tf.reproduce.plan import Plan, PlannedRun, keys_beside_preset, refuse_foreign
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.verdict import Comparison, differences, over_seeds
 from ccfnet_tf.runs.write_run_files import sound_rows
@@ -72,6 +72,7 @@ def collect(
         "split": plan.split,
         "epochs": plan.epochs,
         "budget_minutes": plan.minutes,
+        "keys_beside_preset": keys_beside_preset(plan, folder),
         "planned": [run.name for run in plan.runs],
         "seeds": list(plan.seeds),
         "same": plan.same,

@@ -264,7 +264,10 @@ def _about(study: Record | None, name: Study) -> str:
     seeds = " seeds, then ".join(map(str, study["seeds"]))
     added = f" Planned with {seeds} seeds." if len(study["seeds"]) > 1 else ""
     epochs = counted(study["epochs"], "epoch")
-    return f"{split}; {epochs}{took}; {finished} of {planned} runs finished.{added}"
+    keys = study["keys_beside_preset"].items()
+    options = ", ".join(f"`{key} {_escaped(str(value))}`" for key, value in keys)
+    changed = f" Keys that differ from the preset: {options}." if options else ""
+    return f"{split}; {epochs}{took}; {finished} of {planned} runs finished.{added}{changed}"
 
 
 def _row(study: Record | None, recipe: Recipe, label: str, head: str) -> Cells:

@@ -17,12 +17,28 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ccfnet_tf.config import NAMED_WEIGHTS, RunConfig, from_yaml, to_yaml
+from ccfnet_tf.config import (
+    NAMED_WEIGHTS,
+    RunConfig,
+    find_config,
+    from_tree,
+    from_yaml,
+    read_tree,
+    to_yaml,
+)
 from ccfnet_tf.errors import DataError, RunError
 from ccfnet_tf.io.annotation_json import Record, read_json, records, text, whole
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
 from ccfnet_tf.reproduce.inputs import Input
-from ccfnet_tf.reproduce.recipes import RECIPES, SPLIT, Head, Recipe, Study, with_keys
+from ccfnet_tf.reproduce.recipes import (
+    CASCADE,
+    RECIPES,
+    SPLIT,
+    Head,
+    Recipe,
+    Study,
+    with_keys,
+)
 from ccfnet_tf.runs.run_folder import CHECKPOINTS, CONFIG, read_config
 from ccfnet_tf.runs.write_run_files import write_text
 
@@ -40,6 +56,16 @@ _NOT_IN_DIGEST = {
     "train": (*MAY_CHANGE["train"], "precision"),
 }
 """Keys that a digest leaves out. Of files, it has the content; the precision is in the plan."""
+
+
+_OF_RUNS = {
+    "data": (*MAY_CHANGE["data"], "fold"),
+    "model": (),
+    "train": (*MAY_CHANGE["train"], "precision", "epochs", "best_by"),
+}
+"""Keys that `keys_beside_preset` leaves out; tables have those of runs."""
+
+_PATHS = ("data.lists", "data.label_map", "model.backbone_weights", "model.init_from")
 
 
 @dataclass(frozen=True)
@@ -284,6 +310,27 @@ def _with_keys_of(config: RunConfig, other: RunConfig) -> RunConfig:
         data=replace(config.data, **kept["data"], **lists),
         train=replace(config.train, **kept["train"]),
     )
+
+
+def keys_beside_preset(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Returns the keys in which the cascade of a study differs from the preset of the data set.
+
+    Keys of the machine and of single runs are left out, and of paths only the name is given.
+    """
+    run = next(each for each in plan.runs if each.recipe == CASCADE.name)
+    path = config_file(folder, run)
+    config = from_yaml(path.read_text(encoding="utf-8", errors="replace"), source=str(path))
+    preset = from_tree(_with_root(read_tree(find_config(plan.data_set)), config.data.root))
+    return {
+        f"{section}.{key}": Path(value).name if f"{section}.{key}" in _PATHS and value else value
+        for section, left_out in _OF_RUNS.items()
+        for key, value in vars(getattr(config, section)).items()
+        if key not in left_out and value != getattr(getattr(preset, section), key)
+    }
+
+
+def _with_root(tree: dict[str, Any], root: str | None) -> dict[str, Any]:
+    return {**tree, "data": {**tree["data"], "root": root}}
 
 
 def config_file(folder: Path, run: PlannedRun) -> Path:

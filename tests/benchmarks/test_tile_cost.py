@@ -177,6 +177,7 @@ def test_the_table_of_accuracies() -> None:
         (["--size", "16x320"], "--size is 16x320: at least 32 on each side"),
         (["--size", "320"], "--size is '320'"),
         (["--rounds", "0"], "--rounds is 0: it must be 1 or more"),
+        (["run", "--rounds", "3"], "--rounds applies only without a RUN"),
     ],
 )
 def test_arguments_that_are_refused(arguments: list[str], message: str) -> None:

@@ -17,7 +17,7 @@ from ccfnet_tf.evaluation.bootstrap import bootstrap, image_counts
 from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.read_image_table import read_cells
 from ccfnet_tf.reproduce.collect import collect, spread_of
-from ccfnet_tf.reproduce.pages import update_page
+from ccfnet_tf.reproduce.pages import claim_table, update_page
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun
 from ccfnet_tf.reproduce.recipes import ABLATIONS, DATA_SETS, PAPER
 from ccfnet_tf.reproduce.results_file import ResultsFile
@@ -106,6 +106,12 @@ def test_the_claim_has_the_figures_of_its_runs(claim: tuple[Plan, Path], tmp_pat
     assert fine["difference"].startswith(f"{mean:+.2f} ± ")
     assert fine["refine is better"] == comparison["mean_iou"]["verdict"]
     assert "11 of 12 runs finished" in page
+    keys = "`model.backbone mobilenet_v2`, `model.backbone_weights none`"
+    assert f"Keys that differ from the preset: {keys}." in page
+    near = next(each for each in tree["claim"]["comparisons"] if each["recipe"] == "coarse_alone")[
+        "near_mean_iou"
+    ]
+    assert coarse["difference near boundaries"].startswith(f"{100 * near['mean']:+.2f} ± ")
     assert f"{PAPER['stanford_background']} % for its own network" in page
     assert "mean IoU: **" in page
 
@@ -343,3 +349,24 @@ def test_the_page_has_the_tables_of_the_committed_results(data_set: str, tmp_pat
     page.write_text(text)
     update_page(page, ResultsFile(REPOSITORY / f"docs/results/{data_set}.json", data_set).read())
     assert page.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "overall"),
+    [
+        ({"fine": "no"}, "yes"),  # fine of the cascade is not one of the four
+        ({"average": "no"}, "no"),
+        ({"fine_wide": "not shown"}, "not shown"),
+        ({"fine_wide": "unfinished"}, "unfinished"),
+        ({"fine_wide": "unfinished", "coarse_alone": "no"}, "no"),
+    ],
+)
+def test_the_verdict_on_the_claim_is_that_of_its_four_comparisons(
+    claim: tuple[Plan, Path], tmp_path: Path, verdicts: dict[str, str], overall: str
+) -> None:
+    plan, folder = claim
+    tree, _ = written(tmp_path, plan, folder)
+    for found in tree["claim"]["comparisons"]:
+        name = found["head"] if found["recipe"] == "cascade" else found["recipe"]
+        found["mean_iou"]["verdict"] = verdicts.get(name, "yes")
+    assert f"Refine is above all four in mean IoU: **{overall}**." in claim_table(tree)
