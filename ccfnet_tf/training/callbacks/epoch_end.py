@@ -145,7 +145,7 @@ class EpochEnd(keras.callbacks.Callback):
         self.progress = progress
         if self.every.unit != "epoch" or number % self.every.count == 0 or number == self.epochs:
             self.save_last(progress)
-        self.console.print(_line(number, self.epochs, row, trained))
+        self.console.print(epoch_line(number, self.epochs, row, trained, self.best_by))
 
     def save_last(self, progress: Progress) -> None:
         """Saves the complete state of the run, on the chief only."""
@@ -243,15 +243,23 @@ def _validation_figures(evaluation: EpochCounts | None) -> dict[str, float]:
     return {key: round(value, 6) for key, value in figures.items() if value is not None}
 
 
-def _line(number: int, epochs: int, row: dict[str, Any], seconds: float) -> str:
+def epoch_line(number: int, epochs: int, row: dict[str, Any], seconds: float, head: str) -> str:
+    """Returns a line about an epoch, with the accuracy of the head that selects the checkpoint.
+
+    Args:
+        number: Number of the epoch, from 1.
+        epochs: Epochs of the run.
+        row: Its row of `metrics.csv`.
+        seconds: Duration of its steps.
+        head: `train.best_by`. Only with refine are the other heads trained for certain.
+    """
     text = f"epoch {number}/{epochs}  {seconds:.0f} s"
     if "loss" in row:  # missing if a run on several replicas was interrupted before its validation
-        text += f"  loss {row['loss']:.3f}  accuracy {100 * row['refine_accuracy']:.1f} %"
+        text += f"  loss {row['loss']:.3f}  accuracy {100 * row[f'{head}_accuracy']:.1f} %"
     if row.get("skipped_steps"):
         text += f"  skipped steps {row['skipped_steps']:.0f}"
-    if "val_refine_pixel_accuracy" not in row:
+    if f"val_{head}_pixel_accuracy" not in row:
         return text
-    return text + (
-        f"  validation: coarse {100 * row['val_coarse_pixel_accuracy']:.1f} %, "
-        f"refine {100 * row['val_refine_pixel_accuracy']:.1f} %"
-    )
+    shown = ("coarse", "refine") if head == "refine" else (head,)
+    figures = [f"{each} {100 * row[f'val_{each}_pixel_accuracy']:.1f} %" for each in shown]
+    return f"{text}  validation: {', '.join(figures)}"
