@@ -46,6 +46,7 @@ def test_resnet_50_costs_what_is_known_of_it() -> None:
     assert sum(count(model, (1, 224, 224, 3)).values()) / 1e9 == pytest.approx(3.858, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_a_backbone_at_two_scales_counts_twice() -> None:
     def build(**options: float) -> Any:
         return build_ccfnet(

@@ -58,9 +58,9 @@ def plain_lite(name: str) -> Callable[[], tuple[keras.Model, str]]:
     [
         pytest.param("resnet50", plain_resnet50, marks=pytest.mark.slow),
         ("mobilenet_v2", plain_mobilenet_v2),
-        ("efficientnet_lite0", plain_lite("efficientnet_lite0")),
-        pytest.param(
-            "efficientnet_lite2", plain_lite("efficientnet_lite2"), marks=pytest.mark.slow
+        *(
+            pytest.param(name, plain_lite(name), marks=pytest.mark.slow)
+            for name in ("efficientnet_lite0", "efficientnet_lite2")
         ),
     ],
 )

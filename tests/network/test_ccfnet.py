@@ -227,6 +227,7 @@ def test_outputs_are_aligned_with_the_input(
     assert_aligned(borrowed(backbone, **FULL), size)
 
 
+@pytest.mark.slow
 def test_outputs_are_aligned_with_the_input_if_coarse_reads_it_at_half_size(
     borrowed: Build,
 ) -> None:

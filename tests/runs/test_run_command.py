@@ -63,7 +63,14 @@ def test_failures_say_what_ended_the_command(
     assert text.endswith("continue with --resume")
 
 
-@pytest.mark.parametrize("script", ["exit 130", "kill -INT $$"])
+INTERRUPTED = (
+    f"exec {sys.executable} -c 'import os, signal; "
+    "signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGINT)'"
+)
+"""Of a shell, SIGINT stays ignored if the tests themselves were started in the background."""
+
+
+@pytest.mark.parametrize("script", ["exit 130", INTERRUPTED], ids=["exit code", "signal"])
 def test_an_interrupted_command_interrupts_its_caller(script: str, run: Run) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(script)

@@ -61,7 +61,7 @@ def train(toy: Toy, strategy: Any, *, regularised: bool = False, **options: Any)
 
 # What is compiled, then (replicas, parts) that must equal one replica that learns it whole.
 CASES: dict[str, tuple[dict[str, Any], list[tuple[int, int]]]] = {
-    "plain": ({}, [(1, 2), (2, 4)]),
+    "plain": ({}, [(1, 4), (2, 4)]),
     "all": (
         {
             "class_weights": [0.2, 3.0, 1.0],
@@ -69,7 +69,7 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[int, int]]]] = {
             "clip_norm": 0.05,
             "regularised": True,
         },
-        [(1, 4), (2, 2)],
+        [(2, 2)],
     ),
     # Loss scaling multiplies by powers of two: exact here, where the layers are float32.
     "scaled": ({"precision": "float16", "clip_norm": 0.05}, [(2, 2)]),
@@ -113,7 +113,7 @@ def test_balanced_attention_balances_each_micro_batch(toy: Toy) -> None:
 
 def test_a_micro_batch_waits_for_the_gradients_of_the_previous_one(toy: Toy) -> None:
     """In parallel, micro-batches would need the memory of the complete batch."""
-    parts = 4
+    parts = 2
     model = compiled(toy, accumulate=parts)
     step = tf.function(lambda *data: model.train_step(data))
     graph = step.get_concrete_function(*next(iter(batches()))).graph
