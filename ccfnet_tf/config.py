@@ -421,7 +421,7 @@ class RunConfig:
         if model.gate == "affine" and not train.refine_loss_weight:
             raise ConfigError(
                 "model.gate is affine: only the loss of refine can train it; set "
-                "train.refine_loss_weight above 0"
+                "train.refine_loss_weight above 0, or model.gate to attention"
             )
         if train.fine_loss_pixels == "hard" and not train.fine_loss_weight:
             raise ConfigError(
