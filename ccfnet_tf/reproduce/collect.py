@@ -25,12 +25,12 @@ FREE = ("fine_difficulty", "max_softmax", "entropy", "margin", "disagreement")
 """Scores of coarse's errors that need no head of their own."""
 
 SCORES = ("difficulty", "attention", *FREE)
-OWN_PARTS = ("average", "fine")
-"""Predictions of the cascade that refine is compared with."""
-
 RANKINGS = ("auroc", "average_precision")
 NEAR = "4"
 """Pixels from a boundary, as a key of `evaluation.json`."""
+
+OWN_PARTS = ("average", "fine")
+"""Predictions of the cascade that refine is compared with in the claim."""
 
 
 @dataclass(frozen=True)
