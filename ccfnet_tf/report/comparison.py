@@ -32,6 +32,12 @@ FIGURES: tuple[tuple[str, tuple[str, ...], bool, bool], ...] = (
     ("pixel accuracy, %", ("refine", "pixel_accuracy"), True, True),
     ("class accuracy, %", ("refine", "class_accuracy"), True, True),
     ("mean IoU, %", ("refine", "mean_iou"), True, True),
+    (
+        "pixel accuracy within 4 pixels of boundaries, %",
+        ("cascade", "near_boundaries", "4", "refine", "pixel_accuracy"),
+        True,
+        True,
+    ),
     ("mean Boundary IoU, %", ("refine", "mean_boundary_iou"), True, True),
     ("pixel accuracy of coarse, %", ("coarse", "pixel_accuracy"), True, True),
     ("errors of coarse corrected, %", ("cascade", "everywhere", "corrected_share"), True, True),

@@ -44,6 +44,15 @@ def test_the_terminal_and_the_page_have_the_same_intervals(
     assert browser.run("document.querySelectorAll('.plots svg[role=img]').length") == 4
 
 
+def test_the_accuracy_near_boundaries_is_that_of_the_counts(write_run: WriteRun) -> None:
+    runs = read_compared([write_run("one"), write_run("two", seed=2)])
+    rows = {row["name"]: row["texts"] for row in comparison.figure_table(runs)}
+    shares = [run.near[:, 2].sum() / run.near[:, 0].sum() for run in runs]
+    expected = [f"{100 * share:.2f}" for share in shares]
+    assert rows["pixel accuracy within 4 pixels of boundaries, %"] == expected
+    assert expected[0] != expected[1]
+
+
 def test_a_run_beside_its_copy_is_equal(write_run: WriteRun) -> None:
     runs = read_compared([write_run("one"), write_run("two")])
     page = comparison_page(runs, compare(runs), TAXONOMY)

@@ -477,9 +477,8 @@ def test_a_killed_study_is_continued_by_the_same_command(data: Path, tmp_path: P
     assert len(tree["scored"]) == 1
     page = (tmp_path / "results.md").read_text()
     assert "mean of 2" in page
-    whole = command(data, tmp_path / "whole", "--folds", "0", "1", "--train.epochs", "3")
+    whole = command(data, tmp_path / "whole", "--folds", "1", "--train.epochs", "3")
     subprocess.run([sys.executable, "-m", "ccfnet_tf", *whole], check=True)
     other = json.loads((tmp_path / "whole/results/stanford_background.json").read_text())
-    assert [each["figures"] for each in other["folds"]["runs"]] == [
-        each["figures"] for each in tree["folds"]["runs"]
-    ]
+    (uninterrupted,) = other["folds"]["runs"]
+    assert uninterrupted["figures"] == tree["folds"]["runs"][1]["figures"]
