@@ -88,6 +88,29 @@ def test_equals_the_layer_of_keras(
         np.testing.assert_allclose(mine, truth, rtol=0, atol=bound)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Conv, {"filters": 6, "kernel_size": 1}),
+        (Conv, {"filters": 6, "kernel_size": 3, "padding": "same"}),
+        (DepthwiseConv, {"kernel_size": 3, "strides": 2}),
+    ],
+)
+def test_the_bias_gradient_over_many_positions_is_exact(
+    kind: type[keras.layers.Layer], options: dict[str, Any], precision: str
+) -> None:
+    layer = kind(**options, dtype=f"mixed_{precision}")
+    x = tf.zeros([8, 61, 61, 6], precision)
+    with tf.GradientTape() as tape:
+        output = layer(x, training=True)
+    pull = np.random.default_rng(0).normal(size=output.shape)
+    pull = tf.cast(tf.constant(pull, tf.float32), precision)
+    found = tape.gradient(output, layer.bias.value, pull)
+    truth = tf.cast(pull, tf.float64).numpy().sum((0, 1, 2))
+    np.testing.assert_allclose(found, truth, rtol=0, atol=5e-3 * np.abs(truth).max())
+
+
 @pytest.mark.parametrize(("kind", "options", "shape"), CASES)
 def test_weights_and_configuration_equal_those_of_keras(
     kind: type[keras.layers.Layer], options: dict[str, Any], shape: tuple[int, ...]
