@@ -465,7 +465,7 @@ def find_config(name: str) -> Path:
     if path.is_file():
         return path
     raise ConfigError(
-        f"--config {name}: neither a preset ({', '.join(preset_names())}) nor a YAML file"
+        f"--config {name}: neither a preset ({', '.join(preset_names())}) nor a file that exists"
         + nearest(name, preset_names())
     )
 

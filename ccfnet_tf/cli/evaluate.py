@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
@@ -168,7 +169,11 @@ def measure(
         write_evaluation(run, evaluation, weights, console, above)
     else:
         path = write_shard(run, evaluation, shard, weights)
-        console.print(f"written to {path}; with all parts: evaluate {run} --merge FILE...")
+        parts_of_run = f"{shlex.quote(str(run))}/evaluation.*-of-{step}.json"
+        console.print(
+            f"written to {path}; with all parts: ccfnet-tf evaluate {shlex.quote(str(run))} "
+            f"--merge {parts_of_run}"
+        )
 
 
 def checked_load(samples: Sequence[Sample], parts: Parts, data: DataConfig, bar: Progress) -> Load:

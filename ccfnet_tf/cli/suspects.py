@@ -113,9 +113,9 @@ def main(args: list[str]) -> int:
     if options.min_area < 1:
         raise ConfigError(f"--min-area is {options.min_area}: it must be 1 or more")
     out = Path(options.out).expanduser()
+    runs = read_runs(Path(options.run).expanduser())
     refuse_existing(out)
     refuse_unwritable(out)
-    runs = read_runs(Path(options.run).expanduser())
     start_tensorflow()
     console = new_console()
     held = held_out(runs, options.root)

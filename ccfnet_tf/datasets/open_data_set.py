@@ -244,6 +244,10 @@ def _with_lists(listing: Listing, lists: Path, fold: int) -> Listing:
     folder = lists / f"fold_{fold}"
     if not folder.is_dir() and not folds:
         folder = lists
+    if not lists.is_dir():
+        raise ConfigError(f"data.lists: {lists}: no such folder")
+    if folds and not folder.is_dir():
+        raise ConfigError(f"data.fold is {fold}: {lists} has the folds 0 to {folds - 1}")
     if "train" not in part_lists(folder):
         raise ConfigError(
             f"data.lists: {folder}: no train.txt: expected train.txt, val.txt and test.txt (one "

@@ -125,6 +125,16 @@ class Video:
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
+def _why_not_opened(source: Path | str) -> str:
+    if isinstance(source, Path):
+        return "not a video that OpenCV can open: damaged, or an unsupported format"
+    if source.startswith(CAMERA):
+        return (
+            "OpenCV cannot open the camera: check that it exists and that no other program uses it"
+        )
+    return "OpenCV cannot open the stream: check the address, and that this machine can reach it"
+
+
 @contextmanager
 def open_video(source: Path | str) -> Iterator[Video]:
     """Opens a video file, or a stream if `source` is a string.
@@ -141,12 +151,7 @@ def open_video(source: Path | str) -> Iterator[Video]:
     capture = cv2.VideoCapture(address, cv2.CAP_ANY if camera else _reader(), timeouts)
     try:
         if not capture.isOpened():
-            raise DataError(
-                f"{source}: not a video that OpenCV can open: damaged, or an unsupported format"
-                if isinstance(source, Path)
-                else f"{source}: OpenCV cannot open the {'camera' if camera else 'stream'}: check "
-                "that it exists and that no other program uses it"
-            )
+            raise DataError(f"{source}: {_why_not_opened(source)}")
         _refuse_huge(source, capture)
         yield Video(source, capture)
     finally:

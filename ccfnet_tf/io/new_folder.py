@@ -22,11 +22,11 @@ def refuse_existing(out: Path) -> None:
     if ":/" in str(out):
         raise ConfigError(f"{out}: is a URL: give a local folder, then copy it there")
     if out.is_symlink() and not out.exists():
-        raise ConfigError(f"{out}: is a broken link; remove it or choose another folder")
+        raise ConfigError(f"{out}: is a broken link; remove it, or give another --out")
     refuse_file(out)
     if out.exists() and any(out.iterdir()):
         raise ConfigError(
-            f"{out}: already exists and is not empty; remove it or choose another folder"
+            f"{out}: already exists and is not empty; remove it, or give another --out"
         )
 
 
@@ -80,7 +80,7 @@ def _convert_os_errors(out: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         fix = "free space" if is_disk_full(error) else "make its folder writable"
         raise ResourceError(
-            f"{reason} while writing {out}: nothing was kept: {fix}, or choose another folder"
+            f"{reason} while writing {out}: nothing was kept: {fix}, or give another --out"
         ) from error
 
 
@@ -99,7 +99,7 @@ def _locked(out: Path) -> Iterator[Path]:
         lock = _lock(unfinished)
     except (FileNotFoundError, BlockingIOError) as error:
         raise ConfigError(
-            f"{out}: another process is writing it: wait until it ends, or choose another folder"
+            f"{out}: another process is writing it: wait until it ends, or give another --out"
         ) from error
     try:
         if os.fstat(lock).st_uid != os.geteuid():

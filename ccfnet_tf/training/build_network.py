@@ -9,7 +9,7 @@ import keras
 from rich.console import Console
 
 from ccfnet_tf.config import ModelConfig, RunConfig
-from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.network.backbone_weights import IMAGENET, NO_WEIGHTS, check_weights_file
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.check_compile_arguments import LossWeights
@@ -110,11 +110,15 @@ def _init_from(model: CCFNet, settings: ModelConfig, console: Console) -> None:
 
 def _initial_checkpoint(settings: ModelConfig) -> Path:
     """Returns the checkpoint of `model.init_from`, after checking that the backbone is the same."""
-    source = read_run(str(settings.init_from))
+    try:
+        source = read_run(str(settings.init_from))
+        checkpoint = source.checkpoint()
+    except RunError as error:
+        raise RunError(f"model.init_from: {error}") from error
     backbone = source.config.model.backbone
     if backbone != settings.backbone:
         raise ConfigError(
             f"model.init_from {source.path}: its backbone is {backbone}, but model.backbone is "
             f"{settings.backbone}; add --model.backbone {backbone}"
         )
-    return source.checkpoint()
+    return checkpoint

@@ -57,6 +57,8 @@ def test_parts_give_the_bytes_of_the_whole(run: Path, capsys: pytest.CaptureFixt
     for part in ("1/2", "2/2"):
         evaluate(run, "--shard", part)
         assert not any((run / name).exists() for name in FILES)
+    merge = f"ccfnet-tf evaluate {run} --merge {run}/evaluation.*-of-2.json"
+    assert merge in " ".join(capsys.readouterr().out.split())
     parts = [run / f"evaluation.{k}-of-2.json" for k in (2, 1)]
     evaluate(run, "--merge", *parts, "--abstain-above", "0.5")
     assert contents(run) == [abstaining, *others]

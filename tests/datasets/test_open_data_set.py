@@ -127,7 +127,7 @@ def test_folds_are_selected_by_number(plain: Path, tmp_path: Path) -> None:
     for fold in range(2):
         data = DataConfig(root=str(plain), lists=str(tmp_path / "l"), fold=fold, val_share=0.0)
         assert names(open_data_set.read_parts(data, 0).test) == [str(1 - fold)]
-    with pytest.raises(ConfigError, match=r"fold_7: no train\.txt"):
+    with pytest.raises(ConfigError, match=r"data\.fold is 7: .*/l has the folds 0 to 1$"):
         open_data_set.read_parts(DataConfig(root=str(plain), lists=str(tmp_path / "l"), fold=7), 0)
 
 

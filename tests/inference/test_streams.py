@@ -139,5 +139,5 @@ def test_a_server_that_is_silent_from_the_start(
     address, process = camera
     os.kill(process.pid, signal.SIGSTOP)
     (failure,) = predict_all(ByBrightness(), [address], tmp_path / "out").failures
-    assert "OpenCV cannot open the stream" in failure.reason
+    assert "OpenCV cannot open the stream: check the address" in failure.reason
     assert "se%63ret" not in f"{failure}"

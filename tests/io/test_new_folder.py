@@ -84,9 +84,9 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "cure"),
     [
-        (errno.ENOSPC, "free space, or choose another folder"),
-        (errno.EDQUOT, "free space, or choose another folder"),
-        (errno.EROFS, "make its folder writable, or choose another folder"),
+        (errno.ENOSPC, "free space, or give another --out"),
+        (errno.EDQUOT, "free space, or give another --out"),
+        (errno.EROFS, "make its folder writable, or give another --out"),
     ],
 )
 def test_the_error_states_the_fix(code: int, cure: str, tmp_path: Path) -> None:

@@ -170,9 +170,12 @@ def test_the_weights_file_is_checked_before_the_data(tmp_path: Path) -> None:
 
 def test_the_run_to_fine_tune_is_checked_before_the_data(tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
-    assert "no such folder" in refusal(tmp_path / "run", with_model(init_from=str(tuned)))
+    text = refusal(tmp_path / "run", with_model(init_from=str(tuned)))
+    assert f"model.init_from: {tuned}: no such folder" in text
     begun(tuned, epochs=0)
-    assert "no checkpoint yet" in refusal(tmp_path / "run", with_model(init_from=str(tuned)))
+    text = refusal(tmp_path / "run", with_model(init_from=str(tuned)))
+    assert text.startswith("model.init_from: ")
+    assert "no checkpoint yet" in text
     (tuned / "checkpoints" / "last.npz").touch()
     config = with_model(init_from=str(tuned), backbone="resnet50")
     assert "its backbone is mobilenet_v2" in refusal(tmp_path / "run", config)
