@@ -288,6 +288,9 @@ class TrainConfig:
         ohem_share: Online hard example mining: the share of the labelled pixels, those with the
             largest losses, that is trained in the losses of coarse and fine, per replica and part
             of a batch; the metrics are of all pixels. 1 disables it.
+        hard_pixel_weight: Weight w of difficult pixels in the losses of fine and refine: a pixel
+            counts 1 + w P(hard), where P(hard) is attention's. The metrics are not weighted. 0
+            disables it.
         label_smoothing: Weight s of the uniform distribution in the targets of coarse, fine and
             refine: 1 - s for the label, plus s / C for each of the C classes. The losses of
             training in `metrics.csv` are smoothed, and `ohem_share` chooses pixels by them. 0
@@ -330,6 +333,7 @@ class TrainConfig:
     fine_loss_weight: float = 0.0
     fine_loss_pixels: Literal["all", "hard"] = "all"
     ohem_share: float = 1.0
+    hard_pixel_weight: float = 0.0
     label_smoothing: float = 0.0
     balanced_attention: bool = False
     class_weights: Literal["none", "auto"] | tuple[float, ...] = "none"
@@ -363,6 +367,7 @@ class TrainConfig:
                 "above 0"
             )
         _between("train.ohem_share", self.ohem_share, 0.001, 1.0)
+        _between("train.hard_pixel_weight", self.hard_pixel_weight, 0.0, 100.0)
         _between("train.label_smoothing", self.label_smoothing, 0.0, 0.5)
         if not isinstance(self.class_weights, str):
             for weight in self.class_weights:
@@ -432,6 +437,11 @@ class RunConfig:
             raise ConfigError(
                 f"train.ohem_share is {train.ohem_share} but train.fine_loss_pixels is hard: both "
                 "choose the pixels that train fine; set train.ohem_share to 1"
+            )
+        if train.hard_pixel_weight and not train.attention_loss_weight:
+            raise ConfigError(
+                f"train.hard_pixel_weight is {train.hard_pixel_weight}: only its own loss teaches "
+                "attention which pixels are hard; set train.attention_loss_weight above 0"
             )
         own_weight = {"coarse": train.coarse_loss_weight, "fine": train.fine_loss_weight}
         if not own_weight.get(train.best_by, 1.0) and not train.refine_loss_weight:

@@ -125,6 +125,11 @@ def test_an_unknown_preset_lists_the_known_ones() -> None:
         ),
         ({"blend": "hard"}, {"attention_loss_weight": 0.0}, "model.blend is hard: .* attention"),
         ({"gate": "affine"}, {"refine_loss_weight": 0.0}, "model.gate is affine: .* refine"),
+        (
+            {},
+            {"hard_pixel_weight": 4.0, "attention_loss_weight": 0.0},
+            r"train.hard_pixel_weight is 4.0: .* set train.attention_loss_weight above 0",
+        ),
         ({}, {"fine_loss_pixels": "hard"}, "train.fine_loss_pixels is hard: .* fine"),
         (
             {},

@@ -133,6 +133,7 @@ class CCFNet(MultiWorkerFit):
         weighted_metrics: None = None,
         *,
         ohem_share: float = 1.0,
+        hard_pixel_weight: float = 0.0,
         label_smoothing: float = 0.0,
         clip_norm: float = 0.0,
         balanced_attention: bool = False,
@@ -155,6 +156,10 @@ class CCFNet(MultiWorkerFit):
                 minimised losses of coarse and fine; their metrics are of all pixels. The pixels are
                 chosen on each replica, and with `accumulate` in each micro-batch; class weights do
                 not affect the choice, label smoothing does. 1 disables it.
+            hard_pixel_weight: Weight w of difficult pixels in the minimised losses of fine and
+                refine: a pixel counts 1 + w P(hard), with P(hard) as attention sees it; no gradient
+                reaches attention through the weight. Sums are divided by the number of labelled
+                pixels, and the metrics are not weighted. 0 disables it.
             label_smoothing: Weight s of the uniform distribution in the targets of coarse, fine and
                 refine: 1 - s for the label, plus s / C for each of the C classes. The target of
                 attention is not smoothed. `class_weights` weight the smoothed loss of a pixel by
@@ -184,7 +189,8 @@ class CCFNet(MultiWorkerFit):
         Raises:
             ConfigError: An argument of Keras that would be ignored was given, the number of class
                 weights is not the number of classes, `accumulate` is less than 1, `ohem_share` is
-                0, it or `fine_threshold` is outside 0..1, or `label_smoothing` is outside 0..0.5.
+                0, it or `fine_threshold` is outside 0..1, `hard_pixel_weight` is negative, or
+                `label_smoothing` is outside 0..0.5.
                 `fit` raises it if the batch size of a replica is not a multiple of `accumulate`.
         """
         refuse_keras_arguments(loss=loss, metrics=metrics, weighted_metrics=weighted_metrics)
@@ -193,6 +199,7 @@ class CCFNet(MultiWorkerFit):
         super().compile(optimizer=optimizer, **kwargs)
         self.heads_weights = loss_weights_of(loss_weights)
         self.ohem_share = ohem_share
+        self.hard_pixel_weight = hard_pixel_weight
         self.label_smoothing = label_smoothing
         self.clip_norm = clip_norm
         self.balanced_attention = balanced_attention
@@ -201,6 +208,8 @@ class CCFNet(MultiWorkerFit):
         self.classes = int(self.outputs_by_name["coarse"].shape[-1])
         if not 0.0 < ohem_share <= 1.0:
             raise ConfigError(f"ohem_share is {ohem_share}: it must be in 0..1, 0 excluded")
+        if not 0.0 <= hard_pixel_weight < float("inf"):
+            raise ConfigError(f"hard_pixel_weight is {hard_pixel_weight}: it must be 0 or more")
         if not 0.0 <= label_smoothing <= 0.5:
             raise ConfigError(f"label_smoothing is {label_smoothing}: it must be in 0..0.5")
         if not 0.0 <= fine_threshold < 1.0:
@@ -231,6 +240,7 @@ class CCFNet(MultiWorkerFit):
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "loss_weights": asdict(self.heads_weights),
             "ohem_share": self.ohem_share,
+            "hard_pixel_weight": self.hard_pixel_weight,
             "label_smoothing": self.label_smoothing,
             "clip_norm": self.clip_norm,
             "balanced_attention": self.balanced_attention,
@@ -476,12 +486,16 @@ class CCFNet(MultiWorkerFit):
         sums = {head: tf.reduce_sum(mass * values) for head, values in pixelwise.items()}
         sums["attention"] = self._attention_loss(outputs["attention"], batch, easy)
         minimised = dict(sums)
-        chosen = {head: pixelwise[head] for head in ("coarse", "fine")}
+        chosen = {head: pixelwise[head] for head in ("coarse", "fine", "refine")}
+        hard = tf.stop_gradient(losses.hard_probability(outputs["attention"]))
         if self.fine_threshold:
-            hard = losses.hard_probability(outputs["attention"]) > self.fine_threshold
-            chosen["fine"] = tf.where(hard, chosen["fine"], 0.0)
+            chosen["fine"] = tf.where(hard > self.fine_threshold, chosen["fine"], 0.0)
         for head, values in chosen.items():
-            kept = losses.hardest(values, target.valid, self.ohem_share)
+            kept = values
+            if head != "refine":
+                kept = losses.hardest(kept, target.valid, self.ohem_share)
+            if head != "coarse" and self.hard_pixel_weight:
+                kept = (1.0 + self.hard_pixel_weight * hard) * kept
             if kept is not pixelwise[head]:
                 minimised[head] = tf.reduce_sum(mass * kept)
         weights = vars(self.heads_weights)

@@ -64,6 +64,7 @@ def _alone(head: str) -> dict[str, Any]:
     weights = dict.fromkeys(("coarse", "attention", "refine", "fine"), 0.0) | {head: 1.0}
     return {
         **{f"train.{name}_loss_weight": value for name, value in weights.items()},
+        "train.hard_pixel_weight": 0.0,
         **_SOFT_BLEND,
         "model.gate": "attention",
     }
@@ -117,12 +118,17 @@ ABLATIONS = (
     Recipe(
         "no_attention_loss",
         "attention learned through the loss of refine only",
-        {**_SOFT_BLEND, "train.attention_loss_weight": 0.0},
+        {**_SOFT_BLEND, "train.attention_loss_weight": 0.0, "train.hard_pixel_weight": 0.0},
     ),
     Recipe(
         "balanced_attention",
         "hard and easy pixels weigh the same in the loss of attention",
         {"train.balanced_attention": True},
+    ),
+    Recipe(
+        "hard_pixels",
+        "a pixel counts 1 + 4 P(hard) in the losses of fine and refine",
+        {"train.hard_pixel_weight": 4.0},
     ),
     Recipe(
         "ohem",

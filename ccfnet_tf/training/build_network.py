@@ -79,6 +79,7 @@ def build_model(
                 fine=train.fine_loss_weight,
             ),
             ohem_share=train.ohem_share,
+            hard_pixel_weight=train.hard_pixel_weight,
             label_smoothing=train.label_smoothing,
             clip_norm=train.clip_norm,
             balanced_attention=train.balanced_attention,

@@ -35,6 +35,7 @@ class Learning:
         affine_gate: The weights of fine and coarse are an affine function of attention.
         frozen: Batch norm is not trained.
         ohem: Share of the labelled pixels of a micro-batch that counts for coarse and fine.
+        of_hard: w, where a pixel counts 1 + w P(hard) in the losses of fine and refine.
         smoothing: Weight of the uniform distribution in the targets of all but attention.
     """
 
@@ -50,6 +51,7 @@ class Learning:
     fine_above: float = 0.0
     affine_gate: bool = False
     ohem: float = 1.0
+    of_hard: float = 0.0
     smoothing: float = 0.0
 
 
@@ -85,7 +87,9 @@ def step(weights: Weights, images: np.ndarray, labels: np.ndarray, how: Learning
             tape.watch([variables[name] for name in learned])
             logits, moments = forward(variables, part_images, training=not how.frozen)
             losses = _losses(logits, part_labels, labels, how)
-            minimised = losses | {head: losses[f"minimised_{head}"] for head in ("coarse", "fine")}
+            minimised = losses | {
+                head: losses[f"minimised_{head}"] for head in ("coarse", "fine", "refine")
+            }
             loss = tf.add_n([getattr(how, head) * minimised[head] for head in HEADS])
         found = tape.gradient(loss, [variables[name] for name in learned])
         for name, gradient in zip(learned, found, strict=True):
@@ -184,11 +188,13 @@ def _losses(
     divisor = total.sum() or 1.0
     pixelwise = {head: nll(p, truth, how.smoothing) for head, p in probabilities.items()}
     losses = {head: tf.reduce_sum(mass * each) / divisor for head, each in pixelwise.items()}
-    hard = _softmax(logits["attention"])[..., 0].numpy() > how.fine_above
-    chosen = {"coarse": pixelwise["coarse"], "fine": pixelwise["fine"] * hard}
+    hard = _softmax(logits["attention"])[..., 0].numpy()
+    chosen = {"coarse": pixelwise["coarse"], "fine": pixelwise["fine"] * (hard > how.fine_above)}
+    chosen = {h: v * _hardest(v.numpy(), labels, how.ohem) for h, v in chosen.items()}
+    chosen["refine"] = pixelwise["refine"]
     for head, values in chosen.items():
-        kept = values * _hardest(values.numpy(), labels, how.ohem)
-        losses[f"minimised_{head}"] = tf.reduce_sum(mass * kept) / divisor
+        counted = mass * (1 + how.of_hard * hard * (head != "coarse"))
+        losses[f"minimised_{head}"] = tf.reduce_sum(counted * values) / divisor
     easy = (logits["coarse"].numpy().argmax(-1) == truth).astype(int)  # no way back for gradients
     doubt = nll(_softmax(logits["attention"]), easy)
     losses["attention"] = tf.reduce_sum(_attention_mass(easy, labels, how) * doubt) / max(

@@ -107,6 +107,12 @@ def test_shares_outside_their_range_are_refused(toy: Toy, key: str) -> None:
             toy(CLASSES).compile(**{key: value})
 
 
+def test_a_hard_pixel_weight_below_0_is_refused(toy: Toy) -> None:
+    for value in (-0.1, math.inf, math.nan):
+        with pytest.raises(ConfigError, match=rf"^hard_pixel_weight is {value}: it must be 0 or"):
+            toy(CLASSES).compile(hard_pixel_weight=value)
+
+
 def test_label_smoothing_outside_its_range_is_refused(toy: Toy) -> None:
     for value in (-0.1, 0.6, math.nan):
         with pytest.raises(ConfigError, match=rf"^label_smoothing is {value}: it must be in 0\.\."):

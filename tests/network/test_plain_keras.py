@@ -289,6 +289,7 @@ def test_training_of_a_loaded_model_continues_bit_by_bit(
     options = {
         "loss_weights": {"fine": 0.5},
         "label_smoothing": 0.1,
+        "hard_pixel_weight": 4.0,
         "clip_norm": 0.5,
         "balanced_attention": True,
         "class_weights": [1.0, 2.0, 0.5],

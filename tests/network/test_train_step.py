@@ -40,6 +40,10 @@ CASES: dict[str, Learning] = {
     "frozen": Learning(frozen=True),
     "fine_on_hard_pixels": Learning(fine=1.5, fine_above=0.5),
     "hardest_pixels": Learning(fine=1.5, ohem=0.3),
+    "weighted_hard_pixels": Learning(fine=0.5, of_hard=4.0),
+    "weighted_hard_pixels_of_all_kinds": Learning(
+        fine=1.5, of_hard=2.0, ohem=0.3, affine_gate=True, class_weights=[0.2, 3.0, 1.0], parts=2
+    ),
     "affine_gate": Learning(fine=0.5, affine_gate=True),
     "smoothed_hardest_pixels": Learning(fine=1.5, ohem=0.3, smoothing=0.5),
     "smoothed_fine_on_hard_pixels": Learning(
@@ -76,6 +80,7 @@ def compiled(toy: Toy, how: Learning, **options: Any) -> Any:
         accumulate=how.parts,
         fine_threshold=how.fine_above,
         ohem_share=how.ohem,
+        hard_pixel_weight=how.of_hard,
         label_smoothing=how.smoothing,
         **options,
     )

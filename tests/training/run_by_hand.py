@@ -23,6 +23,7 @@ def learning(train: TrainConfig, class_weights: Sequence[float] | None) -> Learn
         refine=train.refine_loss_weight,
         fine=train.fine_loss_weight,
         ohem=train.ohem_share,
+        of_hard=train.hard_pixel_weight,
         smoothing=train.label_smoothing,
         class_weights=class_weights,
         balanced=train.balanced_attention,

@@ -107,6 +107,7 @@ SEEN_IN_STEPS: dict[str, Any] = {
     "refine_loss_weight": 0.3,
     "fine_loss_weight": 0.8,
     "ohem_share": 0.3,
+    "hard_pixel_weight": 4.0,
     "label_smoothing": 0.5,
     "balanced_attention": True,
     "class_weights": "auto",
