@@ -289,8 +289,8 @@ class TrainConfig:
             largest losses, that is trained in the losses of coarse and fine, per replica and part
             of a batch; the metrics are of all pixels. 1 disables it.
         hard_pixel_weight: Weight w of difficult pixels in the losses of fine and refine: a pixel
-            counts 1 + w P(hard), where P(hard) is attention's. The metrics are not weighted. 0
-            disables it.
+            counts 1 + w P(hard), where P(hard) is attention's. Of the metrics, only `loss`, the sum
+            that is minimised, is weighted. 0 disables it.
         label_smoothing: Weight s of the uniform distribution in the targets of coarse, fine and
             refine: 1 - s for the label, plus s / C for each of the C classes. The losses of
             training in `metrics.csv` are smoothed, and `ohem_share` chooses pixels by them. 0
@@ -437,6 +437,11 @@ class RunConfig:
             raise ConfigError(
                 f"train.ohem_share is {train.ohem_share} but train.fine_loss_pixels is hard: both "
                 "choose the pixels that train fine; set train.ohem_share to 1"
+            )
+        if train.hard_pixel_weight and not train.fine_loss_weight + train.refine_loss_weight:
+            raise ConfigError(
+                f"train.hard_pixel_weight is {train.hard_pixel_weight}: it needs a loss of fine or "
+                "refine; set train.fine_loss_weight or train.refine_loss_weight above 0"
             )
         if train.hard_pixel_weight and not train.attention_loss_weight:
             raise ConfigError(

@@ -130,6 +130,11 @@ def test_an_unknown_preset_lists_the_known_ones() -> None:
             {"hard_pixel_weight": 4.0, "attention_loss_weight": 0.0},
             r"train.hard_pixel_weight is 4.0: .* set train.attention_loss_weight above 0",
         ),
+        (
+            {},
+            {"hard_pixel_weight": 4.0, "refine_loss_weight": 0.0, "best_by": "coarse"},
+            r"train.hard_pixel_weight is 4.0: it needs a loss of fine or refine",
+        ),
         ({}, {"fine_loss_pixels": "hard"}, "train.fine_loss_pixels is hard: .* fine"),
         (
             {},

@@ -57,7 +57,7 @@ def require(root: Path, signs: Callable[[Path], str], expected: str) -> None:
         return
     below = chain(root.glob("*/"), root.glob("*/*/"))
     near = next((p for p in (*root.parents[:2], *islice(below, _NEARBY)) if signs(p)), None)
-    hint = f"; did you mean {near}?" if near else ": for other layouts, use --config folder"
+    hint = f"; did you mean {near}?" if near else "; for other layouts, set data.format to auto"
     raise DataError(f"{root}: not the folder of {expected}{hint}")
 
 

@@ -245,9 +245,11 @@ def _with_lists(listing: Listing, lists: Path, fold: int) -> Listing:
     if not folder.is_dir() and not folds:
         folder = lists
     if not lists.is_dir():
-        raise ConfigError(f"data.lists: {lists}: no such folder")
+        why = "is a file: give the folder of the lists" if lists.is_file() else "no such folder"
+        raise ConfigError(f"data.lists: {lists}: {why}")
     if folds and not folder.is_dir():
-        raise ConfigError(f"data.fold is {fold}: {lists} has the folds 0 to {folds - 1}")
+        numbers = f"the folds 0 to {folds - 1}" if folds > 1 else "fold 0 only"
+        raise ConfigError(f"data.fold is {fold}: {lists} has {numbers}")
     if "train" not in part_lists(folder):
         raise ConfigError(
             f"data.lists: {folder}: no train.txt: expected train.txt, val.txt and test.txt (one "

@@ -159,7 +159,8 @@ class CCFNet(MultiWorkerFit):
             hard_pixel_weight: Weight w of difficult pixels in the minimised losses of fine and
                 refine: a pixel counts 1 + w P(hard), with P(hard) as attention sees it; no gradient
                 reaches attention through the weight. Sums are divided by the number of labelled
-                pixels, and the metrics are not weighted. 0 disables it.
+                pixels. Of the metrics, only `loss`, the sum that is minimised, is weighted. 0
+                disables it.
             label_smoothing: Weight s of the uniform distribution in the targets of coarse, fine and
                 refine: 1 - s for the label, plus s / C for each of the C classes. The target of
                 attention is not smoothed. `class_weights` weight the smoothed loss of a pixel by
@@ -189,8 +190,8 @@ class CCFNet(MultiWorkerFit):
         Raises:
             ConfigError: An argument of Keras that would be ignored was given, the number of class
                 weights is not the number of classes, `accumulate` is less than 1, `ohem_share` is
-                0, it or `fine_threshold` is outside 0..1, `hard_pixel_weight` is negative, or
-                `label_smoothing` is outside 0..0.5.
+                0, it or `fine_threshold` is outside 0..1, `hard_pixel_weight` is negative or
+                infinite, or `label_smoothing` is outside 0..0.5.
                 `fit` raises it if the batch size of a replica is not a multiple of `accumulate`.
         """
         refuse_keras_arguments(loss=loss, metrics=metrics, weighted_metrics=weighted_metrics)
@@ -209,7 +210,9 @@ class CCFNet(MultiWorkerFit):
         if not 0.0 < ohem_share <= 1.0:
             raise ConfigError(f"ohem_share is {ohem_share}: it must be in 0..1, 0 excluded")
         if not 0.0 <= hard_pixel_weight < float("inf"):
-            raise ConfigError(f"hard_pixel_weight is {hard_pixel_weight}: it must be 0 or more")
+            raise ConfigError(
+                f"hard_pixel_weight is {hard_pixel_weight}: it must be at least 0 and finite"
+            )
         if not 0.0 <= label_smoothing <= 0.5:
             raise ConfigError(f"label_smoothing is {label_smoothing}: it must be in 0..0.5")
         if not 0.0 <= fine_threshold < 1.0:

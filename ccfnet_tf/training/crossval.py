@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ccfnet_tf.config import RunConfig, to_yaml
+from ccfnet_tf.config import RunConfig, from_yaml, to_yaml
 from ccfnet_tf.datasets.absent_classes import allowed
 from ccfnet_tf.datasets.audit.class_counts import Census
 from ccfnet_tf.datasets.open_data_set import list_set, read_parts
@@ -136,10 +136,18 @@ def _refuse_absent(config: RunConfig, folds: int) -> None:
             raise DataError(f"fold {fold}: {error}", kind=error.kind) from error
 
 
+def _config_of(stored: Path) -> RunConfig | None:
+    """Returns the configuration of a cross-validation, which an older version may have written."""
+    try:
+        return from_yaml(stored.read_text(encoding="utf-8", errors="replace"), source=str(stored))
+    except ConfigError:
+        return None
+
+
 def _claim(config: RunConfig, out: Path, resume: bool) -> None:
     stored, text = out / CROSSVAL_CONFIG, to_yaml(config)
     if stored.is_file() and resume:
-        if stored.read_text(encoding="utf-8", errors="replace") != text:
+        if _config_of(stored) != config:
             raise RunError(
                 f"{stored}: was started with another configuration: use the original options, or "
                 "choose another --out"

@@ -147,6 +147,8 @@ def test_a_run_lists_the_wrong_labels_of_its_test_and_validation_images(
     before = (out / "suspects.csv").read_bytes()
     assert suspects(run, "--out", out) == EXIT_USER_ERROR
     assert "already exists" in capsys.readouterr().err
+    assert suspects(tmp_path / "gone", "--out", out) == EXIT_USER_ERROR
+    assert "gone: no such folder" in capsys.readouterr().err
     assert (out / "suspects.csv").read_bytes() == before
 
 

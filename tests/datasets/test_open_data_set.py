@@ -147,6 +147,13 @@ def test_invalid_lists(plain: Path, tmp_path: Path, text: dict[str, str], words:
         open_data_set.read_parts(lists(tmp_path / "l", **text), 0)
 
 
+def test_lists_that_are_no_folder_are_refused(plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("0\n")
+    for name, why in (("none", "no such folder"), ("names.txt", "is a file: give the folder")):
+        with pytest.raises(ConfigError, match=rf"^data\.lists: .*/{name}: {why}"):
+            open_data_set.read_parts(DataConfig(root=str(plain), lists=str(tmp_path / name)), 0)
+
+
 def test_mapped_classes_reach_both_loaders(plain: Path, tmp_path: Path) -> None:
     (tmp_path / "map.yaml").write_text("x: [a, c]\n")
     data = DataConfig(root=str(plain), label_map=str(tmp_path / "map.yaml"), val_share=0.0)

@@ -109,7 +109,9 @@ def test_shares_outside_their_range_are_refused(toy: Toy, key: str) -> None:
 
 def test_a_hard_pixel_weight_below_0_is_refused(toy: Toy) -> None:
     for value in (-0.1, math.inf, math.nan):
-        with pytest.raises(ConfigError, match=rf"^hard_pixel_weight is {value}: it must be 0 or"):
+        with pytest.raises(
+            ConfigError, match=rf"^hard_pixel_weight is {value}: it must be at least"
+        ):
             toy(CLASSES).compile(hard_pixel_weight=value)
 
 

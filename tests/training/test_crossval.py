@@ -20,7 +20,7 @@ from rich.console import Console
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_yaml
 from ccfnet_tf.errors import ConfigError, DataError, RunError
 from ccfnet_tf.runs.absolute_paths import resolved_paths
-from ccfnet_tf.training.crossval import _finished, crossval
+from ccfnet_tf.training.crossval import _claim, _finished, crossval
 from ccfnet_tf.training.data_digest import Row, write_digest
 from tests.epoch_states import write_state
 
@@ -204,6 +204,19 @@ def test_other_runs_in_the_folder_are_refused(plain: Path, tmp_path: Path) -> No
         crossval(settings, out, resume=True, console=Console(quiet=True))
     with pytest.raises(RunError, match="continue with --resume, or choose another --out"):
         crossval(settings, out, resume=False, console=Console(quiet=True))
+
+
+def test_the_configuration_of_an_older_version_is_the_same(plain: Path, tmp_path: Path) -> None:
+    settings = resolved_paths(config(plain, lists=str(tmp_path / "lists")))
+    lines = to_yaml(settings).splitlines(keepends=True)
+    older = [line for line in lines if "hard_pixel_weight" not in line]
+    assert len(older) == len(lines) - 1
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "crossval.yaml").write_text("".join(older))
+    _claim(settings, out, resume=True)
+    with pytest.raises(RunError, match="started with another configuration"):
+        _claim(replace(settings, seed=settings.seed + 1), out, resume=True)
 
 
 @pytest.mark.slow
