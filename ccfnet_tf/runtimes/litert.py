@@ -23,6 +23,7 @@ from ccfnet_tf.inference.segmenter_protocol import (
     refuse_other_prediction,
     risk_of,
 )
+from ccfnet_tf.io.quiet_tensorflow import without_native_messages
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.letterbox import Fitted, Size, fit, unfit, unfit_labels
 from ccfnet_tf.runtimes.manifest import LEVELS
@@ -79,6 +80,8 @@ class LiteRTNetwork:
                 model_content=content, num_threads=threads or os.cpu_count() or 1
             )
             _refuse_large_tensors(self._interpreter)  # before they are allocated
+            with without_native_messages():  # a note that the CPU's delegate is used
+                self._interpreter.allocate_tensors()
             self._runner: Any = self._interpreter.get_signature_runner(SIGNATURE)
             self.batch, self.size = _input_shape(self._runner.get_input_details())
         except (ValueError, KeyError, RuntimeError) as error:

@@ -121,6 +121,16 @@ def test_softmax_and_blend_of_int8_stay_float(model: Any, folder: Path) -> None:
         assert kinds.get(name, {np.float32}) == {np.float32}
 
 
+def test_a_prediction_prints_nothing(
+    model: Any, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(model, folder)
+    capfd.readouterr()
+    network = LiteRTNetwork(folder / MODEL["tflite"], TAXONOMY, threads=1)
+    network.predict(pictures()[0])
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("content", [b"", b"no file of that kind", b"1234TFL3"])
 def test_what_is_no_file_of_ours_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.tflite"
