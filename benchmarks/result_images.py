@@ -183,14 +183,14 @@ def row(
     shown: Shown, image: np.ndarray, label: np.ndarray, heads: Heads, taxonomy: Taxonomy
 ) -> list[np.ndarray]:
     """Returns the cells of an image, uint8 [H, 240, 3] each; the last one has its figures."""
-    from ccfnet_tf.inference.writers import colour_picture
+    from ccfnet_tf.inference.writers import colour_image
     from ccfnet_tf.io.draw_sheet import CELL_WIDTH, GAP, blank, to_width
     from ccfnet_tf.io.draw_text import draw_text, shortened
     from ccfnet_tf.report.evaluation_tables import percent
     from ccfnet_tf.report.gallery import compared
     from ccfnet_tf.report.training_previews import preview_cells
 
-    errors = colour_picture(compared(label, heads.coarse, heads.refine), error_kinds())
+    errors = colour_image(compared(label, heads.coarse, heads.refine), error_kinds())
     cells = [to_width(x) for x in (*preview_cells(image, label, heads, taxonomy), errors)]
     lines = [shown.name]
     for head, counts in (("coarse", shown.coarse), ("refine", shown.refine)):

@@ -134,9 +134,7 @@ def pair(
     return samples, tuple(DataError(text, kind="missing") for text in unpaired)
 
 
-def require_pictures(
-    part: tuple[tuple[Sample, ...], tuple[DataError, ...]], expected: Path
-) -> None:
+def require_images(part: tuple[tuple[Sample, ...], tuple[DataError, ...]], expected: Path) -> None:
     """Checks that a split has any files.
 
     Args:

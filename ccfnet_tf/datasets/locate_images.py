@@ -46,7 +46,7 @@ def is_below(path: str | Path, root: Path) -> bool:
     return lexical.is_relative_to(os.path.normpath(root.absolute()))
 
 
-class FoundPictures:
+class FoundImages:
     """Index of the images below a folder, by file name."""
 
     def __init__(self, root: Path) -> None:

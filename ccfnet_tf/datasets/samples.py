@@ -125,6 +125,6 @@ class Listing:
     notes: tuple[str, ...] = ()
 
 
-def with_pictures(load_label: LoadLabel) -> Load:
+def with_images(load_label: LoadLabel) -> Load:
     """Returns a loader for ordinary image files, with labels loaded by `load_label`."""
     return lambda sample: (read_image(sample.image), load_label(sample))

@@ -56,7 +56,7 @@ class FeatureNetwork:
         """Predicts an image, uint8 [H, W, 3] of any size.
 
         Raises:
-            PictureTooLargeError: Memory runs out; a smaller image may still fit.
+            ImageTooLargeError: Memory runs out; a smaller image may still fit.
         """
         height, width = image.shape[:2]
         try:

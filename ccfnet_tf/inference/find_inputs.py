@@ -60,7 +60,7 @@ VIDEO_SUFFIXES = (
 )
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://")
 
-PICTURES_SIDE, LABELS_SIDE = "images", "masks"  # of a training set
+IMAGES_SIDE, LABELS_SIDE = "images", "masks"  # of a training set
 
 _HEIF = (".heic", ".heif", ".hif")
 _RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw")
@@ -220,7 +220,7 @@ def _below(folder: Path, root: Path, found: Found) -> Iterator[Job]:
 
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if PICTURES_SIDE in folders and LABELS_SIDE in folders:
+        if IMAGES_SIDE in folders and LABELS_SIDE in folders:
             folders.remove(LABELS_SIDE)
             labels = Path(parent, LABELS_SIDE).rglob("*")
             found.labels += sum(path.is_file() and _is_known(path) for path in labels)

@@ -16,7 +16,7 @@ from ccfnet_tf.inference.segmenter_protocol import (
     HeadOutputs,
     Prediction,
     at_least,
-    refuse_no_picture,
+    refuse_no_image,
     too_large,
 )
 from ccfnet_tf.io.read_images import read_image
@@ -125,7 +125,7 @@ class KerasNetwork:
 
         Raises:
             DataError: The file is not an image, or the array has another type or shape.
-            PictureTooLargeError: Memory is exhausted; a smaller image may still fit.
+            ImageTooLargeError: Memory is exhausted; a smaller image may still fit.
         """
         return Prediction(*self._run(self._predict, image))
 
@@ -183,7 +183,7 @@ def _picture(image: str | Path | np.ndarray) -> np.ndarray:
     """Returns uint8 [H, W, 3]; raises DataError."""
     if isinstance(image, str | Path):
         return read_image(image)
-    refuse_no_picture(image)
+    refuse_no_image(image)
     return image
 
 

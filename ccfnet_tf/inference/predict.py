@@ -19,7 +19,7 @@ from ccfnet_tf.errors import ConfigError, DataError, nearest, printable
 from ccfnet_tf.inference.abstain import Abstaining
 from ccfnet_tf.inference.downscale import Box, SmallerImages, shrunk
 from ccfnet_tf.inference.find_inputs import Failure, Job, find_jobs
-from ccfnet_tf.inference.segmenter_protocol import PictureTooLargeError, Segmenter
+from ccfnet_tf.inference.segmenter_protocol import ImageTooLargeError, Segmenter
 from ccfnet_tf.inference.tiles import Tile
 from ccfnet_tf.inference.video import (
     VideoWanted,
@@ -255,7 +255,7 @@ class _Session:
                 self._video(job)
             else:
                 self._picture(job, Path(job.source))
-        except (DataError, PictureTooLargeError) as error:
+        except (DataError, ImageTooLargeError) as error:
             self._fail(job, str(error))
 
     def _refuse_links(self, job: Job) -> None:

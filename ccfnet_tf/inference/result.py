@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccfnet_tf.inference.segmenter_protocol import Maps, Prediction
-from ccfnet_tf.inference.writers import KINDS, Kind, overlay_picture, with_legend, write_prediction
+from ccfnet_tf.inference.writers import KINDS, Kind, overlay_image, with_legend, write_prediction
 from ccfnet_tf.io.draw_sheet import shown_ids
 from ccfnet_tf.labels import Taxonomy
 
@@ -63,7 +63,7 @@ class Result(_Parts):
 
     def overlay(self, *, legend: bool = False) -> np.ndarray:
         """Returns the image tinted by class, uint8 RGB: [H, W, 3], higher with a legend."""
-        drawn = overlay_picture(self.labels, self.image, self.taxonomy)
+        drawn = overlay_image(self.labels, self.image, self.taxonomy)
         return with_legend(drawn, shown_ids([self.labels]), self.taxonomy) if legend else drawn
 
     def save(

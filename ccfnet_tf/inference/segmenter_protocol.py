@@ -16,7 +16,7 @@ SMALLEST = 32
 """Smallest input side of the network in pixels; smaller images are padded by mirroring."""
 
 
-class PictureTooLargeError(ResourceError):
+class ImageTooLargeError(ResourceError):
     """One image exhausts the memory, or has more pixels than are accepted."""
 
 
@@ -92,7 +92,7 @@ class Segmenter(Protocol):
 
         Raises:
             DataError: The image cannot be predicted.
-            PictureTooLargeError: Memory is exhausted; a smaller image may still fit.
+            ImageTooLargeError: Memory is exhausted; a smaller image may still fit.
             ResourceError: No further image can be predicted.
         """
 
@@ -108,7 +108,7 @@ class CascadeSegmenter(Segmenter, Protocol):
         """Returns the prediction that follows from the outputs of the heads."""
 
 
-def refuse_no_picture(image: object) -> None:
+def refuse_no_image(image: object) -> None:
     """Refuses anything but a uint8 array [H, W, 3] with at least one pixel.
 
     Raises:
@@ -176,10 +176,10 @@ def at_least(image: np.ndarray, side: int = SMALLEST) -> np.ndarray:
     return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")
 
 
-def too_large(image: np.ndarray) -> PictureTooLargeError:
+def too_large(image: np.ndarray) -> ImageTooLargeError:
     """Returns the error for an image [H, W, 3] that exhausted the memory."""
     height, width = image.shape[:2]
-    return PictureTooLargeError(
+    return ImageTooLargeError(
         f"memory ran out on an image of {width}x{height} pixels: make it smaller (--size 1024), "
         "predict it in tiles (--tile 512), or use a machine with more memory"
     )

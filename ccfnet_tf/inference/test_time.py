@@ -111,7 +111,7 @@ class AugmentedNetwork:
 
         Raises:
             ConfigError: The network returns labels without probabilities.
-            DataError, PictureTooLargeError, ResourceError: As in `Segmenter.predict`.
+            DataError, ImageTooLargeError, ResourceError: As in `Segmenter.predict`.
         """
         names = ("attention", "difficulty", "probabilities")
 

@@ -256,7 +256,7 @@ class TiledNetwork:
             a large image would take gigabytes.
 
         Raises:
-            DataError, PictureTooLargeError, ResourceError: As in `Segmenter.predict`.
+            DataError, ImageTooLargeError, ResourceError: As in `Segmenter.predict`.
         """
         if self._fits(image):
             return self._network.predict(image)

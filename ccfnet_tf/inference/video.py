@@ -26,7 +26,7 @@ from ccfnet_tf.inference.writers import (
     KINDS,
     Kind,
     output_paths,
-    overlay_picture,
+    overlay_image,
     with_legend,
     write_prediction,
 )
@@ -280,7 +280,7 @@ def _film_frame(
     All frames have the same size, so the legend does not depend on the frame. It is left out if it
     would be higher than half of the image.
     """
-    drawn = overlay_picture(labels, image, taxonomy)
+    drawn = overlay_image(labels, image, taxonomy)
     if not legends:
         return drawn
     ids = range(len(taxonomy.names))

@@ -122,12 +122,12 @@ def write_prediction(
     labels = prediction.labels
 
     def overlay() -> np.ndarray:
-        drawn = overlay_picture(labels, image, taxonomy)
+        drawn = overlay_image(labels, image, taxonomy)
         return with_legend(drawn, shown_ids([labels]), taxonomy) if legends else drawn
 
     contents: dict[Kind, Callable[[], bytes]] = {
-        "label": lambda: _png(label_picture(labels, classes=len(taxonomy.names))),
-        "color": lambda: _png(colour_picture(labels, taxonomy)),
+        "label": lambda: _png(label_image(labels, classes=len(taxonomy.names))),
+        "color": lambda: _png(colour_image(labels, taxonomy)),
         "overlay": lambda: _png(overlay()),
     }
     for map_name in MAPS:
@@ -156,28 +156,28 @@ def _map_contents(
 
     forms: dict[str, Callable[[], bytes]] = {
         "": lambda: _png(coloured()),
-        "_grey": lambda: _png(grey_picture(values)),
+        "_grey": lambda: _png(grey_image(values)),
         "_npy": lambda: _npy(values),
         "_tiff": lambda: _tiff(values),
     }
     return {kind: forms[kind.removeprefix(name)] for kind in ENDINGS if kind.startswith(name)}
 
 
-def label_picture(labels: np.ndarray, *, classes: int) -> np.ndarray:
+def label_image(labels: np.ndarray, *, classes: int) -> np.ndarray:
     """Returns class ids [H, W] as uint8, or uint16 if needed; void is the largest value."""
     values = classes + bool((labels == VOID).any())
     return labels.astype(np.uint8 if values <= 256 else np.uint16)
 
 
-def colour_picture(labels: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
+def colour_image(labels: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
     """Returns labels int32 [H, W] (`VOID` is black) as uint8 [H, W, 3] RGB."""
     colours = np.array([*taxonomy.palette, VOID_COLOUR], np.uint8)
     return colours[np.where(labels == VOID, len(taxonomy.palette), labels)]
 
 
-def overlay_picture(labels: np.ndarray, image: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
+def overlay_image(labels: np.ndarray, image: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
     """Returns the image uint8 [H, W, 3] RGB tinted by class, with lines between classes."""
-    colours = colour_picture(labels, taxonomy)
+    colours = colour_image(labels, taxonomy)
     blend = cv2.addWeighted(image, _IMAGE_SHARE, colours, 1 - _IMAGE_SHARE, 0)
     border = _borders(labels)
     blend[border] = blend[border] // 2 + np.array(_BORDER_COLOUR, np.uint8) // 2
@@ -236,11 +236,11 @@ def _above(picture: np.ndarray, strip: np.ndarray) -> np.ndarray:
 def map_image(difficulty: np.ndarray) -> np.ndarray:
     """Returns a map [H, W] 0..1 as uint8 [H, W, 3] RGB; dark = 0, bright = 1."""
     # Magma is perceptually uniform.
-    coloured = cv2.applyColorMap(grey_picture(difficulty), cv2.COLORMAP_MAGMA)
+    coloured = cv2.applyColorMap(grey_image(difficulty), cv2.COLORMAP_MAGMA)
     return np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB))
 
 
-def grey_picture(difficulty: np.ndarray) -> np.ndarray:
+def grey_image(difficulty: np.ndarray) -> np.ndarray:
     """Returns a map [H, W] 0..1 as uint8 [H, W], round(255 p)."""
     return np.rint(np.clip(difficulty, 0.0, 1.0) * 255).astype(np.uint8)
 

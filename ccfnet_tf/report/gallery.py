@@ -21,7 +21,7 @@ from PIL import Image
 from ccfnet_tf.datasets.samples import Load
 from ccfnet_tf.evaluation.read_image_table import ImageRow
 from ccfnet_tf.inference.segmenter_protocol import MAPS, CascadeSegmenter, Prediction
-from ccfnet_tf.inference.writers import colour_picture, map_image
+from ccfnet_tf.inference.writers import colour_image, map_image
 from ccfnet_tf.labels import VOID, VOID_COLOUR, Sample, Taxonomy
 
 LAYERS = ("image", "label", "coarse", "attention", "difficulty", "risk", "refine", "errors")
@@ -194,7 +194,7 @@ def _nearest(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _labels_png(ids: np.ndarray, taxonomy: Taxonomy) -> str:
     colours = [*taxonomy.palette, VOID_COLOUR]
     if len(colours) > 256:
-        return _address(Image.fromarray(colour_picture(ids, taxonomy)), "png", optimize=True)
+        return _address(Image.fromarray(colour_image(ids, taxonomy)), "png", optimize=True)
     return _png(np.where(ids == VOID, len(taxonomy.palette), ids).astype(np.uint8), colours)
 
 

@@ -17,7 +17,7 @@ from ccfnet_tf.errors import DataError
 from ccfnet_tf.inference.choose_images_to_label import Candidate, candidate, choose
 from ccfnet_tf.inference.feature_network import FeatureNetwork
 from ccfnet_tf.inference.find_inputs import Failure, find_jobs
-from ccfnet_tf.inference.segmenter_protocol import PictureTooLargeError
+from ccfnet_tf.inference.segmenter_protocol import ImageTooLargeError
 from ccfnet_tf.inference.writers import write_png
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.io.draw_sheet import shown_ids
@@ -193,7 +193,7 @@ def _predict(
             try:
                 image = read_image(path)
                 view = opened.view(image)
-            except (DataError, PictureTooLargeError) as error:
+            except (DataError, ImageTooLargeError) as error:
                 fail(Failure(str(path), str(error).removeprefix(f"{path}: ")))
             else:
                 images[path] = candidate(image, *view, classes=classes)

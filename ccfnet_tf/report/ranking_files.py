@@ -23,7 +23,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from ccfnet_tf.inference.writers import map_image, overlay_picture, with_scale
+from ccfnet_tf.inference.writers import map_image, overlay_image, with_scale
 from ccfnet_tf.io.draw_sheet import shown_ids, to_width
 from ccfnet_tf.io.label_studio_rle import from_brush
 from ccfnet_tf.labels import Taxonomy
@@ -94,7 +94,7 @@ def sheet_cells(
         risk: float32 [H, W].
         taxonomy: Colours of the classes.
     """
-    drawn = [image, overlay_picture(labels, image, taxonomy), map_image(risk)]
+    drawn = [image, overlay_image(labels, image, taxonomy), map_image(risk)]
     return [to_width(each) for each in drawn]
 
 

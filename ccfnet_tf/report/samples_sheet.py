@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.samples import Load
-from ccfnet_tf.inference.writers import colour_picture, overlay_picture
+from ccfnet_tf.inference.writers import colour_image, overlay_image
 from ccfnet_tf.io.draw_sheet import (
     CELL_WIDTH,
     GAP,
@@ -122,12 +122,12 @@ def _sample_rows(
     taxonomy: Taxonomy,
 ) -> list[Row]:
     """Returns the rows of a sample."""
-    sample = [image, colour_picture(label, taxonomy), overlay_picture(label, image, taxonomy)]
+    sample = [image, colour_image(label, taxonomy), overlay_image(label, image, taxonomy)]
     rows: list[Row] = [(TITLES, [to_width(cell) for cell in sample])]
     if augmented:
         titles = tuple(f"version {number + 1}" for number in range(len(augmented)))
         rows.append((titles, [to_width(version_image) for version_image, _ in augmented]))
-        rows.append(((), [to_width(colour_picture(each, taxonomy)) for _, each in augmented]))
+        rows.append(((), [to_width(colour_image(each, taxonomy)) for _, each in augmented]))
     return rows
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ccfnet_tf.evaluation.suspects import Region
-from ccfnet_tf.inference.writers import colour_picture
+from ccfnet_tf.inference.writers import colour_image
 from ccfnet_tf.io.draw_sheet import (
     CELL_WIDTH,
     GAP,
@@ -71,8 +71,8 @@ def draw_panel(
     cells = [
         _outlined(image, mask),
         _outlined(image[near], close_mask),
-        _outlined(colour_picture(label, taxonomy), close_mask),
-        _outlined(colour_picture(predicted, taxonomy), close_mask),
+        _outlined(colour_image(label, taxonomy), close_mask),
+        _outlined(colour_image(predicted, taxonomy), close_mask),
     ]
     strip = blank(LINE + CELL_HEIGHT, WIDTH)
     size = f"{image.shape[1]} x {image.shape[0]}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ccfnet_tf.inference.keras_network import Heads
-from ccfnet_tf.inference.writers import colour_picture, map_image
+from ccfnet_tf.inference.writers import colour_image, map_image
 from ccfnet_tf.io.draw_sheet import (
     CELL_WIDTH,
     GAP,
@@ -69,11 +69,11 @@ def preview_cells(
     """Returns the columns of a row, uint8 [H, W, 3] each, in the order of `TITLES`."""
     return [
         image,
-        colour_picture(label, taxonomy),
-        colour_picture(heads.coarse, taxonomy),
+        colour_image(label, taxonomy),
+        colour_image(heads.coarse, taxonomy),
         map_image(heads.attention),
         map_image(heads.difficulty),
-        colour_picture(heads.refine, taxonomy),
+        colour_image(heads.refine, taxonomy),
     ]
 
 

@@ -12,7 +12,7 @@ from ccfnet_tf.errors import ConfigError, RunError, first_line
 from ccfnet_tf.inference.segmenter_protocol import (
     Prediction,
     at_least,
-    refuse_no_picture,
+    refuse_no_image,
     refuse_other_prediction,
     too_large,
 )
@@ -102,10 +102,10 @@ class OnnxNetwork:
 
         Raises:
             DataError: The array is not an image.
-            PictureTooLargeError: Memory runs out; a smaller image may still fit.
+            ImageTooLargeError: Memory runs out; a smaller image may still fit.
             RunError: The file's outputs are not a prediction.
         """
-        refuse_no_picture(image)
+        refuse_no_image(image)
         height, width = image.shape[:2]
         inputs = {"images": at_least(image)[np.newaxis]}
         try:

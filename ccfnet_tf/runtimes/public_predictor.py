@@ -10,7 +10,7 @@ from PIL import Image
 
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.inference.result import Result
-from ccfnet_tf.inference.segmenter_protocol import Segmenter, refuse_no_picture
+from ccfnet_tf.inference.segmenter_protocol import Segmenter, refuse_no_image
 from ccfnet_tf.io.read_images import from_pillow, read_image
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.open_segmenter import find_source
@@ -70,7 +70,7 @@ class Predictor:
 
         Raises:
             DataError: The argument is not an image.
-            PictureTooLargeError: Memory runs out; a smaller image may still fit.
+            ImageTooLargeError: Memory runs out; a smaller image may still fit.
             ResourceError: A server is unavailable or too slow.
         """
         array = _array(image)
@@ -125,5 +125,5 @@ def _array(image: Picture) -> np.ndarray:
         return from_pillow(image)
     if isinstance(image, str | Path):
         return read_image(image)
-    refuse_no_picture(image)
+    refuse_no_image(image)
     return image

@@ -11,7 +11,7 @@ from ccfnet_tf.errors import RunError, first_line
 from ccfnet_tf.inference.segmenter_protocol import (
     MAPS,
     Maps,
-    refuse_no_picture,
+    refuse_no_image,
     refuse_other_prediction,
     too_large,
 )
@@ -57,10 +57,10 @@ class SavedModelNetwork:
 
         Raises:
             DataError: The array is not an image.
-            PictureTooLargeError: Memory runs out; a smaller image may still fit.
+            ImageTooLargeError: Memory runs out; a smaller image may still fit.
             RunError: The graph's outputs are not a prediction.
         """
-        refuse_no_picture(image)
+        refuse_no_image(image)
         try:
             outputs = self._signature(images=tf.constant(image[np.newaxis]))
             labels = outputs["labels"][0].numpy().astype(np.int32)

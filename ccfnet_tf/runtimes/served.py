@@ -31,9 +31,9 @@ from PIL import Image
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError
 from ccfnet_tf.inference.segmenter_protocol import (
     MAPS,
+    ImageTooLargeError,
     Maps,
-    PictureTooLargeError,
-    refuse_no_picture,
+    refuse_no_image,
 )
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.labels import Taxonomy
@@ -135,7 +135,7 @@ class ServedNetwork:
         Raises:
             ConfigError: The model was exported by an older version.
             DataError: The server rejects the image, or its response is not valid.
-            PictureTooLargeError: The image has more than `MAX_REQUEST_PIXELS` pixels, or the
+            ImageTooLargeError: The image has more than `MAX_REQUEST_PIXELS` pixels, or the
                 server ran out of memory.
             ResourceError: The server is unavailable, too slow or failed.
         """
@@ -170,7 +170,7 @@ class ServedNetwork:
         if refusal.kind == "image":
             raise DataError(f"the server rejected the request: {message}") from refusal
         if refusal.kind == "memory":
-            raise PictureTooLargeError(f"the server ran out of memory: {message}") from refusal
+            raise ImageTooLargeError(f"the server ran out of memory: {message}") from refusal
         if refusal.kind == "unknown model":
             raise ConfigError(f"{self._address}: the server does not serve this model: {message}")
         if refusal.kind == "slow":
@@ -346,10 +346,10 @@ class _Grpc:
 
 
 def _refuse_large(image: np.ndarray) -> None:
-    refuse_no_picture(image)
+    refuse_no_image(image)
     height, width = image.shape[:2]
     if height * width > MAX_REQUEST_PIXELS:
-        raise PictureTooLargeError(
+        raise ImageTooLargeError(
             f"an image of {width}x{height} pixels: a server accepts at most "
             f"{MAX_REQUEST_PIXELS}: shrink it, or split it into tiles"
         )

@@ -90,7 +90,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def _predict(self, request: Any) -> Any:
         name = request.model_spec.signature_name or DEFAULT
         inputs = {key: _array(key, proto) for key, proto in request.inputs.items()}
-        outputs = self._model.answer(name, inputs)
+        outputs = self._model.predict(name, inputs)
         selected = set(request.output_filter) or set(outputs)
         if unknown := selected - set(outputs):
             raise RequestError("INVALID_ARGUMENT", f"output_filter: no output {sorted(unknown)}")

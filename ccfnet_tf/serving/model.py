@@ -58,7 +58,7 @@ def as_refusal(error: Exception) -> RequestError:
 
 
 class Model:
-    """One version of a model; many threads may call `answer` concurrently.
+    """One version of a model; many threads may call `predict` concurrently.
 
     Args:
         folder: The folder of versions, of which the highest is used, or of one version.
@@ -116,7 +116,7 @@ class Model:
             raise RequestError("INVALID_ARGUMENT", f"no signature '{name}': expected {known}")
         return signature
 
-    def answer(self, name: str, inputs: Arrays) -> dict[str, np.ndarray]:
+    def predict(self, name: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """Runs one signature and returns its outputs by name.
 
         Raises:

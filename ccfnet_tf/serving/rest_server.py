@@ -290,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise self._malformed()
         name, inputs, rows = self._request(body)
         del body
-        outputs = self.server.model.answer(name, inputs)
+        outputs = self.server.model.predict(name, inputs)
         with self.server.reading:
             return write_response(outputs, rows=rows)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ccfnet_tf.datasets.locate_images import FoundPictures
+from ccfnet_tf.datasets.locate_images import FoundImages
 from tests.datasets.layouts.small_copies import photo
 
 
@@ -15,4 +15,4 @@ def test_accents_match_in_both_unicode_forms(tmp_path: Path, stored: str, named:
     path = tmp_path / unicodedata.normalize(stored, "caf\u00e9.jpg")
     photo(path)
     text = unicodedata.normalize(named, "C:\\media\\caf\u00e9.jpg")
-    assert FoundPictures(tmp_path).find(text, "a list") == path
+    assert FoundImages(tmp_path).find(text, "a list") == path

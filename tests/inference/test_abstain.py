@@ -13,7 +13,7 @@ from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.inference.abstain import Abstaining, parse_threshold
 from ccfnet_tf.inference.predict import Wanted, predict_all
 from ccfnet_tf.inference.segmenter_protocol import Maps, Prediction
-from ccfnet_tf.inference.writers import label_picture
+from ccfnet_tf.inference.writers import label_image
 from ccfnet_tf.labels import VOID
 from ccfnet_tf.palettes import accessible_colours
 from tests.inference.by_brightness import ByBrightness
@@ -66,10 +66,10 @@ def test_without_a_threshold_every_pixel_has_a_label(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("classes", "kind"), [(255, np.uint8), (256, np.uint16)])
 def test_void_is_no_class_of_the_label_file(classes: int, kind: type) -> None:
-    picture = label_picture(np.array([[VOID, classes - 1]], np.int32), classes=classes)
+    picture = label_image(np.array([[VOID, classes - 1]], np.int32), classes=classes)
     assert picture.dtype == kind
     assert picture.tolist() == [[np.iinfo(kind).max, classes - 1]]
-    assert label_picture(np.array([[classes - 1]]), classes=classes).dtype == np.uint8
+    assert label_image(np.array([[classes - 1]]), classes=classes).dtype == np.uint8
 
 
 @pytest.mark.parametrize("text", ["", "half", "-0.1", "1.5", "nan", "50%", "inf"])

@@ -21,7 +21,7 @@ from ccfnet_tf.errors import EXIT_USER_ERROR, DataError, ResourceError
 from ccfnet_tf.inference.find_inputs import Failure
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.predict import Outcome, Wanted, predict_all
-from ccfnet_tf.inference.segmenter_protocol import Maps, PictureTooLargeError, Prediction, Segmenter
+from ccfnet_tf.inference.segmenter_protocol import ImageTooLargeError, Maps, Prediction, Segmenter
 from ccfnet_tf.inference.writers import KINDS
 from tests.inference.conftest import TAXONOMY, write_picture
 
@@ -219,7 +219,7 @@ def test_memory_stops_one_picture_and_a_full_disk_stops_all(
     write_picture(tmp_path / "in" / "a.png", np.zeros((64, 64, 3), np.uint8))
     write_picture(tmp_path / "in" / "b.png", SMALL)
     source = [str(tmp_path / "in")]
-    memory = TooLarge(PictureTooLargeError("memory ran out"), predictor)
+    memory = TooLarge(ImageTooLargeError("memory ran out"), predictor)
     outcome = predict_all(memory, source, tmp_path / "out")
     assert reasons(outcome) == {"a.png": "memory ran out"}
     assert outcome.pictures == 1
@@ -286,7 +286,7 @@ def write_numbered(folder: Path, count: int) -> None:
 def test_pictures_are_answered_at_once_and_none_is_swapped(tmp_path: Path) -> None:
     write_numbered(tmp_path / "in", 24)
     (tmp_path / "in" / "bad.jpg").write_text("no image")
-    errors: dict[int, Exception] = {2: DataError("refused"), 9: PictureTooLargeError("too large")}
+    errors: dict[int, Exception] = {2: DataError("refused"), 9: ImageTooLargeError("too large")}
     network = Several(errors)
     outcome = predict_all(network, [str(tmp_path / "in")], tmp_path / "out")
     assert outcome.pictures == 22

@@ -14,11 +14,11 @@ from ccfnet_tf.inference.segmenter_protocol import MAPS, MapName, Prediction
 from ccfnet_tf.inference.writers import (
     ENDINGS,
     KINDS,
-    colour_picture,
-    label_picture,
+    colour_image,
+    label_image,
     map_image,
     output_paths,
-    overlay_picture,
+    overlay_image,
     with_legend,
     with_scale,
     write_prediction,
@@ -56,7 +56,7 @@ def test_writes_four_files_that_say_the_same(tmp_path: Path) -> None:
     assert label.dtype == np.uint8
     np.testing.assert_array_equal(label, LABELS)
     np.testing.assert_array_equal(color, np.array(TAXONOMY.palette)[LABELS])
-    np.testing.assert_array_equal(overlay[:2, :3], overlay_picture(LABELS, IMAGE, TAXONOMY))
+    np.testing.assert_array_equal(overlay[:2, :3], overlay_image(LABELS, IMAGE, TAXONOMY))
     np.testing.assert_array_equal(hard[:2, :3], map_image(difficulty))
 
 
@@ -64,7 +64,7 @@ def test_a_legend_names_the_classes_that_are_there_below_the_picture() -> None:
     image = np.full((50, 300, 3), 100, np.uint8)
     seen = np.zeros((50, 300), np.int32)
     seen[:, 100:] = 2
-    bare = overlay_picture(seen, image, TAXONOMY)
+    bare = overlay_image(seen, image, TAXONOMY)
     named = with_legend(bare, [0, 2], TAXONOMY)
     np.testing.assert_array_equal(named[:50], bare)
     below = {tuple(row) for row in named[50:].reshape(-1, 3).tolist()}
@@ -110,9 +110,9 @@ def test_lines_between_classes_grow_with_the_picture(side: int, wide: int) -> No
     labels = np.zeros((4, side), np.int32)
     labels[:, side // 2 :] = 1
     image = np.zeros((4, side, 3), np.uint8)
-    flat = overlay_picture(np.zeros_like(labels), image, TAXONOMY)[0, 0]
-    other = overlay_picture(np.ones_like(labels), image, TAXONOMY)[0, 0]
-    row = overlay_picture(labels, image, TAXONOMY)[2]
+    flat = overlay_image(np.zeros_like(labels), image, TAXONOMY)[0, 0]
+    other = overlay_image(np.ones_like(labels), image, TAXONOMY)[0, 0]
+    row = overlay_image(labels, image, TAXONOMY)[2]
     assert sum(tuple(p) not in (tuple(flat), tuple(other)) for p in row) == wide
 
 
@@ -134,21 +134,21 @@ def test_a_failure_leaves_none_of_the_four(tmp_path: Path, monkeypatch: pytest.M
 
 def test_labels_above_255_keep_their_value() -> None:
     labels = np.array([[0, 255, 256, 299]], np.int32)
-    assert label_picture(labels, classes=256).dtype == np.uint8
-    picture = label_picture(labels, classes=300)
+    assert label_image(labels, classes=256).dtype == np.uint8
+    picture = label_image(labels, classes=300)
     assert picture.dtype == np.uint16
     np.testing.assert_array_equal(picture, labels)
 
 
 def test_void_is_black() -> None:
-    np.testing.assert_array_equal(colour_picture(np.array([[VOID]]), TAXONOMY)[0, 0], 0)
+    np.testing.assert_array_equal(colour_image(np.array([[VOID]]), TAXONOMY)[0, 0], 0)
 
 
 def test_overlay_is_60_to_40_with_lines_where_classes_meet() -> None:
-    overlay = overlay_picture(np.zeros((2, 3), np.int32), IMAGE, TAXONOMY)
+    overlay = overlay_image(np.zeros((2, 3), np.int32), IMAGE, TAXONOMY)
     expected = 0.6 * 100 + 0.4 * np.array(TAXONOMY.palette[0])
     np.testing.assert_allclose(overlay[0, 0], expected, atol=1)
-    edged = overlay_picture(LABELS, IMAGE, TAXONOMY)
+    edged = overlay_image(LABELS, IMAGE, TAXONOMY)
     assert edged[0, 1].min() > overlay[0, 1].min() + 20  # beside class 1: lighter
     np.testing.assert_array_equal(edged[0, 0], overlay[0, 0])  # amid class 0: as before
 

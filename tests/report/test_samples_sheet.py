@@ -5,7 +5,7 @@ import pytest
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.inference.writers import colour_picture
+from ccfnet_tf.inference.writers import colour_image
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
 from ccfnet_tf.pipeline.batch import training_batches
 from ccfnet_tf.report.samples_sheet import contact_sheet, version
@@ -61,7 +61,7 @@ def test_versions_are_columns_with_their_label_below() -> None:
     top, left = 14 + 24 + 24 + 160 + 8 + 24, 14 + 3 * 248
     np.testing.assert_array_equal(sheet[top : top + 240, left : left + 240], image)
     below = sheet[top + 242 : top + 482, left : left + 240]
-    np.testing.assert_array_equal(below, colour_picture(label, TAXONOMY))
+    np.testing.assert_array_equal(below, colour_image(label, TAXONOMY))
 
 
 def test_seeds_choose_different_samples_and_fewer_are_allowed() -> None:

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from ccfnet_tf.errors import ConfigError, DataError, RunError
-from ccfnet_tf.inference.segmenter_protocol import PictureTooLargeError
+from ccfnet_tf.inference.segmenter_protocol import ImageTooLargeError
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
 from tests.tiny_onnx import write_tiny_onnx
@@ -70,5 +70,5 @@ def test_memory_that_ran_out_concerns_one_picture(path: Path) -> None:
 
     network = OnnxNetwork(path, TAXONOMY)
     network._session = Full()
-    with pytest.raises(PictureTooLargeError, match="memory ran out on an image of 40x33"):
+    with pytest.raises(ImageTooLargeError, match="memory ran out on an image of 40x33"):
         network.predict(np.zeros((33, 40, 3), np.uint8))

@@ -20,7 +20,7 @@ from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
 from ccfnet_tf.errors import ConfigError, DataError, RunError
 from ccfnet_tf.inference import keras_network
 from ccfnet_tf.inference.segmenter_protocol import Prediction
-from ccfnet_tf.inference.writers import KINDS, overlay_picture
+from ccfnet_tf.inference.writers import KINDS, overlay_image
 from ccfnet_tf.runtimes import served as client
 from tests.inference.by_brightness import TAXONOMY, ByBrightness
 
@@ -101,7 +101,7 @@ def test_what_is_no_picture_is_a_data_error(predictor: Predictor, image: Any) ->
 def test_a_result_draws_and_saves_itself(predictor: Predictor, tmp_path: Path) -> None:
     Image.fromarray(RAMP).save(tmp_path / "photo.v2.png")
     result = predictor.predict(tmp_path / "photo.v2.png")
-    expected = overlay_picture(result.labels, RAMP, TAXONOMY)
+    expected = overlay_image(result.labels, RAMP, TAXONOMY)
     np.testing.assert_array_equal(result.overlay(), expected)
     np.testing.assert_array_equal(result.overlay(legend=True)[:40, :60], expected)
     assert len(result.overlay(legend=True)) > 40

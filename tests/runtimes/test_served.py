@@ -23,7 +23,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, ResourceError
-from ccfnet_tf.inference.segmenter_protocol import MAPS, PictureTooLargeError
+from ccfnet_tf.inference.segmenter_protocol import MAPS, ImageTooLargeError
 from ccfnet_tf.runtimes import served as module
 from ccfnet_tf.runtimes.served import Patience, ServedNetwork
 
@@ -165,7 +165,7 @@ def test_what_passes_is_tried_again(fault: Callable[[Handler], None]) -> None:
     ("fault", "kind", "said"),
     [
         (says(b'{"error": "no\\nPNG"}', 400), DataError, "the server rejected the request: no PNG"),
-        (says(b'{"error": "OOM"}', 429), PictureTooLargeError, "ran out of memory: OOM"),
+        (says(b'{"error": "OOM"}', 429), ImageTooLargeError, "ran out of memory: OOM"),
         (says(b'{"error": "gone"}', 404), ConfigError, "does not serve this model: gone"),
         (says(b"<html>", 413), DataError, "the server rejected the request: HTTP 413"),
         (says(b"<html>", 500), ResourceError, "no response: HTTP 500"),
@@ -358,7 +358,7 @@ def test_a_picture_above_the_limit_is_not_sent() -> None:
     with playing(script) as address:
         network = ServedNetwork(address, patience=HASTY)
         large = np.broadcast_to(np.zeros(3, np.uint8), (6200, 6200, 3))
-        with pytest.raises(PictureTooLargeError, match="6200x6200 pixels: a server accepts"):
+        with pytest.raises(ImageTooLargeError, match="6200x6200 pixels: a server accepts"):
             network.predict(large)
         network.predict(IMAGE)
     assert not script
@@ -415,7 +415,7 @@ def test_grpc_tries_again_while_the_server_is_busy() -> None:
     ("fault", "kind", "said"),
     [
         ("INVALID_ARGUMENT", DataError, "rejected the request: INVALID_ARGUMENT: that is why"),
-        ("RESOURCE_EXHAUSTED", PictureTooLargeError, "ran out of memory"),
+        ("RESOURCE_EXHAUSTED", ImageTooLargeError, "ran out of memory"),
         ("NOT_FOUND", ConfigError, "does not serve this model"),
         ("INTERNAL", ResourceError, "no response: INTERNAL"),
         (1.0, ResourceError, r"no response within 0\.5 s"),

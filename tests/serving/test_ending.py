@@ -32,7 +32,7 @@ from ccfnet_tf.serving import grpc_server
 from ccfnet_tf.serving import rest_server
 from ccfnet_tf.serving.model import Model
 
-real = Model.answer
+real = Model.predict
 
 
 def slow(self, name, inputs):
@@ -42,7 +42,7 @@ def slow(self, name, inputs):
     return real(self, name, inputs)
 
 
-Model.answer = slow
+Model.predict = slow
 rest_server.GRACE = grpc_server.GRACE = 0.5
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -32,7 +32,7 @@ from tensorflow_serving.apis import (
 from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import ConfigError, DataError, RunError
 from ccfnet_tf.exporters.saved_model import writer as saved_model
-from ccfnet_tf.inference.segmenter_protocol import MAPS, PictureTooLargeError
+from ccfnet_tf.inference.segmenter_protocol import MAPS, ImageTooLargeError
 from ccfnet_tf.runtimes import served
 from ccfnet_tf.runtimes.open_segmenter import find_source
 from ccfnet_tf.runtimes.served import ServedNetwork
@@ -387,7 +387,7 @@ def test_the_client_tells_a_refused_picture_from_a_wrong_address(
     address = getattr(server, face)
     network = ServedNetwork(address)
     large = np.zeros((4097, 4096, 3), np.uint8)
-    with pytest.raises(PictureTooLargeError, match=r"4096x4097 pixels: a server accepts at most"):
+    with pytest.raises(ImageTooLargeError, match=r"4096x4097 pixels: a server accepts at most"):
         network.predict(large)
     monkeypatch.setattr(served, "MAX_REQUEST_PIXELS", large.size)
     with pytest.raises(DataError, match=r"server rejected the request: .*at most \d+ are accepted"):

@@ -22,11 +22,11 @@ from ccfnet_tf.datasets.layout_helpers import (
     folders_seen,
     pair,
     require,
-    require_pictures,
+    require_images,
 )
 from ccfnet_tf.datasets.mask_values_to_classes import index_values, read_index_mask
 from ccfnet_tf.datasets.published_classes import CODINGS, taxonomy
-from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.samples import Listing, with_images
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
@@ -53,7 +53,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     require(root, signs, "ADE20K scene parsing (images/training/, annotations/training/)")
     _refuse_own_classes(root)
     train, test = _part(root, "training"), _part(root, "validation")
-    require_pictures(train, root / "images" / "training" / "<name>.jpg")
+    require_images(train, root / "images" / "training" / "<name>.jpg")
     names = taxonomy("ade20k").names
     meaning = index_values(
         names, data.mask_values, values=_CODING.values, void=_CODING.void, rule=_RULE
@@ -67,7 +67,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         train[0],
         None,
         test[0],
-        with_pictures(load_label),
+        with_images(load_label),
         load_label,
         unpaired=train[1] + test[1],
         mask_values=meaning,

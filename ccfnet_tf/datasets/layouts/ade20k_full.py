@@ -35,9 +35,9 @@ from ccfnet_tf.datasets.layout_helpers import (
     files_in,
     pair,
     require,
-    require_pictures,
+    require_images,
 )
-from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.samples import Listing, with_images
 from ccfnet_tf.errors import DataError, nearest
 from ccfnet_tf.io.annotation_json import read_json, records, text, whole
 from ccfnet_tf.io.in_threads import in_threads
@@ -77,7 +77,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     require(root, signs, "ADE20K (images/ADE/training/**/*_seg.png)")
     folder = root / _image_folder(root)
     train, test = _part(folder, "training"), _part(folder, "validation")
-    require_pictures(train, folder / "training" / "<scene>" / "<name>.jpg")
+    require_images(train, folder / "training" / "<scene>" / "<name>.jpg")
     names = _index_names(root / INDEX) if (root / INDEX).is_file() else _json_names(folder)
     chosen = _chosen(root / "classes.txt", names)
     table = np.full(_MAX_NUMBERS, VOID, np.int32)
@@ -88,7 +88,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     taxonomy = taxonomy_of([names[n] for n in chosen], f"{root}", fix, most=most)
     load = partial(_load_label, table)
     unpaired = train[1] + test[1]
-    return Listing(taxonomy, train[0], None, test[0], with_pictures(load), load, unpaired=unpaired)
+    return Listing(taxonomy, train[0], None, test[0], with_images(load), load, unpaired=unpaired)
 
 
 def _image_folder(root: Path) -> str:

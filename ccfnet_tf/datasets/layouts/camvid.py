@@ -32,11 +32,11 @@ from ccfnet_tf.datasets.layout_helpers import (
     pair,
     read_list,
     require,
-    require_pictures,
+    require_images,
 )
 from ccfnet_tf.datasets.mask_values_to_classes import MaskValues, index_values
 from ccfnet_tf.datasets.published_classes import CODINGS, taxonomy
-from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_images
 from ccfnet_tf.errors import ColoursError, DataError
 from ccfnet_tf.io.read_images import count_colours, read_mask
 from ccfnet_tf.labels import Sample
@@ -75,7 +75,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         there = ", ".join(f"{name}/" for name in folders.values())
         raise DataError(f"{root}: {there} but no train/ and trainannot/: add the training images")
     parts = {part: _part(root, name) for part, name in folders.items()}
-    require_pictures(parts["train"], root / folders["train"] / "<name>.png")
+    require_images(parts["train"], root / folders["train"] / "<name>.png")
     empty: _Part = ((), ())
     own = find_own_classes(root)
     own = own and own.with_mask_values(data.mask_values)
@@ -91,7 +91,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         parts["train"][0],
         parts["val"][0] if "val" in parts else None,
         parts.get("test", empty)[0],
-        with_pictures(load),
+        with_images(load),
         load,
         unpaired=tuple(error for part in parts.values() for error in part[1]),
         notes=own.notes if own else _foreign_names(root, parts["train"]),

@@ -27,11 +27,11 @@ from ccfnet_tf.datasets.layout_helpers import (
     folders_seen,
     pair,
     require,
-    require_pictures,
+    require_images,
 )
 from ccfnet_tf.datasets.mask_values_to_classes import MaskValues, index_values, read_index_mask
 from ccfnet_tf.datasets.published_classes import CODINGS, taxonomy
-from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_images
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample
 
@@ -68,7 +68,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     train, test = (
         _part(root, image_folder, part, train_ids=own is None) for part in ("train", "val")
     )
-    require_pictures(train, root / image_folder / "train" / "<city>" / f"<name>{_IMAGE}.png")
+    require_images(train, root / image_folder / "train" / "<city>" / f"<name>{_IMAGE}.png")
     meanings = {
         coding: index_values(
             taxonomy("cityscapes").names,
@@ -86,7 +86,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         train[0],
         None,
         test[0],
-        with_pictures(load),
+        with_images(load),
         load,
         unpaired=train[1] + test[1],
         mask_values=meanings["cityscapes"] if own is None else own.meaning,

@@ -46,8 +46,8 @@ import numpy as np
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.class_and_split_lists import PARTS, part_named, void_notes, with_background
-from ccfnet_tf.datasets.locate_images import FoundPictures, path_parts
-from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.locate_images import FoundImages, path_parts
+from ccfnet_tf.datasets.samples import Listing, with_images
 from ccfnet_tf.datasets.split_names import part_folders, part_of
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import (
@@ -150,7 +150,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
             categories of two files differ, or there is no category or no annotation with an area.
     """
     paths = _parts(root)
-    finder = FoundPictures(root)
+    finder = FoundImages(root)
     lists: dict[str, _List] = {}
     for part, path in paths.items():
         lists[part] = _read_list(path, _search_folders(root, path, list(paths.values())), finder)
@@ -175,7 +175,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         parts["train"],
         parts.get("val"),
         parts.get("test", ()),
-        with_pictures(load_label),
+        with_images(load_label),
         load_label,
         unpaired=tuple(i.image for i in known.values() if isinstance(i.image, DataError)),
         notes=(
@@ -305,7 +305,7 @@ def _own_folders(root: Path, path: Path) -> list[str]:
     return [name for name in dict.fromkeys(names) if name]
 
 
-def _read_list(path: Path, search: _SearchFolders, finder: FoundPictures) -> _List:
+def _read_list(path: Path, search: _SearchFolders, finder: FoundImages) -> _List:
     """Reads an annotation file; keeps only what labels are drawn from, to save memory."""
     tree = read_json(path)
     read = _List(path, read_categories(tree, path))
@@ -419,7 +419,7 @@ def _unknown_categories(read: _List) -> str:
 
 
 def _images(
-    tree: Record, path: Path, search: _SearchFolders, finder: FoundPictures
+    tree: Record, path: Path, search: _SearchFolders, finder: FoundImages
 ) -> dict[int, _Image]:
     """Returns the images of an annotation file by their id."""
     images: dict[int, _Image] = {}
@@ -455,7 +455,7 @@ def _size(entry: Record, where: str) -> tuple[int, int] | None:
 
 
 def _find(
-    search: _SearchFolders, relative: PurePosixPath, named: str, label: str, finder: FoundPictures
+    search: _SearchFolders, relative: PurePosixPath, named: str, label: str, finder: FoundImages
 ) -> str | DataError:
     """Returns the path of an image, or an error; its folder is searched first from then on."""
     for index, folder in enumerate(search.folders):

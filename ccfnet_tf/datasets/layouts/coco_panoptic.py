@@ -22,8 +22,8 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.class_and_split_lists import PARTS, taxonomy_of, void_notes
 from ccfnet_tf.datasets.layouts import coco
-from ccfnet_tf.datasets.locate_images import FoundPictures, path_parts
-from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.locate_images import FoundImages, path_parts
+from ccfnet_tf.datasets.samples import Listing, with_images
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import (
     Record,
@@ -57,9 +57,9 @@ class _Set:
     faults: list[DataError] = field(default_factory=list)
 
     @cached_property
-    def finder(self) -> FoundPictures:
+    def finder(self) -> FoundImages:
         """Index of the images below the folder."""
-        return FoundPictures(self.root)
+        return FoundImages(self.root)
 
 
 def signs(root: Path) -> str:
@@ -102,7 +102,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         parts["train"],
         parts.get("val"),
         parts.get("test", ()),
-        with_pictures(load_label),
+        with_images(load_label),
         load_label,
         unpaired=tuple(state.faults),
         notes=void_notes(f"{root}: categories of {_PATTERN}", categories.values()),

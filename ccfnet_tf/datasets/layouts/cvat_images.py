@@ -24,8 +24,8 @@ import numpy as np
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.class_and_split_lists import part_named, void_notes, with_background
-from ccfnet_tf.datasets.locate_images import FoundPictures, path_parts
-from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.locate_images import FoundImages, path_parts
+from ccfnet_tf.datasets.samples import Listing, with_images
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import is_there, picture_size, shown
 from ccfnet_tf.io.coco_rle import to_mask
@@ -94,7 +94,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     images: dict[str, _Image] = {}
     parts: dict[str, list[Sample]] = {"train": []}
     faults: list[DataError] = []
-    finder = FoundPictures(root)
+    finder = FoundImages(root)
     for number, entry in enumerate(tree.iterfind("image")):
         where = f"{path}: image {number} ({shown(entry.get('name', ''))})"
         subset, named = entry.get("subset") or "", entry.get("name") or ""
@@ -122,7 +122,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         tuple(parts["train"]),
         tuple(parts["val"]) if "val" in parts else None,
         tuple(parts.get("test", ())),
-        with_pictures(load_label),
+        with_images(load_label),
         load_label,
         unpaired=tuple(faults),
         notes=(*void_notes(f"{path}: labels", labels), *not_drawn_notes),
@@ -151,7 +151,7 @@ def _labels(tree: Element, path: Path, images: Mapping[str, _Image]) -> list[str
     return names
 
 
-def _find(root: Path, subset: str, named: str, where: str, finder: FoundPictures) -> Path:
+def _find(root: Path, subset: str, named: str, where: str, finder: FoundImages) -> Path:
     relative, below = Path(*path_parts(named)), Path(*path_parts(subset))
     folders = [root / "images" / below, root / "images", root / below, root]
     for folder in folders:

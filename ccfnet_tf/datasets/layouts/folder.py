@@ -49,7 +49,7 @@ from ccfnet_tf.datasets.layout_helpers import (
 )
 from ccfnet_tf.datasets.layouts.shards import void_value
 from ccfnet_tf.datasets.mask_values_to_classes import MaskValues, index_values, read_index_mask
-from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_images
 from ccfnet_tf.datasets.split_names import part_folders, part_of
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.read_images import read_coloured_mask
@@ -132,7 +132,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         parts["train"],
         parts.get("val"),
         parts.get("test", ()),
-        with_pictures(load_label),
+        with_images(load_label),
         load_label,
         unpaired=tuple(unpaired),
         mask_values=meaning,

@@ -23,7 +23,7 @@ from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.class_and_split_lists import PARTS, part_named
 from ccfnet_tf.datasets.class_files import find_own_classes
 from ccfnet_tf.datasets.locate_images import path_parts
-from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.samples import Listing, with_images
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import is_there
 from ccfnet_tf.labels import Sample
@@ -93,7 +93,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         found["train"],
         found.get("val"),
         found.get("test", ()),
-        with_pictures(load_label),
+        with_images(load_label),
         load_label,
         unpaired=tuple(faults),
         mask_values=own.meaning,

@@ -22,11 +22,11 @@ from ccfnet_tf.datasets.layout_helpers import (
     folders_seen,
     pair,
     require,
-    require_pictures,
+    require_images,
 )
 from ccfnet_tf.datasets.mask_values_to_classes import index_values, read_index_mask
 from ccfnet_tf.datasets.published_classes import CODINGS, taxonomy
-from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.samples import Listing, with_images
 from ccfnet_tf.labels import Sample
 
 _RULE = "a mask of KITTI contains Cityscapes' labelIds 0..33, or 255; unpack the data set again"
@@ -57,7 +57,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     images = files_in(root / "training" / "image_2", IMAGE_SUFFIXES)
     labels = files_in(root / "training" / "semantic", MASKS)
     train = pair(images, labels, within="training/image_2/ or training/semantic/")
-    require_pictures(train, root / "training" / "image_2" / "<name>.png")
+    require_images(train, root / "training" / "image_2" / "<name>.png")
 
     def load_label(sample: Sample) -> np.ndarray:
         if own is not None:
@@ -69,7 +69,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         train[0],
         None,
         (),
-        with_pictures(load_label),
+        with_images(load_label),
         load_label,
         unpaired=train[1],
         mask_values=meaning if own is None else own.meaning,

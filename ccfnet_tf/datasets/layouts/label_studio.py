@@ -26,8 +26,8 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.class_and_split_lists import plain_name, void_notes, with_background
 from ccfnet_tf.datasets.layout_helpers import PHOTOS
-from ccfnet_tf.datasets.locate_images import FoundPictures, path_parts
-from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.locate_images import FoundImages, path_parts
+from ccfnet_tf.datasets.samples import Listing, with_images
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import Record, picture_size, read_any_json, shown
 from ccfnet_tf.io.label_studio_rle import to_brush
@@ -72,7 +72,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         raise DataError(
             f"{root}: contains no JSON export of Label Studio: expected a list of tasks"
         )
-    finder = FoundPictures(root)
+    finder = FoundImages(root)
     tasks: dict[str, _Task] = {}
     samples: list[Sample] = []
     faults: list[DataError] = []
@@ -109,7 +109,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         tuple(samples),
         None,
         (),
-        with_pictures(load_label),
+        with_images(load_label),
         load_label,
         unpaired=tuple(faults),
         notes=(

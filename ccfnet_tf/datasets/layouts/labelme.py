@@ -49,7 +49,7 @@ from ccfnet_tf.datasets.class_and_split_lists import (
     void_notes,
 )
 from ccfnet_tf.datasets.layout_helpers import PHOTOS
-from ccfnet_tf.datasets.locate_images import FoundPictures, is_below, path_parts
+from ccfnet_tf.datasets.locate_images import FoundImages, is_below, path_parts
 from ccfnet_tf.datasets.samples import (
     Listing,
     LoadLabel,
@@ -234,7 +234,7 @@ def _find(root: Path) -> tuple[dict[str, Sample], dict[str, _File], dict[str, Da
         for path in sorted(root.rglob("*.json"), key=lambda path: [*map(plain_name, path.parts)])
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts)
     ]
-    finder = FoundPictures(root)
+    finder = FoundImages(root)
     reads = in_threads(partial(_read, finder=finder), paths)
     for path, found in zip(paths, reads, strict=True):
         name = plain_name(path.relative_to(root).with_suffix("").as_posix())
@@ -253,7 +253,7 @@ def _find(root: Path) -> tuple[dict[str, Sample], dict[str, _File], dict[str, Da
     return samples, files, faults
 
 
-def _read(path: Path, finder: FoundPictures) -> _File | DataError | None:
+def _read(path: Path, finder: FoundImages) -> _File | DataError | None:
     """Returns the content of a JSON file or its error; `None` if it is not a labelme file."""
     try:
         tree = read_json(path)
@@ -273,7 +273,7 @@ def _size(tree: Record, path: Path) -> tuple[int, int] | None:
     return picture_size(tree, "imageHeight", "imageWidth", str(path))
 
 
-def _image_of(tree: Record, path: Path, size: tuple[int, int] | None, finder: FoundPictures) -> str:
+def _image_of(tree: Record, path: Path, size: tuple[int, int] | None, finder: FoundImages) -> str:
     """Returns the path of the image; that of the JSON file if the image is embedded in it."""
     embedded = bool(tree.get("imageData"))
     named = path_text(tree, "imagePath", str(path)) if tree.get("imagePath") is not None else ""

@@ -25,9 +25,9 @@ from ccfnet_tf.datasets.layout_helpers import (
     files_in,
     pair,
     require,
-    require_pictures,
+    require_images,
 )
-from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.samples import Listing, with_images
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import read_json, records, shown, text
 from ccfnet_tf.io.read_images import NO_CLASS, read_index_values, to_classes
@@ -57,10 +57,10 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     version = _version(root) or ""
     taxonomy, table = _classes(root / _VERSIONS[version])
     train, test = (_part(root, part, version) for part in ("training", "validation"))
-    require_pictures(train, root / "training" / "images" / "<name>.jpg")
+    require_images(train, root / "training" / "images" / "<name>.jpg")
     load = partial(_load_label, table, root / _VERSIONS[version])
     unpaired = train[1] + test[1]
-    return Listing(taxonomy, train[0], None, test[0], with_pictures(load), load, unpaired=unpaired)
+    return Listing(taxonomy, train[0], None, test[0], with_images(load), load, unpaired=unpaired)
 
 
 def _version(root: Path) -> str | None:

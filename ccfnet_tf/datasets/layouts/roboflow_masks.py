@@ -31,10 +31,10 @@ from ccfnet_tf.datasets.layout_helpers import (
     files_in,
     pair,
     require,
-    require_pictures,
+    require_images,
 )
 from ccfnet_tf.datasets.mask_values_to_classes import MaskValues, index_values, read_index_mask
-from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.samples import Listing, with_images
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.labels import Sample, is_void_name
 
@@ -80,7 +80,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         refuse_one_beside_void(paths["train"], meaning.names[0], void)
     taxonomy = taxonomy_of(list(meaning.names), paths["train"], ", one per line")
     parts = {part: _part(root, folder) for part, folder in folders.items()}
-    require_pictures(parts["train"], folders["train"] / "<name>.jpg")
+    require_images(parts["train"], folders["train"] / "<name>.jpg")
 
     def load_label(sample: Sample) -> np.ndarray:
         return read_index_mask(sample.label, meaning)
@@ -90,7 +90,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         parts["train"][0],
         parts["val"][0] if "val" in parts else None,
         parts["test"][0] if "test" in parts else (),
-        with_pictures(load_label),
+        with_images(load_label),
         load_label,
         unpaired=tuple(error for part in parts.values() for error in part[1]),
         notes=void_notes(paths["train"], values["train"].values()),

@@ -25,7 +25,7 @@ from ccfnet_tf.datasets.layout_helpers import (
     require,
 )
 from ccfnet_tf.datasets.published_classes import taxonomy
-from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.samples import Listing, with_images
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.matlab import read_matrix
 from ccfnet_tf.labels import Sample
@@ -74,7 +74,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         train,
         None,
         test,
-        with_pictures(load_label),
+        with_images(load_label),
         load_label,
         near_duplicates=_near_duplicates(train),
         unpaired=unpaired,

@@ -16,7 +16,7 @@ import numpy as np
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets import published_classes
-from ccfnet_tf.datasets.samples import Listing, with_pictures
+from ccfnet_tf.datasets.samples import Listing, with_images
 from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.labels import Sample
 
@@ -78,7 +78,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
         tuple(parts[False]),
         None,
         tuple(parts[True]),
-        with_pictures(load_label),
+        with_images(load_label),
         load_label,
         near_duplicates={name: pair[0] for pair in TWINS for name in pair},
         folds=len(set(folds.values())),

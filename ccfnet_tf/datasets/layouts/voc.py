@@ -43,11 +43,11 @@ from ccfnet_tf.datasets.layout_helpers import (
     pair,
     read_list,
     require,
-    require_pictures,
+    require_images,
 )
 from ccfnet_tf.datasets.mask_values_to_classes import MaskValues, index_values
 from ccfnet_tf.datasets.published_classes import CODINGS, taxonomy
-from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_pictures
+from ccfnet_tf.datasets.samples import Listing, LoadLabel, with_images
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.read_images import read_mask
 from ccfnet_tf.labels import Sample, Taxonomy
@@ -98,7 +98,7 @@ def read(data: DataConfig, root: Path, seed: int) -> Listing:
     else:
         within = f"JPEGImages/ or {masks.name}/"
         parts = {"train": pair(images, labels, within=within)}
-        require_pictures(parts["train"], root / "JPEGImages" / "<name>.jpg")
+        require_images(parts["train"], root / "JPEGImages" / "<name>.jpg")
     if "test" not in parts and "val" in parts:
         parts["test"] = parts.pop("val")
     return _listing(
@@ -128,7 +128,7 @@ def _listing(
         parts["train"][0],
         parts["val"][0] if "val" in parts else None,
         parts["test"][0] if "test" in parts else (),
-        with_pictures(load),
+        with_images(load),
         load,
         unpaired=tuple(error for part in parts.values() for error in part[1]),
         notes=notes,

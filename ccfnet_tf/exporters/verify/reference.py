@@ -12,7 +12,7 @@ import numpy as np
 
 from ccfnet_tf.datasets.open_data_set import Parts, read_parts
 from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, first_line
-from ccfnet_tf.inference.segmenter_protocol import MAPS, Maps, Prediction, refuse_no_picture
+from ccfnet_tf.inference.segmenter_protocol import MAPS, Maps, Prediction, refuse_no_image
 from ccfnet_tf.io.npz_file import DAMAGE, parse_array
 from ccfnet_tf.runtimes.manifest import LEVELS, REFERENCE, Difference
 
@@ -151,7 +151,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 def _check_shapes(reference: Reference) -> None:
     image, *masks, prediction = reference
-    refuse_no_picture(image)
+    refuse_no_image(image)
     size, classes = image.shape[:2], prediction.probabilities.shape[-1:]
     types: dict[str, type] = {"labels": np.int32}
     for name, array in prediction._asdict().items():
