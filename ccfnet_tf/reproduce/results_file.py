@@ -125,9 +125,8 @@ class ResultsFile:
 
     def replace(self, study: str, results: dict[str, Any]) -> Record:
         """Replaces the results of a study; returns the complete content."""
-        tree = {**self.read(), study: results}
-        self._write(tree)
-        return tree
+        self._write({**self.read(), study: results})
+        return self.read()  # as the file has it: a page from it later is the same
 
     def _write(self, tree: Record) -> None:
         ordered = {key: tree[key] for key in ("data_set", "scored", *RECIPES) if key in tree}

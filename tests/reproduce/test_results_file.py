@@ -88,7 +88,8 @@ def test_results_are_replaced_and_scorings_kept(file: ResultsFile, plan: Plan) -
     file.record(plan, plan.recipe("cascade"))
     file.replace("claim", {"runs": [1]})
     file.replace("folds", {"runs": []})
-    tree = file.replace("claim", {"runs": [2]})
+    tree = file.replace("claim", {"runs": (2,)})  # a tuple becomes a list in the file
+    assert tree == file.read()
     assert tree["claim"] == {"runs": [2]}
     assert tree == json.loads(file.path.read_text())
     assert [*tree] == ["data_set", "scored", "claim", "folds"]
