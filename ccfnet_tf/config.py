@@ -410,6 +410,16 @@ class RunConfig:
             )
         self._check_combinations()
 
+    @property
+    def freezes_random_batch_norm(self) -> bool:
+        """Whether the backbone keeps mean 0 and variance 1, which its random weights do not have.
+
+        Activations then grow from block to block: the network trains badly, and rounding errors
+        are as large as the activations.
+        """
+        random = self.model.backbone_weights == NAMED_WEIGHTS[1] and self.model.init_from is None
+        return random and self.train.batch_norm == "frozen"
+
     def _check_combinations(self) -> None:
         """Refuses keys that leave each other without effect."""
         model, train = self.model, self.train

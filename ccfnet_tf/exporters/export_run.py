@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ccfnet_tf.errors import VerificationError
 from ccfnet_tf.exporters.base import Exporter
 from ccfnet_tf.exporters.verify.reference import reference_images, run_parts, write_reference
 from ccfnet_tf.exporters.verify.verify import compare_with_keras, import_extras, new_table
@@ -85,7 +86,10 @@ def export_run(
             with _full_disk_as_os_error(folder):
                 left_out = exporter.write(model, parts, folder, calibration)
             step("verifying the file in a new process")
-            difference = compare_with_keras(folder, exporter.format, exporter.tolerance, artifact)
+            with _likely_cause(info):
+                difference = compare_with_keras(
+                    folder, exporter.format, exporter.tolerance, artifact
+                )
             step(exporter.last_step)
             results = exporter.measure(folder, keras, parts, partial(bar.advance, task))
             measured = {**left_out, **results}
@@ -108,6 +112,21 @@ def _read_run(run: Path, data_root: str | None) -> RunInfo:
         return info
     data = replace(info.config.data, root=data_root)
     return replace(info, config=replace(info.config, data=data))
+
+
+@contextmanager
+def _likely_cause(info: RunInfo) -> Iterator[None]:
+    """Adds to a difference from Keras why a correct file can have it."""
+    try:
+        yield
+    except VerificationError as error:
+        if not info.config.freezes_random_batch_norm:
+            raise
+        raise VerificationError(
+            f"{error}; the likely cause is train.batch_norm, which is frozen on a randomly "
+            "initialised backbone and lets rounding errors grow: train again with "
+            "--train.batch_norm synchronised, or with pretrained weights"
+        ) from error
 
 
 @contextmanager

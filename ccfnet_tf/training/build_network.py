@@ -23,11 +23,11 @@ from ccfnet_tf.training.optimizer import make_optimizer
 
 def check_start(config: RunConfig, console: Console) -> None:
     """Checks the source of the initial weights, before the data are read."""
-    model, train = config.model, config.train
+    model = config.model
     if model.init_from is not None:
         _initial_checkpoint(model)
     elif model.backbone_weights == NO_WEIGHTS:
-        if train.batch_norm == "frozen":
+        if config.freezes_random_batch_norm:
             console.print(
                 "warning: train.batch_norm is frozen and the backbone is randomly initialised "
                 "(model.backbone_weights none): its batch norm keeps mean 0 and variance 1, which "

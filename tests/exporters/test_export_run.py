@@ -106,9 +106,23 @@ def test_a_difference_leaves_nothing_behind(
 ) -> None:
     # Nothing is that close.
     monkeypatch.setattr(Exporter, "tolerance", Difference(-1.0, -1.0, -1.0, -1.0))
-    with pytest.raises(VerificationError, match=r"differs from Keras: largest .* above -1"):
-        module.export_run(run, tmp_path, SMALL, data_root=None, console=QUIET)
-    assert list(tmp_path.iterdir()) == []
+    out = tmp_path / "out"
+    with pytest.raises(
+        VerificationError, match=r"differs from Keras: largest .* above -1"
+    ) as plain:
+        module.export_run(run, out, SMALL, data_root=None, console=QUIET)
+    assert "likely cause" not in str(plain.value)
+    assert not out.exists()
+
+    frozen = shutil.copytree(run, tmp_path / "frozen")
+    text = (frozen / "config.yaml").read_text()
+    assert "batch_norm: synchronised" in text
+    (frozen / "config.yaml").write_text(text.replace("norm: synchronised", "norm: frozen"))
+    with pytest.raises(
+        VerificationError, match=r"likely cause is train\.batch_norm, .* train again"
+    ):
+        module.export_run(frozen, out, SMALL, data_root=None, console=QUIET)
+    assert not out.exists()
 
 
 @pytest.mark.slow
