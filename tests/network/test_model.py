@@ -239,7 +239,9 @@ def test_training_with_xla_is_the_same() -> None:
     assert plain[-1]["loss"] < plain[0]["loss"] * (1 - 5e-4)  # so that a wrong gradient shows
     for one, other in zip(plain, compiled, strict=True):
         for name, value in one.items():
-            assert other[name] == pytest.approx(value, rel=1e-4), name
+            # Rounding may turn an easy pixel of 16900 into a hard one, worth 5e-5 of that loss.
+            bound = 5e-4 if name == "attention_loss" else 1e-4
+            assert other[name] == pytest.approx(value, rel=bound), name
 
 
 @pytest.mark.slow
