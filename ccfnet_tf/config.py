@@ -384,6 +384,14 @@ class TrainConfig:
         _between("train.ema", self.ema, 0.0, 0.99999)
         _between("train.virtual_cpus", self.virtual_cpus, 0, 64)
 
+    @property
+    def kernel_precision(self) -> ComputeType:
+        """Precision of the kernels that the trained network consists of; `auto` is not resolved.
+
+        In mixed precision every training step rounds the kernels first.
+        """
+        return "float32" if self.precision == "auto" else self.precision
+
 
 @dataclass(frozen=True)
 class RunConfig:

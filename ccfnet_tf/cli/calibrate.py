@@ -87,7 +87,8 @@ def main(args: list[str]) -> int:
         "after": fit.after,
     }
     path = run / CALIBRATION
-    write_text(path, calibration_text(checkpoint, calibration, measured))
+    kernels = info.config.train.kernel_precision
+    write_text(path, calibration_text(checkpoint, calibration, measured, kernels=kernels))
     console.print(_table(fit, len(parts.val)))
     if threshold is not None:
         console.print(f"fine is used where attention is above {threshold:.4f}")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ccfnet_tf.config import ComputeType
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.io.annotation_json import read_json
@@ -28,10 +29,11 @@ MOST_SHARDS = 999_999
 """Largest N that `evaluate --shard` accepts."""
 
 
-def weights_digest(checkpoint: Path, calibration: Calibration) -> str:
-    """Returns a digest of the bytes of a checkpoint and of its calibration."""
-    both = f"{sha256_of(checkpoint)} {calibration}"
-    return hashlib.sha256(both.encode()).hexdigest()
+def weights_digest(checkpoint: Path, kernels: ComputeType, calibration: Calibration) -> str:
+    """Returns a digest of a checkpoint, the precision of its kernels and its calibration."""
+    rounded = "" if kernels == "float32" else f" {kernels}"  # as in files of older versions
+    parts = f"{sha256_of(checkpoint)} {calibration}{rounded}"
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def write_shard(folder: Path, evaluation: Evaluation, shard: Shard, weights: str) -> Path:

@@ -1,6 +1,7 @@
 """`calibration.json` of a run: the calibration of one checkpoint.
 
-It holds the checkpoint's name and SHA-256, so that a calibration is never applied to other weights.
+It holds the checkpoint's name and SHA-256 and the precision of the kernels, so that a calibration
+is never applied to other weights.
 """
 
 from __future__ import annotations
@@ -9,45 +10,60 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ccfnet_tf.errors import RunError, first_line
 from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.io.untrusted_yaml_json import parse_json
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 
+if TYPE_CHECKING:
+    from ccfnet_tf.config import ComputeType
+
 CALIBRATION = "calibration.json"
 
 _FIX = "run `ccfnet-tf calibrate` again, or remove the file"
 
 
-def calibration_text(checkpoint: Path, calibration: Calibration, measured: dict[str, Any]) -> str:
+def calibration_text(
+    checkpoint: Path,
+    calibration: Calibration,
+    measured: dict[str, Any],
+    *,
+    kernels: ComputeType = "float32",
+) -> str:
     """Returns the content of `calibration.json`.
 
     Args:
         checkpoint: The file whose weights were calibrated.
         calibration: What was fitted.
         measured: What it was fitted to, and the figures before and after, for the record.
+        kernels: Precision that the kernels of the calibrated network were rounded to.
     """
     tree = {
         "checkpoint": checkpoint.name,
         "sha256": _digest(checkpoint),
+        "kernels": kernels,
         **asdict(calibration),
         "measured": measured,
     }
     return json.dumps(tree, indent=1) + "\n"
 
 
-def read_calibration(run: Path, checkpoint: Path, *, classes: int) -> Calibration:
+def read_calibration(
+    run: Path, checkpoint: Path, *, classes: int, kernels: ComputeType = "float32"
+) -> Calibration:
     """Returns the calibration of a checkpoint; `UNCALIBRATED` where the run has none for it.
 
     Args:
         run: The run folder.
         checkpoint: The file that weights are read from.
         classes: Number of classes of the network.
+        kernels: Precision that the kernels of the network are rounded to.
 
     Raises:
-        RunError: The file cannot be read, or the checkpoint was written after the calibration.
+        RunError: The file cannot be read, the checkpoint was written after the calibration, or
+            kernels of another precision were calibrated.
     """
     path = run / CALIBRATION
     if not path.is_file():
@@ -55,6 +71,7 @@ def read_calibration(run: Path, checkpoint: Path, *, classes: int) -> Calibratio
     try:
         tree = parse_json(path.read_text(encoding="utf-8"))
         name, digest = str(tree["checkpoint"]), str(tree["sha256"])
+        calibrated = str(tree.get("kernels", "float32"))  # missing in older files
         calibration = _calibration(tree, classes)
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a calibration ({first_line(error)}): {_FIX}") from error
@@ -62,6 +79,11 @@ def read_calibration(run: Path, checkpoint: Path, *, classes: int) -> Calibratio
         return UNCALIBRATED  # another checkpoint of the run was asked for
     if digest != _digest(checkpoint):
         raise RunError(f"{path}: {name} was written again after it was calibrated: {_FIX}")
+    if calibrated != kernels:
+        raise RunError(
+            f"{path}: is of kernels in {calibrated}; those of a run trained in {kernels} are now "
+            f"rounded to it: {_FIX}"
+        )
     return calibration
 
 

@@ -23,6 +23,8 @@ from ccfnet_tf.runs.calibration_file import read_calibration
 from ccfnet_tf.runs.checkpoint_file import MODEL, assign_model, read_arrays
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ccfnet_tf.config import ComputeType
     from ccfnet_tf.network.calibration_parameters import Calibration
     from ccfnet_tf.network.model import CCFNet
@@ -80,8 +82,12 @@ class RunInfo:
         Raises:
             RunError: There is no such checkpoint, or it was written after its calibration.
         """
-        classes = len(self.taxonomy.names)
-        return read_calibration(self.path, self.checkpoint(which), classes=classes)
+        return read_calibration(
+            self.path,
+            self.checkpoint(which),
+            classes=len(self.taxonomy.names),
+            kernels=self.config.train.kernel_precision,
+        )
 
 
 def read_run(path: str | Path) -> RunInfo:
@@ -140,10 +146,14 @@ def load_run(
 ) -> CCFNet:
     """Builds the network of a run and loads its trained weights.
 
+    Kernels are rounded to the precision of training (`train.precision`), because that is how every
+    training step used them. The network that was trained, and that validation selected, is the one
+    with rounded kernels; the float32 values behind them only accumulate small updates.
+
     Args:
         path: The run folder.
         checkpoint: The checkpoint to load. By default, `best` if it exists, else `last`.
-        precision: Compute type of the network. Weights are always float32.
+        precision: Compute type of the network. Weights are always stored as float32.
         calibration: Whose threshold a hard blend uses; by default the one of the run.
 
     Raises:
@@ -162,10 +172,24 @@ def load_run(
         precision=precision,
         **run.config.model.architecture(),
     )
-    assign_model(model, arrays, source=file)
+    assign_model(model, _as_trained(arrays, run.config), source=file)
     if calibration.blend_threshold is not None:
         set_hard_threshold(model, calibration.blend_threshold)
     return model
+
+
+def _as_trained(arrays: dict[str, np.ndarray], config: RunConfig) -> dict[str, np.ndarray]:
+    """Returns the arrays with kernels rounded to the precision of training, as float32."""
+    if config.train.kernel_precision == "float32":
+        return arrays
+    import tensorflow as tf
+
+    def rounded(kernel: np.ndarray) -> np.ndarray:
+        return tf.cast(tf.cast(kernel, config.train.kernel_precision), tf.float32).numpy()
+
+    return {
+        key: rounded(value) if key.endswith("/kernel") else value for key, value in arrays.items()
+    }
 
 
 def with_own_files(data: DataConfig, run: Path) -> DataConfig:

@@ -97,7 +97,8 @@ def evaluated(seed: int, split: str) -> Evaluation:
 def calibrate(run: Path, scale: float = 2.0) -> None:
     """Writes what `calibrate` writes."""
     calibration = Calibration(scale=(scale,))
-    text = calibration_text(run / "checkpoints" / "best.npz", calibration, {})
+    kernels = read_run(run).config.train.kernel_precision
+    text = calibration_text(run / "checkpoints" / "best.npz", calibration, {}, kernels=kernels)
     (run / "calibration.json").write_text(text)
 
 
@@ -109,7 +110,9 @@ def score(run: Path, split: str, *, seed: int) -> None:
         (run / name).write_text(text)
     info = read_run(run)
     tree = json.loads((run / "evaluation.json").read_text())
-    tree["weights"] = weights_digest(info.checkpoint(), info.calibration())
+    tree["weights"] = weights_digest(
+        info.checkpoint(), info.config.train.kernel_precision, info.calibration()
+    )
     (run / "evaluation.json").write_text(json.dumps(tree))
 
 

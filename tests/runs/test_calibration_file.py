@@ -75,3 +75,18 @@ def test_what_is_no_calibration_is_one_line(best: Path, text: str) -> None:
     with pytest.raises(RunError, match=r"calibration.json: not a calibration") as caught:
         read(best)
     assert "\n" not in str(caught.value)
+
+
+def test_it_is_not_applied_to_kernels_of_another_precision(best: Path) -> None:
+    text = calibration_text(best, VECTOR, {}, kernels="bfloat16")
+    (best.parent / CALIBRATION).write_text(text)
+    assert read_calibration(best.parent, best, classes=2, kernels="bfloat16") == VECTOR
+    with pytest.raises(RunError, match=r"kernels in bfloat16.*run `ccfnet-tf calibrate`"):
+        read(best)
+    write(best, kernels="float32")
+    older = json.loads((best.parent / CALIBRATION).read_text())
+    del older["kernels"]
+    (best.parent / CALIBRATION).write_text(json.dumps(older))
+    assert read(best) == VECTOR
+    with pytest.raises(RunError, match=r"kernels in float32.*trained in bfloat16"):
+        read_calibration(best.parent, best, classes=2, kernels="bfloat16")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.inference.keras_network import KerasNetwork
@@ -36,6 +37,23 @@ def test_a_loaded_run_gives_the_predictions_of_the_saved_model(
     assert ours.taxonomy == TAXONOMY
     for mine, expected in zip(ours.predict(picture), theirs.predict(picture), strict=True):
         np.testing.assert_array_equal(mine, expected)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_kernels_are_rounded_as_in_training(make_run: MakeRun, model: Any, precision: str) -> None:
+    """Mixed precision trains the network with rounded kernels, so that network is loaded."""
+    folder = make_run("last")
+    config = folder / "config.yaml"
+    text = config.read_text(encoding="utf-8")
+    assert "precision: auto" in text
+    config.write_text(text.replace("precision: auto", f"precision: {precision}"))
+    loaded = arrays_of(load_run(folder))
+    for key, value in arrays_of(model).items():
+        expected = value
+        if key.endswith("/kernel"):
+            expected = tf.cast(tf.cast(value, precision), tf.float32).numpy()
+            assert (expected != value).any(), key
+        np.testing.assert_array_equal(loaded[key], expected, err_msg=key)
 
 
 def one_line(folder: Path | str, **options: Any) -> str:
