@@ -44,8 +44,8 @@ from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
 STRATEGIES = ("random", "stratified", "risk", "rank")
-FAIR = "stratified"
-"""The strategy that others are compared with."""
+RANDOM = ("random", "stratified")
+"""The strategies that all are compared with."""
 POOLS = ("images", "film")
 START, FULL = "start", "full"
 
@@ -337,18 +337,28 @@ def summarised(results: dict[Key, Result], images: int, setting: Setting) -> dic
     summary["labelled"] = [count / images for count in labels]
     for strategy, each in counts.items():
         curve = [first, *mean_iou(each.sum(axis=2)).mean(axis=0).tolist()]
-        gain = np.array(areas[strategy]) - np.array(areas[FAIR])
         summary["strategies"][strategy] = {
             "mean_iou": curve,
             "area": float(np.mean(curve[1:])),
             "area_interval": np.percentile(areas[strategy], [2.5, 97.5]).tolist(),
-            "gain_over_stratified": float(
-                np.mean(curve[1:]) - mean_iou(counts[FAIR].sum(axis=2)).mean()
-            ),
-            "gain_interval": np.percentile(gain, [2.5, 97.5]).tolist(),
+            "gain_over": {
+                other: _gain(counts[other], curve, areas[strategy], areas[other])
+                for other in RANDOM
+            },
             "labels_to_95_percent": labels_needed(summary["labelled"], curve, _ENOUGH * full),
         }
     return summary
+
+
+def _gain(
+    other: np.ndarray, curve: Sequence[float], areas: Sequence[float], others: Sequence[float]
+) -> dict[str, Any]:
+    """Returns the difference of two areas, and the interval of bootstrapped differences."""
+    difference = np.array(areas) - np.array(others)
+    return {
+        "area": float(np.mean(curve[1:]) - mean_iou(other.sum(axis=2)).mean()),
+        "interval": np.percentile(difference, [2.5, 97.5]).tolist(),
+    }
 
 
 def labels_needed(shares: Sequence[float], curve: Sequence[float], goal: float) -> float | None:
@@ -365,20 +375,27 @@ def labels_needed(shares: Sequence[float], curve: Sequence[float], goal: float) 
 def markdown(title: str, summary: dict[str, Any]) -> list[str]:
     """Returns the figures of a pool as a Markdown table."""
     shares = " | ".join(f"{share:.0%}" for share in summary["labelled"])
+    gains = " | ".join(f"minus {other} (95 % interval)" for other in RANDOM)
     lines = [
         f"{title}; mean IoU with all labels {summary['full']:.2%}",
         "",
-        f"| strategy | {shares} | mean of rounds | minus {FAIR} (95 % interval) | labels to 95 % |",
-        "|---" * (len(summary["labelled"]) + 4) + "|",
+        f"| strategy | {shares} | mean of rounds | {gains} | labels to 95 % |",
+        "|---" * (len(summary["labelled"]) + len(RANDOM) + 3) + "|",
     ]
     for strategy, row in summary["strategies"].items():
         curve = " | ".join(f"{100 * value:.2f}" for value in row["mean_iou"])
-        low, high = (100 * value for value in row["gain_interval"])
-        gain = f"{100 * row['gain_over_stratified']:+.2f} ({low:+.2f} to {high:+.2f})"
+        gain = " | ".join(
+            "-" if other == strategy else _text(each) for other, each in row["gain_over"].items()
+        )
         needed = row["labels_to_95_percent"]
         share = "not reached" if needed is None else f"{needed:.0%}"
         lines.append(f"| {strategy} | {curve} | {100 * row['area']:.2f} | {gain} | {share} |")
     return lines
+
+
+def _text(gain: dict[str, Any]) -> str:
+    low, high = (100 * value for value in gain["interval"])
+    return f"{100 * gain['area']:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def _store_all(parts: Parts, out: Path, weights: Path, clips: int, console: Any) -> None:
