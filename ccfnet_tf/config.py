@@ -34,7 +34,7 @@ Blend = Literal["soft", "hard"]
 SCALES = (0.5, 1.0)
 """Values of `model.coarse_scale` and `model.attention_scale`."""
 
-NAMED_WEIGHTS = ("imagenet", "none")
+IMAGENET, NO_WEIGHTS = NAMED_WEIGHTS = ("imagenet", "none")
 """Values of `model.backbone_weights` that are not paths."""
 
 CACHES = ("none", "memory")
@@ -425,7 +425,7 @@ class RunConfig:
         Activations then grow from block to block: the network trains badly, and rounding errors
         are as large as the activations.
         """
-        random = self.model.backbone_weights == NAMED_WEIGHTS[1] and self.model.init_from is None
+        random = self.model.backbone_weights == NO_WEIGHTS and self.model.init_from is None
         return random and self.train.batch_norm == "frozen"
 
     def _check_combinations(self) -> None:

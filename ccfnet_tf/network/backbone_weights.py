@@ -12,12 +12,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from ccfnet_tf.config import NAMED_WEIGHTS
+from ccfnet_tf.config import IMAGENET, NO_WEIGHTS
 from ccfnet_tf.errors import ConfigError, ResourceError, first_line
 from ccfnet_tf.io.npz_file import DAMAGE, not_finite, read_stored
 from ccfnet_tf.network.efficientnet_lite import ARCHIVE_SUFFIX, VARIANTS, Variant
-
-IMAGENET, NO_WEIGHTS = NAMED_WEIGHTS
 
 LARGEST = 1 << 30
 """Largest total size of the arrays of a weights file in bytes: ten times that of ResNet-50."""

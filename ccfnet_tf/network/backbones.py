@@ -16,9 +16,10 @@ from typing import Any
 
 import keras
 
+from ccfnet_tf.config import NO_WEIGHTS
 from ccfnet_tf.errors import ConfigError, nearest
 from ccfnet_tf.network import efficientnet_lite
-from ccfnet_tf.network.backbone_weights import NO_WEIGHTS, copy_weights, plain_backbone
+from ccfnet_tf.network.backbone_weights import copy_weights, plain_backbone
 from ccfnet_tf.network.fast_layers import FASTER
 from ccfnet_tf.network.normalise_pad_resize import Normalisation
 

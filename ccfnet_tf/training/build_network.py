@@ -8,9 +8,9 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from ccfnet_tf.config import ModelConfig, RunConfig
+from ccfnet_tf.config import IMAGENET, NO_WEIGHTS, ModelConfig, RunConfig
 from ccfnet_tf.errors import ConfigError, RunError
-from ccfnet_tf.network.backbone_weights import IMAGENET, NO_WEIGHTS, check_weights_file
+from ccfnet_tf.network.backbone_weights import check_weights_file
 from ccfnet_tf.network.ccfnet import build_ccfnet
 from ccfnet_tf.network.check_compile_arguments import LossWeights
 from ccfnet_tf.network.model import CCFNet

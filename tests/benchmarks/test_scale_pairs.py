@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from benchmarks.scale_pairs import count, main, tables
-from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.evaluation.confusion import Confusion
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.resize import resize_image, resize_map
 from ccfnet_tf.inference.segmenter_protocol import HeadOutputs, Prediction
 from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.runs.run_data import read_run_parts
+from ccfnet_tf.runs.run_folder import read_run
 
 SCALES = (0.5, 1.0, 1.5)
 
@@ -86,3 +89,26 @@ def test_the_tables() -> None:
 def test_a_scale_out_of_range_is_refused(scale: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected numbers from 0\.25 to 4"):
         main([str(tmp_path), "--scales", "1", scale])
+
+
+def test_a_run_is_evaluated(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At scale 1, both heads are those of the validation split."""
+    assert main([str(run), "--scales", "0.5", "1"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    network, parts = KerasNetwork(run), read_run_parts(read_run(run), None)
+    assert parts.val
+    cells = []
+    for head in ("coarse", "fine"):
+        state = Confusion.empty(3)
+        for image, label in map(parts.load, parts.val):
+            labels = getattr(network.head_outputs(image), head).argmax(-1)
+            state = state.merge(Confusion.of(label, labels, classes=3))
+        cells.append(f"{100 * state.pixel_accuracy:.2f} / {100 * state.mean_iou_present:.2f}")
+    assert f"| 1 | {cells[0]} | {cells[1]} |" in shown
+
+
+def test_a_run_without_validation_images_is_refused(run: Path) -> None:
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("val_share: 0.2", "val_share: 0.0"))
+    with pytest.raises(DataError, match=r"no validation split: give a run with data.val_share"):
+        main([str(run)])

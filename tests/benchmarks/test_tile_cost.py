@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import tile_cost
-from benchmarks.tile_cost import Spent, accuracy_table, cost_table, switched
+from benchmarks.tile_cost import SHARES, Spent, accuracy_table, cost_table, measure, switched
 from benchmarks.tile_cost_network import (
     WHOLE,
     Tiles,
@@ -19,9 +20,12 @@ from benchmarks.tile_cost_network import (
     compiled,
     rows,
 )
-from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.evaluation.confusion import Confusion
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.segmenter_protocol import HeadOutputs
+from ccfnet_tf.runs.run_data import read_run_parts
+from ccfnet_tf.runs.run_folder import read_run
 
 CLASSES = 5
 RAGGED = Tiles(height=40, width=56, side=16, halo=8)
@@ -183,3 +187,39 @@ def test_the_table_of_accuracies() -> None:
 def test_arguments_that_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tile_cost.main(arguments)
+
+
+def test_the_accuracy_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All tiles from fine, and none, are fine and coarse of the validation split."""
+    assert tile_cost.main([str(run), "--tile", "32"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "of the tiles" in line]
+    assert len(rows) == len(SHARES)
+    network, parts = KerasNetwork(run), read_run_parts(read_run(run), None)
+    assert parts.val
+    states = {"coarse": Confusion.empty(3), "fine": Confusion.empty(3)}
+    for image, label in map(parts.load, parts.val):
+        outputs = network.head_outputs(image)
+        for head, state in states.items():
+            labels = getattr(outputs, head).argmax(-1)
+            states[head] = state.merge(Confusion.of(label, labels, classes=3))
+    assert states["coarse"] != states["fine"]
+    for row, state in zip((rows[0], rows[-1]), states.values(), strict=True):
+        assert f"| {100 * state.pixel_accuracy:.2f} / {100 * state.mean_iou_present:.2f} |" in row
+
+
+def test_a_run_without_validation_images_is_refused(run: Path) -> None:
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("val_share: 0.2", "val_share: 0.0"))
+    with pytest.raises(DataError, match=r"no validation split: give a run with data.val_share"):
+        tile_cost.main([str(run)])
+
+
+def test_every_network_is_measured_in_every_round(stages: tuple[Any, Any]) -> None:
+    tiles = Tiles(64, 96, 32, 0)
+    networks = {name: row.network for name, row in list(rows(*stages, [tiles]).items())[:2]}
+    spent = measure(networks, (64, 96), 2, lambda items, _: items)
+    assert list(spent) == list(networks)
+    for kinds in spent.values():
+        assert set(kinds) == {"TensorFlow", "LiteRT"}
+        assert all(len(found) == 2 for found in kinds.values())  # without the first round
+        assert all(one.seconds > 0 and one.work > 0 for found in kinds.values() for one in found)
