@@ -56,6 +56,9 @@ NOTE = (
     "every run. They show how the figures vary with the images, not with the seed of the training."
 )
 
+FEW_IMAGES = 30
+"""Number of images below which percentiles of a bootstrap are clearly too narrow."""
+
 
 @dataclass(frozen=True, eq=False)
 class Compared:
@@ -143,7 +146,14 @@ def comparison_tables(runs: Sequence[Compared], drawn: Sequence[Resampled]) -> R
     for name, *values in zip(runs[0].evaluated.classes, *columns, strict=True):
         classes.add_row(Text(printable(name)), *(hundredths(value, 2) for value in values))
     intervals = [_interval_table(runs, drawn, figure) for figure in NAMES]
-    return Group(*intervals, Text(NOTE, style="dim"), figures, classes)
+    return Group(*intervals, Text(_note(runs), style="dim"), figures, classes)
+
+
+def _note(runs: Sequence[Compared]) -> str:
+    images = len(runs[0].images)
+    if images >= FEW_IMAGES:
+        return NOTE
+    return f"{NOTE} Of only {counted(images, 'image')}, intervals are too narrow: evaluate more."
 
 
 def _interval_table(runs: Sequence[Compared], drawn: Sequence[Resampled], figure: str) -> Table:
@@ -180,7 +190,7 @@ def comparison_page(
                 for name, colour, *values in rows
             ],
             "plots": _plots(runs),
-            "note": NOTE,
+            "note": _note(runs),
         },
     )  # fmt: skip
 

@@ -53,6 +53,18 @@ def test_the_accuracy_near_boundaries_is_that_of_the_counts(write_run: WriteRun)
     assert expected[0] != expected[1]
 
 
+@pytest.mark.parametrize("count", [2, 29, 30])
+def test_intervals_of_few_images_are_said_to_be_too_narrow(
+    write_run: WriteRun, capsys: pytest.CaptureFixture[str], tmp_path: Path, count: int
+) -> None:
+    names = tuple(f"{index}.png" for index in range(count))
+    paths = [str(write_run(name, seed=seed, names=names)) for seed, name in enumerate("ab")]
+    page = tmp_path / "page.html"
+    assert cli.main(["compare", *paths, "--html", str(page)]) == 0
+    for text in (" ".join(capsys.readouterr().out.split()), page.read_text(encoding="utf-8")):
+        assert (f"Of only {count} images, intervals are too narrow" in text) == (count < 30)
+
+
 def test_a_run_beside_its_copy_is_equal(write_run: WriteRun) -> None:
     runs = read_compared([write_run("one"), write_run("two")])
     page = comparison_page(runs, compare(runs), TAXONOMY)
