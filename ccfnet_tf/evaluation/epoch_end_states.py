@@ -1,6 +1,6 @@
 """Evaluation in the graph, for the end of an epoch.
 
-Counts confusion matrices, attention's ranking and the calibration of risk.
+Counts confusion matrices, the ranking by attention and difficulty, and the calibration of risk.
 
 Runs on every replica of a strategy and counts little, so that validation is cheap compared with
 training. The command `evaluate` counts with NumPy instead (`ccfnet_tf.evaluation.evaluate`); a test
@@ -25,6 +25,7 @@ import tensorflow as tf
 from ccfnet_tf.errors import DataError, NotFiniteError, ResourceError
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.evaluation.easy_hard import HEADS
+from ccfnet_tf.evaluation.pixel_scores import SMALL
 from ccfnet_tf.evaluation.reliability import BINS as RELIABILITY_BINS
 from ccfnet_tf.evaluation.reliability import STEP, Reliability
 from ccfnet_tf.evaluation.score_histogram import BINS, LIMIT, ONE, SHIFT, ScoreHistogram
@@ -46,6 +47,7 @@ class EpochCounts:
         fine: Confusion of the fine branch alone.
         refine: Confusion of the blend, the network's prediction.
         attention: Attention's logit on pixels that coarse gets wrong and right.
+        difficulty: The logit of difficulty, not calibrated, on the same pixels.
         risk: Risk, not calibrated, and how often refine is wrong.
         pictures: Number of images evaluated.
     """
@@ -54,6 +56,7 @@ class EpochCounts:
     fine: Confusion
     refine: Confusion
     attention: ScoreHistogram
+    difficulty: ScoreHistogram
     risk: Reliability
     pictures: int
 
@@ -129,6 +132,7 @@ class Evaluator:
         shapes = {
             **dict.fromkeys(HEADS, (classes, classes)),
             "attention": (2, BINS),
+            "difficulty": (2, BINS),
             "risk": (3, RELIABILITY_BINS),
             **dict.fromkeys(("pictures", "nan"), ()),
         }
@@ -173,6 +177,7 @@ class Evaluator:
             Confusion(counts["fine"]),
             Confusion(counts["refine"]),
             ScoreHistogram(counts["attention"]),
+            ScoreHistogram(counts["difficulty"]),
             Reliability(counts["risk"]),
             int(counts["pictures"]) if pictures is None else pictures,
         )
@@ -191,11 +196,14 @@ class Evaluator:
         predicted = {head: tf.boolean_mask(labels(outputs[head]), labelled) for head in HEADS}
         refine = tf.cast(tf.boolean_mask(outputs["refine"], labelled), tf.float32)  # [N, C]
         risk = other_classes(tf.exp(refine), predicted["refine"])  # [N]
+        difficulty = _wrong_logit(refine, predicted["coarse"])  # [N]
+        coarse_wrong = tf.not_equal(predicted["coarse"], truth)
         nan = tf.math.is_nan(attention) | tf.reduce_any(tf.math.is_nan(refine), axis=-1)
         classes = len(self._taxonomy.names)
         return {
             **{head: _confusion(truth, predicted[head], classes) for head in HEADS},
-            "attention": _histogram(attention, tf.not_equal(predicted["coarse"], truth)),
+            "attention": _histogram(attention, coarse_wrong),
+            "difficulty": _histogram(difficulty, coarse_wrong),
             "risk": _reliability(risk, tf.not_equal(predicted["refine"], truth)),
             "pictures": _count_true(tf.reduce_any(labelled, axis=[1, 2])),
             "nan": _count_true(nan),
@@ -232,6 +240,12 @@ def _confusion(truth: tf.Tensor, prediction: tf.Tensor, classes: int) -> tf.Tens
         truth * classes + prediction, minlength=cells, maxlength=cells, dtype=tf.int64
     )
     return tf.reshape(counts, [classes, classes])
+
+
+def _wrong_logit(logs: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+    """Returns the logit of 1 - P(label), float32 [N], of log-probabilities [N, C] and label [N]."""
+    others = tf.maximum(other_classes(tf.exp(logs), label), SMALL)
+    return tf.math.log(others) - tf.gather(logs, label, batch_dims=1)
 
 
 def _histogram(logit: tf.Tensor, wrong: tf.Tensor) -> tf.Tensor:

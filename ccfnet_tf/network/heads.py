@@ -162,6 +162,13 @@ class AffineGate(layers.Layer):
         half = tf.constant([0.5, -0.5])
         return _GATE_STEP * (self.scale * attention + self.bias * half)
 
+    def coefficients(self) -> dict[str, float]:
+        """Returns k as `scale` and b as `bias`."""
+        return {
+            "scale": _GATE_STEP * float(self.scale.numpy()),
+            "bias": _GATE_STEP * float(self.bias.numpy()),
+        }
+
     def compute_output_shape(self, shape: Shape) -> Shape:
         """Returns the output shape of `call`."""
         return shape

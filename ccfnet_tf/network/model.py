@@ -43,6 +43,10 @@ HEADS = ("coarse", "attention", "refine", "fine")
 MEAN_ATTENTION = "mean_attention"
 """Metric: mean of P(hard) over labelled pixels, next to the share that is hard."""
 
+MEAN_GATE = "mean_gate"
+"""Metric: mean weight of fine in the blend over labelled pixels; `mean_attention` if attention is
+the gate, as in the paper."""
+
 
 class _Batch(NamedTuple):
     """The batch of a replica, or a micro-batch of it.
@@ -227,7 +231,7 @@ class CCFNet(MultiWorkerFit):
         self.class_weights = class_weights_of(class_weights)
         self.forward = self._forward_parts()
         if not hasattr(self, "skipped_steps"):  # else Keras lists those of an earlier compile too
-            names = [*(f"{head}_loss" for head in HEADS), MEAN_ATTENTION]
+            names = [*(f"{head}_loss" for head in HEADS), MEAN_ATTENTION, MEAN_GATE]
             self.pixel_means = {name: keras.metrics.Mean(name=name) for name in names}
             self.gradient_norm = keras.metrics.Mean(name="gradient_norm")
             self.accuracies = {head: PixelAccuracy(name=f"{head}_accuracy") for head in HEADS}
@@ -596,9 +600,12 @@ def _count_pixels(
     predictions["refine"] = losses.blend_prediction(**branches, gate=outputs[GATE])
     right = {head: tf.equal(prediction, target.labels) for head, prediction in predictions.items()}
     right["attention"] = _judges_right(outputs["attention"], right["coarse"])
-    attention = tf.where(target.valid, losses.hard_probability(outputs["attention"]), 0.0)
+    means = {
+        name: tf.reduce_sum(tf.where(target.valid, losses.hard_probability(outputs[output]), 0.0))
+        for name, output in ((MEAN_ATTENTION, "attention"), (MEAN_GATE, GATE))
+    }
     return _Counts(
-        {**sums, MEAN_ATTENTION: tf.reduce_sum(attention)},
+        {**sums, **means},
         {head: tf.math.count_nonzero(hit & target.valid) for head, hit in right.items()},
         tf.math.count_nonzero(target.valid),
         _confusion(predictions["refine"], target, int(outputs["coarse"].shape[-1])),

@@ -191,6 +191,16 @@ def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row with its present names: older versions named attention's AUROC otherwise."""
+    if "val_attention_auroc" in row:
+        return row
+    return {
+        "val_attention_auroc" if key == "val_difficulty_auroc" else key: value
+        for key, value in row.items()
+    }
+
+
 class MetricsTable:
     """Writes `metrics.csv`, atomically after each epoch, so that it never has a truncated row."""
 
@@ -199,7 +209,8 @@ class MetricsTable:
         self.path = path
         self.rows: list[dict[str, Any]] = []
         if epochs_done:
-            self.rows = [row for row in _read_rows(path)[0] if int(row["epoch"]) <= epochs_done]
+            rows = [row for row in _read_rows(path)[0] if int(row["epoch"]) <= epochs_done]
+            self.rows = [_renamed(row) for row in rows]
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds a row and writes the file."""

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.metrics import roc_auc_score
 
 from ccfnet_tf.errors import DataError, NotFiniteError, ResourceError
 from ccfnet_tf.evaluation.confusion import Confusion
@@ -99,6 +100,12 @@ def test_counts_equal_those_of_numpy(model: keras.Model) -> None:
         np.testing.assert_array_equal(getattr(ours, head).counts, expected.counts)
     exact = ScoreHistogram.of(logit, wrong)
     assert ours.attention.auroc == pytest.approx(exact.auroc, abs=1e-3)
+    # Difficulty by its definition, at every threshold: ties count half.
+    probabilities = np.exp(4.0 * np.eye(CLASSES)[answers[2]])
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    of_coarse = np.take_along_axis(probabilities, answers[0][..., np.newaxis], -1)[..., 0]
+    expected = roc_auc_score(wrong, (1 - of_coarse)[known])
+    assert ours.difficulty.auroc == pytest.approx(expected, abs=1e-6)
     assert ours.pictures == 7
 
 
@@ -117,6 +124,10 @@ def test_the_verb_counts_the_same(toy: Callable[..., Any]) -> None:
     for head in HEADS:
         np.testing.assert_array_equal(getattr(ours, head).counts, getattr(theirs, head).counts)
     np.testing.assert_array_equal(ours.attention.counts, theirs.counts["score/coarse/attention"])
+    difficulty = ScoreHistogram(theirs.counts["score/coarse/difficulty"])
+    np.testing.assert_array_equal(ours.difficulty.counts.sum(-1), difficulty.counts.sum(-1))
+    assert ours.difficulty.auroc == pytest.approx(difficulty.auroc, abs=1e-4)
+    assert ours.difficulty.auroc != ours.attention.auroc
     risk = theirs.reliability("refine", "risk")
     # The graph and NumPy round probabilities differently, which moves few pixels to another bin.
     assert ours.risk.ece == pytest.approx(risk.ece, abs=1e-4)

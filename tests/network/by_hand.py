@@ -226,8 +226,11 @@ def _attention_mass(easy: np.ndarray, labels: np.ndarray, how: Learning) -> np.n
 def _accuracies(logits: dict[str, tf.Tensor], labels: np.ndarray, pixels: int) -> dict[str, float]:
     right = {head: answer == labels for head, answer in answers(logits).items()}
     found = {f"{head}_accuracy": hits.sum() / max(pixels, 1) for head, hits in right.items()}
-    hard = _softmax(logits["attention"])[..., 0].numpy()
-    return {**found, "mean_attention": hard[labels >= 0].sum() / max(pixels, 1)}
+    gate = logits.get("gate", logits["attention"])
+    for name, each in (("mean_attention", logits["attention"]), ("mean_gate", gate)):
+        first = _softmax(each)[..., 0].numpy()
+        found[name] = first[labels >= 0].sum() / max(pixels, 1)
+    return found
 
 
 def answers(logits: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:

@@ -48,6 +48,21 @@ def test_a_figure_missing_in_one_epoch_leaves_a_gap(tmp_path: Path) -> None:
     assert [row["val_difficulty_auroc"] for row in read(path)] == ["", "0.8"]
 
 
+def test_a_resumed_older_run_has_the_present_name_of_a_column(tmp_path: Path) -> None:
+    """Attention was called difficulty when it was written."""
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,val_difficulty_auroc\n1,0.7\n")
+    table = write_run_files.MetricsTable(path, epochs_done=1)
+    table.append({"epoch": 2, "val_attention_auroc": 0.8, "val_difficulty_auroc": 0.9})
+    assert read(path) == [
+        {"epoch": "1", "val_attention_auroc": "0.7", "val_difficulty_auroc": ""},
+        {"epoch": "2", "val_attention_auroc": "0.8", "val_difficulty_auroc": "0.9"},
+    ]
+    table = write_run_files.MetricsTable(path, epochs_done=2)
+    table.append({"epoch": 3, "val_difficulty_auroc": 0.95})
+    assert [row["val_difficulty_auroc"] for row in read(path)] == ["", "0.9", "0.95"]
+
+
 def test_epochs_written_are_the_rows(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     assert write_run_files.epochs_written(path) == 0

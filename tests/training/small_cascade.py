@@ -14,7 +14,9 @@ from ccfnet_tf.network.model import CCFNet
 from tests.network.by_hand import Weights
 
 
-def cascade(classes: int, *, synchronized: bool = False, **_: Any) -> CCFNet:
+def cascade(
+    classes: int, *, synchronized: bool = False, affine_gate: bool = False, **_: Any
+) -> CCFNet:
     """A model with the outputs of CCFNet and every kind of variable, including `scale`."""
     layers = keras.layers
     images = keras.Input((None, None, 3), name="images")
@@ -29,8 +31,10 @@ def cascade(classes: int, *, synchronized: bool = False, **_: Any) -> CCFNet:
     attention = heads.AddConfidence(name="attention_logits")([attention, coarse])
     fine = layers.Conv2D(classes, 3, padding="same", name="fine_logits")(x)
     logs = heads.LogSoftmax(name="coarse_log_probabilities")(coarse)
-    refine = heads.Blend(name="refine")([logs, attention, fine])
+    gate = heads.AffineGate(name="gate")(attention) if affine_gate else attention
+    refine = heads.Blend(name="refine")([logs, gate, fine])
     outputs = {"coarse": coarse, "attention": attention, "refine": refine}
+    outputs |= {"gate": gate} if affine_gate else {}
     model = CCFNet(inputs=images, outputs=outputs, name="toy")
     rng = np.random.default_rng(2)
     for variable in model.trainable_variables:

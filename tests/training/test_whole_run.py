@@ -13,12 +13,15 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from rich.console import Console
+from sklearn.metrics import roc_auc_score
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.evaluation.confusion import Confusion
@@ -119,6 +122,25 @@ def accuracies(weights: Weights, data: RunData, samples: list[Sample]) -> dict[s
     return {head: hits / pixels for head, hits in right.items()}
 
 
+def detections(weights: Weights, data: RunData, samples: list[Sample]) -> dict[str, float]:
+    """Returns how well attention and difficulty rank the pixels that coarse gets wrong (AUROC)."""
+    wrong, scores = [], {"attention": [], "difficulty": []}
+    for sample in samples:
+        image, label = data.parts.load(sample)
+        logits, _ = by_hand.forward(weights, image[np.newaxis], training=False)
+        coarse, known = by_hand.answers(logits)["coarse"], label >= 0
+        refine = by_hand.blend(logits).numpy()
+        of_coarse = np.take_along_axis(refine, coarse[..., np.newaxis], -1)[0, ..., 0]
+        hard, easy = np.moveaxis(logits["attention"].numpy()[0], -1, 0)
+        wrong.append((coarse[0] != label)[known])
+        scores["attention"].append((hard - easy)[known])
+        scores["difficulty"].append(1 - of_coarse[known])
+    return {
+        name: float(roc_auc_score(np.concatenate(wrong), np.concatenate(each)))
+        for name, each in scores.items()
+    }
+
+
 def test_a_run_equals_the_reference_run(tmp_path: Path) -> None:
     """Compares weights, learning rates, losses and accuracies of training and validation."""
     run, train = tmp_path / "run", CONFIG.train
@@ -147,7 +169,51 @@ def test_a_run_equals_the_reference_run(tmp_path: Path) -> None:
             assert row[name] == pytest.approx(mean, rel=1e-4), name
     for head, share in accuracies(wanted, data, list(data.parts.val)).items():
         assert table[-1][f"val_{head}_pixel_accuracy"] == pytest.approx(share, abs=1e-3), head
+    for name, area in detections(wanted, data, list(data.parts.val)).items():
+        assert table[-1][f"val_{name}_auroc"] == pytest.approx(area, abs=2e-3), name
     assert [state(run, name)["step"] for name in ("previous", "last")] == [8, 9]
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_tensorboard_shows_every_figure_of_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, affine: bool
+) -> None:
+    """Beside the columns of `metrics.csv`: the rate of the heads, hard pixels and the gate."""
+    monkeypatch.setattr(build_network, "build_ccfnet", partial(cascade, affine_gate=affine))
+    run = tmp_path / "run"
+    train = replace(CONFIG.train, epochs=1)
+    fit.fit(replace(CONFIG, train=train), run, resume=False, console=QUIET)
+    (row,) = rows(run)
+    shown = scalars(run / "tensorboard")
+    derived = {"head_learning_rate", "hard_share"}
+    derived |= {"gate_scale", "gate_bias"} if affine else set()
+    assert set(shown) == (set(row) - {"epoch", "step"}) | derived
+    assert {"mean_gate", "mean_attention", "gradient_norm", "skipped_steps", "val_risk_ece"} < set(
+        row
+    )
+    for name in set(row) & set(shown):
+        assert shown[name] == pytest.approx(row[name], rel=1e-5), name
+    assert shown["head_learning_rate"] == pytest.approx(
+        train.head_rate * row["learning_rate"], rel=1e-5
+    )
+    assert shown["hard_share"] == pytest.approx(1 - row["coarse_accuracy"], rel=1e-5)
+    if not affine:
+        assert row["mean_gate"] == row["mean_attention"]
+        return
+    weights = saved(run, "last")
+    for name in ("scale", "bias"):
+        assert shown[f"gate_{name}"] == pytest.approx(10 * weights[f"gate/{name}"], rel=1e-5)
+
+
+def scalars(folder: Path) -> dict[str, float]:
+    """Returns the last value of every scalar of a TensorBoard log."""
+    found = {}
+    for file in sorted(folder.iterdir()):
+        for record in tf.data.TFRecordDataset(str(file)):
+            for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value:
+                if value.tag != "preview":
+                    found[value.tag] = float(tf.make_ndarray(value.tensor))
+    return found
 
 
 def even(classes: int, share: float) -> Confusion:
@@ -187,6 +253,7 @@ def test_the_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 fine=even(classes, [0.9, 0.1, 0.1, 0.1][epoch]),
                 refine=refine[epoch],
                 attention=ScoreHistogram.empty(),
+                difficulty=ScoreHistogram.empty(),
                 risk=Reliability(np.zeros((3, BINS), np.int64)),
                 pictures=classes,
             )

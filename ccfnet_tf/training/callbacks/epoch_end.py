@@ -21,6 +21,7 @@ from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.writers import write_png
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.labels import Sample
+from ccfnet_tf.network.heads import AffineGate
 from ccfnet_tf.pipeline.batch import evaluation_batches
 from ccfnet_tf.report.training_previews import preview_sheet
 from ccfnet_tf.runs.checkpoint_file import FREE_SPACE
@@ -195,7 +196,7 @@ class EpochEnd(keras.callbacks.Callback):
         sheet = self._sheet()
         path = self.run / "previews" / f"epoch_{number:02d}.png"
         write_png(path, sheet, fix=FREE_SPACE)
-        self.board.write(number, row | _derived(row, self.head_rate), sheet)
+        self.board.write(number, row | _derived(row, self.head_rate) | _gate(self.model), sheet)
 
     def _sheet(self) -> np.ndarray:
         """Returns an image of the preview samples and their predictions, one row per sample."""
@@ -214,6 +215,12 @@ def _derived(row: dict[str, Any], head_rate: float) -> dict[str, float]:
     if "coarse_accuracy" in row:  # by definition, the hard pixels are those coarse gets wrong
         figures["hard_share"] = 1.0 - row["coarse_accuracy"]
     return figures
+
+
+def _gate(model: Any) -> dict[str, float]:
+    """Returns k and b of an affine gate, sigmoid(k a + b) of attention's logit a; else nothing."""
+    gates = [layer for layer in model.layers if isinstance(layer, AffineGate)]
+    return {f"gate_{name}": value for gate in gates for name, value in gate.coefficients().items()}
 
 
 def _score(evaluation: EpochCounts | None, head: str) -> float | None:
@@ -237,8 +244,8 @@ def _validation_figures(evaluation: EpochCounts | None) -> dict[str, float]:
         confusion = getattr(evaluation, head)
         figures[f"val_{head}_pixel_accuracy"] = confusion.pixel_accuracy
         figures[f"val_{head}_mean_iou"] = confusion.mean_iou_present
-    # Attention is what training moves; the column had its name when it was called difficulty.
-    figures["val_difficulty_auroc"] = evaluation.attention.auroc
+    figures["val_attention_auroc"] = evaluation.attention.auroc
+    figures["val_difficulty_auroc"] = evaluation.difficulty.auroc
     figures["val_risk_ece"] = evaluation.risk.ece
     return {key: round(value, 6) for key, value in figures.items() if value is not None}
 
