@@ -26,6 +26,33 @@ FREE = ("fine_difficulty", "max_softmax", "entropy", "margin", "disagreement")
 
 SCORES = ("difficulty", "attention", *FREE)
 RANKINGS = ("auroc", "average_precision")
+
+OF_REFINE = ("risk", "entropy", "margin", "difficulty", "disagreement")
+"""Scores of refine's errors. Risk is 1 - its maximum softmax."""
+
+PROBABILITIES = (
+    ("coarse", "difficulty"),
+    ("coarse", "attention"),
+    ("coarse", "fine_difficulty"),
+    ("coarse", "max_softmax"),
+    ("refine", "risk"),
+)
+"""Heads, and scores that are probabilities that the head is wrong."""
+
+CALIBRATION = ("ece", "adaptive_ece", "ece_within_4_pixels")
+"""Figures of `PROBABILITIES` alone."""
+
+SCORE_FIGURES = (
+    *RANKINGS,
+    "fpr_at_95_recall_of_errors",
+    "fpr95_correct_positive",
+    "aurc",
+    "e_aurc",
+    "augrc",
+    *CALIBRATION,
+)
+"""Figures of a score in `evaluation.json`."""
+
 NEAR = "4"
 """Pixels from a boundary, as a key of `evaluation.json`."""
 
@@ -96,6 +123,7 @@ def collect(
     ]
     if plan.study == "claim":
         tree["difficulty"] = _difficulty(runs, _planned(plan, "cascade"))
+        tree["scores"] = _scores(runs)
     return tree
 
 
@@ -264,6 +292,21 @@ def _difficulty(runs: Sequence[Finished], planned: int) -> list[dict[str, Any]]:
             if score in FREE and None not in (*own, *values):
                 gains = np.subtract(np.array(own, float), np.array(values, float)).tolist()
                 row[f"{key}_verdict"] = over_seeds(gains, planned)
+        rows.append(row)
+    return rows
+
+
+def _scores(runs: Sequence[Finished]) -> list[dict[str, Any]]:
+    """Returns every figure of the scores of the cascade, mean and deviation over seeds."""
+    cascade = [found.evaluated for _, found in _by_place(runs, "cascade")]
+    pairs = [("coarse", score) for score in SCORES] + [("refine", score) for score in OF_REFINE]
+    rows = []
+    for head, score in pairs if cascade else ():
+        row: dict[str, Any] = {"errors_of": head, "score": score}
+        for key in ("error_rate", *SCORE_FIGURES):
+            known = key not in CALIBRATION or (head, score) in PROBABILITIES
+            values = [each.number("scores", head, score, key) for each in cascade if known]
+            row[key] = spread_of(values)
         rows.append(row)
     return rows
 

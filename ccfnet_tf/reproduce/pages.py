@@ -4,7 +4,7 @@
     ...
     <!-- /results -->
 
-TABLE is `claim`, `difficulty`, `ablations` or `folds`.
+TABLE is `claim`, `difficulty`, `scores`, `ablations` or `folds`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import Record
 from ccfnet_tf.report.evaluation_in_words import counted
-from ccfnet_tf.reproduce.collect import RANKINGS, spread_of
+from ccfnet_tf.reproduce.collect import CALIBRATION, RANKINGS, SCORE_FIGURES, spread_of
 from ccfnet_tf.reproduce.recipes import (
     ABLATIONS,
     CASCADE,
@@ -41,6 +41,20 @@ UNKNOWN = "unknown"
 
 EXPLAINED = "docs/results.md and docs/reproduce.md of ccfnet-tf explain columns and verdicts.\n"
 NOT_OURS = "It gives no settings; this is not a result of this project."
+
+SCORE_HEADINGS = (
+    "AUROC",
+    "average precision",
+    "FPR at 95 % of the errors",
+    "FPR95",
+    "AURC",
+    "E-AURC",
+    "AUGRC",
+    "ECE, %",
+    "adaptive ECE, %",
+    "ECE within 4 pixels, %",
+)
+"""Headings of `SCORE_FIGURES`."""
 
 NAMES = {
     "fine_difficulty": "1 - fine's probability of coarse's class",
@@ -184,6 +198,30 @@ def _score_cells(row: Record) -> Cells:
     return cells
 
 
+def scores_table(results: Record) -> str:
+    """Returns the table of every figure of the scores, of the errors of coarse and of refine."""
+    study = results.get("claim")
+    headings = ("score", "errors of", *SCORE_HEADINGS)
+    rows = [_figures_of_score(row) for row in study.get("scores", [])] if study else []
+    return "\n".join(_table(headings, rows or [(NOT_RUN, *[NONE] * (len(headings) - 1))]))
+
+
+def _score_name(row: Record) -> str:
+    """Returns the name of a score; entropy and margin are those of the head with the errors."""
+    return NAMES.get(row["score"], str(row["score"])).replace("of coarse", f"of {row['errors_of']}")
+
+
+def _figures_of_score(row: Record) -> Cells:
+    errors = f"{row['errors_of']}, {_spread(row['error_rate'])} %"
+    return [_score_name(row), errors, *(_score_figure(row, key) for key in SCORE_FIGURES)]
+
+
+def _score_figure(row: Record, key: str) -> str:
+    if key in CALIBRATION:
+        return _spread(row[key])
+    return _spread(row[key], scale=1, digits=3)
+
+
 def ablation_table(results: Record) -> str:
     """Returns the table of ablations: what each change of the cascade does."""
     study = results.get("ablations")
@@ -246,6 +284,7 @@ def _mean_cells(study: Any) -> Cells:
 TABLES: dict[str, Callable[[Record], str]] = {
     "claim": claim_table,
     "difficulty": difficulty_table,
+    "scores": scores_table,
     "ablations": ablation_table,
     "folds": fold_table,
 }

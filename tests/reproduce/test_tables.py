@@ -168,6 +168,40 @@ def test_difficulty_is_shown_beside_every_score(claim: tuple[Plan, Path], tmp_pa
     assert entropy[2] in ("yes", "no", "not shown")
 
 
+def test_every_figure_of_the_scores_is_shown(claim: tuple[Plan, Path], tmp_path: Path) -> None:
+    """Mean and deviation over the cascades; entropy and margin are of the head with the errors."""
+    plan, folder = claim
+    _, page = written(tmp_path, plan, folder)
+    rows = {(row[0], row[1].split(",")[0]): row for row in rows_of(page, "scores")}
+    trees = [
+        json.loads((folder / f"cascade-fold0-seed{seed}" / "evaluation.json").read_text())["scores"]
+        for seed in range(3)
+    ]
+    for (name, head), score in {
+        ("difficulty", "coarse"): "difficulty",
+        ("difficulty", "refine"): "difficulty",
+        ("entropy of coarse", "coarse"): "entropy",
+        ("entropy of refine", "refine"): "entropy",
+        ("risk", "refine"): "risk",
+    }.items():
+        found = [tree[head][score] for tree in trees]
+        assert rows[name, head][1] == f"{head}, {spread([x['error_rate'] for x in found])} %"
+        keys = ["auroc", "average_precision", "fpr_at_95_recall_of_errors"]
+        keys += ["fpr95_correct_positive", "aurc", "e_aurc", "augrc"]
+        for cell, key in zip(rows[name, head][2:], keys, strict=False):
+            assert cell == spread([each[key] for each in found], scale=1, digits=3), key
+        probable = score != "entropy" and (score, head) != ("difficulty", "refine")
+        for cell, key in zip(
+            rows[name, head][9:], ("ece", "adaptive_ece", "ece_within_4_pixels"), strict=True
+        ):
+            assert cell == (spread([each[key] for each in found]) if probable else "-"), key
+
+
+def spread(values: list[float], scale: float = 100, digits: int = 2) -> str:
+    mean, deviation = statistics.fmean(values), statistics.stdev(values)
+    return f"{scale * mean:.{digits}f} ± {scale * deviation:.{digits}f}"
+
+
 def test_what_was_not_run_is_said_so(tmp_path: Path, finish: Finish) -> None:
     plan, configs = plan_of(base_config(tmp_path), "ablations", seeds=1)
     folder = tmp_path / "out" / "ablations"
@@ -177,6 +211,7 @@ def test_what_was_not_run_is_said_so(tmp_path: Path, finish: Finish) -> None:
         ("claim", 2, 6),
         ("ablations", 3, len(ABLATIONS) - 1),
         ("folds", 2, 1),
+        ("scores", 2, 1),
     ):
         found = [*rows_of(page, table)][first:]
         assert len(found) == rows
