@@ -1,6 +1,9 @@
-"""Plants label errors in the test split of a run, and measures how well they are found.
+"""Plants errors in labels that a network did not train on, and measures how well they are found.
 
-    python -m benchmarks.label_errors RUN [--cache FILE.npz]
+    python -m benchmarks.label_errors RUN [--cache FILE.npz] [--json FILE.json]
+
+RUN is the folder of `crossval`: all images, each predicted by the run of the fold that has it in
+its test split; or a run folder: its test split.
 
 In 10 % of the label maps one error is planted: a component becomes the class around it (drop), a
 component becomes another class (swap), or the label map is moved by 8 to 24 pixels (shift). Files
@@ -29,20 +32,21 @@ from zipfile import BadZipFile
 import cv2
 import numpy as np
 
+from ccfnet_tf.benchmark.machine import machine, refuse_lost_json, write_json
 from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigError, DataError
+from ccfnet_tf.evaluation.shard_files import weights_digest
 from ccfnet_tf.evaluation.suspects import find_regions, image_score, log_odds
 from ccfnet_tf.io.atomic_file import write_atomic
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.labels import VOID
-from ccfnet_tf.runs.run_folder import read_run
-from ccfnet_tf.training.images_not_trained_on import held_out
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
+from ccfnet_tf.runs.run_folder import RunInfo
+from ccfnet_tf.training.images_not_trained_on import HeldOut, held_out, read_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from ccfnet_tf.datasets.open_data_set import Parts
 
 KINDS = ("drop", "swap", "shift")
 SHARE = 0.1  # of the images get an error
@@ -72,7 +76,9 @@ def main(args: Sequence[str]) -> int:
         description=__doc__.split("\n")[0],
         allow_abbrev=False,
     )
-    parser.add_argument("run", type=Path, help="run folder; its data need a test split")
+    parser.add_argument(
+        "run", type=Path, help="folder of crossval, or a run folder whose data have a test split"
+    )
     parser.add_argument(
         "--cache",
         type=Path,
@@ -80,55 +86,81 @@ def main(args: Sequence[str]) -> int:
         help="predictions of an earlier call, or where to keep them: 1.2 MB for each image of "
         "Stanford Background",
     )
+    parser.add_argument("--json", type=Path, metavar="FILE.json", help="write the figures")
     given = parser.parse_args(args)
+    refuse_lost_json(given.json)
     scores = {**SCORES, "cleanlab softmin": _softmin_score()}
     start_tensorflow()
     console = new_console()
-    examples = predictions(given.run, given.cache, console)
-    for line in table(measure(examples, scores, console), len(examples)):
+    runs = read_runs(given.run)
+    examples = predictions(runs, given.cache, console)
+    figures = measure(examples, scores, console)
+    for line in table(figures, len(examples)):
         console.print(line)
+    if given.json:
+        rows = {name: [each._asdict() for each in found] for name, found in figures.items()}
+        tree = {"runs": len(runs), "calibrated": all_calibrated(runs), "images": len(examples)}
+        write_json(given.json, {**tree, "machine": machine("tensorflow"), "figures": rows})
     return EXIT_DONE
 
 
-def predictions(run: Path, cache: Path | None, console: Console) -> list[Example]:
-    """Returns the labels and the predictions of the test split.
+def all_calibrated(runs: Sequence[RunInfo]) -> bool:
+    """Returns whether every run is calibrated."""
+    return all(run.calibration() != UNCALIBRATED for run in runs)
+
+
+def predictions(runs: Sequence[RunInfo], cache: Path | None, console: Console) -> list[Example]:
+    """Returns the labels and the predictions of the test split of each run.
 
     Args:
-        run: The run folder.
-        cache: File that holds the predictions, if it exists and is of the same checkpoint,
-            calibration and images; else it is written. None: none.
+        runs: A run, or those of a cross-validation.
+        cache: File that holds the predictions, if it exists and is of the same checkpoints,
+            calibrations and images; else it is written. None: none.
         console: Where progress is shown.
 
     Raises:
-        CCFNetError: The run or its data cannot be used, or there is no test split.
+        CCFNetError: A run or its data cannot be used, or there is no test split.
     """
-    info = read_run(run)
-    parts = held_out([info])[0].parts
-    if not parts.test:
-        raise DataError(f"{run}: its data have no test split, in which errors could be planted")
-    names = [sample.name for sample in parts.test]
-    depends_on = "\n".join([repr(info.calibration()), *names])
-    key = hashlib.sha256(info.checkpoint().read_bytes() + depends_on.encode()).hexdigest()
-    logs = _read_cache(cache, key, len(names)) if cache else None
+    held = held_out(runs)
+    for each in held:
+        if not each.parts.test:
+            raise DataError(
+                f"{each.run.path}: its data have no test split, in which errors could be planted"
+            )
+    samples = [(each.parts, sample) for each in held for sample in each.parts.test]
+    key = hashlib.sha256("\n".join(map(_depends_on, held)).encode()).hexdigest()
+    logs = _read_cache(cache, key, len(samples)) if cache else None
     if logs is None:
-        logs = _predict(run, parts, console)
+        logs = _predict(held, console)
         if cache:
             arrays = [np.array(key), *logs]
             write_atomic(cache, lambda file: np.savez(file, *arrays), fix="free space")
-    labels = [parts.load(sample)[1] for sample in parts.test]
+    labels = [parts.load(sample)[1] for parts, sample in samples]
     return [Example(*each) for each in zip(labels, logs, strict=True)]
 
 
-def _predict(run: Path, parts: Parts, console: Console) -> list[np.ndarray]:
+def _depends_on(held: HeldOut) -> str:
+    """Returns what the predictions of a run's test split depend on."""
+    run = held.run
+    kernels = run.config.train.kernel_precision
+    weights = weights_digest(run.checkpoint(), kernels, run.calibration())
+    return "\n".join([weights, *(sample.name for sample in held.parts.test)])
+
+
+def _predict(held: Sequence[HeldOut], console: Console) -> list[np.ndarray]:
     """Returns log-probabilities, float16 [H, W, C], of each test image."""
     from ccfnet_tf.inference.keras_network import KerasNetwork
 
-    network, smallest = KerasNetwork(run), np.exp(np.float32(_LOGS_END))
+    smallest = np.exp(np.float32(_LOGS_END))
     logs = []
     with new_progress(console) as bar:
-        for sample in bar.track(parts.test, description="predicting"):
-            probabilities = network.predict(parts.load(sample)[0]).probabilities
-            logs.append(np.log(np.maximum(probabilities, smallest)).astype(np.float16))
+        task = bar.add_task("predicting", total=sum(len(each.parts.test) for each in held))
+        for each in held:
+            network = KerasNetwork(each.run.path)
+            for sample in each.parts.test:
+                probabilities = network.predict(each.parts.load(sample)[0]).probabilities
+                logs.append(np.log(np.maximum(probabilities, smallest)).astype(np.float16))
+                bar.advance(task)
     return logs
 
 
@@ -158,7 +190,7 @@ def plant(
         Position of each changed label map -> kind of its error, and the changed label map. Images
         without a component of a fitting size are passed over for drops and swaps.
     """
-    wanted = max(1, round(SHARE * len(labels)))
+    wanted = planted_in(len(labels))
     planted: dict[int, tuple[str, np.ndarray]] = {}
     for place in rng.permutation(len(labels)).tolist():
         if len(planted) == wanted:
@@ -169,6 +201,11 @@ def plant(
         if changed is not None:
             planted[place] = kind, changed
     return planted
+
+
+def planted_in(images: int) -> int:
+    """Returns how many of a number of images get an error."""
+    return max(1, round(SHARE * images))
 
 
 def relabel(
@@ -358,7 +395,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def table(figures: Mapping[str, Sequence[Figures]], images: int) -> list[str]:
     """Returns a Markdown table of means and intervals, and of differences of the first and last."""
     names = list(figures)
-    errors = max(1, round(SHARE * images))
+    errors = planted_in(images)
     rows = [
         f"{images} images, {errors} with a planted error, {SEEDS} seeds; mean and 95 % interval",
         f"chance: {errors / images:.3f}; precision at {CUT} is at most {min(1, errors / CUT):.3f}",

@@ -1,6 +1,7 @@
 """Cross-validation: trains and evaluates every fold in turn, and reports them in one table.
 
-Each fold is an ordinary run that is trained and evaluated in separate processes. Memory is
+Each fold is an ordinary run that is trained, calibrated on its validation split, if it has one, and
+evaluated in separate processes. Memory is
 released between folds, and an interrupted fold is resumed like any other run.
 """
 
@@ -43,7 +44,7 @@ FIGURES = ("pixel_accuracy", "class_accuracy", "mean_iou")
 
 
 def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) -> dict[str, Any]:
-    """Trains and evaluates every fold of a data set.
+    """Trains, calibrates and evaluates every fold of a data set.
 
     Args:
         config: Configuration of the runs. Its `data.fold` is ignored.
@@ -84,6 +85,8 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
         if not _finished(run, config.train.epochs):
             console.print(f"fold {fold}: {run}")
             _fit(out / CROSSVAL_CONFIG, fold, run)
+            if read_parts(replace(config.data, fold=fold), config.seed).val:
+                _call(["calibrate", str(run)], fold)
             _call(["evaluate", str(run)], fold)
         _refuse_other_data(samples, run)
         rows.append(_figures(run))

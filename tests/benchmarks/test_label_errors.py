@@ -1,8 +1,9 @@
-"""Planted label errors, and the figures of rankings, without a network."""
+"""Planted label errors, the predictions that they are found by, and the figures of rankings."""
 
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +16,27 @@ from benchmarks.label_errors import (
     SEEDS,
     Example,
     _read_cache,
+    all_calibrated,
     average_precision,
     figures_of,
     interval,
     measure,
     plant,
     precision_at,
+    predictions,
     relabel,
     shift,
     table,
 )
 from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.labels import VOID
+from ccfnet_tf.network.calibration_parameters import Calibration
+from ccfnet_tf.runs.calibration_file import calibration_text
+from ccfnet_tf.runs.run_data import read_run_parts
+from ccfnet_tf.runs.run_folder import read_run
+from ccfnet_tf.training.data_digest import write_digest
+from ccfnet_tf.training.images_not_trained_on import read_runs
 
 
 def blocks(seed: int) -> np.ndarray:
@@ -145,3 +155,37 @@ def test_a_cache_of_another_run_is_not_used_and_a_damaged_one_is_refused(tmp_pat
     cache.write_bytes(buffer.getvalue()[:100])
     with pytest.raises(ConfigError, match="not a cache of predictions"):
         _read_cache(cache, "a", 1)
+
+
+def test_every_fold_predicts_its_own_test_split(run: Path, tmp_path: Path) -> None:
+    """Of other weights, calibrations or images the cache is not used."""
+    folder, cache, console = tmp_path / "folds", tmp_path / "cache.npz", Console(quiet=True)
+    for fold in range(2):
+        shutil.copytree(run, folder / f"fold_{fold}")
+        write_digest(folder / f"fold_{fold}", {"train": [], "val": []})
+    text = calibration_text(
+        folder / "fold_1/checkpoints/best.npz", Calibration(scale=(0.5,)), {"split": "val"}
+    )
+    (folder / "fold_1/calibration.json").write_text(text)
+    (folder / "crossval.yaml").write_text("")
+    (folder / "crossval.json").write_text('{"folds": [{}, {}]}')
+    runs = read_runs(folder)
+    found = predictions(runs, cache, console)
+    parts = read_run_parts(read_run(run), None)
+    assert len(found) == 2 * len(parts.test)
+    for fold in range(2):
+        network = KerasNetwork(folder / f"fold_{fold}")
+        own = found[fold * len(parts.test) :]
+        for example, (image, label) in zip(own, map(parts.load, parts.test), strict=False):
+            np.testing.assert_array_equal(example.label, label)
+            expected = network.predict(image).probabilities
+            kept = np.exp(example.logs.astype(np.float32))
+            np.testing.assert_allclose(kept, expected, rtol=3e-2, atol=1e-6)
+    assert not np.array_equal(found[0].logs, found[len(parts.test)].logs)
+    assert not all_calibrated(runs)
+    written = cache.stat().st_mtime_ns
+    predictions(runs, cache, console)
+    assert cache.stat().st_mtime_ns == written
+    (folder / "fold_1/calibration.json").unlink()
+    again = predictions(read_runs(folder), cache, console)
+    np.testing.assert_array_equal(again[0].logs, again[len(parts.test)].logs)

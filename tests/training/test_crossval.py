@@ -227,7 +227,7 @@ def test_every_fold_is_trained_and_tested_and_a_killed_one_is_resumed(
     command = [
         *(sys.executable, "-m", "ccfnet_tf", "crossval", "--config", "folder", "--out", str(out)),
         *("--data.root", str(plain), "--data.lists", str(tmp_path / "lists"), "--data.crop", "33"),
-        *("--data.val_share", "0", "--model.backbone", "mobilenet_v2", "--train.batch", "2"),
+        *("--data.val_share", "0.4", "--model.backbone", "mobilenet_v2", "--train.batch", "2"),
         *("--model.backbone_weights", "none", "--model.head_channels", "4"),
         *("--train.epochs", "1", "--train.strategy", "none"),
     ]
@@ -247,6 +247,9 @@ def test_every_fold_is_trained_and_tested_and_a_killed_one_is_resumed(
     assert len(tree["folds"]) == 3
     tests = [json.loads((out / f"fold_{k}/evaluation.json").read_text()) for k in range(3)]
     assert [t["pictures"] for t in tests] == [3, 3, 3]
+    for fold in range(3):  # each on the validation split of its own
+        measured = json.loads((out / f"fold_{fold}" / "calibration.json").read_text())["measured"]
+        assert (measured["split"], measured["images"]) == ("val", 2)
     assert "3 folds, test splits" in done.stdout
 
 
