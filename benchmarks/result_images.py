@@ -160,7 +160,7 @@ def sheet(run: Path, console: Console) -> np.ndarray:
     from ccfnet_tf.report.training_previews import TITLES
 
     network = KerasNetwork(run)
-    titles = (*TITLES, "errors of refine", "accuracy / mIoU")
+    titles = (*TITLES, "risk", "errors of refine", "accuracy / mIoU")
     blocks: list[tuple[str, list[Row]]] = []
     label_maps: list[np.ndarray] = []
     with new_progress(console) as bar:
@@ -185,7 +185,7 @@ def row(
     shown: Shown, image: np.ndarray, label: np.ndarray, heads: Heads, taxonomy: Taxonomy
 ) -> list[np.ndarray]:
     """Returns the cells of an image, uint8 [H, 240, 3] each; the last one has its figures."""
-    from ccfnet_tf.inference.writers import colour_image
+    from ccfnet_tf.inference.writers import colour_image, map_image
     from ccfnet_tf.io.draw_sheet import CELL_WIDTH, GAP, blank, to_width
     from ccfnet_tf.io.draw_text import draw_text, shortened
     from ccfnet_tf.report.evaluation_tables import percent
@@ -193,7 +193,8 @@ def row(
     from ccfnet_tf.report.training_previews import preview_cells
 
     errors = colour_image(compared(label, heads.coarse, heads.refine), error_kinds())
-    cells = [to_width(x) for x in (*preview_cells(image, label, heads, taxonomy), errors)]
+    columns = (*preview_cells(image, label, heads, taxonomy), map_image(heads.risk), errors)
+    cells = [to_width(each) for each in columns]
     lines = [shown.name]
     for head, counts in (("coarse", shown.coarse), ("refine", shown.refine)):
         figures = (counts.pixel_accuracy, counts.mean_iou_present)

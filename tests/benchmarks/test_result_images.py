@@ -17,6 +17,8 @@ from benchmarks import result_images
 from benchmarks.result_images import LARGEST, choose, main, read_shown, to_jpeg
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.errors import ConfigError, DataError
+from ccfnet_tf.inference.keras_network import KerasNetwork
+from ccfnet_tf.inference.writers import map_image
 from ccfnet_tf.report.gallery import CORRECTED, ERRORS, RIGHT
 from ccfnet_tf.runs.run_folder import read_run
 
@@ -91,7 +93,7 @@ def test_the_file_of_a_run(run: Path) -> None:
     rows = sum(max(cell, 5 * 36) + gap + 2 for cell in cells)
     legends = 45 + 45 + 63  # classes, errors, the scale of the maps
     height = margin + 2 * (2 * line + 2 * gap) + rows + margin + legends
-    assert drawn.shape == (height, 2 * margin + 8 * width + 7 * gap, 3)
+    assert drawn.shape == (height, 2 * margin + 9 * width + 8 * gap, 3)
 
     with (run / "images.csv").open(newline="") as file:
         figures = {each["image"]: each for each in csv.DictReader(file)}
@@ -109,7 +111,13 @@ def test_the_file_of_a_run(run: Path) -> None:
     image = Image.open(images / f"{Path(shown[0].name).name}.png")
     enlarged = np.array(image.resize((width, cells[0]), Image.Resampling.NEAREST))
     assert np.abs(row[:, margin : margin + width] - enlarged).mean() < 3
-    left = margin + 6 * (width + gap)
+    network, left = KerasNetwork(run), margin + 6 * (width + gap)
+    risk = map_image(network.predict_all_heads(np.array(image)).risk)
+    enlarged = np.array(
+        Image.fromarray(risk).resize((width, cells[0]), Image.Resampling.NEAREST)
+    ).astype(float)
+    assert np.abs(row[:, left : left + width] - enlarged).mean() < 8
+    left += width + gap
     colours = np.array([colour for _, colour in ERRORS])
     distances = np.linalg.norm(row[:, left : left + width, np.newaxis] - colours, axis=-1)
     right = np.isin(distances.argmin(axis=-1), (RIGHT, CORRECTED)).mean()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import os
@@ -133,11 +132,6 @@ class Browser:
                   deviceScaleFactor=scale, mobile=width < 600)  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", media=media, features=[scheme])
-
-    def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """Writes what is seen, or all of the page, as PNG."""
-        done = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(done["data"]))
 
     def _read(self) -> dict[str, Any]:
         """Returns the next message, of which events are looked at."""
