@@ -15,16 +15,22 @@ Draw = Callable[..., tuple[np.ndarray, HeadOutputs]]
 
 @pytest.fixture(scope="session")
 def draw() -> Draw:
-    """Draws a label and outputs that are often right: (seed, classes, size, void) -> both."""
+    """Draws a label and outputs that are often right, with the arguments of `drawn`."""
     return drawn
 
 
 def drawn(
-    seed: int, *, classes: int = 3, size: tuple[int, int] = (24, 30), void: float = 0.1
+    seed: int,
+    *,
+    classes: int = 3,
+    size: tuple[int, int] = (24, 30),
+    void: float = 0.1,
+    block: int = 6,
 ) -> tuple[np.ndarray, HeadOutputs]:
+    """Returns a label of square blocks, with single pixels of void, and outputs for it."""
     rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, classes, (-(-size[0] // 6), -(-size[1] // 6)))
-    label = blocks.repeat(6, 0).repeat(6, 1)[: size[0], : size[1]].astype(np.int32)
+    blocks = rng.integers(0, classes, (-(-size[0] // block), -(-size[1] // block)))
+    label = blocks.repeat(block, 0).repeat(block, 1)[: size[0], : size[1]].astype(np.int32)
     hint = np.eye(classes)[label]
     heads = [
         log_softmax(rng.normal(size=hint.shape) * 2 + strength * hint) for strength in (2, 3, 4)

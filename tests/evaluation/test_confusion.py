@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from ccfnet_tf.evaluation.confusion import Confusion
 from ccfnet_tf.labels import VOID
@@ -28,6 +29,29 @@ def test_hand_worked_figures() -> None:
     assert state.mean_iou_present == pytest.approx((3 / 4 + 1 / 3) / 2)
     assert state.mean_iou_all == pytest.approx((3 / 4 + 1 / 3) / 4)
     assert state.class_accuracy_all == pytest.approx((3 / 4 + 1 / 2) / 4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_figures_of_each_class_against_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # Class 3 is only predicted, 4 only true, 5 appears nowhere.
+    truth = rng.choice([0, 1, 2, 4, VOID], size=(13, 17), p=[0.5, 0.2, 0.1, 0.05, 0.15])
+    guess = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 4, truth.shape))
+    guess[(guess == 4) | (guess == VOID)] = 3
+    state = Confusion.of(truth, guess, classes=6)
+    pair = (truth[truth != VOID], guess[truth != VOID])
+    options = {"labels": range(6), "average": None, "zero_division": np.nan}
+    for ours, function in (
+        (state.precision, metrics.precision_score),
+        (state.recall, metrics.recall_score),
+        (state.dice, metrics.f1_score),
+    ):
+        theirs = [None if np.isnan(value) else value for value in function(*pair, **options)]
+        assert ours == pytest.approx(theirs)
+    assert (state.precision[4:], state.recall[3], state.recall[5]) == ((None, None), None, None)
+    assert state.dice[3:] == (0.0, 0.0, None)
+    jaccard = metrics.jaccard_score(*pair, labels=range(5), average=None)
+    assert state.iou == pytest.approx([*jaccard, None])
 
 
 def test_prediction_on_void_counts_nowhere() -> None:

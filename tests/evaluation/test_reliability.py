@@ -9,6 +9,7 @@ from ccfnet_tf.evaluation.reliability import (
     Reliability,
     adaptive_ece,
     count_class_reliability,
+    count_reliability,
 )
 from ccfnet_tf.evaluation.score_histogram import ScoreHistogram
 
@@ -84,6 +85,15 @@ def test_each_class_is_counted_as_by_itself(classes: int) -> None:
     counts = count_class_reliability(probabilities, truth)
     for index in range(classes):
         alone = Reliability.of(probabilities[index], truth == index)
+        np.testing.assert_array_equal(counts[index], alone.counts)
+
+
+def test_each_group_is_counted_as_by_itself() -> None:
+    probability, true = drawn(5, 3000)
+    group = np.random.default_rng(6).integers(0, 3, 3000)
+    counts = count_reliability(probability, true, group, 4)
+    for index in range(4):  # nothing is in the last group
+        alone = Reliability.of(probability[group == index], true[group == index])
         np.testing.assert_array_equal(counts[index], alone.counts)
 
 
