@@ -102,7 +102,11 @@ def _cascade(evaluation: Evaluation, within: int | None) -> Tree:
     return {
         "pixels": coarse.pixels,
         **{
-            name: {"pixel_accuracy": state.pixel_accuracy, "mean_iou": state.mean_iou_present}
+            name: {
+                "pixel_accuracy": state.pixel_accuracy,
+                "mean_iou": state.mean_iou_present,
+                "iou": dict(zip(evaluation.taxonomy.names, state.iou, strict=True)),
+            }
             for name, state in states.items()
         },
         "corrected": corrected,

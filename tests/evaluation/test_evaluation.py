@@ -346,6 +346,7 @@ def test_the_cascade_within_each_band_and_everywhere(draw: Draw) -> None:
             accuracy = metrics.accuracy_score(truth, predicted)
             assert band[name]["pixel_accuracy"] == pytest.approx(accuracy)
             assert band[name]["mean_iou"] == pytest.approx(mean_of(iou, truth))
+            assert band[name]["iou"] == pytest.approx(dict(zip(WIDE.names, iou, strict=True)))
         coarse, refine = (pixels[name][inside] == truth for name in ("coarse", "refine"))
         assert band["corrected"] == (~coarse & refine).sum()
         assert band["spoiled"] == (coarse & ~refine).sum()
