@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,12 +57,19 @@ SCORES = {
         "entropy",
         "margin",
         "disagreement",
+        "fine_max_softmax",
+        "fine_entropy",
+        "fine_margin",
+        "refine_max_softmax",
+        "refine_entropy",
+        "refine_margin",
     ),
     "fine": ("max_softmax", "entropy", "margin"),
     "refine": ("risk", "entropy", "margin", "attention", "difficulty", "disagreement"),
 }
 """For each head, the scores that are compared with its errors. `risk` is refine's max softmax;
-`fine_difficulty` is 1 - fine's probability of coarse's class."""
+`fine_difficulty` is 1 - fine's probability of coarse's class. Max softmax, entropy and margin are
+those of the head itself, or with a prefix those of another head."""
 
 PROBABILITIES = {
     "coarse": ("attention", "difficulty", "fine_difficulty", "max_softmax"),
@@ -229,7 +237,10 @@ class Evaluation:
                 unpack(numbers, (len(names), len(NUMBERS))),
                 {head: unpack(cells[head], (None, 4)) for head in CELLS},
             )
-        except (KeyError, TypeError) as error:
+        except KeyError as error:
+            message = f"{error} is missing: damaged, or written by another version"
+            raise ValueError(message) from error
+        except TypeError as error:
             raise ValueError(f"not the state of an evaluation ({error!r})") from error
         highest = max(int(rows[:, 1:3].max(initial=0)) for rows in table.cells.values())
         if highest >= len(taxonomy.names):
@@ -446,10 +457,6 @@ class _Pixels:
             "difficulty": self.refine.wrong_logit(self.coarse.label),
             "risk": self.refine.wrong_logit(self.label),
         }
-        self.logits = {
-            **self.maps,
-            "fine_difficulty": self.fine.wrong_logit(self.coarse.label),
-        }
         average = HeadScores.of(self.coarse.probabilities + self.fine.probabilities)
         oracle = np.where(self.coarse.label == truth, truth, self.fine.label)
         self.predictions = np.stack(
@@ -476,7 +483,7 @@ class _Pixels:
 
     def counts(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yields the names and values of counts that add up over pixels."""
-        bins = {name: bins_of(logit) for name, logit in self.logits.items()}
+        bins = {name: bins_of(logit) for name, logit in self._logits.items()}
         disagree = (self.coarse.label != self.fine.label).astype(np.int64)
         elsewhere = (~self.near).astype(np.int64)
         for head, wrong in self.wrong.items():
@@ -485,10 +492,10 @@ class _Pixels:
                     cells = np.bincount(disagree + 2 * ~wrong, minlength=4)
                     yield f"score/{head}/{score}", cells.reshape(2, 2)
                 else:
-                    found = bins[score] if score in bins else bins_of(self._logit(head, score))
+                    found = bins[self._name(head, score)]
                     yield f"score/{head}/{score}", count_bins(found, wrong)
             for score in PROBABILITIES[head]:
-                probability = sigmoid(self._logit(head, score))
+                probability = sigmoid(self._logits[self._name(head, score)])
                 counted = count_reliability(probability, wrong, elsewhere, 2)
                 yield f"reliability/{head}/{score}", counted
         yield (
@@ -505,12 +512,21 @@ class _Pixels:
         yield "by_target", GroupAccuracy.of(self.wrong["coarse"], right).counts
         yield "by_attention", GroupAccuracy.of(self.maps["attention"] > 0, right).counts
 
-    def _logit(self, head: str, score: str) -> np.ndarray:
-        """Returns the logit of a score, float32 [N]; most scores follow from one head alone."""
-        logit: np.ndarray = (
-            self.logits[score] if score in self.logits else getattr(getattr(self, head), score)
-        )
-        return logit
+    @cached_property
+    def _logits(self) -> dict[str, np.ndarray]:
+        """Logits of the scores, float32 [N]; those that follow from one head are `HEAD_SCORE`."""
+        heads = zip(HEADS, (self.coarse, self.fine, self.refine), strict=True)
+        of_heads = {
+            f"{head}_{score}": getattr(scores, score)
+            for head, scores in heads
+            for score in ("max_softmax", "entropy", "margin")
+        }
+        fine_difficulty = self.fine.wrong_logit(self.coarse.label)
+        return {**self.maps, "fine_difficulty": fine_difficulty, **of_heads}
+
+    def _name(self, head: str, score: str) -> str:
+        """Returns the name in `_logits` of one of `SCORES`."""
+        return score if score in self._logits else f"{head}_{score}"
 
 
 def _class_counts(

@@ -20,7 +20,10 @@ _SAME = 0.0005
 
 _FREE = {"fine_difficulty": "1 - fine's probability of coarse's class",
          "max_softmax": "maximum softmax", "entropy": "entropy", "margin": "margin",
-         "disagreement": "disagreement of coarse and fine"}  # fmt: skip
+         "disagreement": "disagreement of coarse and fine",
+         **{f"{head}_{score}": f"{name} of {head}" for head in ("fine", "refine")
+            for score, name in (("max_softmax", "maximum softmax"), ("entropy", "entropy"),
+                                ("margin", "margin"))}}  # fmt: skip
 
 
 class Tile(NamedTuple):
@@ -204,11 +207,12 @@ def _calibration(evaluated: Evaluated) -> Iterator[str]:
 
 
 def _maps(evaluated: Evaluated) -> Iterator[str]:
+    measured = [name for name in _FREE if name in evaluated.scores("coarse")]
     aurocs = {
         name: evaluated.number("scores", "coarse", name, "auroc")
-        for name in ("difficulty", "attention", *_FREE)
+        for name in ("difficulty", "attention", *measured)
     }
-    free = {name: value for name in _FREE if (value := aurocs[name]) is not None}
+    free = {name: value for name in measured if (value := aurocs[name]) is not None}
     if not free:
         return
     best = max(free, key=lambda name: free[name])

@@ -16,7 +16,11 @@ from ccfnet_tf.evaluation.evaluation_json import mean_boundary_iou
 DASH = "-"
 
 FREE = {
-    "coarse": ("max_softmax", "entropy", "margin", "disagreement"),
+    "coarse": (
+        *("max_softmax", "entropy", "margin", "disagreement"),
+        *("fine_max_softmax", "fine_entropy", "fine_margin"),
+        *("refine_max_softmax", "refine_entropy", "refine_margin"),
+    ),
     "refine": ("entropy", "margin", "disagreement"),
 }
 """Scores that need no head of their own, for each head whose errors they rank."""

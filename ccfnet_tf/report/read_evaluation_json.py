@@ -69,6 +69,10 @@ class Evaluated:
         """Names of the C classes."""
         return tuple(self._object("refine", "iou"))
 
+    def scores(self, head: str) -> tuple[str, ...]:
+        """Returns the scores of a head's errors; files of older versions have fewer."""
+        return tuple(self._object("scores", head))
+
     def number(self, *keys: str) -> float | None:
         """Returns a figure, -1 to 1; None if the file contains null.
 

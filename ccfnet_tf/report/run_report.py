@@ -31,7 +31,9 @@ _CASCADE = ("coarse", "fine", "refine", "oracle")
 _MAP_ROWS = (
     ("coarse", (("difficulty", True), ("attention", True), ("fine_difficulty", False),
                 ("max_softmax", False), ("entropy", False), ("margin", False),
-                ("disagreement", False))),
+                ("disagreement", False), ("fine_max_softmax", False), ("fine_entropy", False),
+                ("fine_margin", False), ("refine_max_softmax", False), ("refine_entropy", False),
+                ("refine_margin", False))),
     ("refine", (("risk", True), ("entropy", False), ("margin", False), ("difficulty", False),
                 ("attention", False), ("disagreement", False))),
 )  # fmt: skip
@@ -116,9 +118,15 @@ def _cascade(evaluated: Evaluated) -> dict[str, Any]:
 
 
 def _scores(evaluated: Evaluated, head: str, scores: Sequence[tuple[str, bool]]) -> dict[str, Any]:
-    """Returns a table of scores of one head's errors; a map is `own`, the others are free."""
+    """Returns a table of scores of one head's errors; a map is `own`, the others are free.
+
+    Files of older versions have fewer free scores.
+    """
+    measured = evaluated.scores(head)
     rows = []
     for score, own in scores:
+        if not own and score not in measured:
+            continue
         probable = score in PROBABILITIES[head]
         figures = [
             evaluated.number("scores", head, score, key) if key != "ece" or probable else None

@@ -112,15 +112,20 @@ def slow_scores(
         "risk": 1 - p["refine"].max(-1),
         "disagreement": (named["coarse"] != named["fine"]).astype(float),
     }
-    scores = {}
-    for head in HEADS:
-        own = {
+    own = {
+        head: {
             "max_softmax": 1 - p[head].max(-1),
             "entropy": -(p[head] * np.log(p[head])).sum(-1),
             "margin": 1 - (two[head][:, 1] - two[head][:, 0]),
         }
-        for score in SCORES[head]:
-            scores[head, score] = (shared | own)[score]
+        for head in HEADS
+    }
+    shared |= {
+        f"{head}_{name}": each for head in ("fine", "refine") for name, each in own[head].items()
+    }
+    scores = {
+        (head, score): (shared | own[head])[score] for head in HEADS for score in SCORES[head]
+    }
     wrong = {head: each != label[known] for head, each in named.items()}
     return wrong, scores, p["refine"]
 
@@ -512,10 +517,10 @@ def test_outputs_that_cannot_be_counted(draw: Draw) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda tree: tree.clear(), "not the state"),
+        (lambda tree: tree.clear(), "'split' is missing"),
         (lambda tree: tree.update(counts=[]), "not the state"),
         (lambda tree: tree.update(classes=["a"]), "other classes"),
-        (lambda tree: tree["counts"].pop("boundary"), "boundary"),
+        (lambda tree: tree["counts"].pop("boundary"), "'boundary' is missing: damaged, or written"),
         (lambda tree: tree["counts"]["changed"].update(shape=[6, 3]), r"expected \[6, 2\]"),
         (lambda tree: tree["counts"]["changed"].update(int64="eA=="), "damaged"),
         (lambda tree: tree["counts"]["changed"].update(int64=7), "not the state"),

@@ -62,11 +62,16 @@ def test_sentences_carry_the_figures(tmp_path: Path, evaluation: Evaluation) -> 
     )
     assert f"Weakest class: {weakest[1]} (IoU {100 * weakest[0]:.1f}\u00a0%" in text
     scores = tree["scores"]["coarse"]
-    names = ("fine_difficulty", "max_softmax", "entropy", "margin", "disagreement")
-    free = max(scores[name]["auroc"] for name in names)
+    free = max(scores[name]["auroc"] for name in scores.keys() - {"attention", "difficulty"})
     assert f"AUROC {scores['difficulty']['auroc']:.3f} against {free:.3f}" in text
     better = scores["difficulty"]["auroc"] > free
     assert ("difficulty map finds errors of coarse better" in text) == better
+
+
+def test_the_best_score_without_a_map_is_named(tmp_path: Path, evaluation: Evaluation) -> None:
+    found = evaluated(tmp_path, evaluation)
+    found.tree["scores"]["coarse"]["refine_entropy"]["auroc"] = 0.999
+    assert "that needs no map (entropy of refine): AUROC" in "\n".join(sentences(found))
 
 
 def test_the_largest_confusion_is_named(tmp_path: Path, evaluation: Evaluation) -> None:

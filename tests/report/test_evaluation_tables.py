@@ -37,6 +37,18 @@ def test_tables_fit_and_keep_odd_names() -> None:
         assert "…" not in each
 
 
+def test_the_best_free_score_may_be_that_of_a_later_head() -> None:
+    label, outputs = drawn(0)
+    wrong = outputs.coarse.argmax(-1) != label
+    doubtful, sure = (np.log(np.float32(p)) for p in ([0.4, 0.3, 0.3], [0.98, 0.01, 0.01]))
+    refine = np.where(wrong[..., np.newaxis], doubtful, sure)
+    text = shown(Evaluation.of(label, outputs._replace(refine=refine), TAXONOMY))
+    coarse, rest = text.split("Scores of refine's errors")
+    assert "refine max softmax" in coarse
+    assert "refine max softmax" not in rest
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_all_void_is_shown_as_dashes_with_the_rule() -> None:
     label, outputs = drawn(1, void=1.0)
     text = shown(Evaluation.of(label, outputs, TAXONOMY))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ccfnet_tf.errors import DataError
-from ccfnet_tf.evaluation.evaluation import Evaluation
+from ccfnet_tf.evaluation.evaluation import PREDICTIONS, Evaluation
 from ccfnet_tf.report.read_evaluation_json import Evaluated
 from ccfnet_tf.report.run_report import report_page
 from tests.report.conftest import TAXONOMY
@@ -47,6 +47,25 @@ def test_a_damaged_value_is_named(
     path.write_text(json.dumps(tree))
     with pytest.raises(DataError, match=re.escape(fault) + ".*run `ccfnet-tf evaluate` again"):
         report_page(Evaluated.read(path), TAXONOMY, title="x")
+
+
+def test_a_file_without_the_scores_of_later_heads_is_read(
+    evaluation: Evaluation, tmp_path: Path
+) -> None:
+    path = tmp_path / "evaluation.json"
+    tree = evaluation.to_json()
+    path.write_text(json.dumps(tree))
+    assert "refine entropy" in report_page(Evaluated.read(path), TAXONOMY, title="x")
+    for head in ("fine", "refine"):
+        for score in ("max_softmax", "entropy", "margin"):
+            del tree["scores"]["coarse"][f"{head}_{score}"]
+    for band in (tree["cascade"]["everywhere"], *tree["cascade"]["near_boundaries"].values()):
+        for name in PREDICTIONS:
+            del band[name]["iou"]
+    path.write_text(json.dumps(tree))
+    page = report_page(Evaluated.read(path), TAXONOMY, title="x")
+    assert "fine difficulty" in page
+    assert "refine entropy" not in page
 
 
 def test_what_is_missing_says_which_command_writes_it(tmp_path: Path) -> None:
