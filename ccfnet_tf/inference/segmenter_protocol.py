@@ -39,7 +39,7 @@ class Prediction(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """A prediction without probabilities, as servers and exports of labels return it.
+    """A prediction without probabilities, as SavedModels, servers and exports of labels return it.
 
     Attributes:
         labels: int32 [H, W]; class ids 0..C-1.
@@ -94,6 +94,21 @@ class Segmenter(Protocol):
             DataError: The image cannot be predicted.
             ImageTooLargeError: Memory is exhausted; a smaller image may still fit.
             ResourceError: No further image can be predicted.
+        """
+
+
+@runtime_checkable
+class ProbabilitySegmenter(Segmenter, Protocol):
+    """A network whose `predict` returns `Maps`, and that computes probabilities on request.
+
+    This is a SavedModel or a server: they are other outputs, which cost a second computation.
+    """
+
+    def predict_with_probabilities(self, image: np.ndarray, /) -> Prediction:
+        """Labels every pixel; argument and errors as in `predict`.
+
+        Raises:
+            RunError, ConfigError: The network was exported without probabilities.
         """
 
 
@@ -160,6 +175,16 @@ def label_scores(prediction: Prediction) -> np.ndarray:
         first, second = (prediction.probabilities[rows, columns, ids] for ids in pair)
         scores[rows, columns, pair[0]], scores[rows, columns, pair[1]] = second, first
     return scores
+
+
+def with_probabilities(maps: Maps, probabilities: np.ndarray) -> Prediction:
+    """Returns the prediction of maps and probabilities [H, W, C] that were computed separately.
+
+    Labels, attention and difficulty are those of the maps; risk follows from the probabilities.
+    """
+    labels = maps.labels
+    risk = risk_of(labels, probabilities)
+    return Prediction(labels, maps.attention, maps.difficulty, risk, probabilities)
 
 
 def risk_of(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

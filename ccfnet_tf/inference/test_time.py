@@ -16,6 +16,7 @@ from ccfnet_tf.inference.segmenter_protocol import (
     HeadOutputs,
     Maps,
     Prediction,
+    ProbabilitySegmenter,
     Segmenter,
     label_scores,
     risk_of,
@@ -89,7 +90,7 @@ class AugmentedNetwork:
     """Averages probabilities and maps over scales and mirrored views.
 
     Args:
-        network: A network that returns probabilities.
+        network: A network that returns probabilities, if only on request.
         augmentation: The views.
 
     Attributes:
@@ -98,7 +99,9 @@ class AugmentedNetwork:
     """
 
     def __init__(self, network: Segmenter, augmentation: Augmentation) -> None:
-        self._network = network
+        self._predict: Callable[[np.ndarray], Prediction | Maps] = network.predict
+        if isinstance(network, ProbabilitySegmenter):
+            self._predict = network.predict_with_probabilities
         self._augmentation = augmentation
         self.taxonomy: Taxonomy = network.taxonomy
         self.at_once: int = network.at_once
@@ -110,17 +113,18 @@ class AugmentedNetwork:
             image: uint8 [H, W, 3], RGB, upright, any size.
 
         Raises:
-            ConfigError: The network returns labels without probabilities.
+            ConfigError: The network has no probabilities.
+            RunError: The same, of a SavedModel.
             DataError, ImageTooLargeError, ResourceError: As in `Segmenter.predict`.
         """
         names = ("attention", "difficulty", "probabilities")
 
         def maps_of(view: np.ndarray) -> list[np.ndarray]:
-            prediction = self._network.predict(view)
+            prediction = self._predict(view)
             if not isinstance(prediction, Prediction):
                 raise ConfigError(
-                    "--tta averages probabilities, and this network returns labels without them: "
-                    "give the run, or a file of export --format onnx or --format tflite"
+                    "--tta averages probabilities, and this file was exported with --outputs "
+                    "labels, without them: export the run again with --outputs probabilities"
                 )
             return [label_scores(prediction), *(getattr(prediction, name) for name in names)]
 

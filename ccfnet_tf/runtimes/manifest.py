@@ -34,6 +34,9 @@ MODEL: dict[Format, str] = {"tflite": "ccfnet.tflite", "onnx": "ccfnet.onnx"}
 LEVELS = 255.0
 """A probability p is stored in a byte as round(LEVELS * p)."""
 
+PROBABILITIES = "probabilities"
+"""Signature of a SavedModel that returns the probabilities, and its output."""
+
 MAX_REQUEST_PIXELS = 4096 * 4096
 """Most pixels of an image; the signature `encoded` rejects larger ones by their header."""
 

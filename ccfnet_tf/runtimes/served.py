@@ -4,7 +4,8 @@
     grpc://HOST:8500/ccfnet[/N]                        needs tensorflow-serving-api
 
 Images are sent as PNG, which is lossless, to the signature `encoded`; class names and colours come
-from the signature `classes`. Responses are not trusted but checked.
+from the signature `classes`. Where probabilities are needed, the pixels are also sent to the
+signature `probabilities`. Responses are not trusted but checked.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from ccfnet_tf.inference.segmenter_protocol import (
     MAPS,
     ImageTooLargeError,
     Maps,
+    Prediction,
     refuse_no_image,
+    with_probabilities,
 )
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS
+from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS, PROBABILITIES
 from ccfnet_tf.runtimes.read_tensor_proto import to_array
 
 MAX_RESPONSE = 1 << 28
@@ -53,6 +56,7 @@ _GRPC = re.compile(r"grpc://(?P<host>[^/?#]+:\d+)/(?P<name>[^/?#]+)(/(?P<version
 _VISIBLE = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?")
 _LOOPBACK = re.compile(r"\w+://(localhost|127\.\d+\.\d+\.\d+|\[::1\])[:/]")
+_ROUNDING = 1e-2  # by which a probability may exceed 1
 _MAX_MESSAGE = 200  # characters of a server's message that are shown
 
 # Maps status codes to `_RefusalError.kind`.
@@ -76,6 +80,8 @@ _GRPC_KINDS = {
 }
 
 Tensors = Mapping[str, Any]
+Value = bytes | int | np.ndarray
+"""An input of a request: an encoded image, a number, or pixels uint8 [H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,28 @@ class ServedNetwork:
             raise DataError(f"the server returned class {highest}: there are {classes} classes")
         return Maps(labels.astype(np.int32), *(_map(tensors, name, size) for name in MAPS))
 
-    def _ask(self, signature: str, name: str, value: bytes | int) -> Tensors:
+    def predict_with_probabilities(self, image: np.ndarray, /) -> Prediction:
+        """Labels every pixel, with probabilities; sends two requests.
+
+        Argument and errors as in `predict`.
+
+        Raises:
+            ConfigError: The model has no signature `probabilities`.
+        """
+        maps = self.predict(image)
+        try:
+            tensors = self._ask(PROBABILITIES, "images", image)
+        except DataError as error:
+            if "signature" not in str(error):
+                raise
+            raise ConfigError(
+                f"{self._address}: serves a model without the signature '{PROBABILITIES}', which "
+                "--tta needs: export the run again"
+            ) from error
+        shape = (image.shape[0], image.shape[1], len(self.taxonomy.names))
+        return with_probabilities(maps, _probabilities(tensors, shape))
+
+    def _ask(self, signature: str, name: str, value: Value) -> Tensors:
         """Sends a request, with retries; returns the first item of every output."""
         wait = self._patience.first_wait
         for attempt in range(1, self._patience.attempts + 1):
@@ -197,7 +224,7 @@ class _RefusalError(Exception):
 
 
 class _Transport(Protocol):
-    def ask(self, signature: str, name: str, value: bytes | int, seconds: float) -> Tensors:
+    def ask(self, signature: str, name: str, value: Value, seconds: float) -> Tensors:
         """Sends one item; returns the first item of every output, by name."""
 
 
@@ -232,13 +259,15 @@ class _Rest:
         handlers = [urllib.request.ProxyHandler({})] if _LOOPBACK.match(address) else []
         self._opener = urllib.request.build_opener(*handlers)
 
-    def ask(self, signature: str, name: str, value: bytes | int, seconds: float) -> Tensors:
+    def ask(self, signature: str, name: str, value: Value, seconds: float) -> Tensors:
         row: Any = value
         if isinstance(value, bytes):
             row = {"b64": base64.b64encode(value).decode()}
+        elif isinstance(value, np.ndarray):
+            row = value.tolist()
         body = json.dumps({"signature_name": signature, "instances": [row]}).encode()
         request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
-        return _first_row(self._send(request, seconds))
+        return _first_row(self._send(request, seconds), signature)
 
     def _send(self, request: urllib.request.Request, seconds: float) -> bytes:
         try:
@@ -276,7 +305,10 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
         parts.append(part)
         size += len(part)
         if size > MAX_RESPONSE:
-            raise DataError(f"the server's response has more than {MAX_RESPONSE} bytes")
+            raise DataError(
+                f"the server's response has more than {MAX_RESPONSE} bytes: predict the image in "
+                "tiles (--tile 512), or use the grpc:// address"
+            )
         if time.monotonic() > deadline:
             raise TimeoutError
     # read1 does not report a connection that ended early.
@@ -285,9 +317,11 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
     return b"".join(parts)
 
 
-def _first_row(content: bytes) -> Tensors:
+def _first_row(content: bytes, signature: str) -> Tensors:
     try:
         (row,) = json.loads(content)["predictions"]
+        if isinstance(row, list):  # a single output has no name; here that of its signature
+            return {signature: row}
         return {str(name): _from_json(value) for name, value in row.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError("the server's response is not a response of TensorFlow Serving") from error
@@ -324,7 +358,7 @@ class _Grpc:
         channel = grpc.insecure_channel(host, options)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
-    def ask(self, signature: str, name: str, value: bytes | int, seconds: float) -> Tensors:
+    def ask(self, signature: str, name: str, value: Value, seconds: float) -> Tensors:
         import tensorflow as tf
 
         request = self._request()
@@ -332,8 +366,9 @@ class _Grpc:
         request.model_spec.signature_name = signature
         if self._version is not None:
             request.model_spec.version.value = int(self._version)
-        kind = tf.string if isinstance(value, bytes) else tf.int32
-        request.inputs[name].CopyFrom(tf.make_tensor_proto([value], kind))
+        kinds = {bytes: np.object_, int: np.int32}
+        batch: np.ndarray = np.array([value], kinds.get(type(value), np.uint8))
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(batch))
         try:
             response = self._stub.Predict(request, timeout=seconds)
         except self._error as error:
@@ -385,6 +420,22 @@ def _map(tensors: Tensors, name: str, size: tuple[int, int]) -> np.ndarray:
     if plane.dtype != np.uint8:
         raise DataError(f"the server returned {name} of 16 bits: expected 8")
     return plane.astype(np.float32) / np.float32(LEVELS)
+
+
+def _probabilities(tensors: Tensors, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns probabilities float32 [H, W, C]; raises DataError."""
+    try:
+        values = np.asarray(tensors[PROBABILITIES], np.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"the server's response has no '{PROBABILITIES}'") from error
+    if values.shape != shape:
+        raise DataError(
+            f"the server's '{PROBABILITIES}' have shape {list(values.shape)}: expected "
+            f"{list(shape)}"
+        )
+    if not 0 <= values.min() <= values.max() <= 1 + _ROUNDING:  # true for NaN too
+        raise DataError(f"the server returned {PROBABILITIES} outside 0..1")
+    return values
 
 
 def _taxonomy(tensors: Tensors) -> Taxonomy:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.inference.segmenter_protocol import HeadOutputs, Prediction
+from ccfnet_tf.inference.segmenter_protocol import HeadOutputs, Maps, Prediction
 from ccfnet_tf.inference.test_time import (
     Augmentation,
     AugmentedCascade,
@@ -131,9 +131,29 @@ def test_more_classes_than_opencv_resizes_at_a_time() -> None:
     np.testing.assert_allclose(found.probabilities.sum(-1), 1, atol=1e-4)
 
 
+def test_probabilities_are_requested_of_a_network_that_has_them_on_request() -> None:
+    class OnRequest(ByBrightness):
+        """Returns probabilities only where they are asked for."""
+
+        def predict(self, image: np.ndarray, /) -> Maps:
+            return Maps(*super().predict(image)[:4])
+
+        def predict_with_probabilities(self, image: np.ndarray, /) -> Prediction:
+            found = super().predict(image)
+            assert isinstance(found, Prediction)
+            return found
+
+    augmentation = Augmentation((0.5, 1.0), flip=True)
+    found = AugmentedNetwork(OnRequest(), augmentation).predict(IMAGE)
+    expected = AugmentedNetwork(ByBrightness(), augmentation).predict(IMAGE)
+    assert isinstance(found, Prediction)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_labels_without_probabilities_are_refused() -> None:
     network = AugmentedNetwork(ByBrightness(maps=True), Augmentation(flip=True))
-    with pytest.raises(ConfigError, match="give the run, or a file of export --format") as error:
+    with pytest.raises(ConfigError, match="export the run again with --outputs prob") as error:
         network.predict(IMAGE)
     assert "\n" not in str(error.value)
 

@@ -13,6 +13,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, RunError
@@ -20,7 +21,9 @@ from ccfnet_tf.exporters.onnx.writer import write_onnx
 from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.predict import predict_all
-from ccfnet_tf.inference.segmenter_protocol import MAPS
+from ccfnet_tf.inference.segmenter_protocol import MAPS, Prediction
+from ccfnet_tf.inference.test_time import Augmentation, AugmentedNetwork
+from ccfnet_tf.inference.wrap_segmenter import Wrapping, wrap
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes import litert, served
 from ccfnet_tf.runtimes.manifest import MANIFEST, MODEL, Format, Manifest, checksums, write_manifest
@@ -157,6 +160,60 @@ def test_predict_writes_the_same_files(model: Any, models: Path, tmp_path: Path)
         for kind in ("label", "color", "overlay"):
             file = f"a.{kind}.png"
             np.testing.assert_array_equal(cv2.imread(str(out / file)), expected[file])
+
+
+@pytest.mark.parametrize("size", [(20, 50), (48, 33)])
+def test_all_average_views_alike(model: Any, models: Path, size: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    views = Augmentation((0.75, 1.0, 1.5), flip=True)
+    expected = AugmentedNetwork(KerasNetwork(model), views).predict(picture)
+    assert isinstance(expected, Prediction)
+    for name, step in (("ccfnet", 0.5 / 255), ("onnx", 0.0)):
+        found = wrap(find_source(str(models / name)).open(), Wrapping(views)).predict(picture)
+        assert isinstance(found, Prediction)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
+        # Of the averaged probabilities, so not rounded to bytes as the maps of a SavedModel are.
+        np.testing.assert_allclose(found.risk, expected.risk, atol=1e-4)
+        for each in ("attention", "difficulty"):
+            values, exact = getattr(found, each), getattr(expected, each)
+            np.testing.assert_allclose(values, exact, atol=step + 1e-4)
+
+
+@pytest.mark.parametrize("tiles", [[], ["--tile", "32"]])
+def test_predict_with_views_writes_the_same_labels(
+    models: Path, tmp_path: Path, tiles: list[str]
+) -> None:
+    given = tmp_path / "a.png"
+    cv2.imwrite(str(given), np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    labels = []
+    for name in ("ccfnet", "onnx"):
+        out = tmp_path / name
+        words = ["predict", str(models / name), str(given), "--out", str(out), *tiles]
+        assert main([*words, "--tta", "scales=1,1.5", "flip"]) == EXIT_DONE
+        labels.append(cv2.imread(str(out / "a.label.png"), cv2.IMREAD_UNCHANGED))
+    np.testing.assert_array_equal(*labels)
+
+
+def test_a_saved_model_without_probabilities_is_one_line(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = tf.saved_model.save
+
+    def save_others(module: Any, folder: str, signatures: dict[str, Any]) -> None:
+        del signatures["probabilities"]
+        save(module, folder, signatures=signatures)
+
+    monkeypatch.setattr(tf.saved_model, "save", save_others)
+    write_saved_model(model, TAXONOMY, tmp_path / "1")
+    seal(tmp_path / "1", "saved_model")
+    given = tmp_path / "a.png"
+    cv2.imwrite(str(given), np.zeros((40, 50, 3), np.uint8))
+    words = ["predict", str(tmp_path / "1"), str(given), "--out", str(tmp_path / "out")]
+    assert main([*words, "--tta", "flip"]) == EXIT_USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1: has no signature 'probabilities', which --tta needs: export the run again" in line
+    assert main(words) == EXIT_DONE
 
 
 def spoil_a_folder_of_several(folder: Path) -> tuple[Path, str]:

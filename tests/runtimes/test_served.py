@@ -226,6 +226,56 @@ def test_a_wrong_answer_is_an_error_of_its_picture(wrong: str) -> None:
         network.predict(IMAGE)
 
 
+CHANCES = np.full((*IMAGE.shape[:2], 3), (0.25, 0.25, 0.5))
+WRONG_CHANCES: dict[str, tuple[Any, str]] = {
+    "none": ({"a": 1}, "no 'probabilities'"),
+    "text": ([["0.5?"]], "no 'probabilities'"),
+    "ragged": ([[[0.5], [0.5, 0.5]]], "no 'probabilities'"),
+    "shape": (CHANCES[..., :2].tolist(), r"shape \[6, 9, 2\]: expected \[6, 9, 3\]"),
+    "high": ((CHANCES * 3).tolist(), r"outside 0\.\.1"),
+    "NaN": ((CHANCES * np.nan).tolist(), r"outside 0\.\.1"),
+}
+
+
+def test_probabilities_come_with_the_maps() -> None:
+    script = [classes, good, busy, says(json.dumps({"predictions": [CHANCES.tolist()]}).encode())]
+    with playing(script) as address:
+        found = ServedNetwork(address, patience=HASTY).predict_with_probabilities(IMAGE)
+    np.testing.assert_array_equal(found.labels, LABELS)
+    np.testing.assert_array_equal(found.probabilities, CHANCES)
+    np.testing.assert_array_equal(found.risk, np.where(LABELS == 2, 0.5, 0.75))
+    for name in ("attention", "difficulty"):
+        np.testing.assert_allclose(getattr(found, name) * 255, MAPS_SENT[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", WRONG_CHANCES)
+def test_wrong_probabilities_are_an_error_of_their_picture(wrong: str) -> None:
+    answer, said = WRONG_CHANCES[wrong]
+    script = [classes, good, says(json.dumps({"predictions": [answer]}).encode())]
+    with playing(script) as address:
+        network = ServedNetwork(address, patience=HASTY)
+        with pytest.raises(DataError, match=said):
+            network.predict_with_probabilities(IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ('Serving signature name: \\"probabilities\\" not found in signature def', ConfigError),
+        ("another reason", DataError),
+    ],
+)
+def test_a_model_without_probabilities_is_told_from_other_refusals(
+    said: str, kind: type[CCFNetError]
+) -> None:
+    script = [classes, good, says(f'{{"error": "{said}"}}'.encode(), 400)]
+    with playing(script) as address:
+        network = ServedNetwork(address, patience=HASTY)
+        with pytest.raises(kind):
+            network.predict_with_probabilities(IMAGE)
+    assert not script
+
+
 def test_an_answer_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with playing([classes, good]) as address:
         network = ServedNetwork(address, patience=HASTY)

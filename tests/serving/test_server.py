@@ -30,9 +30,11 @@ from tensorflow_serving.apis import (
 )
 
 from ccfnet_tf.cli.main import main
-from ccfnet_tf.errors import ConfigError, DataError, RunError
+from ccfnet_tf.errors import EXIT_DONE, ConfigError, DataError, RunError
 from ccfnet_tf.exporters.saved_model import writer as saved_model
-from ccfnet_tf.inference.segmenter_protocol import MAPS, ImageTooLargeError
+from ccfnet_tf.inference.segmenter_protocol import MAPS, ImageTooLargeError, Prediction
+from ccfnet_tf.inference.test_time import Augmentation, AugmentedNetwork
+from ccfnet_tf.inference.wrap_segmenter import Wrapping, wrap
 from ccfnet_tf.runtimes import served
 from ccfnet_tf.runtimes.open_segmenter import find_source
 from ccfnet_tf.runtimes.served import ServedNetwork
@@ -76,6 +78,54 @@ def test_a_picture_is_answered_as_locally(
     for size in ((1, 1), (31, 40), (64, 33)):
         image = picture(*size)
         assert same(network.predict(image), exported, image)
+
+
+@pytest.mark.parametrize("face", ["rest", "grpc"])
+def test_views_are_averaged_as_locally(
+    server: DevelopmentServer, exported: Exported, face: str
+) -> None:
+    views, image = Augmentation((0.75, 1.0, 1.5), flip=True), picture(40, 33)
+    found = wrap(ServedNetwork(getattr(server, face)), Wrapping(views)).predict(image)
+    local = AugmentedNetwork(exported.local, views).predict(image)
+    assert isinstance(found, Prediction)
+    assert isinstance(local, Prediction)
+    np.testing.assert_array_equal(found.labels, local.labels)
+    for name, step in (("probabilities", 0), ("risk", 0), ("attention", 1), ("difficulty", 1)):
+        values, exact = getattr(found, name), getattr(local, name)
+        np.testing.assert_allclose(values, exact, atol=step * 0.5 / 255 + 1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("face", ["rest", "grpc"])
+def test_predict_averages_views_through_a_server(
+    server: DevelopmentServer, exported: Exported, face: str, tmp_path: Path
+) -> None:
+    given = tmp_path / "a.png"
+    given.write_bytes(png(picture(40, 50)))
+    labels = []
+    for network in (getattr(server, face), str(exported.folder)):
+        out = tmp_path / str(len(labels))
+        words = ["predict", network, str(given), "--out", str(out), "--tta", "scales=1,1.5", "flip"]
+        assert main(words) == EXIT_DONE
+        labels.append((out / "a.label.png").read_bytes())
+    assert labels[0] == labels[1]
+
+
+@pytest.mark.parametrize("face", ["rest", "grpc"])
+def test_a_served_model_without_probabilities_is_named(
+    exported: Exported, face: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Model.__init__
+
+    def load_others(model: Model, *given: Any) -> None:
+        load(model, *given)
+        del model.signatures["probabilities"]
+
+    monkeypatch.setattr(Model, "__init__", load_others)
+    with DevelopmentServer(exported.folder, host="127.0.0.1", rest_port=0, grpc_port=0) as made:
+        network = ServedNetwork(getattr(made, face))
+        with pytest.raises(ConfigError, match="without the signature 'probabilities', which --tta"):
+            network.predict_with_probabilities(picture(33, 40))
+        assert same(network.predict(picture(33, 40)), exported, picture(33, 40))
 
 
 def test_it_is_ready_when_it_says_so(server: DevelopmentServer) -> None:
