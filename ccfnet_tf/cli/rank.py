@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ccfnet_tf.cli.argument_parser import Parser
+from ccfnet_tf.cli.argument_parser import Parser, add_palette_option
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, ConfigError
 from ccfnet_tf.io.console import new_console
 from ccfnet_tf.io.new_folder import refuse_existing, refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
+from ccfnet_tf.palettes import with_palette
 from ccfnet_tf.runs.run_folder import read_run
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ what is written to --out:
   contact_sheet.png   image, prediction and risk map of the first 100
   label_studio.json   tasks to import into Label Studio, with the prediction as pre-annotation
   label_studio.xml    the labelling configuration for these tasks
+contact_sheet.png and label_studio.xml have the colours of --palette.
 
 Exit code 1: an image was left out because it cannot be read, which a line says.
 """
@@ -56,6 +58,7 @@ def new_parser() -> Parser:
         f"{LOCAL_FILES}NAME/ with the name of FOLDER"
     )
     parser.add_argument("--image-url", metavar="PREFIX", help=url)
+    add_palette_option(parser)
     return parser
 
 
@@ -72,6 +75,7 @@ def main(args: list[str]) -> int:
     refuse_unwritable(out)
     run = read_run(options.run)
     run.checkpoint()
+    taxonomy = with_palette(run.taxonomy, options.palette)
     console = new_console()
     start_tensorflow()
     from ccfnet_tf.inference.feature_network import FeatureNetwork
@@ -86,12 +90,12 @@ def main(args: list[str]) -> int:
         )
     network = cache(lambda: FeatureNetwork(run.path))
     ranking = rank_folder(
-        folder, network, run.taxonomy, top=options.top, known=known, out=out, console=console
+        folder, network, taxonomy, top=options.top, known=known, out=out, console=console
     )
     write_ranking(
         ranking,
         network(),
-        run.taxonomy,
+        taxonomy,
         out,
         model=f"ccfnet-tf {run.path.resolve().name}",
         # Label Studio serves only folders below its document root: here the parent of FOLDER.

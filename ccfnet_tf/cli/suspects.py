@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ccfnet_tf.cli.argument_parser import Parser
+from ccfnet_tf.cli.argument_parser import Parser, add_palette_option
 from ccfnet_tf.datasets.open_data_set import without_damage
 from ccfnet_tf.errors import EXIT_DONE, ConfigError, DamagedRecordError, NotFiniteError
 from ccfnet_tf.evaluation.suspects import MINIMUM_AREA, Best, Region, find_regions, image_score
@@ -17,6 +17,7 @@ from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import new_folder, refuse_existing, refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
+from ccfnet_tf.palettes import with_palette
 from ccfnet_tf.training.images_not_trained_on import HeldOut, held_out, read_runs
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def new_parser() -> Parser:
         "--out", default="suspects", metavar="DIR", help="folder to make (default: suspects)"
     )
     parser.add_argument("--data.root", dest="root", help="where the data are now")
+    add_palette_option(parser)
     return parser
 
 
@@ -114,6 +116,7 @@ def main(args: list[str]) -> int:
         raise ConfigError(f"--min-area is {options.min_area}: it must be 1 or more")
     out = Path(options.out).expanduser()
     runs = read_runs(Path(options.run).expanduser())
+    taxonomy = with_palette(runs[0].taxonomy, options.palette)
     refuse_existing(out)
     refuse_unwritable(out)
     start_tensorflow()
@@ -126,18 +129,21 @@ def main(args: list[str]) -> int:
             f"{len(uncalibrated)} of {len(runs)} runs are not calibrated, so their scores are less "
             f"comparable; to calibrate one: ccfnet-tf calibrate {uncalibrated[0]}"
         )
-    ranking = rank(held, top=options.top, minimum=options.min_area, console=console)
+    ranking = rank(held, taxonomy, top=options.top, minimum=options.min_area, console=console)
     with new_folder(out) as folder:
-        _write(ranking, held[0].run.taxonomy, folder)
+        _write(ranking, taxonomy, folder)
     _report(ranking, out, options.min_area, console)
     return EXIT_DONE
 
 
-def rank(held: Sequence[HeldOut], *, top: int, minimum: int, console: Console) -> Ranking:
+def rank(
+    held: Sequence[HeldOut], taxonomy: Taxonomy, *, top: int, minimum: int, console: Console
+) -> Ranking:
     """Predicts all images once, and ranks the regions that contradict their labels.
 
     Args:
         held: Runs, and the images that each predicts.
+        taxonomy: Names and colours of their classes.
         top: Number of regions to draw.
         minimum: Smallest region in pixels.
         console: Where progress is shown.
@@ -153,7 +159,6 @@ def rank(held: Sequence[HeldOut], *, top: int, minimum: int, console: Console) -
         total = sum(len(each.samples) for each in held)
         task = bar.add_task("predicting", total=total, figures="")
         for each in held:
-            taxonomy = each.run.taxonomy
             for sample, image, label, probabilities in _predictions(each, console):
                 regions = find_regions(label, probabilities, minimum=minimum)
                 found += len(regions)

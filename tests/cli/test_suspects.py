@@ -24,6 +24,7 @@ from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.network import ccfnet
 from ccfnet_tf.network.backbone_weights import named_variables
 from ccfnet_tf.network.calibration_parameters import Calibration
+from ccfnet_tf.palettes import PALETTES, PaletteName, accessible_colours
 from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text
 from ccfnet_tf.runs.checkpoint_file import write_arrays
 from ccfnet_tf.training.data_digest import Row, write_digest
@@ -150,6 +151,21 @@ def test_a_run_lists_the_wrong_labels_of_its_test_and_validation_images(
     assert suspects(tmp_path / "gone", "--out", out) == EXIT_USER_ERROR
     assert "gone: no such folder" in capsys.readouterr().err
     assert (out / "suspects.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("palette", PALETTES)
+def test_the_sheet_has_the_colours_of_a_palette(
+    palette: PaletteName, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", train=["1", "2"], test=["0"])
+    assert suspects(run, "--out", tmp_path / "out", "--palette", palette) == EXIT_DONE
+    sheet = np.asarray(Image.open(tmp_path / "out" / "contact_sheet.png"))
+    seen = {tuple(colour) for colour in sheet.reshape(-1, 3).tolist()}
+    colours = {"dataset": ((0, 0, 200), (0, 200, 0)), "accessible": accessible_colours(2)}
+    for name, wanted in colours.items():
+        assert (seen >= set(wanted)) == (name == palette)
+    drawn = sheet[: sheet.shape[0] // 2].reshape(-1, 3).tolist()  # the panel, not the legend
+    assert set(colours[palette]) <= {tuple(colour) for colour in drawn}
 
 
 def test_no_region_leaves_an_empty_table(

@@ -6,7 +6,9 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from ccfnet_tf.inference import feature_network
 from ccfnet_tf.inference.feature_network import View
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.network.calibration_parameters import Calibration
+from ccfnet_tf.palettes import PALETTES, PaletteName, accessible_colours
 from ccfnet_tf.runs.calibration_file import calibration_text
 from tests.inference.conftest import TAXONOMY, write_picture
 
@@ -78,3 +81,27 @@ def test_a_run_without_a_digest_says_so(
     assert "may be chosen" in capsys.readouterr().out
     task = json.loads((out / "label_studio.json").read_text())[0]
     assert task["data"]["image"] == "https://host/p/a.png"
+
+
+@pytest.mark.parametrize("palette", PALETTES)
+def test_sheet_and_labelling_configuration_have_the_colours_of_a_palette(
+    palette: PaletteName,
+    make_run: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feature_network, "FeatureNetwork", NoRisk)
+    pool, out = tmp_path / "pool", tmp_path / "out"
+    write_picture(pool / "a.png", np.zeros((40, 48, 3), np.uint8))
+    command = ["rank", str(make_run("best")), str(pool), "--out", str(out), "--palette", palette]
+    assert cli.main(command) == 0
+    accessible = accessible_colours(len(TAXONOMY.names))
+    colours = {"dataset": TAXONOMY.palette, "accessible": accessible}
+    labels = ElementTree.parse(out / "label_studio.xml").iter("Label")
+    found = [each.get("background") for each in labels]
+    assert found == [f"#{bytes(colour).hex()}" for colour in colours[palette]]
+    sheet = cv2.imread(str(out / "contact_sheet.png"))
+    assert sheet is not None
+    seen = {tuple(colour) for colour in sheet[..., ::-1].reshape(-1, 3).tolist()}
+    for name, (first, *_) in colours.items():  # every pixel has the first class
+        assert (tuple(first) in seen) == (name == palette)
