@@ -5,6 +5,7 @@
 # make bench-peers  speed compared with PyTorch, in a separate environment
 # make matrix RUNS="..."  export, verify and time every format of trained runs; prints Markdown
 # make test-addons  test exported files and image operations against TensorFlow Addons
+# make test-label-studio  test what `rank` writes with Label Studio's own package
 # make test-packages  test the sdist and the wheel, each in clean environments
 # make coverage   the tests with line coverage
 # make lint       ruff, mypy, import-linter
@@ -18,9 +19,10 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 PEERS := .venv-peers
 ADDONS := .venv-addons
+LABEL_STUDIO := .label-studio
 DEMO := runs/demo
 
-.PHONY: env env-locked lock demo test test-slow test-all test-addons test-packages coverage
+.PHONY: env env-locked lock demo test test-slow test-all test-addons test-label-studio test-packages coverage
 .PHONY: bench bench-peers matrix lint docs clean
 
 env: $(VENV)/.ready
@@ -87,6 +89,17 @@ test-all: env check-cv2
 test-addons: env check-cv2
 	tests/addons/run.sh $(BIN)/python $(ADDONS)
 
+# Label Studio's package is in a folder of its own that Python searches last, so that its versions of
+# OpenCV and NumPy are not imported.
+test-label-studio: env check-cv2 $(LABEL_STUDIO)/.ready
+	$(BIN)/python -c 'import site, sys, pytest; site.addsitedir(sys.argv[1]); \
+	  sys.exit(pytest.main(sys.argv[2:]))' $(LABEL_STUDIO) tests/report/test_label_studio_sdk.py
+
+$(LABEL_STUDIO)/.ready: tests/report/label_studio_sdk.txt | env
+	rm -rf $(LABEL_STUDIO)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(LABEL_STUDIO) -r $<
+	@touch $@
+
 # Each in a separate environment; PYTHONS="python3.11 python3.12" selects the interpreters.
 PYTHONS ?= $(PYTHON)
 test-packages: env check-cv2
@@ -122,4 +135,4 @@ docs: env
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(ADDONS) build site *.egg-info
+	rm -rf $(VENV) $(PEERS) $(ADDONS) $(LABEL_STUDIO) build site *.egg-info
