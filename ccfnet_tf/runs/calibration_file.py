@@ -51,7 +51,12 @@ def calibration_text(
 
 
 def read_calibration(
-    run: Path, checkpoint: Path, *, classes: int, kernels: ComputeType = "float32"
+    run: Path,
+    checkpoint: Path,
+    *,
+    classes: int,
+    kernels: ComputeType = "float32",
+    requested: bool = False,
 ) -> Calibration:
     """Returns the calibration of a checkpoint; `UNCALIBRATED` where the run has none for it.
 
@@ -60,10 +65,13 @@ def read_calibration(
         checkpoint: The file that weights are read from.
         classes: Number of classes of the network.
         kernels: Precision that the kernels of the network are rounded to.
+        requested: Whether this checkpoint was asked for by name. Only then may the calibration be
+            that of another one, and is not applied.
 
     Raises:
-        RunError: The file cannot be read, the checkpoint was written after the calibration, or
-            kernels of another precision were calibrated.
+        RunError: The file cannot be read, is of another checkpoint than the run's own choice, the
+            checkpoint was written after the calibration, or kernels of another precision were
+            calibrated.
     """
     path = run / CALIBRATION
     if not path.is_file():
@@ -76,7 +84,12 @@ def read_calibration(
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a calibration ({first_line(error)}): {_FIX}") from error
     if name != checkpoint.name:
-        return UNCALIBRATED  # another checkpoint of the run was asked for
+        if requested:
+            return UNCALIBRATED
+        raise RunError(
+            f"{path}: is of {name}, but the weights of the run are now those of "
+            f"{checkpoint.name}: {_FIX}"
+        )
     if digest != _digest(checkpoint):
         raise RunError(f"{path}: {name} was written again after it was calibrated: {_FIX}")
     if calibrated != kernels:

@@ -80,13 +80,15 @@ class RunInfo:
         """Returns the calibration of a checkpoint, chosen as in `checkpoint`.
 
         Raises:
-            RunError: There is no such checkpoint, or it was written after its calibration.
+            RunError: There is no such checkpoint, it was written after its calibration, or it was
+                not asked for and the calibration is of another one.
         """
         return read_calibration(
             self.path,
             self.checkpoint(which),
             classes=len(self.taxonomy.names),
             kernels=self.config.train.kernel_precision,
+            requested=which is not None,
         )
 
 

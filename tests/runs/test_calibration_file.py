@@ -40,7 +40,10 @@ def test_it_is_not_applied_to_other_weights(best: Path) -> None:
     write(best)
     last = best.with_name("last.npz")
     last.write_bytes(b"other weights")
-    assert read(last) == UNCALIBRATED  # another checkpoint, which nobody calibrated
+    # Another checkpoint, which nobody calibrated.
+    assert read_calibration(last.parent, last, classes=2, requested=True) == UNCALIBRATED
+    with pytest.raises(RunError, match=r"json: is of best.npz, but .* last.npz: run `ccfnet-tf c"):
+        read(last)
     best.write_bytes(b"trained on")
     with pytest.raises(RunError, match=r"best.npz was written again .* run `ccfnet-tf calibrate`"):
         read(best)

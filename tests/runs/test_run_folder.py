@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ccfnet_tf.errors import RunError
+from ccfnet_tf.cli.main import main
+from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, RunError
 from ccfnet_tf.inference.keras_network import KerasNetwork
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
+from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text
 from ccfnet_tf.runs.run_folder import load_run, read_run
-from tests.inference.conftest import CONFIG, TAXONOMY, arrays_of
+from tests.inference.conftest import CONFIG, TAXONOMY, arrays_of, write_picture
 
 MakeRun = Callable[..., Path]
 
@@ -147,3 +150,23 @@ def test_checkpoint_of_another_number_of_classes(make_run: MakeRun) -> None:
         '{"names": ["a", "b"], "palette": [[0, 0, 0], [1, 1, 1]]}', encoding="utf-8"
     )
     assert "the number of classes" in one_line(folder)
+
+
+def test_a_calibration_of_a_checkpoint_that_is_missing_is_refused(
+    make_run: MakeRun, picture: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("best", "last")
+    best, calibration = run / "checkpoints" / "best.npz", Calibration((0.3,))
+    (run / CALIBRATION).write_text(calibration_text(best, calibration, {}))
+    assert read_run(run).calibration() == read_run(run).calibration("best") == calibration
+    assert read_run(run).calibration("last") == UNCALIBRATED
+    best.unlink()
+    image = write_picture(run / "a.png", picture)
+    words = ["predict", str(run), str(image), "--out", str(run / "predictions")]
+    assert main(words) == EXIT_USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "calibration.json: is of best.npz, but the weights of the run are now those of" in line
+    network = KerasNetwork(run, checkpoint="last")  # requested by name, so not a surprise
+    assert network.calibration == UNCALIBRATED
+    (run / CALIBRATION).unlink()
+    assert main(words) == EXIT_DONE
