@@ -1,6 +1,7 @@
 """From the outputs of the heads to what users are given: labels, probabilities and three maps.
 
-The one place that says so: `KerasNetwork`, `evaluate` and every export call it.
+`KerasNetwork` and every export call `maps`. `evaluate` counts without TensorFlow:
+`evaluation.pixel_scores` computes the same with NumPy, and a test compares the two.
 
 Shapes: B images of height H and width W, C classes. `refine` holds log-probabilities [B, H, W, C],
 `attention` logits [B, H, W, 2] of which the first is hard (paper 3.1).
