@@ -22,10 +22,10 @@ from ccfnet_tf.datasets.scenes import scene as scenes
 from ccfnet_tf.errors import RunError, first_line
 from ccfnet_tf.inference.segmenter_protocol import Segmenter
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
-from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runtimes.letterbox import Size
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
 from ccfnet_tf.runtimes.litert_compiled import CompiledLiteRT
+from ccfnet_tf.runtimes.manifest import Manifest
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
 from ccfnet_tf.runtimes.open_segmenter import Source, find_source
 
@@ -126,10 +126,10 @@ def _start_tensorflow(threads: int | None) -> None:
 def _open(source: Source, request: Request) -> Segmenter:
     if request.engine == "own" or source.manifest is None:
         return source.open(request.threads)
-    file, taxonomy = Path(source.place), source.manifest.taxonomy
+    file, manifest = Path(source.place), source.manifest
     if request.engine == "litert_gpu":
-        return GpuLiteRTNetwork(file, taxonomy)
-    return OpenVinoNetwork(file, taxonomy, _HINTS[request.engine], request.threads)
+        return GpuLiteRTNetwork(file, manifest)
+    return OpenVinoNetwork(file, manifest, _HINTS[request.engine], request.threads)
 
 
 class OpenVinoNetwork(OnnxNetwork):
@@ -137,7 +137,7 @@ class OpenVinoNetwork(OnnxNetwork):
 
     Args:
         path: The `.onnx` file.
-        taxonomy: The file's classes.
+        manifest: The file's.
         precision: OpenVINO's name of the data type: `f32` or `bf16`.
         threads: Number of threads; one per core if None.
 
@@ -146,9 +146,10 @@ class OpenVinoNetwork(OnnxNetwork):
     """
 
     def __init__(
-        self, path: Path, taxonomy: Taxonomy, precision: str, threads: int | None = None
+        self, path: Path, manifest: Manifest, precision: str, threads: int | None = None
     ) -> None:
-        self.taxonomy = taxonomy
+        self.taxonomy = manifest.taxonomy
+        self.calibration = manifest.fitted
         import openvino
 
         core = openvino.Core()
@@ -174,8 +175,8 @@ class GpuLiteRTNetwork(LiteRTNetwork):
         RunError: There is no GPU that LiteRT can use, or it cannot run the complete network.
     """
 
-    def __init__(self, path: Path, taxonomy: Taxonomy) -> None:
-        super().__init__(path, taxonomy, threads=1)
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        super().__init__(path, manifest.taxonomy, threads=1, calibration=manifest.fitted)
         self._runner = _on_gpu(path)
         self._interpreter = None  # of the CPU
 

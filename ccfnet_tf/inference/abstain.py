@@ -9,6 +9,7 @@ import numpy as np
 from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.inference.segmenter_protocol import Maps, Prediction, Segmenter
 from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.network.calibration_parameters import Calibration
 
 
 def parse_threshold(text: str) -> float:
@@ -36,6 +37,7 @@ class Abstaining:
     Attributes:
         taxonomy: The network's.
         at_once: The network's.
+        calibration: The network's.
         pixels: Number of pixels predicted so far.
         kept: How many of them kept their label.
     """
@@ -46,6 +48,7 @@ class Abstaining:
         self._lock = Lock()
         self.taxonomy: Taxonomy = network.taxonomy
         self.at_once: int = network.at_once
+        self.calibration: Calibration = network.calibration
         self.pixels = self.kept = 0
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 
@@ -12,12 +14,14 @@ from ccfnet_tf.inference.segmenter_protocol import (
     Maps,
     Prediction,
     Segmenter,
-    label_scores,
 )
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration_parameters import Calibration
 
 Box = tuple[int, int]
 """Largest height and width of an image in pixels."""
+
+_LARGEST = 80.0  # difference of scores whose exponential, times any number of classes, is finite
 
 
 def parse_box(text: str) -> Box:
@@ -48,6 +52,7 @@ class SmallerImages:
     Attributes:
         taxonomy: The network's.
         at_once: The network's.
+        calibration: The network's.
     """
 
     def __init__(self, network: Segmenter, box: Box) -> None:
@@ -55,6 +60,7 @@ class SmallerImages:
         self._box = box
         self.taxonomy: Taxonomy = network.taxonomy
         self.at_once: int = network.at_once
+        self.calibration: Calibration = network.calibration
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
         """Labels every pixel of an image; arguments and errors as in `Segmenter.predict`."""
@@ -62,7 +68,7 @@ class SmallerImages:
         prediction = self._network.predict(small)
         if small is image:
             return prediction
-        return enlarged(prediction, (image.shape[0], image.shape[1]))
+        return enlarged(prediction, (image.shape[0], image.shape[1]), self.calibration)
 
 
 def shrunk(image: np.ndarray, box: Box) -> np.ndarray:
@@ -74,12 +80,19 @@ def shrunk(image: np.ndarray, box: Box) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def enlarged(prediction: Prediction | Maps, size: tuple[int, int]) -> Maps:
+def enlarged(
+    prediction: Prediction | Maps, size: tuple[int, int], calibration: Calibration
+) -> Maps:
     """Returns labels and the three maps at another height and width.
 
-    Probabilities, if present, are enlarged one class at a time, and the label is the class with
-    the largest score (`label_scores`). This gives smooth outlines and needs memory for a few maps
-    only.
+    Probabilities, if present, are enlarged uncalibrated, and the label is the class with the
+    largest one, which gives smooth outlines; its risk is calibrated. Classes are enlarged one at a
+    time, so that memory for a few maps suffices.
+
+    Args:
+        prediction: Of a network.
+        size: Height and width of the result.
+        calibration: How the probabilities of the prediction are calibrated.
     """
     across = size[::-1]
     attention, difficulty, risk = (
@@ -89,14 +102,23 @@ def enlarged(prediction: Prediction | Maps, size: tuple[int, int]) -> Maps:
         small = prediction.labels.astype(np.uint16)
         labels = cv2.resize(small, across, interpolation=cv2.INTER_NEAREST)
         return Maps(labels.astype(np.int32), attention, difficulty, risk)
-    probabilities, scores = prediction.probabilities, label_scores(prediction)
+    probabilities = calibration.uncalibrated(prediction.probabilities)
     largest = np.full(size, -1.0, np.float32)
     labels = np.zeros(size, np.int32)
-    for index in range(scores.shape[-1]):
-        score = values = cv2.resize(np.ascontiguousarray(probabilities[..., index]), across)
-        if scores is not probabilities:
-            score = cv2.resize(np.ascontiguousarray(scores[..., index]), across)
-        better = score > largest
-        labels[better], risk[better] = index, 1 - values[better]
-        np.maximum(largest, score, out=largest)
-    return Maps(labels, attention, difficulty, risk)
+    for index, plane in _planes(probabilities, size):
+        labels[plane > largest] = index
+        np.maximum(largest, plane, out=largest)
+    if calibration.keeps_probabilities:
+        return Maps(labels, attention, difficulty, 1 - largest)
+    chosen, others = calibration.scores(largest, labels), np.zeros(size, np.float32)
+    for index, plane in _planes(probabilities, size):
+        odds = np.exp(np.minimum(calibration.scores(plane, index) - chosen, _LARGEST))
+        others += np.where(labels == index, np.float32(0), odds)
+    return Maps(labels, attention, difficulty, others / (1 + others))
+
+
+def _planes(probabilities: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields every class and its probabilities [H, W, C] at another height and width."""
+    for index in range(probabilities.shape[-1]):
+        plane = np.ascontiguousarray(probabilities[..., index])
+        yield index, cv2.resize(plane, size[::-1])

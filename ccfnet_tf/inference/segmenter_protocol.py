@@ -11,6 +11,7 @@ import numpy as np
 
 from ccfnet_tf.errors import DataError, ResourceError
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration_parameters import Calibration
 
 SMALLEST = 32
 """Smallest input side of the network in pixels; smaller images are padded by mirroring."""
@@ -83,6 +84,10 @@ class Segmenter(Protocol):
     @property
     def at_once(self) -> int:
         """How many threads may call `predict` concurrently."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """How the probabilities of a `Prediction` are calibrated; of no meaning for `Maps`."""
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
         """Labels every pixel of an image.
@@ -158,23 +163,6 @@ def refuse_other_prediction(found: Prediction | Maps, image: np.ndarray, classes
             raise ValueError(f"{name} that is not finite")
     if isinstance(found, Prediction) and found.probabilities.shape != (*size, classes):
         raise ValueError(f"probabilities of shape {list(found.probabilities.shape)}")
-
-
-def label_scores(prediction: Prediction) -> np.ndarray:
-    """Returns scores [H, W, C] whose arg max is the label, to enlarge or average labels by.
-
-    They are the probabilities. Where vector scaling makes another class than the label the
-    likeliest, the two exchange theirs: a calibration changes no label.
-    """
-    labels, scores = prediction.labels, prediction.probabilities
-    likeliest = scores.argmax(axis=-1)
-    rows, columns = np.nonzero(likeliest != labels)
-    if rows.size:
-        pair = (likeliest[rows, columns], labels[rows, columns])
-        scores = scores.copy()
-        first, second = (prediction.probabilities[rows, columns, ids] for ids in pair)
-        scores[rows, columns, pair[0]], scores[rows, columns, pair[1]] = second, first
-    return scores
 
 
 def with_probabilities(maps: Maps, probabilities: np.ndarray) -> Prediction:

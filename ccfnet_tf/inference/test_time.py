@@ -18,11 +18,11 @@ from ccfnet_tf.inference.segmenter_protocol import (
     Prediction,
     ProbabilitySegmenter,
     Segmenter,
-    label_scores,
     risk_of,
     too_large,
 )
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration_parameters import Calibration
 
 SCALES = (0.25, 4.0)
 """Smallest and largest scale that `--tta` accepts."""
@@ -96,6 +96,7 @@ class AugmentedNetwork:
     Attributes:
         taxonomy: The network's.
         at_once: The network's.
+        calibration: The network's.
     """
 
     def __init__(self, network: Segmenter, augmentation: Augmentation) -> None:
@@ -105,9 +106,10 @@ class AugmentedNetwork:
         self._augmentation = augmentation
         self.taxonomy: Taxonomy = network.taxonomy
         self.at_once: int = network.at_once
+        self.calibration: Calibration = network.calibration
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
-        """Labels every pixel; the label is the arg max of the averaged `label_scores`.
+        """Labels every pixel by the averages of uncalibrated probabilities.
 
         Args:
             image: uint8 [H, W, 3], RGB, upright, any size.
@@ -117,7 +119,6 @@ class AugmentedNetwork:
             RunError: The same, of a SavedModel.
             DataError, ImageTooLargeError, ResourceError: As in `Segmenter.predict`.
         """
-        names = ("attention", "difficulty", "probabilities")
 
         def maps_of(view: np.ndarray) -> list[np.ndarray]:
             prediction = self._predict(view)
@@ -126,12 +127,14 @@ class AugmentedNetwork:
                     "--tta averages probabilities, and this file was exported with --outputs "
                     "labels, without them: export the run again with --outputs probabilities"
                 )
-            return [label_scores(prediction), *(getattr(prediction, name) for name in names)]
+            uncalibrated = self.calibration.uncalibrated(prediction.probabilities)
+            return [prediction.attention, prediction.difficulty, uncalibrated]
 
-        scores, *averages = self._averages(image, maps_of)
-        maps = dict(zip(names, averages, strict=True))
-        labels = scores.argmax(axis=-1).astype(np.int32)
-        return Prediction(labels=labels, risk=risk_of(labels, maps["probabilities"]), **maps)
+        attention, difficulty, uncalibrated = self._averages(image, maps_of)
+        labels = uncalibrated.argmax(axis=-1).astype(np.int32)
+        probabilities = self.calibration.calibrated(uncalibrated)
+        risk = risk_of(labels, probabilities)
+        return Prediction(labels, attention, difficulty, risk, probabilities)
 
     def _averages(
         self, image: np.ndarray, maps_of: Callable[[np.ndarray], list[np.ndarray]]

@@ -30,11 +30,11 @@ from ccfnet_tf.inference.segmenter_protocol import (
     Maps,
     Prediction,
     Segmenter,
-    label_scores,
     risk_of,
     too_large,
 )
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration_parameters import Calibration
 
 STRIDE = 16
 """Tiles begin at multiples of it, in pixels: the coarsest grid of features of any network."""
@@ -236,6 +236,7 @@ class TiledNetwork:
     Attributes:
         taxonomy: The network's.
         at_once: The network's.
+        calibration: The network's.
     """
 
     def __init__(self, network: Segmenter, tiling: Tiling, track: Track = iter) -> None:
@@ -244,6 +245,7 @@ class TiledNetwork:
         self._track = track
         self.taxonomy: Taxonomy = network.taxonomy
         self.at_once: int = network.at_once
+        self.calibration: Calibration = network.calibration
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
         """Labels every pixel.
@@ -278,15 +280,15 @@ class TiledNetwork:
             found = self._network.predict(tile)
             maps = [getattr(found, name) for name in Maps._fields]
             if isinstance(found, Prediction):
-                return [label_scores(found), *maps[1:], found.probabilities]
+                maps.append(self.calibration.uncalibrated(found.probabilities))
             return maps
 
         result = _empty_maps(image)
         for piece in self._pieces(image, maps_of):
             labels, attention, difficulty, risk, *probabilities = piece.maps
             if probabilities:
-                labels = labels.argmax(axis=-1)
-                risk = risk_of(labels, probabilities[0])
+                labels = probabilities[0].argmax(axis=-1)
+                risk = risk_of(labels, self.calibration.calibrated(probabilities[0]))
             _put(result, piece, Maps(labels, attention, difficulty, risk))
         return result
 

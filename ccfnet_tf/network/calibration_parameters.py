@@ -3,11 +3,20 @@
 Those that make the maps probabilities are applied after the blend of coarse and fine and after the
 class of a pixel is chosen, so that no label changes. Only the threshold of a hard blend changes
 labels.
+
+Depends on NumPy only: whoever averages or enlarges probabilities, exported ones too, does so with
+uncalibrated ones, chooses labels, and calibrates the result. Calibrated ones would move outlines.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
+
+_SMALLEST = np.finfo(np.float32).tiny
+_STEPS = 20  # of Newton's method; one is exact for a temperature
+_CONVERGED = 1e-5  # largest error of the sum of the probabilities of a pixel
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,52 @@ class Calibration:
     attention_scale: float = 1.0
     attention_bias: float = 0.0
     blend_threshold: float | None = None
+
+    @property
+    def keeps_probabilities(self) -> bool:
+        """Whether calibrated probabilities are the uncalibrated ones."""
+        return self.scale == (1.0,) and not self.bias
+
+    def scores(self, probabilities: np.ndarray, class_id: int | np.ndarray) -> np.ndarray:
+        """Returns scale * log p + bias of one class per pixel; zeros count as the smallest float.
+
+        Args:
+            probabilities: Of that class, float32 [...], uncalibrated, 0..1.
+            class_id: The class of all pixels, or int [...], that of each.
+        """
+        numbers = [np.asarray(each, np.float32) for each in (self.scale, self.bias or (0.0,))]
+        scale, bias = (each[class_id] if each.size > 1 else each[0] for each in numbers)
+        return np.asarray(np.log(np.maximum(probabilities, _SMALLEST)) * scale + bias)
+
+    def calibrated(self, probabilities: np.ndarray) -> np.ndarray:
+        """Returns calibrated probabilities, float32 [..., C], of uncalibrated ones."""
+        if self.keeps_probabilities:
+            return probabilities
+        scores = self.scores(probabilities, np.arange(probabilities.shape[-1]))
+        raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
+
+    def uncalibrated(self, probabilities: np.ndarray) -> np.ndarray:
+        """Returns the probabilities from which `calibrated` makes these, float32 [..., C].
+
+        With a temperature they are p^(1 / scale), divided by their sum. With vector scaling the
+        divisor of the softmax is found by Newton's method. Zeros stay zeros.
+        """
+        if self.keeps_probabilities:
+            return probabilities
+        scale = np.asarray(self.scale, np.float32)
+        with np.errstate(divide="ignore"):  # log 0 is -inf, and its power 0
+            scores = np.log(probabilities) - np.asarray(self.bias or (0.0,), np.float32)
+        # The sum of exp(scores / scale) is convex in a number added to the scores. This start is
+        # above the solution, so that every step stays above it and none overflows.
+        scores -= scores.max(axis=-1, keepdims=True)
+        for _ in range(_STEPS):
+            found = np.exp(scores / scale)
+            total = found.sum(axis=-1, keepdims=True)
+            if total.max(initial=1.0) < 1 + _CONVERGED or scale.size == 1:
+                break
+            scores -= np.log(total) * total / (found / scale).sum(axis=-1, keepdims=True)
+        return np.asarray(found / total)
 
 
 UNCALIBRATED = Calibration()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ def read_calibration(
         tree = parse_json(path.read_text(encoding="utf-8"))
         name, digest = str(tree["checkpoint"]), str(tree["sha256"])
         calibrated = str(tree.get("kernels", "float32"))  # missing in older files
-        calibration = _calibration(tree, classes)
+        calibration = parse_calibration(tree, classes)
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a calibration ({first_line(error)}): {_FIX}") from error
     if name != checkpoint.name:
@@ -100,8 +101,16 @@ def read_calibration(
     return calibration
 
 
-def _calibration(tree: dict[str, Any], classes: int) -> Calibration:
-    """Returns the calibration; raises KeyError, TypeError or ValueError where a value is wrong."""
+def parse_calibration(tree: Mapping[str, Any], classes: int) -> Calibration:
+    """Returns the calibration of JSON.
+
+    Args:
+        tree: Has the fields of a `Calibration`, lists for tuples.
+        classes: Number of classes of the network.
+
+    Raises:
+        KeyError, TypeError, ValueError: A value is missing or wrong.
+    """
     scale, bias = _numbers(tree["scale"]), _numbers(tree["bias"])
     if len(scale) not in (1, classes) or len(bias) not in (0, classes):
         raise ValueError(f"{len(scale)} scales and {len(bias)} biases for {classes} classes")

@@ -19,12 +19,12 @@ from ccfnet_tf.inference.segmenter_protocol import (
     MAPS,
     Maps,
     Prediction,
-    label_scores,
     refuse_other_prediction,
     risk_of,
 )
 from ccfnet_tf.io.quiet_tensorflow import without_native_messages
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes.letterbox import Fitted, Size, fit, unfit, unfit_labels
 from ccfnet_tf.runtimes.manifest import LEVELS
 
@@ -57,9 +57,11 @@ class LiteRTNetwork:
         path: The `.tflite` file, as `ccfnet-tf export` writes it.
         taxonomy: The file's classes.
         threads: Number of CPU threads; one per core if None.
+        calibration: Of the file's probabilities.
 
     Attributes:
         taxonomy: The classes.
+        calibration: Of the file's probabilities.
         at_once: 1; LiteRT uses all cores for one image.
         size: Height and width of the file's input.
         batch: Number of images per call.
@@ -71,8 +73,15 @@ class LiteRTNetwork:
 
     at_once = 1
 
-    def __init__(self, path: Path, taxonomy: Taxonomy, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        taxonomy: Taxonomy,
+        threads: int | None = None,
+        calibration: Calibration = UNCALIBRATED,
+    ) -> None:
         self.taxonomy = taxonomy
+        self.calibration = calibration
         interpreter, content = import_interpreter(), _content(path)
         try:
             # Stored because the runner does not keep the interpreter alive.
@@ -100,10 +109,10 @@ class LiteRTNetwork:
         batch = np.stack([each.image for each in fitted]).astype(np.float32)
         try:
             outputs = self._runner(images=batch)
-            predictions = [
-                _prediction({name: values[index] for name, values in outputs.items()}, each)
-                for index, each in enumerate(fitted)
-            ]
+            predictions = []
+            for index, each in enumerate(fitted):
+                own = {name: values[index] for name, values in outputs.items()}
+                predictions.append(_prediction(own, each, self.calibration))
             for prediction, image in zip(predictions, images, strict=True):
                 refuse_other_prediction(prediction, image, len(self.taxonomy.names))
         except (ValueError, LookupError, RuntimeError, TypeError, cv2.error) as error:
@@ -133,19 +142,22 @@ def _refuse_large_tensors(interpreter: Any) -> None:
             raise ValueError(f"'{tensor['name']}' has shape {shape}, too large for one tensor")
 
 
-def _prediction(predictions: dict[str, np.ndarray], fitted: Fitted) -> Prediction | Maps:
+def _prediction(
+    predictions: dict[str, np.ndarray], fitted: Fitted, calibration: Calibration
+) -> Prediction | Maps:
     labels = unfit_labels(predictions["labels"], fitted).astype(np.int32)
     if "probabilities" not in predictions:
         planes = [predictions[name].astype(np.float32) / LEVELS for name in MAPS]
         return Maps(labels, *(unfit(plane, fitted) for plane in planes))
     attention, difficulty, risk = (unfit(predictions[name], fitted) for name in MAPS)
-    probabilities = unfit(predictions["probabilities"], fitted)
-    if fitted.used != fitted.original:  # enlarged scores have smoother outlines than labels
-        rows, columns = fitted.used
-        small = {name: predictions[name][:rows, :columns] for name in Prediction._fields}
-        scores = unfit(label_scores(Prediction(**small)), fitted)
-        labels = scores.argmax(-1).astype(np.int32)
-        risk = risk_of(labels, probabilities)
+    if fitted.used == fitted.original:
+        probabilities = unfit(predictions["probabilities"], fitted)
+        return Prediction(labels, attention, difficulty, risk, probabilities)
+    # Enlarged probabilities have smoother outlines than labels.
+    uncalibrated = unfit(calibration.uncalibrated(predictions["probabilities"]), fitted)
+    labels = uncalibrated.argmax(-1).astype(np.int32)
+    probabilities = calibration.calibrated(uncalibrated)
+    risk = risk_of(labels, probabilities)
     return Prediction(labels, attention, difficulty, risk, probabilities)
 
 

@@ -14,6 +14,8 @@ from ccfnet_tf.errors import ConfigError, RunError, nearest
 from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.io.untrusted_yaml_json import parse_json
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
+from ccfnet_tf.runs.calibration_file import parse_calibration
 
 MANIFEST = "export.json"
 REFERENCE = "reference.npz"
@@ -140,6 +142,13 @@ class Manifest:
         palette = tuple((red, green, blue) for red, green, blue in self.palette)
         return Taxonomy(tuple(self.classes), palette)
 
+    @property
+    def fitted(self) -> Calibration:
+        """The calibration; `read_manifest` has checked its numbers."""
+        if not self.calibration:
+            return UNCALIBRATED
+        return parse_calibration(self.calibration, len(self.classes))
+
 
 def kind_of(format_: Format, options: Mapping[str, str]) -> str:
     """Returns a format's name, followed by the quantization or precision if there is one."""
@@ -198,7 +207,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         manifest = _manifest(tree)
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"{path}: written by another version ({error}): export the run again"
         ) from error
@@ -207,7 +216,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _manifest(tree: dict[str, Any]) -> Manifest:
-    """Returns the manifest; raises TypeError or ValueError if a key or a value is wrong."""
+    """Returns the manifest; raises KeyError, TypeError or ValueError if a key or value is wrong."""
     manifest = Manifest(**tree)
     for key, hint in get_type_hints(Manifest).items():
         if not _has_type(tree[key], hint):
@@ -219,6 +228,7 @@ def _manifest(tree: dict[str, Any]) -> Manifest:
         raise ValueError("a colour is not three integers 0..255")
     if manifest.kind not in _TOLERANCES:
         raise ValueError(f"'{manifest.kind}' is an unknown kind of file")
+    _ = manifest.fitted  # raises where a number is missing or wrong
     return manifest
 
 

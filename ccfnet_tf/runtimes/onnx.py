@@ -17,6 +17,7 @@ from ccfnet_tf.inference.segmenter_protocol import (
     too_large,
 )
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 
 EXTRA = "pip install 'ccfnet-tf[onnx]'"
 
@@ -70,9 +71,11 @@ class OnnxNetwork:
         path: The `.onnx` file.
         taxonomy: The file's classes.
         threads: Number of threads; one per core if None.
+        calibration: Of the file's probabilities.
 
     Attributes:
         taxonomy: The classes.
+        calibration: Of the file's probabilities.
         at_once: 1; onnxruntime uses all cores for one image.
 
     Raises:
@@ -82,8 +85,15 @@ class OnnxNetwork:
 
     at_once = 1
 
-    def __init__(self, path: Path, taxonomy: Taxonomy, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        taxonomy: Taxonomy,
+        threads: int | None = None,
+        calibration: Calibration = UNCALIBRATED,
+    ) -> None:
         self.taxonomy = taxonomy
+        self.calibration = calibration
         self._path = path
         self._session = new_session(path, threads)
         shapes = {each.name: each.shape for each in self._session.get_outputs()}

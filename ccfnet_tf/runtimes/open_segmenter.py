@@ -11,7 +11,6 @@ from typing import Literal
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.inference.downscale import Box
 from ccfnet_tf.inference.segmenter_protocol import Segmenter
-from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs.run_folder import CLASSES, CONFIG, read_run
 from ccfnet_tf.runtimes.manifest import MANIFEST, MODEL, Format, Manifest, read_manifest
 
@@ -71,7 +70,7 @@ class Source:
             from ccfnet_tf.inference.keras_network import KerasNetwork
 
             return KerasNetwork(self.place)
-        return _OPENERS[self.manifest.format](Path(self.place), self.manifest.taxonomy, threads)
+        return _OPENERS[self.manifest.format](Path(self.place), self.manifest, threads)
 
 
 def find_source(source: str) -> Source:
@@ -162,26 +161,26 @@ def _highest_version(folder: Path) -> Path | None:
     return max(versions, key=lambda each: int(each.name), default=None)
 
 
-def _open_saved_model(folder: Path, taxonomy: Taxonomy, _: int | None) -> Segmenter:
+def _open_saved_model(folder: Path, manifest: Manifest, _: int | None) -> Segmenter:
     from ccfnet_tf.runtimes.saved_model import SavedModelNetwork
 
-    return SavedModelNetwork(folder, taxonomy)
+    return SavedModelNetwork(folder, manifest.taxonomy, manifest.fitted)
 
 
-def _open_litert(file: Path, taxonomy: Taxonomy, threads: int | None) -> Segmenter:
+def _open_litert(file: Path, manifest: Manifest, threads: int | None) -> Segmenter:
     from ccfnet_tf.runtimes.litert import LiteRTNetwork, refuse_crashing_file
 
     refuse_crashing_file(file)
-    return LiteRTNetwork(file, taxonomy, threads)
+    return LiteRTNetwork(file, manifest.taxonomy, threads, manifest.fitted)
 
 
-def _open_onnx(file: Path, taxonomy: Taxonomy, threads: int | None) -> Segmenter:
+def _open_onnx(file: Path, manifest: Manifest, threads: int | None) -> Segmenter:
     from ccfnet_tf.runtimes.onnx import OnnxNetwork
 
-    return OnnxNetwork(file, taxonomy, threads)
+    return OnnxNetwork(file, manifest.taxonomy, threads, manifest.fitted)
 
 
-_OPENERS: dict[Format, Callable[[Path, Taxonomy, int | None], Segmenter]] = {
+_OPENERS: dict[Format, Callable[[Path, Manifest, int | None], Segmenter]] = {
     "saved_model": _open_saved_model,
     "tflite": _open_litert,
     "onnx": _open_onnx,

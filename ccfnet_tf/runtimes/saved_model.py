@@ -20,6 +20,7 @@ from ccfnet_tf.inference.segmenter_protocol import (
     with_probabilities,
 )
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes.allowed_ops import refuse_harmful_graph
 from ccfnet_tf.runtimes.manifest import LEVELS, PROBABILITIES
 
@@ -34,10 +35,12 @@ class SavedModelNetwork:
     Args:
         folder: The folder that contains `saved_model.pb`.
         taxonomy: The model's classes.
+        calibration: Of its probabilities.
 
     Attributes:
         taxonomy: The classes.
         at_once: 1; TensorFlow uses all cores for one image.
+        calibration: Of its probabilities.
 
     Raises:
         RunError: The graph contains operators that are not allowed, or TensorFlow cannot load it.
@@ -45,8 +48,11 @@ class SavedModelNetwork:
 
     at_once = 1
 
-    def __init__(self, folder: Path, taxonomy: Taxonomy) -> None:
+    def __init__(
+        self, folder: Path, taxonomy: Taxonomy, calibration: Calibration = UNCALIBRATED
+    ) -> None:
         self.taxonomy = taxonomy
+        self.calibration = calibration
         self._folder = folder
         refuse_harmful_graph(folder)
         try:

@@ -40,6 +40,7 @@ from ccfnet_tf.inference.segmenter_protocol import (
 )
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS, PROBABILITIES
 from ccfnet_tf.runtimes.read_tensor_proto import to_array
 
@@ -112,6 +113,7 @@ class ServedNetwork:
     Attributes:
         taxonomy: The classes, as the server names them.
         at_once: 4 requests in parallel.
+        calibration: `UNCALIBRATED`, as a server does not tell it.
 
     Raises:
         ConfigError: The address is not valid, tensorflow-serving-api is not installed, or the
@@ -120,6 +122,7 @@ class ServedNetwork:
     """
 
     at_once = 4
+    calibration = UNCALIBRATED
 
     def __init__(self, address: str, *, patience: Patience | None = None) -> None:
         self._address = address

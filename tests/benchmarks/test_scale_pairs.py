@@ -14,6 +14,7 @@ from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.resize import resize_image, resize_map
 from ccfnet_tf.inference.segmenter_protocol import HeadOutputs, Prediction
 from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 from ccfnet_tf.runs.run_data import read_run_parts
 from ccfnet_tf.runs.run_folder import read_run
 
@@ -25,6 +26,7 @@ class Colours:
 
     taxonomy = Taxonomy(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
     at_once = 1
+    calibration = UNCALIBRATED
 
     def head_outputs(self, image: np.ndarray) -> HeadOutputs:
         logits = image.astype(np.float32) / 40

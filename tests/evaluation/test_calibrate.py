@@ -13,6 +13,7 @@ from ccfnet_tf.evaluation.calibrate import fit_calibration, sample_pixels
 from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.inference.segmenter_protocol import HeadOutputs, Prediction
 from ccfnet_tf.labels import VOID, Sample, Taxonomy, distinct_colours
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 from tests.evaluation.conftest import log_softmax
 
 CLASSES = 3
@@ -37,6 +38,7 @@ def overconfident(index: int) -> tuple[np.ndarray, HeadOutputs]:
 class Overconfident:
     taxonomy = TAXONOMY
     at_once = 1
+    calibration = UNCALIBRATED
 
     def head_outputs(self, image: np.ndarray) -> HeadOutputs:
         return overconfident(int(image[0, 0, 0]))[1]

@@ -10,6 +10,7 @@ from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.inference.segmenter_protocol import HeadOutputs, Prediction
 from ccfnet_tf.labels import Sample, Taxonomy, distinct_colours
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 from tests.evaluation.conftest import drawn
 from tests.evaluation.test_evaluation import assert_same
 
@@ -21,6 +22,7 @@ class Drawn:
 
     taxonomy = Taxonomy(("a", "b", "c"), distinct_colours(3))
     at_once = 1
+    calibration = UNCALIBRATED
 
     def head_outputs(self, image: np.ndarray) -> HeadOutputs:
         return drawn(int(image[0, 0, 0]), size=image.shape[:2])[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from ccfnet_tf.network.calibration_parameters import Calibration
 from ccfnet_tf.runs.calibration_file import CALIBRATION as CALIBRATION_FILE
 from ccfnet_tf.runs.calibration_file import calibration_text
 from ccfnet_tf.runtimes import manifest as module
+from ccfnet_tf.runtimes.letterbox import fit, unfit
 from ccfnet_tf.runtimes.litert import LiteRTNetwork
-from ccfnet_tf.runtimes.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from ccfnet_tf.runtimes.manifest import MANIFEST, MODEL, Manifest, read_manifest, write_manifest
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
+from ccfnet_tf.runtimes.open_segmenter import find_source
 from ccfnet_tf.runtimes.saved_model import SavedModelNetwork
 
 SIZE = (40, 56)
@@ -97,16 +100,57 @@ def test_an_export_takes_and_records_the_run_s_calibration(run: Path, tmp_path: 
     numbers = {"attention_scale": 2.0, "attention_bias": 1.0}
     assert read_manifest(folder).calibration == {"scale": [0.5], "bias": [], **numbers}
     picture = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
-    found = LiteRTNetwork(folder / "ccfnet.tflite", read_manifest(folder).taxonomy).predict(picture)
-    expected = KerasNetwork(run).predict(picture)  # takes the run's own too
+    network = find_source(str(folder)).open()
+    assert network.calibration == calibration
+    found, keras_network = network.predict(picture), KerasNetwork(run)  # takes the run's own too
+    expected = keras_network.predict(picture)
     for name in MAPS:
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-4)
+    # A larger image is shrunk to the size of the file, and its labels are not calibrated.
+    larger = np.random.default_rng(1).integers(0, 256, (120, 100, 3), np.uint8)
+    fitted = fit(larger, (33, 47))
+    refine = unfit(np.exp(keras_network.head_outputs(fitted.image).refine), fitted)
+    second, first = np.sort(refine)[..., -2:].transpose(2, 0, 1)
+    clear = first - second > 1e-4  # otherwise rounding decides
+    np.testing.assert_array_equal(network.predict(larger).labels[clear], refine.argmax(-1)[clear])
+
+
+@pytest.mark.parametrize("format_", ["onnx", "saved_model"])
+def test_artifacts_have_the_calibration_of_their_manifest(
+    format_: str, model: Any, tmp_path: Path
+) -> None:
+    if format_ == "onnx":
+        write_onnx(model, tmp_path / MODEL["onnx"], CALIBRATION)
+    else:
+        write_saved_model(model, TAXONOMY, tmp_path, CALIBRATION)
+    numbers = json.loads(json.dumps(asdict(CALIBRATION)))
+    del numbers["blend_threshold"]
+    classes, palette = list(TAXONOMY.names), [list(colour) for colour in TAXONOMY.palette]
+    changes = {"classes": classes, "palette": palette, "files": module.checksums(tmp_path)}
+    write(tmp_path, format=format_, calibration=numbers, **changes)
+    assert find_source(str(tmp_path)).open().calibration == CALIBRATION
 
 
 @pytest.mark.parametrize("value", [{"scale": ["1"]}, {"scale": None}, [1.0]])
 def test_a_manifest_with_another_calibration_is_refused(value: Any, tmp_path: Path) -> None:
     write(tmp_path, calibration=value)
     with pytest.raises(RunError, match=r"written by another version \(calibration is not of type"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"scale": [0.0], "bias": []}, "a scale is not above 0"),
+        ({"scale": [1.0, 2.0], "bias": []}, "2 scales and 0 biases for 1 classes"),
+        ({"scale": [1.0]}, "'bias'"),
+    ],
+)
+def test_a_manifest_with_wrong_numbers_is_refused(
+    value: dict[str, list[float]], message: str, tmp_path: Path
+) -> None:
+    write(tmp_path, calibration=value | {"attention_scale": 1.0, "attention_bias": 0.0})
+    with pytest.raises(RunError, match=rf"written by another version \({message}\)"):
         read_manifest(tmp_path)
 
 
@@ -131,4 +175,4 @@ def test_a_manifest_from_before_the_three_maps_is_refused(
 def write(folder: Path, **changes: Any) -> None:
     texts = {key: {} for key in ("run", "versions", "options", "inputs", "outputs", "files")}
     rest = {"difference": {}, "measured": {}, "classes": ["a"], "palette": [[0, 0, 0]]}
-    write_manifest(folder, Manifest(format="onnx", **{**texts, **rest, **changes}))
+    write_manifest(folder, Manifest(**{"format": "onnx", **texts, **rest, **changes}))

@@ -6,6 +6,7 @@ import numpy as np
 
 from ccfnet_tf.inference.segmenter_protocol import Maps, Prediction
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 
 TAXONOMY = Taxonomy(("dark", "grey", "light"), ((90, 160, 250), (20, 60, 160), (230, 200, 120)))
 
@@ -18,6 +19,7 @@ class ByBrightness:
 
     taxonomy = TAXONOMY
     at_once = 1
+    calibration = UNCALIBRATED
 
     def __init__(self, *, maps: bool = False) -> None:
         self.seen: list[tuple[int, int]] = []

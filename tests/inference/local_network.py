@@ -7,6 +7,7 @@ import numpy as np
 
 from ccfnet_tf.inference.segmenter_protocol import HeadOutputs, Prediction
 from ccfnet_tf.labels import Taxonomy, distinct_colours
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 
 
 class LocalCascade:
@@ -18,6 +19,7 @@ class LocalCascade:
     """
 
     at_once = 1
+    calibration = UNCALIBRATED
 
     def __init__(self, classes: int = 5, radius: int = 0) -> None:
         names = tuple(f"class {index}" for index in range(classes))

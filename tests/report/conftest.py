@@ -16,6 +16,7 @@ from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.inference.segmenter_protocol import HeadOutputs, Prediction
 from ccfnet_tf.labels import Sample, Taxonomy
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runs.write_run_files import write_classes
 from tests.evaluation.conftest import drawn
 from tests.report.browser import Browser
@@ -42,6 +43,7 @@ class Drawn:
     seed: int = 0
     taxonomy: Taxonomy = TAXONOMY
     at_once: int = 1
+    calibration: Calibration = UNCALIBRATED
 
     def head_outputs(self, image: np.ndarray) -> HeadOutputs:
         return outputs_of(int(image[0, 0, 0]), self.seed)

@@ -25,6 +25,7 @@ from ccfnet_tf.inference.segmenter_protocol import MAPS, Prediction
 from ccfnet_tf.inference.test_time import Augmentation, AugmentedNetwork
 from ccfnet_tf.inference.wrap_segmenter import Wrapping, wrap
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 from ccfnet_tf.runtimes import litert, served
 from ccfnet_tf.runtimes.manifest import MANIFEST, MODEL, Format, Manifest, checksums, write_manifest
 from ccfnet_tf.runtimes.open_segmenter import Source, find_source
@@ -128,7 +129,12 @@ def test_files_and_servers_are_opened_by_their_own(
     monkeypatch.setattr(served, "ServedNetwork", lambda *given: given)
     monkeypatch.setattr(litert, "LiteRTNetwork", lambda *given: given)
     assert find_source("grpc://h:8500/m").open() == ("grpc://h:8500/m",)
-    assert find_source(str(tflite)).open() == (tflite / "ccfnet.tflite", TAXONOMY, None)
+    assert find_source(str(tflite)).open() == (
+        tflite / "ccfnet.tflite",
+        TAXONOMY,
+        None,
+        UNCALIBRATED,
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 50), (48, 33)])

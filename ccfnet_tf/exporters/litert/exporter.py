@@ -127,7 +127,8 @@ class LiteRTExporter(Exporter):
         """
         measured = {}
         if self.measures_accuracy:
-            network = LiteRTNetwork(folder / MODEL["tflite"], keras.taxonomy)
+            path = folder / MODEL["tflite"]
+            network = LiteRTNetwork(path, keras.taxonomy, calibration=keras.calibration)
             accuracy = measure_accuracy(keras, network, parts, self.file.size, advance)
             measured["accuracy"] = str(accuracy)
             if not accuracy.loss <= self.max_loss:

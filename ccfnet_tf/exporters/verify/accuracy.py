@@ -69,7 +69,8 @@ def measure_accuracy(
         fitted = fit(image, size)
         expected, predicted = keras.predict(fitted.image), network.predict(image)
         if isinstance(predicted, Prediction):
-            labels_of_keras = unfit(expected.probabilities, fitted).argmax(-1)
+            uncalibrated = keras.calibration.uncalibrated(expected.probabilities)
+            labels_of_keras = unfit(uncalibrated, fitted).argmax(-1)
         else:
             # The file's labels are resized by the nearest pixel, so Keras's are too.
             labels_of_keras = unfit_labels(expected.labels, fitted)

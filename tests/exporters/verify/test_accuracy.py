@@ -15,6 +15,7 @@ from ccfnet_tf.exporters.verify.accuracy import measure_accuracy
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.segmenter_protocol import MAPS, Maps, Prediction
 from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes.letterbox import Size, fit, unfit, unfit_labels
 
 SMALLER: Size = (33, 40)
@@ -25,10 +26,16 @@ def parts() -> Parts:
     return read_parts(DataConfig(format="scenes", scenes=20, scene_size=(40, 56)), 0)
 
 
-@pytest.fixture(scope="module")
-def predictor(parts: Parts, toy: Callable[..., Any]) -> KerasNetwork:
+@pytest.fixture(scope="module", params=[1.0, 0.3], ids=["uncalibrated", "calibrated"])
+def predictor(
+    parts: Parts, toy: Callable[..., Any], request: pytest.FixtureRequest
+) -> KerasNetwork:
     keras.utils.set_random_seed(0)
-    return KerasNetwork(toy(len(parts.taxonomy.names)), taxonomy=parts.taxonomy)
+    return KerasNetwork(
+        toy(len(parts.taxonomy.names)),
+        taxonomy=parts.taxonomy,
+        calibration=Calibration((request.param,)),
+    )
 
 
 class OfOneSize:
@@ -38,6 +45,7 @@ class OfOneSize:
 
     def __init__(self, predictor: KerasNetwork, *, labels: bool) -> None:
         self.taxonomy: Taxonomy = predictor.taxonomy
+        self.calibration = predictor.calibration
         self.predictor, self.labels = predictor, labels
 
     def predict(self, image: np.ndarray, /) -> Prediction | Maps:
@@ -46,14 +54,16 @@ class OfOneSize:
         maps = [unfit(getattr(found, name), fitted) for name in MAPS]
         if self.labels:
             return Maps(unfit_labels(found.labels, fitted), *maps)
-        probabilities = unfit(found.probabilities, fitted)
-        return Prediction(probabilities.argmax(-1), *maps, probabilities)
+        refine = self.predictor.head_outputs(fitted.image).refine  # not calibrated
+        labels = unfit(np.exp(refine), fitted).argmax(-1)
+        return Prediction(labels, *maps, unfit(found.probabilities, fitted))
 
 
 class Knowing:
     """Answers images in their order by labels that are known."""
 
     at_once = 1
+    calibration = UNCALIBRATED
 
     def __init__(self, taxonomy: Taxonomy, answers: list[np.ndarray]) -> None:
         self.taxonomy, self.answers = taxonomy, iter(answers)

@@ -20,6 +20,7 @@ from ccfnet_tf.exporters.verify import compare_process, compare_saved_model, ver
 from ccfnet_tf.inference.segmenter_protocol import MAPS, Maps, Prediction
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network import ccfnet
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 from ccfnet_tf.runtimes.manifest import REFERENCE, Difference
 
 SIZE = (4, 5)
@@ -48,6 +49,7 @@ class Answering:
     """A network that knows one answer."""
 
     at_once = 1
+    calibration = UNCALIBRATED
     taxonomy = Taxonomy((), ())
 
     def __init__(self, answer: Prediction | Maps) -> None:
