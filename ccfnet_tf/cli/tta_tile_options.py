@@ -20,7 +20,7 @@ def add_wrapping_options(parser: Parser) -> None:
     parser.add_argument("--tta", nargs="+", metavar="VIEWS", help=views)
     tile = "predict images larger than N pixels in overlapping tiles of NxN"
     parser.add_argument("--tile", metavar="N", help=tile)
-    overlap = "share of a tile that overlaps with the next, 0 to 0.5 (default: 0.25)"
+    overlap = "share of a tile that overlaps with the next, 0 to 0.5 (default: 0.5)"
     parser.add_argument("--overlap", metavar="SHARE", help=overlap)
 
 

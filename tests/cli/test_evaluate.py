@@ -74,7 +74,7 @@ def test_views_and_tiles_are_measured_and_recorded(run: Path) -> None:
     evaluate(run, "--tile", "32", "--tta", "scales=1,1.5", "flip")
     tree = json.loads((run / "evaluation.json").read_text())
     assert "wrapping" not in plain
-    assert tree["wrapping"] == "--tta scales=1,1.5 flip --tile 32 --overlap 0.25"
+    assert tree["wrapping"] == "--tta scales=1,1.5 flip --tile 32 --overlap 0.5"
     assert tree["pixels"] == plain["pixels"]
     assert tree["scores"] != plain["scores"]
     evaluate(run, "--tile", "500")  # larger than every image

@@ -264,7 +264,7 @@ def test_a_tiling_that_is_none_is_refused(
 
 @pytest.mark.parametrize(
     ("tile", "overlap", "tiling"),
-    [(None, None, None), ("512", None, Tiling(512, 0.25)), ("32", "0", Tiling(32, 0.0))],
+    [(None, None, None), ("512", None, Tiling(512, 0.5)), ("32", "0", Tiling(32, 0.0))],
 )
 def test_tilings(tile: str | None, overlap: str | None, tiling: Tiling | None) -> None:
     assert parse_tiling(tile, overlap) == tiling

@@ -21,7 +21,7 @@ from ccfnet_tf.runtimes.open_segmenter import Source
 from tests.inference.by_brightness import ByBrightness
 from tests.inference.local_network import LocalCascade, noise
 
-BOTH = Wrapping(Augmentation((0.5, 1.0), flip=True), Tiling(64))
+BOTH = Wrapping(Augmentation((0.5, 1.0), flip=True), Tiling(64, 0.25))
 
 
 def test_a_cascade_stays_one_and_other_networks_do_not_become_one() -> None:
@@ -44,7 +44,7 @@ def test_views_are_those_of_each_tile() -> None:
 def test_tiles_are_those_of_the_shrunk_image(tmp_path: Path) -> None:
     source, out, network = tmp_path / "a.png", tmp_path / "out", ByBrightness()
     Image.fromarray(noise(100, 200)).save(source)
-    wanted = Wanted(kinds=("label",), box=(100, 100), wrapping=Wrapping(tiling=Tiling(64)))
+    wanted = Wanted(kinds=("label",), box=(100, 100), wrapping=Wrapping(tiling=Tiling(64, 0.25)))
     predict_all(network, [str(source)], out, wanted=wanted)
     assert network.seen == [(50, 64), (50, 52)]
     assert cv2.imread(str(out / "a.label.png"), cv2.IMREAD_UNCHANGED).shape == (100, 200)
@@ -66,7 +66,7 @@ def test_progress_shows_the_tiles_of_an_image(tmp_path: Path) -> None:
     source = tmp_path / "a.png"
     Image.fromarray(noise(100, 200)).save(source)
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    wanted = Wanted(kinds=("label",), wrapping=Wrapping(tiling=Tiling(64)))
+    wanted = Wanted(kinds=("label",), wrapping=Wrapping(tiling=Tiling(64, 0.25)))
     predict_all(ByBrightness(), [str(source)], tmp_path / "out", wanted=wanted, console=console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "tiles" in shown
@@ -77,7 +77,7 @@ def test_tiles_are_not_warned_of_as_large_images(tmp_path: Path) -> None:
     source = tmp_path / "a.png"
     Image.fromarray(noise(100, 200)).save(source)
     console = Console(file=io.StringIO(), width=400)
-    wanted = Wanted(kinds=("label",), wrapping=Wrapping(tiling=Tiling(64)))
+    wanted = Wanted(kinds=("label",), wrapping=Wrapping(tiling=Tiling(64, 0.25)))
     predict_all(
         ByBrightness(),
         [str(source)],
