@@ -195,7 +195,7 @@ def row(
     errors = colour_image(compared(label, heads.coarse, heads.refine), error_kinds())
     columns = (*preview_cells(image, label, heads, taxonomy), map_image(heads.risk), errors)
     cells = [to_width(each) for each in columns]
-    lines = [shown.name]
+    lines = [Path(shown.name).name]
     for head, counts in (("coarse", shown.coarse), ("refine", shown.refine)):
         figures = (counts.pixel_accuracy, counts.mean_iou_present)
         lines += [head, " / ".join(percent(figure) for figure in figures)]

@@ -25,6 +25,7 @@ from ccfnet_tf.exporters.onnx.writer import write_onnx
 from ccfnet_tf.exporters.saved_model.writer import write_saved_model
 from ccfnet_tf.runtimes import litert
 from ccfnet_tf.runtimes.allowed_ops import refuse_harmful_graph
+from ccfnet_tf.runtimes.manifest import Manifest
 from ccfnet_tf.runtimes.onnx import OnnxNetwork
 from ccfnet_tf.runtimes.open_segmenter import _open_litert
 from ccfnet_tf.runtimes.saved_model import SavedModelNetwork
@@ -33,6 +34,14 @@ from tests.hostile.test_fuzz_runs import CLASSES, fuzz
 from tests.memory import grows_at_most, peak_of
 
 PICTURE = np.zeros((32, 32, 3), np.uint8)
+
+MANIFEST = Manifest(
+    format="tflite",
+    classes=list(CLASSES.names),
+    palette=[list(colour) for colour in CLASSES.palette],
+    **{key: {} for key in ("run", "versions", "options", "inputs", "outputs", "files")},
+    **{key: {} for key in ("difference", "measured")},
+)
 
 
 @pytest.fixture
@@ -57,7 +66,7 @@ def written_litert(model: Any, file: Path) -> Path:
 
 def test_litert(model: Any, tmp_path: Path, count: int) -> None:
     file = written_litert(model, tmp_path / "ccfnet.tflite")
-    fuzz(file, lambda: _open_litert(file, CLASSES, 1).predict(PICTURE), count)
+    fuzz(file, lambda: _open_litert(file, MANIFEST, 1).predict(PICTURE), count)
 
 
 def test_a_tensor_of_gigabytes_in_a_litert_file(model: Any, tmp_path: Path) -> None:
@@ -66,7 +75,7 @@ def test_a_tensor_of_gigabytes_in_a_litert_file(model: Any, tmp_path: Path) -> N
     assert shape in file.read_bytes()
     file.write_bytes(file.read_bytes().replace(shape, large))
     with grows_at_most(1 << 30), pytest.raises(RunError, match="too large for one tensor"):
-        _open_litert(file, CLASSES, 1)
+        _open_litert(file, MANIFEST, 1)
     # Nor in the trial process.
     code = f"{litert._TRIAL}\nprint(open('/proc/self/status').read())"
     command = [sys.executable, "-P", "-c", code, str(file)]
@@ -89,7 +98,7 @@ def test_a_litert_file_that_crashes_or_hangs_its_process(
     monkeypatch.setattr(litert, "_TRIAL", trial)
     monkeypatch.setattr(litert, "_TRIAL_SECONDS", 3.0)
     with pytest.raises(RunError, match=rf"ccfnet\.tflite: damaged: {words}; export it again"):
-        _open_litert(file, CLASSES, 1)
+        _open_litert(file, MANIFEST, 1)
 
 
 def test_the_graph_of_a_saved_model(model: Any, tmp_path: Path, count: int) -> None:
