@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from benchmarks.label_errors import (
     SCORES,
     SEEDS,
     Example,
+    Figures,
     _read_cache,
     all_calibrated,
     average_precision,
@@ -189,3 +191,12 @@ def test_every_fold_predicts_its_own_test_split(run: Path, tmp_path: Path) -> No
     (folder / "fold_1/calibration.json").unlink()
     again = predictions(read_runs(folder), cache, console)
     np.testing.assert_array_equal(again[0].logs, again[len(parts.test)].logs)
+
+
+def test_the_page_shows_the_committed_figures() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    tree = json.loads((docs / "results" / "label_errors.json").read_text(encoding="utf-8"))
+    rows = {name: [Figures(**each) for each in found] for name, found in tree["figures"].items()}
+    page = (docs / "label_errors.md").read_text(encoding="utf-8")
+    assert "\n".join(table(rows, tree["images"])[3:]) in page
+    assert (tree["runs"], tree["calibrated"]) == (5, True)
