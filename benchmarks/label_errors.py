@@ -141,9 +141,7 @@ def predictions(runs: Sequence[RunInfo], cache: Path | None, console: Console) -
 
 def _depends_on(held: HeldOut) -> str:
     """Returns what the predictions of a run's test split depend on."""
-    run = held.run
-    kernels = run.config.train.kernel_precision
-    weights = weights_digest(run.checkpoint(), kernels, run.calibration())
+    weights = weights_digest(held.run, held.run.calibration())
     return "\n".join([weights, *(sample.name for sample in held.parts.test)])
 
 

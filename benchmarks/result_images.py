@@ -117,9 +117,7 @@ def read_shown(info: RunInfo) -> list[list[Shown]]:
 
     coarse, refine = (read_prediction(head, info.path, head) for head in ("coarse", "refine"))
     found = refine.evaluated
-    weights = weights_digest(
-        info.checkpoint(), info.config.train.kernel_precision, info.calibration()
-    )
+    weights = weights_digest(info, info.calibration())
     if (found.split, found.wrapping, found.tree.get("weights")) != ("test", "", weights):
         raise DataError(
             f"{found.path}: is of other weights, another split or other options: run `ccfnet-tf "

@@ -139,7 +139,7 @@ def measure(
     info = read_run(run)
     refuse_unwritable(run, "copy of the run")  # before TensorFlow is waited for
     calibration = info.calibration()
-    weights = weights_digest(info.checkpoint(), info.config.train.kernel_precision, calibration)
+    weights = weights_digest(info, calibration)
     start_tensorflow()
     from ccfnet_tf.evaluation.evaluate import evaluate
     from ccfnet_tf.inference.keras_network import KerasNetwork
@@ -211,9 +211,7 @@ def merge(run: Path, files: list[Path], console: Console, above: float | None = 
     """
     info = read_run(run)
     refuse_unwritable(run, "copy of the run")
-    weights = weights_digest(
-        info.checkpoint(), info.config.train.kernel_precision, info.calibration()
-    )
+    weights = weights_digest(info, info.calibration())
     evaluation = merge_shards(files, info.taxonomy, weights)
     write_evaluation(run, evaluation, weights, console, above)
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ccfnet_tf.config import ComputeType
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.io.annotation_json import read_json
 from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.network.calibration_parameters import Calibration
+from ccfnet_tf.runs.run_folder import RunInfo
 from ccfnet_tf.runs.write_run_files import write_text
 
 Shard = tuple[int, int]
@@ -29,10 +29,11 @@ MOST_SHARDS = 999_999
 """Largest N that `evaluate --shard` accepts."""
 
 
-def weights_digest(checkpoint: Path, kernels: ComputeType, calibration: Calibration) -> str:
-    """Returns a digest of a checkpoint, the precision of its kernels and its calibration."""
+def weights_digest(run: RunInfo, calibration: Calibration) -> str:
+    """Returns a digest of a run's checkpoint, its kernels' precision and a calibration."""
+    kernels = run.config.train.kernel_precision
     rounded = "" if kernels == "float32" else f" {kernels}"  # as in files of older versions
-    parts = f"{sha256_of(checkpoint)} {calibration}{rounded}"
+    parts = f"{sha256_of(run.checkpoint())} {calibration}{rounded}"
     return hashlib.sha256(parts.encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ccfnet_tf.errors import DataError, RunError
+from ccfnet_tf.evaluation.evaluation import PROBABILITIES
 from ccfnet_tf.evaluation.image_table import COMPARED, NEAR_PREFIX
 from ccfnet_tf.io.annotation_json import Record, read_json, records
 from ccfnet_tf.report.comparison import Compared, read_prediction, refuse_unlike
@@ -30,17 +31,8 @@ RANKINGS = ("auroc", "average_precision")
 OF_REFINE = ("risk", "entropy", "margin", "difficulty", "disagreement")
 """Scores of refine's errors. Risk is 1 - its maximum softmax."""
 
-PROBABILITIES = (
-    ("coarse", "difficulty"),
-    ("coarse", "attention"),
-    ("coarse", "fine_difficulty"),
-    ("coarse", "max_softmax"),
-    ("refine", "risk"),
-)
-"""Heads, and scores that are probabilities that the head is wrong."""
-
 CALIBRATION = ("ece", "adaptive_ece", "ece_within_4_pixels")
-"""Figures of `PROBABILITIES` alone."""
+"""Figures of scores that are probabilities (`PROBABILITIES`) alone."""
 
 SCORE_FIGURES = (
     *RANKINGS,
@@ -304,7 +296,7 @@ def _scores(runs: Sequence[Finished]) -> list[dict[str, Any]]:
     for head, score in pairs if cascade else ():
         row: dict[str, Any] = {"errors_of": head, "score": score}
         for key in ("error_rate", *SCORE_FIGURES):
-            known = key not in CALIBRATION or (head, score) in PROBABILITIES
+            known = key not in CALIBRATION or score in PROBABILITIES[head]
             values = [each.number("scores", head, score, key) for each in cascade if known]
             row[key] = spread_of(values)
         rows.append(row)

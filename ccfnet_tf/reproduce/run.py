@@ -49,7 +49,7 @@ def is_scored(run: Path, plan: Plan, recipe: str) -> bool:
     try:
         info = read_run(run)
         calibration = info.calibration()
-        weights = weights_digest(info.checkpoint(), info.config.train.kernel_precision, calibration)
+        weights = weights_digest(info, calibration)
     except RunError:  # no checkpoint, or a calibration of another one
         return False
     if _calibrates(plan, recipe) and calibration is UNCALIBRATED:

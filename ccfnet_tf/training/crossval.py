@@ -1,8 +1,8 @@
 """Cross-validation: trains and evaluates every fold in turn, and reports them in one table.
 
 Each fold is an ordinary run that is trained, calibrated on its validation split, if it has one, and
-evaluated in separate processes. Memory is
-released between folds, and an interrupted fold is resumed like any other run.
+evaluated in separate processes. Memory is released between folds, and an interrupted fold is
+resumed like any other run.
 """
 
 from __future__ import annotations

@@ -110,9 +110,7 @@ def score(run: Path, split: str, *, seed: int) -> None:
         (run / name).write_text(text)
     info = read_run(run)
     tree = json.loads((run / "evaluation.json").read_text())
-    tree["weights"] = weights_digest(
-        info.checkpoint(), info.config.train.kernel_precision, info.calibration()
-    )
+    tree["weights"] = weights_digest(info, info.calibration())
     (run / "evaluation.json").write_text(json.dumps(tree))
 
 
