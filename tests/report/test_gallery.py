@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import replace
+from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
+from ccfnet_tf.datasets.layouts.stanford_background import read_regions
 from ccfnet_tf.evaluation.read_image_table import ImageRow
 from ccfnet_tf.inference.segmenter_protocol import HeadOutputs
 from ccfnet_tf.inference.writers import map_image
@@ -131,3 +134,32 @@ def test_images_without_a_labelled_pixel_come_last() -> None:
         assert sorted(rows, key=lambda row: -key(row))[-1].name in ("void", "0")
     worst = module.SORTINGS["worst"][1]
     assert sorted(rows, key=lambda row: -worst(row))[-1] is void
+
+
+def test_143_photographs_take_less_than_15_megabytes(stanford_root: Path) -> None:
+    """With outputs that change at random from one cell of 16x16 pixels to the next."""
+    photographs = sorted((stanford_root / "images").glob("*.jpg"))[::60]
+    taxonomy = Taxonomy(tuple(map(str, range(8))), distinct_colours(8))
+
+    class Noisy(Drawn):
+        def head_outputs(self, image: np.ndarray) -> HeadOutputs:
+            rng = np.random.default_rng(image[:8, :8].ravel())
+            height, width = image.shape[:2]
+            cells = rng.normal(size=(-(-height // 16), -(-width // 16), 25)).astype(np.float32)
+            logits = cv2.resize(2 * cells, (width, height))
+            heads = np.split(logits[..., :24], 3, axis=-1)
+            logs = [each - np.log(np.exp(each).sum(-1, keepdims=True)) for each in heads]
+            return HeadOutputs(*logs, logits[..., 24])
+
+    def load_photograph(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        label = read_regions(sample.label)
+        return np.array(Image.open(sample.image).convert("RGB")), np.where(label < 0, VOID, label)
+
+    labels = stanford_root / "labels"
+    shown = [
+        (Sample(file.stem, str(file), str(labels / f"{file.stem}.regions.txt")), ROW)
+        for file in photographs
+    ]
+    entries = gallery(Noisy(taxonomy=taxonomy), shown, load_photograph, taxonomy)
+    each = [sum(map(len, entry.layers)) for entry in entries]
+    assert 143 * np.mean(each) < 14e6  # a megabyte remains for the figures
