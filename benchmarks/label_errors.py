@@ -36,7 +36,7 @@ from ccfnet_tf.benchmark.machine import machine, refuse_lost_json, write_json
 from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigError, DataError
 from ccfnet_tf.evaluation.shard_files import weights_digest
-from ccfnet_tf.evaluation.suspects import find_regions, image_score, log_odds
+from ccfnet_tf.evaluation.suspects import Region, find_regions, image_score, log_odds
 from ccfnet_tf.io.atomic_file import write_atomic
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
@@ -260,16 +260,20 @@ def shift(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return label[rows][:, columns]
 
 
+def _regions(label: np.ndarray, probabilities: np.ndarray) -> list[Region]:
+    return find_regions(label, probabilities.argmax(axis=-1), probabilities)
+
+
 def _best_region(label: np.ndarray, probabilities: np.ndarray) -> float:
-    return max((region.score for region in find_regions(label, probabilities)), default=0.0)
+    return max((region.score for region in _regions(label, probabilities)), default=0.0)
 
 
 def _sum_of_regions(label: np.ndarray, probabilities: np.ndarray) -> float:
-    return image_score(find_regions(label, probabilities))
+    return image_score(_regions(label, probabilities))
 
 
 def _contradicting_share(label: np.ndarray, probabilities: np.ndarray) -> float:
-    _, odds = log_odds(label, probabilities)
+    odds = log_odds(label, probabilities.argmax(axis=-1), probabilities)
     return float((odds > 0).sum() / max(1, (label != VOID).sum()))
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ccfnet_tf.datasets.samples import Load
+    from ccfnet_tf.inference.segmenter_protocol import Prediction
     from ccfnet_tf.labels import Sample, Taxonomy
     from ccfnet_tf.report.suspects_sheet import Panel
 
@@ -159,14 +160,14 @@ def rank(
         total = sum(len(each.samples) for each in held)
         task = bar.add_task("predicting", total=total, figures="")
         for each in held:
-            for sample, image, label, probabilities in _predictions(each, console):
-                regions = find_regions(label, probabilities, minimum=minimum)
+            for sample, image, label, prediction in _predictions(each, console):
+                predicted, probabilities = prediction.labels, prediction.probabilities
+                regions = find_regions(label, predicted, probabilities, minimum=minimum)
                 found += len(regions)
                 for region in regions:
                     suspect = _suspect(sample, region, image_score(regions), taxonomy)
                     rows.add(suspect.score, suspect)
                     if panels.admits(suspect.score):  # Drawing takes longer than looking.
-                        predicted = probabilities.argmax(axis=-1)
                         panel = draw_panel(image, label, predicted, region, taxonomy)
                         panels.add(suspect.score, (suspect, panel))
                 bar.update(task, advance=1, figures=f"{found} suspects")
@@ -175,8 +176,8 @@ def rank(
 
 def _predictions(
     held: HeldOut, console: Console
-) -> Iterator[tuple[Sample, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields each sample with its image, label and probabilities, float32 [H, W, C]."""
+) -> Iterator[tuple[Sample, np.ndarray, np.ndarray, Prediction]]:
+    """Yields each sample with its image, label and prediction."""
     from ccfnet_tf.inference.keras_network import KerasNetwork
 
     network = KerasNetwork(held.run.path)  # Its probabilities are calibrated if the run is.
@@ -184,13 +185,13 @@ def _predictions(
     load = held.parts.load if stop else _without_damage(held.parts.load, console)
     for sample in held.samples:
         image, label = load(sample)
-        probabilities = network.predict(image).probabilities
-        if not np.isfinite(probabilities).all():
+        prediction = network.predict(image)
+        if not np.isfinite(prediction.probabilities).all():
             raise NotFiniteError(
                 f"{sample.image}: {held.run.path} predicts NaN: its weights are damaged: train "
                 "again with a lower learning rate"
             )
-        yield sample, image, label, probabilities
+        yield sample, image, label, prediction
 
 
 def _without_damage(load: Load, console: Console) -> Load:

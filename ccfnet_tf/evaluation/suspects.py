@@ -1,7 +1,8 @@
 """Labels that are probably wrong: regions where the network's probabilities contradict the label.
 
-A pixel contradicts its label when another class is strictly more probable. Its log odds are
-log(p(predicted) / p(given)), the log of the posterior odds of the two classes, above 0.
+A pixel contradicts its label when the network predicts another class, which is strictly more
+probable. Its log odds are log(p(predicted) / p(given)), the log of the posterior odds of the two
+classes, above 0.
 Contradicting pixels of one predicted class that touch, diagonally too, form a region. The score of
 a region is its area times its mean log odds, which is the sum of the log odds of its pixels.
 
@@ -71,20 +72,25 @@ class Region(NamedTuple):
 
 
 def find_regions(
-    label: np.ndarray, probabilities: np.ndarray, *, minimum: int = MINIMUM_AREA
+    label: np.ndarray,
+    predicted: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    minimum: int = MINIMUM_AREA,
 ) -> list[Region]:
     """Returns the regions of an image that contradict its label.
 
     Args:
         label: int32 [H, W], class ids or `VOID`; void pixels belong to no region.
-        probabilities: float [H, W, C], calibrated. A pixel where the given class and another are
-            the most probable ones with equal probabilities does not contradict its label.
+        predicted: int32 [H, W], the network's labels. They need not be the most probable classes:
+            vector scaling changes probabilities, but no label.
+        probabilities: float [H, W, C], calibrated.
         minimum: Smallest area of a region in pixels, at least 1.
 
     Returns:
         Regions by predicted class, then by the position that OpenCV's labelling gives them.
     """
-    predicted, odds = log_odds(label, probabilities)
+    odds = log_odds(label, predicted, probabilities)
     found = []
     for index in np.unique(predicted[odds > 0]):
         mask = ((predicted == index) & (odds > 0)).astype(np.uint8)
@@ -100,21 +106,20 @@ def find_regions(
     return found
 
 
-def log_odds(label: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the most probable class ids, and log(p(predicted) / p(given)) per pixel.
+def log_odds(label: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Returns log(p(predicted) / p(given)) of each pixel, float32 [H, W].
 
-    Args:
-        label: int32 [H, W], class ids or `VOID`.
-        probabilities: float [H, W, C].
-
-    Returns:
-        int64 [H, W], the lowest id where several are the most probable; and float32 [H, W], which
-        is 0 for void and where the given class is (one of) the most probable.
+    It is 0 for void, where the label is what is predicted, and where the given class is at least
+    as probable. Arguments as in `find_regions`.
     """
     logs = np.log(np.maximum(probabilities, _SMALLEST), dtype=np.float32)
     known = label != VOID
-    given = np.take_along_axis(logs, np.where(known, label, 0)[..., None], axis=-1)[..., 0]
-    return logs.argmax(axis=-1), np.where(known, logs.max(axis=-1) - given, np.float32(0))
+
+    def of(classes: np.ndarray) -> np.ndarray:
+        return np.asarray(np.take_along_axis(logs, classes[..., None], axis=-1)[..., 0])
+
+    odds = of(predicted) - of(np.where(known, label, 0))
+    return np.where(known, np.maximum(odds, np.float32(0)), np.float32(0))
 
 
 def image_score(regions: Sequence[Region]) -> float:

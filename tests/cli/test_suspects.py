@@ -145,6 +145,13 @@ def test_a_run_lists_the_wrong_labels_of_its_test_and_validation_images(
         [float(first["score"]) / 2, float(second["score"]) / 2], rel=1e-3
     )
 
+    favours_land = Calibration(scale=(1.0, 1.0), bias=(0.0, 100.0))  # but changes no label
+    (run / CALIBRATION).write_text(
+        calibration_text(run / "checkpoints" / "best.npz", favours_land, {})
+    )
+    assert suspects(run, "--out", tmp_path / "vector") == EXIT_DONE
+    assert [row["area"] for row in rows_of(tmp_path / "vector")] == ["128", "120"]
+
     before = (out / "suspects.csv").read_bytes()
     assert suspects(run, "--out", out) == EXIT_USER_ERROR
     assert "already exists" in capsys.readouterr().err

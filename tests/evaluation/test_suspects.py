@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from ccfnet_tf.evaluation.suspects import Best, Region, find_regions, image_score, log_odds
+from ccfnet_tf.evaluation import suspects
+from ccfnet_tf.evaluation.suspects import MINIMUM_AREA, Best, Region, image_score, log_odds
 from ccfnet_tf.labels import VOID
 
 
@@ -15,6 +16,14 @@ def certain(classes: np.ndarray, count: int = 3, *, high: float = 0.8) -> np.nda
     """Returns float32 [H, W, count]: `high` for the class of each pixel, the others equal."""
     low = (1 - high) / (count - 1)
     return np.where(classes[..., None] == np.arange(count), high, low).astype(np.float32)
+
+
+def find_regions(
+    label: np.ndarray, probabilities: np.ndarray, *, minimum: int = MINIMUM_AREA
+) -> list[Region]:
+    """Of a network that predicts the most probable classes."""
+    predicted = probabilities.argmax(axis=-1)
+    return suspects.find_regions(label, predicted, probabilities, minimum=minimum)
 
 
 def test_a_region_has_its_box_area_classes_and_score() -> None:
@@ -92,8 +101,21 @@ def test_a_right_label_and_a_single_class_have_no_region() -> None:
     assert find_regions(label * 0, np.ones((9, 9, 1), np.float32), minimum=1) == []
 
 
+def test_a_label_that_is_predicted_is_right_whatever_vector_scaling_makes_of_it() -> None:
+    label = np.zeros((4, 4), np.int32)
+    probabilities = certain(np.ones_like(label))  # class 1 is more probable after calibration
+    assert suspects.find_regions(label, label, probabilities, minimum=1) == []
+    predicted = label + 2  # neither the label nor the most probable class
+    assert suspects.find_regions(label, predicted, probabilities, minimum=1) == []
+    probabilities = np.tile(np.float32([0.1, 0.5, 0.4]), (4, 4, 1))
+    (region,) = suspects.find_regions(label, predicted, probabilities, minimum=1)
+    assert region.predicted == 2
+    assert region.log_odds == pytest.approx(math.log(4))
+
+
 def test_a_probability_of_zero_has_finite_log_odds() -> None:
-    _, odds = log_odds(np.zeros((1, 1), np.int32), np.array([[[0.0, 1.0]]]))
+    label = np.zeros((1, 1), np.int32)
+    odds = log_odds(label, label + 1, np.array([[[0.0, 1.0]]]))
     assert 80 < odds[0, 0] < 100
 
 
