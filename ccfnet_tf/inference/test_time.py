@@ -119,6 +119,7 @@ class AugmentedNetwork:
             RunError: The same, of a SavedModel.
             DataError, ImageTooLargeError, ResourceError: As in `Segmenter.predict`.
         """
+        calibration = self.calibration
 
         def maps_of(view: np.ndarray) -> list[np.ndarray]:
             prediction = self._predict(view)
@@ -127,12 +128,14 @@ class AugmentedNetwork:
                     "--tta averages probabilities, and this file was exported with --outputs "
                     "labels, without them: export the run again with --outputs probabilities"
                 )
-            uncalibrated = self.calibration.uncalibrated(prediction.probabilities)
-            return [prediction.attention, prediction.difficulty, uncalibrated]
+            uncalibrated = calibration.uncalibrated(prediction.probabilities)
+            attention = calibration.uncalibrated_attention(prediction.attention)
+            return [attention, prediction.difficulty, uncalibrated]
 
         attention, difficulty, uncalibrated = self._averages(image, maps_of)
         labels = uncalibrated.argmax(axis=-1).astype(np.int32)
-        probabilities = self.calibration.calibrated(uncalibrated)
+        attention = calibration.calibrated_attention(attention)
+        probabilities = calibration.calibrated(uncalibrated)
         risk = risk_of(labels, probabilities)
         return Prediction(labels, attention, difficulty, risk, probabilities)
 

@@ -89,6 +89,24 @@ class Calibration:
             scores -= np.log(total) * total / (found / scale).sum(axis=-1, keepdims=True)
         return np.asarray(found / total)
 
+    def calibrated_attention(self, attention: np.ndarray) -> np.ndarray:
+        """Returns calibrated attention, float32 [...], of uncalibrated attention, 0..1."""
+        return _scaled(attention, self.attention_scale, self.attention_bias)
+
+    def uncalibrated_attention(self, attention: np.ndarray) -> np.ndarray:
+        """Returns the attention from which `calibrated_attention` makes this, float32 [...]."""
+        scale, bias = self.attention_scale, self.attention_bias
+        return _scaled(attention, 1 / scale, -bias / scale)
+
+
+def _scaled(probability: np.ndarray, scale: float, bias: float) -> np.ndarray:
+    """Returns sigmoid(scale * logit + bias); 0 and 1 stay."""
+    if (scale, bias) == (1.0, 0.0):
+        return probability
+    with np.errstate(divide="ignore", over="ignore"):
+        logit = np.log(probability) - np.log1p(-probability)
+        return np.asarray(1 / (1 + np.exp(-(np.float32(scale) * logit + np.float32(bias)))))
+
 
 UNCALIBRATED = Calibration()
 """Leaves all maps as the network gives them."""

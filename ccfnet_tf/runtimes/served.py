@@ -3,9 +3,9 @@
     http://HOST:8501/v1/models/ccfnet[/versions/N]     does not need TensorFlow
     grpc://HOST:8500/ccfnet[/N]                        needs tensorflow-serving-api
 
-Images are sent as PNG, which is lossless, to the signature `encoded`; class names and colours come
-from the signature `classes`. Where probabilities are needed, the pixels are also sent to the
-signature `probabilities`. Responses are not trusted but checked.
+Images are sent as PNG, which is lossless, to the signature `encoded`; class names, colours and the
+calibration come from the signature `classes`. Where probabilities are needed, the pixels are also
+sent to the signature `probabilities`. Responses are not trusted but checked.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import http.client
 import io
 import ipaddress
 import json
+import math
 import random
 import re
 import time
@@ -29,7 +30,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ccfnet_tf.errors import ConfigError, DataError, ResourceError
+from ccfnet_tf.errors import ConfigError, DataError, ResourceError, first_line
 from ccfnet_tf.inference.segmenter_protocol import (
     MAPS,
     ImageTooLargeError,
@@ -40,7 +41,8 @@ from ccfnet_tf.inference.segmenter_protocol import (
 )
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.labels import Taxonomy
-from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
+from ccfnet_tf.runs.calibration_file import parse_calibration
 from ccfnet_tf.runtimes.manifest import LEVELS, MAX_REQUEST_PIXELS, PROBABILITIES
 from ccfnet_tf.runtimes.read_tensor_proto import to_array
 
@@ -58,6 +60,8 @@ _VISIBLE = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?")
 _LOOPBACK = re.compile(r"\w+://(localhost|127\.\d+\.\d+\.\d+|\[::1\])[:/]")
 _ROUNDING = 1e-2  # by which a probability may exceed 1
+_SMALLEST_NUMBER = 4  # bytes of a probability: in a message of gRPC, and of "0.0," in JSON
+_TOO_LONG = "message larger than max"  # of gRPC, on this side
 _MAX_MESSAGE = 200  # characters of a server's message that are shown
 
 # Maps status codes to `_RefusalError.kind`.
@@ -113,7 +117,7 @@ class ServedNetwork:
     Attributes:
         taxonomy: The classes, as the server names them.
         at_once: 4 requests in parallel.
-        calibration: `UNCALIBRATED`, as a server does not tell it.
+        calibration: Of its probabilities and maps, as the server tells it.
 
     Raises:
         ConfigError: The address is not valid, tensorflow-serving-api is not installed, or the
@@ -122,18 +126,21 @@ class ServedNetwork:
     """
 
     at_once = 4
-    calibration = UNCALIBRATED
 
     def __init__(self, address: str, *, patience: Patience | None = None) -> None:
         self._address = address
         self._patience = patience or Patience()
         self._transport = _new_transport(address)
         try:
-            self.taxonomy = _taxonomy(self._ask("classes", "ask", 0))
+            told = self._ask("classes", "ask", 0)
+            self.taxonomy = _taxonomy(told)
+            calibration = _calibration(told, len(self.taxonomy.names))
         except DataError as error:
             raise ConfigError(
                 f"{address}: does not serve a network that ccfnet-tf exported: {error}"
             ) from error
+        self._tells_calibration = calibration is not None
+        self.calibration = calibration or UNCALIBRATED
 
     def predict(self, image: np.ndarray, /) -> Maps:
         """Labels every pixel of an image.
@@ -167,19 +174,27 @@ class ServedNetwork:
         Argument and errors as in `predict`.
 
         Raises:
-            ConfigError: The model has no signature `probabilities`.
+            ConfigError: The model has no signature `probabilities`, or does not tell its
+                calibration.
         """
+        shape = (*image.shape[:2], len(self.taxonomy.names))
+        if not self._tells_calibration:
+            raise ConfigError(
+                f"{self._address}: serves a model of an older version, which does not tell its "
+                "calibration, which --tta needs: export the run again"
+            )
+        if _SMALLEST_NUMBER * math.prod(shape) > MAX_RESPONSE:
+            raise _too_long()
         maps = self.predict(image)
         try:
             tensors = self._ask(PROBABILITIES, "images", image)
         except DataError as error:
-            if "signature" not in str(error):
+            if not ("signature" in str(error) and PROBABILITIES in str(error)):
                 raise
             raise ConfigError(
                 f"{self._address}: serves a model without the signature '{PROBABILITIES}', which "
                 "--tta needs: export the run again"
             ) from error
-        shape = (image.shape[0], image.shape[1], len(self.taxonomy.names))
         return with_probabilities(maps, _probabilities(tensors, shape))
 
     def _ask(self, signature: str, name: str, value: Value) -> Tensors:
@@ -308,10 +323,7 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
         parts.append(part)
         size += len(part)
         if size > MAX_RESPONSE:
-            raise DataError(
-                f"the server's response has more than {MAX_RESPONSE} bytes: predict the image in "
-                "tiles (--tile 512), or use the grpc:// address"
-            )
+            raise _too_long()
         if time.monotonic() > deadline:
             raise TimeoutError
     # read1 does not report a connection that ended early.
@@ -375,12 +387,21 @@ class _Grpc:
         try:
             response = self._stub.Predict(request, timeout=seconds)
         except self._error as error:
+            if _TOO_LONG in str(error.details()):
+                raise _too_long() from error
             what = _GRPC_KINDS.get(error.code().name, "broken")
             raise _RefusalError(what, f"{error.code().name}: {error.details()}") from error
         try:
             return {each: to_array(proto)[0] for each, proto in response.outputs.items()}
         except (ValueError, IndexError) as error:
             raise DataError(f"the server's response is not valid ({error})") from error
+
+
+def _too_long() -> DataError:
+    return DataError(
+        f"the server's response has more than {MAX_RESPONSE} bytes: predict the image in tiles "
+        "(--tile 512), or use the grpc:// address, which takes fewer bytes than http://"
+    )
 
 
 def _refuse_large(image: np.ndarray) -> None:
@@ -455,6 +476,16 @@ def _taxonomy(tensors: Tensors) -> Taxonomy:
         raise DataError("it returns colours outside 0..255")
     colours = tuple((int(red), int(green), int(blue)) for red, green, blue in palette)
     return Taxonomy(names, colours)
+
+
+def _calibration(tensors: Tensors, classes: int) -> Calibration | None:
+    """Returns what was fitted; None if the server does not tell it, as one of an older version."""
+    if "calibration" not in tensors:
+        return None
+    try:
+        return parse_calibration(json.loads(_text(tensors["calibration"])), classes)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"it returns no valid calibration ({first_line(error)})") from error
 
 
 def _listed(value: Any) -> Sequence[Any]:

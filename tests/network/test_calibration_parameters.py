@@ -69,3 +69,17 @@ def test_what_calibrates_attention_alone_leaves_probabilities(probabilities: np.
     for calibration in (UNCALIBRATED, Calibration(attention_scale=2.0, blend_threshold=0.1)):
         assert calibration.calibrated(probabilities) is probabilities
         assert calibration.uncalibrated(probabilities) is probabilities
+
+
+def test_attention_is_calibrated_as_in_the_graph_and_given_back() -> None:
+    attention = np.linspace(0, 1, 101).astype(np.float32)
+    calibration = Calibration(attention_scale=3.0, attention_bias=-1.0)
+    found = calibration.calibrated_attention(attention)
+    assert found.dtype == np.float32
+    logit = np.log(attention[1:-1]) - np.log(1 - attention[1:-1])
+    np.testing.assert_allclose(found[1:-1], 1 / (1 + np.exp(-(3 * logit - 1))), rtol=1e-5)
+    np.testing.assert_array_equal(found[[0, -1]], [0, 1])
+    np.testing.assert_allclose(calibration.uncalibrated_attention(found), attention, atol=1e-4)
+    temperature = Calibration((0.5,))
+    assert temperature.calibrated_attention(attention) is attention
+    assert temperature.uncalibrated_attention(attention) is attention

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -24,6 +25,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, ResourceError
 from ccfnet_tf.inference.segmenter_protocol import MAPS, ImageTooLargeError
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runtimes import served as module
 from ccfnet_tf.runtimes.served import Patience, ServedNetwork
 
@@ -38,9 +40,11 @@ def png(plane: np.ndarray) -> bytes:
     return bytes(cv2.imencode(".png", plane)[1])
 
 
+FITTED = Calibration((0.5, 2.0, 1.0), (0.0, 1.0, -1.0), 2.0, 0.5, 0.1)
 CLASSES: dict[str, Any] = {
     "names": ["sky", "sea", "grüße"],
     "palette": [[1, 2, 3], [4, 5, 6], [255, 0, 9]],
+    "calibration": json.dumps(asdict(FITTED)),
 }
 GOOD: dict[str, Any] = {
     "labels_png_bytes": png(LABELS),
@@ -130,6 +134,7 @@ def test_an_answer_is_maps_of_the_picture() -> None:
         found = network.predict(IMAGE)
     assert network.taxonomy.names == ("sky", "sea", "grüße")
     assert network.taxonomy.palette[2] == (255, 0, 9)
+    assert network.calibration == FITTED
     np.testing.assert_array_equal(found.labels, LABELS)
     assert found.labels.dtype == np.int32
     for name, plane in MAPS_SENT.items():
@@ -143,6 +148,16 @@ def test_a_model_of_an_older_export_is_named() -> None:
         network = ServedNetwork(address, patience=HASTY)
         with pytest.raises(ConfigError, match=r"an older version.*: export the run again$"):
             network.predict(IMAGE)
+
+
+def test_a_model_that_does_not_tell_its_calibration_is_refused_for_probabilities_only() -> None:
+    older = {name: value for name, value in CLASSES.items() if name != "calibration"}
+    with playing([says(row(older)), good]) as address:
+        network = ServedNetwork(address, patience=HASTY)
+        assert network.calibration == UNCALIBRATED
+        with pytest.raises(ConfigError, match=r"does not tell its calibration.*: export the run"):
+            network.predict_with_probabilities(IMAGE)
+        np.testing.assert_array_equal(network.predict(IMAGE).labels, LABELS)
 
 
 def test_labels_of_many_classes_have_16_bits() -> None:
@@ -284,6 +299,28 @@ def test_an_answer_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> N
             network.predict(IMAGE)
 
 
+@pytest.mark.parametrize("face", ["rest", "grpc"])
+def test_probabilities_that_cannot_fit_are_not_requested(
+    face: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script: list[Any] = [classes] if face == "rest" else [response(CLASSES)]
+    with (playing if face == "rest" else playing_grpc)(script) as address:
+        network = ServedNetwork(address, patience=HASTY)
+        monkeypatch.setattr(module, "MAX_RESPONSE", 4 * IMAGE.size - 1)
+        with pytest.raises(DataError, match=r"more than 647 bytes: .*--tile 512"):
+            network.predict_with_probabilities(IMAGE)
+    assert not script
+
+
+def test_a_message_of_grpc_that_is_too_long_names_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_RESPONSE", 700)
+    long = response({**GOOD, "labels_png_bytes": bytes(1000)})
+    with playing_grpc([response(CLASSES), long]) as address:
+        network = ServedNetwork(address, patience=HASTY)
+        with pytest.raises(DataError, match=r"more than 700 bytes: .*--tile 512"):
+            network.predict(IMAGE)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -294,6 +331,12 @@ def test_an_answer_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> N
         {"names": ["a"], "palette": [[0, 0]]},
         {"names": ["a"], "palette": "red"},
         {"names": ["a"], "palette": [[0.5, 0, 0]]},
+        {**CLASSES, "calibration": "no JSON"},
+        {**CLASSES, "calibration": "[]"},
+        {**CLASSES, "calibration": "[" * 100_000},
+        {**CLASSES, "calibration": 3},
+        {**CLASSES, "calibration": json.dumps(asdict(Calibration((-1.0,))))},
+        {**CLASSES, "calibration": json.dumps(asdict(Calibration((1.0, 2.0))))},
     ],
 )
 def test_another_server_is_no_network(answer: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -32,16 +33,20 @@ from tensorflow_serving.apis import (
 from ccfnet_tf.cli.main import main
 from ccfnet_tf.errors import EXIT_DONE, ConfigError, DataError, RunError
 from ccfnet_tf.exporters.saved_model import writer as saved_model
+from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.segmenter_protocol import MAPS, ImageTooLargeError, Prediction
-from ccfnet_tf.inference.test_time import Augmentation, AugmentedNetwork
+from ccfnet_tf.inference.test_time import Augmentation, AugmentedCascade, AugmentedNetwork
 from ccfnet_tf.inference.wrap_segmenter import Wrapping, wrap
+from ccfnet_tf.network.calibration_parameters import Calibration
 from ccfnet_tf.runtimes import served
+from ccfnet_tf.runtimes.manifest import write_manifest
 from ccfnet_tf.runtimes.open_segmenter import find_source
 from ccfnet_tf.runtimes.served import ServedNetwork
 from ccfnet_tf.serving import grpc_server, rest_json, rest_server
 from ccfnet_tf.serving.model import Model
 from ccfnet_tf.serving.rest_server import MAX_BODY
 from ccfnet_tf.serving.server import DevelopmentServer
+from tests.serving.conftest import manifest
 from tests.serving.served import NAMES, TAXONOMY, Exported, Process, picture, png, same
 
 Answer = tuple[int, dict[str, Any]]
@@ -93,6 +98,42 @@ def test_views_are_averaged_as_locally(
     for name, step in (("probabilities", 0), ("risk", 0), ("attention", 1), ("difficulty", 1)):
         values, exact = getattr(found, name), getattr(local, name)
         np.testing.assert_allclose(values, exact, atol=step * 0.5 / 255 + 1e-4, err_msg=name)
+
+
+CALIBRATIONS = {
+    "temperature": Calibration((0.3,), attention_scale=2.0, attention_bias=0.5),
+    "vector": Calibration((0.5, 2.0, 1.0), (3.0, 0.0, -1.0)),
+}
+
+
+@pytest.mark.parametrize("face", ["rest", "grpc"])
+@pytest.mark.parametrize("name", CALIBRATIONS)
+def test_a_server_tells_its_calibration_so_that_averages_have_the_labels_of_the_run(
+    toy: Callable[..., Any], tmp_path: Path, face: str, name: str
+) -> None:
+    keras.utils.set_random_seed(0)
+    model, calibration = toy(len(NAMES)), CALIBRATIONS[name]
+    kernel = model.get_layer("backbone").get_layer("body").kernel
+    kernel.assign(kernel / 25.0)  # logits in units
+    version = tmp_path / "ccfnet" / "1"
+    saved_model.write_saved_model(model, TAXONOMY, version, calibration)
+    write_manifest(version, manifest(version))
+    views, image = Augmentation((0.75, 1.0, 1.5), flip=True), picture(80, 66)
+    run = KerasNetwork(model, taxonomy=TAXONOMY, calibration=calibration)
+    with DevelopmentServer(version.parent, host="127.0.0.1", rest_port=0, grpc_port=0) as made:
+        network = ServedNetwork(getattr(made, face))
+        assert network.calibration == calibration
+        plain = network.predict(image)
+        one_view = AugmentedNetwork(network, Augmentation()).predict(image)
+        found = AugmentedNetwork(network, views).predict(image)
+    np.testing.assert_array_equal(one_view.labels, plain.labels)
+    expected = AugmentedCascade(run, views).predict(image)
+    assert len(np.unique(expected.labels)) == len(NAMES)
+    ordered = np.sort(calibration.uncalibrated(expected.probabilities), axis=-1)
+    certain = ordered[..., -1] - ordered[..., -2] > 1e-4
+    assert isinstance(found, Prediction)
+    np.testing.assert_array_equal(found.labels[certain], expected.labels[certain])
+    np.testing.assert_allclose(found.risk, expected.risk, atol=1e-3)
 
 
 @pytest.mark.parametrize("face", ["rest", "grpc"])
@@ -182,6 +223,7 @@ def test_encoded_answers_mixed_sizes(server: DevelopmentServer) -> None:
         assert values == [row[name] for row in rows["predictions"]]
     _, tree = predict(server, signature_name="classes", instances=[7])
     assert tree["predictions"][0]["names"] == list(NAMES)
+    assert json.loads(tree["predictions"][0]["calibration"])["scale"] == [1.0]
 
 
 PIXEL = [[[[0, 0, 0]]]]

@@ -3,7 +3,8 @@
 `serving_default`  images uint8 [B, H, W, 3]  ->  labels, attention, difficulty, risk [B, H, W]
 `encoded`          image_bytes string [B]     ->  the same four as PNG, string [B] each
 `probabilities`    images uint8 [B, H, W, 3]  ->  probabilities float32 [B, H, W, C]
-`classes`          ask int32 [B], any value   ->  names string [B, C], palette uint8 [B, C, 3]
+`classes`          ask int32 [B], any value   ->  names string [B, C], palette uint8 [B, C, 3],
+                                                  calibration string [B]
 
 A probability p of the three maps is stored as round(255 p); see `network.labels_and_maps.maps`.
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ OUTPUTS = {
     "*_png_bytes": "labels and the three maps as PNG, string [B]",
     "names": "class names, string [B, C]",
     "palette": "uint8 [B, C, 3]",
+    "calibration": "of probabilities and maps, which contain it: JSON, string [B]",
 }
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -99,7 +102,7 @@ def write_saved_model(
         autograph=False,
     )
     module.classes = tf.function(
-        lambda ask: _classes(taxonomy, ask),
+        lambda ask: _classes(taxonomy, calibration, ask),
         input_signature=[tf.TensorSpec([None], tf.int32, name="ask")],
         autograph=False,
     )
@@ -123,14 +126,15 @@ def _write_assets(taxonomy: Taxonomy, folder: Path) -> list[Path]:
     return [names, palette]
 
 
-def _classes(taxonomy: Taxonomy, ask: tf.Tensor) -> Tensors:
-    """Returns names and colours, repeated for every item of the request."""
+def _classes(taxonomy: Taxonomy, calibration: Calibration, ask: tf.Tensor) -> Tensors:
+    """Returns names, colours and calibration, repeated for every item of the request."""
     names = tf.constant([name.encode("utf-8") for name in taxonomy.names])
     palette = tf.constant(taxonomy.palette, tf.uint8)
     rows = tf.zeros_like(ask)
     return {
         "names": tf.gather(names[tf.newaxis], rows),
         "palette": tf.gather(palette[tf.newaxis], rows),
+        "calibration": tf.gather(tf.constant([json.dumps(asdict(calibration))]), rows),
     }
 
 
