@@ -5,19 +5,13 @@ Whatever is finished is kept, so the same command continues after an interruptio
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from ccfnet_tf.config import RunConfig
-from ccfnet_tf.errors import RunError
-from ccfnet_tf.evaluation.read_image_table import IMAGES_NPZ
-from ccfnet_tf.evaluation.shard_files import weights_digest
 from ccfnet_tf.io.atomic_file import refuse_links
-from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
-from ccfnet_tf.report.read_evaluation_json import EVALUATION
+from ccfnet_tf.report.is_evaluated import is_evaluated
 from ccfnet_tf.reproduce.plan import (
     MAY_CHANGE,
     Plan,
@@ -29,7 +23,7 @@ from ccfnet_tf.reproduce.plan import (
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_command import run_command
-from ccfnet_tf.runs.run_folder import CHECKPOINTS, read_run
+from ccfnet_tf.runs.run_folder import CHECKPOINTS
 
 RESUME = "the same command"
 
@@ -44,22 +38,7 @@ def is_trained(run: Path, epochs: int) -> bool:
 
 def is_scored(run: Path, plan: Plan, recipe: str) -> bool:
     """Returns whether a trained run has an evaluation of its checkpoint on the study's split."""
-    if not (run / IMAGES_NPZ).is_file():
-        return False
-    try:
-        info = read_run(run)
-        calibration = info.calibration()
-        weights = weights_digest(info, calibration)
-    except RunError:  # no checkpoint, or a calibration of another one
-        return False
-    if _calibrates(plan, recipe) and calibration is UNCALIBRATED:
-        return False
-    try:
-        tree: Any = json.loads((run / EVALUATION).read_text(encoding="utf-8"))
-        same = (tree["split"], tree["weights"]) == (plan.split, weights)
-        return same and not tree.get("wrapping")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return False  # missing or damaged: it is evaluated again
+    return is_evaluated(run, plan.split, calibrated=_calibrates(plan, recipe))
 
 
 def is_finished(plan: Plan, run: PlannedRun, folder: Path) -> bool:

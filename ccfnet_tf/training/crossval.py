@@ -29,6 +29,7 @@ from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.io.new_folder import refuse_file
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.report.evaluation_tables import percent
+from ccfnet_tf.report.is_evaluated import is_evaluated
 from ccfnet_tf.runs.absolute_paths import resolved_paths
 from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_command import run_command
@@ -82,10 +83,11 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
     for fold in range(folds):
         run = out / f"fold_{fold}"
         refuse_links(out, run)
-        if not _finished(run, config.train.epochs):
+        calibrated = bool(read_parts(replace(config.data, fold=fold), config.seed).val)
+        if not _finished(run, config.train.epochs, calibrated=calibrated):
             console.print(f"fold {fold}: {run}")
             _fit(out / CROSSVAL_CONFIG, fold, run)
-            if read_parts(replace(config.data, fold=fold), config.seed).val:
+            if calibrated:
                 _call(["calibrate", str(run)], fold)
             _call(["evaluate", str(run)], fold)
         _refuse_other_data(samples, run)
@@ -185,20 +187,18 @@ def _refuse_other_data(samples: dict[str, Row], run: Path) -> None:
     samples |= own
 
 
-def _finished(run: Path, epochs: int) -> bool:
-    """Returns whether a fold was trained completely, and evaluated on the test split after that."""
-    evaluation, last = run / "evaluation.json", run / CHECKPOINTS / "last.npz"
+def _finished(run: Path, epochs: int, *, calibrated: bool) -> bool:
+    """Returns whether a fold was trained completely, calibrated, and then evaluated."""
     # metrics.csv has the row of an epoch before its checkpoint is saved.
-    if not evaluation.is_file() or read_epoch(last) < epochs:
+    if read_epoch(run / CHECKPOINTS / "last.npz") < epochs:
         return False
-    if evaluation.stat().st_mtime_ns < last.stat().st_mtime_ns:
+    if not is_evaluated(run, "test", calibrated=calibrated):
         return False
     try:
         figures = _figures(run)
-        split = json.loads(evaluation.read_text(encoding="utf-8"))["split"]
     except _DAMAGE:  # evaluated again
         return False
-    return split == "test" and all(
+    return all(
         value is None or (type(value) in (float, int) and 0 <= value <= 1)
         for value in figures.values()
     )

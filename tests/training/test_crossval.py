@@ -19,7 +19,13 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_yaml
 from ccfnet_tf.errors import ConfigError, DataError, RunError
+from ccfnet_tf.evaluation.shard_files import weights_digest
+from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runs.absolute_paths import resolved_paths
+from ccfnet_tf.runs.calibration_file import calibration_text
+from ccfnet_tf.runs.run_folder import read_run
+from ccfnet_tf.runs.write_run_files import write_classes
 from ccfnet_tf.training.crossval import _claim, _finished, crossval
 from ccfnet_tf.training.data_digest import Row, write_digest
 from tests.epoch_states import write_state
@@ -58,8 +64,10 @@ def finished(out: Path, fold: int, accuracy: float, *, split: str = "test") -> P
     """Writes the files that `fit` and `evaluate` write in a run of one epoch."""
     run = out / f"fold_{fold}"
     (run / "checkpoints").mkdir(parents=True)
-    write_state(run / "checkpoints" / "last.npz", 1)
-    (run / "config.yaml").write_text("data: {}\n")
+    for name in ("best", "last"):
+        write_state(run / "checkpoints" / f"{name}.npz", 1)
+    (run / "config.yaml").write_text("data: {root: set}\n")
+    write_classes(run, Taxonomy(("a", "b"), ((0, 0, 0), (255, 255, 255))))
     (run / "metrics.csv").write_text("epoch\n1\n")
     # As older versions wrote it: `mean_iou` was over the classes of the predictions too.
     figures = {"pixel_accuracy": accuracy, "class_accuracy": 0.5}
@@ -67,7 +75,9 @@ def finished(out: Path, fold: int, accuracy: float, *, split: str = "test") -> P
     heads = dict.fromkeys(("coarse", "refine"), figures)
     heads["fine"] = figures | {"mean_iou_present": None}
     scores = {"coarse": {"difficulty": {"auroc": 0.75}}}
-    tree = heads | {"scores": scores, "split": split}
+    weights = weights_digest(read_run(run), UNCALIBRATED)
+    tree = heads | {"scores": scores, "split": split, "weights": weights}
+    (run / "images.npz").touch()
     (run / "evaluation.json").write_text(json.dumps(tree))
     return run
 
@@ -103,8 +113,21 @@ def test_mean_and_deviation_of_finished_folds(plain: Path, tmp_path: Path) -> No
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def stale(run: Path) -> None:
-    os.utime(run / "evaluation.json", ns=(0, 0))
+def other_weights(run: Path) -> None:
+    write_state(run / "checkpoints" / "best.npz", 1, variable=1.0)
+
+
+def calibrated_since(run: Path) -> None:
+    text = calibration_text(run / "checkpoints" / "best.npz", Calibration((2.0,)), {})
+    (run / "calibration.json").write_text(text)
+
+
+def calibrated_by_an_older_version(run: Path) -> None:
+    calibrated_since(run)
+    tree = json.loads((run / "calibration.json").read_text())
+    del tree["kernels"]
+    (run / "calibration.json").write_text(json.dumps(tree))
+    (run / "config.yaml").write_text("data: {root: set}\ntrain: {precision: bfloat16}\n")
 
 
 def other_part(run: Path) -> None:
@@ -117,7 +140,16 @@ def half_trained(run: Path) -> None:
     write_state(run / "checkpoints" / "last.npz", 0)
 
 
-@pytest.mark.parametrize("change", [stale, other_part, half_trained])
+@pytest.mark.parametrize(
+    "change",
+    [
+        other_weights,
+        calibrated_since,
+        calibrated_by_an_older_version,
+        other_part,
+        half_trained,
+    ],
+)
 def test_a_fold_with_outdated_files_is_not_finished(
     plain: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
@@ -133,9 +165,13 @@ def test_a_fold_with_outdated_files_is_not_finished(
 @pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"split": "test"}', "[" * 100_000])
 def test_a_damaged_evaluation_is_repeated(tmp_path: Path, text: str) -> None:
     run = finished(tmp_path, 0, 0.8)
-    assert _finished(run, 1)
+    assert _finished(run, 1, calibrated=False)
     (run / "evaluation.json").write_text(text)
-    assert not _finished(run, 1)
+    assert not _finished(run, 1, calibrated=False)
+
+
+def test_a_fold_with_a_validation_split_is_calibrated(tmp_path: Path) -> None:
+    assert not _finished(finished(tmp_path, 0, 0.8), 1, calibrated=True)
 
 
 def test_an_evaluation_of_an_older_version_is_repeated(tmp_path: Path) -> None:
@@ -144,7 +180,7 @@ def test_an_evaluation_of_an_older_version_is_repeated(tmp_path: Path) -> None:
     del tree["scores"]
     tree["difficulty"] = {"auroc": 0.75}  # that of attention
     (run / "evaluation.json").write_text(json.dumps(tree))
-    assert not _finished(run, 1)
+    assert not _finished(run, 1, calibrated=False)
 
 
 @pytest.mark.parametrize("value", ["../../x", float("nan"), 1e300, 10**400, -1, [0.5], True])
@@ -156,7 +192,7 @@ def test_an_evaluation_with_invalid_metrics_is_repeated(
     tree = json.loads((run / "evaluation.json").read_text())
     (tree if key == "fine" else tree["coarse"])[key] = value
     (run / "evaluation.json").write_text(json.dumps(tree))
-    assert not _finished(run, 1)
+    assert not _finished(run, 1, calibrated=False)
 
 
 def _resumed(out: Path, settings: RunConfig, console: Console) -> dict:  # type: ignore[type-arg]
