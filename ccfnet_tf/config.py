@@ -31,8 +31,8 @@ FineInput = Literal["pyramid", "pyramid_and_detail", "pyramid_and_stride4"]
 Gate = Literal["attention", "affine"]
 Blend = Literal["soft", "hard"]
 
-SCALES = (0.5, 1.0)
-"""Values of `model.coarse_scale` and `model.attention_scale`."""
+COARSE_SCALES = (0.5, 1.0, 1.5)
+"""Values of `model.coarse_scale`."""
 
 IMAGENET, NO_WEIGHTS = NAMED_WEIGHTS = ("imagenet", "none")
 """Values of `model.backbone_weights` that are not paths."""
@@ -87,7 +87,7 @@ class DataConfig:
         scenes: Number of scenes to draw for training (scenes format).
         scene_size: Height and width of a scene in pixels (scenes format).
         crop: Height and width of a training crop in pixels; sizes 8n+1 need no padding, and 16n+1
-            if `model.coarse_scale` is 0.5.
+            if `model.coarse_scale` is not 1.
         scale: Smallest and largest scale factor of a training image.
         rotate: Largest rotation of a training image in degrees, in either direction.
         flip: Flip half of the training images horizontally.
@@ -173,9 +173,11 @@ class ModelConfig:
             computed everywhere, so a hard blend saves no time.
         blend_threshold: P(coarse is wrong) above which a hard blend uses fine, until `calibrate`
             chooses it on the validation split.
-        coarse_scale: 1 (the paper), or 0.5: coarse reads the image at half size, through the same
-            backbone; the fine head still reads it at full size. Needs `train.batch_norm` frozen.
-        attention_scale: 1 (the paper), or 0.5: attention reads the image at half size too.
+        coarse_scale: 1 (the paper), or 0.5 or 1.5: coarse reads the image at half or one and a
+            half times its size, through the same backbone; the fine head still reads it at full
+            size. Needs `train.batch_norm` frozen.
+        attention_scale: 1 (the paper), or 0.5: attention reads the image at half size, as coarse
+            then does.
         batch_norm_momentum: Momentum of the moving averages of batch normalization; a lower value
             adapts faster.
         init_from: Run folder to fine-tune from; heads for another number of classes are
@@ -220,13 +222,14 @@ def check_cascade(
     Raises:
         ConfigError: A value is outside its range, or two keys contradict each other.
     """
-    for key, scale in (("coarse", coarse_scale), ("attention", attention_scale)):
-        if scale not in SCALES:
-            raise ConfigError(f"model.{key}_scale is {scale}: it must be 1 or 0.5")
-    if attention_scale < coarse_scale:
+    if coarse_scale not in COARSE_SCALES:
+        raise ConfigError(f"model.coarse_scale is {coarse_scale}: it must be 0.5, 1 or 1.5")
+    if attention_scale not in (0.5, 1.0):
+        raise ConfigError(f"model.attention_scale is {attention_scale}: it must be 1 or 0.5")
+    if attention_scale < min(coarse_scale, 1.0):
         raise ConfigError(
-            "model.attention_scale is 0.5 but model.coarse_scale is 1: attention can read the "
-            "image at half size only if coarse does; set model.coarse_scale to 0.5 too"
+            f"model.attention_scale is 0.5 but model.coarse_scale is {coarse_scale:g}: attention "
+            "can read the image at half size only if coarse does; set model.coarse_scale to 0.5 too"
         )
     _between("model.blend_threshold", threshold, 0.001, 0.999)
     if gate == "affine" and blend == "hard":
@@ -433,8 +436,8 @@ class RunConfig:
         model, train = self.model, self.train
         if model.coarse_scale != 1 and train.batch_norm != "frozen":
             raise ConfigError(
-                "model.coarse_scale is 0.5: one backbone would collect the batch norm statistics "
-                "of two image sizes; set train.batch_norm to frozen"
+                f"model.coarse_scale is {model.coarse_scale:g}: one backbone would collect the "
+                "batch norm statistics of two image sizes; set train.batch_norm to frozen"
             )
         if model.blend == "hard" and not train.attention_loss_weight:
             raise ConfigError(

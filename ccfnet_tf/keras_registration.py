@@ -20,7 +20,9 @@ _LAYERS = "ccfnet_tf.network.fast_layers"
 MODULES = {
     "CCFNet": "ccfnet_tf.network.model",
     **dict.fromkeys(["BatchNorm", "Conv", "DepthwiseConv", "Dropout"], _LAYERS),
-    **dict.fromkeys(["HalfSize", "Normalise", "PadToGrid", "ResizeLike", "ToImage"], _GEOMETRY),
+    **dict.fromkeys(
+        ["Enlarge", "HalfSize", "Normalise", "PadToGrid", "ResizeLike", "ToImage"], _GEOMETRY
+    ),
     **dict.fromkeys(["AddConfidence", "Blend", "Entropy", "Judgement", "LogSoftmax"], _HEADS),
     **dict.fromkeys(["AffineGate", "HardGate", "PyramidPooling"], _HEADS),
     "PolyDecay": "ccfnet_tf.training.optimizer",

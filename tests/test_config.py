@@ -123,6 +123,7 @@ def test_an_unknown_preset_lists_the_known_ones() -> None:
             {},
             r"model.coarse_scale is 0.5: .* set train.batch_norm to frozen",
         ),
+        ({"coarse_scale": 1.5}, {}, r"model.coarse_scale is 1.5: .* set train.batch_norm to"),
         ({"blend": "hard"}, {"attention_loss_weight": 0.0}, "model.blend is hard: .* attention"),
         ({"gate": "affine"}, {"refine_loss_weight": 0.0}, "model.gate is affine: .* refine"),
         (

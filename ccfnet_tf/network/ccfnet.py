@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import keras
 from keras import KerasTensor
@@ -15,8 +15,9 @@ from ccfnet_tf.network import heads
 from ccfnet_tf.network.backbones import LayerOptions, build_backbone, find_backbone
 from ccfnet_tf.network.model import FINE_LAYER, GATE, CCFNet
 from ccfnet_tf.network.normalise_pad_resize import (
-    HALF_STRIDE,
+    GRID_OF_TWO_SIZES,
     STRIDE,
+    Enlarge,
     HalfSize,
     Normalise,
     PadToGrid,
@@ -25,6 +26,12 @@ from ccfnet_tf.network.normalise_pad_resize import (
 )
 
 _DETAIL_STRIDE = 4
+_OTHER_SIZES: dict[float, tuple[Any, str]] = {
+    0.5: (HalfSize, "half_size"),
+    1.5: (Enlarge, "enlarge"),
+}
+_DISTANCES = {0.5: (2 * STRIDE, 1), 1.0: (STRIDE, 1), 1.5: (2 * STRIDE, 3)}
+"""Arguments of `ToImage` for features at stride 8 of the image at each size."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +42,18 @@ class _Maps:
         images: [B, H, W, 3].
         detail: Features at stride 4.
         features: Features at stride 8.
-        half: Features of the image at half size, which are at stride 16; None if the network reads
-            the image at full size only.
+        other: Features of the image at another size, at stride 8 of that size; None if the network
+            reads the image at full size only.
     """
 
     images: KerasTensor
     detail: KerasTensor
     features: KerasTensor
-    half: KerasTensor | None = None
+    other: KerasTensor | None = None
 
-    def at(self, scale: float) -> tuple[KerasTensor, int]:
-        """Returns the features of the image at a scale of 1 or 0.5, and their stride."""
-        return (self.features, STRIDE) if scale == 1 else (self.half, HALF_STRIDE)
+    def at(self, scale: float) -> KerasTensor:
+        """Returns the features of the image at a scale: 1, or that of the other size."""
+        return self.features if scale == 1 else self.other
 
 
 def build_ccfnet(
@@ -92,10 +99,10 @@ def build_ccfnet(
         blend: `soft` adds both predictions, weighted by the gate; `hard` uses fine where attention
             is above `blend_threshold`, and coarse elsewhere.
         blend_threshold: P(coarse is wrong) above which a hard blend uses fine.
-        coarse_scale: 1 (the paper), or 0.5: coarse reads the image at half size, through the same
-            backbone weights.
+        coarse_scale: 1 (the paper), or 0.5 or 1.5: coarse reads the image at half or one and a
+            half times its size, through the same backbone weights.
         attention_scale: 1 (the paper), or 0.5: attention reads the features of the image at half
-            size too, so that it is known before anything is computed at full size.
+            size, as coarse then does, so that it is known before anything is computed at full size.
         batch_norm_momentum: Momentum of all batch norm statistics.
         synchronized: Compute batch norm statistics over all replicas of a distribution strategy.
         precision: Compute type of the hidden layers. Logits and all later values are float32.
@@ -138,11 +145,10 @@ def build_ccfnet(
         dropout=dropout,
         layers=LayerOptions(policy, batch_norm_momentum, synchronized),
     )
-    maps = _extract(backbone, backbone_weights, style.layers, half=coarse_scale != 1)
+    maps = _extract(backbone, backbone_weights, style.layers, coarse_scale)
 
-    features, stride = maps.at(coarse_scale)
-    coarse_small = heads.head(features, num_classes, "coarse", style)
-    coarse = _to_image(coarse_small, maps, "coarse_logits", stride)
+    coarse_small = heads.head(maps.at(coarse_scale), num_classes, "coarse", style)
+    coarse = _to_image(coarse_small, maps, "coarse_logits", *_DISTANCES[coarse_scale])
     probabilities = None
     if attention_input == "features_and_coarse" or fine_input == "pyramid_and_detail":
         probabilities = heads.Judgement(dtype="float32", name="coarse_probabilities")(coarse_small)
@@ -180,17 +186,17 @@ def _attention(
 
     Without the probabilities of coarse, attention sees the features alone.
     """
-    features, stride = maps.at(scale)
+    features, distance = maps.at(scale), _DISTANCES[scale]
     if probabilities is None:
         attention = heads.head(features, 2, "attention", style)
-        return _to_image(attention, maps, "attention_logits", stride)
-    if maps.half is not None and scale == 1:
+        return _to_image(attention, maps, "attention_logits", *distance)
+    if maps.other is not None and scale == 1:
         probabilities = ResizeLike(dtype="float32", name="attention_coarse")(
             [probabilities, features]
         )
     attention_features = heads.judged(features, probabilities, style)
     attention = heads.head(attention_features, 2, "attention", style)
-    attention = _to_image(attention, maps, "attention_upsampled", stride)
+    attention = _to_image(attention, maps, "attention_upsampled", *distance)
     return heads.AddConfidence(dtype="float32", name="attention_logits")([attention, coarse])
 
 
@@ -205,7 +211,7 @@ def _fine(
     """Returns the logits of the fine branch, [B, H, W, C], with stride-4 features or without."""
     context, stride = heads.pyramid(maps.features, style), STRIDE
     if detail:
-        if maps.half is not None and probabilities is not None:
+        if maps.other is not None and probabilities is not None:
             probabilities = ResizeLike(dtype="float32", name="fine_coarse")(
                 [probabilities, maps.features]
             )
@@ -215,21 +221,27 @@ def _fine(
     return _to_image(fine, maps, FINE_LAYER, stride)
 
 
-def _extract(name: str, weights: str | Path | None, options: LayerOptions, *, half: bool) -> _Maps:
+def _extract(
+    name: str, weights: str | Path | None, options: LayerOptions, coarse_scale: float
+) -> _Maps:
     images = keras.Input((None, None, 3), dtype="float32", name="images")
     form = find_backbone(name).normalisation
     x = Normalise(form, dtype="float32", name="normalise")(images)
-    x = PadToGrid(HALF_STRIDE if half else STRIDE, dtype="float32", name="pad_to_grid")(x)
+    grid = STRIDE if coarse_scale == 1 else GRID_OF_TWO_SIZES
+    x = PadToGrid(grid, dtype="float32", name="pad_to_grid")(x)
     backbone = build_backbone(name, weights, options)
     detail, features = backbone(x)
-    if not half:
+    if coarse_scale == 1:
         return _Maps(images, detail, features)
-    _, of_half = backbone(HalfSize(dtype="float32", name="half_size")(x))
-    return _Maps(images, detail, features, of_half)
+    layer, layer_name = _OTHER_SIZES[coarse_scale]
+    _, other = backbone(layer(dtype="float32", name=layer_name)(x))
+    return _Maps(images, detail, features, other)
 
 
-def _to_image(logits: KerasTensor, maps: _Maps, name: str, stride: int = STRIDE) -> KerasTensor:
-    return ToImage(stride, dtype="float32", name=name)([logits, maps.images])
+def _to_image(
+    logits: KerasTensor, maps: _Maps, name: str, stride: int = STRIDE, per: int = 1
+) -> KerasTensor:
+    return ToImage(stride, per, dtype="float32", name=name)([logits, maps.images])
 
 
 def _check_count(key: str, value: int, minimum: int) -> None:

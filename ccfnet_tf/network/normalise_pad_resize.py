@@ -1,10 +1,10 @@
 """Layers that keep every output of the network aligned with the input image.
 
 Feature k of a backbone at stride s is centred on pixel s*k (measured as the centre of mass of the
-gradient). An image is therefore padded at the bottom and right to 8n+1 pixels (16n+1 if it is also
-read at half size), which gives n+1 (2n+1) features. The outputs are resized from n+1 to 8n+1 with
-aligned corners and then cropped. A half-pixel resize, the default of TensorFlow and Keras, would
-place feature k at 8k+3.5.
+gradient). An image is therefore padded at the bottom and right to 8n+1 pixels (16n+1 if coarse
+reads it at another size), which gives n+1 (2n+1) features. The outputs are resized from n+1 to
+8n+1 with aligned corners and then cropped. A half-pixel resize, the default of TensorFlow and
+Keras, would place feature k at 8k+3.5.
 
 Legend: B images, H x W pixels, h x w features, C channels.
 """
@@ -19,8 +19,9 @@ import tensorflow as tf
 from ccfnet_tf.errors import DataError
 
 STRIDE = 8
-HALF_STRIDE = 16
-"""Distance in pixels between the features of the image at half size."""
+GRID_OF_TWO_SIZES = 16
+"""Sides become this multiple plus 1 if coarse reads the image at another size: half of 16n+1 pixels
+is 8n+1, one and a half times is 24n+1."""
 
 MINIMUM_SIZE = 32
 
@@ -111,7 +112,7 @@ class PadToGrid(keras.layers.Layer):
     them first (`at_least_minimum`).
 
     Attributes:
-        stride: Sides become `stride` * n + 1; 16 if the image is also read at half size.
+        stride: Sides become `stride` * n + 1; 16 if coarse reads the image at another size.
     """
 
     def __init__(self, stride: int = STRIDE, **options: Any) -> None:
@@ -169,25 +170,45 @@ class HalfSize(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("ccfnet")
+class Enlarge(keras.layers.Layer):
+    """Enlarges [B, 2n+1, 2m+1, C] bilinearly to float32 [B, 3n+1, 3m+1, C] with aligned corners.
+
+    Pixel 3k of the result is pixel 2k.
+    """
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the images at one and a half times their size."""
+        height, width = size_of(images)
+        return resize_aligned(images, 3 * (height - 1) // 2 + 1, 3 * (width - 1) // 2 + 1)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        """Returns the output shape of `call`."""
+        batch, height, width, channels = shape
+        sides = (None if side is None else 3 * (side - 1) // 2 + 1 for side in (height, width))
+        return (batch, *sides, channels)
+
+
+@keras.saving.register_keras_serializable("ccfnet")
 class ToImage(keras.layers.Layer):
     """Upsamples logits [B, h, w, C] to the size of the images [B, H, W, 3]: float32 [B, H, W, C].
 
     Attributes:
         stride: Distance in pixels between features; feature k is placed on pixel `stride` * k.
+        per: With `per` features in `stride` pixels, feature k is placed on `stride` * k / `per`.
     """
 
-    def __init__(self, stride: int, **options: Any) -> None:
+    def __init__(self, stride: int, per: int = 1, **options: Any) -> None:
         super().__init__(**options)
         self.stride = stride
+        self.per = per
 
     def call(self, logits_and_images: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Returns the upsampled and cropped logits."""
         logits, images = logits_and_images
         rows, columns = size_of(logits)
         height, width = size_of(images)
-        logits = resize_aligned(
-            logits, (rows - 1) * self.stride + 1, (columns - 1) * self.stride + 1
-        )
+        sides = ((side - 1) * self.stride // self.per + 1 for side in (rows, columns))
+        logits = resize_aligned(logits, *sides)
         return logits[:, :height, :width]
 
     def compute_output_shape(self, shapes: list[Shape]) -> Shape:
@@ -197,7 +218,7 @@ class ToImage(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "stride": self.stride}
+        return {**super().get_config(), "stride": self.stride, "per": self.per}
 
 
 @keras.saving.register_keras_serializable("ccfnet")

@@ -25,6 +25,8 @@ class Recipe:
         equal_work: Choose `model.head_channels` so that backbone and fine head alone take as many
             multiply-adds as the complete cascade.
         without_coarse: Nothing of coarse, which is not trained, reaches the fine head.
+        at_least_full_size: Coarse reads the image at full size if that of the cascade reads it at
+            half size, which saves work only where another head sees it at full size.
     """
 
     name: str
@@ -33,12 +35,15 @@ class Recipe:
     head: Head = "refine"
     equal_work: bool = False
     without_coarse: bool = False
+    at_least_full_size: bool = False
 
     def applied(self, base: RunConfig) -> RunConfig:
         """Returns the configuration of the recipe; `equal_work` is up to the caller."""
         keys = {**self.keys, "train.best_by": self.head}
         if self.without_coarse and base.model.fine_input == "pyramid_and_detail":
             keys["model.fine_input"] = "pyramid_and_stride4"
+        if self.at_least_full_size and base.model.coarse_scale < 1:
+            keys |= _ONE_SCALE
         return with_keys(base, keys)
 
 
@@ -70,16 +75,16 @@ def _alone(head: str) -> dict[str, Any]:
     }
 
 
-_COARSE_ALONE = {**_alone("coarse"), **_ONE_SCALE}
 _FINE_ALONE = {**_alone("fine"), **_ONE_SCALE}
-"""At one scale: half size saves work only where another head sees the image at full size."""
 
 
 CASCADE = Recipe("cascade", "refine of the cascade: the preset")
 
 CLAIM = (
     CASCADE,
-    Recipe("coarse_alone", "coarse trained alone", _COARSE_ALONE, "coarse"),
+    Recipe(
+        "coarse_alone", "coarse trained alone", _alone("coarse"), "coarse", at_least_full_size=True
+    ),
     Recipe("fine_alone", "fine trained alone", _FINE_ALONE, "fine", without_coarse=True),
     Recipe(
         "fine_wide",
@@ -104,6 +109,11 @@ ABLATIONS = (
     ),
     Recipe("one_scale", "coarse reads the image at full size", _ONE_SCALE),
     Recipe("two_scales", "coarse reads the image at half size", {"model.coarse_scale": 0.5}),
+    Recipe(
+        "enlarged_coarse",
+        "coarse reads the image at 1.5 times its size",
+        {"model.coarse_scale": 1.5, "model.attention_scale": 1.0},
+    ),
     Recipe(
         "hard_blend",
         "fine only where attention is above the threshold, in training too",

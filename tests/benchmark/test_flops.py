@@ -54,11 +54,12 @@ def test_a_backbone_at_two_scales_counts_twice() -> None:
         )
 
     one_scale = build()
-    full, half = (cost(one_scale, size, size) for size in (97, 49))
-    both = cost(build(coarse_scale=0.5), 97, 97)
-    assert both.backbone == pytest.approx(full.backbone + half.backbone)
-    assert both.coarse == pytest.approx(half.coarse)
-    assert (both.attention, both.fine) == (full.attention, full.fine)
+    full = cost(one_scale, 97, 97)
+    for scale, size in ((0.5, 49), (1.5, 145)):
+        other, both = cost(one_scale, size, size), cost(build(coarse_scale=scale), 97, 97)
+        assert both.backbone == pytest.approx(full.backbone + other.backbone)
+        assert both.coarse == pytest.approx(other.coarse)
+        assert (both.attention, both.fine) == (full.attention, full.fine)
 
 
 def test_efficientnet_lite_costs_what_others_count() -> None:

@@ -140,7 +140,7 @@ def test_a_receptive_field_beyond_the_overlap_is_seen() -> None:
         assert_equal_to_all_at_once(LocalCascade(radius=40), noise(300, 411), Tiling(128, 0.5))
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["full size", "coarse at half size"])
+@pytest.fixture(scope="module", params=["full size", "coarse at half size", "coarse enlarged"])
 def strided(request: pytest.FixtureRequest) -> KerasNetwork:
     """A graph with the geometry of the real one: padded to 8n+1, stride 8, no global context.
 
@@ -151,28 +151,36 @@ def strided(request: pytest.FixtureRequest) -> KerasNetwork:
 
     from ccfnet_tf.network import heads
     from ccfnet_tf.network.model import CCFNet
-    from ccfnet_tf.network.normalise_pad_resize import HalfSize, Normalise, PadToGrid, ToImage
+    from ccfnet_tf.network.normalise_pad_resize import (
+        Enlarge,
+        HalfSize,
+        Normalise,
+        PadToGrid,
+        ToImage,
+    )
 
     keras.utils.set_random_seed(5)
     layers = keras.layers
     images = keras.Input((None, None, 3), name="images")
-    x = PadToGrid(8 * request.param)(Normalise("symmetric")(images))
+    one_size = request.param == "full size"
+    x = PadToGrid(8 if one_size else 16)(Normalise("symmetric")(images))
     convolutions = [
         layers.Conv2D(8, 3, strides=2, padding="same", activation="relu") for _ in range(3)
     ]
-    small = x if request.param == 1 else HalfSize()(x)
+    resized = {"coarse at half size": HalfSize(), "coarse enlarged": Enlarge()}
+    other = x if one_size else resized[request.param](x)
     for convolution in convolutions:
-        x, small = convolution(x), convolution(small)
+        x, other = convolution(x), convolution(other)
     steep = keras.initializers.VarianceScaling(9.0)
 
-    def head(x: Any, classes: int, size: int, name: str, stride: int = 8) -> Any:
+    def head(x: Any, classes: int, size: int, name: str, distance: tuple[int, int]) -> Any:
         x = layers.Conv2D(classes, size, padding="same", kernel_initializer=steep)(x)
-        return ToImage(stride, name=name)([x, images])
+        return ToImage(*distance, name=name)([x, images])
 
-    stride = 8 * request.param
-    coarse = head(small, 4, 1, "coarse_logits", stride)
-    attention = head(small, 2, 1, "attention_logits", stride)
-    fine = head(x, 4, 3, "fine_logits")
+    distance = (8 if one_size else 16, 3 if request.param == "coarse enlarged" else 1)
+    coarse = head(other, 4, 1, "coarse_logits", distance)
+    attention = head(other, 2, 1, "attention_logits", distance)
+    fine = head(x, 4, 3, "fine_logits", (8, 1))
     refine = heads.Blend(name="refine")([heads.LogSoftmax()(coarse), attention, fine])
     outputs = {"coarse": coarse, "attention": attention, "refine": refine}
     return KerasNetwork(CCFNet(inputs=images, outputs=outputs))

@@ -20,15 +20,17 @@ FULL: dict[str, Any] = {
     "fine_input": "pyramid_and_detail",
 }
 TWO_SCALES: dict[str, Any] = {**FULL, "coarse_scale": 0.5}
+ENLARGED: dict[str, Any] = {**FULL, "coarse_scale": 1.5}
 FORMS: dict[str, dict[str, Any]] = {
     "affine gate": {**FULL, "gate": "affine"},
     "hard blend": {**FULL, "blend": "hard", "blend_threshold": 0.4},
     "paper at two scales": {"coarse_scale": 0.5},
     "two scales": {**TWO_SCALES, "gate": "affine"},
+    "enlarged coarse": {**ENLARGED, "gate": "affine"},
     "attention at half size": {**TWO_SCALES, "attention_scale": 0.5},
 }
 
-QUICK = ("hard blend", "two scales")
+QUICK = ("hard blend", "two scales", "enlarged coarse")
 """Forms whose networks are built in the quick tests; each takes seconds."""
 
 
@@ -228,10 +230,11 @@ def test_outputs_are_aligned_with_the_input(
 
 
 @pytest.mark.slow
-def test_outputs_are_aligned_with_the_input_if_coarse_reads_it_at_half_size(
-    borrowed: Build,
+@pytest.mark.parametrize("options", [TWO_SCALES, ENLARGED], ids=["half", "enlarged"])
+def test_outputs_are_aligned_with_the_input_if_coarse_reads_it_at_another_size(
+    borrowed: Build, options: dict[str, Any]
 ) -> None:
-    assert_aligned(borrowed(**TWO_SCALES), (200, 180), scale=2)
+    assert_aligned(borrowed(**options), (200, 180), scale=2)
 
 
 def assert_aligned(model: CCFNet, size: tuple[int, int], scale: int = 1) -> None:
@@ -284,16 +287,21 @@ def test_no_gradient_flows_back_from_attention_and_fine_to_coarse(small_network:
     assert gradients_reach(model, "refine", "detail_conv")
 
 
-def test_coarse_at_half_size_reads_the_features_of_the_image_at_half_size(
-    small_network: Build,
+@pytest.mark.parametrize(
+    ("options", "layer", "shape"),
+    [(TWO_SCALES, "half_size", (1, 33, 41, 3)), (ENLARGED, "enlarge", (1, 97, 121, 3))],
+    ids=["half", "enlarged"],
+)
+def test_coarse_reads_the_features_of_the_image_at_its_size(
+    small_network: Build, options: dict[str, Any], layer: str, shape: tuple[int, ...]
 ) -> None:
-    """Both scales use one backbone, and the image at half size is what an image of it gives."""
-    model = small_network(**TWO_SCALES)
+    """Both sizes use one backbone, and the other size is what an image of it gives."""
+    model = small_network(**options)
     images = np.random.default_rng(0).uniform(0, 255, (1, 65, 81, 3)).astype(np.float32)
     assert model.count_params() == small_network(**FULL).count_params()
-    half = model.get_layer("half_size")(model.get_layer("normalise")(images))
-    assert half.shape == (1, 33, 41, 3)
-    _, features = model.get_layer("backbone")(half)
+    resized = model.get_layer(layer)(model.get_layer("normalise")(images))
+    assert resized.shape == shape
+    _, features = model.get_layer("backbone")(resized)
     coarse = features
     for name in [*branch("coarse"), "coarse_classifier"]:
         coarse = model.get_layer(name)(coarse)
@@ -331,8 +339,13 @@ def test_attention_at_half_size_does_not_see_the_image_at_full_size(small_networ
         ({"gate": "afine"}, "gate is 'afine': expected .*did you mean 'affine'"),
         ({"blend": "switch"}, "blend is 'switch': expected soft or hard"),
         ({"blend_threshold": 1.0}, "blend_threshold is 1.0"),
-        ({"coarse_scale": 0.75}, "coarse_scale is 0.75: it must be 1 or 0.5"),
-        ({"attention_scale": 0.5}, "attention_scale is 0.5 but model.coarse_scale is 1"),
+        ({"coarse_scale": 0.75}, "coarse_scale is 0.75: it must be 0.5, 1 or 1.5"),
+        ({"attention_scale": 1.5}, "attention_scale is 1.5: it must be 1 or 0.5"),
+        ({"attention_scale": 0.5}, "attention_scale is 0.5 but model.coarse_scale is 1:"),
+        (
+            {"coarse_scale": 1.5, "attention_scale": 0.5},
+            "attention_scale is 0.5 but model.coarse_scale is 1.5",
+        ),
         ({"gate": "affine", "blend": "hard"}, "gate is affine but model.blend is hard"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from ccfnet_tf.network import heads
-from ccfnet_tf.network.normalise_pad_resize import HalfSize, PadToGrid
+from ccfnet_tf.network.normalise_pad_resize import Enlarge, HalfSize, PadToGrid, ToImage
 
 LOG = math.log
 
@@ -163,6 +163,8 @@ def test_entropy_is_normalised_by_log_c() -> None:
         heads.HardGate(0.2, name="h"),
         PadToGrid(16, name="pad"),
         HalfSize(name="half"),
+        Enlarge(name="enlarged"),
+        ToImage(16, 3, name="to_image"),
     ],
 )
 def test_layers_survive_serialisation(layer: keras.layers.Layer) -> None:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.inference.segmenter_protocol import at_least
 from ccfnet_tf.network.normalise_pad_resize import (
+    Enlarge,
     HalfSize,
     Normalise,
     PadToGrid,
@@ -106,6 +107,15 @@ def test_half_the_size_shows_no_pattern_of_single_pixels() -> None:
     stripes = np.where(np.arange(33) % 2, 1.0, -1.0).astype(np.float32)
     images = np.broadcast_to(stripes[None, :, None, None], (1, 33, 33, 3))
     np.testing.assert_allclose(HalfSize()(images)[:, 1:-1, 1:-1], 0.0, atol=1e-6)
+
+
+def test_pixel_3k_of_the_enlarged_image_is_pixel_2k() -> None:
+    y, x = np.mgrid[:9, :13].astype(np.float32)
+    images = np.stack([y, x], -1)[None]
+    found = Enlarge()(images).numpy()
+    assert found.shape == Enlarge().compute_output_shape(images.shape) == (1, 13, 19, 2)
+    np.testing.assert_allclose(found[0], np.stack(np.mgrid[:13, :19], -1) * 2 / 3, atol=1e-5)
+    assert Enlarge().compute_output_shape((None, None, 9, 3)) == (None, None, 13, 3)
 
 
 def test_stride_8_is_aligned_with_stride_4() -> None:

@@ -74,6 +74,7 @@ def test_every_recipe_changes_the_presets_but_the_cascade(data_set: str) -> None
         {"model.gate": "attention", "model.blend": "hard", "train.fine_loss_pixels": "hard"},
         {"model.gate": "attention", "model.coarse_scale": 0.5, "model.blend": "hard"},
         {"model.coarse_scale": 0.5, "model.attention_scale": 0.5},
+        {"model.gate": "affine", "model.coarse_scale": 1.5},
     ],
 )
 def test_every_recipe_is_valid_for_another_cascade(tmp_path: Path, keys: dict[str, str]) -> None:
@@ -103,6 +104,12 @@ def test_heads_alone_read_the_image_at_full_size(tmp_path: Path) -> None:
     for recipe in CLAIM[1:]:
         model = recipe.applied(base).model
         assert (model.coarse_scale, model.attention_scale) == (1, 1)
+
+
+def test_coarse_alone_reads_the_enlarged_image_and_fine_alone_does_not(tmp_path: Path) -> None:
+    base = with_keys(base_config(tmp_path), {"model.coarse_scale": 1.5})
+    scales = {recipe.name: recipe.applied(base).model.coarse_scale for recipe in CLAIM}
+    assert scales == {"cascade": 1.5, "coarse_alone": 1.5, "fine_alone": 1, "fine_wide": 1}
 
 
 def test_a_digest_is_of_what_is_trained_alone(tmp_path: Path) -> None:
