@@ -71,6 +71,9 @@ SCORES = {
 `fine_difficulty` is 1 - fine's probability of coarse's class. Max softmax, entropy and margin are
 those of the head itself, or with a prefix those of another head."""
 
+OF_MAPS = {"coarse": ("attention", "difficulty"), "fine": (), "refine": ("risk",)}
+"""Those of `SCORES` that are one of the three maps, of the errors that the map is about."""
+
 PROBABILITIES = {
     "coarse": ("attention", "difficulty", "fine_difficulty", "max_softmax"),
     "fine": ("max_softmax",),

@@ -10,29 +10,24 @@ from ccfnet_tf.errors import printable
 from ccfnet_tf.evaluation.boundaries import BANDS
 from ccfnet_tf.evaluation.confusion import ABSENT_RULE, ratio
 from ccfnet_tf.evaluation.easy_hard import HEADS
-from ccfnet_tf.evaluation.evaluation import PREDICTIONS, PROBABILITIES, Evaluation
+from ccfnet_tf.evaluation.evaluation import OF_MAPS, PREDICTIONS, PROBABILITIES, SCORES, Evaluation
 from ccfnet_tf.evaluation.evaluation_json import mean_boundary_iou
+from ccfnet_tf.inference.segmenter_protocol import MAPS
 
 DASH = "-"
 
-FREE = {
-    "coarse": (
-        *("max_softmax", "entropy", "margin", "disagreement"),
-        *("fine_max_softmax", "fine_entropy", "fine_margin"),
-        *("refine_max_softmax", "refine_entropy", "refine_margin"),
-    ),
-    "refine": ("entropy", "margin", "disagreement"),
-}
-"""Scores that need no head of their own, for each head whose errors they rank."""
+_LISTED = {"coarse": (*OF_MAPS["coarse"], "fine_difficulty"), "refine": OF_MAPS["refine"]}
+"""For each head whose errors are ranked, the scores that always have a row; the best other has one
+too."""
 
 SWITCH_ROWS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Thresholds of the table of the hard switch; the nearest that were counted are shown."""
 
 SCORE_NOTE = (
-    "free: the best by AUROC of what any network gives. AP: average precision, for which chance is "
-    "the share of errors. FPR of errors: right pixels flagged where 95 % of the errors are. FPR95: "
-    "errors kept where 95 % of the right pixels are. risk is 1 - refine's max softmax; "
-    "fine difficulty, which is free too, is 1 - fine's probability of coarse's class."
+    "free: the best by AUROC of the scores that need no head of their own. AP: average precision, "
+    "for which chance is the share of errors. FPR of errors: right pixels flagged where 95 % of "
+    "the errors are. FPR95: errors kept where 95 % of the right pixels are. risk is 1 - refine's "
+    "max softmax; fine difficulty, which is free too, is 1 - fine's probability of coarse's class."
 )
 """What the columns of the table of scores mean."""
 
@@ -161,17 +156,17 @@ def switch_table(evaluation: Evaluation) -> list[Table]:
 def score_tables(evaluation: Evaluation) -> list[Table]:
     """Returns how well the maps and the best free score find errors."""
     tables = []
-    rows = {"coarse": ("attention", "difficulty", "fine_difficulty"), "refine": ("risk",)}
-    for head, maps in rows.items():
-        rate = percent(evaluation.ranking(head, maps[0]).error_rate)
+    for head, listed in _LISTED.items():
+        rate = percent(evaluation.ranking(head, listed[0]).error_rate)
         table = _table(f"Scores of {head}'s errors, {rate} % of the pixels", "score")
         for name in ("AUROC", "AP", "FPR of errors", "FPR95", "AURC", "ECE"):
             table.add_column(name, justify="right")
-        for score in maps:
+        for score in listed:
             table.add_row(
                 score.replace("_", " "), *map(_decimal, _score_figures(evaluation, head, score))
             )
-        aurocs = {score: evaluation.ranking(head, score).auroc or 0.0 for score in FREE[head]}
+        others = [score for score in SCORES[head] if score not in (*listed, *MAPS)]
+        aurocs = {score: evaluation.ranking(head, score).auroc or 0.0 for score in others}
         best = max(aurocs, key=lambda score: aurocs[score])
         figures = _score_figures(evaluation, head, best)
         table.add_row(f"{best.replace('_', ' ')}, free", *map(_decimal, figures))

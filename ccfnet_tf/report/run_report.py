@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from ccfnet_tf.evaluation.boundaries import BANDS
 from ccfnet_tf.evaluation.confusion import ABSENT_RULE
-from ccfnet_tf.evaluation.evaluation import PROBABILITIES
+from ccfnet_tf.evaluation.evaluation import OF_MAPS, PROBABILITIES, SCORES
 from ccfnet_tf.inference.segmenter_protocol import MAPS
 from ccfnet_tf.inference.writers import map_image
 from ccfnet_tf.labels import Taxonomy
@@ -28,15 +28,6 @@ PAIRS = 8
 """Number of confusions of two classes that are listed."""
 
 _CASCADE = ("coarse", "fine", "refine", "oracle")
-_MAP_ROWS = (
-    ("coarse", (("difficulty", True), ("attention", True), ("fine_difficulty", False),
-                ("max_softmax", False), ("entropy", False), ("margin", False),
-                ("disagreement", False), ("fine_max_softmax", False), ("fine_entropy", False),
-                ("fine_margin", False), ("refine_max_softmax", False), ("refine_entropy", False),
-                ("refine_margin", False))),
-    ("refine", (("risk", True), ("entropy", False), ("margin", False), ("difficulty", False),
-                ("attention", False), ("disagreement", False))),
-)  # fmt: skip
 _FIGURES = (
     "auroc",
     "average_precision",
@@ -88,7 +79,7 @@ def report_page(
             "sentences": sentences(evaluated),
             "predictions": figure_rows(evaluated),
             "cascade": _cascade(evaluated),
-            "score_tables": [_scores(evaluated, head, scores) for head, scores in _MAP_ROWS],
+            "score_tables": [_scores(evaluated, head) for head in ("coarse", "refine")],
             "map_plots": map_plots(evaluated),
             "class_rows": _classes(evaluated, taxonomy),
             "confused": confusions(evaluated, PAIRS),
@@ -117,23 +108,21 @@ def _cascade(evaluated: Evaluated) -> dict[str, Any]:
     return found
 
 
-def _scores(evaluated: Evaluated, head: str, scores: Sequence[tuple[str, bool]]) -> dict[str, Any]:
-    """Returns a table of scores of one head's errors; a map is `own`, the others are free.
+def _scores(evaluated: Evaluated, head: str) -> dict[str, Any]:
+    """Returns a table of the scores of one head's errors that were measured.
 
-    Files of older versions have fewer free scores.
+    Files of older versions have fewer scores.
     """
-    measured = evaluated.scores(head)
+    maps = OF_MAPS[head]
     rows = []
-    for score, own in scores:
-        if not own and score not in measured:
-            continue
+    for score in (score for score in SCORES[head] if score in evaluated.scores(head)):
         probable = score in PROBABILITIES[head]
         figures = [
             evaluated.number("scores", head, score, key) if key != "ece" or probable else None
             for key in _FIGURES
         ]
-        rows.append(_Score(score.replace("_", " "), own, figures))
-    rate = evaluated.number("scores", head, scores[0][0], "error_rate")
+        rows.append(_Score(score.replace("_", " "), score in maps, figures))
+    rate = evaluated.number("scores", head, maps[0], "error_rate")
     best = [
         _best([row.figures[column] for row in rows], largest=column < 2)
         for column in range(len(_FIGURES))

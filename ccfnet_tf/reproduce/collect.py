@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ccfnet_tf.errors import DataError, RunError
-from ccfnet_tf.evaluation.evaluation import PROBABILITIES
+from ccfnet_tf.evaluation.evaluation import PROBABILITIES, SCORES
 from ccfnet_tf.evaluation.image_table import COMPARED, NEAR_PREFIX
 from ccfnet_tf.io.annotation_json import Record, read_json, records
 from ccfnet_tf.report.comparison import Compared, read_prediction, refuse_unlike
@@ -25,13 +25,10 @@ from ccfnet_tf.training.data_digest import Row, read_samples
 FREE = ("fine_difficulty", "max_softmax", "entropy", "margin", "disagreement")
 """Scores of coarse's errors that need no head of their own."""
 
-SCORES = ("difficulty", "attention", *FREE)
+COMPARED_SCORES = ("difficulty", "attention", *FREE)
 RANKINGS = ("auroc", "average_precision")
 
-OF_REFINE = ("risk", "entropy", "margin", "difficulty", "disagreement")
-"""Scores of refine's errors. Risk is 1 - its maximum softmax."""
-
-CALIBRATION = ("ece", "adaptive_ece", "ece_within_4_pixels")
+OF_PROBABILITIES = ("ece", "adaptive_ece", "ece_within_4_pixels")
 """Figures of scores that are probabilities (`PROBABILITIES`) alone."""
 
 SCORE_FIGURES = (
@@ -41,7 +38,7 @@ SCORE_FIGURES = (
     "aurc",
     "e_aurc",
     "augrc",
-    *CALIBRATION,
+    *OF_PROBABILITIES,
 )
 """Figures of a score in `evaluation.json`."""
 
@@ -167,7 +164,7 @@ def _row(found: Finished, epochs: int) -> dict[str, Any]:
         "figures": {name: _figures(found.evaluated, name) for name in COMPARED},
         "scores_of_coarse": {
             score: {key: number("scores", "coarse", score, key) for key in RANKINGS}
-            for score in SCORES
+            for score in COMPARED_SCORES
         },
     }
 
@@ -273,7 +270,7 @@ def _difficulty(runs: Sequence[Finished], planned: int) -> list[dict[str, Any]]:
     """Returns each score of coarse's errors, and whether difficulty is above the free ones."""
     cascade = [found for _, found in _by_place(runs, "cascade")]
     rows = []
-    for score in SCORES if cascade else ():
+    for score in COMPARED_SCORES if cascade else ():
         row: dict[str, Any] = {"score": score}
         for key in RANKINGS:
             own, values = (
@@ -291,12 +288,12 @@ def _difficulty(runs: Sequence[Finished], planned: int) -> list[dict[str, Any]]:
 def _scores(runs: Sequence[Finished]) -> list[dict[str, Any]]:
     """Returns every figure of the scores of the cascade, mean and deviation over seeds."""
     cascade = [found.evaluated for _, found in _by_place(runs, "cascade")]
-    pairs = [("coarse", score) for score in SCORES] + [("refine", score) for score in OF_REFINE]
+    pairs = [(head, score) for head in ("coarse", "refine") for score in SCORES[head]]
     rows = []
     for head, score in pairs if cascade else ():
         row: dict[str, Any] = {"errors_of": head, "score": score}
         for key in ("error_rate", *SCORE_FIGURES):
-            known = key not in CALIBRATION or score in PROBABILITIES[head]
+            known = key not in OF_PROBABILITIES or score in PROBABILITIES[head]
             values = [each.number("scores", head, score, key) for each in cascade if known]
             row[key] = spread_of(values)
         rows.append(row)

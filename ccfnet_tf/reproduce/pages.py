@@ -17,7 +17,7 @@ from typing import Any
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.annotation_json import Record
 from ccfnet_tf.report.evaluation_in_words import counted
-from ccfnet_tf.reproduce.collect import CALIBRATION, RANKINGS, SCORE_FIGURES, spread_of
+from ccfnet_tf.reproduce.collect import OF_PROBABILITIES, RANKINGS, SCORE_FIGURES, spread_of
 from ccfnet_tf.reproduce.recipes import (
     ABLATIONS,
     CASCADE,
@@ -62,6 +62,15 @@ NAMES = {
     "entropy": "entropy of coarse",
     "margin": "margin of coarse",
     "disagreement": "coarse and fine disagree",
+    **{
+        f"{head}_{score}": f"{name} of {head}"
+        for head in ("fine", "refine")
+        for score, name in (
+            ("max_softmax", "1 - maximum softmax"),
+            ("entropy", "entropy"),
+            ("margin", "margin"),
+        )
+    },
 }
 _START = r"<!-- results:(\w+) (\w+) -->\n"
 _MARKED = re.compile(rf"{_START}(?:(?!<!-- results:).)*?<!-- /results -->", re.DOTALL)
@@ -217,7 +226,7 @@ def _figures_of_score(row: Record) -> Cells:
 
 
 def _score_figure(row: Record, key: str) -> str:
-    if key in CALIBRATION:
+    if key in OF_PROBABILITIES:
         return _spread(row[key])
     return _spread(row[key], scale=1, digits=3)
 
