@@ -27,7 +27,8 @@ _GATE_START = 0.1  # k of the affine gate in a new network
 _GATE_STEP = 10.0
 _CERTAIN = 25.0  # the other branch adds exp(-50) of its probability
 
-_EPSILON = 1e-6  # confidences are clipped to [_EPSILON, 1 - _EPSILON] before their logit is taken
+_EPSILON = 1e-6  # smallest odds of an error of coarse
+_STEEP = 1e4  # below the largest float16, with which GPUs may compute
 
 
 @dataclass(frozen=True)
@@ -125,15 +126,27 @@ class AddConfidence(layers.Layer):
     def call(self, attention_and_coarse: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Returns the attention logits [B, H, W, 2]."""
         attention, coarse = attention_and_coarse
-        largest = tf.reduce_max(tf.nn.softmax(tf.stop_gradient(coarse)), -1, keepdims=True)
-        largest = tf.minimum(tf.maximum(largest, _EPSILON), 1.0 - _EPSILON)
-        confidence = tf.math.log(largest) - tf.math.log(1.0 - largest)
+        confidence = -tf.math.log(tf.maximum(_odds_of_error(tf.stop_gradient(coarse)), _EPSILON))
         # Without slices, whose gradients would be full-resolution copies.
         return attention + self.scale * confidence * tf.constant([0.0, 1.0])
 
     def compute_output_shape(self, shapes: list[Shape]) -> Shape:
         """Returns the output shape of `call`."""
         return shapes[0]
+
+
+def _odds_of_error(logits: tf.Tensor) -> tf.Tensor:
+    """Returns (1 - p) / p of the largest probability p, [..., 1], of logits [..., C].
+
+    It is the sum of exp(logit - largest logit) over all other classes. Computed as 1 - p, float32
+    would lose all digits where p is close to 1, and exported files would differ from Keras there.
+    """
+    below = tf.reduce_max(logits, -1, keepdims=True) - logits
+    # 0 for the largest logit and 1 for the others, with operators that GPUs of LiteRT have. Of
+    # several largest ones, all but one count.
+    other = tf.minimum(_STEEP * below, 1.0)
+    more = tf.reduce_sum(1.0 - other, -1, keepdims=True) - 1.0
+    return tf.reduce_sum(other * tf.exp(-below), -1, keepdims=True) + more
 
 
 @keras.saving.register_keras_serializable("ccfnet")

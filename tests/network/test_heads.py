@@ -141,6 +141,27 @@ def test_confidence_is_added_to_the_easy_logit() -> None:
     np.testing.assert_allclose(result, [0.5, -1.0 + 0.5 * LOG(0.9 / 0.1)], atol=1e-4)
 
 
+def test_confidence_keeps_its_digits_where_coarse_is_certain() -> None:
+    """1 - p has two digits left in float32 at these logits, and none above."""
+    for certainty in np.linspace(0.0, 13.0, 27):
+        logits = np.float32([certainty, 0.1, -0.7])
+        exact = logits.astype(np.float64)
+        others = np.delete(exact, exact.argmax())
+        expected = exact.max() - np.log(np.exp(others).sum())
+        found = heads.AddConfidence()([pixel(0.0, 0.0), pixel(*logits)]).numpy().ravel()[1]
+        assert found == pytest.approx(expected, abs=1e-4, rel=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 33])
+def test_confidence_counts_classes_that_tie(classes: int) -> None:
+    tied = np.full((1, 1, 1, classes), 4.0, np.float32)
+    found = heads.AddConfidence()([pixel(0.0, 0.0), tied]).numpy().ravel()[1]
+    assert found == pytest.approx(-np.log(classes - 1), abs=1e-6)
+    tied[..., 0] += 3e-5  # nearly
+    found = heads.AddConfidence()([pixel(0.0, 0.0), tied]).numpy().ravel()[1]
+    assert found == pytest.approx(-np.log(classes - 1), abs=1e-4)
+
+
 @pytest.mark.parametrize("logits", [pixel(100.0, -100.0), pixel(0.0, -80.0)])
 def test_confidence_of_a_certain_coarse_is_finite(logits: np.ndarray) -> None:
     result = heads.AddConfidence()([pixel(0.0, 0.0), heads.log_softmax(logits)]).numpy().ravel()
