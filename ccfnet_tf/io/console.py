@@ -6,8 +6,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.segment import Segment
+from rich.table import Column
 from rich.text import Text
 
 from ccfnet_tf.errors import printable
@@ -61,6 +70,13 @@ def new_console(*, stderr: bool = False) -> Console:
     return console_class(soft_wrap=True, markup=False, emoji=False, highlight=False, stderr=stderr)
 
 
+class _FiguresColumn(ProgressColumn):
+    """The last column, which alone is cut where a terminal is too narrow for all of them."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
+
+
 def new_progress(console: Console, *, figures: bool = False) -> Progress:
     """Returns a progress bar.
 
@@ -72,12 +88,12 @@ def new_progress(console: Console, *, figures: bool = False) -> Progress:
     """
     columns = [
         TextColumn("{task.description}", markup=False),  # File names may contain [brackets].
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
     ]
     if figures:
-        columns.append(TextColumn("{task.fields[figures]}"))
+        columns.append(_FiguresColumn(Column()))
     quiet = QUIET.get() or not console.is_terminal
     # transient: the bar disappears when it is done, printed lines stay.
     return Progress(*columns, console=console, transient=True, disable=quiet)

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -80,3 +81,18 @@ def test_file_and_class_names_are_escaped(
         output = capsys.readouterr()
         assert harmless(output.out + output.err)
         assert len(output.err.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_narrow_terminal_cuts_the_figures_of_a_bar_and_nothing_else(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, soft_wrap=True)
+    figures = "loss 1.596 accuracy 84.0 % mean IoU 67.5 % (losses: coarse 0.558 attention 0.381)"
+    with new_progress(console, figures=True) as bar:
+        bar.add_task("epoch 12/40", total=2237, completed=1024, figures=figures)
+    shown = Text.from_ansi(console.file.getvalue()).plain  # type: ignore[attr-defined]
+    (line,) = {line.strip() for line in shown.splitlines() if "epoch" in line}
+    assert "epoch 12/40" in line
+    assert "1024/2237" in line
+    assert "-:--" in line
+    assert figures[:10] in line
+    assert (figures in line) == (width == 200)

@@ -11,7 +11,7 @@ from ccfnet_tf.io.console import new_progress
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """Shows the steps of an epoch with the running losses, accuracy and mean IoU."""
+    """Shows the steps of an epoch with the running loss, accuracy, mean IoU and losses of heads."""
 
     def __init__(self, console: Console, epochs: int) -> None:
         super().__init__()
@@ -42,8 +42,7 @@ class ProgressBar(keras.callbacks.Callback):
 
 def _figures(logs: dict[str, Any]) -> str:
     return (
-        f"loss {logs['loss']:.3f} (coarse {logs['coarse_loss']:.3f} "
-        f"attention {logs['attention_loss']:.3f} refine {logs['refine_loss']:.3f}) "
-        f"accuracy {100 * logs['refine_accuracy']:.1f} % "
-        f"mean IoU {100 * logs['refine_mean_iou']:.1f} %"
+        f"loss {logs['loss']:.3f} accuracy {100 * logs['refine_accuracy']:.1f} % "
+        f"mean IoU {100 * logs['refine_mean_iou']:.1f} % (losses: coarse {logs['coarse_loss']:.3f} "
+        f"attention {logs['attention_loss']:.3f} refine {logs['refine_loss']:.3f})"
     )
