@@ -23,6 +23,7 @@ from ccfnet_tf.io.atomic_file import remove_leftovers
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
+from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 from ccfnet_tf.report.evaluation_tables import percent, report
 from ccfnet_tf.runs.run_data import read_run_parts
 from ccfnet_tf.runs.run_folder import read_run
@@ -167,6 +168,11 @@ def measure(
         )
     if shard is None:
         write_evaluation(run, evaluation, weights, console, above)
+        if calibration is UNCALIBRATED and split != "val" and parts.val:
+            console.print(
+                f"not calibrated, so risk may be too high or too low: ccfnet-tf calibrate "
+                f"{shlex.quote(str(run))}, then evaluate again"
+            )
     else:
         path = write_shard(run, evaluation, shard, weights)
         parts_of_run = f"{shlex.quote(str(run))}/evaluation.*-of-{step}.json"

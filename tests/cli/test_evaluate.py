@@ -105,3 +105,16 @@ def test_batch_has_no_effect_any_more(run: Path, capsys: pytest.CaptureFixture[s
     evaluate(run, "--batch", "4", "--split", "train")
     assert "note: --batch is deprecated" in capsys.readouterr().err
     assert json.loads((run / "evaluation.json").read_text())["split"] == "train"
+
+
+def test_a_run_that_is_not_calibrated_says_how_to(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hint = f"not calibrated, so risk may be too high or too low: ccfnet-tf calibrate {run}"
+    evaluate(run)
+    assert hint in capsys.readouterr().out
+    evaluate(run, "--split", "val")  # which would be calibrated on what is evaluated
+    assert hint not in capsys.readouterr().out
+    assert cli.main(["calibrate", str(run)]) == 0
+    evaluate(run)
+    assert hint not in capsys.readouterr().out
