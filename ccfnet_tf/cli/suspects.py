@@ -248,11 +248,16 @@ def _write(ranking: Ranking, taxonomy: Taxonomy, folder: Path) -> None:
 
 def _title(position: int, suspect: Suspect) -> str:
     return (
-        f"{position}   {Path(suspect.image).name}   labelled {suspect.given}, "
+        f"{position}   {_short(suspect.image)}   labelled {suspect.given}, "
         f"predicted {suspect.predicted}   "
         f"{suspect.area} pixels, mean log odds {suspect.mean_log_odds:.1f}, "
         f"score {suspect.score:.0f}"
     )
+
+
+def _short(path: str) -> str:
+    """Returns the last parts of a path: names may repeat in the splits of a data set."""
+    return "/".join(Path(path).parts[-3:])
 
 
 def _report(ranking: Ranking, out: Path, minimum: int, console: Console) -> None:

@@ -71,9 +71,9 @@ KINDS: tuple[Kind, ...] = ("label", "color", "overlay", "difficulty")
 
 _EASY_HARD = ("easy 0", "1 hard")
 _SCALE_ENDS: dict[MapName, tuple[str, str]] = {
-    "attention": _EASY_HARD,
-    "difficulty": _EASY_HARD,
-    "risk": ("right 0", "1 wrong"),
+    "attention": ("attention: easy 0", "1 hard"),
+    "difficulty": ("difficulty: easy 0", "1 hard"),
+    "risk": ("risk: right 0", "1 wrong"),
 }
 
 _FREE_SPACE = "free space, then resume (predict --skip-existing)"

@@ -114,9 +114,12 @@ def sheet(
     """
     blocks: list[tuple[str, list[Row]]] = []
     for rank, (each, row) in enumerate(zip(ranked, cells, strict=False), start=1):
-        name = f"{rank}   {each.path}   {each.share_at_risk:.1%} of pixels at risk"
+        name = (
+            f"{rank}   {each.path}   score {each.score:.2f}   "
+            f"{100 * each.share_at_risk:.1f} % of pixels at risk"
+        )
         blocks.append((name, [(_TITLES, row)]))
-    return with_scale(draw_blocks(blocks, ids, taxonomy), "right 0", "1 wrong")
+    return with_scale(draw_blocks(blocks, ids, taxonomy), "risk: right 0", "1 wrong")
 
 
 def task(
