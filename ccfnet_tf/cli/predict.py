@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli.argument_parser import Parser, add_palette_option
 from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, wrapping_of
-from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS
+from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ files of a video or a stream:
 
 Folders are searched recursively, and relative paths are kept. A masks/ folder next to images/
 contains labels and is skipped unless given explicitly. camera:0 is the first camera; Ctrl-C ends a
-stream. --size is applied first, then --tile, then --tta. The exit code is 1 if an input was not
-predicted; every such input is reported.
+stream. --size is applied first, then --tile, then --tta. Every input that was not predicted is
+reported on standard error; the exit code is then 1, or 2 if nothing at all was predicted.
 """
 
 
@@ -63,8 +63,9 @@ def new_parser() -> Parser:
     save = "files to write, separated by commas; see below"
     parser.add_argument("--save", metavar="NAMES", help=save)
     size = (
-        "shrink the network's input to this longest side, or to HEIGHTxWIDTH; results keep the "
-        "size of the image"
+        "shrink images whose longest side is above N, or that are larger than HEIGHTxWIDTH, before "
+        "the network sees them; smaller images are never enlarged; results have the size of the "
+        "image"
     )
     parser.add_argument("--size", metavar="N", help=size)
     add_wrapping_options(parser)
@@ -87,7 +88,7 @@ def main(args: list[str]) -> int:
     from ccfnet_tf.inference.abstain import parse_threshold
     from ccfnet_tf.inference.downscale import parse_box
     from ccfnet_tf.inference.predict import Wanted, parse_save, predict_all
-    from ccfnet_tf.io.console import new_console
+    from ccfnet_tf.io.console import errors_beside, new_console
     from ccfnet_tf.io.new_folder import refuse_unwritable
     from ccfnet_tf.runtimes.letterbox import parse_size
     from ccfnet_tf.runtimes.open_segmenter import find_source
@@ -127,10 +128,19 @@ def main(args: list[str]) -> int:
         wanted=wanted,
         trained=source.trained,
         console=console,
+        errors=errors_beside(console),
     )
     for line in _predicted(outcome, options.out):
         console.print(line)
-    return EXIT_FINDINGS if outcome.failures else EXIT_DONE
+    return _exit_code(outcome)
+
+
+def _exit_code(outcome: Outcome) -> int:
+    """Returns the exit code: if every input failed, the inputs are wrong."""
+    if not outcome.failures:
+        return EXIT_DONE
+    done = outcome.pictures + outcome.frames + outcome.skipped
+    return EXIT_FINDINGS if done else EXIT_USER_ERROR
 
 
 def _predicted(outcome: Outcome, out: str) -> list[str]:
@@ -138,9 +148,13 @@ def _predicted(outcome: Outcome, out: str) -> list[str]:
     lines = []
     counts = ((outcome.pictures, "image", ""), (outcome.frames, "frame", " of videos"))
     done = [f"{_counted(count, noun)}{of}" for count, noun, of in counts if count]
+    in_part = sum(failure.in_part for failure in outcome.failures)
+    failed = len(outcome.failures) - in_part
     if done:
-        failed = f"; {len(outcome.failures)} failed, see above" if outcome.failures else ""
-        lines.append(f"{out}: {' and '.join(done)}{failed}")
+        partly = f", {in_part} of them only the first of several frames" if in_part else ""
+        others = f"; {failed} failed" if failed else ""
+        see = ", see above" if outcome.failures else ""
+        lines.append(f"{out}: {' and '.join(done)}{partly}{others}{see}")
     if outcome.coverage is not None:
         lines.append(
             f"{100 * outcome.coverage:.1f} % of pixels have a label; the others are void; for the "

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from ccfnet_tf.cli.argument_parser import Parser, add_palette_option
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, ConfigError
-from ccfnet_tf.io.console import new_console
+from ccfnet_tf.io.console import errors_beside, new_console
 from ccfnet_tf.io.new_folder import refuse_existing, refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.palettes import with_palette
@@ -77,6 +77,7 @@ def main(args: list[str]) -> int:
     run.checkpoint()
     taxonomy = with_palette(run.taxonomy, options.palette)
     console = new_console()
+    errors = errors_beside(console)
     start_tensorflow()
     from ccfnet_tf.inference.feature_network import FeatureNetwork
     from ccfnet_tf.report.rank_images import rank_folder, write_ranking
@@ -84,13 +85,20 @@ def main(args: list[str]) -> int:
 
     known = {row.image for row in read_samples(run.path).values()}
     if not known:
-        console.print(
+        errors.print(
             f"warning: {run.path}: no readable {FILE}: images that the run was trained on are not "
             "recognised and may be chosen"
         )
     network = cache(lambda: FeatureNetwork(run.path))
     ranking = rank_folder(
-        folder, network, taxonomy, top=options.top, known=known, out=out, console=console
+        folder,
+        network,
+        taxonomy,
+        top=options.top,
+        known=known,
+        out=out,
+        console=console,
+        errors=errors,
     )
     write_ranking(
         ranking,

@@ -119,10 +119,12 @@ class Failure:
     Attributes:
         source: The input as the user gave it or can find it; an address without credentials.
         reason: One line: the cause and the fix.
+        in_part: Whether a part of the input was predicted: the first frame of a GIF.
     """
 
     source: str
     reason: str
+    in_part: bool = False
 
 
 @dataclass
@@ -156,7 +158,7 @@ def find_jobs(inputs: Sequence[str], out: Path) -> Found:
     taken: dict[tuple[str, bool], Job] = {}
     for text in inputs:
         before = len(failures)
-        jobs = [job for job in _expand(text, found) if not _is_result(job.source, out)]
+        jobs = _jobs(text, out, found)
         if not jobs and len(failures) == before:
             reason = f"contains no image or video ({_known()})"
             failures.append(Failure(without_secrets(text), reason))
@@ -170,6 +172,22 @@ def find_jobs(inputs: Sequence[str], out: Path) -> Found:
                 failures.append(Failure(job.shown, reason))
     found.jobs.extend(taken.values())
     return found
+
+
+def find_below(folder: Path, out: Path) -> Found:
+    """Lists the images and videos below a folder, also those whose results have the same names.
+
+    Args:
+        folder: Searched to the bottom.
+        out: Folder of results. Results of an earlier call in it are left out.
+    """
+    found = Found()
+    found.jobs.extend(_jobs(str(folder), out, found))
+    return found
+
+
+def _jobs(text: str, out: Path, found: Found) -> list[Job]:
+    return [job for job in _expand(text, found) if not _is_result(job.source, out)]
 
 
 def _expand(text: str, found: Found) -> list[Job]:

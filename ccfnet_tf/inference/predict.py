@@ -125,6 +125,7 @@ def predict_all(
     wanted: Wanted | None = None,
     trained: Box | None = None,
     console: Console | None = None,
+    errors: Console | None = None,
 ) -> Outcome:
     """Predicts all inputs and writes `<name>.label.png` and the other files of each.
 
@@ -137,7 +138,8 @@ def predict_all(
         wanted: Which files are written, and how existing results are handled. By default an
             existing result is a failure.
         trained: Height and width of the largest training image.
-        console: Shows progress and failures; None for no output.
+        console: Shows progress; None for no output.
+        errors: Shows failures and warnings; `console` if None.
 
     Returns:
         Counts of what was written, and one line for everything that was not.
@@ -147,11 +149,12 @@ def predict_all(
         CCFNetError: The network cannot be opened.
     """
     console = console or Console(quiet=True)
+    errors = errors or console
     wanted = wanted or Wanted()
     refuse_unwritable(out)
     found = find_jobs(inputs, out)
     for failure in found.failures:
-        _show(console, failure)
+        _show(errors, failure)
     if not found.jobs:
         return Outcome(0, 0, 0, tuple(found.failures), found.labels, others=found.others)
     opened = network() if callable(network) else network
@@ -163,7 +166,9 @@ def predict_all(
         if wanted.abstain_above is not None:
             opened = abstaining = Abstaining(opened, wanted.abstain_above)
         failures = found.failures
-        session = _Session(opened, out, wanted, trained=trained, bar=bar, failures=failures)
+        session = _Session(
+            opened, out, wanted, trained=trained, bar=bar, errors=errors, failures=failures
+        )
         session.do_all(found.jobs)
     return Outcome(
         session.pictures,
@@ -199,6 +204,7 @@ class _Session:
         *,
         trained: Box | None,
         bar: Progress,
+        errors: Console,
         failures: list[Failure],
     ) -> None:
         self.network = network
@@ -207,6 +213,7 @@ class _Session:
         self.wanted = wanted
         self.trained = trained
         self.bar = bar
+        self.errors = errors
         self.failures = failures
         self.pictures = self.videos = self.frames = self.skipped = 0
         self.write_permits = Semaphore()  # one per thread; withdrawn after a stop
@@ -266,20 +273,20 @@ class _Session:
         for path in outputs:
             refuse_links(self.out, path)
 
-    def _fail(self, job: Job, reason: str) -> None:
+    def _fail(self, job: Job, reason: str, *, in_part: bool = False) -> None:
         # Messages of readers begin with the path, which the line shows anyway.
-        failure = Failure(job.shown, reason.removeprefix(f"{job.shown}: "))
+        failure = Failure(job.shown, reason.removeprefix(f"{job.shown}: "), in_part)
         with self._counting:
             self.failures.append(failure)
-            _show(self.bar.console, failure)
+            _show(self.errors, failure)
 
-    def _say(self, line: str, *, once: str = "") -> None:
+    def _say(self, line: str, *, once: str = "", console: Console | None = None) -> None:
         """Shows a line; only the first of those with the same `once`."""
         with self._counting:
             if once in self._shown:
                 return
             self._shown |= {once} if once else set()
-            self.bar.console.print(Text(line), soft_wrap=True)
+            (console or self.bar.console).print(Text(line), soft_wrap=True)
 
     def _is_done(self, job: Job) -> bool:
         """Whether results exist that are to be kept.
@@ -315,7 +322,7 @@ class _Session:
         if not self.wanted.kinds:
             raise DataError(f"an image has no {FILM}: name other files in --save")
         image = read_image(source)
-        self._warn_large(source.name, image)
+        self._comment_on_size(source.name, image)
         prediction = self.network.predict(image)
         if not self.write_permits.acquire(blocking=False):
             return  # stopped: nothing is written any more
@@ -338,14 +345,25 @@ class _Session:
                 job,
                 f"has {frames} frames or pages, and only the first was labelled: save the others "
                 "as images or as a video",
+                in_part=True,
             )
 
-    def _warn_large(self, name: str, image: np.ndarray) -> None:
-        """Warns once if images are far larger than those of training."""
-        if self.trained is None:
+    def _comment_on_size(self, name: str, image: np.ndarray) -> None:
+        """Says once that `--size` changes nothing, or that images are far larger than in training.
+
+        Who gives `--size` has chosen how large the network's input is, and is not warned of it.
+        """
+        (height, width), box = image.shape[:2], self.wanted.box
+        if box is not None and shrunk(image, box) is image:
+            self._say(
+                f"note: --size has no effect on {name}: its {width}x{height} pixels fit into "
+                f"{box[1]}x{box[0]} already, and images are never enlarged",
+                once="size",
+                console=self.errors,
+            )
+        if box is not None or self.trained is None:
             return
-        seen = shrunk(image, self.wanted.box) if self.wanted.box else image
-        (height, width), (high, wide) = seen.shape[:2], self.trained
+        high, wide = self.trained
         tiling = self.wanted.wrapping.tiling
         longest = min(max(height, width), tiling.side) if tiling else max(height, width)
         if longest > FAR_LARGER * max(high, wide):
@@ -355,6 +373,7 @@ class _Session:
                 f"--size {max(high, wide)} shrinks the network's input, and results keep the size "
                 "of the image",
                 once="large",
+                console=self.errors,
             )
 
     def _video(self, job: Job) -> None:

@@ -77,6 +77,15 @@ class _FiguresColumn(ProgressColumn):
         return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
 
 
+def errors_beside(console: Console) -> Console:
+    """Returns the console of failures and warnings, which go to stderr.
+
+    If a terminal shows both streams, it is `console`, which prints above its progress bar.
+    """
+    errors = new_console(stderr=True)
+    return console if console.is_terminal and errors.is_terminal else errors
+
+
 def new_progress(console: Console, *, figures: bool = False) -> Progress:
     """Returns a progress bar.
 

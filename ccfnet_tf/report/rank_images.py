@@ -16,7 +16,7 @@ from ccfnet_tf.datasets.samples import bytes_fingerprint, fingerprint
 from ccfnet_tf.errors import DataError
 from ccfnet_tf.inference.choose_images_to_label import Candidate, candidate, choose
 from ccfnet_tf.inference.feature_network import FeatureNetwork
-from ccfnet_tf.inference.find_inputs import Failure, find_jobs
+from ccfnet_tf.inference.find_inputs import IMAGE_SUFFIXES, Failure, find_below
 from ccfnet_tf.inference.segmenter_protocol import ImageTooLargeError
 from ccfnet_tf.inference.writers import write_png
 from ccfnet_tf.io.console import new_progress
@@ -56,6 +56,7 @@ def rank_folder(
     known: Collection[str],
     out: Path,
     console: Console,
+    errors: Console | None = None,
 ) -> Ranking:
     """Chooses up to `top` images of a folder.
 
@@ -66,7 +67,8 @@ def rank_folder(
         top: Largest number of images.
         known: Digests of labelled images, which are left out, as in `data_digest.json`.
         out: Folder of the results, which is not searched.
-        console: Where progress and failures are shown.
+        console: Where progress is shown.
+        errors: Where failures are shown; `console` if None.
 
     Raises:
         CCFNetError: The network cannot be opened.
@@ -76,15 +78,20 @@ def rank_folder(
 
     def fail(failure: Failure) -> None:
         failures.append(failure)
-        console.print(f"left out {failure.source}: {failure.reason}")
+        (errors or console).print(f"left out {failure.source}: {failure.reason}")
 
     paths = _image_paths(folder, out, fail)
+    if not paths:
+        known_suffixes = " ".join(IMAGE_SUFFIXES)
+        raise DataError(
+            f"{folder}: contains no image ({known_suffixes}): give a folder with images"
+        )
     new = _unlabelled(paths, known, console) if known else paths
     images = _predict(new, network, len(taxonomy.names), console, fail)
     if not images:
         raise DataError(
             f"{folder}: no image to rank: {len(paths)} found, {len(paths) - len(new)} of them "
-            "labelled already: give a folder with new images"
+            f"labelled already, {len(failures)} left out: give a folder with new images"
         )
     names = [path.relative_to(folder).as_posix() for path in images]
     candidates = list(images.values())
@@ -154,7 +161,7 @@ def write_ranking(
 
 
 def _image_paths(folder: Path, out: Path, fail: Callable[[Failure], None]) -> list[Path]:
-    found = find_jobs([str(folder)], out)
+    found = find_below(folder, out)
     for failure in found.failures:
         fail(failure)
     paths = []

@@ -267,6 +267,16 @@ def test_predict_ends_with_a_summary(
     assert predict._predicted(outcome, "out") == [line.format(beside) for line in lines]
 
 
+def test_an_image_of_which_a_part_was_predicted_is_counted_once() -> None:
+    from ccfnet_tf.inference.predict import Failure, Outcome
+
+    gif = Failure("a.gif", "has 3 frames", in_part=True)
+    (line,) = predict._predicted(Outcome(2, 0, 0, (gif,)), "out")
+    assert line == "out: 2 images, 1 of them only the first of several frames, see above"
+    (line,) = predict._predicted(Outcome(2, 0, 0, (gif, Failure("b.jpg", "damaged"))), "out")
+    assert line.endswith(" frames; 1 failed, see above")
+
+
 def test_predict_reports_the_coverage_and_where_accuracy_is_measured() -> None:
     from ccfnet_tf.inference.predict import Outcome
 

@@ -253,6 +253,38 @@ def test_a_run_without_a_checkpoint_is_refused_before_its_inputs_are_sought(
     assert "no checkpoint yet" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        (["good.png"], 0),
+        (["good.png", "gone.jpg"], 1),
+        (["gone.jpg"], 2),
+        (["damaged.png"], 2),
+        (["text.txt"], 2),
+        (["*.bmp"], 2),
+        (["empty"], 2),
+    ],
+)
+def test_the_exit_code_is_2_if_nothing_was_predicted(
+    given: list[str],
+    code: int,
+    make_run: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, folder = make_run("best"), tmp_path / "in"
+    good = write_picture(folder / "good.png", SMALL)
+    (folder / "damaged.png").write_bytes(good.read_bytes()[:60])
+    (folder / "text.txt").write_text("a text")
+    (folder / "empty").mkdir()
+    inputs = [str(folder / name) for name in given]
+    assert main(["predict", str(run), *inputs, "--out", str(tmp_path / "out")]) == code
+    printed, errors = capsys.readouterr()
+    assert (given[-1] in errors) == (code > 0)
+    assert ("1 image" in printed) == (code < 2)
+    assert str(folder / given[-1]) not in printed
+
+
 class Several:
     """Answers an image with a label that is its first pixel's red, several at a time.
 

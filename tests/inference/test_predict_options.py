@@ -130,8 +130,16 @@ def test_pictures_far_larger_than_those_of_training_are_said_once(tmp_path: Path
     assert "at most 50x40" in line
     assert "--size 50" in line
     assert run(tmp_path / "in", tmp_path / "2", trained=(45, 60))[1] == []
-    assert run(tmp_path / "in", tmp_path / "3", Wanted(box=(50, 50)), (40, 50))[1] == []
-    assert run(tmp_path / "in", tmp_path / "4")[1] == []
+    assert run(tmp_path / "in", tmp_path / "3")[1] == []
+
+
+@pytest.mark.parametrize(("side", "lines"), [(50, 0), (119, 0), (120, 1), (640, 1)])
+def test_a_size_that_shrinks_nothing_is_said_once(side: int, lines: int, tmp_path: Path) -> None:
+    put(tmp_path / "in" / "a.png")
+    put(tmp_path / "in" / "b.png")
+    said = run(tmp_path / "in", tmp_path / "out", Wanted(box=(side, side)), trained=(20, 20))[1]
+    assert len(said) == lines  # no advice to give --size to who gave it
+    assert all("note: --size has no effect on a.png: its 120x90 pixels" in line for line in said)
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,9 @@ def test_a_folder_is_ranked(
     )
     command = ["rank", str(run), str(pool), "--top", "2", "--out", str(out)]
     assert cli.main(command) == 1  # the damaged image
-    printed = capsys.readouterr().out
-    assert "damaged.png: not an image" in printed
+    printed, errors = capsys.readouterr()
+    assert "damaged.png: not an image" in errors
+    assert "damaged.png" not in printed
     assert "skipped 1 image" in printed
     assert "2 of 3 images chosen" in printed
     rows = list(csv.DictReader((out / "ranking.csv").read_text().splitlines()))
@@ -78,7 +79,7 @@ def test_a_run_without_a_digest_says_so(
     write_picture(pool / "a.png", np.zeros((40, 48, 3), np.uint8))
     command = ["rank", str(run), str(pool), "--out", str(out), "--image-url", "https://host/p/"]
     assert cli.main(command) == 0
-    assert "may be chosen" in capsys.readouterr().out
+    assert "may be chosen" in capsys.readouterr().err
     task = json.loads((out / "label_studio.json").read_text())[0]
     assert task["data"]["image"] == "https://host/p/a.png"
 

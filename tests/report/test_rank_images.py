@@ -124,8 +124,17 @@ def test_damaged_images_and_videos_are_failures(folder: Path) -> None:
 
 def test_nothing_to_rank_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pool").mkdir()
-    with pytest.raises(DataError, match="no image to rank: 0 found"):
+    with pytest.raises(DataError, match=r"pool: contains no image \(.jpg [^)]*\): give") as error:
         rank(tmp_path / "pool")
+    assert "mp4" not in str(error.value)
+
+
+def test_images_that_differ_only_in_the_suffix_are_both_ranked(folder: Path) -> None:
+    twin = np.random.default_rng(1).integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    Image.fromarray(twin).save(folder / "0.jpg")
+    ranking = rank(folder)
+    assert ranking.failures == ()
+    assert {"0.png", "0.jpg"} <= {each.path for each in ranking.chosen}
 
 
 def test_nothing_is_kept_if_an_image_disappears(folder: Path, tmp_path: Path) -> None:
