@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ccfnet_tf.config import DataConfig, DataFormat
+from ccfnet_tf.datasets.layout_helpers import contents
 from ccfnet_tf.datasets.layouts import (
     ade20k,
     ade20k_full,
@@ -90,6 +91,11 @@ def detect(root: Path) -> DataFormat:
         seen = "; ".join(f"{name} ({signs})" for name, signs in found.items())
         raise DataError(
             f"{root}: matches more than one layout: {seen}: choose one with --data.format"
+        )
+    if lacking := folder.missing_sides(root):
+        raise DataError(
+            f"{root}: {lacking} missing (found: {contents(root)}): add what is missing; every "
+            "split of the layout 'folder' has images and masks"
         )
     near = _below(root) or _above(root)
     if near:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.layout_registry import detect
+from ccfnet_tf.datasets.open_data_set import read_parts
 from ccfnet_tf.errors import DataError
 from tests.datasets.layouts import small_copies
 from tests.datasets.layouts.small_copies import mask, photo, values
@@ -141,3 +143,31 @@ def test_several_folders_of_one_layout(tmp_path: Path) -> None:
         f"{tmp_path / 'a'} is folder (images/ and masks/): so is b/ next to it (3 in all)"
         in message
     )
+
+
+@pytest.mark.parametrize(
+    ("files", "lacking"),
+    [
+        (("train/images/a.jpg", "val/images/b.jpg", "val/masks/b.png"), "train/masks/"),
+        (("train/masks/a.png", "test/images/b.jpg", "test/masks/b.png"), "train/images/"),
+        (("train/img_dir/a.jpg", "val/img_dir/b.jpg", "val/ann_dir/b.png"), "train/ann_dir/"),
+        (("train/a.jpg", "val/images/b.jpg", "val/masks/b.png"), "train/images/ and train/masks/"),
+        (("val/images/b.jpg", "val/masks/b.png"), "train/images/ and train/masks/"),
+        (("train/images/a.jpg", "classes.txt"), "train/masks/"),
+        (("train/images/a.jpg", "val/images/b.jpg", "classes.txt"), "train/masks/"),
+    ],
+)
+def test_a_folder_that_a_split_lacks_is_named(
+    files: tuple[str, ...], lacking: str, tmp_path: Path
+) -> None:
+    root = fill(tmp_path / "set", *files)
+    with pytest.raises(DataError) as caught:
+        detect(root)
+    assert str(caught.value).startswith(f"{root}: {lacking} missing (found: ")
+
+
+def test_a_folder_that_another_split_lacks_is_named(tmp_path: Path) -> None:
+    files = ("train/images/a.jpg", "train/masks/a.png", "val/images/b.jpg", "classes.txt")
+    root = fill(tmp_path / "set", *files)
+    with pytest.raises(DataError, match=r"set/val: contains no masks/ \(found: images/\): add it"):
+        read_parts(DataConfig(root=str(root)), seed=0)

@@ -84,6 +84,25 @@ def signs(root: Path) -> str:
     return ""
 
 
+def missing_sides(root: Path) -> str:
+    """Returns the folders that a split of `root` lacks, such as `train/masks/`; empty if none.
+
+    That it should have them is known from another split that is complete, or from a class list.
+    """
+    parts = part_folders(root)
+    folders = [folder for each in parts.values() for folder in each]
+    complete = next(filter(None, map(_sides_of, folders)), None)
+    images, masks = complete or SIDES[0]
+    if complete and "train" not in parts:
+        return f"train/{images}/ and train/{masks}/"
+    for folder in folders:
+        lacking = [side for side in (images, masks) if not (folder / side).is_dir()]
+        half = len(lacking) == 1 and has_classes(root) and not (folder / "labels").is_dir()
+        if lacking and not _sides_of(folder) and (complete or half):
+            return " and ".join(f"{folder.name}/{side}/" for side in lacking)
+    return ""
+
+
 def has_classes(root: Path) -> bool:
     """Returns whether `root` has a class list or a colour table."""
     return any((root / name).is_file() for name in ("classes.txt", *COLOURS))
@@ -395,7 +414,7 @@ def _sides(folder: Path, names: tuple[str, str]) -> tuple[dict[str, Path], dict[
     """Returns images and masks, each as relative path without suffix -> file."""
     for side in names:
         if not (folder / side).is_dir():
-            raise DataError(f"{folder}: contains no {side}/ (found: {contents(folder)})")
+            raise DataError(f"{folder}: contains no {side}/ (found: {contents(folder)}): add it")
     image_folder = folder / names[0]
     images = files_in(image_folder, SUFFIXES, ANYWHERE)
     if not images:
