@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ccfnet_tf.cli.argument_parser import Parser
+from ccfnet_tf.cli.argument_parser import Parser, add_palette_option
 from ccfnet_tf.errors import EXIT_DONE
-from ccfnet_tf.palettes import PALETTES, with_palette
+from ccfnet_tf.palettes import with_palette
 
 
 def new_parser() -> Parser:
@@ -21,8 +21,7 @@ def new_parser() -> Parser:
     parser.add_argument(
         "--html", metavar="FILE", help="write the same with curves as an HTML page, too"
     )
-    palette = "colours of the classes in the page: the data set's, or some for the colour-blind"
-    parser.add_argument("--palette", choices=PALETTES, default="dataset", help=palette)
+    add_palette_option(parser)
     return parser
 
 
@@ -45,12 +44,14 @@ def main(args: list[str]) -> int:
         refuse_other_file(html)
         refuse_unwritable(html.parent, "--html")
     paths = [Path(each).expanduser() for each in options.runs]
-    taxonomy = read_run(paths[0]).taxonomy
+    infos = [read_run(path) for path in paths]  # refuses what is not a run
     runs = read_compared(paths)
     drawn = compare(runs)
     console = new_console()
     console.print(comparison_tables(runs, drawn))
     if html is not None:
-        write_page(html, comparison_page(runs, drawn, with_palette(taxonomy, options.palette)))
+        write_page(
+            html, comparison_page(runs, drawn, with_palette(infos[0].taxonomy, options.palette))
+        )
         console.print(f"written to {html}")
     return EXIT_DONE

@@ -65,6 +65,17 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(f"not JSON ({first_line(error)})") from error
 
 
+def mapping(tree: Any) -> dict[str, Any]:
+    """Returns a parsed JSON object.
+
+    Raises:
+        TypeError: It is another value; the message is one line.
+    """
+    if not isinstance(tree, dict):
+        raise TypeError(f"expected an object with keys, not {type(tree).__name__}")
+    return tree
+
+
 class _RefusedError(ValueError):
     """The text is valid YAML, but its content is refused."""
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ccfnet_tf.errors import RunError, first_line
 from ccfnet_tf.io.checksum import sha256_of
-from ccfnet_tf.io.untrusted_yaml_json import parse_json
+from ccfnet_tf.io.untrusted_yaml_json import mapping, parse_json
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
+from ccfnet_tf.runs.checkpoint_file import MODEL, read_arrays
 
 if TYPE_CHECKING:
     from ccfnet_tf.config import ComputeType
@@ -71,18 +72,20 @@ def read_calibration(
 
     Raises:
         RunError: The file cannot be read, is of another checkpoint than the run's own choice, the
-            checkpoint was written after the calibration, or kernels of another precision were
-            calibrated.
+            checkpoint is damaged or was written after the calibration, or kernels of another
+            precision were calibrated.
     """
     path = run / CALIBRATION
     if not path.is_file():
         return UNCALIBRATED
     try:
-        tree = parse_json(path.read_text(encoding="utf-8"))
+        tree = mapping(parse_json(path.read_text(encoding="utf-8")))
         name, digest = str(tree["checkpoint"]), str(tree["sha256"])
         calibrated = str(tree.get("kernels", "float32"))  # missing in older files
         calibration = parse_calibration(tree, classes)
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise RunError(f"{path}: not a calibration (no key {error}): {_FIX}") from error
+    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
         raise RunError(f"{path}: not a calibration ({first_line(error)}): {_FIX}") from error
     if name != checkpoint.name:
         if requested:
@@ -92,6 +95,7 @@ def read_calibration(
             f"{checkpoint.name}: {_FIX}"
         )
     if digest != _digest(checkpoint):
+        read_arrays(checkpoint, prefix=MODEL)  # raises an error if it is damaged
         raise RunError(f"{path}: {name} was written again after it was calibrated: {_FIX}")
     if calibrated != kernels:
         raise RunError(

@@ -30,7 +30,10 @@ NOT_FINITE_ADVICE = (
 )
 """Advice when values became non-finite in training."""
 
-OTHERS = "use the other one of best.npz and last.npz, or train again"
+OTHERS = (
+    "restore it from a backup, replace it by a copy of the other one of best.npz and last.npz, or "
+    "train again"
+)
 """Advice when a checkpoint cannot be used."""
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ccfnet_tf.config import DataConfig, RunConfig, from_yaml
 from ccfnet_tf.errors import ConfigError, RunError
-from ccfnet_tf.io.untrusted_yaml_json import parse_json
+from ccfnet_tf.io.untrusted_yaml_json import mapping, parse_json
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs.calibration_file import read_calibration
 from ccfnet_tf.runs.checkpoint_file import MODEL, assign_model, read_arrays
@@ -103,6 +103,11 @@ def read_run(path: str | Path) -> RunInfo:
         raise RunError(f"{folder}: no such folder; give a run folder written by `ccfnet-tf fit`")
     if not folder.is_dir():
         raise RunError(f"{folder}: is a file; give the run folder, not a file in it")
+    if any((folder / name).is_file() for name in (CROSSVAL_CONFIG, CROSSVAL_RESULT)):
+        raise RunError(
+            f"{folder}: is the folder of a cross-validation: give the run of a fold, such as "
+            f"{folder / 'fold_0'}"
+        )
     missing = [name for name in (CONFIG, CLASSES) if not (folder / name).is_file()]
     if missing:
         raise RunError(
@@ -221,15 +226,14 @@ def read_config(file: Path) -> RunConfig:
 
 def _read_classes(file: Path) -> Taxonomy:
     try:
-        tree: Any = parse_json(_text(file))
-        names, palette = tree["names"], tree["palette"]
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError("a name is not a string")
-        colours = tuple((red, green, blue) for red, green, blue in palette)
-        if not all(type(value) is int and 0 <= value <= 255 for each in colours for value in each):
-            raise ValueError("a colour is not three integers 0..255")
-        taxonomy = Taxonomy(tuple(names), colours)
-    except (ValueError, KeyError, TypeError) as error:
+        tree = mapping(parse_json(_text(file)))
+        names, palette = tree.get("names"), tree.get("palette")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError("'names' is not a list of strings")
+        if not isinstance(palette, list) or not all(map(_is_colour, palette)):
+            raise TypeError("'palette' is not a list of colours, each three integers 0..255")
+        taxonomy = Taxonomy(tuple(names), tuple((red, green, blue) for red, green, blue in palette))
+    except (ValueError, TypeError) as error:
         raise RunError(
             f"{file}: not a list of classes ({error}): expected "
             '{"names": [...], "palette": [[r, g, b], ...]}'
@@ -237,6 +241,14 @@ def _read_classes(file: Path) -> Taxonomy:
     if not names:
         raise RunError(f"{file}: contains no classes; a run has at least one")
     return taxonomy
+
+
+def _is_colour(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(each) is int and 0 <= each <= 255 for each in value)
+    )
 
 
 def _read_largest(file: Path) -> tuple[int, int] | None:

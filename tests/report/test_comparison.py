@@ -150,7 +150,7 @@ def test_what_is_no_pair_of_evaluated_runs_is_refused(
         ([one], "give at least two"),
         ([one, one / "." ], "given twice"),
         ([one, two], "images.npz: damaged"),
-        ([one, tmp_path / "none"], "none/evaluation.json: no such file"),
+        ([one, tmp_path / "none"], "none: no such folder; give a run folder"),
         ([one, two, "--html", report], "already exists and was not written by ccfnet-tf"),
     ]  # fmt: skip
     for args, fault in cases:

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text, read_calibration
+from ccfnet_tf.runs.checkpoint_file import write_arrays
 
 VECTOR = Calibration((0.5, 1.5), (0.25, -1.0), 0.7, -0.3, 0.06)
 
@@ -16,7 +18,7 @@ VECTOR = Calibration((0.5, 1.5), (0.25, -1.0), 0.7, -0.3, 0.06)
 @pytest.fixture
 def best(tmp_path: Path) -> Path:
     path = tmp_path / "best.npz"
-    path.write_bytes(b"weights")
+    write_arrays(path, {"model/w": np.zeros(2, np.float32)})
     return path
 
 
@@ -44,8 +46,31 @@ def test_it_is_not_applied_to_other_weights(best: Path) -> None:
     assert read_calibration(last.parent, last, classes=2, requested=True) == UNCALIBRATED
     with pytest.raises(RunError, match=r"json: is of best.npz, but .* last.npz: run `ccfnet-tf c"):
         read(last)
-    best.write_bytes(b"trained on")
+    write_arrays(best, {"model/w": np.ones(2, np.float32)})  # trained on
     with pytest.raises(RunError, match=r"best.npz was written again .* run `ccfnet-tf calibrate`"):
+        read(best)
+
+
+def test_a_damaged_checkpoint_is_not_called_a_newer_one(best: Path) -> None:
+    write(best)
+    best.write_bytes(best.read_bytes()[:1])
+    with pytest.raises(RunError, match=r"best.npz: damaged .*copy of the other one") as caught:
+        read(best)
+    assert "calibrate" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[]", "expected an object with keys, not list"),
+        ("3", "expected an object with keys, not int"),
+        ("{}", "no key 'checkpoint'"),
+        ('{"checkpoint": "best.npz", "sha256": ""}', "no key 'scale'"),
+    ],
+)
+def test_a_file_of_another_shape_says_what_it_lacks(best: Path, text: str, says: str) -> None:
+    (best.parent / CALIBRATION).write_text(text)
+    with pytest.raises(RunError, match=rf"not a calibration \({says}\): run `ccfnet-tf calib"):
         read(best)
 
 
