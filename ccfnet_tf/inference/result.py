@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.inference.segmenter_protocol import Maps, Prediction
 from ccfnet_tf.inference.writers import KINDS, Kind, overlay_image, with_legend, write_prediction
 from ccfnet_tf.io.draw_sheet import shown_ids
+from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.labels import Taxonomy
 
 
@@ -78,7 +80,8 @@ class Result(_Parts):
 
         Args:
             folder: Output folder; created if missing.
-            name: Stem of the file names; the name of the image if None.
+            name: Stem of the file names, perhaps in a folder below (`trip/photo`); the name of the
+                image if None.
             kinds: Which files: `label`, `color`, `overlay`, and for each map its name
                 (`attention`, `difficulty`, `risk`), alone or followed by `_grey`, `_npy` or
                 `_tiff`.
@@ -88,13 +91,22 @@ class Result(_Parts):
             The files, in the order of `kinds`.
 
         Raises:
-            ResourceError: The disk is full or not writable; none of the files is kept.
+            ConfigError: `name` would place the files outside of the folder.
+            ResourceError: The folder is a file, or the disk is full or not writable; none of the
+                files is kept.
         """
+        folder = Path(folder).expanduser()
+        name = name or self.name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ConfigError(
+                f"name is '{name}': it must stay below {folder}: leave out '..' and a leading '/'"
+            )
+        refuse_unwritable(folder, "folder")
         return write_prediction(
             self._maps(),
             self.image,
-            Path(folder).expanduser(),
-            name or self.name,
+            folder,
+            name,
             self.taxonomy,
             kinds=kinds,
             legends=legends,

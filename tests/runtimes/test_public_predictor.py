@@ -17,7 +17,7 @@ from PIL import Image
 
 from ccfnet_tf import Predictor
 from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
-from ccfnet_tf.errors import ConfigError, DataError, RunError
+from ccfnet_tf.errors import ConfigError, DataError, ResourceError, RunError
 from ccfnet_tf.inference import keras_network
 from ccfnet_tf.inference.segmenter_protocol import Prediction
 from ccfnet_tf.inference.writers import KINDS, overlay_image
@@ -115,6 +115,22 @@ def test_a_result_draws_and_saves_itself(predictor: Predictor, tmp_path: Path) -
     saved = result.save(tmp_path / "out", kinds=["attention_npy", "risk_npy"])
     for path, values in zip(saved, (result.attention, result.risk), strict=True):
         np.testing.assert_array_equal(np.load(path), values)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/tmp/x", ".."])
+def test_a_result_is_not_saved_outside_of_its_folder(
+    name: str, predictor: Predictor, tmp_path: Path
+) -> None:
+    result = predictor.predict(RAMP)
+    with pytest.raises(ConfigError, match=r"name is .*: it must stay below .*out: leave out"):
+        result.save(tmp_path / "out", name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_folder_for_results(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(ResourceError, match=r"photo.jpg: is a file, expected a folder"):
+        predictor.predict(RAMP).save(tmp_path / "photo.jpg", "x")
 
 
 def through_pickle(result: Any) -> Any:
