@@ -26,7 +26,7 @@ from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError, RunErro
 from ccfnet_tf.evaluation.easy_hard import HEADS
 from ccfnet_tf.io.atomic_file import refuse_links
 from ccfnet_tf.io.in_threads import in_threads
-from ccfnet_tf.io.new_folder import refuse_file
+from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.report.evaluation_tables import percent
 from ccfnet_tf.report.is_evaluated import is_evaluated
@@ -60,6 +60,7 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
         ConfigError: The data set has no folds, or several workers were started.
         DataError: A class is missing from the training split of a fold.
         RunError: `out` contains other runs, or a fold failed (its error has been printed).
+        ResourceError: `out` is a file or cannot be written.
     """
     if cluster_of(config.train) is not None:
         raise ConfigError(
@@ -67,6 +68,7 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
             "several workers: unset TF_CONFIG, or train one fold per worker (fit --data.fold K "
             "--train.strategy mirrored)"
         )
+    refuse_unwritable(out)
     config = resolved_paths(replace(config, data=replace(config.data, fold=0)))
     folds = list_set(config.data, config.seed).folds
     if folds < 2:
@@ -158,7 +160,6 @@ def _claim(config: RunConfig, out: Path, resume: bool) -> None:
                 "choose another --out"
             )
         return
-    refuse_file(out)
     if out.exists() and any(out.iterdir()):
         resuming = "continue with --resume, or " if stored.is_file() else ""
         raise RunError(f"{out}: already exists and is not empty; {resuming}choose another --out")

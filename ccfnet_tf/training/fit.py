@@ -23,7 +23,7 @@ from ccfnet_tf.network.model import CCFNet
 from ccfnet_tf.pipeline.batch import original_error, training_batches
 from ccfnet_tf.pipeline.worker_sharding import Share
 from ccfnet_tf.runs.progress import read_epoch
-from ccfnet_tf.runs.run_folder import CONFIG, read_run
+from ccfnet_tf.runs.run_folder import CONFIG, CROSSVAL_CONFIG, read_run
 from ccfnet_tf.runs.write_run_files import (
     keep_sound_rows,
     write_classes,
@@ -126,7 +126,8 @@ def fit(
         trained = _train(config, context, data, resume=resume, resuming=resuming, stack=stack)
     done = "trained; " if trained else ""
     evaluate = f"ccfnet-tf evaluate {shlex.quote(str(run))}{_split_option(data)}"
-    console.print(f"{run}: {done}next: {evaluate}", highlight=False, soft_wrap=True)
+    if not (run.parent / CROSSVAL_CONFIG).is_file():  # crossval evaluates its folds itself
+        console.print(f"{run}: {done}next: {evaluate}", highlight=False, soft_wrap=True)
 
 
 def _split_option(data: RunData) -> str:
