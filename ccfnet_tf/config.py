@@ -500,6 +500,8 @@ def find_config(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
+    if path.is_dir():
+        raise ConfigError(f"--config {name}: is a folder: give a preset or a YAML file")
     raise ConfigError(
         f"--config {name}: neither a preset ({', '.join(preset_names())}) nor a file that exists"
         + nearest(name, preset_names())
@@ -573,8 +575,14 @@ def read_tree(file: Path) -> dict[str, Any]:
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error}): give a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{file}: not a text file: give --config a preset or a YAML file"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{file}: cannot be read ({error.strerror}): give --config a preset or a YAML file"
+        ) from error
     return _checked(text, str(file))
 
 

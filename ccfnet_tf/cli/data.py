@@ -84,7 +84,7 @@ def _check(args: list[str]) -> int:
     from ccfnet_tf.datasets.audit.find_problems import inspect
     from ccfnet_tf.report.data_tables import check_report
 
-    with _listed(config, notes=False) as (listing, advance, console):  # The table shows the notes.
+    with _listed(config, checking=True) as (listing, advance, console):
         allow_absent, workers = allowed(config.data), config.data.workers
         report = inspect(listing, allow_absent=allow_absent, workers=workers, advance=advance)
     _print_report(known.json, report.to_json(), check_report(report), console)
@@ -106,12 +106,11 @@ def _stats(args: list[str]) -> int:
     _refuse_lost_json(known.json)
     _refuse_image_name("--plot", known.plot)
     from ccfnet_tf.datasets.audit.stats import survey
-    from ccfnet_tf.datasets.open_data_set import agreeing, parts_of, refuse_unpaired
+    from ccfnet_tf.datasets.open_data_set import agreeing, parts_of
     from ccfnet_tf.report.data_plots import stats_figure
     from ccfnet_tf.report.data_tables import stats_table
 
     with _listed(config) as (listing, advance, console):
-        refuse_unpaired(listing)
         samples = [sample for part in parts_of(listing).values() for sample in part]
         taxonomy, workers = listing.taxonomy, config.data.workers
         stats = survey(samples, agreeing(listing.load), taxonomy, workers=workers, advance=advance)
@@ -259,7 +258,11 @@ def _scenes(args: list[str]) -> int:
     parser = _scenes_parser()
     known, keys = parser.parse_known_args(args)
     keys = ["--data.format", "scenes", "--data.scenes", str(known.count), *keys]
-    _convert_to(Path(known.out).expanduser(), _config("demo", keys), None)
+    try:
+        config = _config("demo", keys)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("data.scenes is", "--count is", 1)) from error
+    _convert_to(Path(known.out).expanduser(), config, None)
     return EXIT_DONE
 
 
@@ -349,10 +352,13 @@ def _config(name: str, keys: list[str]) -> RunConfig:
 
 @contextmanager
 def _listed(
-    config: RunConfig, *, passes: int = 1, notes: bool = True
+    config: RunConfig, *, passes: int = 1, checking: bool = False
 ) -> Iterator[tuple[Listing, Callable[[], None], Console]]:
-    """Yields the listing, a function that advances the progress bar, and the console."""
-    from ccfnet_tf.datasets.open_data_set import list_set, parts_of, with_format
+    """Yields the listing, a function that advances the progress bar, and the console.
+
+    With `checking`, the caller reports unpaired files and notes.
+    """
+    from ccfnet_tf.datasets.open_data_set import list_set, parts_of, refuse_unpaired, with_format
 
     stderr = new_console(stderr=True)  # With --json -, standard output is only JSON.
     data = with_format(config.data)
@@ -362,8 +368,10 @@ def _listed(
     count = sum(map(len, parts_of(listing).values()))
     images = f"{count} image{'' if count == 1 else 's'}"
     stderr.print(f"{data.root or 'scenes'}: {data.format}, {images}")
-    for note in listing.notes if notes else ():
-        stderr.print(note, markup=False)
+    if not checking:
+        for note in listing.notes:
+            stderr.print(note, markup=False)
+        refuse_unpaired(listing, data)
     with new_progress(stderr) as bar:
         task = bar.add_task("reading", total=count * passes)
         yield listing, lambda: bar.advance(task), new_console()

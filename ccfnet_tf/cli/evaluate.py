@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli.argument_parser import Parser
-from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, wrapping_of
+from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, parse_with_views, wrapping_of
 from ccfnet_tf.datasets.audit.check_split import check
 from ccfnet_tf.datasets.open_data_set import without_damage
 from ccfnet_tf.errors import EXIT_DONE, ConfigError, DataError
@@ -81,7 +81,7 @@ def new_parser() -> Parser:
 
 def main(args: list[str]) -> int:
     """Evaluates a run; returns the exit code."""
-    options = new_parser().parse_args(args)
+    options = parse_with_views(new_parser(), args)
     if options.batch is not None:
         sys.stderr.write("note: --batch is deprecated: it has no effect; leave it out\n")
     run, console = Path(options.run).expanduser(), new_console()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli.argument_parser import Parser, add_palette_option
-from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, wrapping_of
+from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, parse_with_views, wrapping_of
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
@@ -83,8 +83,7 @@ def new_parser() -> Parser:
 
 def main(args: list[str]) -> int:
     """Labels images, videos and streams; returns the exit code."""
-    parser = new_parser()
-    options = parser.parse_args(args)
+    options = parse_with_views(new_parser(), args)
     from ccfnet_tf.inference.abstain import parse_threshold
     from ccfnet_tf.inference.downscale import parse_box
     from ccfnet_tf.inference.predict import Wanted, parse_save, predict_all

@@ -41,12 +41,15 @@ def main(args: list[str]) -> int:
     options = parser.parse_args(args)
 
     from ccfnet_tf.io.console import new_console
+    from ccfnet_tf.serving.find_served import find_served
 
+    folder = Path(options.folder).expanduser()
+    find_served(folder)  # refuses another folder before TensorFlow is waited for
     start_tensorflow()
     from ccfnet_tf.serving.server import serve
 
     serve(
-        Path(options.folder).expanduser(),
+        folder,
         host=options.host,
         rest_port=options.rest_port,
         grpc_port=options.grpc_port,

@@ -81,7 +81,7 @@ def _read_tree(path: Path) -> dict[str, list[str]]:
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file: data.label_map names a YAML file") from error
+        raise ConfigError(f"{path}: no such file: data.label_map must name a YAML file") from error
     except (OSError, ValueError) as error:  # undecodable bytes raise a ValueError too
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(tree, dict):

@@ -144,10 +144,7 @@ def read_parts(data: DataConfig, seed: int) -> Parts:
     """
     data = with_format(data)
     listing = list_set(data, seed)
-    try:
-        refuse_unpaired(listing)
-    except DataError as error:
-        raise DataError(f"{error}{all_of_them(data)}", kind=error.kind) from error
+    refuse_unpaired(listing, data)
     train, val = listing.train, listing.val
     if val is None:
         train, val = _draw_val(listing, data.val_share, seed)
@@ -171,8 +168,12 @@ def parts_of(listing: Listing) -> dict[str, tuple[Sample, ...]]:
     return {part: samples for part, samples in parts.items() if samples}
 
 
-def refuse_unpaired(listing: Listing) -> None:
+def refuse_unpaired(listing: Listing, data: DataConfig | None = None) -> None:
     """Rejects a set with unpaired images or labels.
+
+    Args:
+        listing: The set.
+        data: Its configuration; the message then has the command that lists all problems.
 
     Raises:
         DataError: The first unpaired file, with the number of others.
@@ -180,7 +181,7 @@ def refuse_unpaired(listing: Listing) -> None:
     if listing.unpaired:
         first, others = listing.unpaired[0], len(listing.unpaired) - 1
         more = f" (and {others} more such files)" if others else ""
-        raise DataError(f"{first}{more}", kind=first.kind)
+        raise DataError(f"{first}{more}{all_of_them(data) if data else ''}", kind=first.kind)
 
 
 def all_of_them(data: DataConfig) -> str:
@@ -245,8 +246,9 @@ def _with_lists(listing: Listing, lists: Path, fold: int) -> Listing:
     if not folder.is_dir() and not folds:
         folder = lists
     if not lists.is_dir():
-        why = "is a file: give the folder of the lists" if lists.is_file() else "no such folder"
-        raise ConfigError(f"data.lists: {lists}: {why}")
+        why = "is a file" if lists.is_file() else "no such folder"
+        fix = "give the folder of the lists, such as --out of ccfnet-tf data split"
+        raise ConfigError(f"data.lists: {lists}: {why}: {fix}")
     if folds and not folder.is_dir():
         numbers = f"the folds 0 to {folds - 1}" if folds > 1 else "fold 0 only"
         raise ConfigError(f"data.fold is {fold}: {lists} has {numbers}")

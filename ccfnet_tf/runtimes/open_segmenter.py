@@ -11,7 +11,13 @@ from typing import Literal
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.inference.downscale import Box
 from ccfnet_tf.inference.segmenter_protocol import Segmenter
-from ccfnet_tf.runs.run_folder import CLASSES, CONFIG, read_run
+from ccfnet_tf.runs.run_folder import (
+    CLASSES,
+    CONFIG,
+    CROSSVAL_CONFIG,
+    CROSSVAL_RESULT,
+    read_run,
+)
 from ccfnet_tf.runtimes.manifest import MANIFEST, MODEL, Format, Manifest, read_manifest
 
 Kind = Literal["run", "server", "saved_model", "tflite", "onnx"]
@@ -73,12 +79,13 @@ class Source:
         return _OPENERS[self.manifest.format](Path(self.place), self.manifest, threads)
 
 
-def find_source(source: str) -> Source:
+def find_source(source: str, accepted: str = _ACCEPTED) -> Source:
     """Finds the kind of a source and checks it without opening the network.
 
     Args:
         source: An address, a run folder, an `.onnx` or `.tflite` file or its folder, the folder of
             a SavedModel, or the folder of its numbered versions, of which the highest is used.
+        accepted: What messages ask for.
 
     Raises:
         RunError: The source is none of these, or its checksums differ from its manifest.
@@ -87,16 +94,16 @@ def find_source(source: str) -> Source:
         return Source("server", address)
     path = Path(source).expanduser()
     if not path.exists():
-        raise RunError(f"{path}: no such folder or file; give {_ACCEPTED}")
+        raise RunError(f"{path}: no such folder or file; give {accepted}")
     if path.is_file():
-        return _file(path)
-    if any((path / name).is_file() for name in (CONFIG, CLASSES)):
+        return _file(path, accepted)
+    if any((path / name).is_file() for name in (CONFIG, CLASSES, CROSSVAL_CONFIG, CROSSVAL_RESULT)):
         run = read_run(path)
         run.checkpoint()
         return Source("run", str(path), trained=run.trained)
     folder = path if _is_artifact(path) else _highest_version(path)
     if folder is None:
-        raise RunError(f"{path}: {_describe_folder(path)}")
+        raise RunError(f"{path}: {_describe_folder(path, accepted)}")
     manifest = read_manifest(folder)
     name = MODEL.get(manifest.format, "")
     return _artifact(manifest, folder / name)
@@ -123,10 +130,10 @@ def _address(source: str) -> str:
     return ""
 
 
-def _file(path: Path) -> Source:
+def _file(path: Path, accepted: str) -> Source:
     formats = {Path(name).suffix: format_ for format_, name in MODEL.items()}
     if path.suffix not in formats:
-        raise RunError(f"{path}: not a file of a network; give {_ACCEPTED}")
+        raise RunError(f"{path}: not a file of a network; give {accepted}")
     manifest = read_manifest(path.parent)
     if manifest.format != formats[path.suffix]:
         raise RunError(
@@ -146,13 +153,13 @@ def _is_artifact(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (MANIFEST, _SAVED_MODEL, *MODEL.values()))
 
 
-def _describe_folder(folder: Path) -> str:
+def _describe_folder(folder: Path, accepted: str) -> str:
     """Returns why a folder cannot be opened, and lists its subfolders that can be."""
     folders = sorted(each for each in folder.iterdir() if each.is_dir())
     inside = [each for each in folders if _is_artifact(each)]
     inside += [each for each in folders if each not in inside and _highest_version(each)]
     if not inside:
-        return f"not a run folder and not an exported network; give {_ACCEPTED}"
+        return f"not a run folder and not an exported network; give {accepted}"
     return f"contains exported networks; give one of: {', '.join(each.name for each in inside)}"
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.errors import RunError
 from ccfnet_tf.runtimes.allowed_ops import refuse_harmful_graph
-from ccfnet_tf.runtimes.open_segmenter import find_source
 from ccfnet_tf.serving.admission import DEFAULT_MAX_PIXELS, PixelBudget, pixels_of
+from ccfnet_tf.serving.find_served import find_served
 
 Arrays = Mapping[str, np.ndarray]
 Status = Literal[
@@ -78,10 +77,7 @@ class Model:
     """
 
     def __init__(self, folder: Path, name: str, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
-        source = find_source(str(folder))
-        path = Path(source.place)
-        if source.kind != "saved_model":
-            raise ConfigError(f"{path}: {_not_served(source.kind, path)}")
+        path = find_served(folder)
         refuse_harmful_graph(path)
         self.name = name
         self.version = int(path.name) if _VERSION.fullmatch(path.name) else 1
@@ -184,16 +180,3 @@ def _reason(error: Exception) -> str:
     message = error.message if isinstance(error, tf.errors.OpError) else str(error)
     lines = message.removeprefix("Graph execution error:").strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _not_served(kind: str, path: Path) -> str:
-    """Returns why a folder cannot be served, and the fix."""
-    if kind == "run":
-        name = path.resolve().name
-        export = f"ccfnet-tf export {shlex.quote(str(path))}"
-        served = shlex.quote(f"export/models/{name}/ccfnet")
-        return f"is a run, not an exported model: run {export}, then ccfnet-tf serve {served}"
-    return (
-        f"is a file of format {kind}, but a server needs a SavedModel: export the run without "
-        "--format"
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -66,6 +67,40 @@ def test_an_unknown_subcommand_suggests_the_nearest(capsys: pytest.CaptureFixtur
 def test_check_of_a_valid_data_set(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert data("check", plain) == EXIT_DONE
     assert "nothing to fix" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["stats", "show", "split", "convert"])
+def test_an_image_without_a_mask_refers_to_the_check(
+    verb: str, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (plain / "masks" / "2.png").unlink()
+    out = {"show": "a.png", "split": "o", "convert": "o"}.get(verb)
+    more = ["--out", tmp_path / out] if out else []
+    assert data(verb, plain, *more) == EXIT_USER_ERROR
+    error = capsys.readouterr().err
+    assert "2.png: no mask" in error
+    assert f"to list all problems: ccfnet-tf data check {plain}" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [
+        (["--group-by", "no.csv"], "no.csv: no such file: give a CSV file with lines IMAGE,VIDEO"),
+        (["--group-by", "a("], "not a valid regular expression .*: correct it"),
+        (["--group-by", "x"], "every image needs a group: change the expression, or give a CSV"),
+        (["--data.lists", "none"], "none: no such folder: give the folder of the lists"),
+        (["--data.label_map", "no.yaml"], "no.yaml: no such file: data.label_map must name a YAML"),
+    ],
+)
+def test_a_message_about_an_option_says_what_to_give(
+    options: list[str],
+    fix: str,
+    plain: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert data("split", plain, "--out", tmp_path / "out", *options) == EXIT_USER_ERROR
+    assert re.search(fix, capsys.readouterr().err)
 
 
 def test_check_reports_all_problems_and_exits_with_1(

@@ -16,6 +16,7 @@ from ccfnet_tf.cli import predict, presets
 from ccfnet_tf.errors import EXIT_UNEXPECTED, EXIT_USER_ERROR
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
+PHOTO = str(next((SAMPLE / "test" / "images").iterdir()))
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -101,6 +102,21 @@ def test_presets_lists_all_with_departures_from_the_paper(
         (["rank", "run", "no/such/folder"], "no/such/folder: no such folder: give a folder"),
         (["rank", "run", str(SAMPLE), "--top", "0"], "--top is 0: it must be 1 or more"),
         (["rank", "no/such/run", str(SAMPLE)], "no/such/run: no such folder"),
+        (["predict", "run", "--tta", "flip", "a.jpg"], "--tta took 'a.jpg'.*put --tta after"),
+        (
+            ["predict", "--tta", "scales=1,2", "run", "a.jpg"],
+            "--tta took 'run' as one of its views",
+        ),
+        (["evaluate", "--tta", "flip", "run"], "--tta took 'run' as one of its"),
+        (["predict", "run", "--tta", "flip"], "required: INPUT"),
+        (["data", "scenes", "--count", "3", "--out", "x"], "--count is 3: it must be"),
+        (["fit", "--config", PHOTO], r"\.\w+: not a text file: give --config a preset or a YAML"),
+        (["fit", "--config", str(SAMPLE)], "--config .*sample: is a folder: give a preset"),
+        (["serve", "no/such"], "no/such: no such folder or file; give the folder OUT/ccfnet of"),
+        (["serve", PHOTO], "not a file of a network; give the folder OUT/ccfnet of"),
+        (["serve", str(SAMPLE)], "not an exported network; give the folder OUT/ccfnet of"),
+        (["serve", "http://host:8501/v1/models/ccfnet"], "is the address of a server: give the"),
+        (["crossval", "--data.root", str(SAMPLE), "--out", "/dev/null/x"], "/dev/null: is a file"),
         (["completion", "tcsh"], "invalid choice: 'tcsh'"),
     ],
 )
@@ -114,6 +130,33 @@ def test_a_user_error_is_one_line_and_exit_code_2(
     assert re.search(message, captured.err), captured.err
     assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["calibrate", "RUN"],
+        ["compare", "RUN", "RUN/fold_0"],
+        ["evaluate", "RUN"],
+        ["export", "RUN"],
+        ["predict", "RUN", "photo.jpg"],
+        ["rank", "RUN", str(SAMPLE)],
+        ["report", "RUN"],
+        ["serve", "RUN"],
+        ["benchmark", "RUN"],
+    ],
+)
+@pytest.mark.parametrize("file", ["crossval.yaml", "crossval.json"])
+def test_the_folder_of_a_cross_validation_is_not_taken_for_a_run(
+    args: list[str], file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folds" / "fold_0").mkdir(parents=True)
+    (tmp_path / "folds" / file).touch()
+    folds = str(tmp_path / "folds")
+    assert cli.main([arg.replace("RUN", folds) for arg in args]) == EXIT_USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{folds}: is the folder of a cross-validation" in line
+    assert f"such as {folds}/fold_0" in line
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -130,7 +130,10 @@ def groups_of(by: str, samples: Sequence[Sample], root: Path) -> list[str]:
     try:
         pattern = re.compile(by)
     except re.error as error:
-        raise ConfigError(f"--group-by '{by}': not a valid regular expression ({error})") from error
+        raise ConfigError(
+            f"--group-by '{by}': not a valid regular expression ({error}): correct it; a bracket "
+            "in a name is written \\("
+        ) from error
     paths = [_below(sample, root) for sample in samples]
     matches = [pattern.search(path) for path in paths]
     unmatched = [path for path, match in zip(paths, matches, strict=True) if match is None]
@@ -138,7 +141,8 @@ def groups_of(by: str, samples: Sequence[Sample], root: Path) -> list[str]:
         more = f" and {len(unmatched) - 1} more" if len(unmatched) > 1 else ""
         raise ConfigError(
             f"--group-by '{by}': does not match '{unmatched[0]}'{more} of {len(paths)} paths: "
-            "every image needs a group"
+            "every image needs a group: change the expression, or give a CSV file with lines "
+            "IMAGE,VIDEO"
         )
     return ["\t".join(m.groups("") or [m[0]]) for m in matches if m is not None]
 
@@ -172,7 +176,10 @@ def _rows(path: Path) -> list[list[str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise ConfigError(f"--group-by {path}: no such file") from error
+        raise ConfigError(
+            f"--group-by {path}: no such file: give a CSV file with lines IMAGE,VIDEO, or a "
+            "regular expression"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--group-by {path}: not a UTF-8 text file ({error})") from error
     first = text.partition("\n")[0]
