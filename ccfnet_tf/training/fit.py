@@ -125,9 +125,17 @@ def fit(
         context = _Context(run, strategy, workers, console, digest)
         trained = _train(config, context, data, resume=resume, resuming=resuming, stack=stack)
     done = "trained; " if trained else ""
-    evaluate = f"ccfnet-tf evaluate {shlex.quote(str(run))}{_split_option(data)}"
     if not (run.parent / CROSSVAL_CONFIG).is_file():  # crossval evaluates its folds itself
-        console.print(f"{run}: {done}next: {evaluate}", highlight=False, soft_wrap=True)
+        following = _next_commands(run, data)
+        console.print(f"{run}: {done}next: {following}", highlight=False, soft_wrap=True)
+
+
+def _next_commands(run: Path, data: RunData) -> str:
+    """Returns what to do with a run; calibrated is what has another split to be evaluated on."""
+    folder = shlex.quote(str(run))
+    evaluate = f"ccfnet-tf evaluate {folder}{_split_option(data)}"
+    both = data.parts.val and data.parts.test
+    return f"ccfnet-tf calibrate {folder} && {evaluate}" if both else evaluate
 
 
 def _split_option(data: RunData) -> str:

@@ -25,6 +25,7 @@ from ccfnet_tf.training import build_network, fit
 from ccfnet_tf.training.callbacks.progress_bar import ProgressBar
 from ccfnet_tf.training.claim_run_folder import locked
 
+NEXT = "ccfnet-tf calibrate {0} && ccfnet-tf evaluate {0}"
 CONFIG = RunConfig(
     data=DataConfig(format="scenes", scenes=10, scene_size=(32, 32), crop=33, val_share=0.2),
     model=ModelConfig(backbone="mobilenet_v2", backbone_weights="none"),
@@ -144,12 +145,12 @@ def test_the_best_checkpoint_holds_the_average(tmp_path: Path) -> None:
 
 def test_a_run_is_trained_by_one_process(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert train(run).endswith(f"{run}: trained; next: ccfnet-tf evaluate {run}\n")
+    assert train(run).endswith(f"{run}: trained; next: {NEXT.format(run)}\n")
     with locked(run), pytest.raises(RunError, match="another process is training it"):
         train(run, resume=True)
     said = train(run, resume=True)
     assert "nothing to resume" in said
-    assert said.endswith(f"{run}: next: ccfnet-tf evaluate {run}\n")
+    assert said.endswith(f"{run}: next: {NEXT.format(run)}\n")
     (tmp_path / "crossval.yaml").touch()  # which evaluates its folds itself
     assert "next:" not in train(run, resume=True)
 
