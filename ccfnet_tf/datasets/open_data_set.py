@@ -78,7 +78,7 @@ def with_format(data: DataConfig) -> DataConfig:
     root = _root(data)
     if not root.is_dir():
         why = "is a file" if root.is_file() else "no such folder"
-        raise DataError(f"{root}: {why}: set --data.root to the folder of the data")
+        raise DataError(f"{root}: {why}: give the folder of the data set (--data.root)")
     return replace(data, format=detect(root)) if data.format == "auto" else data
 
 

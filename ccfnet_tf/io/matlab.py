@@ -54,7 +54,9 @@ def read_matrix(path: str | Path, name: str) -> np.ndarray:
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file", kind="missing") from error
+        raise DataError(
+            f"{path}: no such file: unpack the data set again", kind="missing"
+        ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror})") from error
     order = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}.get(data[124:128])

@@ -49,7 +49,7 @@ def read_xml(path: Path) -> Element:
         with path.open("rb") as file:
             parser.ParseFile(file)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        raise DataError(f"{path}: no such file: unpack the data set again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror})") from error
     except (expat.ExpatError, ValueError, LookupError) as error:  # Also for unknown encodings.

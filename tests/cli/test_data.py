@@ -82,6 +82,16 @@ def test_an_image_without_a_mask_refers_to_the_check(
     assert f"to list all problems: ccfnet-tf data check {plain}" in error
 
 
+@pytest.mark.parametrize("verb", ["check", "stats", "show"])
+@pytest.mark.parametrize(("name", "why"), [("none", "no such folder"), ("a.png", "is a file")])
+def test_a_source_that_is_no_folder_is_asked_for_as_it_was_given(
+    name: str, why: str, verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").touch()
+    assert data(verb, tmp_path / name, *(["--out", "x.png"] if verb == "show" else [])) == 2
+    assert f"{name}: {why}: give the folder of the data set" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "fix"),
     [

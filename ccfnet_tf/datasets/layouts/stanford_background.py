@@ -106,7 +106,7 @@ def read_regions(path: str | Path) -> np.ndarray:
     try:
         raw = Path(path).read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        raise DataError(f"{path}: no such file: unpack the data set again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror})") from error
     lines = raw.split(b"\n")
