@@ -48,10 +48,9 @@ def main(args: list[str]) -> int:
     runs = read_compared(paths)
     drawn = compare(runs)
     console = new_console()
+    page = html and comparison_page(runs, drawn, with_palette(infos[0].taxonomy, options.palette))
     console.print(comparison_tables(runs, drawn))
-    if html is not None:
-        write_page(
-            html, comparison_page(runs, drawn, with_palette(infos[0].taxonomy, options.palette))
-        )
+    if html and page:
+        write_page(html, page)
         console.print(f"written to {html}")
     return EXIT_DONE

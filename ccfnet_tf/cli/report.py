@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ccfnet_tf.datasets.samples import Load
+    from ccfnet_tf.evaluation.read_image_table import ImageRow
     from ccfnet_tf.inference.wrap_segmenter import Wrapping
     from ccfnet_tf.labels import Sample
 
@@ -86,6 +87,8 @@ def _of_run(run: Path, out: Path, root: str | None, palette: PaletteName, consol
     """Returns the page of a run, with a gallery."""
     from ccfnet_tf.evaluation.read_image_table import IMAGES_CSV, read_rows
     from ccfnet_tf.io.new_folder import refuse_unwritable
+    from ccfnet_tf.report.evaluation_plots import METRICS
+    from ccfnet_tf.runs.write_run_files import all_rows
 
     info = read_run(run)
     evaluated = Evaluated.read(run / EVALUATION)
@@ -94,8 +97,11 @@ def _of_run(run: Path, out: Path, root: str | None, palette: PaletteName, consol
             f"{evaluated.path}: is of other classes than the run: run `ccfnet-tf evaluate` again"
         )
     rows = read_rows(run / IMAGES_CSV)
+    _refuse_other_rows(run / IMAGES_CSV, rows, evaluated)
     wrapping = _wrapping(evaluated)
-    info.calibration()  # refuses one of other weights, before TensorFlow is waited for
+    # Before TensorFlow is waited for: a calibration of other weights, and a damaged table.
+    info.calibration()
+    all_rows(run / METRICS)
     refuse_unwritable(out.parent)
     start_tensorflow()
     from ccfnet_tf.inference.keras_network import KerasNetwork
@@ -120,6 +126,17 @@ def _of_run(run: Path, out: Path, root: str | None, palette: PaletteName, consol
     return report_page(
         evaluated, taxonomy, title=run.resolve().name, run=run, entries=entries, images=len(rows)
     )
+
+
+def _refuse_other_rows(path: Path, rows: Sequence[ImageRow], evaluated: Evaluated) -> None:
+    """Raises DataError if `images.csv` lacks images of the evaluation, or has others."""
+    here = (len(rows), sum(row.pixels for row in rows))
+    there = (evaluated.count("pictures"), evaluated.count("pixels"))
+    if here != there:
+        raise DataError(
+            f"{path}: has {here[0]} images with {here[1]} pixels, and {EVALUATION} {there[0]} with "
+            f"{there[1]}: run `ccfnet-tf evaluate` again"
+        )
 
 
 def _wrapping(evaluated: Evaluated) -> Wrapping:

@@ -68,7 +68,10 @@ def read_rows(path: Path) -> list[ImageRow]:
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return [_row(row) for row in csv.DictReader(file, strict=True)]
+            rows = [_row(row) for row in csv.DictReader(file, strict=True)]
+            if not rows:
+                raise ValueError("no image")
+            return rows
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file: {_AGAIN}") from error
     except OSError as error:

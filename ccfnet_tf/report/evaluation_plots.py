@@ -10,8 +10,9 @@ from ccfnet_tf.evaluation.boundaries import BANDS
 from ccfnet_tf.evaluation.easy_hard import HEADS
 from ccfnet_tf.report.read_evaluation_json import Curve, Evaluated
 from ccfnet_tf.report.svg_plots import Line, Plot, histogram, line_plot
-from ccfnet_tf.runs.write_run_files import sound_rows
+from ccfnet_tf.runs.write_run_files import all_rows
 
+METRICS = "metrics.csv"
 COVERAGE = ("share of the pixels that are kept, %", "errors among them, %")
 STATED = ("stated probability of an error", "share that is wrong")
 WITHIN = ("pixels from a boundary, at most", "pixel accuracy, %")
@@ -123,8 +124,12 @@ def boundary_plots(evaluated: Evaluated) -> list[Plot]:
 
 
 def training_plots(run: Path) -> list[Plot]:
-    """Returns the curves of `metrics.csv`; none if the run has no row."""
-    rows = sound_rows(run / "metrics.csv")
+    """Returns the curves of `metrics.csv`; none if the run has no such file.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    rows = all_rows(run / METRICS)
     if not rows:
         return []
     losses = {name: f"{name}_loss" for name in ("refine", "coarse", "fine", "attention")}
@@ -147,13 +152,8 @@ def training_plots(run: Path) -> list[Plot]:
 
 def column_curve(rows: Rows, column: str, factor: float) -> Curve:
     """Returns a column of `metrics.csv` over the epochs; empty cells are left out."""
-    values: list[tuple[int, float | None]] = []
-    for row in rows:
-        try:
-            values.append((int(row["epoch"]), float(row.get(column) or "nan")))
-        except ValueError:
-            continue  # a cell that is no number
-    return _points([(x, y) for x, y in values if y is not None and math.isfinite(y)], factor)
+    values = [(int(row["epoch"]), float(row.get(column) or "nan")) for row in rows]
+    return _points([(x, y) for x, y in values if math.isfinite(y)], factor)
 
 
 def figure_rows(evaluated: Evaluated) -> list[tuple[str, list[float | None]]]:

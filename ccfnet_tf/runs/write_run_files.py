@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ccfnet_tf.errors import without_secrets
+from ccfnet_tf.errors import DataError, without_secrets
 from ccfnet_tf.io.atomic_file import set_aside, write_atomic
 from ccfnet_tf.io.machine import commit, processor, usable_threads
 from ccfnet_tf.labels import Taxonomy
@@ -127,6 +127,31 @@ def epochs_written(path: Path) -> int:
 def sound_rows(path: Path) -> list[dict[str, Any]]:
     """Returns the valid rows of `metrics.csv`, one per epoch; none if the file is missing."""
     return _read_rows(path)[0]
+
+
+def all_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of `metrics.csv`, one per epoch; none if the file is missing.
+
+    Raises:
+        DataError: The file is damaged: a page would lack curves, or epochs, without a word.
+    """
+    if not path.is_file():
+        return []
+    rows, intact = _read_rows(path)
+    fault = "a row that cannot be read"
+    if not rows:
+        fault = "no row of an epoch"
+    elif intact:
+        try:
+            for cell in (cell for row in rows for cell in row.values() if cell):
+                float(cell)
+            return rows
+        except ValueError as error:
+            fault = str(error)
+    raise DataError(
+        f"{path}: damaged ({fault}): restore it from a copy, or remove it for a page without the "
+        "curves of the training"
+    )
 
 
 def keep_sound_rows(path: Path, epochs_done: int, warn: Callable[[str], object]) -> None:

@@ -87,6 +87,38 @@ def test_a_run_becomes_a_page(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert out.read_text() == "<p>mine</p>"
 
 
+GARBAGE = (b"", b"garbage\n", b"\x00\xff\xfe garbage\n", b"a,b\n1,2\n")
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_damaged_files_are_refused_in_one_line(
+    garbage: bytes, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", str(run)]) == 0
+    (run / "metrics.csv").write_text("epoch,refine_loss\n1,0.5\n")
+    files = ("evaluation.json", "images.csv", "metrics.csv", "config.yaml", "classes.json")
+    for name in (*files, "checkpoints/best.npz"):
+        sound = (run / name).read_bytes()
+        (run / name).write_bytes(garbage)
+        capsys.readouterr()
+        assert cli.main(["report", str(run)]) == 2, name
+        said = capsys.readouterr().err
+        assert name in said
+        assert said.count("\n") == 1
+        (run / name).write_bytes(sound)
+    assert not (run / "report.html").exists()
+
+
+def test_an_image_that_is_cut_off_is_missed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", str(run)]) == 0
+    lines = (run / "images.csv").read_text().splitlines(keepends=True)
+    (run / "images.csv").write_text("".join(lines[:-1]))
+    assert cli.main(["report", str(run)]) == 2
+    assert "images.csv: has 2 images with 4000 pixels, and evaluation.json 3" in (
+        capsys.readouterr().err
+    )
+
+
 def write_cell(run: Path, row: int, column: str, value: str) -> None:
     """Changes a cell of `images.csv`."""
     with (run / "images.csv").open(newline="") as file:

@@ -35,7 +35,7 @@ def runs(evaluation: Evaluation, tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
-@pytest.mark.parametrize("name", ["evaluation.json", "images.csv", "images.npz"])
+@pytest.mark.parametrize("name", ["evaluation.json", "images.csv", "images.npz", "metrics.csv"])
 def test_the_files_of_an_evaluation(
     name: str, runs: tuple[Path, Path], count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,3 +157,21 @@ def test_what_is_no_pair_of_evaluated_runs_is_refused(
         assert cli.main(["compare", *map(str, args)]) == 2
         assert fault in capsys.readouterr().err
     assert report.read_text() == "<p>mine</p>"
+
+
+@pytest.mark.parametrize(
+    "name", ["evaluation.json", "images.npz", "metrics.csv", "config.yaml", "classes.json"]
+)
+@pytest.mark.parametrize("garbage", [b"", b"garbage\n", b"\0\xff garbage\n", b"a,b\n1,2\n"])
+def test_damaged_files_are_refused_in_one_line(
+    name: str, garbage: bytes, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = write_run("one"), write_run("two", seed=2)
+    (one / name).write_bytes(garbage)
+    page = one.parent / "page.html"
+    assert cli.main(["compare", str(one), str(two), "--html", str(page)]) == 2
+    captured = capsys.readouterr()
+    assert name in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not page.exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
-from ccfnet_tf.errors import RunError
+from ccfnet_tf.errors import DataError, RunError
 from ccfnet_tf.io import machine
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs import write_run_files
@@ -110,6 +110,19 @@ def test_a_damaged_table_is_set_aside_and_its_valid_rows_are_kept(
     assert (tmp_path / "metrics.csv.damaged").read_bytes() == content
     write_run_files.MetricsTable(path, epochs_done=3).append({"epoch": 4, "step": 16, "loss": 1.0})
     assert [int(row["epoch"]) for row in read(path)] == [*sound, 4]
+
+
+@pytest.mark.parametrize("name", [*GARBLED, "a word", "a header", "a cell that is no number"])
+def test_a_page_refuses_a_damaged_table(name: str, tmp_path: Path) -> None:
+    others = {"a word": "garbage\n", "a header": ROWS[:16]}
+    text = others.get(name, ROWS.replace("0.25", "0.2x5")).encode()
+    path = tmp_path / "metrics.csv"
+    assert write_run_files.all_rows(path) == []
+    path.write_text(ROWS)
+    assert [int(row["epoch"]) for row in write_run_files.all_rows(path)] == [1, 2, 3]
+    path.write_bytes(GARBLED[name][0] if name in GARBLED else text)
+    with pytest.raises(DataError, match=r"metrics\.csv: damaged \(.*\): restore it"):
+        write_run_files.all_rows(path)
 
 
 def test_missing_rows_are_reported(tmp_path: Path) -> None:
