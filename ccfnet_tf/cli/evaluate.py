@@ -252,6 +252,7 @@ def write_evaluation(
             f"without pixels whose risk is above {above:g}: coverage {coverage} %, "
             f"pixel accuracy {accuracy} %"
         )
+    console.print("what each figure means: docs/evaluation.md")
     console.print(f"written to {run}: evaluation.json, images.csv, images.npz")
 
 

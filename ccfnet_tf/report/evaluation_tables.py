@@ -23,6 +23,18 @@ too."""
 SWITCH_ROWS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Thresholds of the table of the hard switch; the nearest that were counted are shown."""
 
+BOUNDARY_NOTE = (
+    "pixels: share of all pixels that lies within the distance. corrected: coarse is wrong and "
+    "refine right; spoiled: the opposite; both as a share of the pixels within the distance."
+)
+"""What the columns of the table of boundaries mean."""
+
+SWITCH_NOTE = (
+    "pixels: share that fine labels. By softmax: as many pixels, chosen by coarse's maximum "
+    "softmax instead of attention."
+)
+"""What the columns of the table of the hard switch mean."""
+
 SCORE_NOTE = (
     "free: the best by AUROC of the scores that need no head of their own. AP: average precision, "
     "for which chance is the share of errors. FPR of errors: right pixels flagged where 95 % of "
@@ -43,6 +55,7 @@ def report(evaluation: Evaluation) -> RenderableType:
         summary_table(evaluation),
         class_table(evaluation),
         boundary_table(evaluation),
+        Text(BOUNDARY_NOTE, style="dim"),
         *switch_table(evaluation),
         *score_tables(evaluation),
         Text(SCORE_NOTE, style="dim"),
@@ -61,7 +74,7 @@ def summary_table(evaluation: Evaluation) -> Table:
     pictures = f"{evaluation.pictures} image{'' if evaluation.pictures == 1 else 's'}"
     size = f"{pictures}, {evaluation.classes('refine').pixels:,} labelled pixels"
     wrapping = f", {evaluation.wrapping}" if evaluation.wrapping else ""
-    table = _table(f"{evaluation.split}{wrapping}: {size}", "prediction %")
+    table = _table(f"{evaluation.split}{wrapping}: {size}; in %", "prediction")
     for name in ("pixel accuracy", "class accuracy", "mean IoU", "Boundary IoU"):
         table.add_column(name, justify="right")
     for name in PREDICTIONS:
@@ -80,7 +93,7 @@ def summary_table(evaluation: Evaluation) -> Table:
 def means_table(evaluation: Evaluation) -> Table:
     """Returns the class means over the classes that labels contain, and over all."""
     present, classes = len(evaluation.shown), len(evaluation.taxonomy.names)
-    table = _table("Class means where labels lack some classes", "prediction %")
+    table = _table("Class means where labels lack some classes, in %", "prediction")
     for name in ("class accuracy", "mean IoU"):
         table.add_column(f"{name}, {present} classes in labels", justify="right")
         table.add_column(f"all {classes}, absent as 0", justify="right")
@@ -98,9 +111,10 @@ def means_table(evaluation: Evaluation) -> Table:
 
 
 def class_table(evaluation: Evaluation) -> Table:
-    """Returns the IoU of each class by the heads, and more of refine."""
-    table = _table("Each class: IoU of the heads, and more of refine", "class %")
-    for name in (*HEADS, "precision", "recall", "Boundary IoU"):
+    """Returns the IoU of each class by the heads, and further figures of refine."""
+    table = _table("Each class, in %", "class")
+    further = [f"{name},\nrefine" for name in ("precision", "recall", "Boundary IoU")]
+    for name in (*(f"IoU,\n{head}" for head in HEADS), *further):
         table.add_column(name, justify="right")
     refine = evaluation.classes("refine")
     columns = [
@@ -132,8 +146,8 @@ def boundary_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def switch_table(evaluation: Evaluation) -> list[Table]:
-    """Returns the result of using fine only where attention is above a threshold.
+def switch_table(evaluation: Evaluation) -> list[RenderableType]:
+    """Returns the result of using fine only where attention is above a threshold, and a note.
 
     The last columns have the same share of pixels chosen by coarse's maximum softmax instead.
     Without labelled pixels there is no table.
@@ -142,7 +156,13 @@ def switch_table(evaluation: Evaluation) -> list[Table]:
     if not points:
         return []
     table = _table("Fine where attention is above a threshold, coarse elsewhere, %", "above")
-    for name in ("pixels", "accuracy", "mean IoU", "by softmax: accuracy", "mean IoU"):
+    for name in (
+        "pixels",
+        "accuracy",
+        "mean IoU",
+        "accuracy,\nby softmax",
+        "mean IoU,\nby softmax",
+    ):
         table.add_column(name, justify="right")
     by_softmax = evaluation.switch("max_softmax")
     for place in SWITCH_ROWS:
@@ -150,7 +170,7 @@ def switch_table(evaluation: Evaluation) -> list[Table]:
         figures = (point.fine_share, point.pixel_accuracy, point.mean_iou)
         others = by_softmax.at_share(point.fine_share) or (None, None)
         table.add_row(f"{point.threshold:.2f}", *map(percent, (*figures, *others)))
-    return [table]
+    return [table, Text(SWITCH_NOTE, style="dim")]
 
 
 def score_tables(evaluation: Evaluation) -> list[Table]:
@@ -159,32 +179,31 @@ def score_tables(evaluation: Evaluation) -> list[Table]:
     for head, listed in _LISTED.items():
         rate = percent(evaluation.ranking(head, listed[0]).error_rate)
         table = _table(f"Scores of {head}'s errors, {rate} % of the pixels", "score")
-        for name in ("AUROC", "AP", "FPR of errors", "FPR95", "AURC", "ECE"):
+        for name in ("AUROC", "AP", "FPR of errors", "FPR95", "AURC", "ECE %"):
             table.add_column(name, justify="right")
         for score in listed:
-            table.add_row(
-                score.replace("_", " "), *map(_decimal, _score_figures(evaluation, head, score))
-            )
+            table.add_row(score.replace("_", " "), *_score_figures(evaluation, head, score))
         others = [score for score in SCORES[head] if score not in (*listed, *MAPS)]
         aurocs = {score: evaluation.ranking(head, score).auroc or 0.0 for score in others}
         best = max(aurocs, key=lambda score: aurocs[score])
         figures = _score_figures(evaluation, head, best)
-        table.add_row(f"{best.replace('_', ' ')}, free", *map(_decimal, figures))
+        table.add_row(f"{best.replace('_', ' ')}, free", *figures)
         tables.append(table)
     return tables
 
 
-def _score_figures(evaluation: Evaluation, head: str, score: str) -> list[float | None]:
+def _score_figures(evaluation: Evaluation, head: str, score: str) -> list[str]:
     ranking = evaluation.ranking(head, score)
     probable = score in PROBABILITIES[head]
-    return [
+    figures = (
         ranking.auroc,
         ranking.average_precision,
         ranking.fpr_at_error_recall,
         ranking.fpr_at_correct_recall,
         ranking.aurc,
-        evaluation.reliability(head, score).ece if probable else None,
-    ]
+    )
+    ece = evaluation.reliability(head, score).ece if probable else None
+    return [*map(_decimal, figures), percent(ece)]
 
 
 def _table(title: str, first: str) -> Table:
