@@ -40,8 +40,18 @@ FIGURES: tuple[tuple[str, tuple[str, ...], bool, bool], ...] = (
     ),
     ("mean Boundary IoU, %", ("refine", "mean_boundary_iou"), True, True),
     ("pixel accuracy of coarse, %", ("coarse", "pixel_accuracy"), True, True),
-    ("errors of coarse corrected, %", ("cascade", "everywhere", "corrected_share"), True, True),
-    ("right pixels of coarse spoiled, %", ("cascade", "everywhere", "spoiled_share"), True, False),
+    (
+        "share of coarse's errors that refine corrects, %",
+        ("cascade", "everywhere", "corrected_share"),
+        True,
+        True,
+    ),
+    (
+        "share of coarse's right pixels that refine spoils, %",
+        ("cascade", "everywhere", "spoiled_share"),
+        True,
+        False,
+    ),
     ("AUROC of attention", ("scores", "coarse", "attention", "auroc"), False, True),
     ("AUROC of difficulty", ("scores", "coarse", "difficulty", "auroc"), False, True),
     ("AUROC of risk", ("scores", "refine", "risk", "auroc"), False, True),
@@ -202,10 +212,9 @@ def figure_table(runs: Sequence[Compared]) -> list[dict[str, Any]]:
     for name, keys, in_percent, more in FIGURES:
         values = [run.evaluated.number(*keys) for run in runs]
         known = [value for value in values if value is not None]
-        best = (max if more else min)(known) if known else None
         texts = [hundredths(value, 2) if in_percent else decimal(value) for value in values]
-        differ = len(set(values)) > 1
-        best_ones = [differ and value == best for value in values]
+        best = texts[values.index((max if more else min)(known))] if known else None
+        best_ones = [len(set(texts)) > 1 and text == best for text in texts]
         rows.append({"name": name, "texts": texts, "best": best_ones})
     return rows
 
@@ -280,7 +289,9 @@ def _sentences(runs: Sequence[Compared], drawn: Sequence[Resampled]) -> Iterator
             points = f"{abs(100 * gain.value):.2f} points"
             ends = f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f}"
             how = "higher" if gain.value > 0 else "lower"
-            if gain.low == gain.high == 0:
+            if points == "0.00 points" and (gain.low or gain.high):
+                yield f"{run.name}: {name} within 0.01 points of that of {first} ({ends})."
+            elif gain.low == gain.high == 0:
                 yield f"{run.name}: {name} equal to that of {first}, image by image."
             elif gain.low <= 0 <= gain.high:
                 yield (
@@ -302,6 +313,7 @@ def _interval_rows(
     gains = [each.gains[figure] for each in drawn[1:]]
     return {
         "name": NAMES[figure],
+        "axis": _axis(figures, gains),
         "rows": [
             {
                 "name": run.name,
@@ -317,19 +329,39 @@ def _interval_rows(
 
 def _bar(
     interval: Interval | None, others: Sequence[Interval | None], also: Sequence[float]
-) -> dict[str, float] | None:
+) -> dict[str, float | bool] | None:
     if interval is None:
         return None
-    known = [other for other in others if other is not None]
-    low = min([*(each.low for each in known), *also])
-    high = max([*(each.high for each in known), *also])
+    low, high = _range(others, also)
     width = (high - low) or 1.0
-    marks = {"low": interval.low, "high": interval.high, "value": interval.value}
+    marks: dict[str, float] = {"low": interval.low, "high": interval.high, "value": interval.value}
     if also:
         marks["zero"] = 0.0
-    return {
+    places = {
         key: round(min(max(100 * (value - low) / width, 0), 100), 2) for key, value in marks.items()
     }
+    return places | {"unsure": bool(also) and interval.low <= 0 <= interval.high}
+
+
+def _range(intervals: Sequence[Interval | None], also: Sequence[float]) -> tuple[float, float]:
+    known = [each for each in intervals if each is not None]
+    low = min([*(each.low for each in known), *also])
+    return low, max([*(each.high for each in known), *also])
+
+
+def _axis(figures: Sequence[Interval | None], gains: Sequence[Interval | None]) -> str:
+    """Returns what the bars of a table show, which have no axis; empty without a figure."""
+    if not any(figures):
+        return ""
+    low, high = _range(figures, [])
+    text = f"Bars: intervals on an axis from {100 * low:.2f} to {100 * high:.2f} %, dots: figures."
+    if any(gains):
+        low, high = _range(gains, [0.0])
+        text += (
+            f" Differences: from {100 * low:+.2f} to {100 * high:+.2f} points, the dotted line is "
+            "0; a bar is grey if its interval contains 0, so that these images show no difference."
+        )
+    return text
 
 
 def _plots(runs: Sequence[Compared]) -> list[Plot]:
@@ -352,7 +384,7 @@ def _plots(runs: Sequence[Compared]) -> list[Plot]:
         if any(line.points[0] for line in lines):
             plots.append(
                 line_plot(
-                    key, title, lines, axes=("epoch", "%"), marks=True,
+                    key, title, lines, axes=("epoch", "%"), marks=True, whole=True,
                     note="Of refine, or of the prediction in brackets if that selected the "
                     "checkpoint.",
                 )

@@ -15,9 +15,6 @@ KEPT = 0.8
 WEAKEST = 3
 """Largest number of classes named as the weakest."""
 
-_SAME = 0.0005
-"""AUROCs closer than this are called equal."""
-
 _FREE = {"fine_difficulty": "1 - fine's probability of coarse's class",
          "max_softmax": "maximum softmax", "entropy": "entropy", "margin": "margin",
          "disagreement": "disagreement of coarse and fine",
@@ -34,11 +31,20 @@ class Tile(NamedTuple):
 
 
 class Confused(NamedTuple):
-    """Pixels of one class that are predicted as another: share of the class's pixels, 0..1."""
+    """Pixels of one class that are predicted as another.
+
+    Attributes:
+        truth: Name of the class of the label.
+        predicted: Name of the class that is predicted.
+        share: Share of the class's pixels, 0..1.
+        of_all: Share of all pixels.
+        pixels: Number of pixels.
+    """
 
     truth: str
     predicted: str
     share: float
+    of_all: float
     pixels: int
 
 
@@ -104,7 +110,7 @@ def confusions(evaluated: Evaluated, count: int) -> list[Confused]:
     names = evaluated.classes
     return [
         Confused(names[row], names[column], wrong[row, column] / matrix[row].sum(),
-                 int(wrong[row, column]))
+                 wrong[row, column] / matrix.sum(), int(wrong[row, column]))
         for row, column in pairs
         if wrong[row, column]
     ]  # fmt: skip
@@ -167,14 +173,25 @@ def _cascade(evaluated: Evaluated) -> Iterator[str]:
     after = percent(evaluated.number("refine", "pixel_accuracy"))
     yield (
         f"The second stage corrects {percent(corrected)} of the errors of the first one (coarse) "
-        f"and spoils {percent(spoiled)} of what was right: accuracy changes from {before} to "
-        f"{after}."
+        f"and spoils {percent(spoiled)} of what was right: accuracy "
+        + (f"stays at {after}." if before == after else f"changes from {before} to {after}.")
     )
-    others = {name: evaluated.number(name, "pixel_accuracy") or 0.0 for name in ("fine", "average")}
-    best = max(others, key=lambda name: others[name])
-    if others[best] > (evaluated.number("refine", "pixel_accuracy") or 0.0):
-        what = "fine alone" if best == "fine" else "the plain average of coarse and fine"
-        yield f"The blend is not the best of them: {what} reaches {percent(others[best])}."
+    names = {
+        "coarse": "coarse alone",
+        "fine": "fine alone",
+        "average": "the plain average of coarse and fine",
+    }
+    refine = evaluated.number("refine", "pixel_accuracy") or 0.0
+    figures = {
+        what: evaluated.number(name, "pixel_accuracy") or 0.0 for name, what in names.items()
+    }
+    better = [
+        f"{what} reaches {percent(figure)}"
+        for what, figure in figures.items()
+        if figure > refine and percent(figure) != after  # not of figures that are printed alike
+    ]
+    if better:
+        yield f"The network's prediction ({after}) is not the best of them: {', '.join(better)}."
 
 
 def _boundaries(evaluated: Evaluated) -> Iterator[str]:
@@ -219,10 +236,10 @@ def _maps(evaluated: Evaluated) -> Iterator[str]:
     for name in ("difficulty", "attention"):
         auroc = aurocs[name]
         if auroc is not None:
-            gain = auroc - free[best]
-            how = "better than" if gain > 0 else "worse than"
-            how = "as well as" if abs(gain) < _SAME else how
+            own, other = f"{auroc:.3f}", f"{free[best]:.3f}"
+            how = "better than" if auroc > free[best] else "worse than"
+            how = "as well as" if own == other else how
             yield (
                 f"The {name} map finds errors of coarse {how} the best score that needs no map "
-                f"({_FREE[best]}): AUROC {auroc:.3f} against {free[best]:.3f}."
+                f"({_FREE[best]}): AUROC {own} against {other}."
             )

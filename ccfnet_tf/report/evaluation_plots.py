@@ -118,7 +118,7 @@ def boundary_plots(evaluated: Evaluated) -> list[Plot]:
         ),
         line_plot(
             "near-changes", "What refine changes of coarse near boundaries", changes,
-            axes=(WITHIN[0], "share of the pixels, %"), marks=True,
+            axes=(WITHIN[0], "share of all pixels there, %"), marks=True,
         ),
     ]  # fmt: skip
 
@@ -146,7 +146,8 @@ def training_plots(run: Path) -> list[Plot]:
         lines = [Line(name, column_curve(rows, column, factor)) for name, column in columns.items()]
         drawn = [line for line in lines if line.points[0]]
         if drawn:
-            plots.append(line_plot(key, title, drawn, axes=("epoch", unit), marks=len(rows) < 40))
+            few = len(rows) < 40
+            plots.append(line_plot(key, title, drawn, axes=("epoch", unit), marks=few, whole=True))
     return plots
 
 

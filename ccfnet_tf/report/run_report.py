@@ -118,7 +118,9 @@ def _scores(evaluated: Evaluated, head: str) -> dict[str, Any]:
     for score in (score for score in SCORES[head] if score in evaluated.scores(head)):
         probable = score in PROBABILITIES[head]
         figures = [
-            evaluated.number("scores", head, score, key) if key != "ece" or probable else None
+            _shown(evaluated.number("scores", head, score, key), 4 if key == "ece" else 3)
+            if key != "ece" or probable
+            else None
             for key in _FIGURES
         ]
         rows.append(_Score(score.replace("_", " "), score in maps, figures))
@@ -128,6 +130,11 @@ def _scores(evaluated: Evaluated, head: str) -> dict[str, Any]:
         for column in range(len(_FIGURES))
     ]
     return {"head": head, "rate": rate, "rows": rows, "best": best}
+
+
+def _shown(value: float | None, digits: int) -> float | None:
+    """Returns a figure as it is shown, so that of two that look equal none is the better one."""
+    return None if value is None else round(value, digits)
 
 
 def _best(values: Sequence[float | None], *, largest: bool) -> float | None:

@@ -95,6 +95,7 @@ def line_plot(
     note: str = "",
     diagonal: bool = False,
     marks: bool = False,
+    whole: bool = False,
     level: float | None = None,
 ) -> Plot:
     """Draws lines in one plot.
@@ -107,6 +108,7 @@ def line_plot(
         note: Explains how to read the plot.
         diagonal: Whether x = y is drawn.
         marks: Whether points are marked.
+        whole: Whether x is a whole number, such as an epoch.
         level: y of a horizontal line, such as chance; None for no line.
     """
 
@@ -124,6 +126,11 @@ def line_plot(
                 marker="o" if marks else "",
                 markersize=4,
             )
+        if whole:
+            place.locator_params(axis="x", integer=True)
+            places = {x for line in lines for x in line.points[0]}
+            if len(places) == 1:  # which matplotlib surrounds with fractions
+                place.set_xticks([*places])
         place.set_xlabel(axes[0])
         place.set_ylabel(axes[1])
 

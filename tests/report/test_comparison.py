@@ -44,6 +44,15 @@ def test_the_terminal_and_the_page_have_the_same_intervals(
     assert browser.run("document.querySelectorAll('.plots svg[role=img]').length") == 4
 
 
+def test_a_difference_that_may_be_0_has_a_grey_bar(write_run: WriteRun) -> None:
+    runs = read_compared([write_run("one"), write_run("two", seed=2)])
+    drawn = compare(runs)
+    page = comparison_page(runs, drawn, TAXONOMY)
+    unsure = [gain.low <= 0 <= gain.high for gain in drawn[1].gains.values() if gain]
+    assert page.count('class="range unsure"') == sum(unsure)
+    assert page.count("Bars: intervals on an axis from") == 2
+
+
 def test_the_accuracy_near_boundaries_is_that_of_the_counts(write_run: WriteRun) -> None:
     runs = read_compared([write_run("one"), write_run("two", seed=2)])
     rows = {row["name"]: row["texts"] for row in comparison.figure_table(runs)}

@@ -74,12 +74,35 @@ def test_the_best_score_without_a_map_is_named(tmp_path: Path, evaluation: Evalu
     assert "that needs no map (entropy of refine): AUROC" in "\n".join(sentences(found))
 
 
+@pytest.mark.parametrize(
+    ("coarse", "average", "expected"),
+    [
+        (0.895, 0.9031, []),
+        (0.9031, 0.9, []),
+        (0.895, 0.9037, ["the plain average of coarse and fine reaches 90.4"]),
+        (0.91, 0.9037, ["coarse alone reaches 91.0", "the plain average"]),
+    ],
+)
+def test_only_what_is_printed_as_more_is_called_better(
+    coarse: float, average: float, expected: list[str], tmp_path: Path, evaluation: Evaluation
+) -> None:
+    found = evaluated(tmp_path, evaluation)
+    figures = {"coarse": coarse, "fine": 0.8, "refine": 0.9028, "average": average}
+    for name, figure in figures.items():
+        found.tree[name]["pixel_accuracy"] = figure
+    text = "\n".join(sentences(found))
+    assert ("is not the best of them" in text) == bool(expected)
+    assert all(each in text for each in expected)
+    assert ("accuracy stays at 90.3\u00a0%" in text) == (coarse == 0.9031)
+
+
 def test_the_largest_confusion_is_named(tmp_path: Path, evaluation: Evaluation) -> None:
     found = confusions(evaluated(tmp_path, evaluation), 2)
     wrong = evaluation.refine.counts * ~np.eye(4, dtype=bool)
     row, column = np.unravel_index(wrong.argmax(), wrong.shape)
     assert found[0].pixels == wrong.max()
     assert (found[0].truth, found[0].predicted) == (TAXONOMY.names[row], TAXONOMY.names[column])
+    assert found[0].of_all == pytest.approx(wrong.max() / evaluation.refine.counts.sum())
     assert found[0].share == pytest.approx(wrong.max() / evaluation.refine.counts[row].sum())
 
 

@@ -165,6 +165,17 @@ def test_no_page_is_wider_than_its_window(opened: Browser, width: int) -> None:
     assert opened.run("document.documentElement.scrollWidth") <= width
 
 
+def test_names_of_rows_are_not_cut_on_a_narrow_page(opened: Browser) -> None:
+    opened.look(width=390)
+    cut = opened.run(
+        "[...document.querySelectorAll('tbody th')].filter(th => th.scrollWidth > th.clientWidth)"
+        ".map(th => th.textContent)"
+    )
+    assert cut == []
+    widths = opened.run("[...document.querySelectorAll('tbody th')].map(th => th.clientWidth)")
+    assert max(widths) < 200
+
+
 def test_dark_and_light_differ_and_paper_shows_layers(opened: Browser) -> None:
     colour = "getComputedStyle(document.body).backgroundColor"
     opened.look(width=1200, dark=True)

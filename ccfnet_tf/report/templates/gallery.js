@@ -76,7 +76,8 @@
     $("place").textContent = `${place + 1} of ${order.length}`;
     const facts = {
       "accuracy": percent(item.accuracy), "accuracy of coarse": percent(item.coarse),
-      "corrected": share(item.corrected, item), "spoiled": share(item.spoiled, item), "mean risk": percent(item.risk),
+      "corrected, of all pixels": share(item.corrected, item), "spoiled, of all pixels": share(item.spoiled, item),
+      "mean risk": percent(item.risk),
     };
     $("facts").replaceChildren(...Object.entries(facts).map(([name, value]) =>
       make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
