@@ -210,7 +210,8 @@ def test_crossval_predicts_each_image_by_the_run_of_its_fold(
     (folder / "crossval.json").write_text('{"folds": [{}, {}]}')
     moved = root.rename(root.with_name("moved"))
     assert suspects(folder, "--out", out) == EXIT_USER_ERROR
-    assert "no such folder: give the folder of the data set (--data.root)" in capsys.readouterr().err
+    fix = "no such folder: give the folder of the data set (--data.root)"
+    assert fix in capsys.readouterr().err
     assert suspects(folder, "--out", out, "--data.root", moved) == EXIT_DONE
     printed = capsys.readouterr().out
     assert "6 images: the test splits of 2 folds" in printed
