@@ -48,9 +48,10 @@ def main(args: list[str]) -> int:
     runs = read_compared(paths)
     drawn = compare(runs)
     console = new_console()
-    page = html and comparison_page(runs, drawn, with_palette(infos[0].taxonomy, options.palette))
+    palette = with_palette(infos[0].taxonomy, options.palette)
+    page = None if html is None else comparison_page(runs, drawn, palette)
     console.print(comparison_tables(runs, drawn))
-    if html and page:
+    if html is not None and page is not None:
         write_page(html, page)
         console.print(f"written to {html}")
     return EXIT_DONE

@@ -168,10 +168,12 @@ def measure(
         )
     if shard is None:
         write_evaluation(run, evaluation, weights, console, above)
-        if calibration is UNCALIBRATED and split != "val" and parts.val:
+        of_refine = info.config.train.best_by == "refine"  # only its probabilities are calibrated
+        if calibration is UNCALIBRATED and split != "val" and parts.val and of_refine:
+            place = f" --data.root {shlex.quote(root)}" if root else ""
             console.print(
                 f"not calibrated, so risk may be too high or too low: ccfnet-tf calibrate "
-                f"{shlex.quote(str(run))}, then evaluate again"
+                f"{shlex.quote(str(run))}{place}, then evaluate again"
             )
     else:
         path = write_shard(run, evaluation, shard, weights)

@@ -145,15 +145,15 @@ def _exit_code(outcome: Outcome) -> int:
 def _predicted(outcome: Outcome, out: str) -> list[str]:
     """Returns lines on what was written and what was skipped."""
     lines = []
-    counts = ((outcome.pictures, "image", ""), (outcome.frames, "frame", " of videos"))
-    done = [f"{_counted(count, noun)}{of}" for count, noun, of in counts if count]
     in_part = sum(failure.in_part for failure in outcome.failures)
     failed = len(outcome.failures) - in_part
+    partly = f" ({in_part} of them only the first of several frames)" if in_part else ""
+    counts = ((outcome.pictures, "image", partly), (outcome.frames, "frame", " of videos"))
+    done = [f"{_counted(count, noun)}{of}" for count, noun, of in counts if count]
     if done:
-        partly = f", {in_part} of them only the first of several frames" if in_part else ""
         others = f"; {failed} failed" if failed else ""
         see = ", see above" if outcome.failures else ""
-        lines.append(f"{out}: {' and '.join(done)}{partly}{others}{see}")
+        lines.append(f"{out}: {' and '.join(done)}{others}{see}")
     if outcome.coverage is not None:
         lines.append(
             f"{100 * outcome.coverage:.1f} % of pixels have a label; the others are void; for the "

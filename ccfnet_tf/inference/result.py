@@ -97,7 +97,7 @@ class Result(_Parts):
         """
         folder = Path(folder).expanduser()
         name = name or self.name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
             raise ConfigError(
                 f"name is '{name}': it must stay below {folder}: leave out '..' and a leading '/'"
             )

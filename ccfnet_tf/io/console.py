@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -82,8 +83,9 @@ def errors_beside(console: Console) -> Console:
 
     If a terminal shows both streams, it is `console`, which prints above its progress bar.
     """
-    errors = new_console(stderr=True)
-    return console if console.is_terminal and errors.is_terminal else errors
+    # Not `Console.is_terminal`, which FORCE_COLOR makes true for files too.
+    both = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
+    return console if both else new_console(stderr=True)
 
 
 def new_progress(console: Console, *, figures: bool = False) -> Progress:

@@ -103,6 +103,7 @@ def _scaled(probability: np.ndarray, scale: float, bias: float) -> np.ndarray:
     """Returns sigmoid(scale * logit + bias); 0 and 1 stay."""
     if (scale, bias) == (1.0, 0.0):
         return probability
+    probability = np.clip(probability, 0, 1)  # rounded by a runtime
     with np.errstate(divide="ignore", over="ignore"):
         logit = np.log(probability) - np.log1p(-probability)
         return np.asarray(1 / (1 + np.exp(-(np.float32(scale) * logit + np.float32(bias)))))

@@ -22,6 +22,8 @@ from ccfnet_tf.runs.checkpoint_file import MODEL, read_arrays
 if TYPE_CHECKING:
     from ccfnet_tf.config import ComputeType
 
+_SMALLEST_SCALE, _LARGEST_SCALE = 1e-6, 1e6  # far outside of what is fitted, and safe in float32
+
 CALIBRATION = "calibration.json"
 
 _FIX = "run `ccfnet-tf calibrate` again, or remove the file"
@@ -120,8 +122,8 @@ def parse_calibration(tree: Mapping[str, Any], classes: int) -> Calibration:
         raise ValueError(f"{len(scale)} scales and {len(bias)} biases for {classes} classes")
     attention = [tree["attention_scale"], tree["attention_bias"]]
     attention_scale, attention_bias = _numbers(attention)
-    if min(*scale, attention_scale) <= 0:
-        raise ValueError("a scale is not above 0")
+    if not all(_SMALLEST_SCALE <= each <= _LARGEST_SCALE for each in (*scale, attention_scale)):
+        raise ValueError(f"a scale is outside {_SMALLEST_SCALE:g}..{_LARGEST_SCALE:g}")
     threshold = tree.get("blend_threshold")  # missing in older files
     if threshold is not None:
         (threshold,) = _numbers([threshold])
@@ -133,9 +135,13 @@ def parse_calibration(tree: Mapping[str, Any], classes: int) -> Calibration:
 def _numbers(values: Any) -> tuple[float, ...]:
     if not isinstance(values, list) or not all(type(each) in (int, float) for each in values):
         raise TypeError("expected a list of numbers")
-    if not all(math.isfinite(each) for each in values):
+    try:
+        numbers = tuple(float(each) for each in values)
+    except OverflowError as error:  # an integer of hundreds of digits
+        raise ValueError("a number is too large") from error
+    if not all(math.isfinite(each) for each in numbers):
         raise ValueError("a number is not finite")
-    return tuple(float(each) for each in values)
+    return numbers
 
 
 def _digest(path: Path) -> str:

@@ -177,14 +177,15 @@ class ServedNetwork:
             ConfigError: The model has no signature `probabilities`, or does not tell its
                 calibration.
         """
-        shape = (*image.shape[:2], len(self.taxonomy.names))
+        _refuse_large(image)
+        shape = (image.shape[0], image.shape[1], len(self.taxonomy.names))
         if not self._tells_calibration:
             raise ConfigError(
                 f"{self._address}: serves a model of an older version, which does not tell its "
                 "calibration, which --tta needs: export the run again"
             )
         if _SMALLEST_NUMBER * math.prod(shape) > MAX_RESPONSE:
-            raise _too_long()
+            raise _too_long("would have")
         maps = self.predict(image)
         try:
             tensors = self._ask(PROBABILITIES, "images", image)
@@ -323,7 +324,7 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
         parts.append(part)
         size += len(part)
         if size > MAX_RESPONSE:
-            raise _too_long()
+            raise _too_long(fix=", or use the grpc:// address, which takes fewer bytes")
         if time.monotonic() > deadline:
             raise TimeoutError
     # read1 does not report a connection that ended early.
@@ -397,10 +398,10 @@ class _Grpc:
             raise DataError(f"the server's response is not valid ({error})") from error
 
 
-def _too_long() -> DataError:
+def _too_long(verb: str = "has", fix: str = "") -> DataError:
     return DataError(
-        f"the server's response has more than {MAX_RESPONSE} bytes: predict the image in tiles "
-        "(--tile 512), or use the grpc:// address, which takes fewer bytes than http://"
+        f"the server's response {verb} more than {MAX_RESPONSE} bytes: predict the image in tiles "
+        f"(--tile 512){fix}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -125,9 +126,16 @@ def fit(
         context = _Context(run, strategy, workers, console, digest)
         trained = _train(config, context, data, resume=resume, resuming=resuming, stack=stack)
     done = "trained; " if trained else ""
-    if not (run.parent / CROSSVAL_CONFIG).is_file():  # crossval evaluates its folds itself
+    if not _is_fold(run):  # crossval evaluates its folds itself
         following = _next_commands(run, data)
         console.print(f"{run}: {done}next: {following}", highlight=False, soft_wrap=True)
+    elif trained:
+        console.print(f"{run}: trained", highlight=False, soft_wrap=True)
+
+
+def _is_fold(run: Path) -> bool:
+    folds = (run.parent / CROSSVAL_CONFIG).is_file()
+    return folds and re.fullmatch(r"fold_\d+", run.name) is not None
 
 
 def _next_commands(run: Path, data: RunData) -> str:

@@ -112,7 +112,15 @@ def test_a_run_that_is_not_calibrated_says_how_to(
 ) -> None:
     hint = f"not calibrated, so risk may be too high or too low: ccfnet-tf calibrate {run}"
     evaluate(run)
-    assert hint in capsys.readouterr().out
+    assert f"{hint}, then" in capsys.readouterr().out
+    root = run.parent / "data"
+    evaluate(run, "--data.root", root)
+    assert f"{hint} --data.root {root}, then" in capsys.readouterr().out
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("best_by: refine", "best_by: coarse"))
+    evaluate(run)  # what else it gives was not trained
+    assert hint not in capsys.readouterr().out
+    (run / "config.yaml").write_text(config)
     evaluate(run, "--split", "val")  # which would be calibrated on what is evaluated
     assert hint not in capsys.readouterr().out
     assert cli.main(["calibrate", str(run)]) == 0

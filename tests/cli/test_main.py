@@ -318,9 +318,9 @@ def test_an_image_of_which_a_part_was_predicted_is_counted_once() -> None:
 
     gif = Failure("a.gif", "has 3 frames", in_part=True)
     (line,) = predict._predicted(Outcome(2, 0, 0, (gif,)), "out")
-    assert line == "out: 2 images, 1 of them only the first of several frames, see above"
+    assert line == "out: 2 images (1 of them only the first of several frames), see above"
     (line,) = predict._predicted(Outcome(2, 0, 0, (gif, Failure("b.jpg", "damaged"))), "out")
-    assert line.endswith(" frames; 1 failed, see above")
+    assert line.endswith(" frames); 1 failed, see above")
 
 
 def test_predict_reports_the_coverage_and_where_accuracy_is_measured() -> None:

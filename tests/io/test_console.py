@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.errors import CCFNetError, printable
-from ccfnet_tf.io.console import new_console, new_progress
+from ccfnet_tf.io.console import errors_beside, new_console, new_progress
 
 EVIL = "a\x1b[31mred\x1b]0;title\x07\rb\x08\x9b2J\u202e"
 
@@ -96,3 +96,13 @@ def test_a_narrow_terminal_cuts_the_figures_of_a_bar_and_nothing_else(width: int
     assert "-:--" in line
     assert figures[:10] in line
     assert (figures in line) == (width == 200)
+
+
+def test_errors_go_to_stderr_in_files_even_if_colours_are_forced(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    errors_beside(new_console()).print("left out")
+    out, err = capfd.readouterr()
+    assert "left out" in err
+    assert not out

@@ -80,6 +80,8 @@ def test_attention_is_calibrated_as_in_the_graph_and_given_back() -> None:
     np.testing.assert_allclose(found[1:-1], 1 / (1 + np.exp(-(3 * logit - 1))), rtol=1e-5)
     np.testing.assert_array_equal(found[[0, -1]], [0, 1])
     np.testing.assert_allclose(calibration.uncalibrated_attention(found), attention, atol=1e-4)
+    above = np.nextafter(np.float32(1), np.float32(2))
+    assert calibration.uncalibrated_attention(np.array([above]))[0] == 1
     temperature = Calibration((0.5,))
     assert temperature.calibrated_attention(attention) is attention
     assert temperature.uncalibrated_attention(attention) is attention

@@ -335,6 +335,8 @@ def test_a_message_of_grpc_that_is_too_long_names_tiles(monkeypatch: pytest.Monk
         {**CLASSES, "calibration": "[]"},
         {**CLASSES, "calibration": "[" * 100_000},
         {**CLASSES, "calibration": 3},
+        {**CLASSES, "calibration": json.dumps(asdict(Calibration((10**400,))))},
+        {**CLASSES, "calibration": json.dumps(asdict(Calibration((1e-320,))))},
         {**CLASSES, "calibration": json.dumps(asdict(Calibration((-1.0,))))},
         {**CLASSES, "calibration": json.dumps(asdict(Calibration((1.0, 2.0))))},
     ],

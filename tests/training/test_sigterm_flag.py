@@ -151,8 +151,9 @@ def test_a_run_is_trained_by_one_process(tmp_path: Path) -> None:
     said = train(run, resume=True)
     assert "nothing to resume" in said
     assert said.endswith(f"{run}: next: {NEXT.format(run)}\n")
-    (tmp_path / "crossval.yaml").touch()  # which evaluates its folds itself
-    assert "next:" not in train(run, resume=True)
+    (tmp_path / "crossval.yaml").touch()  # crossval evaluates its folds itself, but not other runs
+    assert "next:" in train(run, resume=True)
+    assert "next:" not in train(run.rename(tmp_path / "fold_0"), resume=True)
 
 
 def test_a_run_without_a_test_split_names_the_split_to_evaluate(
