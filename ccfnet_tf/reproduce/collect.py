@@ -23,7 +23,7 @@ from ccfnet_tf.runs.write_run_files import sound_rows
 from ccfnet_tf.training.data_digest import Row, read_samples
 
 FREE = ("fine_difficulty", "max_softmax", "entropy", "margin", "disagreement")
-"""Scores of coarse's errors that need no head of their own."""
+"""Scores of the errors of coarse that difficulty is compared with."""
 
 COMPARED_SCORES = ("difficulty", "attention", *FREE)
 RANKINGS = ("auroc", "average_precision")
