@@ -68,6 +68,7 @@ demo: env check-cv2
 	else \
 	  $(BIN)/ccfnet-tf fit --out $(DEMO); \
 	fi
+	$(BIN)/ccfnet-tf calibrate $(DEMO)
 	$(BIN)/ccfnet-tf evaluate $(DEMO)
 	$(BIN)/ccfnet-tf predict $(DEMO) data/sample/test/images --out $(DEMO)/predictions --overwrite
 	@echo
