@@ -18,6 +18,7 @@ from types import UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from ccfnet_tf.errors import ConfigError, nearest
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.untrusted_yaml_json import parse_yaml
 
 ComputeType = Literal["float32", "bfloat16", "float16"]
@@ -497,7 +498,7 @@ def find_config(name: str) -> Path:
     """
     if name in preset_names():
         return Path(str(resources.files("ccfnet_tf").joinpath("presets", f"{name}.yaml")))
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return path
     if path.is_dir():

@@ -27,6 +27,7 @@ from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, ConfigError
 from ccfnet_tf.inference.segmenter_protocol import SMALLEST
 from ccfnet_tf.io.console import new_console
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.runtimes.letterbox import Size, parse_size
 
@@ -125,7 +126,7 @@ def _may_be_a_run(source: str) -> bool:
     from ccfnet_tf.runs.run_folder import CONFIG
     from ccfnet_tf.runtimes.open_segmenter import SERVERS
 
-    path = Path(source).expanduser()
+    path = expanded(source)
     return not source.startswith(SERVERS) and (not path.exists() or (path / CONFIG).is_file())
 
 

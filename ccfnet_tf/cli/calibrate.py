@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ccfnet_tf.cli.argument_parser import Parser
@@ -17,6 +16,7 @@ from ccfnet_tf.evaluation.calibrate import (
 )
 from ccfnet_tf.inference.segmenter_protocol import MAPS
 from ccfnet_tf.io.console import new_console, new_progress
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
@@ -50,7 +50,7 @@ def new_parser() -> Parser:
 def main(args: list[str]) -> int:
     """Calibrates a run; returns the exit code."""
     options = new_parser().parse_args(args)
-    run = Path(options.run).expanduser()
+    run = expanded(options.run)
     info = read_run(run)
     checkpoint = info.checkpoint()
     refuse_unwritable(run, "copy of the run")  # before TensorFlow is waited for

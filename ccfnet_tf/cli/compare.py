@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ccfnet_tf.cli.argument_parser import Parser, add_palette_option
 from ccfnet_tf.errors import EXIT_DONE
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.palettes import with_palette
 
 
@@ -39,11 +38,11 @@ def main(args: list[str]) -> int:
     from ccfnet_tf.report.html_pages import refuse_other_file, write_page
     from ccfnet_tf.runs.run_folder import read_run
 
-    html = Path(options.html).expanduser() if options.html else None
+    html = expanded(options.html) if options.html else None
     if html is not None:
         refuse_other_file(html)
         refuse_unwritable(html.parent, "--html")
-    paths = [Path(each).expanduser() for each in options.runs]
+    paths = [expanded(each) for each in options.runs]
     infos = [read_run(path) for path in paths]  # refuses what is not a run
     runs = read_compared(paths)
     drawn = compare(runs)

@@ -15,6 +15,7 @@ from ccfnet_tf.cli.argument_parser import Parser, add_palette_option, renamed
 from ccfnet_tf.cli.fit_options import DEFAULT_WITH_DATA, parse_config
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR, ConfigError, nearest
 from ccfnet_tf.io.console import new_console, new_progress
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
@@ -116,7 +117,7 @@ def _stats(args: list[str]) -> int:
         stats = survey(samples, agreeing(listing.load), taxonomy, workers=workers, advance=advance)
     _print_report(known.json, stats.to_json(taxonomy), stats_table(stats, taxonomy), console)
     if known.plot:
-        stats_figure(stats, taxonomy, Path(known.plot).expanduser())
+        stats_figure(stats, taxonomy, expanded(known.plot))
         console.print(f"plot written to {known.plot}")
     return EXIT_DONE
 
@@ -157,7 +158,7 @@ def _show_sheet(args: list[str]) -> int:
         count=known.count,
         rarity=class_rarity,
     )
-    write_png(Path(known.out).expanduser(), sheet)
+    write_png(expanded(known.out), sheet)
     count = min(known.count, len(parts.train))
     new_console().print(f"{known.out}: {count} of {len(parts.train)} images")
     return EXIT_DONE
@@ -181,16 +182,16 @@ def _split_parser() -> Parser:
 def _split(args: list[str]) -> int:
     parser = _split_parser()
     known, config = _parse(parser, args)
-    refuse_unwritable(Path(known.out).expanduser())
+    refuse_unwritable(expanded(known.out))
     from ccfnet_tf.datasets.audit.make_folds import split
     from ccfnet_tf.datasets.audit.sequences import groups_of, hint
     from ccfnet_tf.datasets.open_data_set import parts_of
     from ccfnet_tf.report.data_tables import split_table
 
-    out = Path(known.out).expanduser()
+    out = expanded(known.out)
 
     def group_of(samples: Sequence[Sample]) -> list[str]:
-        return groups_of(known.group_by, samples, Path(known.source).expanduser())
+        return groups_of(known.group_by, samples, expanded(known.source))
 
     with _listed(config) as (listing, advance, console):
         dealt = split(
@@ -240,7 +241,7 @@ def _convert(args: list[str]) -> int:
     known, config = _parse(_convert_parser(), renamed(args, {"--to": "--out"}))
     if known.shards is not None:
         _at_least("--shards", known.shards, 1)
-    _convert_to(Path(known.out).expanduser(), config, known.shards)
+    _convert_to(expanded(known.out), config, known.shards)
     return EXIT_DONE
 
 
@@ -262,7 +263,7 @@ def _scenes(args: list[str]) -> int:
         config = _config("demo", keys)
     except ConfigError as error:
         raise ConfigError(str(error).replace("data.scenes is", "--count is", 1)) from error
-    _convert_to(Path(known.out).expanduser(), config, None)
+    _convert_to(expanded(known.out), config, None)
     return EXIT_DONE
 
 
@@ -386,7 +387,7 @@ def _print_report(file: str | None, tree: object, table: object, console: Consol
         from ccfnet_tf.io.atomic_file import write_atomic
 
         text = json.dumps(tree, indent=1) + "\n"
-        path = Path(file).expanduser()
+        path = expanded(file)
         write_atomic(path, lambda f: f.write(text.encode()), fix="free space or give another file")
         console.print(f"written to {path}")
 
@@ -394,14 +395,14 @@ def _print_report(file: str | None, tree: object, table: object, console: Consol
 def _refuse_lost_json(file: str | None) -> None:
     """Checks that the JSON file can be written, before anything is read."""
     if file and file != "-":
-        refuse_unwritable(Path(file).expanduser().parent, "--json")
+        refuse_unwritable(expanded(file).parent, "--json")
 
 
 def _refuse_image_name(option: str, file: str | None) -> None:
     """Checks that a PNG file can be written, before anything is read."""
     if not file:
         return
-    path = Path(file).expanduser()
+    path = expanded(file)
     if path.suffix.lower() != ".png":
         raise ConfigError(f"{option} is {file}: the output is a PNG: give a name that ends in .png")
     if path.exists():

@@ -21,6 +21,7 @@ from ccfnet_tf.evaluation.shard_files import merge_shards, weights_digest, write
 from ccfnet_tf.inference.abstain import parse_threshold
 from ccfnet_tf.io.atomic_file import remove_leftovers
 from ccfnet_tf.io.console import new_console, new_progress
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
@@ -84,13 +85,13 @@ def main(args: list[str]) -> int:
     options = parse_with_views(new_parser(), args)
     if options.batch is not None:
         sys.stderr.write("note: --batch is deprecated: it has no effect; leave it out\n")
-    run, console = Path(options.run).expanduser(), new_console()
+    run, console = expanded(options.run), new_console()
     above = None if options.abstain_above is None else parse_threshold(options.abstain_above)
     if options.shard and above is not None:
         raise ConfigError("--abstain-above has no effect with --shard: give it with --merge")
     if options.merge:
         _refuse_ignored(options)
-        merge(run, [Path(each).expanduser() for each in options.merge], console, above)
+        merge(run, [expanded(each) for each in options.merge], console, above)
     else:
         measure(
             run,

@@ -8,6 +8,7 @@ from typing import Any
 
 from ccfnet_tf.cli.argument_parser import Parser, renamed
 from ccfnet_tf.errors import EXIT_DONE, ConfigError
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
 
@@ -76,10 +77,10 @@ def main(args: list[str]) -> int:
     from ccfnet_tf.io.new_folder import refuse_unwritable
 
     if options.verify_only is not None:
-        verify(Path(options.verify_only).expanduser(), console=new_console())
+        verify(expanded(options.verify_only), console=new_console())
         return EXIT_DONE
-    run = Path(options.run).expanduser()
-    out = Path(options.out or Path("export", "models", run.resolve().name)).expanduser()
+    run = expanded(options.run)
+    out = expanded(options.out or Path("export", "models", run.resolve().name))
     refuse_unwritable(out)
     exporter = new_exporter(format_, given)
     export_run(run, out, exporter, data_root=options.data_root, console=new_console())

@@ -27,6 +27,7 @@ from ccfnet_tf.config import (
     with_defaults,
 )
 from ccfnet_tf.errors import EXIT_DONE, ConfigError, nearest
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.runs.run_folder import CONFIG, CROSSVAL_CONFIG
 
 DEFAULT_CONFIG = "demo"
@@ -113,7 +114,7 @@ def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
         raise ConfigError("--accept-changed-data applies only to a resumed run: add --resume")
     name = known.config or _default_config(known.given)
     ending = "" if verb == "fit" else f"_{verb}"
-    out = Path(known.out or f"runs/{Path(name).stem}{ending}").expanduser()
+    out = expanded(known.out or f"runs/{Path(name).stem}{ending}")
     stored_config = out / STORED[verb]
     stored = known.resume and known.config is None and stored_config.is_file()
     config = _configured(

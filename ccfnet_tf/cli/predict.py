@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli.argument_parser import Parser, add_palette_option
 from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, parse_with_views, wrapping_of
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def main(args: list[str]) -> int:
     if options.save is not None:
         kinds, film = parse_save(options.save)
         wanted = replace(wanted, kinds=kinds, film=film)
-    out_folder = Path(options.out).expanduser()
+    out_folder = expanded(options.out)
     refuse_unwritable(out_folder)
     source, console = find_source(options.network), new_console()
     tiling = wanted.wrapping.tiling

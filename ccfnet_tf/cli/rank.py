@@ -11,6 +11,7 @@ from urllib.parse import quote
 from ccfnet_tf.cli.argument_parser import Parser, add_palette_option
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, ConfigError
 from ccfnet_tf.io.console import errors_beside, new_console
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.new_folder import refuse_existing, refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.palettes import with_palette
@@ -67,7 +68,7 @@ def main(args: list[str]) -> int:
     options = new_parser().parse_args(args)
     if options.top < 1:
         raise ConfigError(f"--top is {options.top}: it must be 1 or more")
-    folder, out = Path(options.folder).expanduser(), Path(options.out).expanduser()
+    folder, out = expanded(options.folder), expanded(options.out)
     if not folder.is_dir():
         why = "is a file" if folder.exists() else "no such folder"
         raise ConfigError(f"{folder}: {why}: give a folder with images")

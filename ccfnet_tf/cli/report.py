@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ccfnet_tf.cli.argument_parser import Parser, add_palette_option
 from ccfnet_tf.cli.tta_tile_options import add_wrapping_options, wrapping_of
 from ccfnet_tf.errors import EXIT_DONE, DataError
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.palettes import PaletteName, with_palette
 from ccfnet_tf.report.read_evaluation_json import EVALUATION, Evaluated
@@ -54,9 +55,9 @@ def main(args: list[str]) -> int:
     from ccfnet_tf.io.new_folder import refuse_unwritable
     from ccfnet_tf.report.html_pages import refuse_other_file
 
-    source = Path(options.source).expanduser()
+    source = expanded(options.source)
     folder = source.parent if source.is_file() else source
-    out = Path(options.out).expanduser() if options.out else folder / PAGE
+    out = expanded(options.out) if options.out else folder / PAGE
     refuse_other_file(out)
     console = new_console()
     if source.is_file():

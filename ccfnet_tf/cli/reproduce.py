@@ -10,6 +10,7 @@ from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.cli.fit_options import parse_config
 from ccfnet_tf.config import RunConfig, find_config, read_tree, with_defaults
 from ccfnet_tf.errors import EXIT_DONE, ConfigError
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
 from ccfnet_tf.reproduce.recipes import CASCADE, CLAIM, DATA_SETS, find_ablations
 
@@ -109,8 +110,8 @@ def main(args: list[str]) -> int:
     elif options.folds is not None:
         folds = tuple(dict.fromkeys(options.folds or [0]))
         request = replace(request, study="folds", recipes=(CASCADE,), seeds=1, folds=folds)
-    out = Path(options.out).expanduser()
-    results = Path(options.results).expanduser() if options.results else _default_results(out)
+    out = expanded(options.out)
+    results = expanded(options.results) if options.results else _default_results(out)
     results = results.resolve()
     if not results.name:
         raise ConfigError(f"--results {options.results}: give a folder with a name")

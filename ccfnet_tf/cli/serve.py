@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.errors import EXIT_DONE
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
 
@@ -43,7 +43,7 @@ def main(args: list[str]) -> int:
     from ccfnet_tf.io.console import new_console
     from ccfnet_tf.serving.find_served import find_served
 
-    folder = Path(options.folder).expanduser()
+    folder = expanded(options.folder)
     find_served(folder)  # refuses another folder before TensorFlow is waited for
     start_tensorflow()
     from ccfnet_tf.serving.server import serve

@@ -14,6 +14,7 @@ from ccfnet_tf.datasets.open_data_set import without_damage
 from ccfnet_tf.errors import EXIT_DONE, ConfigError, DamagedRecordError, NotFiniteError
 from ccfnet_tf.evaluation.suspects import MINIMUM_AREA, Best, Region, find_regions, image_score
 from ccfnet_tf.io.console import new_console, new_progress
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.new_folder import new_folder, refuse_existing, refuse_unwritable
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
@@ -115,8 +116,8 @@ def main(args: list[str]) -> int:
         raise ConfigError(f"--top is {options.top}: it must be 1 to {_MOST_PANELS}")
     if options.min_area < 1:
         raise ConfigError(f"--min-area is {options.min_area}: it must be 1 or more")
-    out = Path(options.out).expanduser()
-    runs = read_runs(Path(options.run).expanduser())
+    out = expanded(options.out)
+    runs = read_runs(expanded(options.run))
     taxonomy = with_palette(runs[0].taxonomy, options.palette)
     refuse_existing(out)
     refuse_unwritable(out)

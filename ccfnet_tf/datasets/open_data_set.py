@@ -23,6 +23,7 @@ from ccfnet_tf.datasets.mask_values_to_classes import MaskValues
 from ccfnet_tf.datasets.samples import Listing, Load, fingerprint
 from ccfnet_tf.datasets.split_names import misleading_folders
 from ccfnet_tf.errors import ConfigError, DamagedRecordError, DataError
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
 
 NEAR_DUPLICATES = "near_duplicates.txt"
@@ -105,7 +106,7 @@ def list_set(data: DataConfig, seed: int) -> Listing:
         lines = (*misleading_folders(root, parts_of(listing)), *_unused_lists(root))
         listing = replace(listing, notes=(*listing.notes, *lines))
     if data.lists:
-        listing = _with_lists(listing, Path(data.lists).expanduser(), data.fold)
+        listing = _with_lists(listing, expanded(data.lists), data.fold)
     elif "://" not in str(data.root):
         names = [sample.name for part in parts_of(listing).values() for sample in part]
         listing = _with_near_duplicates(listing, root, names)
@@ -115,7 +116,7 @@ def list_set(data: DataConfig, seed: int) -> Listing:
             "with ccfnet-tf data split"
         )
     if data.label_map:
-        listing = _mapped(listing, Path(data.label_map).expanduser())
+        listing = _mapped(listing, expanded(data.label_map))
     return listing
 
 
@@ -223,7 +224,7 @@ def without_damage(load: Load) -> Load:
 
 
 def _root(data: DataConfig) -> Path:
-    return Path(data.root).expanduser() if data.root else Path()
+    return expanded(data.root) if data.root else Path()
 
 
 def _mapped(listing: Listing, path: Path) -> Listing:

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from ccfnet_tf.errors import without_secrets
 from ccfnet_tf.inference.video import CAMERA, FRAMES, OVERLAY
 from ccfnet_tf.inference.writers import ENDINGS
+from ccfnet_tf.io.home_folder import expanded
 
 IMAGE_SUFFIXES = (
     ".jpg",
@@ -193,7 +194,7 @@ def _jobs(text: str, out: Path, found: Found) -> list[Job]:
 def _expand(text: str, found: Found) -> list[Job]:
     if "://" in text or text.startswith(CAMERA):
         return _stream(text, found)
-    path = Path(text).expanduser()
+    path = expanded(text)
     if (device := _DEVICE.fullmatch(text)) and not path.is_file() and not path.is_dir():
         reason = f"a camera is given by its number: {CAMERA}{device['number']}"
         found.failures.append(Failure(text, reason))

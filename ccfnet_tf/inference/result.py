@@ -12,6 +12,7 @@ from ccfnet_tf.errors import ConfigError
 from ccfnet_tf.inference.segmenter_protocol import Maps, Prediction
 from ccfnet_tf.inference.writers import KINDS, Kind, overlay_image, with_legend, write_prediction
 from ccfnet_tf.io.draw_sheet import shown_ids
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.new_folder import refuse_unwritable
 from ccfnet_tf.labels import Taxonomy
 
@@ -95,7 +96,7 @@ class Result(_Parts):
             ResourceError: The folder is a file, or the disk is full or not writable; none of the
                 files is kept.
         """
-        folder = Path(folder).expanduser()
+        folder = expanded(folder)
         name = name or self.name
         if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
             raise ConfigError(

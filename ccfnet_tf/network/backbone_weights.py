@@ -14,6 +14,7 @@ import numpy as np
 
 from ccfnet_tf.config import IMAGENET, NO_WEIGHTS
 from ccfnet_tf.errors import ConfigError, ResourceError, first_line
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.npz_file import DAMAGE, not_finite, read_stored
 from ccfnet_tf.network.efficientnet_lite import ARCHIVE_SUFFIX, VARIANTS, Variant
 
@@ -103,7 +104,7 @@ def plain_backbone(
             return application(include_top=False, input_shape=(None, None, 3), weights=IMAGENET)
     model = application(include_top=False, input_shape=(None, None, 3), weights=None)
     if source not in (None, NO_WEIGHTS):
-        load_backbone_weights(model, name, Path(str(source)).expanduser())
+        load_backbone_weights(model, name, expanded(str(source)))
     return model
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from ccfnet_tf.config import CACHES, NAMED_WEIGHTS, DataConfig, RunConfig
 from ccfnet_tf.datasets.open_data_set import with_format
+from ccfnet_tf.io.home_folder import expanded
 
 
 def resolved_paths(config: RunConfig) -> RunConfig:
@@ -35,4 +35,4 @@ def _resolved_data(data: DataConfig) -> DataConfig:
 
 
 def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).expanduser().resolve())
+    return path if "://" in path else str(expanded(path).resolve())

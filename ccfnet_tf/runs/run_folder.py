@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ccfnet_tf.config import DataConfig, RunConfig, from_yaml
 from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.untrusted_yaml_json import mapping, parse_json
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs.calibration_file import read_calibration
@@ -98,7 +99,7 @@ def read_run(path: str | Path) -> RunInfo:
     Raises:
         RunError: The folder is missing, is not a run folder, or its files cannot be read.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if not folder.exists():
         raise RunError(f"{folder}: no such folder; give a run folder written by `ccfnet-tf fit`")
     if not folder.is_dir():

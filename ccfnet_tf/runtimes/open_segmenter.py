@@ -11,6 +11,7 @@ from typing import Literal
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.inference.downscale import Box
 from ccfnet_tf.inference.segmenter_protocol import Segmenter
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.runs.run_folder import (
     CLASSES,
     CONFIG,
@@ -92,7 +93,7 @@ def find_source(source: str, accepted: str = _ACCEPTED) -> Source:
     """
     if address := _address(source):
         return Source("server", address)
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.exists():
         raise RunError(f"{path}: no such folder or file; give {accepted}")
     if path.is_file():

@@ -20,6 +20,7 @@ import numpy as np
 from ccfnet_tf.datasets.class_and_split_lists import plain_name
 from ccfnet_tf.datasets.split_names import part_of
 from ccfnet_tf.errors import ConfigError, nearest
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.labels import Sample
 
 BY_PREFIX = r"([^/]*?)[0-9]+[^/0-9]*$"
@@ -126,7 +127,7 @@ def groups_of(by: str, samples: Sequence[Sample], root: Path) -> list[str]:
         ConfigError: `by` is neither, or an image has no group.
     """
     if by.casefold().endswith(".csv"):
-        return _by_table(Path(by).expanduser(), samples, root)
+        return _by_table(expanded(by), samples, root)
     try:
         pattern = re.compile(by)
     except re.error as error:

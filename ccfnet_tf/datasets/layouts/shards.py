@@ -27,6 +27,7 @@ import numpy as np
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.samples import Listing
 from ccfnet_tf.errors import DamagedRecordError, DataError, first_line
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.io.read_images import MAX_PIXELS, read_grey_values, read_image
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
@@ -347,7 +348,7 @@ def open_binary(path: str) -> Iterator[BinaryIO]:
         EOFError: A read began beyond the end of the file; local files return no bytes instead.
     """
     if "://" not in path:
-        with Path(path).expanduser().open("rb") as file:
+        with expanded(path).open("rb") as file:
             yield file
         return
     import tensorflow as tf
