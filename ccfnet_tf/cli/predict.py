@@ -69,7 +69,11 @@ def new_parser() -> Parser:
     )
     parser.add_argument("--size", metavar="N", help=size)
     add_wrapping_options(parser)
-    abstain = "leave pixels with a risk above R, 0 to 1, without a label (void, 255 in label files)"
+    abstain = (
+        "leave pixels with a risk above R, 0 to 1, without a label (void, 255 in label files); "
+        "reports the share of pixels that keep one, and their accuracy on images of a labelled "
+        "data set"
+    )
     parser.add_argument("--abstain-above", metavar="R", help=abstain)
     add_palette_option(parser)
     there = parser.add_mutually_exclusive_group()
@@ -126,6 +130,7 @@ def main(args: list[str]) -> int:
         out_folder,
         wanted=wanted,
         trained=source.trained,
+        data=source.data,
         console=console,
         errors=errors_beside(console),
     )
@@ -155,10 +160,7 @@ def _predicted(outcome: Outcome, out: str) -> list[str]:
         see = ", see above" if outcome.failures else ""
         lines.append(f"{out}: {' and '.join(done)}{others}{see}")
     if outcome.coverage is not None:
-        lines.append(
-            f"{100 * outcome.coverage:.1f} % of pixels have a label; the others are void; for the "
-            "accuracy on labelled images: ccfnet-tf evaluate RUN --abstain-above R"
-        )
+        lines.append(_coverage(outcome))
     if outcome.skipped:
         lines.append(f"skipped {_counted(outcome.skipped, 'input')} whose results exist")
     if outcome.others:
@@ -170,6 +172,23 @@ def _predicted(outcome: Outcome, out: str) -> list[str]:
     if outcome.labels:
         lines.append(f"skipped {_counted(outcome.labels, 'file')} in masks/ next to images/")
     return lines
+
+
+def _coverage(outcome: Outcome) -> str:
+    """Returns what abstaining left of the labels, and how accurate they are where that is known."""
+    kept = f"{100 * (outcome.coverage or 0):.1f} % of pixels have a label; the others are void"
+    if outcome.accuracy is not None:
+        images = _counted(outcome.compared, "image")
+        return (
+            f"{kept}; {100 * outcome.accuracy:.1f} % of these labels are right in the {images} "
+            "whose labels were found"
+        )
+    if outcome.compared:
+        return f"{kept}, as is every pixel that is labelled in the data set"
+    return (
+        f"{kept}; how many of these labels are right is reported for images of a labelled data "
+        "set, as by ccfnet-tf evaluate RUN --abstain-above R"
+    )
 
 
 def _are(counts: Counter[str]) -> str:

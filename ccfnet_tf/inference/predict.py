@@ -15,10 +15,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
+from ccfnet_tf.config import DataConfig
 from ccfnet_tf.errors import ConfigError, DataError, nearest, printable
 from ccfnet_tf.inference.abstain import Abstaining
 from ccfnet_tf.inference.downscale import Box, SmallerImages, shrunk
 from ccfnet_tf.inference.find_inputs import Failure, Job, find_jobs
+from ccfnet_tf.inference.labels_of_inputs import LabelsOfInputs
 from ccfnet_tf.inference.segmenter_protocol import ImageTooLargeError, Segmenter
 from ccfnet_tf.inference.tiles import Tile
 from ccfnet_tf.inference.video import (
@@ -105,6 +107,8 @@ class Outcome:
         skipped: Inputs skipped because their results exist.
         others: Files in searched folders that are neither image nor video, by suffix.
         coverage: Share of pixels with a label, 0..1, if some were left without one by their risk.
+        accuracy: Share of these labels that are right, 0..1, in images of a labelled data set.
+        compared: Number of these images.
     """
 
     pictures: int
@@ -115,6 +119,8 @@ class Outcome:
     skipped: int = 0
     others: Counter[str] = field(default_factory=Counter)
     coverage: float | None = None
+    accuracy: float | None = None
+    compared: int = 0
 
 
 def predict_all(
@@ -124,6 +130,7 @@ def predict_all(
     *,
     wanted: Wanted | None = None,
     trained: Box | None = None,
+    data: DataConfig | None = None,
     console: Console | None = None,
     errors: Console | None = None,
 ) -> Outcome:
@@ -138,6 +145,8 @@ def predict_all(
         wanted: Which files are written, and how existing results are handled. By default an
             existing result is a failure.
         trained: Height and width of the largest training image.
+        data: Configuration of the training data, if known, for the labels of images that belong
+            to a data set; they are read if `wanted.abstain_above` is set.
         console: Shows progress; None for no output.
         errors: Shows failures and warnings; `console` if None.
 
@@ -169,7 +178,10 @@ def predict_all(
         session = _Session(
             opened, out, wanted, trained=trained, bar=bar, errors=errors, failures=failures
         )
+        if abstaining:
+            session.read_labels(found.jobs, data)
         session.do_all(found.jobs)
+    labels = session.labels
     return Outcome(
         session.pictures,
         session.videos,
@@ -179,6 +191,8 @@ def predict_all(
         session.skipped,
         found.others,
         abstaining.kept / abstaining.pixels if abstaining and abstaining.pixels else None,
+        labels.accuracy if labels else None,
+        labels.images if labels else 0,
     )
 
 
@@ -216,9 +230,17 @@ class _Session:
         self.errors = errors
         self.failures = failures
         self.pictures = self.videos = self.frames = self.skipped = 0
+        self.labels: LabelsOfInputs | None = None
         self.write_permits = Semaphore()  # one per thread; withdrawn after a stop
         self._counting = Lock()
         self._shown: set[str] = set()
+
+    def read_labels(self, jobs: Sequence[Job], data: DataConfig | None) -> None:
+        """Finds the labels that predictions are compared with."""
+        images = [Path(job.source) for job in jobs if not job.is_video]
+        self.labels = LabelsOfInputs(
+            images, self.network.taxonomy, data, lambda line: self._say(line, console=self.errors)
+        )
 
     def do_all(self, jobs: Sequence[Job]) -> None:
         """Runs all jobs and records failures; errors that concern all jobs are raised."""
@@ -338,6 +360,8 @@ class _Session:
             )
         finally:
             self.write_permits.release()
+        if self.labels:
+            self.labels.count(source, prediction.labels)
         with self._counting:
             self.pictures += 1
         if (frames := count_frames(source)) > 1:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ccfnet_tf.config import DataConfig
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.inference.downscale import Box
 from ccfnet_tf.inference.segmenter_protocol import Segmenter
@@ -43,12 +44,14 @@ class Source:
         manifest: Manifest of an exported file; None for runs and servers.
         trained: Height and width of the largest image that the network was trained on; None if
             unknown.
+        data: Configuration of the data that a run was trained on.
     """
 
     kind: Kind
     place: str
     manifest: Manifest | None = None
     trained: Box | None = None
+    data: DataConfig | None = None
 
     @property
     def size(self) -> str | None:
@@ -101,7 +104,7 @@ def find_source(source: str, accepted: str = _ACCEPTED) -> Source:
     if any((path / name).is_file() for name in (CONFIG, CLASSES, CROSSVAL_CONFIG, CROSSVAL_RESULT)):
         run = read_run(path)
         run.checkpoint()
-        return Source("run", str(path), trained=run.trained)
+        return Source("run", str(path), trained=run.trained, data=run.config.data)
     folder = path if _is_artifact(path) else _highest_version(path)
     if folder is None:
         raise RunError(f"{path}: {_describe_folder(path, accepted)}")

@@ -323,14 +323,22 @@ def test_an_image_of_which_a_part_was_predicted_is_counted_once() -> None:
     assert line.endswith(" frames); 1 failed, see above")
 
 
-def test_predict_reports_the_coverage_and_where_accuracy_is_measured() -> None:
+def test_predict_reports_the_coverage_and_the_accuracy_where_labels_are() -> None:
     from ccfnet_tf.inference.predict import Outcome
 
+    kept = "87.5 % of pixels have a label; the others are void"
     _, line = predict._predicted(Outcome(1, 0, 0, (), coverage=0.875), "out")
     assert line == (
-        "87.5 % of pixels have a label; the others are void; for the accuracy on labelled images: "
-        "ccfnet-tf evaluate RUN --abstain-above R"
+        f"{kept}; how many of these labels are right is reported for images of a labelled data "
+        "set, as by ccfnet-tf evaluate RUN --abstain-above R"
     )
+    outcome = Outcome(3, 0, 0, (), coverage=0.875, accuracy=0.9412, compared=2)
+    _, line = predict._predicted(outcome, "out")
+    assert line == (
+        f"{kept}; 94.1 % of these labels are right in the 2 images whose labels were found"
+    )
+    _, line = predict._predicted(Outcome(1, 0, 0, (), coverage=0.875, compared=1), "out")
+    assert line == f"{kept}, as is every pixel that is labelled in the data set"
 
 
 @pytest.mark.parametrize(
