@@ -44,8 +44,8 @@ class Resampled:
     """Intervals of one network; None where no image has a labelled pixel.
 
     Attributes:
-        figures: The interval of each of `FIGURES`.
-        gains: The interval of the difference to the first network, for each of `FIGURES`.
+        figures: The interval of each figure, by its name in `FIGURES`.
+        gains: The interval of the difference to the first network, for each figure.
     """
 
     figures: dict[str, Interval | None]

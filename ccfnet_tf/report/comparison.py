@@ -26,7 +26,12 @@ from ccfnet_tf.report.svg_plots import Line, Plot, line_plot
 from ccfnet_tf.runs.run_folder import CONFIG, read_config
 from ccfnet_tf.runs.write_run_files import all_rows
 
-NAMES = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU"}
+NAMES = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_iou": "mean IoU",
+    NEAR_PREFIX + "mean_iou": "mean IoU within 4 pixels of boundaries",
+}
+"""Figures with intervals, and their names."""
 
 FIGURES: tuple[tuple[str, tuple[str, ...], bool, bool], ...] = (
     ("pixel accuracy, %", ("refine", "pixel_accuracy"), True, True),
@@ -401,5 +406,13 @@ def _validation_line(run: Compared, figure: str) -> Line:
 
 
 def compare(runs: Sequence[Compared]) -> list[Resampled]:
-    """Returns the intervals of the figures of runs and of their differences to the first."""
-    return bootstrap([run.counts for run in runs])
+    """Returns the intervals of `NAMES` and of their differences to the first run."""
+    everywhere = bootstrap([run.counts for run in runs])
+    near = bootstrap([run.near for run in runs])
+    return [
+        Resampled(
+            one.figures | {NEAR_PREFIX + name: each for name, each in other.figures.items()},
+            one.gains | {NEAR_PREFIX + name: each for name, each in other.gains.items()},
+        )
+        for one, other in zip(everywhere, near, strict=True)
+    ]

@@ -28,7 +28,7 @@ def test_the_terminal_and_the_page_have_the_same_intervals(
     assert cli.main(["compare", str(first), str(second), "--html", str(page)]) == 0
     printed = capsys.readouterr().out
     runs = read_compared([first, second])
-    drawn = bootstrap([run.counts for run in runs])
+    drawn = compare(runs)
     accuracy = runs[1].evaluated.number("refine", "pixel_accuracy")
     assert drawn[1].figures["pixel_accuracy"] is not None
     assert drawn[1].figures["pixel_accuracy"].value == pytest.approx(accuracy)
@@ -48,9 +48,23 @@ def test_a_difference_that_may_be_0_has_a_grey_bar(write_run: WriteRun) -> None:
     runs = read_compared([write_run("one"), write_run("two", seed=2)])
     drawn = compare(runs)
     page = comparison_page(runs, drawn, TAXONOMY)
-    unsure = [gain.low <= 0 <= gain.high for gain in drawn[1].gains.values() if gain]
+    gains = [drawn[1].gains[figure] for figure in comparison.NAMES]
+    unsure = [gain.low <= 0 <= gain.high for gain in gains if gain]
     assert page.count('class="range unsure"') == sum(unsure)
-    assert page.count("Bars: intervals on an axis from") == 2
+    assert page.count("Bars: intervals on an axis from") == len(gains) == 3
+
+
+def test_figures_near_boundaries_have_intervals(write_run: WriteRun) -> None:
+    runs = read_compared([write_run("one"), write_run("two", seed=2)])
+    drawn, near = compare(runs), bootstrap([run.near for run in runs])
+    for each, other in zip(drawn, near, strict=True):
+        assert each.figures["near_mean_iou"] == other.figures["mean_iou"]
+        assert each.gains["near_mean_iou"] == other.gains["mean_iou"]
+    assert drawn[1].gains["near_mean_iou"] != drawn[1].gains["mean_iou"]
+    page = comparison_page(runs, drawn, TAXONOMY)
+    gain = interval_text(drawn[1].gains["near_mean_iou"], sign=True).split()[0]
+    assert "two: mean IoU within 4 pixels of boundaries " in page
+    assert gain in page
 
 
 def test_the_accuracy_near_boundaries_is_that_of_the_counts(write_run: WriteRun) -> None:
