@@ -147,6 +147,13 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def unreadable(error: OSError | ValueError) -> str:
+    """Returns why a text file could not be read, and the fix: its permissions, or its encoding."""
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or first_line(error)}): make it readable"
+    return f"not a UTF-8 text file ({error}): save it as UTF-8"
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or its class name if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import time
 
-from ccfnet_tf.errors import LONGEST, DataError, nearest, without_secrets
+import pytest
+
+from ccfnet_tf.errors import LONGEST, DataError, nearest, unreadable, without_secrets
 
 
 def test_nearest() -> None:
@@ -11,6 +14,14 @@ def test_nearest() -> None:
     )
     assert nearest("xyz", ["momentum", "learning_rate"]) == ""
     assert nearest("x", []) == ""
+
+
+def test_a_file_without_permission_is_told_from_one_in_another_encoding() -> None:
+    denied = PermissionError(errno.EACCES, "Permission denied", "classes.txt")
+    assert unreadable(denied) == "cannot be read (Permission denied): make it readable"
+    with pytest.raises(UnicodeDecodeError) as caught:
+        b"\xff".decode()
+    assert unreadable(caught.value).startswith("not a UTF-8 text file ('utf-8' codec can't decode")
 
 
 def test_the_nearest_of_very_many_names_is_found_quickly() -> None:

@@ -153,6 +153,8 @@ def measure(
         raise DataError(f"{root or data.root or parts.format}: has no {split} split; {FIX[split]}")
     first, step = shard or (1, 1)
     mine = samples[first - 1 :: step]
+    if split != "train":
+        _warn_of_training_images(mine, parts, run, split)
     network = wrap(KerasNetwork(run, calibration=calibration), wrapping)
     with new_progress(console) as bar:
         load = checked_load(mine, parts, data, bar)
@@ -182,6 +184,21 @@ def measure(
         console.print(
             f"written to {path}; with all parts: ccfnet-tf evaluate {shlex.quote(str(run))} "
             f"--merge {parts_of_run}"
+        )
+
+
+def _warn_of_training_images(
+    samples: Sequence[Sample], parts: Parts, run: Path, split: str
+) -> None:
+    """Warns if a split has images that the run was trained on, by their names or contents."""
+    from ccfnet_tf.training.images_not_trained_on import trained_on
+
+    if known := trained_on(samples, parts, run):
+        images = "1 image" if len(known) == 1 else f"{len(known)} images"
+        new_console(stderr=True).print(
+            f"warning: {run} was trained on {images} of the {len(samples)} of the {split} split "
+            f"({known[0].image}): the figures are too good for new images; use the data and the "
+            "splits of the training (--data.root)"
         )
 
 
@@ -250,11 +267,13 @@ def write_evaluation(
     write_text(run / "evaluation.json", text + "\n")
     console.print(report(evaluation))
     if above is not None:
-        coverage, accuracy = map(percent, evaluation.kept(above))
-        console.print(
-            f"without pixels whose risk is above {above:g}: coverage {coverage} %, "
-            f"pixel accuracy {accuracy} %"
+        kept = evaluation.kept(above)
+        found = (
+            f"coverage {percent(kept.coverage)} %, pixel accuracy {percent(kept.pixel_accuracy)} %"
+            if kept.coverage
+            else "no labelled pixel is left"
         )
+        console.print(f"without pixels whose risk is above {above:g}: {found}")
     console.print("what each figure means: docs/evaluation.md")
     console.print(f"written to {run}: evaluation.json, images.csv, images.npz")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli.argument_parser import Parser, add_palette_option
@@ -16,6 +17,7 @@ from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 if TYPE_CHECKING:
     from ccfnet_tf.inference.predict import Outcome
     from ccfnet_tf.inference.segmenter_protocol import Segmenter
+    from ccfnet_tf.runtimes.open_segmenter import Source
 
 RESULTS = """\
 names for --save, and the files of an image:
@@ -131,12 +133,22 @@ def main(args: list[str]) -> int:
         wanted=wanted,
         trained=source.trained,
         data=source.data,
+        trained_on=_images_of_training(source),
         console=console,
         errors=errors_beside(console),
     )
     for line in _predicted(outcome, options.out):
         console.print(line)
     return _exit_code(outcome)
+
+
+def _images_of_training(source: Source) -> frozenset[str]:
+    """Returns digests of the images that a run was trained on; empty for other networks."""
+    from ccfnet_tf.training.data_digest import read_trained
+
+    if source.kind != "run":
+        return frozenset()
+    return frozenset(row.image for row in read_trained(Path(source.place)))
 
 
 def _exit_code(outcome: Outcome) -> int:
@@ -178,17 +190,27 @@ def _coverage(outcome: Outcome) -> str:
     """Returns what abstaining left of the labels, and how accurate they are where that is known."""
     kept = f"{100 * (outcome.coverage or 0):.1f} % of pixels have a label; the others are void"
     if outcome.accuracy is not None:
-        images = _counted(outcome.compared, "image")
+        of = f" of {outcome.pictures}" if outcome.compared < outcome.pictures else ""
+        noun = "image" if outcome.pictures == 1 else "images"
         return (
-            f"{kept}; {100 * outcome.accuracy:.1f} % of these labels are right in the {images} "
-            "whose labels were found"
+            f"{kept}; {100 * outcome.accuracy:.1f} % of these labels are right in the "
+            f"{outcome.compared}{of} {noun} whose labels were found{_known(outcome)}"
         )
     if outcome.compared:
-        return f"{kept}, as is every pixel that is labelled in the data set"
+        return f"{kept}; none of these pixels is labelled in the data set"
     return (
-        f"{kept}; how many of these labels are right is reported for images of a labelled data "
-        "set, as by ccfnet-tf evaluate RUN --abstain-above R"
+        f"{kept}; no labels were found to tell how many of these are right; on a split: ccfnet-tf "
+        "evaluate RUN --abstain-above R"
     )
+
+
+def _known(outcome: Outcome) -> str:
+    """Returns a remark on images of the training, which are predicted better than others."""
+    if not outcome.trained:
+        return ""
+    if outcome.trained == outcome.compared:
+        return "; the run was trained on them, so new images are predicted less well"
+    return f"; the run was trained on {outcome.trained} of them, so that is too good for new images"
 
 
 def _are(counts: Counter[str]) -> str:

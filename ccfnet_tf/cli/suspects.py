@@ -125,6 +125,13 @@ def main(args: list[str]) -> int:
     console = new_console()
     held = held_out(runs, options.root)
     console.print(_what(held))
+    for each in held:
+        if each.copies:
+            images = "1 image is" if len(each.copies) == 1 else f"{len(each.copies)} images are"
+            console.print(
+                f"left out: {images} the same as a training image of {each.run.path}: "
+                f"{each.copies[0].image}{' and others' if len(each.copies) > 1 else ''}"
+            )
     uncalibrated = [run.path for run in runs if run.calibration() == UNCALIBRATED]
     if uncalibrated and len(runs) > 1:  # A temperature changes no order within one run.
         console.print(

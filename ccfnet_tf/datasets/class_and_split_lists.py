@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ccfnet_tf.errors import ColoursError, DataError, nearest
+from ccfnet_tf.errors import ColoursError, DataError, nearest, unreadable
 from ccfnet_tf.io.read_images import NO_CLASS, count_colours
 from ccfnet_tf.labels import IGNORED, VOID, Taxonomy, distinct_colours, is_void_name
 
@@ -461,7 +461,7 @@ def _lines(path: Path, what: str) -> list[str]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file: {what}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a UTF-8 text file ({error}): save it as UTF-8") from error
+        raise DataError(f"{path}: {unreadable(error)}") from error
     return text.rstrip().splitlines()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ccfnet_tf.errors import ConfigError, nearest
+from ccfnet_tf.errors import ConfigError, nearest, unreadable
 from ccfnet_tf.io.untrusted_yaml_json import parse_yaml
 from ccfnet_tf.labels import VOID, Taxonomy, is_void_name
 
@@ -82,7 +82,9 @@ def _read_tree(path: Path) -> dict[str, list[str]]:
         tree = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file: data.label_map must name a YAML file") from error
-    except (OSError, ValueError) as error:  # undecodable bytes raise a ValueError too
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {unreadable(error)}") from error
+    except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected lines such as `vehicle: [car, bus]`")

@@ -83,9 +83,15 @@ class MaskValues:
         )
 
     def _proposal(self, values: np.ndarray) -> str:
-        """Returns a fix for unknown values, guessed from how many values the mask has."""
+        """Returns a fix for unknown values, guessed from how many values the mask has.
+
+        A complete mapping is proposed only where most values are unknown, as in masks of 0 and 255
+        or of other ids. Otherwise the ids are right and one value is a mistake: a mapping that
+        counts the values through would shift the classes between them.
+        """
         found = np.unique(values).tolist()
-        if len(found) == len(self.names):
+        others = [value for value in found if self.ids.get(value, VOID) == VOID]
+        if len(found) == len(self.names) and 2 * len(others) >= len(found):
             option = as_option(dict(zip(found, self.names, strict=True)))
             return f", or define the values, for example with {option}"
         if len(found) > 2 * len(self.names) + 2:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ccfnet_tf.datasets.mask_values_to_classes import MaskValues
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.errors import DataError, unreadable
 from ccfnet_tf.io.read_images import extra_band, read_image
 from ccfnet_tf.labels import Sample, Taxonomy
 
@@ -52,7 +52,7 @@ def fingerprint(sample: Sample) -> str:
                 file.seek(-_END_BYTES, os.SEEK_END)
                 digest.update(file.read())
     except OSError as error:
-        raise DataError(f"{sample.image}: cannot be read ({error.strerror})") from error
+        raise DataError(f"{sample.image}: {unreadable(error)}") from error
     return digest.hexdigest()
 
 

@@ -87,6 +87,8 @@ def merge_shards(paths: Sequence[Path], taxonomy: Taxonomy, weights: str) -> Eva
 
 
 def _read_shard(path: Path, taxonomy: Taxonomy, weights: str) -> tuple[Shard, Evaluation]:
+    if not path.exists():
+        raise DataError(f"{path}: no such file: give the files that evaluate --shard K/N wrote")
     tree = read_json(path)
     shard = tree.get("shard")
     if not (
@@ -97,8 +99,8 @@ def _read_shard(path: Path, taxonomy: Taxonomy, weights: str) -> tuple[Shard, Ev
         raise DataError(f"{path}: not a part of an evaluation, as `evaluate --shard` writes it")
     if tree.get("weights") != weights:
         raise DataError(
-            f"{path}: was made with other weights or another calibration than the run has now: "
-            "evaluate that part again"
+            f"{path}: is of another run, or of other weights or another calibration than this run "
+            "has now: evaluate that part again with this run"
         )
     try:
         return (shard[0], shard[1]), Evaluation.from_state(tree.get("evaluation"), taxonomy)
@@ -115,6 +117,6 @@ def _refuse_missing(shards: dict[Shard, Path]) -> None:
         )
     if missing := [str(k) for k in range(1, count + 1) if (k, count) not in shards]:
         raise DataError(
-            f"part {', '.join(missing)} of {count} is missing: give all files "
+            f"missing of {count} parts: {', '.join(missing)}: give all files "
             f"evaluation.K-of-{count}.json"
         )

@@ -61,6 +61,9 @@ VIDEO_SUFFIXES = (
 )
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://")
 
+CONTACT_SHEET, TABLES = "contact_sheet.png", ("ranking.csv", "suspects.csv")
+"""Files of `rank` and `data suspects`, wherever their folder is."""
+
 IMAGES_SIDE, LABELS_SIDE = "images", "masks"  # of a training set
 
 _HEIF = (".heic", ".heif", ".hif")
@@ -311,6 +314,8 @@ def _is_result(path: Path | str, out: Path) -> bool:
     """Whether `path` was written by an earlier call; predictions are not predicted again."""
     if isinstance(path, str):
         return False
+    if path.name == CONTACT_SHEET and any((path.parent / table).is_file() for table in TABLES):
+        return True
     try:
         below = path.resolve().relative_to(out.resolve())
     except ValueError:

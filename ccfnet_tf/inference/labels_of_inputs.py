@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -32,12 +32,14 @@ class LabelsOfInputs:
         taxonomy: Classes of the network.
         data: Configuration of the data the network was trained on, if known: its label map and
             mask values are used.
+        trained: Digests of the images that the network was trained on, as far as they are known.
         say: Called with one line for every data set or label that cannot be used.
 
     Attributes:
         images: Number of images that `count` found a label for.
         kept: Pixels of these images that are labelled in the data set and in the prediction.
         right: How many of them agree.
+        trained: How many of the images the network was trained on.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class LabelsOfInputs:
         images: Iterable[Path],
         taxonomy: Taxonomy,
         data: DataConfig | None,
+        trained: Collection[str],
         say: Callable[[str], None],
     ) -> None:
         self._say = say
         self._lock = Lock()
-        self._loaders: dict[Path, Callable[[], np.ndarray]] = {}
-        self.images = self.kept = self.right = 0
+        self._loaders: dict[Path, tuple[Callable[[], np.ndarray], Callable[[], str]]] = {}
+        self._trained = trained
+        self.images = self.kept = self.right = self.trained = 0
         problems: dict[Path, str] = {}
         unused: set[str] = set()
         for folder in sorted({path.resolve().parent for path in images}):
@@ -78,11 +82,12 @@ class LabelsOfInputs:
             image: The image.
             predicted: int32 [H, W], class ids, or `VOID` for pixels without a prediction.
         """
-        load = self._loaders.get(image.resolve())
-        if load is None:
+        if image.resolve() not in self._loaders:
             return
+        load, fingerprint = self._loaders[image.resolve()]
         try:
             label = load()
+            trained = bool(self._trained) and fingerprint() in self._trained
         except DataError as error:
             self._say(f"note: {image}: its label is not compared: {error}")
             return
@@ -99,6 +104,7 @@ class LabelsOfInputs:
             self.images += 1
             self.kept += int(kept.sum())
             self.right += int(right.sum())
+            self.trained += trained
 
     def _add(self, root: Path, taxonomy: Taxonomy, data: DataConfig) -> str:
         """Adds the samples of a data set; returns why they cannot be used, or an empty string."""
@@ -116,7 +122,10 @@ class LabelsOfInputs:
             )
         for samples in parts_of(listing).values():
             for sample in samples:
-                self._loaders[Path(sample.image).resolve()] = partial(listing.load_label, sample)
+                self._loaders[Path(sample.image).resolve()] = (
+                    partial(listing.load_label, sample),
+                    partial(listing.fingerprint, sample),
+                )
         return ""
 
 

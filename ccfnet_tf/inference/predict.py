@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -109,6 +109,7 @@ class Outcome:
         coverage: Share of pixels with a label, 0..1, if some were left without one by their risk.
         accuracy: Share of these labels that are right, 0..1, in images of a labelled data set.
         compared: Number of these images.
+        trained: How many of these images the network was trained on.
     """
 
     pictures: int
@@ -121,6 +122,7 @@ class Outcome:
     coverage: float | None = None
     accuracy: float | None = None
     compared: int = 0
+    trained: int = 0
 
 
 def predict_all(
@@ -131,6 +133,7 @@ def predict_all(
     wanted: Wanted | None = None,
     trained: Box | None = None,
     data: DataConfig | None = None,
+    trained_on: Collection[str] = (),
     console: Console | None = None,
     errors: Console | None = None,
 ) -> Outcome:
@@ -147,6 +150,7 @@ def predict_all(
         trained: Height and width of the largest training image.
         data: Configuration of the training data, if known, for the labels of images that belong
             to a data set; they are read if `wanted.abstain_above` is set.
+        trained_on: Digests of the training images, as far as they are known.
         console: Shows progress; None for no output.
         errors: Shows failures and warnings; `console` if None.
 
@@ -179,7 +183,7 @@ def predict_all(
             opened, out, wanted, trained=trained, bar=bar, errors=errors, failures=failures
         )
         if abstaining:
-            session.read_labels(found.jobs, data)
+            session.read_labels(found.jobs, data, trained_on)
         session.do_all(found.jobs)
     labels = session.labels
     return Outcome(
@@ -193,6 +197,7 @@ def predict_all(
         abstaining.kept / abstaining.pixels if abstaining and abstaining.pixels else None,
         labels.accuracy if labels else None,
         labels.images if labels else 0,
+        labels.trained if labels else 0,
     )
 
 
@@ -235,11 +240,17 @@ class _Session:
         self._counting = Lock()
         self._shown: set[str] = set()
 
-    def read_labels(self, jobs: Sequence[Job], data: DataConfig | None) -> None:
+    def read_labels(
+        self, jobs: Sequence[Job], data: DataConfig | None, trained_on: Collection[str]
+    ) -> None:
         """Finds the labels that predictions are compared with."""
         images = [Path(job.source) for job in jobs if not job.is_video]
         self.labels = LabelsOfInputs(
-            images, self.network.taxonomy, data, lambda line: self._say(line, console=self.errors)
+            images,
+            self.network.taxonomy,
+            data,
+            trained_on,
+            lambda line: self._say(line, console=self.errors),
         )
 
     def do_all(self, jobs: Sequence[Job]) -> None:

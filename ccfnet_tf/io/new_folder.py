@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from ccfnet_tf.errors import ConfigError, ResourceError, is_disk_full
 
@@ -150,10 +151,17 @@ def refuse_unwritable(out: Path, option: str = "--out") -> None:
     """
     existing = next(each for each in (out, *out.absolute().parents) if each.exists())
     refuse_file(existing, option)
+    fix = f"give another {option}, or change its permissions"
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ResourceError(
-            f"{existing}: cannot be written: give another {option}, or change its permissions"
-        )
+        raise ResourceError(f"{existing}: cannot be written: {fix}")
+    try:  # Permissions say nothing of /proc, or of a file system that is read-only for root.
+        with TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        if not is_disk_full(error):  # That is reported when something is written.
+            raise ResourceError(
+                f"{existing}: cannot be written ({error.strerror}): {fix}"
+            ) from error
 
 
 def refuse_file(out: Path, option: str = "--out") -> None:

@@ -36,10 +36,10 @@ SWITCH_NOTE = (
 """What the columns of the table of the hard switch mean."""
 
 SCORE_NOTE = (
-    "free: the best by AUROC of the scores that need no head of their own. AP: average precision, "
-    "for which chance is the share of errors. FPR of errors: right pixels flagged where 95 % of "
-    "the errors are. FPR95: errors kept where 95 % of the right pixels are. risk is 1 - refine's "
-    "max softmax; fine difficulty, which is free too, is 1 - fine's probability of coarse's class."
+    "*: needs no head of its own; the last row is the best of the others by AUROC. AP: average "
+    "precision, for which chance is the share of errors. FPR of errors: right pixels flagged where "
+    "95 % of the errors are. FPR95: errors kept where 95 % of the right pixels are. risk is 1 - "
+    "refine's max softmax; fine difficulty is 1 - fine's probability of coarse's class."
 )
 """What the columns of the table of scores mean."""
 
@@ -174,7 +174,7 @@ def switch_table(evaluation: Evaluation) -> list[RenderableType]:
 
 
 def score_tables(evaluation: Evaluation) -> list[Table]:
-    """Returns how well the maps and the best free score find errors."""
+    """Returns how well the maps, fine difficulty and the best other free score find errors."""
     tables = []
     for head, listed in _LISTED.items():
         rate = percent(evaluation.ranking(head, listed[0]).error_rate)
@@ -182,12 +182,13 @@ def score_tables(evaluation: Evaluation) -> list[Table]:
         for name in ("AUROC", "AP", "FPR of errors", "FPR95", "AURC", "ECE %"):
             table.add_column(name, justify="right")
         for score in listed:
-            table.add_row(score.replace("_", " "), *_score_figures(evaluation, head, score))
+            name = score.replace("_", " ") + ("" if score in MAPS else " *")
+            table.add_row(name, *_score_figures(evaluation, head, score))
         others = [score for score in SCORES[head] if score not in (*listed, *MAPS)]
         aurocs = {score: evaluation.ranking(head, score).auroc or 0.0 for score in others}
         best = max(aurocs, key=lambda score: aurocs[score])
         figures = _score_figures(evaluation, head, best)
-        table.add_row(f"{best.replace('_', ' ')}, free", *figures)
+        table.add_row(f"{best.replace('_', ' ')} *", *figures)
         tables.append(table)
     return tables
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ccfnet_tf.config import NAMED_WEIGHTS, RunConfig
 from ccfnet_tf.datasets.class_and_split_lists import plain_name
 from ccfnet_tf.datasets.open_data_set import read_parts
-from ccfnet_tf.errors import ConfigError
+from ccfnet_tf.errors import ConfigError, unreadable
 from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.runs.run_folder import read_run
 
@@ -82,7 +82,7 @@ def _digest(key: str, value: str) -> str:
             return _joined([f"{file.relative_to(path)} {sha256_of(file)}" for file in files])
         return sha256_of(path)
     except OSError as error:
-        raise ConfigError(f"{key} is {value}: cannot be read ({error.strerror})") from error
+        raise ConfigError(f"{key} is {value}: {unreadable(error)}") from error
 
 
 def _names(config: RunConfig) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ccfnet_tf.errors import RunError, first_line
+from ccfnet_tf.errors import RunError, first_line, unreadable
 from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.io.untrusted_yaml_json import mapping, parse_json
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
@@ -87,7 +87,9 @@ def read_calibration(
         calibration = parse_calibration(tree, classes)
     except KeyError as error:
         raise RunError(f"{path}: not a calibration (no key {error}): {_FIX}") from error
-    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise RunError(f"{path}: {unreadable(error)}") from error
+    except (ValueError, TypeError) as error:
         raise RunError(f"{path}: not a calibration ({first_line(error)}): {_FIX}") from error
     if name != checkpoint.name:
         if requested:
@@ -148,4 +150,4 @@ def _digest(path: Path) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error})") from error
+        raise RunError(f"{path}: {unreadable(error)}") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ccfnet_tf.config import DataConfig, RunConfig, from_yaml
-from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.errors import ConfigError, RunError, unreadable
 from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.untrusted_yaml_json import mapping, parse_json
 from ccfnet_tf.labels import Taxonomy
@@ -222,7 +222,9 @@ def read_config(file: Path) -> RunConfig:
         return replace(config, data=with_own_files(config.data, file.parent))
     except ConfigError as error:
         fault = str(error).removeprefix(f"{file}: ")
-        raise RunError(f"{file}: not a run's configuration: {fault}") from error
+        raise RunError(
+            f"{file}: not a run's configuration: {fault}; restore the file from a copy of the run"
+        ) from error
 
 
 def _read_classes(file: Path) -> Taxonomy:
@@ -237,7 +239,7 @@ def _read_classes(file: Path) -> Taxonomy:
     except (ValueError, TypeError) as error:
         raise RunError(
             f"{file}: not a list of classes ({error}): expected "
-            '{"names": [...], "palette": [[r, g, b], ...]}'
+            '{"names": [...], "palette": [[r, g, b], ...]}: restore it from a copy of the run'
         ) from error
     if not names:
         raise RunError(f"{file}: contains no classes; a run has at least one")
@@ -268,4 +270,4 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{file}: cannot be read ({error})") from error
+        raise RunError(f"{file}: {unreadable(error)}") from error

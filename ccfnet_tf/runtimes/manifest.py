@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ccfnet_tf.errors import ConfigError, RunError, nearest
+from ccfnet_tf.errors import ConfigError, RunError, nearest, unreadable
 from ccfnet_tf.io.checksum import sha256_of
 from ccfnet_tf.io.untrusted_yaml_json import parse_json
 from ccfnet_tf.labels import Taxonomy
@@ -193,7 +193,9 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
     except KeyError as error:
         raise RunError(f"{path}: the checksum {error} is missing: export the run again") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise RunError(f"{path}: {unreadable(error)}") from error
+    except (ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: not valid ({error}): export the run again") from error
     if changed:
         raise RunError(

@@ -225,7 +225,10 @@ class ServedNetwork:
                 "overloaded, or the image too large for it"
             ) from refusal
         attempts_text = f" after {attempts} attempts" if attempts > 1 else ""
-        raise ResourceError(f"{self._address}: no response{attempts_text}: {message}") from refusal
+        raise ResourceError(
+            f"{self._address}: no response{attempts_text}: {message}: check that the server runs, "
+            "and its address"
+        ) from refusal
 
 
 class _RefusalError(Exception):

@@ -43,7 +43,10 @@ class RunData:
 
 
 def check_data(config: RunConfig, console: Console) -> RunData:
-    """Reads and checks every image and label of the training and validation splits.
+    """Reads and checks every image and label of all splits.
+
+    Those of the test split are not used in training, but an error in them is better known before
+    hours of training than after.
 
     Raises:
         CCFNetError: A file, a split or a configuration key does not allow training.
@@ -55,7 +58,8 @@ def check_data(config: RunConfig, console: Console) -> RunData:
     by_example(parts.train, config.train.batch)  # raises if the split is smaller than a batch
 
     with new_progress(console) as bar:
-        task = bar.add_task("checking labels", total=len(parts.train) + len(parts.val))
+        total = sum(map(len, (parts.train, parts.val, parts.test)))
+        task = bar.add_task("checking labels", total=total)
 
         def look(samples: Sequence[Sample]) -> Checked:
             return check(
@@ -69,9 +73,10 @@ def check_data(config: RunConfig, console: Console) -> RunData:
 
         try:
             data = RunData(parts, look(parts.train), look(parts.val))
+            test = look(parts.test)
         except DataError as error:
             raise DataError(f"{error}{all_of_them(config.data)}", kind=error.kind) from error
-    skipped = [*data.train.damaged, *data.val.damaged]
+    skipped = [*data.train.damaged, *data.val.damaged, *test.damaged]
     if skipped:
         parts = replace(parts, load=without_damage(parts.load))
         data = replace(data, parts=parts)

@@ -177,11 +177,11 @@ def read_samples(run: Path) -> dict[str, Row]:
     return {row.name: row for rows in (digest or {}).values() for row in rows}
 
 
-def read_trained(run: Path) -> set[str]:
-    """Returns the names of the training samples of a run; empty if it has no digest."""
+def read_trained(run: Path) -> Sequence[Row]:
+    """Returns the training samples of a run; empty if it has no digest."""
     path = run / FILE
     digest = _read(path) if path.is_file() else None
-    return {row.name for row in (digest or {}).get("train", ())}
+    return (digest or {}).get("train", ())
 
 
 def _read(path: Path) -> Digest | None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from ccfnet_tf.datasets.class_and_split_lists import plain_name
 from ccfnet_tf.datasets.open_data_set import Parts
-from ccfnet_tf.errors import DataError, RunError
+from ccfnet_tf.errors import DataError, RunError, unreadable
+from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.runs.run_data import read_run_parts
 from ccfnet_tf.runs.run_folder import CROSSVAL_CONFIG, CROSSVAL_RESULT, RunInfo, read_run
@@ -26,12 +27,14 @@ class HeldOut:
         parts: All splits of its data.
         samples: The images.
         splits: Splits that `samples` come from, with the number of images of each.
+        copies: Images of these splits that are left out, because a training image is the same.
     """
 
     run: RunInfo
     parts: Parts
     samples: tuple[Sample, ...]
     splits: dict[str, int]
+    copies: tuple[Sample, ...] = ()
 
 
 def read_runs(folder: Path) -> list[RunInfo]:
@@ -85,7 +88,9 @@ def _folds(folder: Path) -> int:
     try:
         tree: Any = json.loads(result.read_text(encoding="utf-8"))
         return len(tree["folds"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
+        raise RunError(f"{result}: {unreadable(error)}") from error
+    except (ValueError, TypeError, KeyError) as error:
         raise RunError(
             f"{result}: damaged ({error}): remove it and write it again with ccfnet-tf crossval "
             "--resume"
@@ -104,11 +109,42 @@ def _of_run(run: RunInfo, root: str | None, splits: tuple[str, ...]) -> HeldOut:
         )
     samples = tuple(sample for each in found.values() for sample in each)
     _refuse_trained(samples, run.path)
-    return HeldOut(run, parts, samples, {split: len(each) for split, each in found.items()})
+    copies = trained_on(samples, parts, run.path)
+    if len(copies) == len(samples):
+        raise DataError(
+            f"{run.path}: trained on every image of {' and '.join(found)}: use the data and the "
+            "splits of the training (--data.root)"
+        )
+    kept = {split: [each for each in found[split] if each not in copies] for split in found}
+    samples = tuple(sample for each in kept.values() for sample in each)
+    return HeldOut(run, parts, samples, {split: len(each) for split, each in kept.items()}, copies)
+
+
+def trained_on(samples: Sequence[Sample], parts: Parts, run: Path) -> tuple[Sample, ...]:
+    """Returns those of some samples whose name or image is that of a training sample of a run.
+
+    Args:
+        samples: Samples of the data as they are now.
+        parts: All splits of these data.
+        run: The run folder. Nothing is known of a run without `data_digest.json`.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    rows = read_trained(run)
+    names, images = {row.name for row in rows}, {row.image for row in rows}
+    if not rows:
+        return ()
+    digests = in_threads(parts.fingerprint, samples, 0)
+    return tuple(
+        sample
+        for sample, digest in zip(samples, digests, strict=True)
+        if plain_name(sample.name) in names or digest in images
+    )
 
 
 def _refuse_trained(samples: tuple[Sample, ...], run: Path) -> None:
-    trained = read_trained(run)
+    trained = {row.name for row in read_trained(run)}
     both = [sample.name for sample in samples if plain_name(sample.name) in trained]
     if both:
         more = f" (and {len(both) - 1} more)" if len(both) > 1 else ""

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from ccfnet_tf.cli import main as cli
+from ccfnet_tf.datasets.samples import fingerprint
+from ccfnet_tf.labels import Sample
+from ccfnet_tf.training.data_digest import Row, write_digest
 from tests.cli.conftest import COUNT, write_weights
 
 FILES = ("evaluation.json", "images.csv", "images.npz")
@@ -87,7 +90,9 @@ def test_parts_of_other_weights_are_refused(
     evaluate(run, "--shard", "1/1")
     write_weights(run, toy(3), seed=2)
     assert cli.main(["evaluate", str(run), "--merge", str(run / "evaluation.1-of-1.json")]) == 2
-    assert "was made with other weights or another calibration" in capsys.readouterr().err
+    assert (
+        "is of another run, or of other weights or another calibration" in capsys.readouterr().err
+    )
     assert not (run / "evaluation.json").exists()
 
 
@@ -126,3 +131,21 @@ def test_a_run_that_is_not_calibrated_says_how_to(
     assert cli.main(["calibrate", str(run)]) == 0
     evaluate(run)
     assert hint not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("known", ["name", "image"])
+def test_training_images_in_another_split_are_warned_of(
+    run: Path, capsys: pytest.CaptureFixture[str], known: str
+) -> None:
+    image = run.parent / "data" / "test" / "images" / "0.png"
+    digest = fingerprint(Sample("", str(image), ""))
+    row = Row("test/0", "", "") if known == "name" else Row("train/9", digest, "")
+    write_digest(run, {"train": [Row("train/8", "", "")], "val": []})
+    evaluate(run)
+    assert "warning" not in capsys.readouterr().err
+    write_digest(run, {"train": [row], "val": []})
+    evaluate(run)
+    assert (
+        f"warning: {run} was trained on 1 image of the 5 of the test split ({image}): the figures "
+        "are too good for new images"
+    ) in capsys.readouterr().err

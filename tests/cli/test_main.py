@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -323,22 +324,44 @@ def test_an_image_of_which_a_part_was_predicted_is_counted_once() -> None:
     assert line.endswith(" frames); 1 failed, see above")
 
 
-def test_predict_reports_the_coverage_and_the_accuracy_where_labels_are() -> None:
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (
+            {},
+            (
+                "; no labels were found to tell how many of these are right; on a split: ccfnet-tf "
+                "evaluate RUN --abstain-above R"
+            ),
+        ),
+        (
+            {"accuracy": 0.9412, "compared": 3},
+            "; 94.1 % of these labels are right in the 3 images whose labels were found",
+        ),
+        (
+            {"accuracy": 0.9412, "compared": 2, "trained": 1},
+            (
+                "; 94.1 % of these labels are right in the 2 of 3 images whose labels were found; "
+                "the run was trained on 1 of them, so that is too good for new images"
+            ),
+        ),
+        (
+            {"accuracy": 1.0, "compared": 3, "trained": 3},
+            (
+                "; 100.0 % of these labels are right in the 3 images whose labels were found; the "
+                "run was trained on them, so new images are predicted less well"
+            ),
+        ),
+        ({"compared": 1}, "; none of these pixels is labelled in the data set"),
+    ],
+)
+def test_predict_reports_the_coverage_and_the_accuracy_where_labels_are(
+    found: dict[str, Any], said: str
+) -> None:
     from ccfnet_tf.inference.predict import Outcome
 
-    kept = "87.5 % of pixels have a label; the others are void"
-    _, line = predict._predicted(Outcome(1, 0, 0, (), coverage=0.875), "out")
-    assert line == (
-        f"{kept}; how many of these labels are right is reported for images of a labelled data "
-        "set, as by ccfnet-tf evaluate RUN --abstain-above R"
-    )
-    outcome = Outcome(3, 0, 0, (), coverage=0.875, accuracy=0.9412, compared=2)
-    _, line = predict._predicted(outcome, "out")
-    assert line == (
-        f"{kept}; 94.1 % of these labels are right in the 2 images whose labels were found"
-    )
-    _, line = predict._predicted(Outcome(1, 0, 0, (), coverage=0.875, compared=1), "out")
-    assert line == f"{kept}, as is every pixel that is labelled in the data set"
+    _, line = predict._predicted(Outcome(3, 0, 0, (), coverage=0.875, **found), "out")
+    assert line == f"87.5 % of pixels have a label; the others are void{said}"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from rich.console import Console
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.cli.suspects import _without_damage
 from ccfnet_tf.config import DataConfig, RunConfig, to_yaml
+from ccfnet_tf.datasets.samples import fingerprint
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, DamagedRecordError
 from ccfnet_tf.labels import VOID, Sample
 from ccfnet_tf.network import ccfnet
@@ -196,6 +197,25 @@ def test_images_that_moved_from_training_to_another_split_are_refused(
         capsys.readouterr().err
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_images_that_are_the_same_as_training_images_are_left_out(
+    make_run: Callable[..., Path], tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = make_run(tmp_path / "run", train=["2"], test=["0", "3"]), tmp_path / "out"
+    images = root / "images"
+    rows = [Row("old/name", fingerprint(Sample("", str(images / "0.png"), "")), "")]
+    write_digest(run, {"train": rows, "val": []})
+    assert suspects(run, "--out", out) == EXIT_DONE
+    printed = capsys.readouterr().out
+    assert "1 test images;" in printed
+    assert f"left out: 1 image is the same as a training image of {run}: {images}/0.png" in printed
+    assert {row["image"] for row in rows_of(out)} == {str(images / "3.png")}
+
+    both = [Row(n, fingerprint(Sample("", str(images / f"{n}.png"), "")), "") for n in "03"]
+    write_digest(run, {"train": [row._replace(name=f"x{row.name}") for row in both], "val": []})
+    assert suspects(run, "--out", tmp_path / "none") == EXIT_USER_ERROR
+    assert "trained on every image of test" in capsys.readouterr().err
 
 
 def test_crossval_predicts_each_image_by_the_run_of_its_fold(

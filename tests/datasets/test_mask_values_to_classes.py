@@ -71,6 +71,15 @@ def test_unknown_values_come_with_a_fix() -> None:
     assert "a mask holds 0 (ground), 2 (stem), 255 (leaf); " in refused([1], {255: "leaf"})
 
 
+def test_one_wrong_value_among_valid_ids_is_no_other_numbering() -> None:
+    meaning = index_values(tuple("abcdefgh"), None, void=[255])
+    mask = np.array([[0, 1, 3, 4, 5, 6, 7, 77]], np.int32)  # as many values as classes
+    with pytest.raises(DataError) as caught:
+        meaning.classes_of(mask, "m.png")
+    assert "value 77 on 1 pixel" in str(caught.value)
+    assert "{0: a" not in str(caught.value)
+
+
 def test_many_values_are_attributed_to_jpeg() -> None:
     ringing = [*range(12), *range(244, 256)]
     assert "24 values in one mask are typical of JPEG" in refused(ringing)

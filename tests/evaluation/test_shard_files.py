@@ -50,7 +50,7 @@ def test_what_is_no_whole_is_refused(files: list[Path], tmp_path: Path) -> None:
         return path
 
     cases = [
-        (files[:2], "part 3 of 3 is missing"),
+        (files[:2], "missing of 3 parts: 3: give"),
         ([*files, one], "part 1 of 3, as .* is: give each once"),
         ([*files, changed(shard=[1, 2])], "a part of 2, but .* is a part of 3"),
         ([changed(shard=[2, 3]), one, files[2]], "image '0' is in more than one part"),

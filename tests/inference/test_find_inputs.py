@@ -4,7 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from ccfnet_tf.inference.find_inputs import Failure, Found, find_jobs
+from ccfnet_tf.cli.suspects import SHEET as SUSPECTS_SHEET
+from ccfnet_tf.cli.suspects import TABLE as SUSPECTS
+from ccfnet_tf.inference.find_inputs import (
+    CONTACT_SHEET,
+    TABLES,
+    Failure,
+    Found,
+    find_below,
+    find_jobs,
+)
+from ccfnet_tf.report.ranking_files import SHEET
+from ccfnet_tf.report.ranking_files import TABLE as RANKING
 
 
 @pytest.fixture
@@ -43,3 +54,18 @@ def test_a_glob_without_a_match_says_so(training_set: Path) -> None:
     assert find(pattern).failures == [Failure(str(pattern), "matches no file")]
     (failure,) = find(training_set / "train" / "masks" / "*.txt").failures
     assert "contains no image or video" in failure.reason
+
+
+@pytest.mark.parametrize(("table", "found"), [(RANKING, 1), (SUSPECTS, 1), ("a.csv", 2)])
+def test_contact_sheets_of_earlier_calls_are_no_inputs(
+    tmp_path: Path, table: str, found: int
+) -> None:
+    (tmp_path / "ranking").mkdir()
+    for name in ("a.png", f"ranking/{table}", "ranking/contact_sheet.png"):
+        (tmp_path / name).write_bytes(b"x")
+    assert len(find_below(tmp_path, tmp_path / "other").jobs) == found
+
+
+def test_contact_sheets_are_named_as_the_commands_write_them() -> None:
+    assert (CONTACT_SHEET, TABLES) == (SHEET, (RANKING, SUSPECTS))
+    assert SUSPECTS_SHEET == SHEET

@@ -13,9 +13,10 @@ from PIL import Image
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.samples import fingerprint
 from ccfnet_tf.inference.labels_of_inputs import LabelsOfInputs
 from ccfnet_tf.inference.predict import Outcome, Wanted, predict_all
-from ccfnet_tf.labels import VOID, Taxonomy
+from ccfnet_tf.labels import VOID, Sample, Taxonomy
 from tests.inference.by_brightness import TAXONOMY
 from tests.inference.test_abstain import RAMP, Risky
 
@@ -38,7 +39,7 @@ def data_set(root: Path, *, wrong_rows: int = 10, classes: Sequence[str] = TAXON
 
 
 def predict(
-    inputs: Sequence[Path], out: Path, data: DataConfig | None = None
+    inputs: Sequence[Path], out: Path, data: DataConfig | None = None, trained: Sequence[str] = ()
 ) -> tuple[str, Outcome]:
     file = io.StringIO()
     outcome = predict_all(
@@ -47,6 +48,7 @@ def predict(
         out,
         wanted=Wanted(kinds=("label",), abstain_above=0.5),
         data=data,
+        trained_on=trained,
         errors=Console(file=file, width=1000),
     )
     return file.getvalue(), outcome
@@ -122,7 +124,7 @@ def test_a_label_of_another_size_is_said_and_left_out(tmp_path: Path) -> None:
 def test_a_pixel_that_lost_its_label_is_neither_right_nor_wrong(tmp_path: Path) -> None:
     root = data_set(tmp_path / "set", wrong_rows=0)
     image = root / "test" / "images" / "test.png"
-    labels = LabelsOfInputs([image], TAXONOMY, None, print)
+    labels = LabelsOfInputs([image], TAXONOMY, None, (), print)
     labels.count(image, np.full(LABEL.shape, VOID, np.int32))
     assert (labels.images, labels.kept, labels.accuracy) == (1, 0, None)
     labels.count(tmp_path / "other.png", LABEL.astype(np.int32))
@@ -143,9 +145,18 @@ def test_the_sample_of_the_repository_is_compared(tmp_path: Path) -> None:
     names = tuple((sample / "classes.txt").read_text().split())
     taxonomy = Taxonomy(names, tuple((k, k, k) for k in range(len(names))))
     images = sorted((tmp_path / "sample").glob("*/images/*"))
-    labels = LabelsOfInputs(images, taxonomy, None, pytest.fail)
+    labels = LabelsOfInputs(images, taxonomy, None, (), pytest.fail)
     for image in images:
         with Image.open(image) as opened:
             labels.count(image, np.zeros(opened.size[::-1], np.int32))
     assert labels.images == len(images) == 12
     assert 0 < (labels.accuracy or 0) < 1
+
+
+def test_training_images_are_counted(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "set")
+    trained = [fingerprint(Sample("", str(root / "train" / "images" / "train.png"), ""))]
+    other = root / "test" / "images" / "test.png"
+    other.write_bytes(other.read_bytes() + b"0")  # both splits have the same image otherwise
+    _, outcome = predict([root], tmp_path / "out", trained=trained)
+    assert (outcome.compared, outcome.trained) == (2, 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ccfnet_tf.errors import ConfigError, ResourceError
-from ccfnet_tf.io.new_folder import being_written, new_folder
+from ccfnet_tf.io.new_folder import being_written, new_folder, refuse_unwritable
 
 
 def test_the_folder_appears_complete(tmp_path: Path) -> None:
@@ -96,3 +96,9 @@ def test_the_error_states_the_fix(code: int, cure: str, tmp_path: Path) -> None:
         f"{os.strerror(code)} while writing {tmp_path / 'a'}: nothing was kept: {cure}"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_which_no_file_can_be_made_is_refused_before_anything_is_computed() -> None:
+    # Root may write everywhere by permission, but not here.
+    with pytest.raises(ResourceError, match=r"^/proc: cannot be written .*: give another --out"):
+        refuse_unwritable(Path("/proc/folder"))

@@ -127,7 +127,7 @@ def test_best_comes_before_last_unless_asked(make_run: MakeRun) -> None:
         ("config.yaml", "model: {backbone: [", "not a run's configuration"),
         ("config.yaml", "model: {bakbone: resnet50}", "did you mean 'model.backbone'?"),
         ("config.yaml", "model: {head_channels: many}", "not a run's configuration"),
-        ("config.yaml", b"\xff\xfe\x00", "cannot be read"),
+        ("config.yaml", b"\xff\xfe\x00", "not a UTF-8 text file"),
     ],
 )
 def test_invalid_files_are_refused(

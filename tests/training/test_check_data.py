@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ccfnet_tf.labels import VOID
 from ccfnet_tf.pipeline.convert_data_set import write_shards
 from ccfnet_tf.training.check_data import check_data, class_weights, rarity, training_load
 
+SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 SCENES = DataConfig(format="scenes", scenes=12, scene_size=(40, 48), crop=33)
 CENSUS = Census.of(np.array([[0, 0, 0, 1]], np.int32), 2)
 
@@ -192,3 +194,14 @@ def test_an_invalid_data_set_names_the_command_that_lists_its_errors(
         check_data(RunConfig(data=data, train=TrainConfig(batch=2)), console)
     assert str(caught.value).endswith(f"ccfnet-tf data check '{root}'")
     assert "and 3 more bad files" in str(caught.value)
+
+
+def test_labels_of_the_test_split_are_checked_too(tmp_path: Path, console: Console) -> None:
+    root = shutil.copytree(SAMPLE, tmp_path / "set")
+    mask = root / "test" / "masks" / "test_00.png"
+    values = np.asarray(Image.open(mask)).copy()
+    values[:2, :3] = 77
+    Image.fromarray(values).save(mask)
+    config = RunConfig(data=DataConfig(root=str(root), format="folder"), train=TrainConfig(batch=2))
+    with pytest.raises(DataError, match=r"test_00\.png: value 77 on 6 pixels"):
+        check_data(config, console)

@@ -19,7 +19,7 @@ import numpy as np
 
 from ccfnet_tf.datasets.class_and_split_lists import plain_name
 from ccfnet_tf.datasets.split_names import part_of
-from ccfnet_tf.errors import ConfigError, nearest
+from ccfnet_tf.errors import ConfigError, nearest, unreadable
 from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.labels import Sample
 
@@ -182,7 +182,7 @@ def _rows(path: Path) -> list[list[str]]:
             "regular expression"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--group-by {path}: not a UTF-8 text file ({error})") from error
+        raise ConfigError(f"--group-by {path}: {unreadable(error)}") from error
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     try:

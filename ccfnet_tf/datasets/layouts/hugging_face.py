@@ -24,7 +24,7 @@ from ccfnet_tf.datasets.class_and_split_lists import PARTS, part_named
 from ccfnet_tf.datasets.class_files import find_own_classes
 from ccfnet_tf.datasets.locate_images import path_parts
 from ccfnet_tf.datasets.samples import Listing, with_images
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.errors import DataError, unreadable
 from ccfnet_tf.io.annotation_json import is_there
 from ccfnet_tf.labels import Sample
 
@@ -111,7 +111,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Row]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a UTF-8 text file ({error})") from error
+        raise DataError(f"{path}: {unreadable(error)}") from error
     lines = io.StringIO(text, newline="")  # not splitlines: a value may contain U+2028
     rows = csv.DictReader(lines) if path.suffix == ".csv" else map(_json_row, lines)
     try:
