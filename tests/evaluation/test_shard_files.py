@@ -54,7 +54,7 @@ def test_what_is_no_whole_is_refused(files: list[Path], tmp_path: Path) -> None:
         ([*files, one], "part 1 of 3, as .* is: give each once"),
         ([*files, changed(shard=[1, 2])], "a part of 2, but .* is a part of 3"),
         ([changed(shard=[2, 3]), one, files[2]], "image '0' is in more than one part"),
-        ([changed(weights="v")], "was made with other weights"),
+        ([changed(weights="v")], "is of another run, or of other weights"),
         ([changed(shard="2/3")], "not a part of an evaluation"),
         ([changed(shard=[0, 3])], "not a part of an evaluation"),
         ([changed(shard=[1, 10**15])], "not a part of an evaluation"),
