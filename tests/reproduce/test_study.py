@@ -333,9 +333,9 @@ def test_a_changed_recipe_is_scored_again_only_on_request(
 def test_ablations_are_scored_on_the_validation_split(
     data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--ablations", "crop_185", "one_scale")
+    options = ("--ablations", "crop_185", "enlarged_coarse")
     assert cli.main(command(data, tmp_path, *options, "--train.epochs", "2")) == 0
-    assert "one_scale: left out, because it is the same as cascade" in capsys.readouterr().out
+    assert "enlarged_coarse: left out, because it is the same as cascade" in capsys.readouterr().out
     assert processes.names("evaluate") == ["cascade-fold0-seed0", "crop_185-fold0-seed0"]
     assert processes.names("calibrate") == []
     tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
