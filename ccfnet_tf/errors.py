@@ -148,9 +148,15 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def unreadable(error: OSError | ValueError) -> str:
-    """Returns why a text file could not be read, and the fix: its permissions, or its encoding."""
+    """Returns why a file could not be read, and the fix; a ValueError is about its encoding."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file: check the path"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder: give a file"
+    if isinstance(error, PermissionError):
+        return f"cannot be read ({error.strerror}): make it readable"
     if isinstance(error, OSError):
-        return f"cannot be read ({error.strerror or first_line(error)}): make it readable"
+        return f"cannot be read ({error.strerror or first_line(error)})"
     return f"not a UTF-8 text file ({error}): save it as UTF-8"
 
 

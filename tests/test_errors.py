@@ -19,6 +19,8 @@ def test_nearest() -> None:
 def test_a_file_without_permission_is_told_from_one_in_another_encoding() -> None:
     denied = PermissionError(errno.EACCES, "Permission denied", "classes.txt")
     assert unreadable(denied) == "cannot be read (Permission denied): make it readable"
+    absent = FileNotFoundError(errno.ENOENT, "No such file or directory")
+    assert unreadable(absent) == "no such file: check the path"
     with pytest.raises(UnicodeDecodeError) as caught:
         b"\xff".decode()
     assert unreadable(caught.value).startswith("not a UTF-8 text file ('utf-8' codec can't decode")

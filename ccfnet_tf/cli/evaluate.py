@@ -154,7 +154,7 @@ def measure(
     first, step = shard or (1, 1)
     mine = samples[first - 1 :: step]
     if split != "train":
-        _warn_of_training_images(mine, parts, run, split)
+        _warn_of_training_images(mine, parts, run)
     network = wrap(KerasNetwork(run, calibration=calibration), wrapping)
     with new_progress(console) as bar:
         load = checked_load(mine, parts, data, bar)
@@ -187,18 +187,16 @@ def measure(
         )
 
 
-def _warn_of_training_images(
-    samples: Sequence[Sample], parts: Parts, run: Path, split: str
-) -> None:
-    """Warns if a split has images that the run was trained on, by their names or contents."""
+def _warn_of_training_images(samples: Sequence[Sample], parts: Parts, run: Path) -> None:
+    """Warns if the run was trained on some of the images that it is evaluated on."""
     from ccfnet_tf.training.images_not_trained_on import trained_on
 
     if known := trained_on(samples, parts, run):
-        images = "1 image" if len(known) == 1 else f"{len(known)} images"
+        more = " and others" if len(known) > 1 else ""
         new_console(stderr=True).print(
-            f"warning: {run} was trained on {images} of the {len(samples)} of the {split} split "
-            f"({known[0].image}): the figures are too good for new images; use the data and the "
-            "splits of the training (--data.root)"
+            f"warning: {run} was trained on {len(known)} of the {len(samples)} images to evaluate "
+            f"({known[0].image}{more}): the figures are too good for new images; use the splits of "
+            "the training (--data.root), or, if the data set has copies, ccfnet-tf data split"
         )
 
 

@@ -15,6 +15,7 @@ from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 
 if TYPE_CHECKING:
+    from ccfnet_tf.inference.labels_of_inputs import Known
     from ccfnet_tf.inference.predict import Outcome
     from ccfnet_tf.inference.segmenter_protocol import Segmenter
     from ccfnet_tf.runtimes.open_segmenter import Source
@@ -73,8 +74,8 @@ def new_parser() -> Parser:
     add_wrapping_options(parser)
     abstain = (
         "leave pixels with a risk above R, 0 to 1, without a label (void, 255 in label files); "
-        "reports the share of pixels that keep one, and their accuracy on images of a labelled "
-        "data set"
+        "reports the share of pixels that keep one, and how many of these are right in images of "
+        "the run's data set or with masks/ beside images/"
     )
     parser.add_argument("--abstain-above", metavar="R", help=abstain)
     add_palette_option(parser)
@@ -132,8 +133,7 @@ def main(args: list[str]) -> int:
         out_folder,
         wanted=wanted,
         trained=source.trained,
-        data=source.data,
-        trained_on=_images_of_training(source),
+        known=None if threshold is None else _known_training(source),
         console=console,
         errors=errors_beside(console),
     )
@@ -142,13 +142,14 @@ def main(args: list[str]) -> int:
     return _exit_code(outcome)
 
 
-def _images_of_training(source: Source) -> frozenset[str]:
-    """Returns digests of the images that a run was trained on; empty for other networks."""
+def _known_training(source: Source) -> Known | None:
+    """Returns what is known of the training of a run; None for exports and servers."""
+    from ccfnet_tf.inference.labels_of_inputs import Known
     from ccfnet_tf.training.data_digest import read_trained
 
-    if source.kind != "run":
-        return frozenset()
-    return frozenset(row.image for row in read_trained(Path(source.place)))
+    if source.data is None:
+        return None
+    return Known(source.data, {row.image for row in read_trained(Path(source.place))})
 
 
 def _exit_code(outcome: Outcome) -> int:
@@ -194,7 +195,7 @@ def _coverage(outcome: Outcome) -> str:
         noun = "image" if outcome.pictures == 1 else "images"
         return (
             f"{kept}; {100 * outcome.accuracy:.1f} % of these labels are right in the "
-            f"{outcome.compared}{of} {noun} whose labels were found{_known(outcome)}"
+            f"{outcome.compared}{of} {noun} whose labels were found{_of_training(outcome)}"
         )
     if outcome.compared:
         return f"{kept}; none of these pixels is labelled in the data set"
@@ -204,7 +205,7 @@ def _coverage(outcome: Outcome) -> str:
     )
 
 
-def _known(outcome: Outcome) -> str:
+def _of_training(outcome: Outcome) -> str:
     """Returns a remark on images of the training, which are predicted better than others."""
     if not outcome.trained:
         return ""

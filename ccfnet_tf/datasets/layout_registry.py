@@ -73,11 +73,6 @@ READERS: dict[DataFormat, Reader] = {
 _NEARBY = 50  # maximum number of folders searched for a hint
 
 
-def has_layout(root: Path) -> bool:
-    """Returns whether a folder looks like a data set in one of the layouts, or in several."""
-    return any(reader.signs(root) for reader in READERS.values())
-
-
 def detect(root: Path) -> DataFormat:
     """Detects the layout of a folder, a key of `READERS`.
 

@@ -85,13 +85,14 @@ class MaskValues:
     def _proposal(self, values: np.ndarray) -> str:
         """Returns a fix for unknown values, guessed from how many values the mask has.
 
-        A complete mapping is proposed only where most values are unknown, as in masks of 0 and 255
-        or of other ids. Otherwise the ids are right and one value is a mistake: a mapping that
-        counts the values through would shift the classes between them.
+        A mapping is proposed only if it keeps the meaning of every class id in the mask, or if the
+        ids count from 1. Otherwise one value is probably a mistake, and a mapping that counts the
+        values through would shift the classes between them.
         """
         found = np.unique(values).tolist()
-        others = [value for value in found if self.ids.get(value, VOID) == VOID]
-        if len(found) == len(self.names) and 2 * len(others) >= len(found):
+        keeps = all(self.ids.get(v, VOID) in (VOID, index) for index, v in enumerate(found))
+        from_one = found == list(range(1, len(self.names) + 1))
+        if len(found) == len(self.names) and (keeps or from_one):
             option = as_option(dict(zip(found, self.names, strict=True)))
             return f", or define the values, for example with {option}"
         if len(found) > 2 * len(self.names) + 2:

@@ -252,6 +252,8 @@ def _below(folder: Path, root: Path, found: Found) -> Iterator[Job]:
                 found.failures.append(Failure(str(link), reason))
         for name in sorted(files):
             path = Path(parent, name)
+            if name == CONTACT_SHEET and not {*TABLES}.isdisjoint(files):
+                continue
             if _is_wanted(path, found):
                 yield _job(path, root)
 
@@ -314,8 +316,6 @@ def _is_result(path: Path | str, out: Path) -> bool:
     """Whether `path` was written by an earlier call; predictions are not predicted again."""
     if isinstance(path, str):
         return False
-    if path.name == CONTACT_SHEET and any((path.parent / table).is_file() for table in TABLES):
-        return True
     try:
         below = path.resolve().relative_to(out.resolve())
     except ValueError:

@@ -2,73 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
-from ccfnet_tf.datasets.layout_registry import has_layout
 from ccfnet_tf.datasets.open_data_set import list_set, parts_of
-from ccfnet_tf.errors import ConfigError, DataError
+from ccfnet_tf.errors import CCFNetError
+from ccfnet_tf.inference.find_inputs import IMAGES_SIDE, LABELS_SIDE
+from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.labels import VOID, Taxonomy
 
-_HIGHEST = 6
-"""Folders searched for a data set above an image: ADE20K has five between root and image."""
+CLASS_LIST = "classes.txt"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the training of a network.
+
+    Attributes:
+        data: Configuration of its data.
+        images: Digests of its training images.
+    """
+
+    data: DataConfig
+    images: Collection[str]
 
 
 class LabelsOfInputs:
-    """Labels of the images below some folders, wherever those are part of a data set.
+    """Labels of images that belong to the data set of a run, or to one in the layout `folder`.
 
-    The data set is the nearest folder above an image that has a known layout and the classes of
-    the network.
+    The latter are images in `images/` with `masks/` beside it and `classes.txt` there or one folder
+    higher. No other folder is searched.
 
     Args:
         images: Images to predict.
-        taxonomy: Classes of the network.
-        data: Configuration of the data the network was trained on, if known: its label map and
-            mask values are used.
-        trained: Digests of the images that the network was trained on, as far as they are known.
-        say: Called with one line for every data set or label that cannot be used.
+        taxonomy: Classes of the network. Other data sets are not compared.
+        known: What is known of the training of the network; None for exports and servers.
 
     Attributes:
         images: Number of images that `count` found a label for.
         kept: Pixels of these images that are labelled in the data set and in the prediction.
         right: How many of them agree.
         trained: How many of the images the network was trained on.
+        problems: Why data sets or labels are not compared, one line each.
     """
 
-    def __init__(
-        self,
-        images: Iterable[Path],
-        taxonomy: Taxonomy,
-        data: DataConfig | None,
-        trained: Collection[str],
-        say: Callable[[str], None],
-    ) -> None:
-        self._say = say
+    def __init__(self, images: Iterable[Path], taxonomy: Taxonomy, known: Known | None) -> None:
+        self._known = known
         self._lock = Lock()
         self._loaders: dict[Path, tuple[Callable[[], np.ndarray], Callable[[], str]]] = {}
-        self._trained = trained
         self.images = self.kept = self.right = self.trained = 0
-        problems: dict[Path, str] = {}
-        unused: set[str] = set()
-        for folder in sorted({path.resolve().parent for path in images}):
-            problem = ""
-            for root in _data_sets_above(folder):
-                if root not in problems:
-                    problems[root] = self._add(root, taxonomy, data or DataConfig())
-                problem = problems[root]
-                if not problem:
-                    break
-            if problem:
-                unused.add(problem)
-        for problem in sorted(unused):
-            say(f"note: labels are not compared: {problem}")
+        self.problems: list[str] = []
+        wanted: dict[Path, set[Path]] = {}
+        for image in (path.resolve() for path in images):
+            if root := _root_of(image.parent, known):
+                wanted.setdefault(root, set()).add(image)
+        for root, members in wanted.items():
+            self._add(root, members, taxonomy)
 
     @property
     def accuracy(self) -> float | None:
@@ -76,26 +71,26 @@ class LabelsOfInputs:
         return self.right / self.kept if self.kept else None
 
     def count(self, image: Path, predicted: np.ndarray) -> None:
-        """Compares the prediction of an image with its label, if it has one.
+        """Compares the prediction of an image with its label, if it has one. Threads may call it.
 
         Args:
             image: The image.
             predicted: int32 [H, W], class ids, or `VOID` for pixels without a prediction.
         """
-        if image.resolve() not in self._loaders:
+        load, fingerprint = self._loaders.get(image.resolve(), (None, None))
+        if load is None or fingerprint is None:
             return
-        load, fingerprint = self._loaders[image.resolve()]
         try:
             label = load()
-            trained = bool(self._trained) and fingerprint() in self._trained
-        except DataError as error:
-            self._say(f"note: {image}: its label is not compared: {error}")
+            trained = self._known is not None and fingerprint() in self._known.images
+        except (CCFNetError, OSError) as error:
+            self._miss(f"{image}: its label is not compared: {error}")
             return
         if label.shape != predicted.shape:
             (height, width), (high, wide) = label.shape, predicted.shape
-            self._say(
-                f"note: {image}: its label is not compared: it has {width}x{height} pixels, the "
-                f"image {wide}x{high}"
+            self._miss(
+                f"{image}: its label is not compared: it has {width}x{height} pixels, the image "
+                f"{wide}x{high}"
             )
             return
         kept = (label != VOID) & (predicted != VOID)
@@ -106,32 +101,61 @@ class LabelsOfInputs:
             self.right += int(right.sum())
             self.trained += trained
 
-    def _add(self, root: Path, taxonomy: Taxonomy, data: DataConfig) -> str:
-        """Adds the samples of a data set; returns why they cannot be used, or an empty string."""
-        try:
-            # `lists` may leave out images; all folds together have every image once.
-            listing = list_set(
-                replace(data, root=str(root), format="auto", lists=None, fold=0), seed=0
-            )
-        except (ConfigError, DataError) as error:
-            return str(error)
-        if listing.taxonomy.names != taxonomy.names:
-            return (
-                f"{root}: its classes ({', '.join(listing.taxonomy.names)}) are not those of the "
-                f"network ({', '.join(taxonomy.names)})"
-            )
-        for samples in parts_of(listing).values():
-            for sample in samples:
-                self._loaders[Path(sample.image).resolve()] = (
-                    partial(listing.load_label, sample),
-                    partial(listing.fingerprint, sample),
+    def _miss(self, problem: str) -> None:
+        with self._lock:
+            self.problems.append(problem)
+
+    def _add(self, root: Path, wanted: set[Path], taxonomy: Taxonomy) -> None:
+        """Adds those samples of a data set that are to be predicted, or the problem of the set."""
+        problem = ""
+        for data in self._configurations(root):
+            try:
+                listing = list_set(data, seed=0)
+            except (CCFNetError, OSError) as error:
+                problem = problem or str(error)
+                continue
+            if listing.taxonomy.names != taxonomy.names:
+                problem = problem or (
+                    f"{root}: its classes ({', '.join(listing.taxonomy.names)}) are not those of "
+                    f"the network ({', '.join(taxonomy.names)})"
                 )
-        return ""
+                continue
+            for samples in parts_of(listing).values():
+                for sample in samples:
+                    if (path := Path(sample.image).resolve()) in wanted:
+                        loaders = partial(listing.load_label, sample)
+                        self._loaders[path] = loaders, partial(listing.fingerprint, sample)
+            return
+        self.problems.append(f"labels are not compared: {problem}")
+
+    def _configurations(self, root: Path) -> Iterator[DataConfig]:
+        """Yields ways to read a data set: first with the label map and mask values of the run.
+
+        `data.lists` may leave out images, and all folds together have each image once.
+        """
+        plain = DataConfig(root=str(root), format="folder")
+        if self._known is not None:
+            data = replace(self._known.data, root=str(root), lists=None, fold=0)
+            yield data if _is_root(root, self._known.data) else replace(data, format="folder")
+        yield plain
 
 
-def _data_sets_above(folder: Path) -> list[Path]:
-    """Returns the folders with a known layout that an image in `folder` may belong to.
+def _root_of(folder: Path, known: Known | None) -> Path | None:
+    """Returns the root of the data set that the images of a folder belong to, if there is one."""
+    ancestors = (folder, *folder.parents)
+    if known is not None:
+        for each in ancestors:
+            if _is_root(each, known.data):
+                return each
+    for each in ancestors:
+        if each.name == IMAGES_SIDE and (each.parent / LABELS_SIDE).is_dir():
+            candidates = (each.parent, each.parent.parent)
+            return next((root for root in candidates if (root / CLASS_LIST).is_file()), None)
+    return None
 
-    The nearest is first. A split of a data set may look like a data set, but lack its classes.
-    """
-    return [path for path in islice((folder, *folder.parents), _HIGHEST) if has_layout(path)]
+
+def _is_root(folder: Path, data: DataConfig) -> bool:
+    """Whether a resolved folder is that of the data a run was trained on."""
+    if not data.root or "://" in data.root:
+        return False
+    return folder == expanded(data.root).resolve()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -15,12 +15,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from ccfnet_tf.config import DataConfig
 from ccfnet_tf.errors import ConfigError, DataError, nearest, printable
 from ccfnet_tf.inference.abstain import Abstaining
 from ccfnet_tf.inference.downscale import Box, SmallerImages, shrunk
 from ccfnet_tf.inference.find_inputs import Failure, Job, find_jobs
-from ccfnet_tf.inference.labels_of_inputs import LabelsOfInputs
+from ccfnet_tf.inference.labels_of_inputs import Known, LabelsOfInputs
 from ccfnet_tf.inference.segmenter_protocol import ImageTooLargeError, Segmenter
 from ccfnet_tf.inference.tiles import Tile
 from ccfnet_tf.inference.video import (
@@ -132,8 +131,7 @@ def predict_all(
     *,
     wanted: Wanted | None = None,
     trained: Box | None = None,
-    data: DataConfig | None = None,
-    trained_on: Collection[str] = (),
+    known: Known | None = None,
     console: Console | None = None,
     errors: Console | None = None,
 ) -> Outcome:
@@ -148,9 +146,8 @@ def predict_all(
         wanted: Which files are written, and how existing results are handled. By default an
             existing result is a failure.
         trained: Height and width of the largest training image.
-        data: Configuration of the training data, if known, for the labels of images that belong
-            to a data set; they are read if `wanted.abstain_above` is set.
-        trained_on: Digests of the training images, as far as they are known.
+        known: What is known of the training, for the labels of images that belong to a data set;
+            labels are read if `wanted.abstain_above` is set.
         console: Shows progress; None for no output.
         errors: Shows failures and warnings; `console` if None.
 
@@ -183,8 +180,9 @@ def predict_all(
             opened, out, wanted, trained=trained, bar=bar, errors=errors, failures=failures
         )
         if abstaining:
-            session.read_labels(found.jobs, data, trained_on)
+            session.read_labels(found.jobs, known)
         session.do_all(found.jobs)
+        session.say_problems_of_labels()
     labels = session.labels
     return Outcome(
         session.pictures,
@@ -240,18 +238,18 @@ class _Session:
         self._counting = Lock()
         self._shown: set[str] = set()
 
-    def read_labels(
-        self, jobs: Sequence[Job], data: DataConfig | None, trained_on: Collection[str]
-    ) -> None:
+    def read_labels(self, jobs: Sequence[Job], known: Known | None) -> None:
         """Finds the labels that predictions are compared with."""
         images = [Path(job.source) for job in jobs if not job.is_video]
-        self.labels = LabelsOfInputs(
-            images,
-            self.network.taxonomy,
-            data,
-            trained_on,
-            lambda line: self._say(line, console=self.errors),
-        )
+        self.labels = LabelsOfInputs(images, self.network.taxonomy, known)
+
+    def say_problems_of_labels(self) -> None:
+        """Shows why labels were not compared: the first reason, and how many others there are."""
+        if self.labels is None or not self.labels.problems:
+            return
+        first, others = self.labels.problems[0], len(self.labels.problems) - 1
+        more = f" (and {others} more such notes)" if others else ""
+        self._say(printable(f"note: {first}{more}"), console=self.errors)
 
     def do_all(self, jobs: Sequence[Job]) -> None:
         """Runs all jobs and records failures; errors that concern all jobs are raised."""

@@ -34,8 +34,8 @@ class _Console(Console):
         )
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Renders a cell, heading or title of a table, which may have several lines."""
-        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+        """Renders a cell or a title of a table."""
+        return super().render_str(printable(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

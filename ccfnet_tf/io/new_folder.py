@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from ccfnet_tf.errors import ConfigError, ResourceError, is_disk_full
+
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTSUP)
 
 
 def refuse_existing(out: Path) -> None:
@@ -158,10 +161,9 @@ def refuse_unwritable(out: Path, option: str = "--out") -> None:
         with TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        if not is_disk_full(error):  # That is reported when something is written.
-            raise ResourceError(
-                f"{existing}: cannot be written ({error.strerror}): {fix}"
-            ) from error
+        if error.errno in _NOT_WRITABLE:  # A full disk is reported later.
+            reason = f"{existing}: cannot be written ({error.strerror})"
+            raise ResourceError(f"{reason}: {fix}") from error
 
 
 def refuse_file(out: Path, option: str = "--out") -> None:

@@ -115,7 +115,7 @@ def class_table(evaluation: Evaluation) -> Table:
     table = _table("Each class, in %", "class")
     further = [f"{name},\nrefine" for name in ("precision", "recall", "Boundary IoU")]
     for name in (*(f"IoU,\n{head}" for head in HEADS), *further):
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")  # the console escapes line breaks of strings
     refine = evaluation.classes("refine")
     columns = [
         *(evaluation.classes(head).iou for head in HEADS),
@@ -163,7 +163,7 @@ def switch_table(evaluation: Evaluation) -> list[RenderableType]:
         "accuracy,\nby softmax",
         "mean IoU,\nby softmax",
     ):
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     by_softmax = evaluation.switch("max_softmax")
     for place in SWITCH_ROWS:
         point = min(points, key=lambda point: abs(point.threshold - place))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ccfnet_tf.config import RunConfig
 from ccfnet_tf.datasets.audit.check_split import Checked
 from ccfnet_tf.datasets.class_and_split_lists import plain_name
-from ccfnet_tf.errors import DataError
+from ccfnet_tf.errors import DataError, RunError, unreadable
 from ccfnet_tf.io.atomic_file import set_aside
 from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.labels import Sample, Taxonomy
@@ -185,7 +185,11 @@ def read_trained(run: Path) -> Sequence[Row]:
 
 
 def _read(path: Path) -> Digest | None:
-    """Reads the digest of a run; None if the file is damaged."""
+    """Reads the digest of a run; None if the file is damaged.
+
+    Raises:
+        RunError: The file cannot be read.
+    """
     try:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
         if tree["version"] != VERSION:
@@ -194,6 +198,8 @@ def _read(path: Path) -> Digest | None:
         parts = {
             part: [row._replace(name=plain_name(row.name)) for row in rows[part]] for part in PARTS
         }
+    except OSError as error:
+        raise RunError(f"{path}: {unreadable(error)}") from error
     except (AttributeError, ValueError, TypeError, LookupError, RecursionError):
         return None
     valid = all(isinstance(text, str) for rows in parts.values() for row in rows for text in row)

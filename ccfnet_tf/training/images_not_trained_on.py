@@ -112,16 +112,21 @@ def _of_run(run: RunInfo, root: str | None, splits: tuple[str, ...]) -> HeldOut:
     copies = trained_on(samples, parts, run.path)
     if len(copies) == len(samples):
         raise DataError(
-            f"{run.path}: trained on every image of {' and '.join(found)}: use the data and the "
-            "splits of the training (--data.root)"
+            f"{run.path}: trained on every image of {' and '.join(found)}, under other names: use "
+            "the data and the splits of the training (--data.root), or ccfnet-tf crossval"
         )
-    kept = {split: [each for each in found[split] if each not in copies] for split in found}
+    left_out = set(copies)
+    kept = {split: [each for each in found[split] if each not in left_out] for split in found}
     samples = tuple(sample for each in kept.values() for sample in each)
-    return HeldOut(run, parts, samples, {split: len(each) for split, each in kept.items()}, copies)
+    counts = {split: len(each) for split, each in kept.items() if each}
+    return HeldOut(run, parts, samples, counts, copies)
 
 
 def trained_on(samples: Sequence[Sample], parts: Parts, run: Path) -> tuple[Sample, ...]:
-    """Returns those of some samples whose name or image is that of a training sample of a run.
+    """Returns those of some samples whose image is the same as a training image of a run.
+
+    Names are not compared: data sets that were exported by the same program share them. An image
+    in a shard is known only to runs that were trained on shards.
 
     Args:
         samples: Samples of the data as they are now.
@@ -130,16 +135,14 @@ def trained_on(samples: Sequence[Sample], parts: Parts, run: Path) -> tuple[Samp
 
     Raises:
         DataError: An image cannot be read.
+        RunError: `data_digest.json` cannot be read.
     """
-    rows = read_trained(run)
-    names, images = {row.name for row in rows}, {row.image for row in rows}
-    if not rows:
+    images = {row.image for row in read_trained(run)}
+    if not images:
         return ()
     digests = in_threads(parts.fingerprint, samples, 0)
     return tuple(
-        sample
-        for sample, digest in zip(samples, digests, strict=True)
-        if plain_name(sample.name) in names or digest in images
+        sample for sample, digest in zip(samples, digests, strict=True) if digest in images
     )
 
 

@@ -71,13 +71,21 @@ def test_unknown_values_come_with_a_fix() -> None:
     assert "a mask holds 0 (ground), 2 (stem), 255 (leaf); " in refused([1], {255: "leaf"})
 
 
-def test_one_wrong_value_among_valid_ids_is_no_other_numbering() -> None:
-    meaning = index_values(tuple("abcdefgh"), None, void=[255])
-    mask = np.array([[0, 1, 3, 4, 5, 6, 7, 77]], np.int32)  # as many values as classes
+@pytest.mark.parametrize("values", [[0, 1, 3, 77], [1, 3, 7, 9], [0, 2, 3, 77]])
+def test_no_mapping_is_proposed_that_changes_the_meaning_of_an_id(values: list[int]) -> None:
+    meaning = index_values(tuple("abcd"), None, void=[255])
     with pytest.raises(DataError) as caught:
-        meaning.classes_of(mask, "m.png")
-    assert "value 77 on 1 pixel" in str(caught.value)
-    assert "{0: a" not in str(caught.value)
+        meaning.classes_of(np.array([values], np.int32), "m.png")
+    assert "--data.mask_values" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [[1, 2, 3, 4], [0, 1, 2, 77], [10, 20, 30, 40]])
+def test_a_mapping_is_proposed_for_other_numbers(values: list[int]) -> None:
+    meaning = index_values(tuple("abcd"), None, void=[255])
+    with pytest.raises(DataError) as caught:
+        meaning.classes_of(np.array([values], np.int32), "m.png")
+    proposed = ", ".join(f"{value}: {name}" for value, name in zip(values, "abcd", strict=True))
+    assert str(caught.value).endswith(f"--data.mask_values '{{{proposed}}}'")
 
 
 def test_many_values_are_attributed_to_jpeg() -> None:

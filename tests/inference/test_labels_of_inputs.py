@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.samples import fingerprint
-from ccfnet_tf.inference.labels_of_inputs import LabelsOfInputs
+from ccfnet_tf.inference.labels_of_inputs import Known, LabelsOfInputs
 from ccfnet_tf.inference.predict import Outcome, Wanted, predict_all
 from ccfnet_tf.labels import VOID, Sample, Taxonomy
 from tests.inference.by_brightness import TAXONOMY
@@ -38,17 +38,14 @@ def data_set(root: Path, *, wrong_rows: int = 10, classes: Sequence[str] = TAXON
     return root
 
 
-def predict(
-    inputs: Sequence[Path], out: Path, data: DataConfig | None = None, trained: Sequence[str] = ()
-) -> tuple[str, Outcome]:
+def predict(inputs: Sequence[Path], out: Path, known: Known | None = None) -> tuple[str, Outcome]:
     file = io.StringIO()
     outcome = predict_all(
         Risky(),
         [str(path) for path in inputs],
         out,
         wanted=Wanted(kinds=("label",), abstain_above=0.5),
-        data=data,
-        trained_on=trained,
+        known=known,
         errors=Console(file=file, width=1000),
     )
     return file.getvalue(), outcome
@@ -97,8 +94,39 @@ def test_the_label_map_of_the_run_is_applied(tmp_path: Path) -> None:
     root = data_set(tmp_path / "set", wrong_rows=0, classes=("black", "grey", "white"))
     (tmp_path / "map.yaml").write_text("dark: [black]\ngrey: [grey]\nlight: [white]\n")
     data = DataConfig(root="/moved", label_map=str(tmp_path / "map.yaml"), lists="/moved/lists")
-    said, outcome = predict([root / "test"], tmp_path / "out", data)
+    said, outcome = predict([root / "test"], tmp_path / "out", Known(data, ()))
     assert (said, outcome.accuracy) == ("", 1.0)
+
+
+def test_a_set_that_already_has_the_classes_needs_no_label_map(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "set", wrong_rows=0)
+    (tmp_path / "map.yaml").write_text("dark: [black]\ngrey: [grey]\nlight: [white]\n")
+    data = DataConfig(root="/moved", label_map=str(tmp_path / "map.yaml"), mask_values={7: "mud"})
+    said, outcome = predict([root / "test"], tmp_path / "out", Known(data, ()))
+    assert (said, outcome.accuracy) == ("", 1.0)
+
+
+def test_the_data_set_of_the_run_may_have_any_layout(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for folder, pixels in (("train", RAMP), ("trainannot", LABEL)):
+        (root / folder).mkdir(parents=True)
+        Image.fromarray(pixels).save(root / folder / "a.png")
+    (root / "classes.txt").write_text("dark\ngrey\nlight\n")
+    known = Known(DataConfig(root=str(root), format="camvid"), ())
+    said, outcome = predict([root / "train"], tmp_path / "out", known)
+    assert (said, outcome.accuracy) == ("", 1.0)
+    said, outcome = predict([root / "train"], tmp_path / "others")  # an export does not know it
+    assert (said, outcome.compared) == ("", 0)
+
+
+def test_folders_above_the_data_set_are_not_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.json").write_text('{"shapes": [], "imagePath": "a.png"}')
+    for name in ("val", "valannot", "valid", "validannot", "photos/images", "photos/masks"):
+        (tmp_path / name).mkdir(parents=True)
+    Image.fromarray(RAMP).save(tmp_path / "photos" / "images" / "a.png")
+    said, outcome = predict([tmp_path / "photos"], tmp_path / "out")
+    assert (said, outcome.compared) == ("", 0)
 
 
 def test_a_label_that_cannot_be_read_is_said_and_left_out(tmp_path: Path) -> None:
@@ -121,10 +149,19 @@ def test_a_label_of_another_size_is_said_and_left_out(tmp_path: Path) -> None:
     assert (outcome.accuracy, outcome.compared) == (None, 0)
 
 
+def test_many_labels_that_cannot_be_compared_are_one_note(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "set")
+    for split in ("train", "test"):
+        Image.fromarray(LABEL[:, :100]).save(root / split / "masks" / f"{split}.png")
+    said, _ = predict([root], tmp_path / "out")
+    assert said.count("\n") == 1
+    assert said.endswith("the image 120x40 (and 1 more such notes)\n")
+
+
 def test_a_pixel_that_lost_its_label_is_neither_right_nor_wrong(tmp_path: Path) -> None:
     root = data_set(tmp_path / "set", wrong_rows=0)
     image = root / "test" / "images" / "test.png"
-    labels = LabelsOfInputs([image], TAXONOMY, None, (), print)
+    labels = LabelsOfInputs([image], TAXONOMY, None)
     labels.count(image, np.full(LABEL.shape, VOID, np.int32))
     assert (labels.images, labels.kept, labels.accuracy) == (1, 0, None)
     labels.count(tmp_path / "other.png", LABEL.astype(np.int32))
@@ -145,10 +182,11 @@ def test_the_sample_of_the_repository_is_compared(tmp_path: Path) -> None:
     names = tuple((sample / "classes.txt").read_text().split())
     taxonomy = Taxonomy(names, tuple((k, k, k) for k in range(len(names))))
     images = sorted((tmp_path / "sample").glob("*/images/*"))
-    labels = LabelsOfInputs(images, taxonomy, None, (), pytest.fail)
+    labels = LabelsOfInputs(images, taxonomy, None)
     for image in images:
         with Image.open(image) as opened:
             labels.count(image, np.zeros(opened.size[::-1], np.int32))
+    assert labels.problems == []
     assert labels.images == len(images) == 12
     assert 0 < (labels.accuracy or 0) < 1
 
@@ -158,5 +196,6 @@ def test_training_images_are_counted(tmp_path: Path) -> None:
     trained = [fingerprint(Sample("", str(root / "train" / "images" / "train.png"), ""))]
     other = root / "test" / "images" / "test.png"
     other.write_bytes(other.read_bytes() + b"0")  # both splits have the same image otherwise
-    _, outcome = predict([root], tmp_path / "out", trained=trained)
+    known = Known(DataConfig(root=str(root)), trained)
+    _, outcome = predict([root], tmp_path / "out", known)
     assert (outcome.compared, outcome.trained) == (2, 1)

@@ -98,7 +98,14 @@ def test_the_error_states_the_fix(code: int, cure: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_in_which_no_file_can_be_made_is_refused_before_anything_is_computed() -> None:
-    # Root may write everywhere by permission, but not here.
-    with pytest.raises(ResourceError, match=r"^/proc: cannot be written .*: give another --out"):
-        refuse_unwritable(Path("/proc/folder"))
+def test_a_folder_in_which_no_file_can_be_made_is_refused_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in /proc, or on a file system that is read-only for root too: permissions do not tell."""
+
+    def refused(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("ccfnet_tf.io.new_folder.TemporaryFile", refused)
+    with pytest.raises(ResourceError, match=r"cannot be written \(Read-only file system\): give"):
+        refuse_unwritable(tmp_path / "out")
