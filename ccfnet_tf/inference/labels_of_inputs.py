@@ -58,12 +58,16 @@ class LabelsOfInputs:
         self._loaders: dict[Path, tuple[Callable[[], np.ndarray], Callable[[], str]]] = {}
         self.images = self.kept = self.right = self.trained = 0
         self.problems: list[str] = []
-        wanted: dict[Path, set[Path]] = {}
+        self._own_root = None if known is None else _root(known.data)
+        members: dict[Path, set[Path]] = {}
         for image in (path.resolve() for path in images):
-            if root := _root_of(image.parent, known):
-                wanted.setdefault(root, set()).add(image)
-        for root, members in wanted.items():
-            self._add(root, members, taxonomy)
+            members.setdefault(image.parent, set()).add(image)
+        wanted: dict[Path, set[Path]] = {}
+        for folder, inside in members.items():
+            if root := _root_above(folder, self._own_root):
+                wanted.setdefault(root, set()).update(inside)
+        for root, inside in wanted.items():
+            self._add(root, inside, taxonomy)
 
     @property
     def accuracy(self) -> float | None:
@@ -136,17 +140,20 @@ class LabelsOfInputs:
         plain = DataConfig(root=str(root), format="folder")
         if self._known is not None:
             data = replace(self._known.data, root=str(root), lists=None, fold=0)
-            yield data if _is_root(root, self._known.data) else replace(data, format="folder")
+            yield data if root == self._own_root else replace(data, format="folder")
         yield plain
 
 
-def _root_of(folder: Path, known: Known | None) -> Path | None:
-    """Returns the root of the data set that the images of a folder belong to, if there is one."""
+def _root_above(folder: Path, own: Path | None) -> Path | None:
+    """Returns the root of the data set that the images of a folder belong to, if there is one.
+
+    Args:
+        folder: A resolved folder.
+        own: Resolved root of the data that the run was trained on, if known.
+    """
     ancestors = (folder, *folder.parents)
-    if known is not None:
-        for each in ancestors:
-            if _is_root(each, known.data):
-                return each
+    if own in ancestors:
+        return own
     for each in ancestors:
         if each.name == IMAGES_SIDE and (each.parent / LABELS_SIDE).is_dir():
             candidates = (each.parent, each.parent.parent)
@@ -154,8 +161,6 @@ def _root_of(folder: Path, known: Known | None) -> Path | None:
     return None
 
 
-def _is_root(folder: Path, data: DataConfig) -> bool:
-    """Whether a resolved folder is that of the data a run was trained on."""
-    if not data.root or "://" in data.root:
-        return False
-    return folder == expanded(data.root).resolve()
+def _root(data: DataConfig) -> Path | None:
+    """Returns the resolved folder of a data set; None for object stores and generated scenes."""
+    return expanded(data.root).resolve() if data.root and "://" not in data.root else None
