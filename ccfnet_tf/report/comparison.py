@@ -405,10 +405,10 @@ def _validation_line(run: Compared, figure: str) -> Line:
     return Line(name, column_curve(all_rows(run.path / METRICS), column, 100))
 
 
-def compare(runs: Sequence[Compared]) -> list[Resampled]:
+def compare(runs: Sequence[Compared], *, resamples: int = RESAMPLES) -> list[Resampled]:
     """Returns the intervals of `NAMES` and of their differences to the first run."""
-    everywhere = bootstrap([run.counts for run in runs])
-    near = bootstrap([run.near for run in runs])
+    everywhere = bootstrap([run.counts for run in runs], resamples=resamples)
+    near = bootstrap([run.near for run in runs], resamples=resamples)
     return [
         Resampled(
             one.figures | {NEAR_PREFIX + name: each for name, each in other.figures.items()},

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 from markupsafe import Markup
 
-from ccfnet_tf.evaluation.bootstrap import bootstrap
 from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.evaluation.read_image_table import read_rows
 from ccfnet_tf.io.console import new_console
 from ccfnet_tf.report import svg_plots
-from ccfnet_tf.report.comparison import comparison_page, comparison_tables, read_compared
+from ccfnet_tf.report.comparison import compare, comparison_page, comparison_tables, read_compared
 from ccfnet_tf.report.read_evaluation_json import Evaluated
 from ccfnet_tf.report.run_report import report_page
 from tests.hostile.test_fuzz_runs import fuzz
@@ -46,7 +45,7 @@ def test_the_files_of_an_evaluation(
         read_rows(runs[0] / "images.csv")
         report_page(Evaluated.read(runs[0] / "evaluation.json"), TAXONOMY, title="", run=runs[0])
         found = read_compared(runs)
-        drawn = bootstrap([run.counts for run in found], resamples=20)
+        drawn = compare(found, resamples=20)
         with new_console().capture():
             new_console().print(comparison_tables(found, drawn))
         comparison_page(found, drawn, TAXONOMY)
