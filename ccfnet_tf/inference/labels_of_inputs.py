@@ -11,13 +11,12 @@ from threading import Lock
 import numpy as np
 
 from ccfnet_tf.config import DataConfig
+from ccfnet_tf.datasets.layouts.folder import has_classes
 from ccfnet_tf.datasets.open_data_set import list_set, parts_of
 from ccfnet_tf.errors import CCFNetError
 from ccfnet_tf.inference.find_inputs import IMAGES_SIDE, LABELS_SIDE
 from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.labels import VOID, Taxonomy
-
-CLASS_LIST = "classes.txt"
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Known:
 class LabelsOfInputs:
     """Labels of images that belong to the data set of a run, or to one in the layout `folder`.
 
-    The latter are images in `images/` with `masks/` beside it and `classes.txt` there or one folder
+    The latter are images in `images/` with `masks/` beside it and a class list there or one folder
     higher. No other folder is searched.
 
     Args:
@@ -157,7 +156,7 @@ def _root_above(folder: Path, own: Path | None) -> Path | None:
     for each in ancestors:
         if each.name == IMAGES_SIDE and (each.parent / LABELS_SIDE).is_dir():
             candidates = (each.parent, each.parent.parent)
-            return next((root for root in candidates if (root / CLASS_LIST).is_file()), None)
+            return next((root for root in candidates if has_classes(root)), None)
     return None
 
 

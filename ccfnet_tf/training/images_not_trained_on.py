@@ -15,7 +15,7 @@ from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.runs.run_data import read_run_parts
 from ccfnet_tf.runs.run_folder import CROSSVAL_CONFIG, CROSSVAL_RESULT, RunInfo, read_run
-from ccfnet_tf.training.data_digest import read_trained
+from ccfnet_tf.training.data_digest import Row, read_trained
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,9 @@ def _of_run(run: RunInfo, root: str | None, splits: tuple[str, ...]) -> HeldOut:
             "with data.val_share above 0, or use ccfnet-tf crossval"
         )
     samples = tuple(sample for each in found.values() for sample in each)
-    _refuse_trained(samples, run.path)
-    copies = trained_on(samples, parts, run.path)
+    trained = read_trained(run.path)
+    _refuse_trained(samples, trained, run.path)
+    copies = copies_of(trained, samples, parts)
     if len(copies) == len(samples):
         raise DataError(
             f"{run.path}: trained on every image of {' and '.join(found)}, under other names: use "
@@ -122,22 +123,23 @@ def _of_run(run: RunInfo, root: str | None, splits: tuple[str, ...]) -> HeldOut:
     return HeldOut(run, parts, samples, counts, copies)
 
 
-def trained_on(samples: Sequence[Sample], parts: Parts, run: Path) -> tuple[Sample, ...]:
-    """Returns those of some samples whose image is the same as a training image of a run.
+def copies_of(
+    trained: Sequence[Row], samples: Sequence[Sample], parts: Parts
+) -> tuple[Sample, ...]:
+    """Returns those of some samples whose image is the same as a training image.
 
     Names are not compared: data sets that were exported by the same program share them. An image
     in a shard is known only to runs that were trained on shards.
 
     Args:
+        trained: Training samples of a run, as `read_trained` returns them.
         samples: Samples of the data as they are now.
         parts: All splits of these data.
-        run: The run folder. Nothing is known of a run without `data_digest.json`.
 
     Raises:
         DataError: An image cannot be read.
-        RunError: `data_digest.json` cannot be read.
     """
-    images = {row.image for row in read_trained(run)}
+    images = {row.image for row in trained}
     if not images:
         return ()
     digests = in_threads(parts.fingerprint, samples, 0)
@@ -146,9 +148,9 @@ def trained_on(samples: Sequence[Sample], parts: Parts, run: Path) -> tuple[Samp
     )
 
 
-def _refuse_trained(samples: tuple[Sample, ...], run: Path) -> None:
-    trained = {row.name for row in read_trained(run)}
-    both = [sample.name for sample in samples if plain_name(sample.name) in trained]
+def _refuse_trained(samples: Sequence[Sample], trained: Sequence[Row], run: Path) -> None:
+    names = {row.name for row in trained}
+    both = [sample.name for sample in samples if plain_name(sample.name) in names]
     if both:
         more = f" (and {len(both) - 1} more)" if len(both) > 1 else ""
         raise DataError(
