@@ -80,9 +80,10 @@ class LabelsOfInputs:
             image: The image.
             predicted: int32 [H, W], class ids, or `VOID` for pixels without a prediction.
         """
-        load, fingerprint = self._loaders.get(image.resolve(), (None, None))
-        if load is None or fingerprint is None:
+        found = self._loaders.get(image.resolve())
+        if found is None:
             return
+        load, fingerprint = found
         try:
             label = load()
             trained = self._known is not None and fingerprint() in self._known.images
@@ -126,8 +127,10 @@ class LabelsOfInputs:
             for samples in parts_of(listing).values():
                 for sample in samples:
                     if (path := Path(sample.image).resolve()) in wanted:
-                        loaders = partial(listing.load_label, sample)
-                        self._loaders[path] = loaders, partial(listing.fingerprint, sample)
+                        self._loaders[path] = (
+                            partial(listing.load_label, sample),
+                            partial(listing.fingerprint, sample),
+                        )
             return
         self.problems.append(f"labels are not compared: {problem}")
 
