@@ -35,6 +35,9 @@ Blend = Literal["soft", "hard"]
 COARSE_SCALES = (0.5, 1.0, 1.5)
 """Values of `model.coarse_scale`."""
 
+SCENES = (10, 100_000)
+"""Smallest and largest value of `data.scenes`."""
+
 IMAGENET, NO_WEIGHTS = NAMED_WEIGHTS = ("imagenet", "none")
 """Values of `model.backbone_weights` that are not paths."""
 
@@ -135,7 +138,7 @@ class DataConfig:
             _between("data.void_value", self.void_value, 0, 65535)
         for value in self.mask_values or ():
             _between("data.mask_values, value", value, 0, 65535)
-        _between("data.scenes", self.scenes, 10, 100_000)
+        _between("data.scenes", self.scenes, *SCENES)
         for side in self.scene_size:
             _between("data.scene_size", side, 32, 2048)
         _between("data.crop", self.crop, 32, 4096)

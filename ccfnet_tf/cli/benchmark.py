@@ -266,10 +266,10 @@ def _config(run: str | None, root: str | None) -> tuple[str, RunConfig]:
     """Returns the name and the configuration of the network to measure."""
     if run is None:
         return "network of the paper", PAPER
+    from ccfnet_tf.runs.run_data import with_data_at
     from ccfnet_tf.runs.run_folder import read_run
 
-    config = read_run(run).config
-    return run, config if root is None else replace(config, data=replace(config.data, root=root))
+    return run, with_data_at(read_run(run), root).config
 
 
 def _as_json(measured: Benchmark, speed: Speed) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.palettes import PaletteName, with_palette
 from ccfnet_tf.report.read_evaluation_json import EVALUATION, Evaluated
-from ccfnet_tf.runs.run_folder import RunInfo, read_run
+from ccfnet_tf.runs.run_folder import METRICS, RunInfo, read_run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,7 +88,6 @@ def _of_run(run: Path, out: Path, root: str | None, palette: PaletteName, consol
     """Returns the page of a run, with a gallery."""
     from ccfnet_tf.evaluation.read_image_table import IMAGES_CSV, read_rows
     from ccfnet_tf.io.new_folder import refuse_unwritable
-    from ccfnet_tf.report.evaluation_plots import METRICS
     from ccfnet_tf.runs.write_run_files import all_rows
 
     info = read_run(run)

@@ -22,6 +22,7 @@ from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.io.console import new_progress
 from ccfnet_tf.io.new_folder import new_folder, refuse_existing
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
+from ccfnet_tf.runs.run_data import with_data_at
 from ccfnet_tf.runs.run_folder import RunInfo, load_run, read_run
 from ccfnet_tf.runtimes.manifest import (
     REFERENCE,
@@ -56,7 +57,7 @@ def export_run(
         VerificationError: The artifact's outputs differ from Keras's; it was removed.
         ResourceError: The disk is full; nothing was kept.
     """
-    info = _read_run(run, data_root)
+    info = with_data_at(read_run(run), data_root)
     checkpoint = info.checkpoint()
     import_extras(exporter.format)
     if not exporter.size_from_data:
@@ -103,15 +104,6 @@ def export_run(
         console.print(f"{name}: {text}", soft_wrap=True)
     console.print(f"{artifact}: equal to {run} within its tolerance", soft_wrap=True)
     return artifact
-
-
-def _read_run(run: Path, data_root: str | None) -> RunInfo:
-    """Reads a run, with `data.root` replaced if given; raises RunError."""
-    info = read_run(run)
-    if data_root is None:
-        return info
-    data = replace(info.config.data, root=data_root)
-    return replace(info, config=replace(info.config, data=data))
 
 
 @contextmanager

@@ -19,11 +19,11 @@ from ccfnet_tf.evaluation.image_table import NEAR_PREFIX
 from ccfnet_tf.evaluation.read_image_table import IMAGES_NPZ, read_cells
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.report.evaluation_in_words import counted
-from ccfnet_tf.report.evaluation_plots import METRICS, column_curve, coverage_plot, reliability_plot
+from ccfnet_tf.report.evaluation_plots import column_curve, coverage_plot, reliability_plot
 from ccfnet_tf.report.html_pages import css_colour, decimal, hundredths, render
 from ccfnet_tf.report.read_evaluation_json import EVALUATION, Curve, Evaluated
 from ccfnet_tf.report.svg_plots import Line, Plot, line_plot
-from ccfnet_tf.runs.run_folder import CONFIG, read_config
+from ccfnet_tf.runs.run_folder import CONFIG, METRICS, read_config
 from ccfnet_tf.runs.write_run_files import all_rows
 
 NAMES = {

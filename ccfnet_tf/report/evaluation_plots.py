@@ -10,9 +10,9 @@ from ccfnet_tf.evaluation.boundaries import BANDS
 from ccfnet_tf.evaluation.easy_hard import HEADS
 from ccfnet_tf.report.read_evaluation_json import Curve, Evaluated
 from ccfnet_tf.report.svg_plots import Line, Plot, histogram, line_plot
+from ccfnet_tf.runs.run_folder import METRICS
 from ccfnet_tf.runs.write_run_files import all_rows
 
-METRICS = "metrics.csv"
 COVERAGE = ("share of the pixels that are kept, %", "errors among them, %")
 STATED = ("stated probability of an error", "share that is wrong")
 WITHIN = ("pixels from a boundary, at most", "pixel accuracy, %")

@@ -19,6 +19,7 @@ from ccfnet_tf.report.read_evaluation_json import Evaluated
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun, keys_beside_preset, refuse_foreign
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.verdict import Comparison, differences, over_seeds
+from ccfnet_tf.runs.run_folder import METRICS
 from ccfnet_tf.runs.write_run_files import sound_rows
 from ccfnet_tf.training.data_digest import Row, read_samples
 
@@ -182,7 +183,7 @@ def _training(run: Path, epochs: int) -> dict[str, Any]:
 
     All are None if `metrics.csv` lost the row of an epoch.
     """
-    metrics = run / "metrics.csv"
+    metrics = run / METRICS
     rows = sound_rows(metrics)
     if len(rows) != epochs:
         return dict.fromkeys(("steps", "skipped_steps", "minutes"))

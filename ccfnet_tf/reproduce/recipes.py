@@ -78,7 +78,7 @@ def _alone(head: str) -> dict[str, Any]:
 _FINE_ALONE = {**_alone("fine"), **_ONE_SCALE}
 
 
-CASCADE = Recipe("cascade", "refine of the cascade: the preset")
+CASCADE = Recipe("cascade", "refine of the cascade")
 
 CLAIM = (
     CASCADE,

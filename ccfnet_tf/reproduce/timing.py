@@ -17,6 +17,7 @@ from ccfnet_tf.labels import Sample
 from ccfnet_tf.reproduce.plan import Timing
 from ccfnet_tf.reproduce.recipes import with_keys
 from ccfnet_tf.runs.run_command import run_command
+from ccfnet_tf.runs.run_folder import METRICS
 from ccfnet_tf.runs.write_run_files import sound_rows, write_text
 
 STEPS = 8
@@ -52,14 +53,14 @@ def measure(config: RunConfig, folder: Path, console: Console) -> Timing:
     short = _shortened(config, parts, timed * batch, folder / "lists")
     text = f"# {processor()}, {usable_threads()} cores\n{to_yaml(short)}"
     before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    if before != text or len(sound_rows(run / "metrics.csv")) < 2:
+    if before != text or len(sound_rows(run / METRICS)) < 2:
         console.print(f"timing {2 * timed} steps of the cascade: {run}")
         if run.exists():  # a resumed run would trace the network in its second epoch
             shutil.rmtree(run)
         write_text(path, text)
         arguments = ["fit", "--out", str(run), "--config", str(path)]
         run_command(arguments, name="timing", resume="the same command")
-    return _timing(run / "metrics.csv", timed, steps)
+    return _timing(run / METRICS, timed, steps)
 
 
 def _timing(metrics: Path, timed: int, steps: int) -> Timing:

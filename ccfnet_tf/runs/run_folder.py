@@ -3,6 +3,7 @@
 RUN/config.yaml                 the resolved configuration
 RUN/classes.json                {"names": [...], "palette": [[r, g, b], ...]}
 RUN/picture_sizes.json          {"largest": [height, width], "pictures": N} of the training split
+RUN/metrics.csv                 losses and metrics of each epoch
 RUN/checkpoints/{best,last,previous}.npz
 RUN/calibration.json            the calibration of a checkpoint, where `calibrate` was run
 RUN/lists/, RUN/label_map.yaml  copies of data.lists and data.label_map, if they are set
@@ -40,6 +41,7 @@ SIZES = "picture_sizes.json"
 CHECKPOINTS = "checkpoints"
 LISTS = "lists"
 LABEL_MAP = "label_map.yaml"
+METRICS = "metrics.csv"
 
 
 @dataclass(frozen=True)

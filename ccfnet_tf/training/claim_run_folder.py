@@ -25,6 +25,7 @@ from ccfnet_tf.runs.run_folder import (
     CONFIG,
     LABEL_MAP,
     LISTS,
+    METRICS,
     read_config,
     with_own_files,
 )
@@ -158,7 +159,7 @@ def _was_saved(run: Path) -> bool:
         return False
     every = parse_every(read_config(run / CONFIG).train.checkpoint_every)
     unsaved = every.count if every.unit == "epoch" else 1
-    finished = max(epochs_written(run / "metrics.csv"), read_epoch(run / CHECKPOINTS / BEST))
+    finished = max(epochs_written(run / METRICS), read_epoch(run / CHECKPOINTS / BEST))
     return finished > unsaved
 
 

@@ -24,7 +24,7 @@ from ccfnet_tf.network.model import CCFNet
 from ccfnet_tf.pipeline.batch import original_error, training_batches
 from ccfnet_tf.pipeline.worker_sharding import Share
 from ccfnet_tf.runs.progress import read_epoch
-from ccfnet_tf.runs.run_folder import CONFIG, CROSSVAL_CONFIG, read_run
+from ccfnet_tf.runs.run_folder import CONFIG, CROSSVAL_CONFIG, METRICS, read_run
 from ccfnet_tf.runs.write_run_files import (
     keep_sound_rows,
     write_classes,
@@ -274,7 +274,7 @@ def _write_start(
         write_environment(
             context.run, devices, train.precision, workers=context.workers.count, warn=say
         )
-        keep_sound_rows(context.run / "metrics.csv", epochs_done, say)
+        keep_sound_rows(context.run / METRICS, epochs_done, say)
     replicas, workers = strategy.num_replicas_in_sync, context.workers.count
     rate = scaled_rate(train)
     context.console.print(

@@ -70,7 +70,7 @@ def test_the_claim_has_the_figures_of_its_runs(claim: tuple[Plan, Path], tmp_pat
     rows = [*rows_of(page, "claim")]
     assert all(len(row) == len(rows[0]) for row in rows)
     assert [row[0][:22] for row in rows[2:]] == [
-        "refine of the cascade:", "plain average of its c", "fine of the cascade, f",
+        "refine of the cascade", "plain average of its c", "fine of the cascade, f",
         "coarse trained alone", "fine trained alone", "fine trained alone, as",
     ]  # fmt: skip
     cascade, average, own_fine, coarse, fine, wide = (

@@ -26,7 +26,7 @@ from ccfnet_tf.pipeline.batch import evaluation_batches
 from ccfnet_tf.report.training_previews import preview_sheet
 from ccfnet_tf.runs.checkpoint_file import FREE_SPACE
 from ccfnet_tf.runs.progress import Progress
-from ccfnet_tf.runs.run_folder import CHECKPOINTS
+from ccfnet_tf.runs.run_folder import CHECKPOINTS, METRICS
 from ccfnet_tf.runs.write_run_files import MetricsTable
 from ccfnet_tf.training import checkpoint
 from ccfnet_tf.training.callbacks.tensorboard import TensorBoardLog
@@ -125,7 +125,7 @@ class EpochEnd(keras.callbacks.Callback):
         self.predictor: KerasNetwork | None = None
         self.started = time.monotonic()
         if self.workers.chief:
-            self.table = MetricsTable(run / "metrics.csv", epochs_done=progress.epoch)
+            self.table = MetricsTable(run / METRICS, epochs_done=progress.epoch)
             self.board = TensorBoardLog(run / "tensorboard")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
