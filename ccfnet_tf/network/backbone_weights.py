@@ -128,6 +128,11 @@ def load_backbone_weights(model: keras.Model, name: str, path: Path) -> None:
             f"contains the weights of another network; use {_published(name)}, or another "
             "--model.backbone"
         ) from error
+    loaded = {key: variable.numpy() for key, variable in named_variables(model).items()}
+    if fault := not_finite(loaded):
+        raise ConfigError(
+            f"model.backbone_weights: {path}: the file is damaged: {fault}; use {_published(name)}"
+        )
 
 
 def _load_npz_file(model: keras.Model, name: str, path: Path) -> None:

@@ -20,7 +20,8 @@ def is_evaluated(run: Path, split: str, *, calibrated: bool) -> bool:
     Args:
         run: The run's folder.
         split: The split that has to be evaluated, whole images at one scale.
-        calibrated: Whether the run has to be calibrated.
+        calibrated: Whether the run has to be calibrated, as `calibrate` does by default: with one
+            temperature, not with numbers for each class.
     """
     if not (run / IMAGES_NPZ).is_file():
         return False
@@ -30,7 +31,7 @@ def is_evaluated(run: Path, split: str, *, calibrated: bool) -> bool:
         weights = weights_digest(info, calibration)
     except RunError:  # no checkpoint, or a calibration of another one
         return False
-    if calibrated and calibration is UNCALIBRATED:
+    if calibrated and (calibration is UNCALIBRATED or calibration.bias):
         return False
     try:
         tree: Any = json.loads((run / EVALUATION).read_text(encoding="utf-8"))

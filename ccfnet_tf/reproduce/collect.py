@@ -98,12 +98,10 @@ def collect(
                 "summary": recipe.summary,
                 "head": recipe.head,
                 "digest": recipe.digest,
-                "scorings": len(results.scorings(plan.study, recipe.name)),
-                "scoring_commits": results.scoring_commits(plan.study, recipe.name),
             }
             for recipe in plan.recipes
         },
-        "runs": [_row(found, plan.epochs) for found in runs],
+        "runs": [_row(found, plan, results) for found in runs],
     }
     if plan.study == "folds":
         return tree | {"mean_over_folds": _over_folds(runs)}
@@ -152,13 +150,15 @@ def refuse_other_data(runs: Sequence[Finished]) -> None:
             refuse_unlike(before.prediction("refine"), found.prediction("refine"))
 
 
-def _row(found: Finished, epochs: int) -> dict[str, Any]:
-    number = found.evaluated.number
+def _row(found: Finished, plan: Plan, results: ResultsFile) -> dict[str, Any]:
+    number, place = found.evaluated.number, (found.planned.recipe, found.planned.fold)
     return {
         "recipe": found.planned.recipe,
         "seed": found.planned.seed,
         "fold": found.planned.fold,
-        **_training(found.path, epochs),
+        "scorings": len(results.scorings(*place)),
+        "scoring_commits": len(results.scoring_commits(*place)),
+        **_training(found.path, plan.epochs),
         **_machine(found.path),
         "images": found.evaluated.count("pictures"),
         "pixels": found.evaluated.count("pixels"),

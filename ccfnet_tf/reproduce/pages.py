@@ -30,8 +30,18 @@ from ccfnet_tf.reproduce.recipes import (
 )
 from ccfnet_tf.runs.write_run_files import write_text
 
-FIGURES = ("mean_iou", "pixel_accuracy", "near_mean_iou", "near_pixel_accuracy")
-HEADINGS = ("mean IoU", "accuracy", "mean IoU near boundaries", "accuracy near boundaries")
+FIGURES = {
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "accuracy",
+    "near_mean_iou": "mean IoU near boundaries",
+    "near_pixel_accuracy": "accuracy near boundaries",
+}
+CLASS_MEANS = {"class_accuracy": "class accuracy"}
+OVER_ALL = {
+    "mean_iou_all": "mean IoU over all classes",
+    "class_accuracy_all": "class accuracy over all classes",
+}
+ATTENTION = {"attention": "AUROC of attention", "difficulty": "AUROC of difficulty"}
 DIFFERENCES = ("mean_iou", "near_mean_iou")
 GAIN_HEADINGS = ("difference", "difference near boundaries")
 PROVENANCE = ("seeds", "steps", "minutes", "skipped steps", "scorings", "commit", "machine")
@@ -89,10 +99,15 @@ def update_page(page: Path, results: Record) -> None:
         DataError: The page has no markers for a table, or a figure is missing from the results.
         ResourceError: The page cannot be written.
     """
+    write_text(page, updated(page, results))
+
+
+def updated(page: Path, results: Record) -> str:
+    """Returns the text that `update_page` writes, and raises what it raises."""
     try:
         data_set = str(results["data_set"])
         tables = {name: write(results) for name, write in TABLES.items()}
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise DataError(
             f"the results of {page} are damaged ({type(error).__name__}: {error}): restore the "
             "JSON file, or collect them from their run folders into another --results"
@@ -122,7 +137,7 @@ def update_page(page: Path, results: Record) -> None:
             return match[0]
         return f"<!-- results:{owner} {name} -->\n\n{tables[name]}\n\n<!-- /results -->"
 
-    write_text(page, _MARKED.sub(replaced, before))
+    return _MARKED.sub(replaced, before)
 
 
 def _read(page: Path) -> str:
@@ -144,12 +159,13 @@ def _new_page(data_set: str) -> str:
 
 def claim_table(results: Record) -> str:
     """Returns the table of the claim: refine against what it is made of."""
-    study = results.get("claim")
-    rows, paper = [*_claim_rows(study)], PAPER[results["data_set"]]
+    study, paper = results.get("claim"), PAPER[results["data_set"]]
+    figures = FIGURES | CLASS_MEANS | (OVER_ALL if _lacks_classes(study) else {})
+    headings = (*figures.values(), *GAIN_HEADINGS, "refine is better", *PROVENANCE)
     lines = [
         _about(study, "claim"),
         "",
-        *_table(("trained", *HEADINGS, *GAIN_HEADINGS, "refine is better", *PROVENANCE), rows),
+        *_table(("trained", *headings), [*_claim_rows(study, tuple(figures))]),
         "",
         f"Refine is above all four in mean IoU: **{_overall(study)}**.",
         "",
@@ -158,12 +174,19 @@ def claim_table(results: Record) -> str:
     return "\n".join(lines)
 
 
-def _claim_rows(study: Record | None) -> Iterator[Cells]:
+def _lacks_classes(study: Record | None) -> bool:
+    """Returns whether the labels of a split lack classes, over which means may be taken too."""
+    figures = [run["figures"]["refine"] for run in study["runs"]] if study else []
+    return any(each["mean_iou_all"] != each["mean_iou"] for each in figures)
+
+
+def _claim_rows(study: Record | None, figures: Sequence[str]) -> Iterator[Cells]:
     for recipe in CLAIM:
-        yield _row(study, recipe, _summary(study, recipe), recipe.head)
+        yield _row(study, recipe, _summary(study, recipe), recipe.head, figures)
         if recipe is CASCADE:
-            yield _row(study, recipe, "plain average of its coarse and fine", "average")
-            yield _row(study, recipe, "fine of the cascade, for comparison", "fine")
+            average = "plain average of its coarse and fine"
+            yield _row(study, recipe, average, "average", figures)
+            yield _row(study, recipe, "fine of the cascade, for comparison", "fine", figures)
 
 
 def _summary(study: Record | None, recipe: Recipe) -> str:
@@ -235,18 +258,32 @@ def ablation_table(results: Record) -> str:
     """Returns the table of ablations: what each change of the cascade does."""
     study = results.get("ablations")
     rows = [
-        _row(study, recipe, f"`{recipe.name}`: {recipe.summary}", recipe.head)
+        _row(study, recipe, f"`{recipe.name}`: {recipe.summary}", recipe.head, tuple(FIGURES))
         for recipe in ABLATIONS
     ]
+    for row, recipe in zip(rows, ABLATIONS, strict=True):
+        row[1 + len(FIGURES) : 1 + len(FIGURES)] = _attention_cells(study, recipe)
     lines = [
         _about(study, "ablations"),
         "",
         *_table(
-            ("recipe", *HEADINGS, *GAIN_HEADINGS, "better than the cascade", *PROVENANCE),
+            (
+                *("recipe", *FIGURES.values(), *ATTENTION.values(), *GAIN_HEADINGS),
+                *("better than the cascade", *PROVENANCE),
+            ),
             rows,
         ),
     ]
     return "\n".join(lines)
+
+
+def _attention_cells(study: Record | None, recipe: Recipe) -> list[str]:
+    """Returns how well attention and difficulty detect the errors of coarse, if trained."""
+    runs = [run for run in study["runs"] if run["recipe"] == recipe.name] if study else []
+    if not runs or recipe.head != "refine":
+        return [NONE] * len(ATTENTION)
+    found = [[run["scores_of_coarse"][score]["auroc"] for run in runs] for score in ATTENTION]
+    return [_spread(spread_of(values), scale=1, digits=3) for values in found]
 
 
 def fold_table(results: Record) -> str:
@@ -280,14 +317,14 @@ _FOLD_FIGURES = (
 
 def _fold_cells(study: Any, run: Record) -> Cells:
     figures = [_percent(run["figures"][name][key]) for name, key in _FOLD_FIGURES]
-    return (str(run["fold"]), *figures, *_provenance(study, "cascade", [run])[1:])
+    return (str(run["fold"]), *figures, *_provenance(study, [run])[1:])
 
 
 def _mean_cells(study: Any) -> Cells:
     found = study["mean_over_folds"]
     figures = [_spread(found[name][key]) for name, key in _FOLD_FIGURES]
     runs = study["runs"]
-    return (f"mean of {len(runs)}", *figures, *_provenance(study, "cascade", runs)[1:])
+    return (f"mean of {len(runs)}", *figures, *_provenance(study, runs)[1:])
 
 
 TABLES: dict[str, Callable[[Record], str]] = {
@@ -318,34 +355,40 @@ def _about(study: Record | None, name: Study) -> str:
     return f"{split}; {epochs}{took}; {finished} of {planned} runs finished.{added}{changed}"
 
 
-def _row(study: Record | None, recipe: Recipe, label: str, head: str) -> Cells:
+def _row(
+    study: Record | None, recipe: Recipe, label: str, head: str, figures: Sequence[str]
+) -> list[str]:
     """Returns a row: a label, figures over seeds, the comparison, and where they come from."""
     runs = [run for run in study["runs"] if run["recipe"] == recipe.name] if study else []
     if not runs:
         other = study["same"].get(recipe.name) if study else None
         state = NOT_RUN if other is None else f"same as {other}"
-        return (label, state, *[NONE] * (len(HEADINGS) + len(DIFFERENCES) + len(PROVENANCE)))
-    figures = [_spread(spread_of([run["figures"][head][key] for run in runs])) for key in FIGURES]
+        return [label, state, *[NONE] * (len(figures) + len(DIFFERENCES) + len(PROVENANCE))]
+    spreads = [_spread(spread_of([run["figures"][head][key] for run in runs])) for key in figures]
     comparison = _comparison(study, recipe.name, head)
     verdict = comparison["mean_iou"]["verdict"] if comparison else NONE
-    where_from = _provenance(study, recipe.name, runs)
+    where_from = _provenance(study, runs)
     gains = [_difference(comparison, figure) for figure in DIFFERENCES]
-    return (label, *figures, *gains, verdict, *where_from)
+    return [label, *spreads, *gains, verdict, *where_from]
 
 
-def _provenance(study: Any, recipe: str, runs: Sequence[Record]) -> Cells:
-    scored = study["recipes"][recipe]
-    commits = len(scored["scoring_commits"])
-    scorings = f"{scored['scorings']}" + (f" ({commits} commits)" if commits > 1 else "")
+def _provenance(study: Any, runs: Sequence[Record]) -> Cells:
     return (
         ", ".join(str(seed) for seed in dict.fromkeys(run["seed"] for run in runs)),
         _range([run["steps"] for run in runs]),
         _range([run["minutes"] for run in runs]),
         _total([run["skipped_steps"] for run in runs]),
-        scorings if study["split"] == "test" else NONE,
+        _scorings(runs) if study["split"] == "test" else NONE,
         _joined([commit for run in runs for commit in run["commit"]]),
         "; ".join(dict.fromkeys(map(_machine, runs))),
     )
+
+
+def _scorings(runs: Sequence[Record]) -> str:
+    """Returns in how many forms a recipe was scored on the test split, and by how many commits."""
+    commits = [run["scoring_commits"] for run in runs]
+    several = f" ({_range(commits)} commits)" if max(commits) > 1 else ""
+    return _range([run["scorings"] for run in runs]) + several
 
 
 def _machine(run: Record) -> str:

@@ -110,19 +110,39 @@ ABLATIONS = (
     Recipe("one_scale", "coarse reads the image at full size", _ONE_SCALE),
     Recipe("two_scales", "coarse reads the image at half size", {"model.coarse_scale": 0.5}),
     Recipe(
+        "half_size_attention",
+        "coarse and attention read the image at half size",
+        {"model.coarse_scale": 0.5, "model.attention_scale": 0.5},
+    ),
+    Recipe(
         "enlarged_coarse",
         "coarse reads the image at 1.5 times its size",
         {"model.coarse_scale": 1.5, "model.attention_scale": 1.0},
     ),
     Recipe(
         "hard_blend",
-        "fine only where attention is above the threshold, in training too",
+        "fine only where attention is above a threshold; fine is trained on such pixels only",
         {"model.gate": "attention", "model.blend": "hard", "train.fine_loss_pixels": "hard"},
+    ),
+    Recipe(
+        "hard_blend_all_pixels",
+        "fine only where attention is above a threshold; fine is trained on all pixels",
+        {"model.gate": "attention", "model.blend": "hard", "train.fine_loss_pixels": "all"},
     ),
     Recipe(
         "no_fine_loss",
         "fine without a loss of its own",
         {**_SOFT_BLEND, "train.fine_loss_weight": 0.0},
+    ),
+    Recipe(
+        "no_coarse_loss",
+        "coarse without a loss of its own",
+        {"train.coarse_loss_weight": 0.0},
+    ),
+    Recipe(
+        "fine_without_coarse",
+        "fine does not see the probabilities of coarse",
+        {"model.fine_input": "pyramid_and_stride4"},
     ),
     Recipe("features_only", "attention sees features only", {"model.attention_input": "features"}),
     Recipe(

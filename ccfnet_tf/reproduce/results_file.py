@@ -1,26 +1,27 @@
 """docs/results/DATA_SET.json: the figures of all studies of a data set, and what was scored.
 
-    {"data_set": ..., "scored": [{"study", "recipe", "digest", "commit"}, ...],
+    {"data_set": ..., "scored": [{"study", "recipe", "fold", "digest", "commit"}, ...],
      "claim": {...}, "ablations": {...}, "folds": {...}}
 
 A study is replaced as a whole by what its run folders say. `scored` only grows: it records each
-recipe before it is evaluated on the test split.
+recipe before it is evaluated on the test split of a fold, whichever study does so.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ccfnet_tf.errors import ConfigError
-from ccfnet_tf.io.annotation_json import Record, read_json, records, text
+from ccfnet_tf.errors import ConfigError, DataError
+from ccfnet_tf.io.annotation_json import Record, read_json, records, text, whole
 from ccfnet_tf.io.locked_folder import locked_folder
 from ccfnet_tf.io.machine import commit
-from ccfnet_tf.reproduce.plan import Plan, PlannedRecipe
+from ccfnet_tf.report.evaluation_in_words import counted
+from ccfnet_tf.reproduce.plan import Plan, PlannedRun
 from ccfnet_tf.reproduce.recipes import RECIPES
 from ccfnet_tf.runs.write_run_files import write_text
 
@@ -41,64 +42,87 @@ class ResultsFile:
         """Returns the content; of a missing file, that without any results.
 
         Raises:
-            DataError: The file is damaged.
+            DataError: The file is damaged, or of another data set.
         """
         if not self.path.is_file():
             return {"data_set": self.data_set, "scored": []}
-        tree, where = read_json(self.path), str(self.path)
+        try:
+            return self._checked(read_json(self.path))
+        except (DataError, ValueError) as error:  # ValueError: NaN or infinity
+            reason = str(error).removeprefix(f"{self.path}: ").removesuffix("; write it again")
+            raise DataError(
+                f"{self.path}: {reason}: restore the file, which knows what was scored on the test "
+                "split, or give another --results"
+            ) from error
+
+    def _checked(self, tree: Record) -> Record:
+        where = str(self.path)
+        json.dumps(tree, allow_nan=False)
+        if text(tree, "data_set", where) != self.data_set:
+            raise DataError(f"{where}: is of {tree['data_set']}, not of {self.data_set}")
         for each in records(tree, "scored", where):
             for key in ("study", "recipe", "digest"):
                 text(each, key, where)
+            whole(each, "fold", where)
+        for study in RECIPES:
+            if study in tree:
+                of_study = tree[study] if isinstance(tree[study], dict) else {}
+                records(of_study, "runs", f"{where}: '{study}'")
         return tree
 
-    def scorings(self, study: str, recipe: str) -> list[str]:
-        """Returns the digests under which a recipe was scored on the test split, oldest first."""
-        return self._distinct("digest", study, recipe)
+    def scorings(self, recipe: str, fold: int) -> list[str]:
+        """Returns the digests under which a recipe was scored on a test split, oldest first."""
+        return self._distinct("digest", recipe, fold)
 
-    def scoring_commits(self, study: str, recipe: str) -> list[str]:
-        """Returns the commits of the code that scored a recipe on the test split, oldest first."""
-        return self._distinct("commit", study, recipe)
+    def scoring_commits(self, recipe: str, fold: int) -> list[str]:
+        """Returns the commits of the code that scored a recipe on a test split, oldest first."""
+        return self._distinct("commit", recipe, fold)
 
-    def _distinct(self, key: str, study: str, recipe: str) -> list[str]:
+    def _distinct(self, key: str, recipe: str, fold: int) -> list[str]:
         found = [
             str(each.get(key))
             for each in self.read()["scored"]
-            if (each["study"], each["recipe"]) == (study, recipe)
+            if (each["recipe"], each["fold"]) == (recipe, fold)
         ]
         return list(dict.fromkeys(found))
 
-    def refuse_second_scoring(self, plan: Plan) -> None:
-        """Checks that no recipe of a plan was scored on the test split in another form.
+    def refuse_second_scoring(self, recipe: str, folds: Iterable[int], digests: set[str]) -> None:
+        """Checks that a recipe was not scored on a test split in another form.
+
+        Args:
+            recipe: Name of the recipe.
+            folds: Folds that would be the test split.
+            digests: What the recipe may be: several if its epochs are not known yet.
 
         Raises:
-            ConfigError: One was.
+            ConfigError: It was.
         """
-        for recipe in plan.recipes:
-            others = self.scorings(plan.study, recipe.name)
-            if others and recipe.digest not in others:
+        for fold in folds:
+            others = self.scorings(recipe, fold)
+            if others and digests.isdisjoint(others):
+                of_fold = f" of fold {fold}" if fold else ""
                 raise ConfigError(
-                    f"recipe '{recipe.name}' was scored on the test split before it was changed "
-                    f"({self.path}): choose changes by the validation split; to score it once "
-                    "more, which the tables then say, add --again"
+                    f"recipe '{recipe}' was scored on the test split{of_fold} before it was "
+                    f"changed ({self.path}): choose changes by the validation split; to score it "
+                    "once more, which the tables then say, add --again; or give another --results"
                 )
 
-    def refuse_fewer_runs(self, plan: Plan, finished: int) -> None:
+    def refuse_fewer_runs(self, study: str, trained: int) -> None:
         """Checks that the results of a study are not replaced by those of fewer runs.
 
         Args:
-            plan: The plan of the study.
-            finished: Number of its runs that are finished.
+            study: The study.
+            trained: Number of its runs that are trained.
 
         Raises:
             ConfigError: They would be.
         """
-        stored = self.read().get(plan.study)
-        runs = len(stored["runs"]) if isinstance(stored, dict) else 0
-        if runs > finished:
+        stored = len(self.read().get(study, {"runs": []})["runs"])
+        if stored > trained:
             raise ConfigError(
-                f"{self.path}: has {runs} finished runs of '{plan.study}', --out has {finished}, "
-                "which would replace them: give the --out of those runs, or another --results, or "
-                "add --again"
+                f"{self.path}: has {counted(stored, 'finished run')} of '{study}', --out has "
+                f"{trained}, which would replace them: give the --out of those runs, or another "
+                "--results, or add --again"
             )
 
     @contextmanager
@@ -107,21 +131,24 @@ class ResultsFile:
         with locked_folder(self.path.parent):
             yield
 
-    def record(self, plan: Plan, recipe: PlannedRecipe) -> None:
-        """Records that a recipe is about to be scored on the test split, by the present code."""
-        tree, entry = self.read(), self._entry(plan, recipe) | {"commit": commit()}
+    def record(self, plan: Plan, run: PlannedRun) -> None:
+        """Records that a run is about to be scored on the test split, by the present code."""
+        entry = {
+            "study": plan.study,
+            "recipe": run.recipe,
+            "fold": run.fold,
+            "digest": plan.recipe(run.recipe).digest,
+            "commit": commit(),
+        }
+        tree = self.read()
         if entry not in tree["scored"]:
             tree["scored"].append(entry)
             self._write(tree)
 
-    def record_once(self, plan: Plan, recipe: PlannedRecipe) -> None:
-        """Records a recipe that was scored otherwise, such as by `evaluate`, or elsewhere."""
-        if recipe.digest not in self.scorings(plan.study, recipe.name):
-            self.record(plan, recipe)
-
-    @staticmethod
-    def _entry(plan: Plan, recipe: PlannedRecipe) -> Record:
-        return {"study": plan.study, "recipe": recipe.name, "digest": recipe.digest}
+    def record_once(self, plan: Plan, run: PlannedRun) -> None:
+        """Records a run that was scored otherwise, such as by `evaluate`, or elsewhere."""
+        if plan.recipe(run.recipe).digest not in self.scorings(run.recipe, run.fold):
+            self.record(plan, run)
 
     def replace(self, study: str, results: dict[str, Any]) -> Record:
         """Replaces the results of a study; returns the complete content."""

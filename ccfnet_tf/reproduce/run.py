@@ -23,7 +23,7 @@ from ccfnet_tf.reproduce.plan import (
 from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_command import run_command
-from ccfnet_tf.runs.run_folder import CHECKPOINTS
+from ccfnet_tf.runs.run_folder import CHECKPOINTS, CONFIG, read_config
 
 RESUME = "the same command"
 
@@ -38,7 +38,7 @@ def is_trained(run: Path, epochs: int) -> bool:
 
 def is_scored(run: Path, plan: Plan, recipe: str) -> bool:
     """Returns whether a trained run has an evaluation of its checkpoint on the study's split."""
-    return is_evaluated(run, plan.split, calibrated=_calibrates(plan, recipe))
+    return is_evaluated(run, plan.split, calibrated=_calibrates(plan, recipe, run))
 
 
 def is_finished(plan: Plan, run: PlannedRun, folder: Path) -> bool:
@@ -48,7 +48,13 @@ def is_finished(plan: Plan, run: PlannedRun, folder: Path) -> bool:
 
 
 def carry_out(
-    plan: Plan, run: PlannedRun, folder: Path, base: RunConfig, results: ResultsFile
+    plan: Plan,
+    run: PlannedRun,
+    folder: Path,
+    base: RunConfig,
+    results: ResultsFile,
+    *,
+    again: bool,
 ) -> None:
     """Trains and evaluates a run, unless that was done.
 
@@ -58,8 +64,10 @@ def carry_out(
         folder: Folder of the study.
         base: Configuration of the study, which says where the data are stored now.
         results: Records what is scored on the test split, before it is.
+        again: Score a changed recipe on the test split once more.
 
     Raises:
+        ConfigError: Another process has scored the recipe in another form meanwhile.
         RunError: A command failed, which has printed its error, or the run is not of this study.
         KeyboardInterrupt: It was interrupted.
         TerminatedError: It received SIGTERM.
@@ -73,11 +81,14 @@ def carry_out(
     if is_scored(path, plan, run.recipe):
         return
     data = ["--data.root", str(base.data.root)]
-    if _calibrates(plan, run.recipe):
+    if _calibrates(plan, run.recipe, path):
         _call(["calibrate", str(path), *data], run)
     if plan.split == "test":
         with results.locked():
-            results.record(plan, plan.recipe(run.recipe))
+            if not again:
+                digests = {plan.recipe(run.recipe).digest}
+                results.refuse_second_scoring(run.recipe, [run.fold], digests)
+            results.record(plan, run)
     _call(["evaluate", str(path), "--split", plan.split, *data], run)
 
 
@@ -99,9 +110,15 @@ def say_run(plan: Plan, run: PlannedRun, folder: Path, console: Console) -> None
     console.print(f"run {number} of {len(plan.runs)}: {folder / run.name}: {state}")
 
 
-def _calibrates(plan: Plan, recipe: str) -> bool:
-    """Returns whether a recipe is calibrated: on the validation split, to be scored on another."""
-    return plan.split == "test" and plan.recipe(recipe).head == "refine"
+def _calibrates(plan: Plan, recipe: str, run: Path) -> bool:
+    """Returns whether a trained run is calibrated on the validation split before it is scored.
+
+    On the test split that makes its maps probabilities. A hard blend is calibrated on any, because
+    that chooses its threshold.
+    """
+    if plan.recipe(recipe).head != "refine":
+        return False
+    return plan.split == "test" or read_config(run / CONFIG).model.blend == "hard"
 
 
 def _call(arguments: list[str], run: PlannedRun) -> None:

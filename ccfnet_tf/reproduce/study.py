@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,8 +14,8 @@ from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.io.locked_folder import locked_folder
 from ccfnet_tf.reproduce import equal_work, precision, timing
 from ccfnet_tf.reproduce.collect import collect
-from ccfnet_tf.reproduce.inputs import read_inputs
-from ccfnet_tf.reproduce.pages import update_page
+from ccfnet_tf.reproduce.inputs import Input, read_inputs
+from ccfnet_tf.reproduce.pages import update_page, updated
 from ccfnet_tf.reproduce.plan import (
     Plan,
     PlannedRecipe,
@@ -25,16 +25,20 @@ from ccfnet_tf.reproduce.plan import (
     has_begun,
     read_plan,
     recipe_digest,
+    refuse_changed,
     refuse_other,
     resolved,
     runs_of,
     write_plan,
 )
-from ccfnet_tf.reproduce.recipes import Recipe, Study, with_keys
+from ccfnet_tf.reproduce.recipes import CASCADE, CLAIM, SPLIT, Recipe, Study, with_keys
 from ccfnet_tf.reproduce.results_file import ResultsFile
-from ccfnet_tf.reproduce.run import RESUME, carry_out, is_finished, say_run
+from ccfnet_tf.reproduce.run import RESUME, carry_out, is_finished, is_trained, say_run
 from ccfnet_tf.runs.absolute_paths import resolved_paths
 from ccfnet_tf.runs.write_run_files import write_text
+
+MOST_EPOCHS = 500
+"""Epochs up to which a budget is compared with what was scored, before steps are timed."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +83,19 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
     page = results.with_name(f"{results.name}.md")
     folder = out / request.study
     with locked_folder(folder, "another process reproduces this study: wait for it"):
-        study = prepare(request, folder, console)
-        if not request.again:
-            file.refuse_second_scoring(study.plan)
-            finished = sum(is_finished(study.plan, run, folder) for run in study.plan.runs)
-            file.refuse_fewer_runs(study.plan, finished)
+        updated(page, file.read())  # finds damage before a run is trained
+        study = prepare(request, folder, file, console)
         write_plan(folder, study.plan, study.configs)
         failed: dict[str, RunError] = {}
         for run in study.runs:
             say_run(study.plan, run, folder, console)
             try:
-                carry_out(study.plan, run, folder, study.base, file)
+                carry_out(study.plan, run, folder, study.base, file, again=request.again)
             except RunError as error:
                 console.print(f"{run.name}: failed: {error}", markup=False, soft_wrap=True)
                 failed[run.name] = error
             else:
-                _write(study.plan, folder, file, page)
+                _write(study.plan, folder, file, page, again=request.again)
     if len(failed) == 1:
         raise next(iter(failed.values()))
     if failed:
@@ -105,14 +106,25 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
     console.print(f"written to {file.path} and {page}")
 
 
-def _write(plan: Plan, folder: Path, file: ResultsFile, page: Path) -> None:
-    """Writes the results of all finished runs, and records those that were scored otherwise."""
+def _write(plan: Plan, folder: Path, file: ResultsFile, page: Path, *, again: bool) -> None:
+    """Writes the results of all finished runs, and records those that were scored otherwise.
+
+    Raises:
+        ConfigError: Another process has written those of more runs meanwhile.
+    """
     with file.locked():
+        if not again:
+            file.refuse_fewer_runs(plan.study, _trained(plan, folder))
         finished = [run for run in plan.runs if is_finished(plan, run, folder)]
         if plan.split == "test":
             for run in finished:
-                file.record_once(plan, plan.recipe(run.recipe))
+                file.record_once(plan, run)
         update_page(page, file.replace(plan.study, collect(plan, finished, folder, file)))
+
+
+def _trained(plan: Plan | None, folder: Path) -> int:
+    """Returns the number of runs that are trained: those not scored are scored again."""
+    return sum(is_trained(folder / run.name, plan.epochs) for run in plan.runs) if plan else 0
 
 
 @dataclass(frozen=True)
@@ -132,19 +144,25 @@ class Prepared:
     base: RunConfig
 
 
-def prepare(request: Request, folder: Path, console: Console) -> Prepared:
+def prepare(request: Request, folder: Path, file: ResultsFile, console: Console) -> Prepared:
     """Plans a study; what has begun of it keeps its number of epochs and its precision.
 
     Raises:
-        CCFNetError: The data or a file cannot be read, the budget is less than an epoch, or the
-            study was started with other options.
+        CCFNetError: The data or a file cannot be read, the budget is less than an epoch, the study
+            was started with other options, or a changed recipe would be scored a second time.
     """
     base = resolved_paths(request.config)  # runs may then be continued from another folder
     _refuse_folds(base, request.folds)
     earlier = _begun(folder)
     inputs = read_inputs(base, earlier.inputs if earlier else ())
+    if not request.again:
+        if earlier is None:
+            _refuse_scored(request, base, inputs, file)
+        file.refuse_fewer_runs(request.study, _trained(earlier, folder))
     timed, epochs = _duration(request, base, earlier, folder, console)
     base = _with_precision(base, earlier)
+    if earlier is not None:  # before the digests, which depend on the epochs
+        refuse_other("epochs", earlier.epochs, epochs, folder)
     recipes: list[Recipe] = []
     configs: dict[str, RunConfig] = {}
     planned: dict[str, PlannedRecipe] = {}  # by digest
@@ -152,6 +170,10 @@ def prepare(request: Request, folder: Path, console: Console) -> Prepared:
     for recipe in request.recipes:
         config, note = _resolve(recipe, base, epochs, folder, console)
         digest = recipe_digest(config, inputs)
+        if earlier is not None:
+            refuse_changed(earlier, recipe.name, digest, folder)
+        if not request.again and SPLIT[request.study] == "test":
+            file.refuse_second_scoring(recipe.name, request.folds, {digest})
         if digest in planned:
             same[recipe.name] = planned[digest].name
             console.print(f"{recipe.name}: left out, because it is the same as {same[recipe.name]}")
@@ -228,7 +250,11 @@ def _resolve(
 ) -> tuple[RunConfig, str]:
     """Returns the configuration of a recipe, and what its summary does not say yet."""
     if not recipe.equal_work:
-        return resolved(recipe, base, epochs, None), ""
+        try:
+            return resolved(recipe, base, epochs, None), ""
+        except ConfigError as error:
+            others = "" if recipe in CLAIM else "; or name the ablations to train, without it"
+            raise ConfigError(f"recipe '{recipe.name}': {error}{others}") from error
     console.print(f"{recipe.name}: counting multiply-adds")
     classes = len(read_parts(base.data, base.seed).taxonomy.names)
     write_text(folder / "equal_work.yaml", to_yaml(base))
@@ -237,8 +263,23 @@ def _resolve(
     return resolved(recipe, base, epochs, width.channels), note
 
 
+def _refuse_scored(
+    request: Request, base: RunConfig, inputs: Sequence[Input], file: ResultsFile
+) -> None:
+    """Checks the cascade of a new study before steps are timed and multiply-adds are counted.
+
+    Raises:
+        ConfigError: It was scored on the test split in another form, whatever the budget gives.
+    """
+    if SPLIT[request.study] != "test":
+        return
+    known = [base.train.epochs] if request.minutes is None else range(1, MOST_EPOCHS + 1)
+    digests = {recipe_digest(resolved(CASCADE, base, each, None), inputs) for each in known}
+    file.refuse_second_scoring(CASCADE.name, request.folds, digests)
+
+
 def _refuse_folds(config: RunConfig, folds: Sequence[int]) -> None:
-    """Checks that the data set has all folds.
+    """Checks that the data set has all folds, and validation images in each of them.
 
     Raises:
         ConfigError: It has not.
@@ -247,3 +288,9 @@ def _refuse_folds(config: RunConfig, folds: Sequence[int]) -> None:
     for fold in folds:
         if not 0 <= fold < known:
             raise ConfigError(f"--folds {fold}: the data set has the folds 0 to {known - 1}")
+        data = replace(config.data, fold=fold)
+        if not read_parts(data, config.seed).val:
+            raise ConfigError(
+                f"data.val_share is {data.val_share}: there is no validation split, which chooses "
+                "checkpoints and calibrates: set data.val_share above 0"
+            )

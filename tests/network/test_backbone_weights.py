@@ -146,6 +146,25 @@ def test_bad_files_are_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["new.weights.h5", "old.h5", "arrays.npz"])
+def test_a_value_that_is_not_finite_is_named(tmp_path: Path, plain: keras.Model, name: str) -> None:
+    layer = plain.get_layer("block_3_expand")
+    before = layer.get_weights()
+    try:
+        layer.set_weights([np.full_like(before[0], np.nan)])
+        if name.endswith(".npz"):
+            arrays = {key: each.numpy() for key, each in named_variables(plain).items()}
+            np.savez(tmp_path / name, **arrays)
+        else:
+            save = keras.Model.save_weights if name.startswith("new") else save_legacy
+            save(plain, tmp_path / name)
+        with pytest.raises(ConfigError, match="'block_3_expand/kernel' has nan in") as caught:
+            load_backbone_weights(plain, "mobilenet_v2", tmp_path / name)
+        assert str(caught.value).count("\n") == 0
+    finally:
+        layer.set_weights(before)
+
+
 @pytest.mark.parametrize("name", ["new.weights.h5", "old.h5"])
 def test_another_networks_file_is_refused(tmp_path: Path, plain: keras.Model, name: str) -> None:
     save = keras.Model.save_weights if name.startswith("new") else save_legacy

@@ -313,6 +313,17 @@ def test_a_checkpoint_with_another_shape_is_refused(plain: keras.Model, tmp_path
         load_backbone_weights(plain, "efficientnet_lite0", path)
 
 
+@pytest.mark.slow
+def test_a_checkpoint_with_a_value_that_is_not_finite_is_refused(
+    plain: keras.Model, tmp_path: Path
+) -> None:
+    averages = made_numbers("efficientnet_lite0")
+    averages["efficientnet-lite0/blocks_3/depthwise_conv2d/depthwise_kernel"][0, 0, 0, 0] = np.inf
+    path = write_archive(tmp_path / "lite.tar.gz", "efficientnet_lite0", averages)
+    with pytest.raises(ConfigError, match=r"lite\.tar\.gz: .*/.*kernel' has inf in 1 of"):
+        load_backbone_weights(plain, "efficientnet_lite0", path)
+
+
 def test_file_names_are_checked_before_reading(tmp_path: Path) -> None:
     path = tmp_path / "weights.tar.gz"
     path.touch()

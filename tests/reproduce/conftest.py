@@ -94,9 +94,9 @@ def evaluated(seed: int, split: str) -> Evaluation:
     return evaluate(Drawn(seed, TAXONOMY), samples(IMAGES[:3]), load, split=split)
 
 
-def calibrate(run: Path, scale: float = 2.0) -> None:
+def calibrate(run: Path, scale: tuple[float, ...] = (2.0,), bias: tuple[float, ...] = ()) -> None:
     """Writes what `calibrate` writes."""
-    calibration = Calibration(scale=(scale,))
+    calibration = Calibration(scale, bias)
     kernels = read_run(run).config.train.kernel_precision
     text = calibration_text(run / "checkpoints" / "best.npz", calibration, {}, kernels=kernels)
     (run / "calibration.json").write_text(text)

@@ -12,6 +12,7 @@ import pytest
 from ccfnet_tf.reproduce.plan import Plan, config_of
 from ccfnet_tf.reproduce.run import is_scored, is_trained
 from tests.epoch_states import write_state
+from tests.report.conftest import TAXONOMY
 from tests.reproduce.conftest import EPOCHS, base_config, calibrate, plan_of, score, train
 
 
@@ -36,18 +37,35 @@ def test_a_finished_run_is_kept(made: tuple[Plan, Path]) -> None:
     assert is_scored(run, plan, "cascade")
 
 
+def calibrate_by_class(run: Path) -> None:
+    """Does what `calibrate --method vector` and `evaluate` do."""
+    classes = len(TAXONOMY.names)
+    calibrate(run, scale=(2.0,) * classes, bias=(0.5,) * classes)
+    score(run, "test", seed=0)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda run: write_state(run / "checkpoints/best.npz", 1, variable=1.0),
-        lambda run: calibrate(run, scale=3.0),
+        lambda run: calibrate(run, scale=(3.0,)),
+        calibrate_by_class,
         lambda run: (run / "calibration.json").unlink(),
         lambda run: (run / "images.npz").unlink(),
         lambda run: changed(run, split="val"),
         lambda run: changed(run, wrapping="--tta scales=1 flip"),
         lambda run: (run / "evaluation.json").write_text("{"),
     ],
-    ids=["checkpoint", "calibration", "uncalibrated", "images", "split", "views", "damaged"],
+    ids=[
+        "checkpoint",
+        "calibration",
+        "vector",
+        "uncalibrated",
+        "images",
+        "split",
+        "views",
+        "damaged",
+    ],
 )
 def test_another_evaluation_is_repeated(
     made: tuple[Plan, Path], change: Callable[[Path], None]

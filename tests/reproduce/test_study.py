@@ -326,8 +326,115 @@ def test_a_changed_recipe_is_scored_again_only_on_request(
     assert not (other / "folds").exists()
     assert cli.main([*changed, "--again"]) == 0
     tree = json.loads((one / "results/stanford_background.json").read_text())
-    assert tree["folds"]["recipes"]["cascade"]["scorings"] == 2
+    assert tree["folds"]["runs"][0]["scorings"] == 2
     assert "| 2 | abc123 |" in (one / "results.md").read_text()
+
+
+def test_a_recipe_scored_by_another_study_is_scored_again_only_on_request(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--results", str(tmp_path / "results"), "--train.epochs", "2"]
+    assert cli.main(command(data, tmp_path / "one", "--seeds", "1", *options)) == 0
+    processes.calls.clear()
+    changed = command(data, tmp_path / "other", *options, "--model.dropout", "0.2")
+    assert cli.main([*changed, "--folds", "1", "0"]) == 2
+    assert "recipe 'cascade' was scored on the test split before it" in capsys.readouterr().err
+    assert processes.calls == []
+    assert cli.main([*changed, "--folds", "1"]) == 0  # a test split of other images
+    capsys.readouterr()
+    assert cli.main([*changed, "--folds", "0", "--again"]) == 0
+    tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
+    assert {run["fold"]: run["scorings"] for run in tree["folds"]["runs"]} == {0: 2, 1: 1}
+
+
+def test_what_another_process_has_scored_meanwhile_is_not_scored_or_replaced(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "results/stanford_background.json"
+    entry = {"study": "folds", "recipe": "cascade", "fold": 0, "digest": "1", "commit": "1"}
+    others = {"data_set": "stanford_background", "scored": [entry]}
+
+    def score_elsewhere(verb: str) -> None:
+        if verb == "fit":
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(others))
+
+    processes.before = score_elsewhere
+    args = command(data, tmp_path, "--folds", "0", "--train.epochs", "2")
+    assert cli.main(args) == 2
+    assert "recipe 'cascade' was scored on the test split before it" in capsys.readouterr().err
+    assert processes.names("evaluate") == []
+    assert json.loads(path.read_text()) == others
+
+    def replace_elsewhere(verb: str) -> None:
+        if verb == "evaluate":
+            tree = json.loads(path.read_text())
+            tree["folds"]["runs"] *= 3
+            path.write_text(json.dumps(tree))
+
+    shutil.rmtree(path.parent)
+    processes.before = lambda _: None
+    assert cli.main(args) == 0
+    processes.before = replace_elsewhere
+    assert cli.main(command(data, tmp_path, "--folds", "0", "1", "--train.epochs", "2")) == 2
+    assert "has 3 finished runs of 'folds', --out has 2" in capsys.readouterr().err
+
+
+def test_a_finished_run_that_was_evaluated_otherwise_is_evaluated_again(
+    data: Path, tmp_path: Path, processes: Processes
+) -> None:
+    args = command(data, tmp_path, "--folds", "0", "--train.epochs", "2")
+    assert cli.main(args) == 0
+    path = tmp_path / "folds/cascade-fold0-seed0/evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"wrapping": "--tta flip"}))
+    processes.calls.clear()
+    assert cli.main(args) == 0
+    assert [verb for verb, _ in processes.calls] == ["calibrate", "evaluate"]
+
+
+def test_what_cannot_be_written_or_scored_is_refused_before_training(
+    data: Path, tmp_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(timing, "measure", lambda *_: 1 / 0)
+    options = ["--folds", "0", "--train.epochs", "2"]
+    assert cli.main(command(data, tmp_path, *options)) == 0
+    page, results = tmp_path / "results.md", tmp_path / "results/stanford_background.json"
+    other = command(data, tmp_path / "other", "--folds", "--results", str(results.parent))
+    processes.calls.clear()
+    assert cli.main([*other, "--budget", "1"]) == 2  # before steps are timed
+    assert "has 1 finished run of 'folds', --out has 0" in capsys.readouterr().err
+    tree = json.loads(results.read_text())
+    del tree["folds"]
+    results.write_text(json.dumps(tree))
+    assert cli.main([*other, "--budget", "1", "--model.dropout", "0.2"]) == 2
+    assert "was scored on the test split before it was changed" in capsys.readouterr().err
+    assert cli.main(command(data, tmp_path / "b", *options, "--data.val_share", "0")) == 2
+    assert "data.val_share is 0: there is no validation split" in capsys.readouterr().err
+    page.write_text(page.read_text().replace("<!-- /results -->", ""))
+    assert cli.main(command(data, tmp_path, *options)) == 2
+    assert "has no end: add the line '<!-- /results -->'" in capsys.readouterr().err
+    assert processes.calls == []
+
+
+def test_an_ablation_that_cannot_be_made_is_named(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = command(data, tmp_path, "--train.epochs", "2", "--train.fine_loss_weight", "0")
+    assert cli.main([*args, "--ablations"]) == 2
+    error = capsys.readouterr().err
+    assert "recipe 'hard_blend': train.fine_loss_pixels is hard" in error
+    assert "or name the ablations to train, without it" in error
+    assert processes.calls == []
+
+
+def test_the_threshold_of_a_hard_blend_is_chosen_before_it_is_scored(
+    data: Path, tmp_path: Path, processes: Processes
+) -> None:
+    names = ("hard_blend", "hard_blend_all_pixels")
+    args = command(data, tmp_path, "--ablations", *names, "ohem", "--train.epochs", "2")
+    assert cli.main(args) == 0
+    assert processes.names("calibrate") == [f"{name}-fold0-seed0" for name in names]
 
 
 def test_ablations_are_scored_on_the_validation_split(

@@ -65,7 +65,7 @@ def claim(made: tuple[Plan, Path], tmp_path: Path) -> tuple[Plan, Path]:
 
 def test_the_claim_has_the_figures_of_its_runs(claim: tuple[Plan, Path], tmp_path: Path) -> None:
     plan, folder = claim
-    results(tmp_path).record(plan, plan.recipe("cascade"))
+    results(tmp_path).record(plan, plan.runs[0])
     tree, page = written(tmp_path, plan, folder)
     rows = [*rows_of(page, "claim")]
     assert all(len(row) == len(rows[0]) for row in rows)
@@ -219,9 +219,13 @@ def test_what_was_not_run_is_said_so(tmp_path: Path, finish: Finish) -> None:
             ["`crop_185`: crops of 185 pixels"] if table == "ablations" else []
         )
     crop = next(row for row in rows_of(page, "ablations") if row[0].startswith("`crop_185`"))
-    assert crop[7] == "not shown"  # a single seed
+    assert crop[9] == "not shown"  # a single seed
+    path = folder / "crop_185-fold0-seed0" / "evaluation.json"
+    of_coarse = json.loads(path.read_text())["scores"]["coarse"]
+    aurocs = [of_coarse[score]["auroc"] for score in ("attention", "difficulty")]
+    assert crop[5:7] == [f"{value:.3f}" for value in aurocs]
     cascade, changed = (run["figures"]["refine"]["mean_iou"] for run in tree["ablations"]["runs"])
-    assert crop[5].startswith(f"{100 * (changed - cascade):+.2f} (")
+    assert crop[7].startswith(f"{100 * (changed - cascade):+.2f} (")
     assert f"{changed:.4f}" != f"{cascade:.4f}"
     assert "Validation split, 3 images; 2 epochs, 3 minutes for the cascade; 2 of" in page
 
