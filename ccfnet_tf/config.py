@@ -453,12 +453,6 @@ class RunConfig:
                 "model.gate is affine: only the loss of refine can train it; set "
                 "train.refine_loss_weight above 0, or model.gate to attention"
             )
-        unread = model.blend == "soft" and train.fine_loss_pixels == "all"
-        if unread and model.blend_threshold != ModelConfig.blend_threshold:
-            raise ConfigError(
-                f"model.blend_threshold is {model.blend_threshold}: nothing reads it; set "
-                "model.blend or train.fine_loss_pixels to hard, or remove it"
-            )
         if train.fine_loss_pixels == "hard" and not train.fine_loss_weight:
             raise ConfigError(
                 "train.fine_loss_pixels is hard: it needs a loss of fine; set "

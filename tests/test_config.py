@@ -136,7 +136,6 @@ def test_an_unknown_preset_lists_the_known_ones() -> None:
             {"hard_pixel_weight": 4.0, "refine_loss_weight": 0.0, "best_by": "coarse"},
             r"train.hard_pixel_weight is 4.0: it needs a loss of fine or refine",
         ),
-        ({"blend_threshold": 0.3}, {}, r"model.blend_threshold is 0.3: nothing reads it"),
         ({}, {"fine_loss_pixels": "hard"}, "train.fine_loss_pixels is hard: .* fine"),
         (
             {},

@@ -99,10 +99,10 @@ def update_page(page: Path, results: Record) -> None:
         DataError: The page has no markers for a table, or a figure is missing from the results.
         ResourceError: The page cannot be written.
     """
-    write_text(page, updated(page, results))
+    write_text(page, page_text(page, results))
 
 
-def updated(page: Path, results: Record) -> str:
+def page_text(page: Path, results: Record) -> str:
     """Returns the text that `update_page` writes, and raises what it raises."""
     try:
         data_set = str(results["data_set"])

@@ -107,21 +107,25 @@ class ResultsFile:
                     "once more, which the tables then say, add --again; or give another --results"
                 )
 
-    def refuse_fewer_runs(self, study: str, trained: int) -> None:
+    def count_runs(self, study: str) -> int:
+        """Returns the number of runs of a study in the file."""
+        return len(self.read().get(study, {"runs": []})["runs"])
+
+    def refuse_fewer_runs(self, study: str, runs: int) -> None:
         """Checks that the results of a study are not replaced by those of fewer runs.
 
         Args:
             study: The study.
-            trained: Number of its runs that are trained.
+            runs: Number of its runs that are finished, or trained and about to be scored.
 
         Raises:
             ConfigError: They would be.
         """
-        stored = len(self.read().get(study, {"runs": []})["runs"])
-        if stored > trained:
+        stored = self.count_runs(study)
+        if stored > runs:
             raise ConfigError(
                 f"{self.path}: has {counted(stored, 'finished run')} of '{study}', --out has "
-                f"{trained}, which would replace them: give the --out of those runs, or another "
+                f"{runs}, which would replace them: give the --out of those runs, or another "
                 "--results, or add --again"
             )
 

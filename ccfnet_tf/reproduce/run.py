@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ccfnet_tf.config import RunConfig
+from ccfnet_tf.errors import RunError
 from ccfnet_tf.io.atomic_file import refuse_links
 from ccfnet_tf.report.is_evaluated import is_evaluated
 from ccfnet_tf.reproduce.plan import (
@@ -38,7 +39,10 @@ def is_trained(run: Path, epochs: int) -> bool:
 
 def is_scored(run: Path, plan: Plan, recipe: str) -> bool:
     """Returns whether a trained run has an evaluation of its checkpoint on the study's split."""
-    return is_evaluated(run, plan.split, calibrated=_calibrates(plan, recipe, run))
+    try:
+        return is_evaluated(run, plan.split, calibrated=_calibrates(plan, recipe, run))
+    except RunError:  # its configuration is missing or damaged, which `carry_out` reports
+        return False
 
 
 def is_finished(plan: Plan, run: PlannedRun, folder: Path) -> bool:

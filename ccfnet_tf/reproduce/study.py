@@ -15,7 +15,7 @@ from ccfnet_tf.io.locked_folder import locked_folder
 from ccfnet_tf.reproduce import equal_work, precision, timing
 from ccfnet_tf.reproduce.collect import collect
 from ccfnet_tf.reproduce.inputs import Input, read_inputs
-from ccfnet_tf.reproduce.pages import update_page, updated
+from ccfnet_tf.reproduce.pages import page_text, update_page
 from ccfnet_tf.reproduce.plan import (
     Plan,
     PlannedRecipe,
@@ -37,7 +37,7 @@ from ccfnet_tf.reproduce.run import RESUME, carry_out, is_finished, is_trained, 
 from ccfnet_tf.runs.absolute_paths import resolved_paths
 from ccfnet_tf.runs.write_run_files import write_text
 
-MOST_EPOCHS = 500
+MOST_EPOCHS = 10_000
 """Epochs up to which a budget is compared with what was scored, before steps are timed."""
 
 
@@ -83,7 +83,7 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
     page = results.with_name(f"{results.name}.md")
     folder = out / request.study
     with locked_folder(folder, "another process reproduces this study: wait for it"):
-        updated(page, file.read())  # finds damage before a run is trained
+        page_text(page, file.read())  # finds damage before a run is trained
         study = prepare(request, folder, file, console)
         write_plan(folder, study.plan, study.configs)
         failed: dict[str, RunError] = {}
@@ -95,7 +95,7 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
                 console.print(f"{run.name}: failed: {error}", markup=False, soft_wrap=True)
                 failed[run.name] = error
             else:
-                _write(study.plan, folder, file, page, again=request.again)
+                _write(study, folder, file, page, again=request.again)
     if len(failed) == 1:
         raise next(iter(failed.values()))
     if failed:
@@ -106,25 +106,31 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
     console.print(f"written to {file.path} and {page}")
 
 
-def _write(plan: Plan, folder: Path, file: ResultsFile, page: Path, *, again: bool) -> None:
+def _write(study: Prepared, folder: Path, file: ResultsFile, page: Path, *, again: bool) -> None:
     """Writes the results of all finished runs, and records those that were scored otherwise.
+
+    Results of more runs stay until as many are finished: some may have to be evaluated again.
 
     Raises:
         ConfigError: Another process has written those of more runs meanwhile.
     """
+    plan = study.plan
     with file.locked():
-        if not again:
-            file.refuse_fewer_runs(plan.study, _trained(plan, folder))
         finished = [run for run in plan.runs if is_finished(plan, run, folder)]
+        if not again:
+            file.refuse_fewer_runs(plan.study, _kept(plan, study.runs, folder))
+            if len(finished) < file.count_runs(plan.study):
+                return
         if plan.split == "test":
             for run in finished:
                 file.record_once(plan, run)
         update_page(page, file.replace(plan.study, collect(plan, finished, folder, file)))
 
 
-def _trained(plan: Plan | None, folder: Path) -> int:
-    """Returns the number of runs that are trained: those not scored are scored again."""
-    return sum(is_trained(folder / run.name, plan.epochs) for run in plan.runs) if plan else 0
+def _kept(plan: Plan, requested: Sequence[PlannedRun], folder: Path) -> int:
+    """Returns how many runs are finished, or trained and about to be scored."""
+    trained = {run for run in requested if is_trained(folder / run.name, plan.epochs)}
+    return len(trained | {run for run in plan.runs if is_finished(plan, run, folder)})
 
 
 @dataclass(frozen=True)
@@ -154,11 +160,13 @@ def prepare(request: Request, folder: Path, file: ResultsFile, console: Console)
     base = resolved_paths(request.config)  # runs may then be continued from another folder
     _refuse_folds(base, request.folds)
     earlier = _begun(folder)
+    if earlier is not None:
+        refuse_other("data_set", earlier.data_set, request.data_set, folder)
     inputs = read_inputs(base, earlier.inputs if earlier else ())
+    if not request.again and earlier is None:
+        _refuse_scored(request, base, inputs, file)
     if not request.again:
-        if earlier is None:
-            _refuse_scored(request, base, inputs, file)
-        file.refuse_fewer_runs(request.study, _trained(earlier, folder))
+        file.refuse_fewer_runs(request.study, _kept_before(request, base, earlier, folder))
     timed, epochs = _duration(request, base, earlier, folder, console)
     base = _with_precision(base, earlier)
     if earlier is not None:  # before the digests, which depend on the epochs
@@ -263,6 +271,14 @@ def _resolve(
     return resolved(recipe, base, epochs, width.channels), note
 
 
+def _kept_before(request: Request, base: RunConfig, earlier: Plan | None, folder: Path) -> int:
+    """Returns `_kept` before the plan is known; without an earlier one, of the requested runs."""
+    requested = runs_of(request.recipes, request.seeds, request.folds)
+    if earlier is not None:
+        return _kept(earlier, requested, folder)
+    return sum(is_trained(folder / run.name, base.train.epochs) for run in requested)
+
+
 def _refuse_scored(
     request: Request, base: RunConfig, inputs: Sequence[Input], file: ResultsFile
 ) -> None:
@@ -273,8 +289,12 @@ def _refuse_scored(
     """
     if SPLIT[request.study] != "test":
         return
+    config = resolved(CASCADE, base, base.train.epochs, None)
     known = [base.train.epochs] if request.minutes is None else range(1, MOST_EPOCHS + 1)
-    digests = {recipe_digest(resolved(CASCADE, base, each, None), inputs) for each in known}
+    digests = {
+        recipe_digest(replace(config, train=replace(config.train, epochs=each)), inputs)
+        for each in known
+    }
     file.refuse_second_scoring(CASCADE.name, request.folds, digests)
 
 
@@ -288,9 +308,11 @@ def _refuse_folds(config: RunConfig, folds: Sequence[int]) -> None:
     for fold in folds:
         if not 0 <= fold < known:
             raise ConfigError(f"--folds {fold}: the data set has the folds 0 to {known - 1}")
-        data = replace(config.data, fold=fold)
-        if not read_parts(data, config.seed).val:
+        parts = read_parts(replace(config.data, fold=fold), config.seed)
+        if not parts.val:
+            share = config.data.val_share
+            fix = "add images to it" if parts.own_val else f"data.val_share is {share}: raise it"
             raise ConfigError(
-                f"data.val_share is {data.val_share}: there is no validation split, which chooses "
-                "checkpoints and calibrates: set data.val_share above 0"
+                f"{config.data.root}: the validation split of fold {fold}, which chooses "
+                f"checkpoints and calibrates, is empty: {fix}"
             )

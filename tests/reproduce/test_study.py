@@ -410,11 +410,52 @@ def test_what_cannot_be_written_or_scored_is_refused_before_training(
     assert cli.main([*other, "--budget", "1", "--model.dropout", "0.2"]) == 2
     assert "was scored on the test split before it was changed" in capsys.readouterr().err
     assert cli.main(command(data, tmp_path / "b", *options, "--data.val_share", "0")) == 2
-    assert "data.val_share is 0: there is no validation split" in capsys.readouterr().err
+    assert "is empty: data.val_share is 0: raise it" in capsys.readouterr().err
+    more = command(data, tmp_path, "--folds", "0", "1", "--train.epochs", "2")
+    results.write_text(json.dumps(tree | {"claim": {"runs": [{}]}}))
+    assert cli.main(more) == 2
+    assert "are damaged (KeyError" in capsys.readouterr().err
+    results.write_text(json.dumps(tree))
     page.write_text(page.read_text().replace("<!-- /results -->", ""))
-    assert cli.main(command(data, tmp_path, *options)) == 2
+    assert cli.main(more) == 2
     assert "has no end: add the line '<!-- /results -->'" in capsys.readouterr().err
     assert processes.calls == []
+
+
+def test_results_stay_while_runs_are_evaluated_again(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("crop_185", "wide_scale", "ohem")
+    args = command(data, tmp_path, "--train.epochs", "2", "--ablations")
+    assert cli.main([*args, *names]) == 0
+    results = tmp_path / "results/stanford_background.json"
+    before = results.read_bytes()
+    for name in ("wide_scale", "ohem"):
+        (tmp_path / f"ablations/{name}-fold0-seed0/evaluation.json").write_text("{")
+    processes.calls.clear()
+    assert cli.main([*args, "crop_185"]) == 2  # would leave two out
+    assert "has 4 finished runs of 'ablations', --out has 2" in capsys.readouterr().err
+    processes.fail_at = 2
+    assert cli.main([*args, *names]) == 2  # the first was evaluated, the second failed
+    assert results.read_bytes() == before
+    processes.fail_at = -1
+    (tmp_path / "ablations/plan.json").unlink()
+    assert cli.main([*args, *names]) == 0
+    assert results.read_bytes() == before
+    assert processes.names("evaluate") == [f"{name}-fold0-seed0" for name in (*names[1:], "ohem")]
+
+
+def test_a_damaged_run_does_not_stop_the_others(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = command(data, tmp_path, "--ablations", "ohem", "--train.epochs", "2")
+    assert cli.main(args) == 0
+    (tmp_path / "ablations/cascade-fold0-seed0/config.yaml").unlink()
+    (tmp_path / "ablations/ohem-fold0-seed0/evaluation.json").unlink()
+    processes.calls.clear()
+    assert cli.main(args) == 2
+    assert "cascade-fold0-seed0" in capsys.readouterr().err
+    assert processes.calls == [("evaluate", "ohem-fold0-seed0")]
 
 
 def test_an_ablation_that_cannot_be_made_is_named(
