@@ -411,7 +411,7 @@ def test_what_cannot_be_written_or_scored_is_refused_before_training(
     assert "was scored on the test split before it was changed" in capsys.readouterr().err
     assert cli.main(command(data, tmp_path / "b", *options, "--data.val_share", "0")) == 2
     assert "is empty: data.val_share is 0: raise it" in capsys.readouterr().err
-    more = command(data, tmp_path, "--folds", "0", "1", "--train.epochs", "2")
+    more = command(data, tmp_path, "--folds", "1", "0", "--train.epochs", "2")
     results.write_text(json.dumps(tree | {"claim": {"runs": [{}]}}))
     assert cli.main(more) == 2
     assert "are damaged (KeyError" in capsys.readouterr().err
