@@ -233,7 +233,9 @@ def _duration(
         RunError: The study was started with another budget.
     """
     if earlier is not None:
-        refuse_other("minutes", earlier.minutes, request.minutes, folder)
+        minutes = (earlier.minutes, request.minutes)
+        before, now = ("none" if each is None else f"{each:g}" for each in minutes)
+        refuse_other("--budget", before, now, folder)
     if request.minutes is None:
         return None, base.train.epochs
     if earlier is not None:

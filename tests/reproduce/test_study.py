@@ -507,7 +507,9 @@ def test_a_budget_is_turned_into_epochs_once(
         assert cli.main(args) == 0
     assert measured == [1]
     assert cli.main(command(data, tmp_path, "--folds", "--budget", "2")) == 2
-    assert "was started with minutes 1.0, now 2.0" in capsys.readouterr().err
+    assert "was started with --budget 1, now 2: use the original" in capsys.readouterr().err
+    assert cli.main(command(data, tmp_path, "--folds")) == 2
+    assert "was started with --budget 1, now none" in capsys.readouterr().err
     assert measured == [1]
     config = from_yaml((tmp_path / "folds/cascade-fold0-seed0.yaml").read_text(), source="file")
     assert config.train.epochs == 1
