@@ -12,6 +12,7 @@ from rich.console import Console
 from ccfnet_tf.config import RunConfig
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.io.atomic_file import refuse_links
+from ccfnet_tf.report.evaluation_in_words import counted
 from ccfnet_tf.report.is_evaluated import is_evaluated
 from ccfnet_tf.reproduce.plan import (
     MAY_CHANGE,
@@ -109,7 +110,7 @@ def _fit_options(folder: Path, run: PlannedRun, base: RunConfig) -> list[str]:
 
 def say_run(plan: Plan, run: PlannedRun, folder: Path, console: Console) -> None:
     """Prints which run of how many comes next."""
-    state = "finished" if is_finished(plan, run, folder) else f"{plan.epochs} epochs"
+    state = "finished" if is_finished(plan, run, folder) else counted(plan.epochs, "epoch")
     number = plan.runs.index(run) + 1
     console.print(f"run {number} of {len(plan.runs)}: {folder / run.name}: {state}")
 

@@ -12,6 +12,7 @@ from ccfnet_tf.config import RunConfig, to_yaml
 from ccfnet_tf.datasets.open_data_set import list_set, read_parts
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.io.locked_folder import locked_folder
+from ccfnet_tf.report.evaluation_in_words import counted
 from ccfnet_tf.reproduce import equal_work, precision, timing
 from ccfnet_tf.reproduce.collect import collect
 from ccfnet_tf.reproduce.inputs import Input, read_inputs
@@ -249,8 +250,8 @@ def _duration(
             "machine: give at least as many"
         )
     console.print(
-        f"{timed.steps} steps per epoch, {timed.step_seconds:g} s per step: {epochs} epochs in "
-        f"{request.minutes:g} minutes"
+        f"{timed.steps} steps per epoch, {timed.step_seconds:g} s per step: "
+        f"{counted(epochs, 'epoch')} in {request.minutes:g} minutes"
     )
     return timed, epochs
 
