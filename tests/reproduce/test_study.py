@@ -624,7 +624,7 @@ def test_a_killed_study_is_continued_by_the_same_command(data: Path, tmp_path: P
     assert (tmp_path / "folds/plan.json").read_bytes() == plan
     tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
     assert [each["steps"] for each in tree["folds"]["runs"]] == [12, 12]
-    assert len(tree["scored"]) == 1
+    assert [each["fold"] for each in tree["scored"]] == [0, 1]
     page = (tmp_path / "results.md").read_text()
     assert "mean of 2" in page
     whole = command(data, tmp_path / "whole", "--folds", "1", "--train.epochs", "3")
