@@ -132,26 +132,26 @@ class DataConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        _between("data.fold", self.fold, 0, 99)
-        _between("data.val_share", self.val_share, 0.0, 0.5)
+        check_between("data.fold", self.fold, 0, 99)
+        check_between("data.val_share", self.val_share, 0.0, 0.5)
         if self.void_value != "auto":
-            _between("data.void_value", self.void_value, 0, 65535)
+            check_between("data.void_value", self.void_value, 0, 65535)
         for value in self.mask_values or ():
-            _between("data.mask_values, value", value, 0, 65535)
-        _between("data.scenes", self.scenes, *SCENES)
+            check_between("data.mask_values, value", value, 0, 65535)
+        check_between("data.scenes", self.scenes, *SCENES)
         for side in self.scene_size:
-            _between("data.scene_size", side, 32, 2048)
-        _between("data.crop", self.crop, 32, 4096)
+            check_between("data.scene_size", side, 32, 2048)
+        check_between("data.crop", self.crop, 32, 4096)
         for zoom in self.scale:
-            _between("data.scale", zoom, 0.1, 10.0)
+            check_between("data.scale", zoom, 0.1, 10.0)
         if self.scale[0] > self.scale[1]:
             raise ConfigError(f"data.scale is {list(self.scale)}: put the smaller factor first")
-        _between("data.rotate", self.rotate, 0.0, 180.0)
-        _between("data.colour", self.colour, 0.0, 1.0)
-        _between("data.blur", self.blur, 0.0, 5.0)
-        _between("data.cutout", self.cutout, 0.0, 0.5)
-        _between("data.rare_crop", self.rare_crop, 0.0, 1.0)
-        _between("data.workers", self.workers, 0, 256)
+        check_between("data.rotate", self.rotate, 0.0, 180.0)
+        check_between("data.colour", self.colour, 0.0, 1.0)
+        check_between("data.blur", self.blur, 0.0, 5.0)
+        check_between("data.cutout", self.cutout, 0.0, 0.5)
+        check_between("data.rare_crop", self.rare_crop, 0.0, 1.0)
+        check_between("data.workers", self.workers, 0, 256)
 
 
 @dataclass(frozen=True)
@@ -205,9 +205,9 @@ class ModelConfig:
     init_from: str | None = None
 
     def __post_init__(self) -> None:
-        _between("model.head_channels", self.head_channels, 1, 4096)
-        _between("model.dropout", self.dropout, 0.0, 0.9)
-        _between("model.batch_norm_momentum", self.batch_norm_momentum, 0.0, 0.9999)
+        check_between("model.head_channels", self.head_channels, 1, 4096)
+        check_between("model.dropout", self.dropout, 0.0, 0.9)
+        check_between("model.batch_norm_momentum", self.batch_norm_momentum, 0.0, 0.9999)
         check_cascade(
             self.gate, self.blend, self.blend_threshold, self.coarse_scale, self.attention_scale
         )
@@ -235,7 +235,7 @@ def check_cascade(
             f"model.attention_scale is 0.5 but model.coarse_scale is {coarse_scale:g}: attention "
             "can read the image at half size only if coarse does; set model.coarse_scale to 0.5 too"
         )
-    _between("model.blend_threshold", threshold, 0.001, 0.999)
+    check_between("model.blend_threshold", threshold, 0.001, 0.999)
     if gate == "affine" and blend == "hard":
         raise ConfigError(
             "model.gate is affine but model.blend is hard: a hard blend reads attention itself "
@@ -356,40 +356,40 @@ class TrainConfig:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        _between("train.epochs", self.epochs, 1, 100_000)
-        _between("train.batch", self.batch, 1, 4096)
-        _between("train.learning_rate", self.learning_rate, 1e-8, 10.0)
-        _between("train.head_rate", self.head_rate, 0.0, 1000.0)
+        check_between("train.epochs", self.epochs, 1, 100_000)
+        check_between("train.batch", self.batch, 1, 4096)
+        check_between("train.learning_rate", self.learning_rate, 1e-8, 10.0)
+        check_between("train.head_rate", self.head_rate, 0.0, 1000.0)
         if self.weight_decay != "auto":
-            _between("train.weight_decay", self.weight_decay, 0.0, 10.0)
-        _between("train.poly_power", self.poly_power, 0.0, 10.0)
-        _between("train.warmup", self.warmup, 0.0, 0.5)
-        _between("train.clip_norm", self.clip_norm, 0.0, 1e6)
+            check_between("train.weight_decay", self.weight_decay, 0.0, 10.0)
+        check_between("train.poly_power", self.poly_power, 0.0, 10.0)
+        check_between("train.warmup", self.warmup, 0.0, 0.5)
+        check_between("train.clip_norm", self.clip_norm, 0.0, 1e6)
         for head in ("coarse", "attention", "refine", "fine"):
             key = f"{head}_loss_weight"
-            _between(f"train.{key}", getattr(self, key), 0.0, 100.0)
+            check_between(f"train.{key}", getattr(self, key), 0.0, 100.0)
         if not self.coarse_loss_weight + self.refine_loss_weight + self.fine_loss_weight:
             raise ConfigError(
                 "train: the weights of the coarse, refine and fine losses are all 0: set one "
                 "above 0"
             )
-        _between("train.ohem_share", self.ohem_share, 0.001, 1.0)
-        _between("train.hard_pixel_weight", self.hard_pixel_weight, 0.0, 100.0)
-        _between("train.label_smoothing", self.label_smoothing, 0.0, 0.5)
+        check_between("train.ohem_share", self.ohem_share, 0.001, 1.0)
+        check_between("train.hard_pixel_weight", self.hard_pixel_weight, 0.0, 100.0)
+        check_between("train.label_smoothing", self.label_smoothing, 0.0, 0.5)
         if not isinstance(self.class_weights, str):
             for weight in self.class_weights:
-                _between("train.class_weights", weight, 0.0, 1000.0)
+                check_between("train.class_weights", weight, 0.0, 1000.0)
             if not any(self.class_weights):
                 raise ConfigError("train.class_weights: all are 0: set at least one above 0")
         parse_every(self.checkpoint_every)
-        _between("train.rate_for_batch", self.rate_for_batch, 0, 1_000_000)
-        _between("train.accumulate", self.accumulate, 1, 64)
+        check_between("train.rate_for_batch", self.rate_for_batch, 0, 1_000_000)
+        check_between("train.accumulate", self.accumulate, 1, 64)
         if self.batch % self.accumulate:
             raise ConfigError(
                 f"train.accumulate is {self.accumulate}: it must divide train.batch, {self.batch}"
             )
-        _between("train.ema", self.ema, 0.0, 0.99999)
-        _between("train.virtual_cpus", self.virtual_cpus, 0, 64)
+        check_between("train.ema", self.ema, 0.0, 0.99999)
+        check_between("train.virtual_cpus", self.virtual_cpus, 0, 64)
 
     @property
     def kernel_precision(self) -> ComputeType:
@@ -417,7 +417,7 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _between("seed", self.seed, 0, 2**31 - 1)
+        check_between("seed", self.seed, 0, 2**31 - 1)
         if self.data.format != "scenes" and not self.data.root:
             raise ConfigError(
                 f"data.root is not set: format '{self.data.format}' reads images from a folder; "
@@ -763,7 +763,12 @@ def key_types() -> dict[str, Any]:
     return {**hints, "seed": int}
 
 
-def _between(key: str, value: float, low: float, high: float) -> None:
+def check_between(key: str, value: float, low: float, high: float) -> None:
+    """Checks the value of a key or an option.
+
+    Raises:
+        ConfigError: It is outside its range, ends included.
+    """
     if not low <= value <= high:
         raise ConfigError(f"{key} is {value}: it must be between {low} and {high}")
 

@@ -258,9 +258,9 @@ def _scenes_parser() -> Parser:
 def _scenes(args: list[str]) -> int:
     parser = _scenes_parser()
     known, keys = parser.parse_known_args(args)
-    from ccfnet_tf.config import SCENES
+    from ccfnet_tf.config import SCENES, check_between
 
-    _refuse_outside("--count", known.count, *SCENES)
+    check_between("--count", known.count, *SCENES)
     keys = ["--data.format", "scenes", "--data.scenes", str(known.count), *keys]
     _convert_to(expanded(known.out), _config("demo", keys), None)
     return EXIT_DONE
@@ -407,11 +407,6 @@ def _refuse_image_name(option: str, file: str | None) -> None:
     if path.exists():
         raise ConfigError(f"{file}: already exists; remove it or give another file")
     refuse_unwritable(path.parent, option)
-
-
-def _refuse_outside(option: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{option} is {value}: it must be between {low} and {high}")
 
 
 def _at_least(option: str, value: int, low: int) -> None:

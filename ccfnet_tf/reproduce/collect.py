@@ -17,7 +17,7 @@ from ccfnet_tf.io.annotation_json import Record, read_json, records
 from ccfnet_tf.report.comparison import Compared, read_prediction, refuse_unlike
 from ccfnet_tf.report.read_evaluation_json import Evaluated
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun, keys_beside_preset, refuse_foreign
-from ccfnet_tf.reproduce.results_file import ResultsFile
+from ccfnet_tf.reproduce.results_file import ResultsFile, distinct
 from ccfnet_tf.reproduce.verdict import Comparison, differences, over_seeds
 from ccfnet_tf.runs.run_folder import METRICS
 from ccfnet_tf.runs.write_run_files import sound_rows
@@ -85,6 +85,7 @@ def collect(
     """
     runs = [_finished(run, folder) for run in finished]
     refuse_other_data(runs)
+    scored = results.read()["scored"]
     tree: dict[str, Any] = {
         "split": plan.split,
         "epochs": plan.epochs,
@@ -101,7 +102,7 @@ def collect(
             }
             for recipe in plan.recipes
         },
-        "runs": [_row(found, plan, results) for found in runs],
+        "runs": [_row(found, plan.epochs, scored) for found in runs],
     }
     if plan.study == "folds":
         return tree | {"mean_over_folds": _over_folds(runs)}
@@ -150,15 +151,15 @@ def refuse_other_data(runs: Sequence[Finished]) -> None:
             refuse_unlike(before.prediction("refine"), found.prediction("refine"))
 
 
-def _row(found: Finished, plan: Plan, results: ResultsFile) -> dict[str, Any]:
+def _row(found: Finished, epochs: int, scored: Sequence[Record]) -> dict[str, Any]:
     number, place = found.evaluated.number, (found.planned.recipe, found.planned.fold)
     return {
         "recipe": found.planned.recipe,
         "seed": found.planned.seed,
         "fold": found.planned.fold,
-        "scorings": len(results.scorings(*place)),
-        "scoring_commits": len(results.scoring_commits(*place)),
-        **_training(found.path, plan.epochs),
+        "scorings": len(distinct(scored, "digest", *place)),
+        "scoring_commits": len(distinct(scored, "commit", *place)),
+        **_training(found.path, epochs),
         **_machine(found.path),
         "images": found.evaluated.count("pictures"),
         "pixels": found.evaluated.count("pixels"),

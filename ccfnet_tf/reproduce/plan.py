@@ -229,8 +229,13 @@ def extended(earlier: Plan, new: Plan, folder: Path) -> Plan:
     """
     for key in ("data_set", "study", "epochs", "precision"):
         refuse_other(key, getattr(earlier, key), getattr(new, key), folder)
+    before = {recipe.name: recipe for recipe in earlier.recipes}
     for recipe in new.recipes:
-        refuse_changed(earlier, recipe.name, recipe.digest, folder)
+        if before.get(recipe.name, recipe).digest != recipe.digest:
+            raise RunError(
+                f"{folder}: recipe '{recipe.name}' has changed since this study was started: use "
+                "the original keys, or choose another --out"
+            )
     recipes = {recipe.name: recipe for recipe in (*earlier.recipes, *new.recipes)}
     return replace(
         earlier,
@@ -240,19 +245,6 @@ def extended(earlier: Plan, new: Plan, folder: Path) -> Plan:
         seeds=tuple(dict.fromkeys((*earlier.seeds, max(*earlier.seeds, *new.seeds)))),
         runs=tuple(dict.fromkeys((*earlier.runs, *new.runs))),
     )
-
-
-def refuse_changed(earlier: Plan, name: str, digest: str, folder: Path) -> None:
-    """Checks that a recipe is the one that a study was started with, if it was.
-
-    Raises:
-        RunError: It is another.
-    """
-    if any(each.name == name and each.digest != digest for each in earlier.recipes):
-        raise RunError(
-            f"{folder}: recipe '{name}' has changed since this study was started: use the original "
-            "keys, or choose another --out"
-        )
 
 
 def refuse_other(what: str, before: object, now: object, folder: Path) -> None:

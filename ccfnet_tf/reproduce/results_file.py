@@ -26,6 +26,12 @@ from ccfnet_tf.reproduce.recipes import RECIPES
 from ccfnet_tf.runs.write_run_files import write_text
 
 
+def distinct(scored: Iterable[Record], key: str, recipe: str, fold: int) -> list[str]:
+    """Returns the digests, or the commits, of the scorings of a recipe on a fold, oldest first."""
+    found = [each for each in scored if (each["recipe"], each["fold"]) == (recipe, fold)]
+    return list(dict.fromkeys(str(each.get(key)) for each in found))
+
+
 @dataclass(frozen=True)
 class ResultsFile:
     """The results of a data set.
@@ -72,19 +78,7 @@ class ResultsFile:
 
     def scorings(self, recipe: str, fold: int) -> list[str]:
         """Returns the digests under which a recipe was scored on a test split, oldest first."""
-        return self._distinct("digest", recipe, fold)
-
-    def scoring_commits(self, recipe: str, fold: int) -> list[str]:
-        """Returns the commits of the code that scored a recipe on a test split, oldest first."""
-        return self._distinct("commit", recipe, fold)
-
-    def _distinct(self, key: str, recipe: str, fold: int) -> list[str]:
-        found = [
-            str(each.get(key))
-            for each in self.read()["scored"]
-            if (each["recipe"], each["fold"]) == (recipe, fold)
-        ]
-        return list(dict.fromkeys(found))
+        return distinct(self.read()["scored"], "digest", recipe, fold)
 
     def refuse_second_scoring(self, recipe: str, folds: Iterable[int], digests: set[str]) -> None:
         """Checks that a recipe was not scored on a test split in another form.

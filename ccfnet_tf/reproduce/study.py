@@ -26,7 +26,6 @@ from ccfnet_tf.reproduce.plan import (
     has_begun,
     read_plan,
     recipe_digest,
-    refuse_changed,
     refuse_other,
     resolved,
     runs_of,
@@ -161,17 +160,11 @@ def prepare(request: Request, folder: Path, file: ResultsFile, console: Console)
     base = resolved_paths(request.config)  # runs may then be continued from another folder
     _refuse_folds(base, request.folds)
     earlier = _begun(folder)
-    if earlier is not None:
-        refuse_other("data_set", earlier.data_set, request.data_set, folder)
     inputs = read_inputs(base, earlier.inputs if earlier else ())
     if not request.again and earlier is None:
-        _refuse_scored(request, base, inputs, file)
-    if not request.again:
-        file.refuse_fewer_runs(request.study, _kept_before(request, base, earlier, folder))
+        _refuse_before_timing(request, base, inputs, folder, file)
     timed, epochs = _duration(request, base, earlier, folder, console)
     base = _with_precision(base, earlier)
-    if earlier is not None:  # before the digests, which depend on the epochs
-        refuse_other("epochs", earlier.epochs, epochs, folder)
     recipes: list[Recipe] = []
     configs: dict[str, RunConfig] = {}
     planned: dict[str, PlannedRecipe] = {}  # by digest
@@ -179,10 +172,6 @@ def prepare(request: Request, folder: Path, file: ResultsFile, console: Console)
     for recipe in request.recipes:
         config, note = _resolve(recipe, base, epochs, folder, console)
         digest = recipe_digest(config, inputs)
-        if earlier is not None:
-            refuse_changed(earlier, recipe.name, digest, folder)
-        if not request.again and SPLIT[request.study] == "test":
-            file.refuse_second_scoring(recipe.name, request.folds, {digest})
         if digest in planned:
             same[recipe.name] = planned[digest].name
             console.print(f"{recipe.name}: left out, because it is the same as {same[recipe.name]}")
@@ -206,6 +195,10 @@ def prepare(request: Request, folder: Path, file: ResultsFile, console: Console)
     )
     if earlier is not None:
         plan = extended(earlier, plan, folder)
+    if not request.again:
+        for each in planned.values() if plan.split == "test" else ():
+            file.refuse_second_scoring(each.name, request.folds, {each.digest})
+        file.refuse_fewer_runs(plan.study, _kept(plan, runs, folder))
     return Prepared(plan, configs, runs, base)
 
 
@@ -274,31 +267,31 @@ def _resolve(
     return resolved(recipe, base, epochs, width.channels), note
 
 
-def _kept_before(request: Request, base: RunConfig, earlier: Plan | None, folder: Path) -> int:
-    """Returns `_kept` before the plan is known; without an earlier one, of the requested runs."""
-    requested = runs_of(request.recipes, request.seeds, request.folds)
-    if earlier is not None:
-        return _kept(earlier, requested, folder)
-    return sum(is_trained(folder / run.name, base.train.epochs) for run in requested)
-
-
-def _refuse_scored(
-    request: Request, base: RunConfig, inputs: Sequence[Input], file: ResultsFile
+def _refuse_before_timing(
+    request: Request, base: RunConfig, inputs: Sequence[Input], folder: Path, file: ResultsFile
 ) -> None:
-    """Checks the cascade of a new study before steps are timed and multiply-adds are counted.
+    """Checks a new study before steps are timed and multiply-adds are counted.
 
     Raises:
-        ConfigError: It was scored on the test split in another form, whatever the budget gives.
+        ConfigError: The cascade was scored on the test split in another form, whatever the budget
+            gives, or the results are of more runs than are trained.
     """
-    if SPLIT[request.study] != "test":
-        return
+    if SPLIT[request.study] == "test":
+        digests = _possible_digests(request, base, inputs)
+        file.refuse_second_scoring(CASCADE.name, request.folds, digests)
+    requested = runs_of(request.recipes, request.seeds, request.folds)
+    trained = sum(is_trained(folder / run.name, base.train.epochs) for run in requested)
+    file.refuse_fewer_runs(request.study, trained)
+
+
+def _possible_digests(request: Request, base: RunConfig, inputs: Sequence[Input]) -> set[str]:
+    """Returns the digests that the cascade may have; with a budget, of any number of epochs."""
     config = resolved(CASCADE, base, base.train.epochs, None)
     known = [base.train.epochs] if request.minutes is None else range(1, MOST_EPOCHS + 1)
-    digests = {
+    return {
         recipe_digest(replace(config, train=replace(config.train, epochs=each)), inputs)
         for each in known
     }
-    file.refuse_second_scoring(CASCADE.name, request.folds, digests)
 
 
 def _refuse_folds(config: RunConfig, folds: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from ccfnet_tf.errors import ConfigError, DataError
 from ccfnet_tf.reproduce import results_file
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun
 from ccfnet_tf.reproduce.recipes import with_keys
-from ccfnet_tf.reproduce.results_file import ResultsFile
+from ccfnet_tf.reproduce.results_file import ResultsFile, distinct
 from tests.reproduce.conftest import base_config, plan_of
 
 RUN = PlannedRun.of("fine_alone", 0, 0)
@@ -62,7 +62,7 @@ def test_scorings_by_other_code_are_recorded(
     monkeypatch.setattr(results_file, "commit", lambda: "three")
     file.record_once(plan, RUN)  # of a finished run, by whichever code
     assert len(file.scorings("fine_alone", 0)) == 1
-    assert file.scoring_commits("fine_alone", 0) == ["one", "two+"]
+    assert distinct(file.read()["scored"], "commit", "fine_alone", 0) == ["one", "two+"]
 
 
 def test_a_process_waits_for_the_changes_of_another(file: ResultsFile, plan: Plan) -> None:
