@@ -160,18 +160,23 @@ def _new_page(data_set: str) -> str:
 def claim_table(results: Record) -> str:
     """Returns the table of the claim: refine against what it is made of."""
     study, paper = results.get("claim"), PAPER[results["data_set"]]
-    figures = FIGURES | CLASS_MEANS | (OVER_ALL if _lacks_classes(study) else {})
-    headings = (*figures.values(), *GAIN_HEADINGS, "refine is better", *PROVENANCE)
     lines = [
         _about(study, "claim"),
         "",
-        *_table(("trained", *headings), [*_claim_rows(study, tuple(figures))]),
+        *_table(*claim_cells(study)),
         "",
-        f"Refine is above all four in mean IoU: **{_overall(study)}**.",
+        f"Refine is above all four in mean IoU: **{overall(study)}**.",
         "",
         f"The paper states a pixel accuracy of {paper} % for its own network. {NOT_OURS}",
     ]
     return "\n".join(lines)
+
+
+def claim_cells(study: Record | None) -> tuple[Cells, list[Cells]]:
+    """Returns headings and rows of the claim."""
+    figures = FIGURES | CLASS_MEANS | (OVER_ALL if _lacks_classes(study) else {})
+    headings = ("trained", *figures.values(), *GAIN_HEADINGS, "refine is better", *PROVENANCE)
+    return headings, [*_claim_rows(study, tuple(figures))]
 
 
 def _lacks_classes(study: Record | None) -> bool:
@@ -195,7 +200,7 @@ def _summary(study: Record | None, recipe: Recipe) -> str:
     return str(found["summary"]) if found else recipe.summary
 
 
-def _overall(study: Record | None) -> str:
+def overall(study: Record | None) -> str:
     """Returns the verdict on all comparisons of the claim together."""
     if study is None:
         return NOT_RUN
@@ -257,24 +262,22 @@ def _score_figure(row: Record, key: str) -> str:
 def ablation_table(results: Record) -> str:
     """Returns the table of ablations: what each change of the cascade does."""
     study = results.get("ablations")
+    return "\n".join([_about(study, "ablations"), "", *_table(*ablation_cells(study))])
+
+
+def ablation_cells(study: Record | None) -> tuple[Cells, list[Cells]]:
+    """Returns headings and rows of the ablations."""
     rows = [
         _row(study, recipe, f"`{recipe.name}`: {recipe.summary}", recipe.head, tuple(FIGURES))
         for recipe in ABLATIONS
     ]
     for row, recipe in zip(rows, ABLATIONS, strict=True):
         row[1 + len(FIGURES) : 1 + len(FIGURES)] = _attention_cells(study, recipe)
-    lines = [
-        _about(study, "ablations"),
-        "",
-        *_table(
-            (
-                *("recipe", *FIGURES.values(), *ATTENTION.values(), *GAIN_HEADINGS),
-                *("better than the cascade", *PROVENANCE),
-            ),
-            rows,
-        ),
-    ]
-    return "\n".join(lines)
+    headings = (
+        *("recipe", *FIGURES.values(), *ATTENTION.values(), *GAIN_HEADINGS),
+        *("better than the cascade", *PROVENANCE),
+    )
+    return headings, [*rows]
 
 
 def _attention_cells(study: Record | None, recipe: Recipe) -> list[str]:
@@ -289,21 +292,21 @@ def _attention_cells(study: Record | None, recipe: Recipe) -> list[str]:
 def fold_table(results: Record) -> str:
     """Returns the table of folds of the cascade."""
     study = results.get("folds")
+    about = f"{_about(study, 'folds')} The cascade, seed 0."
+    return "\n".join([about, "", *_table(*fold_cells(study))])
+
+
+def fold_cells(study: Record | None) -> tuple[Cells, list[Cells]]:
+    """Returns headings and rows of the folds."""
     means = ("mean IoU of coarse", "of fine", "of the average", "of refine")
     accuracies = ("accuracy of refine", "class accuracy of refine")
     over_all = ("mean IoU of refine over all classes", "class accuracy of refine over all classes")
     headings = ("fold", *means, *accuracies, *over_all, *PROVENANCE[1:])
-    lines = [
-        f"{_about(study, 'folds')} The cascade, seed 0.",
-        "",
-    ]
     runs = study["runs"] if study else []
     rows = [_fold_cells(study, run) for run in runs]
     if len(runs) > 1:
         rows.append(_mean_cells(study))
-    return "\n".join(
-        [*lines, *_table(headings, rows or [(NOT_RUN, *[NONE] * (len(headings) - 1))])]
-    )
+    return headings, rows or [(NOT_RUN, *[NONE] * (len(headings) - 1))]
 
 
 _FOLD_FIGURES = (

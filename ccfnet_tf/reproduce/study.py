@@ -15,6 +15,7 @@ from ccfnet_tf.io.locked_folder import locked_folder
 from ccfnet_tf.report.evaluation_in_words import counted
 from ccfnet_tf.reproduce import equal_work, precision, timing
 from ccfnet_tf.reproduce.collect import collect
+from ccfnet_tf.reproduce.console_table import console_table
 from ccfnet_tf.reproduce.inputs import Input, read_inputs
 from ccfnet_tf.reproduce.pages import page_text, update_page
 from ccfnet_tf.reproduce.plan import (
@@ -103,6 +104,7 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
             f"{folder}: {len(failed)} of {len(study.runs)} runs failed ({', '.join(failed)}): fix "
             f"the errors printed above, then continue with {RESUME}"
         )
+    console.print(console_table(file.read(), request.study))
     console.print(f"written to {file.path} and {page}")
 
 

@@ -122,6 +122,7 @@ def test_an_interrupted_study_is_continued(
     processes.calls.clear()
     processes.fail_at = -1
     assert cli.main(args) == 0
+    assert "Stanford Background, folds, test split, %" in capsys.readouterr().out
     fold = "cascade-fold1-seed0"
     assert processes.calls == [("calibrate", fold), ("evaluate", fold)]
 

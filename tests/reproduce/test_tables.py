@@ -7,16 +7,19 @@ import shutil
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from ccfnet_tf.errors import CCFNetError, DataError, RunError
 from ccfnet_tf.evaluation.bootstrap import bootstrap, image_counts
 from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.read_image_table import read_cells
 from ccfnet_tf.reproduce.collect import collect, spread_of
+from ccfnet_tf.reproduce.console_table import console_table
 from ccfnet_tf.reproduce.pages import claim_table, update_page
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun
 from ccfnet_tf.reproduce.recipes import ABLATIONS, DATA_SETS, PAPER
@@ -114,6 +117,31 @@ def test_the_claim_has_the_figures_of_its_runs(claim: tuple[Plan, Path], tmp_pat
     assert coarse["difference near boundaries"].startswith(f"{100 * near['mean']:+.2f} ± ")
     assert f"{PAPER['stanford_background']} % for its own network" in page
     assert "mean IoU: **" in page
+
+
+def test_the_console_shows_what_the_page_says(claim: tuple[Plan, Path], tmp_path: Path) -> None:
+    plan, folder = claim
+    tree, page = written(tmp_path, plan, folder)
+    table = console_table(tree, "claim")
+    headings, _, *rows = rows_of(page, "claim")
+    found = [[str(cell) for cell in column.cells] for column in table.columns]
+    for column, cells in zip(table.columns[1:], found[1:], strict=True):
+        place = headings.index(str(column.header))
+        assert cells == [row[place] for row in rows]
+    assert found[0][-1] == "fine trained alone, as wide as the work of the cascade allows"
+    assert table.caption == "refine is above all four in mean IoU: unfinished"
+
+
+def test_the_console_leaves_out_what_was_not_run(tmp_path: Path, finish: Finish) -> None:
+    plan, configs = plan_of(base_config(tmp_path), "ablations", seeds=1)
+    folder = tmp_path / "out" / "ablations"
+    finish(folder, plan, configs, plan.runs[:2])
+    tree, _ = written(tmp_path, plan, folder)
+    out = StringIO()
+    Console(width=80, file=out).print(console_table(tree, "ablations"))
+    printed = out.getvalue()
+    assert [run.recipe in printed for run in plan.runs[:4]] == [True, True, False, False]
+    assert "validation split" in printed
 
 
 def test_differences_are_those_of_the_heads_in_question(
