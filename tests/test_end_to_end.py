@@ -273,6 +273,8 @@ def test_fine_tuning_with_other_classes_lists_the_reinitialized_layers(
     shutil.copytree(SAMPLE, root)
     with (root / "classes.txt").open("a") as file:
         file.write("one more\n")
+    for image in (root / "train").glob("*/train_00.*"):  # the trained run has seen it
+        image.rename(root / "test" / image.parent.name / image.name)
     options = [*SMALL, "--data.root", root, "--out", tmp_path / "tuned", "--train.epochs", "1"]
     options += ["--data.absent_classes", "allow"]  # No mask contains the new class.
     done = run("fit", *options, "--model.init_from", trained, "--model.backbone", "resnet50")
@@ -288,6 +290,9 @@ def test_fine_tuning_with_other_classes_lists_the_reinitialized_layers(
     assert "backbone" not in line
     # The attention classes are the same, but its input has one more probability.
     assert "attention_classifier" not in line
+    assert "earlier training has seen 1 of the 3 test images: " in done.stdout
+    done = run("evaluate", tmp_path / "tuned")
+    assert "tuned was trained on 1 of the 3 images to evaluate" in done.stderr
 
 
 def test_a_wrong_label_is_named_before_step_1(tmp_path: Path) -> None:

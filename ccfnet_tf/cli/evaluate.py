@@ -189,10 +189,10 @@ def measure(
 
 def _warn_of_training_images(samples: Sequence[Sample], parts: Parts, run: Path) -> None:
     """Warns if the run was trained on some of the images that it is evaluated on."""
-    from ccfnet_tf.training.data_digest import read_trained
+    from ccfnet_tf.training.data_digest import read_seen
     from ccfnet_tf.training.images_not_trained_on import copies_of
 
-    if known := copies_of(read_trained(run), samples, parts):
+    if known := copies_of(read_seen(run), samples, parts):
         more = " and others" if len(known) > 1 else ""
         new_console(stderr=True).print(
             f"warning: {run} was trained on {len(known)} of the {len(samples)} images to evaluate "

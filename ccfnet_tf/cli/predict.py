@@ -145,11 +145,11 @@ def main(args: list[str]) -> int:
 def _known_training(source: Source) -> Known | None:
     """Returns what is known of the training of a run; None for exports and servers."""
     from ccfnet_tf.inference.labels_of_inputs import Known
-    from ccfnet_tf.training.data_digest import read_trained
+    from ccfnet_tf.training.data_digest import read_seen
 
     if source.data is None:
         return None
-    return Known(source.data, {row.image for row in read_trained(Path(source.place))})
+    return Known(source.data, {row.image for row in read_seen(Path(source.place))})
 
 
 def _exit_code(outcome: Outcome) -> int:

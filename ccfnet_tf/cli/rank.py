@@ -82,9 +82,9 @@ def main(args: list[str]) -> int:
     start_tensorflow()
     from ccfnet_tf.inference.feature_network import FeatureNetwork
     from ccfnet_tf.report.rank_images import rank_folder, write_ranking
-    from ccfnet_tf.training.data_digest import FILE, read_samples
+    from ccfnet_tf.training.data_digest import FILE, read_samples, read_seen
 
-    known = {row.image for row in read_samples(run.path).values()}
+    known = {row.image for row in (*read_samples(run.path).values(), *read_seen(run.path))}
     if not known:
         errors.print(
             f"warning: {run.path}: no readable {FILE}: images that the run was trained on are not "

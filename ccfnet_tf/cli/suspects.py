@@ -129,7 +129,7 @@ def main(args: list[str]) -> int:
         if each.copies:
             images = "1 image is" if len(each.copies) == 1 else f"{len(each.copies)} images are"
             console.print(
-                f"left out: {images} the same as a training image of {each.run.path}: "
+                f"left out: {images} the same as one that {each.run.path} was trained on: "
                 f"{each.copies[0].image}{' and others' if len(each.copies) > 1 else ''}"
             )
     uncalibrated = [run.path for run in runs if run.calibration() == UNCALIBRATED]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from rich.console import Console
@@ -37,6 +38,7 @@ from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.run import RESUME, carry_out, is_finished, is_trained, say_run
 from ccfnet_tf.runs.absolute_paths import resolved_paths
 from ccfnet_tf.runs.write_run_files import write_text
+from ccfnet_tf.training.images_not_trained_on import refuse_seen
 
 MOST_EPOCHS = 10_000
 """Epochs up to which a budget is compared with what was scored, before steps are timed."""
@@ -163,6 +165,7 @@ def prepare(request: Request, folder: Path, file: ResultsFile, console: Console)
     _refuse_folds(base, request.folds)
     earlier = _begun(folder)
     inputs = read_inputs(base, earlier.inputs if earlier else ())
+    _refuse_seen(base, request)
     if not request.again and earlier is None:
         _refuse_before_timing(request, base, inputs, folder, file)
     timed, epochs = _duration(request, base, earlier, folder, console)
@@ -294,6 +297,22 @@ def _possible_digests(request: Request, base: RunConfig, inputs: Sequence[Input]
         recipe_digest(replace(config, train=replace(config.train, epochs=each)), inputs)
         for each in known
     }
+
+
+def _refuse_seen(base: RunConfig, request: Request) -> None:
+    """Checks that `model.init_from` was trained on no image that a run is evaluated on.
+
+    Raises:
+        ConfigError: It was.
+    """
+    if base.model.init_from is None:
+        return
+    split = SPLIT[request.study]
+    seeds = range(request.seeds if split == "val" else 1)  # the test split is that of all seeds
+    for fold, seed in product(request.folds, seeds):
+        parts = read_parts(replace(base.data, fold=fold), seed)
+        where = f"images of the {split} split of fold {fold} and seed {seed}"
+        refuse_seen(base.model.init_from, getattr(parts, split), parts, where)
 
 
 def _refuse_folds(config: RunConfig, folds: Sequence[int]) -> None:

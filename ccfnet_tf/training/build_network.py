@@ -17,6 +17,8 @@ from ccfnet_tf.network.model import CCFNet
 from ccfnet_tf.runs.checkpoint_file import MODEL, load_matching, read_arrays
 from ccfnet_tf.runs.run_folder import read_run
 from ccfnet_tf.training.check_data import RunData, class_weights
+from ccfnet_tf.training.data_digest import FILE as DIGEST
+from ccfnet_tf.training.data_digest import read_seen
 from ccfnet_tf.training.distribution.devices import resolve_precision
 from ccfnet_tf.training.optimizer import make_optimizer
 
@@ -24,8 +26,13 @@ from ccfnet_tf.training.optimizer import make_optimizer
 def check_start(config: RunConfig, console: Console) -> None:
     """Checks the source of the initial weights, before the data are read."""
     model = config.model
-    if model.init_from is not None:
+    if run := initial_run(model):
         _initial_checkpoint(model)
+        if not read_seen(run):
+            console.print(
+                f"warning: model.init_from {run}: no readable {DIGEST}: images that it was trained "
+                "on are not recognised"
+            )
     elif model.backbone_weights == NO_WEIGHTS:
         if config.freezes_random_batch_norm:
             console.print(
@@ -35,6 +42,11 @@ def check_start(config: RunConfig, console: Console) -> None:
             )
     elif model.backbone_weights != IMAGENET:
         check_weights_file(model.backbone, Path(model.backbone_weights))
+
+
+def initial_run(model: ModelConfig) -> Path | None:
+    """Returns the run whose weights a new network starts with, if any."""
+    return None if model.init_from is None else Path(model.init_from)
 
 
 def build_model(

@@ -38,6 +38,7 @@ from ccfnet_tf.runs.write_run_files import write_text
 from ccfnet_tf.training.check_data import refuse_absent
 from ccfnet_tf.training.data_digest import Row, read_samples
 from ccfnet_tf.training.distribution.devices import cluster_of
+from ccfnet_tf.training.images_not_trained_on import refuse_seen
 
 _DAMAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
@@ -79,6 +80,7 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
     if not (
         resume and (out / CROSSVAL_CONFIG).is_file()
     ):  # otherwise each remaining fold checks its own data
+        _refuse_seen(config, folds)
         _refuse_absent(config, folds)
     _claim(config, out, resume)
     rows, samples = [], dict[str, Row]()
@@ -106,6 +108,19 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
             console.print(f"fold {fold}: {warning}", markup=False)
     console.print(f"written to {out / CROSSVAL_RESULT}")
     return result
+
+
+def _refuse_seen(config: RunConfig, folds: int) -> None:
+    """Checks that `model.init_from` was trained on no test image of any fold.
+
+    Raises:
+        ConfigError: It was, so that the mean over the folds would be meaningless.
+    """
+    if config.model.init_from is None:
+        return
+    for fold in range(folds):
+        parts = read_parts(replace(config.data, fold=fold), config.seed)
+        refuse_seen(config.model.init_from, parts.test, parts, f"test images of fold {fold}")
 
 
 def _refuse_absent(config: RunConfig, folds: int) -> None:

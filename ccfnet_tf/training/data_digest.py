@@ -1,11 +1,14 @@
 """Records digests of a run's data at its start, so that a resumed run detects changes.
 
-    RUN/data_digest.json   {"version": 1, "train": [[name, image, label], ...], "val": [...]}
+    RUN/data_digest.json   {"version": 1, "train": [[name, image, label], ...], "val": [...],
+                            "earlier": [...]}
 
 Samples are stored in the order of their split. Their names are in Unicode normalisation form C,
 whatever form the file system uses. `image` is a digest of the stored file. `label` is a digest of
 the class ids after reading, so a changed annotation file, label map or colour table is detected
-for the samples whose labels it changes. Paths are omitted, because data may be moved.
+for the samples whose labels it changes. Paths are omitted, because data may be moved. `earlier` has
+the samples that only earlier training saw: that of the run whose weights `model.init_from` copied,
+and that before changed data were accepted. Figures on these images are too good, too.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 FILE = "data_digest.json"
 VERSION = 1
 PARTS = ("train", "val")
+EARLIER = "earlier"
 
 
 class Row(NamedTuple):
@@ -43,7 +47,7 @@ class Row(NamedTuple):
 
 
 Digest = Mapping[str, Sequence[Row]]
-"""Rows of the training and the validation split."""
+"""Rows of the training and the validation split, and of `EARLIER` where there are any."""
 
 
 def digest_of(data: RunData, workers: int = 0) -> dict[str, list[Row]]:
@@ -63,6 +67,18 @@ def digest_of(data: RunData, workers: int = 0) -> dict[str, list[Row]]:
     return {"train": rows(data.parts.train, data.train), "val": rows(data.parts.val, data.val)}
 
 
+def with_earlier(digest: Digest, run: Path | None) -> Digest:
+    """Returns a digest with the training images of a run that are not in its training split.
+
+    Args:
+        digest: Digest of the current data.
+        run: The run whose weights are trained further; None for a network that no run has trained.
+    """
+    own = {row.image for row in digest["train"]}
+    seen = {} if run is None else {row.image: row for row in read_seen(run)}
+    return {**digest, EARLIER: [row for image, row in seen.items() if image not in own]}
+
+
 def write_digest(run: Path, digest: Digest) -> None:
     """Writes `data_digest.json`, one sample per line.
 
@@ -71,7 +87,8 @@ def write_digest(run: Path, digest: Digest) -> None:
     """
     parts = ",\n".join(
         f'"{part}": [\n' + ",\n".join(json.dumps(row) for row in digest[part]) + "\n]"
-        for part in PARTS
+        for part in (*PARTS, EARLIER)
+        if part in PARTS or digest.get(part)
     )
     write_text(run / FILE, f'{{"version": {VERSION},\n{parts}}}\n')
 
@@ -172,16 +189,27 @@ def _samples(data: RunData) -> list[Sample]:
 
 def read_samples(run: Path) -> dict[str, Row]:
     """Returns the training and validation samples of a run by name; empty if it has no digest."""
-    path = run / FILE
-    digest = _read(path) if path.is_file() else None
-    return {row.name: row for rows in (digest or {}).values() for row in rows}
+    digest = _read_if_any(run)
+    return {row.name: row for part in PARTS for row in digest.get(part, ())}
 
 
 def read_trained(run: Path) -> Sequence[Row]:
     """Returns the training samples of a run; empty if it has no digest."""
+    return _read_if_any(run).get("train", ())
+
+
+def read_seen(run: Path) -> Sequence[Row]:
+    """Returns all samples that the weights of a run were trained on, by itself or earlier.
+
+    Their names may be those of another data set. Empty if the run has no digest.
+    """
+    digest = _read_if_any(run)
+    return (*digest.get("train", ()), *digest.get(EARLIER, ()))
+
+
+def _read_if_any(run: Path) -> Digest:
     path = run / FILE
-    digest = _read(path) if path.is_file() else None
-    return (digest or {}).get("train", ())
+    return (_read(path) if path.is_file() else None) or {}
 
 
 def _read(path: Path) -> Digest | None:
@@ -194,9 +222,10 @@ def _read(path: Path) -> Digest | None:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
         if tree["version"] != VERSION:
             return None
-        rows = {part: [Row(*row) for row in tree[part]] for part in PARTS}
+        stored = {part: tree[part] for part in PARTS} | {EARLIER: tree.get(EARLIER, [])}
         parts = {
-            part: [row._replace(name=plain_name(row.name)) for row in rows[part]] for part in PARTS
+            part: [row._replace(name=plain_name(row.name)) for row in (Row(*each) for each in rows)]
+            for part, rows in stored.items()
         }
     except OSError as error:
         raise RunError(f"{path}: {unreadable(error)}") from error

@@ -33,7 +33,7 @@ from ccfnet_tf.runs.write_run_files import (
     write_text,
 )
 from ccfnet_tf.training import checkpoint
-from ccfnet_tf.training.build_network import build_model, check_start
+from ccfnet_tf.training.build_network import build_model, check_start, initial_run
 from ccfnet_tf.training.callbacks.epoch_end import EpochEnd, Validation
 from ccfnet_tf.training.callbacks.nan_guard import StopWhenNotFinite
 from ccfnet_tf.training.callbacks.progress_bar import ProgressBar
@@ -53,10 +53,12 @@ from ccfnet_tf.training.data_digest import (
     compare_classes,
     compare_with_start,
     digest_of,
+    with_earlier,
     write_digest,
 )
 from ccfnet_tf.training.distribution.collectives import Collectives
 from ccfnet_tf.training.distribution.devices import cluster_of, make_strategy
+from ccfnet_tf.training.images_not_trained_on import warn_of_seen
 from ccfnet_tf.training.optimizer import scaled_rate
 from ccfnet_tf.training.sigterm_flag import Preemption
 
@@ -115,7 +117,7 @@ def fit(
                 console.print(f"{run}: no checkpoint yet: starting from epoch 1")
             check_start(config, console)
         data = check_data(config, console)
-        digest = digest_of(data, config.data.workers)
+        digest: Digest = digest_of(data, config.data.workers)
         _refuse_other_samples(data, digest, workers)
         if resuming:  # before the network and the data pipeline are built
             unfinished = read_epoch(last_checkpoint(run)) < config.train.epochs
@@ -123,6 +125,9 @@ def fit(
             compare_classes(read_run(run), data.parts.taxonomy, accept=accept, say=say)
         if resuming and unfinished:
             compare_with_start(config, run, data, digest, accept=accept, say=say)
+        if chief:
+            digest = with_earlier(digest, run if resuming else initial_run(config.model))
+            warn_of_seen(data.parts, digest, console)
         context = _Context(run, strategy, workers, console, digest)
         trained = _train(config, context, data, resume=resume, resuming=resuming, stack=stack)
     done = "trained; " if trained else ""

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from ccfnet_tf.datasets.class_and_split_lists import plain_name
 from ccfnet_tf.datasets.open_data_set import Parts
-from ccfnet_tf.errors import DataError, RunError, unreadable
+from ccfnet_tf.errors import ConfigError, DataError, RunError, unreadable
 from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.labels import Sample
+from ccfnet_tf.report.evaluation_in_words import counted
 from ccfnet_tf.runs.run_data import read_run_parts
 from ccfnet_tf.runs.run_folder import CROSSVAL_CONFIG, CROSSVAL_RESULT, RunInfo, read_run
-from ccfnet_tf.training.data_digest import Row, read_trained
+from ccfnet_tf.training.data_digest import EARLIER, Digest, Row, read_seen, read_trained
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class HeldOut:
         parts: All splits of its data.
         samples: The images.
         splits: Splits that `samples` come from, with the number of images of each.
-        copies: Images of these splits that are left out, because a training image is the same.
+        copies: Images of these splits that are left out, because the run was trained on the same.
     """
 
     run: RunInfo
@@ -108,13 +111,13 @@ def _of_run(run: RunInfo, root: str | None, splits: tuple[str, ...]) -> HeldOut:
             "with data.val_share above 0, or use ccfnet-tf crossval"
         )
     samples = tuple(sample for each in found.values() for sample in each)
-    trained = read_trained(run.path)
-    _refuse_trained(samples, trained, run.path)
-    copies = copies_of(trained, samples, parts)
+    _refuse_trained(samples, read_trained(run.path), run.path)
+    copies = copies_of(read_seen(run.path), samples, parts)
     if len(copies) == len(samples):
         raise DataError(
-            f"{run.path}: trained on every image of {' and '.join(found)}, under other names: use "
-            "the data and the splits of the training (--data.root), or ccfnet-tf crossval"
+            f"{run.path}: trained on every image of {' and '.join(found)}, under other names or "
+            "before (model.init_from): use the data and the splits of the training (--data.root), "
+            "or ccfnet-tf crossval"
         )
     left_out = set(copies)
     kept = {split: [each for each in found[split] if each not in left_out] for split in found}
@@ -132,7 +135,7 @@ def copies_of(
     in a shard is known only to runs that were trained on shards.
 
     Args:
-        trained: Training samples of a run, as `read_trained` returns them.
+        trained: Samples that a run was trained on, as `read_seen` returns them.
         samples: Samples of the data as they are now.
         parts: All splits of these data.
 
@@ -146,6 +149,57 @@ def copies_of(
     return tuple(
         sample for sample, digest in zip(samples, digests, strict=True) if digest in images
     )
+
+
+def warn_of_seen(parts: Parts, digest: Digest, console: Console) -> None:
+    """Warns if earlier training saw images of the present validation or test split.
+
+    Args:
+        parts: All splits of the data.
+        digest: Their digest, from `with_earlier`.
+        console: Where the warning is printed.
+
+    Raises:
+        DataError: An image of the test split cannot be read.
+    """
+    seen = {row.image for row in digest[EARLIER]}
+    validation = sum(row.image in seen for row in digest["val"])
+    test = len(copies_of(digest[EARLIER], parts.test, parts))
+    counts = {"validation": (validation, parts.val), "test": (test, parts.test)}
+    found = [
+        f"{count} of the {counted(len(samples), f'{split} image')}"
+        for split, (count, samples) in counts.items()
+        if count
+    ]
+    if found:
+        console.print(
+            f"warning: earlier training has seen {' and '.join(found)}: their figures are too "
+            "good for new images, and checkpoints that are chosen by them may not be the best; "
+            "with model.init_from, use the fold and the seed of that run",
+            soft_wrap=True,
+        )
+
+
+def refuse_seen(init_from: str, samples: Sequence[Sample], parts: Parts, where: str) -> None:
+    """Checks that the weights of `model.init_from` were not trained on some images.
+
+    Args:
+        init_from: A run folder. Of a run without digest, nothing is known.
+        samples: Images on which a network with these weights will be evaluated.
+        parts: All splits of their data.
+        where: Which images they are, such as `test images of fold 1`.
+
+    Raises:
+        ConfigError: They were.
+        DataError: An image cannot be read.
+    """
+    seen = copies_of(read_seen(Path(init_from)), samples, parts)
+    if seen:
+        raise ConfigError(
+            f"model.init_from {init_from}: was trained on {len(seen)} of the {len(samples)} "
+            f"{where} ({seen[0].image}{' and others' if len(seen) > 1 else ''}), whose figures "
+            "would be too good: use a run that was not, or model.backbone_weights"
+        )
 
 
 def _refuse_trained(samples: Sequence[Sample], trained: Sequence[Row], run: Path) -> None:

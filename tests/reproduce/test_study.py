@@ -20,13 +20,17 @@ from ccfnet_tf.cli import calibrate as calibrate_verb
 from ccfnet_tf.cli import evaluate as evaluate_verb
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.cli.fit_options import parse_fit
-from ccfnet_tf.config import RunConfig, from_yaml, to_yaml
+from ccfnet_tf.config import DataConfig, RunConfig, from_yaml, to_yaml
+from ccfnet_tf.datasets.open_data_set import read_parts
+from ccfnet_tf.datasets.samples import fingerprint
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.io.locked_folder import locked_folder
+from ccfnet_tf.labels import Sample
 from ccfnet_tf.reproduce import equal_work, precision, run, timing
 from ccfnet_tf.reproduce.equal_work import Width
 from ccfnet_tf.reproduce.recipes import with_keys
 from ccfnet_tf.runs.run_folder import read_config
+from ccfnet_tf.training.data_digest import Row, write_digest
 from tests.epoch_states import write_state
 from tests.reproduce.conftest import base_config, calibrate, score, train
 
@@ -125,6 +129,41 @@ def test_an_interrupted_study_is_continued(
     assert "Stanford Background, folds, test split, %" in capsys.readouterr().out
     fold = "cascade-fold1-seed0"
     assert processes.calls == [("calibrate", fold), ("evaluate", fold)]
+
+
+@pytest.mark.parametrize(
+    ("options", "image", "fault"),
+    [
+        (["--folds", "0", "1"], "5", "1 of the 4 images of the test split of fold 1 and seed 0"),
+        (["--seeds", "2"], "3", "1 of the 4 images of the test split of fold 0 and seed 0"),
+        (["--seeds", "2"], "5", None),
+        (["--ablations", "ohem", "--seeds", "2"], "3", None),
+        (["--ablations", "ohem"], "val", "images of the val split of fold 0 and seed 0"),
+    ],
+)
+def test_initial_weights_that_have_seen_images_of_the_split_are_refused(
+    data: Path,
+    tmp_path: Path,
+    processes: Processes,
+    *,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    image: str,
+    fault: str | None,
+) -> None:
+    first = tmp_path / "first"
+    train(first, base_config(data))
+    args = command(data, tmp_path, "--train.epochs", "2", "--model.init_from", str(first), *options)
+    lists = DataConfig(root=str(data / "set"), lists=str(data / "lists"), val_share=0.2)
+    parts = read_parts(lists, 0)
+    name = parts.val[0].name if image == "val" else image
+    seen = fingerprint(Sample("", str(data / f"set/images/{name}.png"), ""))
+    write_digest(first, {"train": [Row("x", seen, "")], "val": []})
+    assert cli.main(args) == (2 if fault else 0)
+    error = capsys.readouterr().err
+    assert (f"model.init_from {first}: was trained on" in error) == bool(fault)
+    assert (fault or "") in error
+    assert bool(processes.calls) != bool(fault)
 
 
 def test_a_study_is_continued_where_its_data_are_now(

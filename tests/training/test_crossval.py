@@ -18,9 +18,10 @@ from PIL import Image
 from rich.console import Console
 
 from ccfnet_tf.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_yaml
+from ccfnet_tf.datasets.samples import fingerprint
 from ccfnet_tf.errors import ConfigError, DataError, RunError
 from ccfnet_tf.evaluation.shard_files import weights_digest
-from ccfnet_tf.labels import Taxonomy
+from ccfnet_tf.labels import Sample, Taxonomy
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runs.absolute_paths import resolved_paths
 from ccfnet_tf.runs.calibration_file import calibration_text
@@ -94,6 +95,19 @@ def test_folds_with_different_data_are_refused(plain: Path, tmp_path: Path) -> N
     write_digest(out / "fold_2", {"train": rows, "val": []})
     with pytest.raises(RunError, match=r"fold_2: the image or label of '0' \(and 1 more\) differs"):
         _resumed(out, settings, console)
+
+
+def test_initial_weights_that_have_seen_a_test_image_are_refused(
+    plain: Path, tmp_path: Path
+) -> None:
+    first = tmp_path / "first"
+    image = fingerprint(Sample("", str(plain / "images/4.png"), ""))
+    write_digest(first, {"train": [Row("x", image, "")], "val": []})
+    settings = config(plain, lists=str(tmp_path / "lists"))
+    settings = replace(settings, model=replace(settings.model, init_from=str(first)))
+    with pytest.raises(ConfigError, match="was trained on 1 of the 3 test images of fold 1"):
+        crossval(settings, tmp_path / "out", resume=False, console=Console(quiet=True))
+    assert not (tmp_path / "out").exists()
 
 
 def test_mean_and_deviation_of_finished_folds(plain: Path, tmp_path: Path) -> None:

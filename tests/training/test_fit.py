@@ -19,6 +19,7 @@ from ccfnet_tf.runs.run_folder import read_config
 from ccfnet_tf.training import fit as module
 from ccfnet_tf.training.checkpoint import Progress
 from ccfnet_tf.training.claim_run_folder import keep_files, open_run
+from ccfnet_tf.training.data_digest import Row, write_digest
 
 CONFIG = RunConfig(
     data=DataConfig(format="scenes", scenes=10, scene_size=(32, 32), crop=33),
@@ -179,6 +180,9 @@ def test_the_run_to_fine_tune_is_checked_before_the_data(tmp_path: Path) -> None
     (tuned / "checkpoints" / "last.npz").touch()
     config = with_model(init_from=str(tuned), backbone="resnet50")
     assert "its backbone is mobilenet_v2" in refusal(tmp_path / "run", config)
+    said = start(tmp_path / "run", with_model(init_from=str(tuned)))
+    assert said.startswith(f"warning: model.init_from {tuned}: no readable data_digest.json: ")
+    write_digest(tuned, {"train": [Row("0", "1", "2")], "val": []})
     assert start(tmp_path / "run", with_model(init_from=str(tuned))) == ""
 
 
