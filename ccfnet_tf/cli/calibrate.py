@@ -62,8 +62,10 @@ def main(args: list[str]) -> int:
         )
     start_tensorflow()
     from ccfnet_tf.inference.keras_network import KerasNetwork
+    from ccfnet_tf.training.images_not_trained_on import warn_of_trained
 
     console = new_console()
+    warn_of_trained(run, parts.val, parts, new_console(stderr=True))
     # Without the calibration that the run may have, which may be of other weights or damaged.
     network, threshold = KerasNetwork(run, calibration=UNCALIBRATED), None
     with new_progress(console) as bar:

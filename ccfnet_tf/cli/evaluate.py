@@ -146,6 +146,7 @@ def measure(
     from ccfnet_tf.evaluation.evaluate import evaluate
     from ccfnet_tf.inference.keras_network import KerasNetwork
     from ccfnet_tf.inference.wrap_segmenter import wrap
+    from ccfnet_tf.training.images_not_trained_on import warn_of_trained
 
     data, parts = info.config.data, read_run_parts(info, root)
     samples = getattr(parts, split)
@@ -154,7 +155,7 @@ def measure(
     first, step = shard or (1, 1)
     mine = samples[first - 1 :: step]
     if split != "train":
-        _warn_of_training_images(mine, parts, run)
+        warn_of_trained(run, mine, parts, new_console(stderr=True))
     network = wrap(KerasNetwork(run, calibration=calibration), wrapping)
     with new_progress(console) as bar:
         load = checked_load(mine, parts, data, bar)
@@ -184,20 +185,6 @@ def measure(
         console.print(
             f"written to {path}; with all parts: ccfnet-tf evaluate {shlex.quote(str(run))} "
             f"--merge {parts_of_run}"
-        )
-
-
-def _warn_of_training_images(samples: Sequence[Sample], parts: Parts, run: Path) -> None:
-    """Warns if the run was trained on some of the images that it is evaluated on."""
-    from ccfnet_tf.training.data_digest import read_seen
-    from ccfnet_tf.training.images_not_trained_on import copies_of
-
-    if known := copies_of(read_seen(run), samples, parts):
-        more = " and others" if len(known) > 1 else ""
-        new_console(stderr=True).print(
-            f"warning: {run} was trained on {len(known)} of the {len(samples)} images to evaluate "
-            f"({known[0].image}{more}): the figures are too good for new images; use the splits of "
-            "the training (--data.root), or, if the data set has copies, ccfnet-tf data split"
         )
 
 

@@ -127,9 +127,14 @@ def main(args: list[str]) -> int:
     console.print(_what(held))
     for each in held:
         if each.copies:
-            images = "1 image is" if len(each.copies) == 1 else f"{len(each.copies)} images are"
+            one = len(each.copies) == 1
+            images = (
+                "1 image is the same as one"
+                if one
+                else f"{len(each.copies)} images are the same as some"
+            )
             console.print(
-                f"left out: {images} the same as one that {each.run.path} was trained on: "
+                f"left out: {images} that {each.run.path} was trained on: "
                 f"{each.copies[0].image}{' and others' if len(each.copies) > 1 else ''}"
             )
     uncalibrated = [run.path for run in runs if run.calibration() == UNCALIBRATED]

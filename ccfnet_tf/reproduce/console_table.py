@@ -44,9 +44,13 @@ def console_table(results: Record, study: Study) -> Table:
     headings, rows = _CELLS[study](found)
     split = {"test": "test", "val": "validation"}[SPLIT[study]]
     title = f"{DATA_SETS[results['data_set']]}, {study}, {split} split, %"
-    caption = f"refine is above all four in mean IoU: {overall(found)}" if study == "claim" else ""
-    table = Table(title=title, title_justify="left", title_style="bold", caption=caption or None)
-    table.caption_justify = "left"
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption=_caption(found, study),
+        caption_justify="left",
+    )
     places = [headings.index(heading) for heading in _COLUMNS[study]]
     first, *others = _COLUMNS[study]
     table.add_column(first, no_wrap=study == "ablations")
@@ -56,6 +60,17 @@ def console_table(results: Record, study: Study) -> Table:
         if row[places[2]] != NONE:  # it was run
             table.add_row(_short(row[0]), *(Text(row[place]) for place in places[1:]))
     return table
+
+
+def _caption(found: Record, study: Study) -> str:
+    finished = f"{len(found['runs'])} of {len(found['planned'])} runs finished"
+    if study == "folds":
+        return finished
+    if study == "ablations":
+        same = [f"{name} is the same as {other}" for name, other in found["same"].items()]
+        return "; ".join(["difference: mean IoU of the row minus the cascade", *same, finished])
+    difference = "difference: mean IoU of refine of the cascade minus the row"
+    return f"{difference}; refine is above all four in mean IoU: {overall(found)}; {finished}"
 
 
 def _short(label: str) -> Text:

@@ -28,10 +28,13 @@ def check_start(config: RunConfig, console: Console) -> None:
     model = config.model
     if run := initial_run(model):
         _initial_checkpoint(model)
-        if not read_seen(run):
+        in_shards = "shards" in (config.data.format, read_run(run).config.data.format)
+        if in_shards or not read_seen(run):
+            reason = "images in shards" if in_shards else f"no readable {DIGEST}"
             console.print(
-                f"warning: model.init_from {run}: no readable {DIGEST}: images that it was trained "
-                "on are not recognised"
+                f"warning: model.init_from {run}: {reason}: images that it was trained on are not "
+                "recognised if they are in the validation or test split now",
+                markup=False,
             )
     elif model.backbone_weights == NO_WEIGHTS:
         if config.freezes_random_batch_norm:

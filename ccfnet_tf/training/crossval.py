@@ -77,10 +77,10 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
             f"{config.data.root or config.data.format}: has no folds: create them with ccfnet-tf "
             "data split, and pass their folder as --data.lists"
         )
+    _refuse_seen(config, folds)
     if not (
         resume and (out / CROSSVAL_CONFIG).is_file()
     ):  # otherwise each remaining fold checks its own data
-        _refuse_seen(config, folds)
         _refuse_absent(config, folds)
     _claim(config, out, resume)
     rows, samples = [], dict[str, Row]()

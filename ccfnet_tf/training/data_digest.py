@@ -26,7 +26,7 @@ from ccfnet_tf.errors import DataError, RunError, unreadable
 from ccfnet_tf.io.atomic_file import set_aside
 from ccfnet_tf.io.in_threads import in_threads
 from ccfnet_tf.labels import Sample, Taxonomy
-from ccfnet_tf.runs.run_folder import RunInfo, changed_class
+from ccfnet_tf.runs.run_folder import CONFIG, RunInfo, changed_class, read_config
 from ccfnet_tf.runs.write_run_files import write_text
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 Digest = Mapping[str, Sequence[Row]]
-"""Rows of the training and the validation split, and of `EARLIER` where there are any."""
+"""Rows of the training and the validation split, and of `EARLIER` if that was recorded."""
 
 
 def digest_of(data: RunData, workers: int = 0) -> dict[str, list[Row]]:
@@ -87,8 +87,7 @@ def write_digest(run: Path, digest: Digest) -> None:
     """
     parts = ",\n".join(
         f'"{part}": [\n' + ",\n".join(json.dumps(row) for row in digest[part]) + "\n]"
-        for part in (*PARTS, EARLIER)
-        if part in PARTS or digest.get(part)
+        for part in digest
     )
     write_text(run / FILE, f'{{"version": {VERSION},\n{parts}}}\n')
 
@@ -201,10 +200,25 @@ def read_trained(run: Path) -> Sequence[Row]:
 def read_seen(run: Path) -> Sequence[Row]:
     """Returns all samples that the weights of a run were trained on, by itself or earlier.
 
-    Their names may be those of another data set. Empty if the run has no digest.
+    Their names may be those of another data set. Where a digest is missing, or is of an older
+    version, which did not store earlier training, the run of `model.init_from` is asked.
     """
-    digest = _read_if_any(run)
-    return (*digest.get("train", ()), *digest.get(EARLIER, ()))
+    rows: list[Row] = []
+    asked: list[Path] = []
+    source: Path | None = run
+    while source is not None and source not in asked:
+        asked.append(source)
+        digest = _read_if_any(source)
+        rows += (*digest.get("train", ()), *digest.get(EARLIER, ()))
+        source = None if EARLIER in digest else _initial_run(source)
+    return rows
+
+
+def _initial_run(run: Path) -> Path | None:
+    """Returns the run that the initial weights of a run come from, if its configuration has one."""
+    path = run / CONFIG
+    init_from = read_config(path).model.init_from if path.is_file() else None
+    return None if init_from is None else Path(init_from)
 
 
 def _read_if_any(run: Path) -> Digest:
@@ -222,7 +236,7 @@ def _read(path: Path) -> Digest | None:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
         if tree["version"] != VERSION:
             return None
-        stored = {part: tree[part] for part in PARTS} | {EARLIER: tree.get(EARLIER, [])}
+        stored = {part: tree[part] for part in (*PARTS, EARLIER) if part in PARTS or part in tree}
         parts = {
             part: [row._replace(name=plain_name(row.name)) for row in (Row(*each) for each in rows)]
             for part, rows in stored.items()

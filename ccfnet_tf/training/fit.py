@@ -127,7 +127,9 @@ def fit(
             compare_with_start(config, run, data, digest, accept=accept, say=say)
         if chief:
             digest = with_earlier(digest, run if resuming else initial_run(config.model))
-            warn_of_seen(data.parts, digest, console)
+            if not resuming or accept_changed_data:
+                init_from = config.model.init_from
+                warn_of_seen(data.parts, digest, console, init_from=init_from)
         context = _Context(run, strategy, workers, console, digest)
         trained = _train(config, context, data, resume=resume, resuming=resuming, stack=stack)
     done = "trained; " if trained else ""

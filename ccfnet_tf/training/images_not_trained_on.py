@@ -132,7 +132,7 @@ def copies_of(
     """Returns those of some samples whose image is the same as a training image.
 
     Names are not compared: data sets that were exported by the same program share them. An image
-    in a shard is known only to runs that were trained on shards.
+    in a shard is known only to runs that were trained on the same shards.
 
     Args:
         trained: Samples that a run was trained on, as `read_seen` returns them.
@@ -151,13 +151,14 @@ def copies_of(
     )
 
 
-def warn_of_seen(parts: Parts, digest: Digest, console: Console) -> None:
+def warn_of_seen(parts: Parts, digest: Digest, console: Console, *, init_from: str | None) -> None:
     """Warns if earlier training saw images of the present validation or test split.
 
     Args:
         parts: All splits of the data.
         digest: Their digest, from `with_earlier`.
         console: Where the warning is printed.
+        init_from: The run that the initial weights come from, if any.
 
     Raises:
         DataError: An image of the test split cannot be read.
@@ -171,13 +172,49 @@ def warn_of_seen(parts: Parts, digest: Digest, console: Console) -> None:
         for split, (count, samples) in counts.items()
         if count
     ]
-    if found:
-        console.print(
-            f"warning: earlier training has seen {' and '.join(found)}: their figures are too "
-            "good for new images, and checkpoints that are chosen by them may not be the best; "
-            "with model.init_from, use the fold and the seed of that run",
-            soft_wrap=True,
+    if not found:
+        return
+    chosen = ", and the checkpoint is chosen by such figures" if validation else ""
+    fix = f"; keep the splits of {init_from} (data.lists)" if init_from else ""
+    console.print(
+        f"warning: earlier training has seen {' and '.join(found)}: figures on them are too good "
+        f"for new images{chosen}{fix}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def warn_of_trained(run: Path, samples: Sequence[Sample], parts: Parts, console: Console) -> None:
+    """Warns if a run was trained on some of the images that it is measured on.
+
+    Args:
+        run: The run.
+        samples: The images.
+        parts: All splits of their data.
+        console: Where the warning is printed.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    known = copies_of(read_seen(run), samples, parts)
+    if not known:
+        return
+    images = (
+        f"{len(known)} of the {len(samples)} images to evaluate "
+        f"({known[0].image}{' and others' if len(known) > 1 else ''})"
+    )
+    if copies_of(read_trained(run), known, parts):
+        text = (
+            f"{run} was trained on {images}: the figures are too good for new images; use the "
+            "splits of the training (--data.root), or, if the data set has copies, ccfnet-tf data "
+            "split"
         )
+    else:
+        text = (
+            f"training before {run} (model.init_from, or data that have changed since) has seen "
+            f"{images}: the figures are too good for new images"
+        )
+    console.print(f"warning: {text}", markup=False, soft_wrap=True)
 
 
 def refuse_seen(init_from: str, samples: Sequence[Sample], parts: Parts, where: str) -> None:

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from ccfnet_tf.cli import main as cli
+from ccfnet_tf.datasets.samples import fingerprint
 from ccfnet_tf.inference.keras_network import KerasNetwork
+from ccfnet_tf.labels import Sample
 from ccfnet_tf.network import ccfnet
 from ccfnet_tf.network.heads import HardGate
 from ccfnet_tf.network.labels_and_maps import hard_threshold
 from ccfnet_tf.runs.calibration_file import CALIBRATION
 from ccfnet_tf.runs.run_folder import load_run
+from ccfnet_tf.training.data_digest import Row, write_digest
 from tests.cli.conftest import write_weights
 
 
@@ -35,6 +38,17 @@ def test_weights_that_were_trained_on_are_calibrated_again(
     (run / CALIBRATION).write_text("damaged")
     assert cli.main(["calibrate", str(run)]) == 0
     assert json.loads((run / CALIBRATION).read_text()) == second
+
+
+def test_validation_images_that_were_trained_on_are_warned_of(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = (run.parent / "data" / "train" / "images").iterdir()  # one is for validation
+    rows = [Row("x", fingerprint(Sample("", str(image), "")), "") for image in images]
+    write_digest(run, {"train": [], "val": [], "earlier": rows})
+    assert cli.main(["calibrate", str(run)]) == 0
+    assert f"before {run} (model.init_from, or data" in (printed := capsys.readouterr().err)
+    assert "has seen 1 of the 1 images to evaluate" in printed
 
 
 def test_the_threshold_of_a_hard_blend_is_chosen_on_the_validation_split(

@@ -145,5 +145,11 @@ def test_training_images_in_another_split_are_warned_of(
     evaluate(run)
     assert (
         f"warning: {run} was trained on 1 of the 5 images to evaluate ({image}): the figures are "
-        "too good for new images"
+        "too good for new images; use the splits of the training"
+    ) in capsys.readouterr().err
+    write_digest(run, {"train": [], "val": [], "earlier": [row]})
+    evaluate(run)
+    assert (
+        f"warning: training before {run} (model.init_from, or data that have changed since) has "
+        f"seen 1 of the 5 images to evaluate ({image}): the figures are too good for new images\n"
     ) in capsys.readouterr().err

@@ -199,13 +199,18 @@ def test_images_that_moved_from_training_to_another_split_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("part", ["train", "earlier"])
 def test_images_that_are_the_same_as_training_images_are_left_out(
-    make_run: Callable[..., Path], tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+    make_run: Callable[..., Path],
+    tmp_path: Path,
+    root: Path,
+    capsys: pytest.CaptureFixture[str],
+    part: str,
 ) -> None:
     run, out = make_run(tmp_path / "run", train=["2"], test=["0", "3"]), tmp_path / "out"
     images = root / "images"
     rows = [Row("old/name", fingerprint(Sample("", str(images / "0.png"), "")), "")]
-    write_digest(run, {"train": rows, "val": []})
+    write_digest(run, {"train": [], "val": []} | {part: rows})
     assert suspects(run, "--out", out) == EXIT_DONE
     printed = capsys.readouterr().out
     assert "1 test images;" in printed

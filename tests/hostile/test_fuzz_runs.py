@@ -30,7 +30,7 @@ from ccfnet_tf.runs.run_folder import read_run
 from ccfnet_tf.runs.write_run_files import epochs_written, keep_sound_rows, write_environment
 from ccfnet_tf.runtimes.manifest import MANIFEST, _checksum
 from ccfnet_tf.runtimes.open_segmenter import find_source
-from ccfnet_tf.training.data_digest import read_samples
+from ccfnet_tf.training.data_digest import read_seen
 from tests.datasets.layouts.test_fuzz import mutants
 from tests.hostile.conftest import Trained
 from tests.memory import grows_at_most
@@ -109,7 +109,7 @@ RUN_FILES: dict[str, Callable[[Path], object]] = {
     "config.yaml": read_run,
     "classes.json": read_run,
     "picture_sizes.json": read_run,
-    "data_digest.json": read_samples,
+    "data_digest.json": read_seen,
     "metrics.csv": lambda run: epochs_written(run / "metrics.csv"),
     "environment.json": lambda run: write_environment(run, [], "float32"),
 }

@@ -28,11 +28,14 @@ def test_a_folder_is_ranked(
 ) -> None:
     run, pool, out = make_run("best"), tmp_path / "a pool", tmp_path / "out"
     rng = np.random.default_rng(0)
-    for index in range(4):
+    for index in range(6):
         write_picture(pool / f"{index}.png", rng.integers(0, 255, (40, 48, 3), np.uint8))
     (pool / "damaged.png").write_bytes(b"nothing")
-    row = ["0", fingerprint(Sample("", str(pool / "0.png"), "")), ""]
-    digest = {"version": 1, "train": [row], "val": []}
+    rows_of = {
+        part: [[name, fingerprint(Sample("", str(pool / f"{name}.png"), "")), ""]]
+        for part, name in (("train", "0"), ("val", "4"), ("earlier", "5"))
+    }
+    digest = {"version": 1, **rows_of}
     (run / "data_digest.json").write_text(json.dumps(digest))
     flat = Calibration(scale=(1e-4,))  # every class 1/3
     (run / "calibration.json").write_text(
@@ -43,12 +46,12 @@ def test_a_folder_is_ranked(
     printed, errors = capsys.readouterr()
     assert "damaged.png: not an image" in errors
     assert "damaged.png" not in printed
-    assert "skipped 1 image" in printed
+    assert "skipped 3 images" in printed
     assert "2 of 3 images chosen" in printed
     rows = list(csv.DictReader((out / "ranking.csv").read_text().splitlines()))
     assert len(rows) == 2
     assert float(rows[0]["expected_wrong_pixels"]) == pytest.approx(40 * 48 * 2 / 3, rel=0.01)
-    assert "0.png" not in {row["path"] for row in rows}
+    assert {row["path"] for row in rows} <= {"1.png", "2.png", "3.png"}
     task = json.loads((out / "label_studio.json").read_text())[0]
     assert task["data"]["image"] == f"/data/local-files/?d=a%20pool/{rows[0]['path']}"
     assert TAXONOMY.names[0] in (out / "label_studio.xml").read_text()

@@ -182,8 +182,14 @@ def test_the_run_to_fine_tune_is_checked_before_the_data(tmp_path: Path) -> None
     assert "its backbone is mobilenet_v2" in refusal(tmp_path / "run", config)
     said = start(tmp_path / "run", with_model(init_from=str(tuned)))
     assert said.startswith(f"warning: model.init_from {tuned}: no readable data_digest.json: ")
+    assert said.count("\n") == 1
     write_digest(tuned, {"train": [Row("0", "1", "2")], "val": []})
     assert start(tmp_path / "run", with_model(init_from=str(tuned))) == ""
+    (tuned / "config.yaml").write_text(
+        to_yaml(replace(CONFIG, data=replace(CONFIG.data, format="shards", root="/shards")))
+    )
+    said = start(tmp_path / "run", with_model(init_from=str(tuned)))
+    assert said.startswith(f"warning: model.init_from {tuned}: images in shards: ")
 
 
 def test_a_resumed_run_does_not_need_its_initial_weights(tmp_path: Path) -> None:

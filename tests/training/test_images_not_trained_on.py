@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from io import StringIO
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def earlier_run(config: RunConfig, run: Path, *names: str) -> Path:
 
 def warning(config: RunConfig, run: Path) -> str:
     data, out = look(config), StringIO()
-    warn_of_seen(data.parts, with_earlier(digest_of(data), run), Console(file=out, width=60))
+    console = Console(file=out, width=60)
+    warn_of_seen(data.parts, with_earlier(digest_of(data), run), console, init_from=str(run))
     return out.getvalue()
 
 
@@ -70,10 +72,31 @@ def test_the_same_data_are_not_stored_twice(config: RunConfig, tmp_path: Path) -
     begin(config, tmp_path / "run")
     digest = with_earlier(digest_of(look(config)), tmp_path / "run")
     assert digest[EARLIER] == []
-    before = (tmp_path / "run" / "data_digest.json").read_bytes()
+    before = json.loads((tmp_path / "run" / "data_digest.json").read_text())
     write_digest(tmp_path / "run", digest)
-    assert (tmp_path / "run" / "data_digest.json").read_bytes() == before
+    after = json.loads((tmp_path / "run" / "data_digest.json").read_text())
+    assert after == before | {EARLIER: []}
     assert with_earlier(digest, None)[EARLIER] == []
+
+
+CONFIG = "data: {{format: scenes}}\nmodel: {{init_from: {}}}\n"
+OLD = '{"version": 1, "train": [["a", "2", "3"]], "val": []}'
+
+
+@pytest.mark.parametrize("digest", [OLD, "{", ""])
+def test_a_digest_that_does_not_know_asks_the_run_of_the_initial_weights(
+    tmp_path: Path, digest: str
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_digest(first, {"train": [Row("x", "1", "")], "val": [], EARLIER: []})
+    second.mkdir()
+    (second / "data_digest.json").write_text(digest)
+    assert "1" not in {row.image for row in read_seen(second)}
+    (second / "config.yaml").write_text(CONFIG.format(first))
+    assert [row.image for row in read_seen(second)][-1] == "1"
+    (first / "data_digest.json").unlink()
+    (first / "config.yaml").write_text(CONFIG.format(second))
+    assert len(read_seen(second)) == (1 if digest == OLD else 0)
 
 
 def test_seen_validation_and_test_images_are_warned_of(config: RunConfig, tmp_path: Path) -> None:
@@ -86,10 +109,11 @@ def test_seen_validation_and_test_images_are_warned_of(config: RunConfig, tmp_pa
     assert both.startswith(
         "warning: earlier training has seen 1 of the 2 validation images and 1 of the 1 test image:"
     )
+    assert "the checkpoint is chosen by such figures; keep the splits of" in both
     assert both.count("\n") == 1
-    assert "2 of the 2 validation images: " in warning(
-        config, earlier_run(config, tmp_path / "val", *val)
-    )
+    only = warning(config, earlier_run(config, tmp_path / "val", *val))
+    assert "has seen 2 of the 2 validation images: " in only
+    assert "checkpoint" not in warning(config, earlier_run(config, tmp_path / "test", *test))
 
 
 def test_a_run_that_has_seen_the_images_is_refused(config: RunConfig, tmp_path: Path) -> None:

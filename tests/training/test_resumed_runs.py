@@ -103,18 +103,23 @@ def test_changed_data_must_be_accepted_to_resume_a_run(
 ) -> None:
     root, run = begun
     args = ("--out", run, "--data.root", root, "--resume")
-    mask = root / "masks" / "3.png"
-    Image.fromarray(np.zeros((36, 40), np.uint8)).save(mask)
     before = (run / "data_digest.json").read_bytes()
+    first = json.loads(before)
+    name = first["train"][0][0]
+    mask = root / "masks" / f"{name}.png"
+    Image.fromarray(np.zeros((36, 40), np.uint8)).save(mask)
+    image = root / "images" / f"{name}.png"
+    Image.fromarray(np.zeros((36, 40, 3), np.uint8)).save(image)
     code, out, err = fit(capsys, *args)
     assert (code, err.count("\n")) == (2, 1)
-    assert f"changed: {mask}: restore" in err
+    assert f"changed: {image} (and 1 more): restore" in err
     assert "building the network" not in out
     assert (run / "data_digest.json").read_bytes() == before
     code, out, err = fit(capsys, *args, "--accept-changed-data")
     assert (code, err) == (0, "")
-    assert f"changed: {mask}: accepted" in out
-    assert (run / "data_digest.json").read_bytes() != before
+    assert f"changed: {image} (and 1 more): accepted" in out
+    after = json.loads((run / "data_digest.json").read_text())
+    assert after["earlier"] == [first["train"][0]]
     code, out, err = fit(capsys, *args)
     assert code == 0
     assert "nothing to resume" in out
