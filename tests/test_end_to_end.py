@@ -292,7 +292,7 @@ def test_fine_tuning_with_other_classes_lists_the_reinitialized_layers(
     assert "attention_classifier" not in line
     assert "earlier training has seen 1 of the 3 test images: " in done.stdout
     done = run("evaluate", tmp_path / "tuned")
-    assert "tuned was trained on 1 of the 3 images to evaluate" in done.stderr
+    assert "has seen 1 of the 3 images to evaluate" in done.stderr
 
 
 def test_a_wrong_label_is_named_before_step_1(tmp_path: Path) -> None:
