@@ -19,6 +19,7 @@ from ccfnet_tf.io.new_folder import new_folder, refuse_existing, refuse_unwritab
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 from ccfnet_tf.palettes import with_palette
+from ccfnet_tf.report.evaluation_in_words import counted
 from ccfnet_tf.training.images_not_trained_on import HeldOut, held_out, read_runs
 
 if TYPE_CHECKING:
@@ -127,12 +128,8 @@ def main(args: list[str]) -> int:
     console.print(_what(held))
     for each in held:
         if each.copies:
-            one = len(each.copies) == 1
-            images = (
-                "1 image is the same as one"
-                if one
-                else f"{len(each.copies)} images are the same as some"
-            )
+            same = ("image is the same as one", "images are the same as some")
+            images = counted(len(each.copies), *same)
             console.print(
                 f"left out: {images} that {each.run.path} was trained on: "
                 f"{each.copies[0].image}{' and others' if len(each.copies) > 1 else ''}"
