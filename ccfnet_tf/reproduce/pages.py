@@ -260,8 +260,10 @@ def _score_figure(row: Record, key: str) -> str:
 
 
 def ablation_table(results: Record) -> str:
-    """Returns the table of ablations: what each change of the cascade does."""
+    """Returns the table of ablations: what each change of the cascade does; none before a run."""
     study = results.get("ablations")
+    if not study:
+        return _about(study, "ablations")
     return "\n".join([_about(study, "ablations"), "", *_table(*ablation_cells(study))])
 
 
@@ -349,7 +351,7 @@ def _about(study: Record | None, name: Study) -> str:
     minutes = [run["minutes"] for run in study["runs"] if run["recipe"] == CASCADE.name]
     took = f", {_range(minutes)} minutes for the cascade" if minutes else ""
     finished, planned = len(study["runs"]), len(study["planned"])
-    seeds = " seeds, then ".join(map(str, study["seeds"]))
+    seeds = ", then ".join(map(str, study["seeds"]))
     added = f" Planned with {seeds} seeds." if len(study["seeds"]) > 1 else ""
     epochs = counted(study["epochs"], "epoch")
     keys = study["keys_beside_preset"].items()

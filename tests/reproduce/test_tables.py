@@ -310,6 +310,10 @@ def test_a_page_has_the_tables_of_both_data_sets(claim: tuple[Plan, Path], tmp_p
     both = (tmp_path / "results.md").read_text()
     assert both.startswith(page)
     assert "<!-- results:sift_flow folds -->" in both
+    ablations = (
+        "<!-- results:sift_flow ablations -->\n\nValidation split; not run.\n\n<!-- /results -->"
+    )
+    assert ablations in both  # one line, not one per ablation
 
 
 def test_a_recipe_that_equals_another_is_said_so(tmp_path: Path, finish: Finish) -> None:
@@ -321,7 +325,7 @@ def test_a_recipe_that_equals_another_is_said_so(tmp_path: Path, finish: Finish)
     rows = {row[0].split(":")[0]: row[1] for row in rows_of(page, "ablations")}
     assert rows["`one_scale`"] == "same as cascade"
     assert rows["`ohem`"] == "not run"
-    assert "Planned with 1 seeds, then 3 seeds." in page
+    assert "Planned with 1, then 3 seeds." in page
 
 
 def test_a_run_of_another_recipe_is_refused(claim: tuple[Plan, Path], tmp_path: Path) -> None:
