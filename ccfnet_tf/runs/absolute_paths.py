@@ -13,8 +13,8 @@ def resolved_paths(config: RunConfig) -> RunConfig:
     """Returns the configuration with absolute paths and the detected layout of its data."""
     model, weights = config.model, config.model.backbone_weights
     if weights not in NAMED_WEIGHTS:
-        weights = _absolute(weights)
-    init_from = model.init_from and _absolute(model.init_from)
+        weights = absolute(weights)
+    init_from = model.init_from and absolute(model.init_from)
     return replace(
         config,
         data=_resolved_data(config.data),
@@ -27,12 +27,13 @@ def _resolved_data(data: DataConfig) -> DataConfig:
     return replace(
         data,
         format=with_format(data).format,
-        root=data.root and _absolute(data.root),
-        lists=data.lists and _absolute(data.lists),
-        label_map=data.label_map and _absolute(data.label_map),
-        cache=data.cache if data.cache in CACHES else _absolute(data.cache),
+        root=data.root and absolute(data.root),
+        lists=data.lists and absolute(data.lists),
+        label_map=data.label_map and absolute(data.label_map),
+        cache=data.cache if data.cache in CACHES else absolute(data.cache),
     )
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
+    """Returns an absolute path; addresses such as `gs://...` stay as they are."""
     return path if "://" in path else str(expanded(path).resolve())

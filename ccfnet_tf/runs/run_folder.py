@@ -203,8 +203,8 @@ def _as_trained(arrays: dict[str, np.ndarray], config: RunConfig) -> dict[str, n
 
 
 def with_own_files(data: DataConfig, run: Path) -> DataConfig:
-    """Returns `data` with the paths of the run's copies of the lists and the label map."""
-    lists, label_map = run / LISTS, run / LABEL_MAP
+    """Returns `data` with the absolute paths of the run's copies of the lists and the label map."""
+    lists, label_map = run.resolve() / LISTS, run.resolve() / LABEL_MAP
     return replace(
         data,
         lists=str(lists) if data.lists and lists.is_dir() else data.lists,

@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ccfnet_tf.config import DataConfig, Precision, RunConfig, from_yaml, parse_every
-from ccfnet_tf.errors import ConfigError, ResourceError, RunError
+from ccfnet_tf.errors import ConfigError, DataError, ResourceError, RunError, unreadable
 from ccfnet_tf.io.atomic_file import refuse_links, remove_leftovers
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
-from ccfnet_tf.runs.absolute_paths import resolved_paths
+from ccfnet_tf.runs.absolute_paths import absolute, resolved_paths
 from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_folder import (
     CHECKPOINTS,
@@ -38,6 +38,9 @@ FREE_ON_RESUME = {
     "train": ("strategy", "virtual_cpus", "checkpoint_every"),
 }
 """Configuration keys that may change when a run is resumed."""
+
+_COPIED = ("lists", "label_map")
+"""Keys of `data` that name a file or folder of which a run keeps a copy."""
 
 LOCK = ".lock"
 WRITABLE_FOLDERS = (CHECKPOINTS, LISTS, "previews", "tensorboard")
@@ -81,10 +84,11 @@ def claim(config: RunConfig, run: Path, resume: bool, config_given: bool) -> Run
     remove_leftovers(run)
     if not can_resume(run):
         _refuse_lost_checkpoint(run)
-        return _resolved(config)
+        now = _resolved(config)
+        return replace(now, data=_with_copies(now.data, run))
     earlier = read_config(stored)
     now = _resolved(config, earlier.train.precision)
-    now = replace(now, data=_with_copies(now.data, stored))
+    now = replace(now, data=_with_copies(now.data, run))
     try:
         _refuse_changes(now, earlier, run)
     except ConfigError as error:
@@ -108,11 +112,24 @@ def _occupied(run: Path) -> bool:
     return run.exists() and (not run.is_dir() or any(each.name != LOCK for each in run.iterdir()))
 
 
-def _with_copies(data: DataConfig, stored: Path) -> DataConfig:
-    """Returns `data` with the run's copies of lists and label map, if config.yaml names them."""
-    named = from_yaml(stored.read_text(encoding="utf-8"), source=str(stored)).data
-    same = (data.lists, data.label_map) == (named.lists, named.label_map)
-    return with_own_files(data, stored.parent) if same else data
+def _with_copies(data: DataConfig, run: Path) -> DataConfig:
+    """Returns `data` with the run's copies of lists and label map, where they are meant.
+
+    They are if `data` names what config.yaml names, wherever the run was moved to since, or files
+    of the same content: the options that started a run also resume it.
+    """
+    text = (run / CONFIG).read_text(encoding="utf-8")
+    named = from_yaml(text, source=str(run / CONFIG)).data if text else data
+    own = with_own_files(data, run)
+
+    def is_meant(key: str) -> bool:
+        given, copy, stored = (getattr(each, key) for each in (data, own, named))
+        if given is None:
+            return False
+        same_place = stored is not None and absolute(stored) == absolute(given)
+        return same_place or _contents(given, data.fold) == _contents(copy, data.fold)
+
+    return replace(data, **{key: getattr(own, key) for key in _COPIED if is_meant(key)})
 
 
 def keep_files(data: DataConfig, run: Path) -> DataConfig:
@@ -122,14 +139,24 @@ def keep_files(data: DataConfig, run: Path) -> DataConfig:
         `data` with the paths of the copies.
     """
     if data.lists:
-        lists = Path(data.lists)
-        for file in (*lists.glob("*.txt"), *lists.glob(f"fold_{data.fold}/*.txt")):
-            copy = run / LISTS / file.relative_to(lists)
+        for name, content in _contents(data.lists, data.fold).items():
+            copy = run / LISTS / name
             refuse_links(run, copy)
-            write_text(copy, file.read_bytes())
+            write_text(copy, content)
     if data.label_map:
         write_text(run / LABEL_MAP, Path(data.label_map).read_bytes())
     return with_own_files(data, run)
+
+
+def _contents(path: str, fold: int) -> dict[str, bytes]:
+    """Returns the files of a folder of lists that a fold uses, by name, or that of a label map."""
+    place = Path(path)
+    lists = (*place.glob("*.txt"), *place.glob(f"fold_{fold}/*.txt"))
+    files = [place] if place.is_file() else lists
+    try:
+        return {str(file.relative_to(place)): file.read_bytes() for file in files}
+    except OSError as error:
+        raise DataError(f"{path}: {unreadable(error)}") from error
 
 
 def last_checkpoint(run: Path) -> Path:

@@ -10,11 +10,13 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from ccfnet_tf.cli import main as cli
@@ -303,3 +305,110 @@ def test_the_command_printed_by_split_can_be_run(
     code, out, err = fit(capsys, *shlex.split(line)[2:], *KEYS, "--out", tmp_path / "run")
     assert (code, err) == (0, "")
     assert "folder: 4 training images, 2 validation, 2 test, 3 classes" in out
+
+
+@pytest.fixture(scope="module")
+def started(
+    toy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str]]:
+    """The folder that a run with lists and a label map was started in, and its options."""
+    base = tmp_path_factory.mktemp("lists")
+    pictures(base / "data")
+    (base / "map.yaml").write_text("sky: [sky, tree]\n")
+    options = [
+        *KEYS,
+        "--data.root",
+        "data",
+        "--data.lists",
+        "splits",
+        "--data.label_map",
+        "map.yaml",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_network, "build_ccfnet", lambda classes, **_: toy(classes))
+        patch.chdir(base)
+        assert cli.main(["data", "split", "data", "--folds", "4", "--out", "splits"]) == 0
+        assert cli.main(["fit", "--config", "folder", *options, "--out", "runs/a"]) == 0
+    return base, options
+
+
+@pytest.fixture
+def with_lists(started: tuple[Path, list[str]], tmp_path: Path) -> tuple[Path, list[str]]:
+    """The same in another place, where the paths of the original do not lead."""
+    return Path(shutil.copytree(started[0], tmp_path / "base")), started[1]
+
+
+@pytest.mark.parametrize(
+    ("start", "given"),
+    [
+        *product(
+            ("the same folder", "another folder", "a moved run"), ("--out", "all", "the copies")
+        )
+    ],
+)
+def test_a_run_with_lists_is_resumed_from_any_folder(
+    start: str,
+    given: str,
+    with_lists: tuple[Path, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, options = with_lists
+    monkeypatch.chdir(base if start == "the same folder" else base / "runs")
+    out = "runs/a" if start == "the same folder" else "a"
+    if start == "a moved run":
+        shutil.move("a", "b")
+        out = "b"
+    back = "" if start == "the same folder" else "../"
+    root = ["--data.root", f"{back}data"]
+    more = {
+        "--out": root,
+        "all": [f"{back}{value}" if key in PLACES else value for key, value in pairs(options)],
+        "the copies": [*root, "--data.lists", f"{out}/lists"],
+    }[given]
+    code, printed, err = fit(capsys, "--out", out, "--resume", *more)
+    assert (code, err) == (0, "")
+    assert "epoch 2 of 2 is finished; nothing to resume" in printed
+
+
+PLACES = ("--data.root", "--data.lists", "--data.label_map")
+
+
+def pairs(options: list[str]) -> list[tuple[str, str]]:
+    """Returns each argument with the one before it."""
+    return list(zip(["", *options], options, strict=False))
+
+
+@pytest.mark.parametrize("key", ["lists", "label_map"])
+def test_other_lists_than_those_of_the_run_are_refused(
+    key: str,
+    with_lists: tuple[Path, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, options = with_lists
+    monkeypatch.chdir(base)
+    if key == "lists":
+        changed = base / "splits" / "fold_0" / "train.txt"
+        changed.write_text("\n".join(changed.read_text().splitlines()[1:]) + "\n")
+    else:
+        (base / "map.yaml").write_text("sky: [sky, road]\n")
+    code, _, err = fit(capsys, "--out", "runs/a", "--resume", *options)
+    assert code == 2
+    assert f"data.{key} is " in err
+    assert "a resumed run keeps its configuration" in err
+
+
+def test_a_run_whose_configuration_names_relative_copies_is_resumed(
+    with_lists: tuple[Path, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, _ = with_lists
+    config = base / "runs" / "a" / "config.yaml"
+    tree = yaml.safe_load(config.read_text())
+    tree["data"] |= {"lists": "runs/a/lists", "label_map": "runs/a/label_map.yaml"}  # before 1.0
+    config.write_text(yaml.safe_dump(tree))
+    monkeypatch.chdir(base / "runs")
+    code, _, err = fit(capsys, "--out", "a", "--resume", "--data.root", "../data")
+    assert (code, err) == (0, "")
