@@ -18,6 +18,7 @@ from ccfnet_tf.inference.segmenter_protocol import MAPS
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.new_folder import refuse_unwritable
+from ccfnet_tf.io.parent_command import IS_PART
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED, Calibration
 from ccfnet_tf.runs.calibration_file import CALIBRATION, calibration_text
@@ -94,7 +95,8 @@ def main(args: list[str]) -> int:
     console.print(_table(fit, len(parts.val)))
     if threshold is not None:
         console.print(f"fine is used where attention is above {threshold:.4f}")
-    console.print(f"written to {path}; measure it on the test split: ccfnet-tf evaluate {run}")
+    following = "" if IS_PART else f"; measure it on the test split: ccfnet-tf evaluate {run}"
+    console.print(f"written to {path}{following}")
     return EXIT_DONE
 
 

@@ -23,6 +23,7 @@ from ccfnet_tf.io.atomic_file import remove_leftovers
 from ccfnet_tf.io.console import new_console, new_progress
 from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.new_folder import refuse_unwritable
+from ccfnet_tf.io.parent_command import IS_PART
 from ccfnet_tf.io.quiet_tensorflow import start_tensorflow
 from ccfnet_tf.network.calibration_parameters import UNCALIBRATED
 from ccfnet_tf.report.evaluation_tables import percent, report
@@ -251,7 +252,8 @@ def write_evaluation(
         tree["abstain"] = {"above": above, **evaluation.kept(above)._asdict()}
     text = json.dumps(tree, indent=1, allow_nan=False)
     write_text(run / "evaluation.json", text + "\n")
-    console.print(report(evaluation))
+    if not IS_PART:  # the whole shows a table of all runs
+        console.print(report(evaluation))
     if above is not None:
         kept = evaluation.kept(above)
         found = (
@@ -260,7 +262,8 @@ def write_evaluation(
             else "no labelled pixel is left"
         )
         console.print(f"without pixels whose risk is above {above:g}: {found}")
-    console.print("what each figure means: docs/evaluation.md")
+    if not IS_PART:
+        console.print("what each figure means: docs/evaluation.md")
     console.print(f"written to {run}: evaluation.json, images.csv, images.npz")
 
 

@@ -34,6 +34,7 @@ from ccfnet_tf.errors import (
     printable,
     without_secrets,
 )
+from ccfnet_tf.io.parent_command import IS_PART, end_with_parent
 from ccfnet_tf.io.quiet_flag import QUIET
 
 VERBS = (
@@ -53,6 +54,13 @@ VERBS = (
     "presets",
     "completion",
 )
+
+_CONTINUED = {
+    "fit": "; continue the run with --resume",
+    "crossval": "; continue with --resume",
+    "reproduce": "; continue with the same command",
+}
+"""What continues a command after Ctrl-C."""
 
 HELP = """\
 usage: ccfnet-tf COMMAND ...
@@ -88,6 +96,7 @@ Exit codes: 0 success, 1 finished with failures, 2 invalid input or usage, 3 une
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
+    end_with_parent()
     _open_closed_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
@@ -145,7 +154,7 @@ def _explain(error: BaseException, args: list[str]) -> tuple[str, int]:
     if isinstance(error, TerminatedError):
         return str(error), EXIT_TERMINATED
     if isinstance(error, KeyboardInterrupt):
-        hint = "; continue the run with --resume" if args[:1] == ["fit"] else ""
+        hint = "" if IS_PART else _CONTINUED.get(args[0] if args else "", "")
         return f"interrupted{hint}", EXIT_INTERRUPTED
     if isinstance(error, ImportError) and ".so" in message:
         fix = "for OpenCV on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"

@@ -5,6 +5,7 @@ Whatever is finished is kept, so the same command continues after an interruptio
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from ccfnet_tf.errors import RunError
 from ccfnet_tf.io.atomic_file import refuse_links
 from ccfnet_tf.report.evaluation_in_words import counted
 from ccfnet_tf.report.is_evaluated import is_evaluated
+from ccfnet_tf.report.read_evaluation_json import EVALUATION
 from ccfnet_tf.reproduce.plan import (
     MAY_CHANGE,
     Plan,
@@ -23,6 +25,7 @@ from ccfnet_tf.reproduce.plan import (
     refuse_foreign,
 )
 from ccfnet_tf.reproduce.results_file import ResultsFile
+from ccfnet_tf.runs.calibration_file import CALIBRATION
 from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_command import run_command
 from ccfnet_tf.runs.run_folder import CHECKPOINTS, CONFIG, read_config
@@ -39,9 +42,14 @@ def is_trained(run: Path, epochs: int) -> bool:
 
 
 def is_scored(run: Path, plan: Plan, recipe: str) -> bool:
-    """Returns whether a trained run has an evaluation of its checkpoint on the study's split."""
+    """Returns whether a trained run has an evaluation of its checkpoint on the study's split.
+
+    What is not calibrated by the study must not be calibrated at all.
+    """
     try:
-        return is_evaluated(run, plan.split, calibrated=_calibrates(plan, recipe, run))
+        calibrated = _calibrates(plan, recipe, run)
+        foreign = (run / CALIBRATION).is_file() and not calibrated
+        return not foreign and is_evaluated(run, plan.split, calibrated=calibrated)
     except RunError:  # its configuration is missing or damaged, which `carry_out` reports
         return False
 
@@ -62,6 +70,8 @@ def carry_out(
     again: bool,
 ) -> None:
     """Trains and evaluates a run, unless that was done.
+
+    A run of ablations that somebody scored on the test split meanwhile is recorded too.
 
     Args:
         plan: The plan of the study.
@@ -85,9 +95,17 @@ def carry_out(
         _call(["fit", "--out", str(path), "--resume", *_fit_options(folder, run, base)], run)
     if is_scored(path, plan, run.recipe):
         return
+    if plan.split == "val" and _scored_split(path) == "test":  # by hand
+        with results.locked():
+            results.record_once(plan, run)
     data = ["--data.root", str(base.data.root)]
     if _calibrates(plan, run.recipe, path):
         _call(["calibrate", str(path), *data], run)
+    elif (path / CALIBRATION).is_file():
+        raise RunError(
+            f"{path / CALIBRATION}: this study compares runs that are not calibrated: move the "
+            f"file away, then continue with {RESUME}"
+        )
     if plan.split == "test":
         with results.locked():
             if not again:
@@ -95,6 +113,14 @@ def carry_out(
                 results.refuse_second_scoring(run.recipe, [run.fold], digests)
             results.record(plan, run)
     _call(["evaluate", str(path), "--split", plan.split, *data], run)
+
+
+def _scored_split(run: Path) -> str | None:
+    """Returns the split of the evaluation in a run's folder; None without a readable one."""
+    try:
+        return str(json.loads((run / EVALUATION).read_text(encoding="utf-8"))["split"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _fit_options(folder: Path, run: PlannedRun, base: RunConfig) -> list[str]:

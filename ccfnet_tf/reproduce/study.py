@@ -99,6 +99,7 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
                 failed[run.name] = error
             else:
                 _write(study, folder, file, page, again=request.again)
+                _say_figures(study.plan, run, file, console)
     if len(failed) == 1:
         raise next(iter(failed.values()))
     if failed:
@@ -129,6 +130,18 @@ def _write(study: Prepared, folder: Path, file: ResultsFile, page: Path, *, agai
             for run in finished:
                 file.record_once(plan, run)
         update_page(page, file.replace(plan.study, collect(plan, finished, folder, file)))
+
+
+def _say_figures(plan: Plan, run: PlannedRun, file: ResultsFile, console: Console) -> None:
+    """Prints the figures of a finished run, if the results have them by now."""
+    head, place = plan.recipe(run.recipe).head, (run.recipe, run.seed, run.fold)
+    for row in (file.read().get(plan.study) or {"runs": ()})["runs"]:
+        if (row["recipe"], row["seed"], row["fold"]) == place:
+            accuracy, iou = (row["figures"][head][key] for key in ("pixel_accuracy", "mean_iou"))
+            console.print(
+                f"{run.name}: {head} on the {plan.split} split: pixel accuracy "
+                f"{100 * accuracy:.2f} %, mean IoU {100 * iou:.2f} %"
+            )
 
 
 def _kept(plan: Plan, requested: Sequence[PlannedRun], folder: Path) -> int:

@@ -17,16 +17,17 @@ import numpy as np
 from ccfnet_tf.errors import NotFiniteError, RunError, first_line
 from ccfnet_tf.io.atomic_file import write_atomic
 from ccfnet_tf.io.npz_file import DAMAGE, not_finite, read_stored
+from ccfnet_tf.io.parent_command import CONTINUE_WITH
 
 MODEL = "model/"
 """Prefix of the keys of the network's variables."""
 
-FREE_SPACE = "no checkpoint was damaged: free disk space and continue with --resume"
+FREE_SPACE = f"no checkpoint was damaged: free disk space and continue with {CONTINUE_WITH}"
 """Advice when the disk is full."""
 
 NOT_FINITE_ADVICE = (
-    "continue with --resume, or start again in another --out with a lower train.learning_rate, "
-    "train.clip_norm 1 or train.precision float32"
+    f"continue with {CONTINUE_WITH}, or start again in another --out with a lower "
+    "train.learning_rate, train.clip_norm 1 or train.precision float32"
 )
 """Advice when values became non-finite in training."""
 
@@ -70,7 +71,8 @@ def write_arrays(
         path,
         write,
         fix=FREE_SPACE,
-        otherwise="no checkpoint was damaged: make its folder writable and continue with --resume",
+        otherwise="no checkpoint was damaged: make its folder writable and continue with "
+        f"{CONTINUE_WITH}",
     )
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 
 from ccfnet_tf.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, RunError, TerminatedError
+from ccfnet_tf.io.parent_command import environment
 from ccfnet_tf.io.quiet_flag import QUIET
 
 
 def run_command(arguments: Sequence[str], *, name: str, resume: str) -> None:
     """Runs `ccfnet-tf ARGUMENTS` and waits for it. Its output goes to the terminal.
 
-    SIGTERM is passed on to the command, which can then save its state. Must be called from the
-    main thread, the only one that can handle signals.
+    SIGTERM is passed on to the command, which can then save its state; so is the end of this
+    process, if it is killed. Must be called from the main thread, the only one that can handle
+    signals.
 
     Args:
         arguments: The command and its options.
@@ -29,7 +31,8 @@ def run_command(arguments: Sequence[str], *, name: str, resume: str) -> None:
         RunError: The command failed; it has printed its error, unless it was killed.
     """
     quiet = ["--quiet"] if QUIET.get() else []
-    code, terminated = _run([sys.executable, "-P", "-m", "ccfnet_tf", *arguments, *quiet])
+    command = [sys.executable, "-P", "-m", "ccfnet_tf", *arguments, *quiet]
+    code, terminated = _run(command, environment(resume))
     if code in (EXIT_INTERRUPTED, -signal.SIGINT):
         raise KeyboardInterrupt
     if terminated or code in (EXIT_TERMINATED, -signal.SIGTERM):
@@ -47,7 +50,7 @@ def run_command(arguments: Sequence[str], *, name: str, resume: str) -> None:
         )
 
 
-def _run(command: Sequence[str]) -> tuple[int, bool]:
+def _run(command: Sequence[str], variables: Mapping[str, str]) -> tuple[int, bool]:
     """Returns the exit code of a command, and whether this process received SIGTERM meanwhile.
 
     The code of a command that was killed is the negative number of the signal.
@@ -63,7 +66,7 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
 
     previous = signal.signal(signal.SIGTERM, pass_on)
     try:
-        with subprocess.Popen(command) as process:
+        with subprocess.Popen(command, env=variables) as process:
             if terminated:  # received before there was a process to pass it on to
                 process.terminate()
             try:

@@ -26,8 +26,12 @@ from typing import Any
 from ccfnet_tf.errors import DataError, without_secrets
 from ccfnet_tf.io.atomic_file import set_aside, write_atomic
 from ccfnet_tf.io.machine import commit, processor, usable_threads
+from ccfnet_tf.io.parent_command import CONTINUE_WITH
 from ccfnet_tf.labels import Taxonomy
 from ccfnet_tf.runs.run_folder import SIZES
+
+_TRAINING = " (a training run with --resume)" if CONTINUE_WITH == "--resume" else ""
+_AGAIN = f"run the command again{_TRAINING}"
 
 LIBRARIES = ("ccfnet-tf", "tensorflow", "keras", "numpy", "opencv-python", "pillow")
 
@@ -41,9 +45,8 @@ def write_text(path: Path, text: str | bytes) -> None:
     write_atomic(
         path,
         lambda file: file.write(text.encode() if isinstance(text, str) else text),
-        fix="free disk space, then run the command again (a training run with --resume)",
-        otherwise="make its folder writable, then run the command again (a training run with "
-        "--resume)",
+        fix=f"free disk space, then {_AGAIN}",
+        otherwise=f"make its folder writable, then {_AGAIN}",
     )
 
 

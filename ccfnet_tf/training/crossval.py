@@ -96,6 +96,10 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
             _call(["evaluate", str(run)], fold)
         _refuse_other_data(samples, run)
         rows.append(_figures(run))
+        accuracy, iou = (
+            percent(rows[-1][f"refine.{key}"]) for key in ("pixel_accuracy", "mean_iou")
+        )
+        console.print(f"fold {fold}: refine: pixel accuracy {accuracy} %, mean IoU {iou} %")
     result = {
         "folds": rows,
         "mean": _reduce(rows, statistics.mean),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shlex
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +19,13 @@ from rich.console import Console
 
 from ccfnet_tf.config import RunConfig, from_yaml, to_yaml
 from ccfnet_tf.errors import CCFNetError, DataError, ResourceError, RunError, WorkerLostError
+from ccfnet_tf.io.parent_command import IS_PART
 from ccfnet_tf.network.model import CCFNet
 from ccfnet_tf.pipeline.batch import original_error, training_batches
 from ccfnet_tf.pipeline.worker_sharding import Share
+from ccfnet_tf.runs.checkpoint_file import FREE_SPACE
 from ccfnet_tf.runs.progress import read_epoch
-from ccfnet_tf.runs.run_folder import CONFIG, CROSSVAL_CONFIG, METRICS, read_run
+from ccfnet_tf.runs.run_folder import CONFIG, METRICS, read_run
 from ccfnet_tf.runs.write_run_files import (
     keep_sound_rows,
     write_classes,
@@ -113,7 +114,7 @@ def fit(
         config = _receive_config(config, workers)
         resuming = chief and can_resume(run)
         if chief and not resuming:
-            if resume:
+            if resume and not IS_PART:
                 console.print(f"{run}: no checkpoint yet: starting from epoch 1")
             check_start(config, console)
         data = check_data(config, console)
@@ -132,17 +133,9 @@ def fit(
                 warn_of_seen(data.parts, digest, console, init_from=init_from)
         context = _Context(run, strategy, workers, console, digest)
         trained = _train(config, context, data, resume=resume, resuming=resuming, stack=stack)
-    done = "trained; " if trained else ""
-    if not _is_fold(run):  # crossval evaluates its folds itself
-        following = _next_commands(run, data)
-        console.print(f"{run}: {done}next: {following}", highlight=False, soft_wrap=True)
-    elif trained:
-        console.print(f"{run}: trained", highlight=False, soft_wrap=True)
-
-
-def _is_fold(run: Path) -> bool:
-    folds = (run.parent / CROSSVAL_CONFIG).is_file()
-    return folds and re.fullmatch(r"fold_\d+", run.name) is not None
+    following = [] if IS_PART else [f"next: {_next_commands(run, data)}"]
+    if said := "; ".join((["trained"] if trained else []) + following):
+        console.print(f"{run}: {said}", highlight=False, soft_wrap=True)
 
 
 def _next_commands(run: Path, data: RunData) -> str:
@@ -394,10 +387,7 @@ def _resource_errors(config: RunConfig, run: Path, workers: int = 1) -> Iterator
         raise
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         if NO_SPACE in str(error):  # TensorFlow raises the same error for memory and disk
-            raise ResourceError(
-                f"{run}: the disk is full; no checkpoint was damaged: free disk space and continue "
-                "with --resume"
-            ) from error
+            raise ResourceError(f"{run}: the disk is full; {FREE_SPACE}") from error
         raise ResourceError(
             f"out of memory with train.batch {config.train.batch}, data.crop {config.data.crop}, "
             f"train.precision {config.train.precision}: lower the batch, then the crop"

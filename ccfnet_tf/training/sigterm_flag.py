@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from ccfnet_tf.errors import TerminatedError
+from ccfnet_tf.io.parent_command import CONTINUE_WITH
 
 
 class Preemption:
@@ -31,4 +32,4 @@ class Preemption:
 
 def terminated(step: int) -> TerminatedError:
     """Returns the exception that ends a saved run."""
-    return TerminatedError(f"received SIGTERM at step {step}: saved; continue with --resume")
+    return TerminatedError(f"received SIGTERM at step {step}: saved; continue with {CONTINUE_WITH}")

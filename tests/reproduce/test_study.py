@@ -291,6 +291,51 @@ def test_a_scoring_by_hand_is_recorded(data: Path, tmp_path: Path, processes: Pr
     assert [each["recipe"] for each in tree["scored"]] == ["cascade"]
 
 
+def test_an_ablation_scored_by_hand_is_recorded_and_evaluated_again(
+    data: Path, tmp_path: Path, processes: Processes
+) -> None:
+    args = command(data, tmp_path, "--ablations", "crop_185", "--train.epochs", "2")
+    assert cli.main(args) == 0
+    score(tmp_path / "ablations/crop_185-fold0-seed0", "test", seed=0)
+    processes.calls.clear()
+    assert cli.main(args) == 0
+    assert processes.names("evaluate") == ["crop_185-fold0-seed0"]
+    tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
+    assert [each["recipe"] for each in tree["scored"]] == ["crop_185"]
+
+
+@pytest.mark.parametrize("name", ["ablations/crop_185", "claim/fine_alone"])
+def test_a_calibration_that_the_study_did_not_make_is_refused(
+    name: str, data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--ablations", "crop_185") if "crop" in name else ("--seeds", "1")
+    args = command(data, tmp_path, *options, "--train.epochs", "2")
+    assert cli.main(args) == 0
+    assert f"{Path(name).name}-fold0-seed0: " in capsys.readouterr().out
+    run = tmp_path / f"{name}-fold0-seed0"
+    calibrate(run)
+    score(run, "val" if "crop" in name else "test", seed=0)
+    assert cli.main(args) == 2
+    error = capsys.readouterr().err
+    assert f"{run / 'calibration.json'}: this study compares runs that are not calibrated" in error
+    (run / "calibration.json").unlink()
+    processes.calls.clear()
+    assert cli.main(args) == 0
+    assert processes.calls == [("evaluate", run.name)]
+
+
+def test_the_figures_of_each_finished_run_are_printed(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(command(data, tmp_path, "--folds", "--train.epochs", "2")) == 0
+    tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
+    figures = tree["folds"]["runs"][0]["figures"]["refine"]
+    assert (
+        "cascade-fold0-seed0: refine on the test split: pixel accuracy "
+        f"{100 * figures['pixel_accuracy']:.2f} %, mean IoU {100 * figures['mean_iou']:.2f} %"
+    ) in capsys.readouterr().out
+
+
 def test_the_precision_is_chosen_once(
     data: Path, tmp_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -124,6 +124,7 @@ def test_mean_and_deviation_of_finished_folds(plain: Path, tmp_path: Path) -> No
     assert json.loads((out / "crossval.json").read_text()) == result
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "refine pixel accuracy" in shown
+    assert "fold 1: refine: pixel accuracy 90.00 %, mean IoU 45.00 %\n" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 

@@ -143,7 +143,7 @@ def test_the_best_checkpoint_holds_the_average(tmp_path: Path) -> None:
     assert any((best[key] != last[key]).any() for key in kernels)
 
 
-def test_a_run_is_trained_by_one_process(tmp_path: Path) -> None:
+def test_a_run_is_trained_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     assert train(run).endswith(f"{run}: trained; next: {NEXT.format(run)}\n")
     with locked(run), pytest.raises(RunError, match="another process is training it"):
@@ -151,9 +151,8 @@ def test_a_run_is_trained_by_one_process(tmp_path: Path) -> None:
     said = train(run, resume=True)
     assert "nothing to resume" in said
     assert said.endswith(f"{run}: next: {NEXT.format(run)}\n")
-    (tmp_path / "crossval.yaml").touch()  # crossval evaluates its folds itself, but not other runs
-    assert "next:" in train(run, resume=True)
-    assert "next:" not in train(run.rename(tmp_path / "fold_0"), resume=True)
+    monkeypatch.setattr(fit, "IS_PART", True)  # crossval and reproduce evaluate their runs
+    assert "next:" not in train(run, resume=True)
 
 
 def test_a_run_without_a_test_split_names_the_split_to_evaluate(

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from ccfnet_tf.errors import ResourceError
+from ccfnet_tf.io.parent_command import CONTINUE_WITH
 
 _LENGTH, _SUM = 8, 4
 """Sizes in bytes of a record's length field and of each of its two checksums, which enclose the
@@ -67,5 +68,5 @@ class TensorBoardLog:
         if self._offset != size or self._records:
             raise ResourceError(
                 f"{self._file}: truncated, probably by a full disk; no checkpoint was damaged: "
-                "free disk space and continue with --resume"
+                f"free disk space and continue with {CONTINUE_WITH}"
             )
