@@ -66,7 +66,7 @@ def main(args: list[str]) -> int:
     from ccfnet_tf.training.images_not_trained_on import warn_of_trained
 
     console = new_console()
-    warn_of_trained(run, parts.val, parts, new_console(stderr=True))
+    warn_of_trained(run, parts.val, parts, new_console(stderr=True), use="calibrate on")
     # Without the calibration that the run may have, which may be of other weights or damaged.
     network, threshold = KerasNetwork(run, calibration=UNCALIBRATED), None
     with new_progress(console) as bar:

@@ -172,9 +172,10 @@ def measure(
             advance=lambda: bar.advance(task),
         )
     if shard is None:
-        write_evaluation(run, evaluation, weights, console, above)
+        calibrated = calibration is not UNCALIBRATED
+        write_evaluation(run, evaluation, weights, console, above, calibrated=calibrated)
         of_refine = info.config.train.best_by == "refine"  # only its probabilities are calibrated
-        if calibration is UNCALIBRATED and split != "val" and parts.val and of_refine:
+        if not calibrated and split != "val" and parts.val and of_refine:
             place = f" --data.root {shlex.quote(root)}" if root else ""
             console.print(
                 f"not calibrated, so risk may be too high or too low: ccfnet-tf calibrate "
@@ -224,13 +225,20 @@ def merge(run: Path, files: list[Path], console: Console, above: float | None = 
     """
     info = read_run(run)
     refuse_unwritable(run, "copy of the run")
-    weights = weights_digest(info, info.calibration())
+    calibration = info.calibration()
+    weights, calibrated = weights_digest(info, calibration), calibration is not UNCALIBRATED
     evaluation = merge_shards(files, info.taxonomy, weights)
-    write_evaluation(run, evaluation, weights, console, above)
+    write_evaluation(run, evaluation, weights, console, above, calibrated=calibrated)
 
 
 def write_evaluation(
-    run: Path, evaluation: Evaluation, weights: str, console: Console, above: float | None
+    run: Path,
+    evaluation: Evaluation,
+    weights: str,
+    console: Console,
+    above: float | None,
+    *,
+    calibrated: bool,
 ) -> None:
     """Writes the files of an evaluation and shows its tables.
 
@@ -240,6 +248,7 @@ def write_evaluation(
         weights: Digest of the checkpoint and the calibration that were evaluated.
         console: Where tables are shown.
         above: Risk, 0..1, above which pixels are left out of a last line; None for no such line.
+        calibrated: Whether a calibration was applied.
 
     Raises:
         ResourceError: The disk is full or the run cannot be written.
@@ -247,7 +256,7 @@ def write_evaluation(
     remove_leftovers(run)
     write_text(run / "images.csv", evaluation.images.to_csv())
     write_text(run / "images.npz", evaluation.images.to_npz())
-    tree = evaluation.to_json() | {"weights": weights}
+    tree = evaluation.to_json() | {"weights": weights, "calibrated": calibrated}
     if above is not None:
         tree["abstain"] = {"above": above, **evaluation.kept(above)._asdict()}
     text = json.dumps(tree, indent=1, allow_nan=False)

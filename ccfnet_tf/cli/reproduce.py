@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from ccfnet_tf.config import RunConfig, find_config, read_tree, with_defaults
 from ccfnet_tf.errors import EXIT_DONE, ConfigError
 from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
-from ccfnet_tf.reproduce.recipes import CASCADE, CLAIM, DATA_SETS, find_ablations
+from ccfnet_tf.reproduce.recipes import CASCADE, CLAIM, DATA_SETS, Recipe, find_ablations
 
 SEEDS = 3
 """Runs of each recipe of the claim; with fewer nothing is shown."""
@@ -32,6 +34,8 @@ EPILOG = """\
 
 Without --ablations and --folds, trains the cascade and what it must surpass. The same command
 continues after an interruption; finished runs are kept. A failed run does not stop the others.
+
+ablations: {ablations}
 """
 
 
@@ -44,7 +48,7 @@ def new_parser() -> Parser:
         "[--results DIR] [--KEY VALUE ...]",
         description="Train and evaluate the recipes that docs/results.md compares, each under the "
         "same budget, and write its tables from the run folders (docs/reproduce.md).",
-        epilog=EPILOG,
+        epilog=EPILOG.format(ablations=_names(find_ablations([])[1:])),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -90,6 +94,12 @@ def new_parser() -> Parser:
         "(default: docs/results in a checkout, else FOLDER/results)",
     )
     return parser
+
+
+def _names(recipes: Sequence[Recipe]) -> str:
+    """Returns the names of recipes in lines of the width of the help."""
+    words = ", ".join(recipe.name for recipe in recipes)
+    return textwrap.fill(words, 84, initial_indent=" " * 11, subsequent_indent=" " * 11).strip()
 
 
 def main(args: list[str]) -> int:

@@ -33,6 +33,8 @@ NAMES = {
 }
 """Figures with intervals, and their names."""
 
+_IS_CALIBRATED = {True: "yes", False: "no", None: "-"}
+
 FIGURES: tuple[tuple[str, tuple[str, ...], bool, bool], ...] = (
     ("pixel accuracy, %", ("refine", "pixel_accuracy"), True, True),
     ("class accuracy, %", ("refine", "class_accuracy"), True, True),
@@ -213,7 +215,11 @@ def comparison_page(
 def figure_table(runs: Sequence[Compared]) -> list[dict[str, Any]]:
     """Returns rows of figures: name, a text for each run, and which of them is the best."""
     options = [run.evaluated.wrapping or "none" for run in runs]
-    rows = [{"name": "options of evaluate", "texts": options, "best": [False] * len(runs)}]
+    calibrated = [_IS_CALIBRATED[run.evaluated.calibrated] for run in runs]
+    facts = {"options of evaluate": options, "calibrated": calibrated}
+    rows = [
+        {"name": key, "texts": each, "best": [False] * len(runs)} for key, each in facts.items()
+    ]
     for name, keys, in_percent, more in FIGURES:
         values = [run.evaluated.number(*keys) for run in runs]
         known = [value for value in values if value is not None]

@@ -221,6 +221,11 @@ def _calibration(evaluated: Evaluated) -> Iterator[str]:
         f"pixels are wrong. Stated risk and share of errors differ by {100 * ece:.1f} percentage "
         "points on average over 15 bins (ECE)."
     )
+    if evaluated.calibrated is False:
+        yield (
+            "The run is not calibrated, so risk may be too high or too low: ccfnet-tf calibrate "
+            "fits it to the validation split."
+        )
 
 
 def _maps(evaluated: Evaluated) -> Iterator[str]:

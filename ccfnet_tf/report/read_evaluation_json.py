@@ -60,6 +60,12 @@ class Evaluated:
         return self._text("wrapping") if "wrapping" in self.tree else ""
 
     @property
+    def calibrated(self) -> bool | None:
+        """Whether the run was calibrated; None in files of older versions."""
+        value = self.tree.get("calibrated")
+        return value if isinstance(value, bool) else None
+
+    @property
     def warning(self) -> str:
         """The warning of the evaluation; empty if there is none."""
         return self._text("warning") if "warning" in self.tree else ""

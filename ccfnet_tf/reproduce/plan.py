@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -221,8 +221,14 @@ def runs_of(recipes: Sequence[Recipe], seeds: int, folds: Sequence[int]) -> tupl
     )
 
 
-def extended(earlier: Plan, new: Plan, folder: Path) -> Plan:
+def extended(earlier: Plan, new: Plan, folder: Path, configs: Mapping[str, RunConfig]) -> Plan:
     """Returns a plan with the recipes and runs of both.
+
+    Args:
+        earlier: The plan in the folder.
+        new: What is requested now.
+        folder: Folder of the study.
+        configs: Configurations of the requested recipes by name, for messages.
 
     Raises:
         RunError: They have other data, epochs or budgets, or a recipe has changed.
@@ -232,9 +238,14 @@ def extended(earlier: Plan, new: Plan, folder: Path) -> Plan:
     before = {recipe.name: recipe for recipe in earlier.recipes}
     for recipe in new.recipes:
         if before.get(recipe.name, recipe).digest != recipe.digest:
+            changes = [
+                *_changed_keys(earlier, recipe.name, folder, configs[recipe.name]),
+                *_changed_inputs(earlier, new),
+            ]
+            found = f" ({', '.join(changes)})" if changes else ""
             raise RunError(
-                f"{folder}: recipe '{recipe.name}' has changed since this study was started: use "
-                "the original keys, or choose another --out"
+                f"{folder}: recipe '{recipe.name}' has changed since this study was started"
+                f"{found}: use the original keys, or choose another --out"
             )
     recipes = {recipe.name: recipe for recipe in (*earlier.recipes, *new.recipes)}
     return replace(
@@ -245,6 +256,27 @@ def extended(earlier: Plan, new: Plan, folder: Path) -> Plan:
         seeds=tuple(dict.fromkeys((*earlier.seeds, max(*earlier.seeds, *new.seeds)))),
         runs=tuple(dict.fromkeys((*earlier.runs, *new.runs))),
     )
+
+
+def _changed_keys(plan: Plan, recipe: str, folder: Path, now: RunConfig) -> Iterator[str]:
+    """Yields the keys in which a recipe differs from the one that a study was started with."""
+    path = config_file(folder, next(run for run in plan.runs if run.recipe == recipe))
+    if not path.is_file():
+        return
+    before = from_yaml(path.read_text(encoding="utf-8", errors="replace"), source=str(path))
+    for section, ignored in _NOT_IN_DIGEST.items():
+        values, originals = vars(getattr(now, section)), vars(getattr(before, section))
+        for key, value in values.items():
+            if key not in ignored and value != originals[key]:
+                yield f"{section}.{key} {originals[key]}, now {value}"
+
+
+def _changed_inputs(before: Plan, now: Plan) -> Iterator[str]:
+    """Yields what was read with other content, or from other files, when a study was started."""
+    digests = [{each.key: each.digest for each in plan.inputs} for plan in (before, now)]
+    for key in dict.fromkeys((*digests[0], *digests[1])):
+        if digests[0].get(key) != digests[1].get(key):
+            yield "names of images or classes" if key == "data" else f"content of {key}"
 
 
 def refuse_other(what: str, before: object, now: object, folder: Path) -> None:

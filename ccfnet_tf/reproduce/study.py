@@ -212,7 +212,7 @@ def prepare(request: Request, folder: Path, file: ResultsFile, console: Console)
         runs=runs,
     )
     if earlier is not None:
-        plan = extended(earlier, plan, folder)
+        plan = extended(earlier, plan, folder, configs)
     if not request.again:
         for each in planned.values() if plan.split == "test" else ():
             file.refuse_second_scoring(each.name, request.folds, {each.digest})

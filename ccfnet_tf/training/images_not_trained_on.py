@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -19,6 +19,14 @@ from ccfnet_tf.report.evaluation_in_words import counted
 from ccfnet_tf.runs.run_data import read_run_parts
 from ccfnet_tf.runs.run_folder import CROSSVAL_CONFIG, CROSSVAL_RESULT, RunInfo, read_run
 from ccfnet_tf.training.data_digest import EARLIER, Digest, Row, read_seen, read_trained
+
+Use = Literal["evaluate", "calibrate on"]
+
+_EFFECT: dict[Use, str] = {
+    "evaluate": "the figures are too good for new images",
+    "calibrate on": "the risk of new images will be too low",
+}
+"""What it means that a run was trained on some images."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +183,12 @@ def warn_of_seen(parts: Parts, digest: Digest, console: Console, *, init_from: s
     if not found:
         return
     chosen = ", and the checkpoint is chosen by such figures" if validation else ""
-    fix = f"; keep the splits of {init_from} (data.lists)" if init_from else ""
+    fix = (
+        f"; to keep the splits of {init_from}, give its data.fold, data.val_share, data.lists and "
+        "seed"
+        if init_from
+        else ""
+    )
     console.print(
         f"warning: earlier training has seen {' and '.join(found)}: figures on them are too good "
         f"for new images{chosen}{fix}",
@@ -184,14 +197,17 @@ def warn_of_seen(parts: Parts, digest: Digest, console: Console, *, init_from: s
     )
 
 
-def warn_of_trained(run: Path, samples: Sequence[Sample], parts: Parts, console: Console) -> None:
-    """Warns if a run was trained on some of the images that it is measured on.
+def warn_of_trained(
+    run: Path, samples: Sequence[Sample], parts: Parts, console: Console, *, use: Use = "evaluate"
+) -> None:
+    """Warns if a run was trained on some of the images that it is evaluated or calibrated on.
 
     Args:
         run: The run.
         samples: The images.
         parts: All splits of their data.
         console: Where the warning is printed.
+        use: What the images are used for.
 
     Raises:
         DataError: An image cannot be read.
@@ -200,19 +216,19 @@ def warn_of_trained(run: Path, samples: Sequence[Sample], parts: Parts, console:
     if not known:
         return
     images = (
-        f"{len(known)} of the {len(samples)} images to evaluate "
+        f"{len(known)} of the {len(samples)} images to {use} "
         f"({known[0].image}{' and others' if len(known) > 1 else ''})"
     )
     if copies_of(read_trained(run), known, parts):
         text = (
-            f"{run} was trained on {images}: the figures are too good for new images; use the "
+            f"{run} was trained on {images}: {_EFFECT[use]}; use the "
             "splits of the training (--data.root), or, if the data set has copies, ccfnet-tf data "
             "split"
         )
     else:
         text = (
             f"training before {run} (model.init_from, or data that have changed since) has seen "
-            f"{images}: the figures are too good for new images"
+            f"{images}: {_EFFECT[use]}"
         )
     console.print(f"warning: {text}", markup=False, soft_wrap=True)
 

@@ -48,7 +48,8 @@ def test_validation_images_that_were_trained_on_are_warned_of(
     write_digest(run, {"train": [], "val": [], "earlier": rows})
     assert cli.main(["calibrate", str(run)]) == 0
     assert f"before {run} (model.init_from, or data" in (printed := capsys.readouterr().err)
-    assert "has seen 1 of the 1 images to evaluate" in printed
+    assert "has seen 1 of the 1 images to calibrate on" in printed
+    assert "the risk of new images will be too low" in printed
 
 
 def test_the_threshold_of_a_hard_blend_is_chosen_on_the_validation_split(

@@ -13,6 +13,9 @@ import pytest
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.datasets.samples import fingerprint
 from ccfnet_tf.labels import Sample
+from ccfnet_tf.network.calibration_parameters import Calibration
+from ccfnet_tf.runs.calibration_file import calibration_text
+from ccfnet_tf.runs.run_folder import read_run
 from ccfnet_tf.training.data_digest import Row, write_digest
 from tests.cli.conftest import COUNT, write_weights
 
@@ -104,6 +107,20 @@ def test_an_evaluation_names_its_weights(run: Path, toy: Callable[..., Any]) -> 
     write_weights(run, toy(3), seed=2)
     evaluate(run)
     assert json.loads((run / "evaluation.json").read_text())["weights"] != one
+
+
+@pytest.mark.parametrize("option", [(), ("--shard", "1/1")], ids=["whole", "merged"])
+def test_an_evaluation_says_whether_the_run_is_calibrated(
+    run: Path, option: tuple[str, ...]
+) -> None:
+    for calibrated in (False, True):
+        if calibrated:
+            text = calibration_text(read_run(run).checkpoint(), Calibration((2.0,)), {})
+            (run / "calibration.json").write_text(text)
+        evaluate(run, *option)
+        if option:
+            evaluate(run, "--merge", str(run / "evaluation.1-of-1.json"))
+        assert json.loads((run / "evaluation.json").read_text())["calibrated"] is calibrated
 
 
 def test_batch_has_no_effect_any_more(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

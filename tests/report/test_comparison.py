@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,17 @@ def test_figures_near_boundaries_have_intervals(write_run: WriteRun) -> None:
     gain = interval_text(drawn[1].gains["near_mean_iou"], sign=True).split()[0]
     assert "two: mean IoU within 4 pixels of boundaries " in page
     assert gain in page
+
+
+def test_calibrated_runs_are_told_from_others(write_run: WriteRun) -> None:
+    paths = [write_run(name) for name in ("old", "one", "two")]
+    for path, calibrated in zip(paths[1:], (True, False), strict=True):
+        file = path / "evaluation.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"calibrated": calibrated}))
+    rows = {row["name"]: row for row in comparison.figure_table(read_compared(paths))}
+    assert rows["calibrated"] == {
+        "name": "calibrated", "texts": ["-", "yes", "no"], "best": [False] * 3,
+    }  # fmt: skip
 
 
 def test_the_accuracy_near_boundaries_is_that_of_the_counts(write_run: WriteRun) -> None:

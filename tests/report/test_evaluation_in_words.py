@@ -51,6 +51,17 @@ def test_ties_everywhere_find_errors_by_chance(tmp_path: Path) -> None:
     assert selective(evaluated(tmp_path, state)) == pytest.approx((0.2, 0.5))
 
 
+@pytest.mark.parametrize("calibrated", [True, False, None])
+def test_an_uncalibrated_run_is_called_so(
+    calibrated: bool | None, tmp_path: Path, evaluation: Evaluation
+) -> None:
+    read = evaluated(tmp_path, evaluation)
+    if calibrated is not None:
+        read.tree["calibrated"] = calibrated
+    text = "\n".join(sentences(read))
+    assert ("The run is not calibrated" in text) == (calibrated is False)
+
+
 def test_sentences_carry_the_figures(tmp_path: Path, evaluation: Evaluation) -> None:
     text = "\n".join(sentences(evaluated(tmp_path, evaluation)))
     tree: dict[str, Any] = evaluation.to_json()

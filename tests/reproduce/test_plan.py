@@ -210,15 +210,15 @@ def test_a_damaged_plan_is_refused(tmp_path: Path, change: dict[str, object]) ->
 def test_a_study_is_extended_by_seeds_and_not_by_other_recipes(tmp_path: Path) -> None:
     base = base_config(tmp_path)
     one, _ = plan_of(base, seeds=1)
-    more, _ = plan_of(base, seeds=3)
-    grown = extended(one, more, tmp_path)
+    more, configs = plan_of(base, seeds=3)
+    grown = extended(one, more, tmp_path, configs)
     assert len(grown.runs) == 12
-    assert extended(grown, one, tmp_path) == grown
+    assert extended(grown, one, tmp_path, configs) == grown
     other, _ = plan_of(with_keys(base, {"data.crop": 185}))
     with pytest.raises(RunError, match="recipe 'cascade' has changed since this study"):
-        extended(one, other, tmp_path)
+        extended(one, other, tmp_path, configs)
     with pytest.raises(RunError, match=r"was started with precision float32, now bfloat16"):
-        extended(one, replace(more, precision="bfloat16"), tmp_path)
+        extended(one, replace(more, precision="bfloat16"), tmp_path, configs)
 
 
 def test_fit_keeps_the_planned_configuration(data: Path, tmp_path: Path) -> None:

@@ -217,7 +217,13 @@ def test_finished_runs_do_not_need_the_initial_weights(
     assert processes.calls == []
     weights.write_bytes(b"2")
     assert cli.main(args) == 2
-    assert "recipe 'cascade' has changed since this study was started" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    changed = "recipe 'cascade' has changed since this study was started"
+    assert f"{changed} (content of model.backbone_weights): use" in error
+    weights.write_bytes(b"1")
+    assert cli.main([*args, "--data.crop", "49", "--model.gate", "attention"]) == 2
+    error = capsys.readouterr().err
+    assert f"{changed} (data.crop 33, now 49, model.gate affine, now attention): use" in error
 
 
 def test_a_study_without_a_checkpoint_may_change(

@@ -109,7 +109,7 @@ def test_seen_validation_and_test_images_are_warned_of(config: RunConfig, tmp_pa
     assert both.startswith(
         "warning: earlier training has seen 1 of the 2 validation images and 1 of the 1 test image:"
     )
-    assert "the checkpoint is chosen by such figures; keep the splits of" in both
+    assert "the checkpoint is chosen by such figures; to keep the splits of" in both
     assert both.count("\n") == 1
     only = warning(config, earlier_run(config, tmp_path / "val", *val))
     assert "has seen 2 of the 2 validation images: " in only
