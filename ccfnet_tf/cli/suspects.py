@@ -257,11 +257,10 @@ def _write(ranking: Ranking, taxonomy: Taxonomy, folder: Path) -> None:
 
 
 def _title(position: int, suspect: Suspect) -> str:
+    product = f"{suspect.area} pixels x {suspect.mean_log_odds:.1f}"
     return (
-        f"{position}   {_short(suspect.image)}   labelled {suspect.given}, "
-        f"predicted {suspect.predicted}   "
-        f"{suspect.area} pixels, mean log odds {suspect.mean_log_odds:.1f}, "
-        f"score {suspect.score:.0f}"
+        f"{position}   {_short(suspect.image)}   score {suspect.score:.0f} = {product}   "
+        f"labelled {suspect.given}, predicted {suspect.predicted}"
     )
 
 

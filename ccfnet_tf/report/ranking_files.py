@@ -23,6 +23,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from ccfnet_tf.inference.choose_images_to_label import AT_RISK
 from ccfnet_tf.inference.writers import map_image, overlay_image, with_scale
 from ccfnet_tf.io.draw_sheet import shown_ids, to_width
 from ccfnet_tf.io.label_studio_rle import from_brush
@@ -116,7 +117,7 @@ def sheet(
     for rank, (each, row) in enumerate(zip(ranked, cells, strict=False), start=1):
         name = (
             f"{rank}   {each.path}   score {each.score:.2f}   "
-            f"{100 * each.share_at_risk:.1f} % of pixels at risk"
+            f"{100 * each.share_at_risk:.1f} % of pixels with a risk above {AT_RISK:g}"
         )
         blocks.append((name, [(_TITLES, row)]))
     return with_scale(draw_blocks(blocks, ids, taxonomy), "risk: right 0", "1 wrong")
