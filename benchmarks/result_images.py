@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -49,6 +50,7 @@ LARGEST = 400_000
 _FONT = 28  # pixels: 12.6 where a page shows the sheet 900 pixels wide
 _LINE = 36
 _SCALE_WIDTH = 45 * _FONT  # pixels: at this width the text of a colour scale has the same size
+_LETTERS = 14  # of a name in a line: a data set may have names that differ at their ends only
 _QUALITIES = range(90, 20, -5)  # of JPEG; the first whose file is small enough is used
 
 
@@ -193,7 +195,7 @@ def row(
     errors = colour_image(compared(label, heads.coarse, heads.refine), error_kinds())
     columns = (*preview_cells(image, label, heads, taxonomy), map_image(heads.risk), errors)
     cells = [to_width(each) for each in columns]
-    lines = [Path(shown.name).name]
+    lines = textwrap.wrap(Path(shown.name).name, _LETTERS)
     for head, counts in (("coarse", shown.coarse), ("refine", shown.refine)):
         figures = (counts.pixel_accuracy, counts.mean_iou_present)
         lines += [head, " / ".join(percent(figure) for figure in figures)]
@@ -220,7 +222,7 @@ def with_legends(drawn: np.ndarray) -> np.ndarray:
 
     width = drawn.shape[1]
     errors = legend(range(NOTHING), error_kinds(), width, size=_FONT)
-    maps = with_scale(blank(0, _SCALE_WIDTH))
+    maps = with_scale(blank(0, _SCALE_WIDTH), "attention, difficulty, risk: 0", "1")
     below = blank(len(maps), width)
     paste(below, maps, 0, 0)
     return np.vstack([drawn, errors, below])
