@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ccfnet_tf.datasets.absent_classes import explain
+from ccfnet_tf.datasets.absent_classes import ALLOW, explain
 from ccfnet_tf.datasets.audit.class_counts import Census
 from ccfnet_tf.datasets.mask_values_to_classes import as_option
 from ccfnet_tf.datasets.open_data_set import agreeing, parts_of
@@ -300,7 +300,8 @@ class _Occurrence:
                 more = f" (as do {others} more of {part})" if others else ""
                 text = (
                     f"contains class '{self._names[index]}'{more}, which no training image does: "
-                    "split again, or drop the class with data.label_map"
+                    "split again, drop the class with data.label_map, or, if it is meant to be "
+                    f"absent, add {ALLOW}"
                 )
                 findings.append(Finding("absent", part, sample.label, text))
         return findings
