@@ -29,6 +29,7 @@ from ccfnet_tf.labels import Sample
 from ccfnet_tf.reproduce import equal_work, precision, run, timing
 from ccfnet_tf.reproduce.equal_work import Width
 from ccfnet_tf.reproduce.recipes import with_keys
+from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_folder import read_config
 from ccfnet_tf.training.data_digest import Row, write_digest
 from tests.epoch_states import write_state
@@ -728,3 +729,22 @@ def test_a_killed_study_is_continued_by_the_same_command(data: Path, tmp_path: P
     other = json.loads((tmp_path / "whole/results/stanford_background.json").read_text())
     (uninterrupted,) = other["folds"]["runs"]
     assert uninterrupted["figures"] == tree["folds"]["runs"][1]["figures"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals that a parent has ended")
+def test_training_is_saved_and_ends_when_only_the_study_is_killed(
+    data: Path, tmp_path: Path
+) -> None:
+    args = command(data, tmp_path, "--folds", "--train.epochs", "200")
+    full = [sys.executable, "-m", "ccfnet_tf", *args]
+    last = tmp_path / "folds" / "cascade-fold0-seed0" / "checkpoints" / "last.npz"
+    with subprocess.Popen(full, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as it:
+        assert it.stdout is not None
+        while not last.is_file():
+            assert it.poll() is None
+            time.sleep(0.05)
+        it.kill()
+        said = it.stdout.read()  # ends with the last process that has it open
+    assert "saved; continue with the same command" in said
+    assert 0 < read_epoch(last) < 200
