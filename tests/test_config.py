@@ -50,6 +50,12 @@ def test_paper_presets_follow_the_paper(name: str) -> None:
     assert name.removesuffix("_paper") in preset_names()
 
 
+def test_the_preset_for_boards_changes_the_backbone_only() -> None:
+    config, board = of_preset("folder"), of_preset("folder_board")
+    assert board.model.backbone == "efficientnet_lite0"
+    assert replace(board, model=replace(board.model, backbone=config.model.backbone)) == config
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -96,7 +96,6 @@ Exit codes: 0 success, 1 finished with failures, 2 invalid input or usage, 3 une
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
-    end_with_parent()
     _open_closed_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
@@ -105,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Pillow warns about unusual EXIF data and large images; the image readers check both.
     warnings.filterwarnings("ignore", module="PIL")
     try:
+        end_with_parent()
         code = _dispatch(args)
         sys.stdout.flush()  # Flushed here, so that a full disk is reported in one line.
         return code

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sys
+
+from ccfnet_tf.errors import TerminatedError
 
 _PARENT, _CONTINUE_WITH = "CCFNET_TF_PARENT", "CCFNET_TF_CONTINUE_WITH"
 _PR_SET_PDEATHSIG = 1
@@ -31,6 +34,23 @@ def environment(continue_with: str) -> dict[str, str]:
 
 
 def end_with_parent() -> None:
-    """Has the system send SIGTERM to a part when the whole ends, however it does; on Linux."""
+    """Has the system send SIGTERM to a part when the whole ends, however it does; on Linux.
+
+    Raises:
+        TerminatedError: It has ended already.
+    """
     if IS_PART and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = os.environ.get(_PARENT, "")
+    if re.fullmatch(r"[0-9]{1,9}", parent) and not _is_alive(int(parent)):
+        raise TerminatedError("the command that started this one has ended")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True

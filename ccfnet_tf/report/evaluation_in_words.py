@@ -223,8 +223,7 @@ def _calibration(evaluated: Evaluated) -> Iterator[str]:
     )
     if evaluated.calibrated is False:
         yield (
-            "The run is not calibrated, so risk may be too high or too low: ccfnet-tf calibrate "
-            "fits it to the validation split."
+            "The run was not calibrated (ccfnet-tf calibrate), so risk may be too high or too low."
         )
 
 

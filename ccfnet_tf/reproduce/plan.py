@@ -267,7 +267,10 @@ def _changed_keys(plan: Plan, recipe: str, folder: Path, now: RunConfig) -> Iter
     for section, ignored in _NOT_IN_DIGEST.items():
         values, originals = vars(getattr(now, section)), vars(getattr(before, section))
         for key, value in values.items():
-            if key not in ignored and value != originals[key]:
+            named = key == "backbone_weights" and not {value, originals[key]}.isdisjoint(
+                NAMED_WEIGHTS
+            )
+            if value != originals[key] and (key not in ignored or named):
                 yield f"{section}.{key} {originals[key]}, now {value}"
 
 

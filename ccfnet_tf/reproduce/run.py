@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -42,14 +43,9 @@ def is_trained(run: Path, epochs: int) -> bool:
 
 
 def is_scored(run: Path, plan: Plan, recipe: str) -> bool:
-    """Returns whether a trained run has an evaluation of its checkpoint on the study's split.
-
-    What is not calibrated by the study must not be calibrated at all.
-    """
+    """Returns whether a trained run has an evaluation of its checkpoint on the study's split."""
     try:
-        calibrated = _calibrates(plan, recipe, run)
-        foreign = (run / CALIBRATION).is_file() and not calibrated
-        return not foreign and is_evaluated(run, plan.split, calibrated=calibrated)
+        return is_evaluated(run, plan.split, calibrated=_calibrates(plan, recipe, run))
     except RunError:  # its configuration is missing or damaged, which `carry_out` reports
         return False
 
@@ -70,8 +66,6 @@ def carry_out(
     again: bool,
 ) -> None:
     """Trains and evaluates a run, unless that was done.
-
-    A run of ablations that somebody scored on the test split meanwhile is recorded too.
 
     Args:
         plan: The plan of the study.
@@ -95,17 +89,9 @@ def carry_out(
         _call(["fit", "--out", str(path), "--resume", *_fit_options(folder, run, base)], run)
     if is_scored(path, plan, run.recipe):
         return
-    if plan.split == "val" and _scored_split(path) == "test":  # by hand
-        with results.locked():
-            results.record_once(plan, run)
     data = ["--data.root", str(base.data.root)]
     if _calibrates(plan, run.recipe, path):
         _call(["calibrate", str(path), *data], run)
-    elif (path / CALIBRATION).is_file():
-        raise RunError(
-            f"{path / CALIBRATION}: this study compares runs that are not calibrated: move the "
-            f"file away, then continue with {RESUME}"
-        )
     if plan.split == "test":
         with results.locked():
             if not again:
@@ -115,12 +101,35 @@ def carry_out(
     _call(["evaluate", str(path), "--split", plan.split, *data], run)
 
 
-def _scored_split(run: Path) -> str | None:
-    """Returns the split of the evaluation in a run's folder; None without a readable one."""
+def refuse_calibrated(plan: Plan, folder: Path) -> None:
+    """Checks that ablations are not calibrated, since the difficulty of all of them is compared.
+
+    Raises:
+        RunError: One is, though the study did not calibrate it.
+    """
+    for run in plan.runs if plan.split == "val" else ():
+        path = folder / run.name
+        if (path / CALIBRATION).is_file() and not _calibrates(plan, run.recipe, path):
+            raise RunError(
+                f"{path / CALIBRATION}: ablations are compared without calibration, but for hard "
+                f"blends: move the file away, then continue with {RESUME}"
+            )
+
+
+def record_by_hand(plan: Plan, folder: Path, results: ResultsFile) -> None:
+    """Records ablations that somebody has scored on the test split."""
+    for run in plan.runs if plan.split == "val" else ():
+        if read_evaluation(folder / run.name).get("split") == "test":
+            with results.locked():
+                results.record_once(plan, run)
+
+
+def read_evaluation(run: Path) -> dict[str, Any]:
+    """Returns the content of a run's `evaluation.json`; nothing without a readable one."""
     try:
-        return str(json.loads((run / EVALUATION).read_text(encoding="utf-8"))["split"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+        return dict(json.loads((run / EVALUATION).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _fit_options(folder: Path, run: PlannedRun, base: RunConfig) -> list[str]:

@@ -14,6 +14,7 @@ from ccfnet_tf.datasets.open_data_set import list_set, read_parts
 from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.io.locked_folder import locked_folder
 from ccfnet_tf.report.evaluation_in_words import counted
+from ccfnet_tf.report.evaluation_tables import percent
 from ccfnet_tf.reproduce import equal_work, precision, timing
 from ccfnet_tf.reproduce.collect import collect
 from ccfnet_tf.reproduce.console_table import console_table
@@ -35,7 +36,17 @@ from ccfnet_tf.reproduce.plan import (
 )
 from ccfnet_tf.reproduce.recipes import CASCADE, CLAIM, SPLIT, Recipe, Study, with_keys
 from ccfnet_tf.reproduce.results_file import ResultsFile
-from ccfnet_tf.reproduce.run import RESUME, carry_out, is_finished, is_trained, say_run
+from ccfnet_tf.reproduce.run import (
+    RESUME,
+    carry_out,
+    is_finished,
+    is_scored,
+    is_trained,
+    read_evaluation,
+    record_by_hand,
+    refuse_calibrated,
+    say_run,
+)
 from ccfnet_tf.runs.absolute_paths import resolved_paths
 from ccfnet_tf.runs.write_run_files import write_text
 from ccfnet_tf.training.images_not_trained_on import refuse_seen
@@ -89,6 +100,7 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
         page_text(page, file.read())  # finds damage before a run is trained
         study = prepare(request, folder, file, console)
         write_plan(folder, study.plan, study.configs)
+        record_by_hand(study.plan, folder, file)
         failed: dict[str, RunError] = {}
         for run in study.runs:
             say_run(study.plan, run, folder, console)
@@ -99,7 +111,7 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
                 failed[run.name] = error
             else:
                 _write(study, folder, file, page, again=request.again)
-                _say_figures(study.plan, run, file, console)
+                _say_figures(study.plan, run, folder, console)
     if len(failed) == 1:
         raise next(iter(failed.values()))
     if failed:
@@ -132,16 +144,15 @@ def _write(study: Prepared, folder: Path, file: ResultsFile, page: Path, *, agai
         update_page(page, file.replace(plan.study, collect(plan, finished, folder, file)))
 
 
-def _say_figures(plan: Plan, run: PlannedRun, file: ResultsFile, console: Console) -> None:
-    """Prints the figures of a finished run, if the results have them by now."""
-    head, place = plan.recipe(run.recipe).head, (run.recipe, run.seed, run.fold)
-    for row in (file.read().get(plan.study) or {"runs": ()})["runs"]:
-        if (row["recipe"], row["seed"], row["fold"]) == place:
-            accuracy, iou = (row["figures"][head][key] for key in ("pixel_accuracy", "mean_iou"))
-            console.print(
-                f"{run.name}: {head} on the {plan.split} split: pixel accuracy "
-                f"{100 * accuracy:.2f} %, mean IoU {100 * iou:.2f} %"
-            )
+def _say_figures(plan: Plan, run: PlannedRun, folder: Path, console: Console) -> None:
+    """Prints the figures of a finished run."""
+    head = plan.recipe(run.recipe).head
+    figures = read_evaluation(folder / run.name).get(head, {})
+    accuracy, iou = (percent(figures.get(key)) for key in ("pixel_accuracy", "mean_iou"))
+    console.print(
+        f"{run.name}: {head} on the {plan.split} split: pixel accuracy {accuracy} %, "
+        f"mean IoU {iou} %"
+    )
 
 
 def _kept(plan: Plan, requested: Sequence[PlannedRun], folder: Path) -> int:
@@ -157,7 +168,7 @@ class Prepared:
     Attributes:
         plan: All its runs so far.
         configs: Configurations of the requested recipes.
-        runs: The requested runs.
+        runs: The requested runs, then those to be evaluated again.
         base: Configuration of the cascade.
     """
 
@@ -213,11 +224,27 @@ def prepare(request: Request, folder: Path, file: ResultsFile, console: Console)
     )
     if earlier is not None:
         plan = extended(earlier, plan, folder, configs)
+    refuse_calibrated(plan, folder)
+    runs += _evaluated_otherwise(plan, runs, folder)
     if not request.again:
         for each in planned.values() if plan.split == "test" else ():
             file.refuse_second_scoring(each.name, request.folds, {each.digest})
         file.refuse_fewer_runs(plan.study, _kept(plan, runs, folder))
     return Prepared(plan, configs, runs, base)
+
+
+def _evaluated_otherwise(
+    plan: Plan, requested: Sequence[PlannedRun], folder: Path
+) -> tuple[PlannedRun, ...]:
+    """Returns ablations that are not requested, but trained, and not evaluated as by the study."""
+    return tuple(
+        run
+        for run in plan.runs
+        if plan.split == "val"
+        and run not in requested
+        and is_trained(folder / run.name, plan.epochs)
+        and not is_scored(folder / run.name, plan, run.recipe)
+    )
 
 
 def _begun(folder: Path) -> Plan | None:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ccfnet_tf.config import DataConfig, Precision, RunConfig, from_yaml, parse_every
+from ccfnet_tf.datasets.class_and_split_lists import part_named
 from ccfnet_tf.errors import ConfigError, DataError, ResourceError, RunError, unreadable
 from ccfnet_tf.io.atomic_file import refuse_links, remove_leftovers
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
@@ -119,15 +120,20 @@ def _with_copies(data: DataConfig, run: Path) -> DataConfig:
     of the same content: the options that started a run also resume it.
     """
     text = (run / CONFIG).read_text(encoding="utf-8")
-    named = from_yaml(text, source=str(run / CONFIG)).data if text else data
+    if not text:  # killed while it was started: the copies may be incomplete
+        return data
+    named = from_yaml(text, source=str(run / CONFIG)).data
     own = with_own_files(data, run)
 
     def is_meant(key: str) -> bool:
         given, copy, stored = (getattr(each, key) for each in (data, own, named))
         if given is None:
             return False
-        same_place = stored is not None and absolute(stored) == absolute(given)
-        return same_place or _contents(given, data.fold) == _contents(copy, data.fold)
+        if stored is not None and absolute(stored) == absolute(given):
+            return True
+        kept, found = (_contents(each, data.fold) for each in (copy, given))
+        read = {name for name in found if name in kept or part_named(Path(name).stem)}
+        return kept == {name: found[name] for name in read}
 
     return replace(data, **{key: getattr(own, key) for key in _COPIED if is_meant(key)})
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from ccfnet_tf.cli import calibrate as calibrate_verb
+from ccfnet_tf.cli import evaluate as evaluate_verb
 from ccfnet_tf.cli import main as cli
 from ccfnet_tf.datasets.samples import fingerprint
 from ccfnet_tf.labels import Sample
@@ -107,6 +109,20 @@ def test_an_evaluation_names_its_weights(run: Path, toy: Callable[..., Any]) -> 
     write_weights(run, toy(3), seed=2)
     evaluate(run)
     assert json.loads((run / "evaluation.json").read_text())["weights"] != one
+
+
+def test_a_part_of_a_study_leaves_tables_and_next_steps_to_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for is_part in (False, True):
+        monkeypatch.setattr(evaluate_verb, "IS_PART", is_part)
+        monkeypatch.setattr(calibrate_verb, "IS_PART", is_part)
+        assert cli.main(["calibrate", str(run)]) == 0
+        evaluate(run)
+        printed = capsys.readouterr().out
+        assert ("mean IoU" in printed) is not is_part
+        assert ("measure it on the test split" in printed) is not is_part
+        assert f"written to {run}: evaluation.json" in printed
 
 
 @pytest.mark.parametrize("option", [(), ("--shard", "1/1")], ids=["whole", "merged"])

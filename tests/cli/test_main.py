@@ -455,3 +455,28 @@ def test_an_empty_argument_is_refused(
 ) -> None:
     assert cli.main(args) == EXIT_USER_ERROR
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("fit", "interrupted; continue the run with --resume"),
+        ("crossval", "interrupted; continue with --resume"),
+        ("reproduce", "interrupted; continue with the same command"),
+        ("predict", "interrupted"),
+    ],
+)
+def test_after_ctrl_c_the_whole_says_how_it_is_continued(
+    verb: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(args: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", interrupt)
+    for is_part, line in ((False, said), (True, "interrupted")):
+        monkeypatch.setattr(cli, "IS_PART", is_part)
+        assert cli.main([verb]) == 130
+        assert capsys.readouterr().err == f"ccfnet-tf: {line}\n"

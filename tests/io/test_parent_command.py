@@ -54,6 +54,16 @@ def test_a_part_ends_when_the_whole_is_killed() -> None:
         assert whole.stdout.read() == ""  # ends once no process has it open
 
 
+def test_a_part_whose_whole_ended_before_it_began_ends_too() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as whole:
+        pass
+    command = [sys.executable, "-m", "ccfnet_tf", "presets"]
+    variables = {**parent_command.environment(""), "CCFNET_TF_PARENT": str(whole.pid)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (143, "")
+    assert done.stderr == "ccfnet-tf: the command that started this one has ended\n"
+
+
 def test_messages_of_a_part_name_the_whole() -> None:
     script = (
         "from ccfnet_tf.runs import checkpoint_file as c, write_run_files as w\n"

@@ -59,7 +59,7 @@ def test_an_uncalibrated_run_is_called_so(
     if calibrated is not None:
         read.tree["calibrated"] = calibrated
     text = "\n".join(sentences(read))
-    assert ("The run is not calibrated" in text) == (calibrated is False)
+    assert ("The run was not calibrated" in text) == (calibrated is False)
 
 
 def test_sentences_carry_the_figures(tmp_path: Path, evaluation: Evaluation) -> None:

@@ -379,6 +379,34 @@ def pairs(options: list[str]) -> list[tuple[str, str]]:
     return list(zip(["", *options], options, strict=False))
 
 
+def test_lists_copied_before_a_run_was_killed_are_not_used(
+    with_lists: tuple[Path, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, options = with_lists
+    monkeypatch.chdir(base)
+    copied = base / "runs" / "b" / "lists" / "fold_0"
+    copied.mkdir(parents=True)
+    shutil.copy(base / "splits" / "fold_0" / "train.txt", copied)
+    (base / "runs" / "b" / "config.yaml").touch()
+    started = ("--config", "folder", "--out", "runs/b", "--resume", *options)
+    code, printed, err = fit(capsys, *started)
+    assert (code, err) == (0, "")
+    assert "2 test" in printed  # the list of the test split had not been copied yet
+
+
+def test_notes_beside_the_lists_do_not_matter(
+    with_lists: tuple[Path, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, options = with_lists
+    monkeypatch.chdir(base)
+    (base / "splits" / "notes.txt").write_text("mine\n")
+    assert fit(capsys, "--out", "runs/a", "--resume", *options)[0] == 0
+
+
 @pytest.mark.parametrize("key", ["lists", "label_map"])
 def test_other_lists_than_those_of_the_run_are_refused(
     key: str,
