@@ -364,7 +364,8 @@ def _refuse_folds(config: RunConfig, folds: Sequence[int]) -> None:
     known = max(1, list_set(config.data, config.seed).folds)
     for fold in folds:
         if not 0 <= fold < known:
-            raise ConfigError(f"--folds {fold}: the data set has the folds 0 to {known - 1}")
+            folds_of = f"the folds 0 to {known - 1}" if known > 1 else "no fold but 0"
+            raise ConfigError(f"--folds {fold}: the data set has {folds_of}")
         parts = read_parts(replace(config.data, fold=fold), config.seed)
         if not parts.val:
             share = config.data.val_share

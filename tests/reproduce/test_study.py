@@ -648,6 +648,14 @@ def test_a_budget_is_turned_into_epochs_once(
     )
 
 
+def test_a_data_set_without_folds_has_fold_0(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = str(data / "lists" / "fold_0")
+    assert cli.main(command(data, tmp_path, "--data.lists", lists, "--folds", "7")) == 2
+    assert "--folds 7: the data set has no fold but 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
