@@ -11,7 +11,7 @@ import pytest
 
 from ccfnet_tf.config import DataConfig
 from ccfnet_tf.datasets.open_data_set import Parts, read_parts
-from ccfnet_tf.exporters.verify.accuracy import measure_accuracy
+from ccfnet_tf.exporters.verify.accuracy import Accuracy, measure_accuracy
 from ccfnet_tf.inference.keras_network import KerasNetwork
 from ccfnet_tf.inference.segmenter_protocol import MAPS, Maps, Prediction
 from ccfnet_tf.labels import Taxonomy
@@ -98,3 +98,14 @@ def test_labelled_pixels_are_counted(parts: Parts, predictor: KerasNetwork) -> N
     )
     assert every.file == 1.0
     assert every.keras == found.keras
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (0.83, "83.00 % of pixels correct, 1.00 points below Keras's 84.00 % (5 images of val)"),
+        (0.85, "85.00 % of pixels correct, 1.00 points above Keras's 84.00 % (5 images of val)"),
+    ],
+)
+def test_a_file_that_is_better_is_not_called_worse(file: float, said: str) -> None:
+    assert str(Accuracy(0.84, file, 5, "val")) == said
