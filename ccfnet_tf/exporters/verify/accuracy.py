@@ -38,9 +38,9 @@ class Accuracy:
         return 100.0 * (self.keras - self.file)
 
     def __str__(self) -> str:
-        side = "below" if self.loss > 0 else "above"
+        points = f"{abs(self.loss):.2f} points {'below' if self.loss > 0 else 'above'}"
         return (
-            f"{100 * self.file:.2f} % of pixels correct, {abs(self.loss):.2f} points {side} Keras's "
+            f"{100 * self.file:.2f} % of pixels correct, {points} Keras's "
             f"{100 * self.keras:.2f} % ({self.images} images of {self.split})"
         )
 
