@@ -5,7 +5,6 @@ A part names what continues the whole, leaves the next step to it, and ends if i
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import signal
@@ -40,6 +39,8 @@ def end_with_parent() -> None:
         TerminatedError: It has ended already.
     """
     if IS_PART and sys.platform == "linux":
+        import ctypes  # only parts need it, and every command starts here
+
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     parent = os.environ.get(_PARENT, "")
     if re.fullmatch(r"[0-9]{1,9}", parent) and not _is_alive(int(parent)):

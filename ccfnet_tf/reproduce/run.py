@@ -5,18 +5,16 @@ Whatever is finished is kept, so the same command continues after an interruptio
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from ccfnet_tf.config import RunConfig
-from ccfnet_tf.errors import RunError
+from ccfnet_tf.errors import DataError, RunError
 from ccfnet_tf.io.atomic_file import refuse_links
 from ccfnet_tf.report.evaluation_in_words import counted
 from ccfnet_tf.report.is_evaluated import is_evaluated
-from ccfnet_tf.report.read_evaluation_json import EVALUATION
+from ccfnet_tf.report.read_evaluation_json import EVALUATION, Evaluated
 from ccfnet_tf.reproduce.plan import (
     MAY_CHANGE,
     Plan,
@@ -119,17 +117,13 @@ def refuse_calibrated(plan: Plan, folder: Path) -> None:
 def record_by_hand(plan: Plan, folder: Path, results: ResultsFile) -> None:
     """Records ablations that somebody has scored on the test split."""
     for run in plan.runs if plan.split == "val" else ():
-        if read_evaluation(folder / run.name).get("split") == "test":
+        try:
+            split = Evaluated.read(folder / run.name / EVALUATION).split
+        except DataError:  # missing or damaged: `carry_out` evaluates it
+            continue
+        if split == "test":
             with results.locked():
                 results.record_once(plan, run)
-
-
-def read_evaluation(run: Path) -> dict[str, Any]:
-    """Returns the content of a run's `evaluation.json`; nothing without a readable one."""
-    try:
-        return dict(json.loads((run / EVALUATION).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def _fit_options(folder: Path, run: PlannedRun, base: RunConfig) -> list[str]:

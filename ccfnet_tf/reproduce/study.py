@@ -15,6 +15,7 @@ from ccfnet_tf.errors import ConfigError, RunError
 from ccfnet_tf.io.locked_folder import locked_folder
 from ccfnet_tf.report.evaluation_in_words import counted
 from ccfnet_tf.report.evaluation_tables import percent
+from ccfnet_tf.report.read_evaluation_json import EVALUATION, Evaluated
 from ccfnet_tf.reproduce import equal_work, precision, timing
 from ccfnet_tf.reproduce.collect import collect
 from ccfnet_tf.reproduce.console_table import console_table
@@ -42,7 +43,6 @@ from ccfnet_tf.reproduce.run import (
     is_finished,
     is_scored,
     is_trained,
-    read_evaluation,
     record_by_hand,
     refuse_calibrated,
     say_run,
@@ -147,8 +147,8 @@ def _write(study: Prepared, folder: Path, file: ResultsFile, page: Path, *, agai
 def _say_figures(plan: Plan, run: PlannedRun, folder: Path, console: Console) -> None:
     """Prints the figures of a finished run."""
     head = plan.recipe(run.recipe).head
-    figures = read_evaluation(folder / run.name).get(head, {})
-    accuracy, iou = (percent(figures.get(key)) for key in ("pixel_accuracy", "mean_iou"))
+    evaluated = Evaluated.read(folder / run.name / EVALUATION)
+    accuracy, iou = (percent(evaluated.number(head, key)) for key in ("pixel_accuracy", "mean_iou"))
     console.print(
         f"{run.name}: {head} on the {plan.split} split: pixel accuracy {accuracy} %, "
         f"mean IoU {iou} %"

@@ -333,9 +333,13 @@ def started(
 
 
 @pytest.fixture
-def with_lists(started: tuple[Path, list[str]], tmp_path: Path) -> tuple[Path, list[str]]:
-    """The same in another place, where the paths of the original do not lead."""
-    return Path(shutil.copytree(started[0], tmp_path / "base")), started[1]
+def with_lists(
+    started: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, list[str]]:
+    """The same in another place, which is the current folder; the original paths do not lead."""
+    base = Path(shutil.copytree(started[0], tmp_path / "base"))
+    monkeypatch.chdir(base)
+    return base, started[1]
 
 
 @pytest.mark.parametrize(
@@ -381,11 +385,9 @@ def pairs(options: list[str]) -> list[tuple[str, str]]:
 
 def test_lists_copied_before_a_run_was_killed_are_not_used(
     with_lists: tuple[Path, list[str]],
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     base, options = with_lists
-    monkeypatch.chdir(base)
     copied = base / "runs" / "b" / "lists" / "fold_0"
     copied.mkdir(parents=True)
     shutil.copy(base / "splits" / "fold_0" / "train.txt", copied)
@@ -398,11 +400,9 @@ def test_lists_copied_before_a_run_was_killed_are_not_used(
 
 def test_notes_beside_the_lists_do_not_matter(
     with_lists: tuple[Path, list[str]],
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     base, options = with_lists
-    monkeypatch.chdir(base)
     (base / "splits" / "notes.txt").write_text("mine\n")
     assert fit(capsys, "--out", "runs/a", "--resume", *options)[0] == 0
 
@@ -411,11 +411,9 @@ def test_notes_beside_the_lists_do_not_matter(
 def test_other_lists_than_those_of_the_run_are_refused(
     key: str,
     with_lists: tuple[Path, list[str]],
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     base, options = with_lists
-    monkeypatch.chdir(base)
     if key == "lists":
         changed = base / "splits" / "fold_0" / "train.txt"
         changed.write_text("\n".join(changed.read_text().splitlines()[1:]) + "\n")
@@ -435,7 +433,10 @@ def test_a_run_whose_configuration_names_relative_copies_is_resumed(
     base, _ = with_lists
     config = base / "runs" / "a" / "config.yaml"
     tree = yaml.safe_load(config.read_text())
-    tree["data"] |= {"lists": "runs/a/lists", "label_map": "runs/a/label_map.yaml"}  # before 1.0
+    tree["data"] |= {
+        "lists": "runs/a/lists",
+        "label_map": "runs/a/label_map.yaml",
+    }  # as older versions wrote
     config.write_text(yaml.safe_dump(tree))
     monkeypatch.chdir(base / "runs")
     code, _, err = fit(capsys, "--out", "a", "--resume", "--data.root", "../data")
