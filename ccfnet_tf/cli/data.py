@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccfnet_tf.cli import suspects
-from ccfnet_tf.cli.argument_parser import Parser, add_palette_option, renamed
+from ccfnet_tf.cli.argument_parser import Parser, add_palette_option, option_names, renamed
 from ccfnet_tf.cli.fit_options import DEFAULT_WITH_DATA, parse_config
 from ccfnet_tf.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USER_ERROR, ConfigError, nearest
 from ccfnet_tf.io.console import new_console, new_progress
@@ -217,7 +217,7 @@ def _split(args: list[str]) -> int:
 
 def _keys_of(known: argparse.Namespace, config: RunConfig, lists: Path) -> list[str]:
     """Returns the arguments with which `fit` reads the same data with the given lists."""
-    plain = _config(known.config, ["--data.root", known.source]).data
+    plain = _config(known.config, ["--data.root", known.source], _split_parser()).data
     keys = [] if known.config == DEFAULT_WITH_DATA else ["--config", known.config]
     keys += ["--data.root", known.source]
     for key, value in vars(config.data).items():
@@ -262,7 +262,7 @@ def _scenes(args: list[str]) -> int:
 
     check_between("--count", known.count, *SCENES)
     keys = ["--data.format", "scenes", "--data.scenes", str(known.count), *keys]
-    _convert_to(expanded(known.out), _config("demo", keys), None)
+    _convert_to(expanded(known.out), _config("demo", keys, parser), None)
     return EXIT_DONE
 
 
@@ -331,7 +331,7 @@ def _parse(
     if args[:1] not in (["-h"], ["--help"]) and args and args[0].startswith("-"):
         raise ConfigError(f"{args[0]}: SRC must come first: {parser.prog} SRC {args[0]} ...")
     known, keys = parser.parse_known_args(args)
-    return known, _config(known.config, ["--data.root", known.source, *keys])
+    return known, _config(known.config, ["--data.root", known.source, *keys], parser)
 
 
 def _source_first(args: list[str]) -> list[str]:
@@ -344,10 +344,11 @@ def _source_first(args: list[str]) -> list[str]:
     return args
 
 
-def _config(name: str, keys: list[str]) -> RunConfig:
+def _config(name: str, keys: list[str], parser: argparse.ArgumentParser) -> RunConfig:
     from ccfnet_tf.config import find_config
 
-    return parse_config(find_config(name), keys)
+    verb = parser.prog.removeprefix("ccfnet-tf ")
+    return parse_config(find_config(name), keys, verb, option_names(parser))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ FORMAT_KEYS = {
 }
 TYPES: dict[type, str] = {tuple: "list", dict: "mapping", str: "string"}
 """Names in the help of types whose names differ between YAML and Python."""
+OPTIONS = ("--config", "--out", "--resume", "--accept-changed-data", "--print_config")
+"""Options of `fit` and `crossval` that are no keys of the configuration."""
 STORED = {"fit": CONFIG, "crossval": CROSSVAL_CONFIG}
 USAGE = "ccfnet-tf {verb} [--config PRESET|FILE.yaml] [--out RUN] [--resume] [--KEY VALUE ...]"
 DESCRIPTION = {
@@ -109,7 +111,7 @@ def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
             the data.
         SystemExit: After `--help` or `--print_config`.
     """
-    known = _parsed(args, verb)
+    known = _parsed(args, verb, OPTIONS)
     if known.accept_changed_data and not known.resume:
         raise ConfigError("--accept-changed-data applies only to a resumed run: add --resume")
     name = known.config or _default_config(known.given)
@@ -124,22 +126,26 @@ def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
     return FitOptions(config, out, known.resume, given, known.accept_changed_data)
 
 
-def parse_config(base: Path, keys: list[str]) -> RunConfig:
+def parse_config(
+    base: Path, keys: list[str], verb: str = "fit", options: Sequence[str] = ()
+) -> RunConfig:
     """Reads a configuration file and applies keys such as `--train.epochs 3`.
 
     Args:
         base: Path of the file.
         keys: The arguments.
+        verb: The command that they were given to, for messages.
+        options: Its own long options, which a misspelled key may mean.
 
     Raises:
         ConfigError: A key is unknown, a value is invalid, or a key has no effect for the format of
             the data.
         SystemExit: After `--help` or `--print_config`.
     """
-    known = _parsed(keys, "fit")
+    known = _parsed(keys, verb, options)
     for option in ("config", "out", "resume", "accept_changed_data"):
         if getattr(known, option):  # Options of `fit` that have no effect here.
-            raise ConfigError(_unknown(option.replace("_", "-")))
+            raise ConfigError(_unknown(option.replace("_", "-"), verb, options))
     return _configured(base, known, stored=False, verb="fit")
 
 
@@ -194,15 +200,16 @@ def _refuse_unused(data: DataConfig, given: Mapping[str, Any], stored: bool) -> 
                 )
 
 
-def _parsed(args: list[str], verb: str) -> argparse.Namespace:
+def _parsed(args: list[str], verb: str, options: Sequence[str]) -> argparse.Namespace:
     """Parses the options; keys of the configuration are collected in `given`.
 
     Raises:
         ConfigError: An option is unknown, or a value has the wrong type.
     """
-    known, others = _new_parser(verb).parse_known_args(args, argparse.Namespace(given={}))
+    known, others = _new_parser("fit").parse_known_args(args, argparse.Namespace(given={}))
     if others and others[0].startswith("-"):
-        raise ConfigError(_unknown(others[0].lstrip("-").partition("=")[0] or others[0]))
+        key = others[0].lstrip("-").partition("=")[0] or others[0]
+        raise ConfigError(_unknown(key, verb, options))
     if others:
         raise ConfigError(
             f"unexpected argument '{others[0]}': give the folder of images with --data.root"
@@ -303,9 +310,9 @@ def _format_value(value: Any) -> str:
     return str(list(value) if isinstance(value, tuple) else value)
 
 
-def _unknown(key: str) -> str:
-    known = [*key_types(), *option_names(_new_parser("fit"))]
-    return f"unknown key '{key}'" + (_nearest_key(key, known) or "; see ccfnet-tf fit --help")
+def _unknown(key: str, verb: str, options: Sequence[str]) -> str:
+    known = [*key_types(), *options]
+    return f"unknown key '{key}'" + (_nearest_key(key, known) or f"; see ccfnet-tf {verb} --help")
 
 
 def _nearest_key(key: str, known: list[str]) -> str:

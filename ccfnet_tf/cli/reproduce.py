@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ccfnet_tf.cli.argument_parser import Parser
+from ccfnet_tf.cli.argument_parser import Parser, option_names
 from ccfnet_tf.cli.fit_options import parse_config
 from ccfnet_tf.config import RunConfig, find_config, read_tree, with_defaults
 from ccfnet_tf.errors import EXIT_DONE, ConfigError
@@ -104,12 +104,13 @@ def _names(recipes: Sequence[Recipe]) -> str:
 
 def main(args: list[str]) -> int:
     """Carries out a study; returns the exit code."""
-    options, keys = new_parser().parse_known_args(args)
+    parser = new_parser()
+    options, keys = parser.parse_known_args(args)
     from ccfnet_tf.io.console import new_console
     from ccfnet_tf.reproduce.study import Request, reproduce
 
     _refuse_numbers(options)
-    config = _config(options.data_set, keys, options.budget)
+    config = _config(options.data_set, keys, options.budget, option_names(parser))
     request = Request(
         options.data_set, "claim", CLAIM, config, options.seeds or SEEDS, (0,), options.budget,
         options.again,
@@ -141,14 +142,16 @@ def _refuse_numbers(options: argparse.Namespace) -> None:
         raise ConfigError("--seeds has no effect with --folds, which trains seed 0: remove it")
 
 
-def _config(data_set: str, keys: list[str], budget: float | None) -> RunConfig:
+def _config(
+    data_set: str, keys: list[str], budget: float | None, options: Sequence[str]
+) -> RunConfig:
     """Returns the configuration of the cascade: the preset of the data set with some keys.
 
     Raises:
         ConfigError: A key is unknown or invalid, or is one that recipes, seeds and folds set.
     """
     path = find_config(data_set)
-    config = parse_config(path, keys)
+    config = parse_config(path, keys, "reproduce", options)
     preset, given = with_defaults(read_tree(path)), asdict(config)
     refused = dict(_SET) if budget is None else {**_SET, "train.epochs": "--budget sets it"}
     for key, why in refused.items():

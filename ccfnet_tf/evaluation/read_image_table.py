@@ -20,7 +20,7 @@ IMAGES_NPZ = "images.npz"
 _LARGEST = 2**30
 """Largest size of the arrays of `images.npz` in bytes; a compressed file may claim any size."""
 
-_AGAIN = "run `ccfnet-tf evaluate` again"
+_AGAIN = "run `ccfnet-tf evaluate` again, on the same split"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from ccfnet_tf.io.read_images import MAX_PIXELS
 
 Record = dict[str, Any]
 
+_WRITE_AGAIN = "; write it again"
+
 
 def read_json(path: str | Path) -> Record:
     """Reads a JSON file that contains an object.
@@ -41,7 +43,12 @@ def read_any_json(path: str | Path) -> Any:
         raise DataError(f"{path}: cannot be opened ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # Undecodable bytes are a ValueError too.
         reason = " ".join(str(error).split())
-        raise DataError(f"{path}: damaged or not JSON ({reason}); write it again") from error
+        raise DataError(f"{path}: damaged or not JSON ({reason}){_WRITE_AGAIN}") from error
+
+
+def plain_reason(error: DataError) -> str:
+    """Returns the message of an error of `read_json` without its advice, to give another one."""
+    return str(error).removesuffix(_WRITE_AGAIN)
 
 
 def records(owner: Record, key: str, where: str) -> list[Record]:

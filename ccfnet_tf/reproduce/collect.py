@@ -13,7 +13,7 @@ import numpy as np
 from ccfnet_tf.errors import DataError, RunError
 from ccfnet_tf.evaluation.evaluation import PROBABILITIES, SCORES
 from ccfnet_tf.evaluation.image_table import COMPARED, NEAR_PREFIX
-from ccfnet_tf.io.annotation_json import Record, read_json, records
+from ccfnet_tf.io.annotation_json import Record, plain_reason, read_json, records
 from ccfnet_tf.report.comparison import Compared, read_prediction, refuse_unlike
 from ccfnet_tf.report.read_evaluation_json import Evaluated
 from ccfnet_tf.reproduce.plan import Plan, PlannedRun, keys_beside_preset, refuse_foreign
@@ -21,6 +21,7 @@ from ccfnet_tf.reproduce.results_file import ResultsFile, distinct
 from ccfnet_tf.reproduce.verdict import Comparison, differences, over_seeds
 from ccfnet_tf.runs.run_folder import METRICS
 from ccfnet_tf.runs.write_run_files import sound_rows
+from ccfnet_tf.training.data_digest import FILE as DATA_DIGEST
 from ccfnet_tf.training.data_digest import Row, read_samples
 
 FREE = ("fine_difficulty", "max_softmax", "entropy", "margin", "disagreement")
@@ -48,6 +49,9 @@ NEAR = "4"
 
 OWN_PARTS = ("average", "fine")
 """Predictions of the cascade that refine is compared with in the claim."""
+
+
+RESTORE = "restore it, or move the folder of that run away, then run the same command again"
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,10 @@ def refuse_other_data(runs: Sequence[Finished]) -> None:
     first: dict[int, tuple[set[str], Finished]] = {}
     for found in runs:
         own = read_samples(found.path)
+        if not own:
+            raise RunError(
+                f"{found.path / DATA_DIGEST}: no such file, or without images: {RESTORE}"
+            )
         for name, row in own.items():
             other, path = rows.setdefault(name, (row, found.path))
             if other != row:
@@ -201,9 +209,12 @@ def _training(run: Path, epochs: int) -> dict[str, Any]:
 def _machine(run: Path) -> dict[str, Any]:
     """Returns what a run was trained with; several values if it was continued elsewhere."""
     path = run / "environment.json"
-    starts = records(read_json(path), "starts", str(path))
+    try:
+        starts = records(read_json(path), "starts", str(path))
+    except DataError as error:
+        raise DataError(f"{plain_reason(error)}: {RESTORE}") from error
     if not starts:
-        raise DataError(f"{path}: has no starts: damaged")
+        raise DataError(f"{path}: has no starts: {RESTORE}")
     rows = [{**start, "gpus": _gpus(start), "tensorflow": _tensorflow(start)} for start in starts]
     keys = ("commit", "processor", "cpus", "gpus", "precision", "tensorflow")
     return {key: [*dict.fromkeys(_plain(row.get(key)) for row in rows)] for key in keys}

@@ -108,9 +108,11 @@ def page_text(page: Path, results: Record) -> str:
         data_set = str(results["data_set"])
         tables = {name: write(results) for name, write in TABLES.items()}
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        path = page.with_suffix("") / f"{results.get('data_set')}.json"
         raise DataError(
-            f"the results of {page} are damaged ({type(error).__name__}: {error}): restore the "
-            "JSON file, or collect them from their run folders into another --results"
+            f"{path}: the results of {page} are damaged ({type(error).__name__}: {error}), or of "
+            "another version: restore the file, or collect them from their run folders into "
+            "another --results"
         ) from error
     before = _read(page)
     found = [name for owner, name in _MARKED.findall(before) if owner == data_set]
@@ -141,6 +143,8 @@ def page_text(page: Path, results: Record) -> str:
 
 
 def _read(page: Path) -> str:
+    if page.is_dir():
+        raise DataError(f"{page}: is a folder: move it away, or give another --results")
     try:
         return page.read_text(encoding="utf-8") if page.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:

@@ -27,7 +27,7 @@ from ccfnet_tf.config import (
     to_yaml,
 )
 from ccfnet_tf.errors import DataError, RunError
-from ccfnet_tf.io.annotation_json import Record, read_json, records, text, whole
+from ccfnet_tf.io.annotation_json import Record, plain_reason, read_json, records, text, whole
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
 from ccfnet_tf.reproduce.inputs import Input
 from ccfnet_tf.reproduce.recipes import (
@@ -296,7 +296,7 @@ def refuse_other(what: str, before: object, now: object, folder: Path) -> None:
 
 
 def write_plan(folder: Path, plan: Plan, configs: dict[str, RunConfig]) -> None:
-    """Writes a plan, and the configurations of those of its runs that have not begun.
+    """Writes a plan, and the configurations of those of its runs that have none or have not begun.
 
     Raises:
         ResourceError: The folder cannot be written.
@@ -305,7 +305,8 @@ def write_plan(folder: Path, plan: Plan, configs: dict[str, RunConfig]) -> None:
     refuse_unwritable(folder)
     write_text(folder / PLAN, json.dumps(asdict(plan), indent=1) + "\n")
     for run in plan.runs:
-        if run.recipe in configs and not has_begun(folder / run.name):
+        begun = has_begun(folder / run.name) and config_file(folder, run).is_file()
+        if run.recipe in configs and not begun:
             text = to_yaml(config_of(run, configs[run.recipe]))
             write_text(config_file(folder, run), text)
 
@@ -320,13 +321,18 @@ def refuse_foreign(folder: Path, run: PlannedRun) -> None:
     """Checks that a run was started with the configuration in the study's folder.
 
     Raises:
-        RunError: It was started with another.
+        RunError: It was started with another, or one of the two is missing.
     """
-    path = config_file(folder, run)
-    if path.is_file():
-        planned = from_yaml(path.read_text(encoding="utf-8", errors="replace"), source=str(path))
-        if _with_keys_of(read_config(folder / run.name / CONFIG), planned) == planned:
-            return
+    path, own = config_file(folder, run), folder / run.name / CONFIG
+    for each in (path, own):
+        if not each.is_file():
+            raise RunError(
+                f"{each}: no such file, which says what the run was started with: restore it, or "
+                f"move {own.parent} away, then run the same command again"
+            )
+    planned = from_yaml(path.read_text(encoding="utf-8", errors="replace"), source=str(path))
+    if _with_keys_of(read_config(own), planned) == planned:
+        return
     raise RunError(
         f"{folder / run.name}: its config.yaml is not that of {path.name} beside it: move the "
         "folder away, then run the same command again"
@@ -382,8 +388,9 @@ def read_plan(folder: Path) -> Plan | None:
     path = folder / PLAN
     if not path.is_file():
         return None
-    tree, where = read_json(path), str(path)
+    where = str(path)
     try:
+        tree = read_json(path)
         study: Any = text(tree, "study", where)
         known = {recipe.name for recipe in RECIPES[study]}
         recipes = tuple(_recipe(each, where, known) for each in records(tree, "recipes", where))
@@ -402,9 +409,12 @@ def read_plan(folder: Path) -> Plan | None:
             seeds=tuple(int(each) for each in tree["seeds"]),
             runs=tuple(_run(each, where, names) for each in records(tree, "runs", where)),
         )
+    except DataError as error:
+        raise DataError(f"{plain_reason(error)}: restore it, or choose another --out") from error
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path}: damaged ({type(error).__name__}: {error}): choose another --out"
+            f"{path}: damaged ({type(error).__name__}: {error}): restore it, or choose another "
+            "--out"
         ) from error
 
 

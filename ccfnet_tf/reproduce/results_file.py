@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ccfnet_tf.errors import ConfigError, DataError
-from ccfnet_tf.io.annotation_json import Record, read_json, records, text, whole
+from ccfnet_tf.io.annotation_json import Record, plain_reason, read_json, records, text, whole
 from ccfnet_tf.io.locked_folder import locked_folder
 from ccfnet_tf.io.machine import commit
 from ccfnet_tf.report.evaluation_in_words import counted
@@ -50,12 +50,16 @@ class ResultsFile:
         Raises:
             DataError: The file is damaged, or of another data set.
         """
+        if self.path.is_dir():
+            raise DataError(f"{self.path}: is a folder: move it away, or give another --results")
         if not self.path.is_file():
             return {"data_set": self.data_set, "scored": []}
         try:
             return self._checked(read_json(self.path))
         except (DataError, ValueError) as error:  # ValueError: NaN or infinity
-            reason = str(error).removeprefix(f"{self.path}: ").removesuffix("; write it again")
+            reason = str(error).removeprefix(f"{self.path}: ")
+            if isinstance(error, DataError):
+                reason = plain_reason(error).removeprefix(f"{self.path}: ")
             raise DataError(
                 f"{self.path}: {reason}: restore the file, which knows what was scored on the test "
                 "split, or give another --results"
@@ -98,7 +102,7 @@ class ResultsFile:
                 raise ConfigError(
                     f"recipe '{recipe}' was scored on the test split{of_fold} before it was "
                     f"changed ({self.path}): choose changes by the validation split; to score it "
-                    "once more, which the tables then say, add --again; or give another --results"
+                    "once more, which the tables then say, add --again"
                 )
 
     def count_runs(self, study: str) -> int:

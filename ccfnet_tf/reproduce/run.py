@@ -12,6 +12,7 @@ from rich.console import Console
 from ccfnet_tf.config import RunConfig
 from ccfnet_tf.errors import DataError, RunError
 from ccfnet_tf.io.atomic_file import refuse_links
+from ccfnet_tf.report.comparison import read_prediction
 from ccfnet_tf.report.evaluation_in_words import counted
 from ccfnet_tf.report.is_evaluated import is_evaluated
 from ccfnet_tf.report.read_evaluation_json import EVALUATION, Evaluated
@@ -85,8 +86,9 @@ def carry_out(
         refuse_foreign(folder, run)
     if not is_trained(path, plan.epochs):
         _call(["fit", "--out", str(path), "--resume", *_fit_options(folder, run, base)], run)
-    if is_scored(path, plan, run.recipe):
+    if is_scored(path, plan, run.recipe) and _has_counts(path):
         return
+    _refuse_without_best(path)
     data = ["--data.root", str(base.data.root)]
     if _calibrates(plan, run.recipe, path):
         _call(["calibrate", str(path), *data], run)
@@ -97,6 +99,29 @@ def carry_out(
                 results.refuse_second_scoring(run.recipe, [run.fold], digests)
             results.record(plan, run)
     _call(["evaluate", str(path), "--split", plan.split, *data], run)
+
+
+def _has_counts(run: Path) -> bool:
+    """Returns whether the counts per image of a scored run can be read; else it is scored again."""
+    try:
+        read_prediction(run.name, run, "refine")
+    except DataError:
+        return False
+    return True
+
+
+def _refuse_without_best(run: Path) -> None:
+    """Checks that a trained run has the checkpoint that validation chose; no other one is scored.
+
+    Raises:
+        RunError: It has not.
+    """
+    path = run / CHECKPOINTS / "best.npz"
+    if not path.is_file():
+        raise RunError(
+            f"{path}: no such file, but validation chose this checkpoint: restore it, or move "
+            f"{run} away to train it again, then continue with {RESUME}"
+        )
 
 
 def refuse_calibrated(plan: Plan, folder: Path) -> None:

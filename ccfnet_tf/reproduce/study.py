@@ -11,8 +11,9 @@ from rich.console import Console
 
 from ccfnet_tf.config import RunConfig, to_yaml
 from ccfnet_tf.datasets.open_data_set import list_set, read_parts
-from ccfnet_tf.errors import ConfigError, RunError
+from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, RunError
 from ccfnet_tf.io.locked_folder import locked_folder
+from ccfnet_tf.pipeline.worker_sharding import by_example
 from ccfnet_tf.report.evaluation_in_words import counted
 from ccfnet_tf.report.evaluation_tables import percent
 from ccfnet_tf.report.read_evaluation_json import EVALUATION, Evaluated
@@ -102,6 +103,7 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
         write_plan(folder, study.plan, study.configs)
         record_by_hand(study.plan, folder, file)
         failed: dict[str, RunError] = {}
+        unwritten: CCFNetError | None = None
         for run in study.runs:
             say_run(study.plan, run, folder, console)
             try:
@@ -110,8 +112,10 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
                 console.print(f"{run.name}: failed: {error}", markup=False, soft_wrap=True)
                 failed[run.name] = error
             else:
-                _write(study, folder, file, page, again=request.again)
+                unwritten = _written(study, folder, file, page, console, again=request.again)
                 _say_figures(study.plan, run, folder, console)
+    if unwritten is not None:
+        raise unwritten
     if len(failed) == 1:
         raise next(iter(failed.values()))
     if failed:
@@ -121,6 +125,24 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
         )
     console.print(console_table(file.read(), request.study))
     console.print(f"written to {file.path} and {page}")
+
+
+def _written(
+    study: Prepared,
+    folder: Path,
+    file: ResultsFile,
+    page: Path,
+    console: Console,
+    *,
+    again: bool,
+) -> CCFNetError | None:
+    """Writes the results; returns an error in the files of a finished run, which stops no other."""
+    try:
+        _write(study, folder, file, page, again=again)
+    except (DataError, RunError) as error:
+        console.print(f"results are not written: {error}", markup=False, soft_wrap=True)
+        return error
+    return None
 
 
 def _write(study: Prepared, folder: Path, file: ResultsFile, page: Path, *, again: bool) -> None:
@@ -356,7 +378,7 @@ def _refuse_seen(base: RunConfig, request: Request) -> None:
 
 
 def _refuse_folds(config: RunConfig, folds: Sequence[int]) -> None:
-    """Checks that the data set has all folds, and validation images in each of them.
+    """Checks that the data set has all folds, and enough images in each of them.
 
     Raises:
         ConfigError: It has not.
@@ -367,6 +389,7 @@ def _refuse_folds(config: RunConfig, folds: Sequence[int]) -> None:
             folds_of = f"the folds 0 to {known - 1}" if known > 1 else "no fold but 0"
             raise ConfigError(f"--folds {fold}: the data set has {folds_of}")
         parts = read_parts(replace(config.data, fold=fold), config.seed)
+        by_example(parts.train, config.train.batch)  # raises if the split is smaller than a batch
         if not parts.val:
             share = config.data.val_share
             fix = "add images to it" if parts.own_val else f"data.val_share is {share}: raise it"

@@ -311,3 +311,12 @@ def test_options_of_fit_are_not_ignored(
 ) -> None:
     assert data("check", plain, *option) == EXIT_USER_ERROR
     assert f"unknown key '{option[0][2:]}'" in capsys.readouterr().err
+
+
+def test_a_misspelled_option_is_compared_with_those_of_the_subcommand(
+    plain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert data("split", plain, "--out", "x", "--fodls", "3") == EXIT_USER_ERROR
+    assert "unknown key 'fodls'; did you mean '--folds'?" in capsys.readouterr().err
+    assert data("check", plain, "--zzz", "3") == EXIT_USER_ERROR
+    assert "unknown key 'zzz'; see ccfnet-tf data check --help" in capsys.readouterr().err

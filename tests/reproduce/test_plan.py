@@ -202,9 +202,10 @@ def test_a_damaged_plan_is_refused(tmp_path: Path, change: dict[str, object]) ->
     plan, configs = plan_of(base_config(tmp_path))
     write_plan(tmp_path, plan, configs)
     tree = json.loads((tmp_path / "plan.json").read_text())
-    (tmp_path / "plan.json").write_text(json.dumps(tree | change))
-    with pytest.raises(DataError, match=r"plan\.json"):
-        read_plan(tmp_path)
+    for content in (json.dumps(tree | change), "{}", "[]", "rubbish"):
+        (tmp_path / "plan.json").write_text(content)
+        with pytest.raises(DataError, match=r"plan\.json: .*restore it, or choose another --out"):
+            read_plan(tmp_path)
 
 
 def test_a_study_is_extended_by_seeds_and_not_by_other_recipes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -587,6 +588,119 @@ def test_a_damaged_run_does_not_stop_the_others(
     assert processes.calls == [("evaluate", "ohem-fold0-seed0")]
 
 
+def test_only_the_checkpoint_that_validation_chose_is_scored(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = command(data, tmp_path, "--folds", "0", "1", "--train.epochs", "2")
+    assert cli.main(args) == 0
+    before = (tmp_path / "results/stanford_background.json").read_bytes()
+    best = tmp_path / "folds/cascade-fold0-seed0/checkpoints/best.npz"
+    best.unlink()
+    processes.calls.clear()
+    assert cli.main([*args, "--again"]) == 2
+    assert f"{best}: no such file, but validation chose this checkpoint" in capsys.readouterr().err
+    assert processes.calls == []
+    assert json.loads(before)["folds"]["runs"][1]["fold"] == 1
+    assert json.loads(before)["scored"] == json.loads(
+        (tmp_path / "results/stanford_background.json").read_text()
+    )["scored"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "damage",
+    list(itertools.product(["environment.json", "data_digest.json"], [None, "rubbish"])),
+)
+def test_a_damaged_file_of_a_finished_run_stops_no_other_run(
+    damage: tuple[str, str | None],
+    data: Path,
+    tmp_path: Path,
+    processes: Processes,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    args = command(data, tmp_path, "--folds", "0", "--train.epochs", "2")
+    assert cli.main(args) == 0
+    file, content = damage
+    path = tmp_path / "folds/cascade-fold0-seed0" / file
+    before = path.read_bytes()
+    path.unlink()
+    if content is not None:  # else it is missing
+        path.write_text(content)
+    both = command(data, tmp_path, "--folds", "0", "1", "--train.epochs", "2")
+    assert cli.main(both) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"ccfnet-tf: {path}: ")
+    assert "restore it" in printed.err
+    assert "write it again" not in printed.err
+    assert processes.names("fit") == [f"cascade-fold{fold}-seed0" for fold in range(2)]
+    path.write_bytes(before)
+    processes.calls.clear()
+    assert cli.main(both) == 0
+    assert processes.calls == []
+    tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
+    assert len(tree["folds"]["runs"]) == 2
+
+
+@pytest.mark.parametrize("file", ["images.npz", "evaluation.json"])
+@pytest.mark.parametrize("study", ["--folds", "--ablations"])
+def test_a_damaged_evaluation_is_repeated_on_the_split_of_the_study(
+    study: str, file: str, data: Path, tmp_path: Path, processes: Processes
+) -> None:
+    names = ["0"] if study == "--folds" else ["crop_185"]
+    args = command(data, tmp_path, study, *names, "--train.epochs", "2")
+    assert cli.main(args) == 0
+    results = tmp_path / "results/stanford_background.json"
+    before = results.read_bytes()
+    (tmp_path / study.removeprefix("--") / "cascade-fold0-seed0" / file).write_text("rubbish")
+    processes.calls.clear()
+    assert cli.main(args) == 0
+    assert processes.names("evaluate") == ["cascade-fold0-seed0"]
+    assert processes.names("fit") == []
+    assert results.read_bytes() == before
+
+
+def test_a_lost_configuration_of_a_study_is_written_again(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = command(data, tmp_path, "--folds", "0", "--train.epochs", "2")
+    assert cli.main(args) == 0
+    planned = tmp_path / "folds/cascade-fold0-seed0.yaml"
+    content = planned.read_bytes()
+    planned.unlink()
+    processes.calls.clear()
+    assert cli.main(args) == 0
+    assert planned.read_bytes() == content
+    own = tmp_path / "folds/cascade-fold0-seed0/config.yaml"
+    own.unlink()
+    assert cli.main(args) == 2
+    assert f"{own}: no such file, which says what the run was" in capsys.readouterr().err
+    assert processes.calls == []
+
+
+@pytest.mark.parametrize("name", ["results.md", "results/stanford_background.json"])
+def test_results_that_are_folders_are_refused_before_training(
+    name: str, data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).mkdir(parents=True)
+    assert cli.main(command(data, tmp_path, "--folds", "--train.epochs", "2")) == 2
+    assert f"{tmp_path / name}: is a folder: move it away" in capsys.readouterr().err
+    assert processes.calls == []
+
+
+def test_results_of_another_version_are_named(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = command(data, tmp_path, "--folds", "--train.epochs", "2")
+    assert cli.main(args) == 0
+    path = tmp_path / "results/stanford_background.json"
+    tree = json.loads(path.read_text())
+    del tree["folds"]["runs"][0]["scoring_commits"]
+    path.write_text(json.dumps(tree))
+    assert cli.main(args) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"ccfnet-tf: {path}: the results of ")
+    assert "scoring_commits" in error
+
+
 def test_an_ablation_that_cannot_be_made_is_named(
     data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -674,6 +788,9 @@ def test_a_data_set_without_folds_has_fold_0(
         (["--results", "/"], "--results /: give a folder with a name"),
         (["--ablations", "--folds"], "not allowed with argument"),
         (["--config", "demo"], "unknown key 'config'"),
+        (["--ablation", "no_ema"], "unknown key 'ablation'; did you mean '--ablations'?"),
+        (["--zzz", "red"], "unknown key 'zzz'; see ccfnet-tf reproduce --help"),
+        (["--train.batch", "64"], "train.batch is 64: the training split has"),
     ],
 )
 def test_invalid_options_are_refused_in_one_line(
