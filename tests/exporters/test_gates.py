@@ -116,15 +116,17 @@ def test_every_gate_runs_wholly_on_a_gpu(gated: Any, tmp_path: Path) -> None:
     assert_runs_on_a_gpu(tmp_path)
 
 
-@pytest.fixture(scope="module", params=[0.5, 1.5])
+@pytest.fixture(scope="module", params=[(0.5, 1.0), (0.5, 0.5), (1.5, 1.0)])
 def two_scales(request: pytest.FixtureRequest) -> Any:
     keras.utils.set_random_seed(0)
+    coarse_scale, attention_scale = request.param
     model = build_ccfnet(
         len(TAXONOMY.names),
         backbone="mobilenet_v2",
         backbone_weights=None,
         head_channels=8,
-        coarse_scale=request.param,
+        coarse_scale=coarse_scale,
+        attention_scale=attention_scale,
         gate="affine",
         batch_norm_momentum=0.0,
         **FULL,

@@ -427,6 +427,54 @@ def test_the_page_has_the_tables_of_the_committed_results(data_set: str, tmp_pat
     assert page.read_text() == text
 
 
+def committed(data_set: str) -> dict[str, Any]:
+    return ResultsFile(REPOSITORY / f"docs/results/{data_set}.json", data_set).read()
+
+
+def words_of(path: str) -> str:
+    """Returns the text of a page, its lines joined."""
+    return " ".join((REPOSITORY / path).read_text().split())
+
+
+def figures_of(score: str, errors_of: str, key: str, digits: int) -> str:
+    """Returns a figure of a score in the claims, of both data sets."""
+    rows = [
+        next(
+            row
+            for row in committed(data_set)["claim"]["scores"]
+            if (row["errors_of"], row["score"]) == (errors_of, score)
+        )
+        for data_set in DATA_SETS
+    ]
+    values = [row[key]["mean"] * (1 if key == "auroc" else 100) for row in rows]
+    return " and ".join(f"{value:.{digits}f}".removeprefix("0") for value in values)
+
+
+def test_the_first_screen_of_the_readme_has_the_committed_figures() -> None:
+    assert (
+        f"AUROC of {figures_of('difficulty', 'coarse', 'auroc', 3)}, their maximum softmax with "
+        f"{figures_of('max_softmax', 'coarse', 'auroc', 3)}, and the probability that the fine "
+        f"head gives to coarse's class with {figures_of('fine_difficulty', 'coarse', 'auroc', 3)}; "
+        f"calibrated risk is off by {figures_of('risk', 'refine', 'ece', 1)} percentage points on "
+        "average, within 4 pixels of boundaries by "
+        f"{figures_of('risk', 'refine', 'ece_within_4_pixels', 0)} "
+    ) in words_of("README.md")
+
+
+@pytest.mark.parametrize("study", ["claim", "folds"])
+@pytest.mark.parametrize("data_set", DATA_SETS)
+def test_what_a_user_may_expect_are_the_committed_figures(data_set: str, study: str) -> None:
+    rows = [row for row in committed(data_set)[study]["runs"] if row["recipe"] == "cascade"]
+    accuracy, iou = (
+        100 * statistics.fmean(row["figures"]["refine"][key] for row in rows)
+        for key in ("pixel_accuracy", "mean_iou")
+    )
+    page = words_of("docs/results.md")
+    assert f"| {accuracy:.0f} % | {iou:.0f} %" in page.split("## Goals", maxsplit=1)[0]
+    if study == "folds":
+        assert f"{accuracy:.2f} %" in page.split("## Goals")[1].split("## ")[0]
+
+
 @pytest.mark.parametrize(
     ("verdicts", "overall"),
     [
