@@ -50,8 +50,6 @@ FORMAT_KEYS = {
 }
 TYPES: dict[type, str] = {tuple: "list", dict: "mapping", str: "string"}
 """Names in the help of types whose names differ between YAML and Python."""
-OPTIONS = ("--config", "--out", "--resume", "--accept-changed-data", "--print_config")
-"""Options of `fit` and `crossval` that are no keys of the configuration."""
 STORED = {"fit": CONFIG, "crossval": CROSSVAL_CONFIG}
 USAGE = "ccfnet-tf {verb} [--config PRESET|FILE.yaml] [--out RUN] [--resume] [--KEY VALUE ...]"
 DESCRIPTION = {
@@ -111,7 +109,7 @@ def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
             the data.
         SystemExit: After `--help` or `--print_config`.
     """
-    known = _parsed(args, verb, OPTIONS)
+    known = _parsed(args, verb)
     if known.accept_changed_data and not known.resume:
         raise ConfigError("--accept-changed-data applies only to a resumed run: add --resume")
     name = known.config or _default_config(known.given)
@@ -200,16 +198,23 @@ def _refuse_unused(data: DataConfig, given: Mapping[str, Any], stored: bool) -> 
                 )
 
 
-def _parsed(args: list[str], verb: str, options: Sequence[str]) -> argparse.Namespace:
+def _parsed(args: list[str], verb: str, options: Sequence[str] = ()) -> argparse.Namespace:
     """Parses the options; keys of the configuration are collected in `given`.
+
+    Args:
+        args: The arguments.
+        verb: The command that they were given to, for messages.
+        options: Its long options, which a misspelled key may mean; by default those of `fit`.
 
     Raises:
         ConfigError: An option is unknown, or a value has the wrong type.
     """
-    known, others = _new_parser("fit").parse_known_args(args, argparse.Namespace(given={}))
+    parser = _new_parser("fit")
+    parser.prog = f"ccfnet-tf {verb}"
+    known, others = parser.parse_known_args(args, argparse.Namespace(given={}))
     if others and others[0].startswith("-"):
         key = others[0].lstrip("-").partition("=")[0] or others[0]
-        raise ConfigError(_unknown(key, verb, options))
+        raise ConfigError(_unknown(key, verb, options or [*parser._option_string_actions]))
     if others:
         raise ConfigError(
             f"unexpected argument '{others[0]}': give the folder of images with --data.root"

@@ -94,7 +94,8 @@ def _of_run(run: Path, out: Path, root: str | None, palette: PaletteName, consol
     evaluated = Evaluated.read(run / EVALUATION)
     if evaluated.classes != info.taxonomy.names:
         raise DataError(
-            f"{evaluated.path}: is of other classes than the run: run `ccfnet-tf evaluate` again"
+            f"{evaluated.path}: is of other classes than the run: run `ccfnet-tf evaluate` "
+            "again, on the same split"
         )
     rows = read_rows(run / IMAGES_CSV)
     _refuse_other_rows(run / IMAGES_CSV, rows, evaluated)
@@ -135,7 +136,7 @@ def _refuse_other_rows(path: Path, rows: Sequence[ImageRow], evaluated: Evaluate
     if here != there:
         raise DataError(
             f"{path}: has {here[0]} images with {here[1]} pixels, and {EVALUATION} {there[0]} with "
-            f"{there[1]}: run `ccfnet-tf evaluate` again"
+            f"{there[1]}: run `ccfnet-tf evaluate` again, on the same split"
         )
 
 
@@ -164,7 +165,8 @@ def _samples(
         place = root or data.root or parts.format
         raise DataError(
             f"{place}: the {split} split has no image '{missing[0]}', which was evaluated: "
-            "give the data with --data.root, or run `ccfnet-tf evaluate` again"
+            "give the data with --data.root, or run `ccfnet-tf evaluate` again, on the same "
+            "split"
         )
     load = without_damage(parts.load) if data.damaged_records == "skip" else parts.load
     return [there[name] for name in names], load

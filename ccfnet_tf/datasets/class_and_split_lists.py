@@ -187,8 +187,8 @@ def read_part_lists(root: Path, known: Mapping[str, str], what: str) -> dict[str
             sample = known.get(name, normalised.get(plain_name(name)))
             if sample is None:
                 raise DataError(
-                    f"{path}: line {line}: '{name}' is not {what}{nearest(name, known)}: correct "
-                    "the name, restore the file, or remove the line"
+                    f"{path}: line {line}: '{name}' is not {what}: correct the name, "
+                    f"restore the image, or remove the line{nearest(name, known)}"
                 )
             if sample in listed_on:
                 raise DataError(f"{path}: line {line}: '{name}' is already on {listed_on[sample]}")

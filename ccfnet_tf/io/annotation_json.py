@@ -46,7 +46,7 @@ def read_any_json(path: str | Path) -> Any:
         raise DataError(f"{path}: damaged or not JSON ({reason}){_WRITE_AGAIN}") from error
 
 
-def plain_reason(error: DataError) -> str:
+def plain_reason(error: Exception) -> str:
     """Returns the message of an error of `read_json` without its advice, to give another one."""
     return str(error).removesuffix(_WRITE_AGAIN)
 

@@ -267,7 +267,7 @@ def read_prediction(name: str, path: Path, prediction: str = "refine") -> Compar
     if not same:
         raise DataError(
             f"{path / IMAGES_NPZ}: belongs to another evaluation than {EVALUATION}: run `ccfnet-tf "
-            "evaluate` again"
+            "evaluate` again, on the same split"
         )
     return Compared(name, path, evaluated, cells.names, counts, near)
 

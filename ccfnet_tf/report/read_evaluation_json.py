@@ -183,5 +183,5 @@ class Evaluated:
     def _fault(self, keys: tuple[str, ...], found: str) -> DataError:
         return DataError(
             f"{self.path}: '{'.'.join(keys)}' is {found}: damaged, or written by another version: "
-            "run `ccfnet-tf evaluate` again"
+            "run `ccfnet-tf evaluate` again, on the same split"
         )

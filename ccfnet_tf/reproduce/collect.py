@@ -52,6 +52,7 @@ OWN_PARTS = ("average", "fine")
 
 
 RESTORE = "restore it, or move the folder of that run away, then run the same command again"
+"""What to do about a file of a finished run."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ def refuse_other_data(runs: Sequence[Finished]) -> None:
     """Checks that all runs were trained and evaluated on the same images and labels.
 
     Raises:
-        RunError: An image or its label changed in training or validation, or a fold has others.
+        RunError: An image or its label changed in training or validation, a fold has others, or
+            a run does not say which it had.
         DataError: The images or labels of the evaluations of a fold differ on the test split.
     """
     rows: dict[str, tuple[Row, Path]] = {}
@@ -138,9 +140,9 @@ def refuse_other_data(runs: Sequence[Finished]) -> None:
     for found in runs:
         own = read_samples(found.path)
         if not own:
-            raise RunError(
-                f"{found.path / DATA_DIGEST}: no such file, or without images: {RESTORE}"
-            )
+            digest = found.path / DATA_DIGEST
+            fault = "damaged, or of another version" if digest.exists() else "no such file"
+            raise RunError(f"{digest}: {fault}: {RESTORE}")
         for name, row in own.items():
             other, path = rows.setdefault(name, (row, found.path))
             if other != row:
@@ -203,7 +205,8 @@ def _training(run: Path, epochs: int) -> dict[str, Any]:
             "minutes": round(sum(float(row["seconds"]) for row in rows) / 60, 1),
         }
     except (KeyError, ValueError) as error:
-        raise DataError(f"{metrics}: damaged ({type(error).__name__}: {error})") from error
+        fault = f"damaged ({type(error).__name__}: {error})"
+        raise DataError(f"{metrics}: {fault}: {RESTORE}") from error
 
 
 def _machine(run: Path) -> dict[str, Any]:

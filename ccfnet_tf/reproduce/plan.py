@@ -26,7 +26,7 @@ from ccfnet_tf.config import (
     read_tree,
     to_yaml,
 )
-from ccfnet_tf.errors import DataError, RunError
+from ccfnet_tf.errors import ConfigError, DataError, RunError
 from ccfnet_tf.io.annotation_json import Record, plain_reason, read_json, records, text, whole
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
 from ccfnet_tf.reproduce.inputs import Input
@@ -305,8 +305,8 @@ def write_plan(folder: Path, plan: Plan, configs: dict[str, RunConfig]) -> None:
     refuse_unwritable(folder)
     write_text(folder / PLAN, json.dumps(asdict(plan), indent=1) + "\n")
     for run in plan.runs:
-        begun = has_begun(folder / run.name) and config_file(folder, run).is_file()
-        if run.recipe in configs and not begun:
+        kept = has_begun(folder / run.name) and _planned(config_file(folder, run)) is not None
+        if run.recipe in configs and not kept:
             text = to_yaml(config_of(run, configs[run.recipe]))
             write_text(config_file(folder, run), text)
 
@@ -321,22 +321,34 @@ def refuse_foreign(folder: Path, run: PlannedRun) -> None:
     """Checks that a run was started with the configuration in the study's folder.
 
     Raises:
-        RunError: It was started with another, or one of the two is missing.
+        RunError: It was started with another, or one of the two is missing or damaged.
     """
     path, own = config_file(folder, run), folder / run.name / CONFIG
-    for each in (path, own):
-        if not each.is_file():
-            raise RunError(
-                f"{each}: no such file, which says what the run was started with: restore it, or "
-                f"move {own.parent} away, then run the same command again"
-            )
-    planned = from_yaml(path.read_text(encoding="utf-8", errors="replace"), source=str(path))
+    planned = _planned(path)
+    if planned is None:
+        raise RunError(
+            f"{path}: missing or damaged; it says what the run was started with: restore it, or "
+            "run the command that started it again, which writes it"
+        )
+    if not own.is_file():
+        raise RunError(
+            f"{own}: no such file; it says what the run was trained with: restore it, or move "
+            f"{own.parent} away; then run the same command again"
+        )
     if _with_keys_of(read_config(own), planned) == planned:
         return
     raise RunError(
         f"{folder / run.name}: its config.yaml is not that of {path.name} beside it: move the "
         "folder away, then run the same command again"
     )
+
+
+def _planned(path: Path) -> RunConfig | None:
+    """Returns the configuration that a run is started with; None if it is missing or damaged."""
+    try:
+        return from_yaml(path.read_text(encoding="utf-8", errors="replace"), source=str(path))
+    except (OSError, ConfigError):
+        return None
 
 
 def _with_keys_of(config: RunConfig, other: RunConfig) -> RunConfig:
@@ -386,6 +398,8 @@ def read_plan(folder: Path) -> Plan | None:
         DataError: The plan is damaged.
     """
     path = folder / PLAN
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder: move it away, or choose another --out")
     if not path.is_file():
         return None
     where = str(path)
@@ -406,7 +420,7 @@ def read_plan(folder: Path) -> Plan | None:
             inputs=tuple(Input(**each) for each in records(tree, "inputs", where)),
             recipes=recipes,
             same={str(name): str(other) for name, other in dict(tree["same"]).items()},
-            seeds=tuple(int(each) for each in tree["seeds"]),
+            seeds=_seeds(tree["seeds"]),
             runs=tuple(_run(each, where, names) for each in records(tree, "runs", where)),
         )
     except DataError as error:
@@ -416,6 +430,12 @@ def read_plan(folder: Path) -> Plan | None:
             f"{path}: damaged ({type(error).__name__}: {error}): restore it, or choose another "
             "--out"
         ) from error
+
+
+def _seeds(values: list[Any]) -> tuple[int, ...]:
+    if not values:
+        raise ValueError("no number of seeds")
+    return tuple(int(each) for each in values)
 
 
 def _recipe(tree: Record, where: str, known: set[str]) -> PlannedRecipe:

@@ -57,9 +57,7 @@ class ResultsFile:
         try:
             return self._checked(read_json(self.path))
         except (DataError, ValueError) as error:  # ValueError: NaN or infinity
-            reason = str(error).removeprefix(f"{self.path}: ")
-            if isinstance(error, DataError):
-                reason = plain_reason(error).removeprefix(f"{self.path}: ")
+            reason = plain_reason(error).removeprefix(f"{self.path}: ")
             raise DataError(
                 f"{self.path}: {reason}: restore the file, which knows what was scored on the test "
                 "split, or give another --results"
@@ -105,9 +103,10 @@ class ResultsFile:
                     "once more, which the tables then say, add --again"
                 )
 
-    def count_runs(self, study: str) -> int:
-        """Returns the number of runs of a study in the file."""
-        return len(self.read().get(study, {"runs": []})["runs"])
+    def stored_runs(self, study: str) -> list[tuple[Any, ...]]:
+        """Returns recipe, seed and fold of each run of a study in the file."""
+        runs = self.read().get(study, {"runs": []})["runs"]
+        return [tuple(run.get(key) for key in ("recipe", "seed", "fold")) for run in runs]
 
     def refuse_fewer_runs(self, study: str, runs: int) -> None:
         """Checks that the results of a study are not replaced by those of fewer runs.
@@ -119,7 +118,7 @@ class ResultsFile:
         Raises:
             ConfigError: They would be.
         """
-        stored = self.count_runs(study)
+        stored = len(self.stored_runs(study))
         if stored > runs:
             raise ConfigError(
                 f"{self.path}: has {counted(stored, 'finished run')} of '{study}', --out has "

@@ -28,7 +28,7 @@ from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.runs.calibration_file import CALIBRATION
 from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_command import run_command
-from ccfnet_tf.runs.run_folder import CHECKPOINTS, CONFIG, read_config
+from ccfnet_tf.runs.run_folder import CHECKPOINTS, CONFIG, read_config, refuse_without_best
 
 RESUME = "the same command"
 
@@ -76,7 +76,8 @@ def carry_out(
 
     Raises:
         ConfigError: Another process has scored the recipe in another form meanwhile.
-        RunError: A command failed, which has printed its error, or the run is not of this study.
+        RunError: A command failed, which has printed its error, the run is not of this study, or it
+            lost the checkpoint that validation chose.
         KeyboardInterrupt: It was interrupted.
         TerminatedError: It received SIGTERM.
     """
@@ -86,9 +87,9 @@ def carry_out(
         refuse_foreign(folder, run)
     if not is_trained(path, plan.epochs):
         _call(["fit", "--out", str(path), "--resume", *_fit_options(folder, run, base)], run)
-    if is_scored(path, plan, run.recipe) and _has_counts(path):
+    if is_scored(path, plan, run.recipe) and has_counts(path):
         return
-    _refuse_without_best(path)
+    refuse_without_best(path)
     data = ["--data.root", str(base.data.root)]
     if _calibrates(plan, run.recipe, path):
         _call(["calibrate", str(path), *data], run)
@@ -101,27 +102,13 @@ def carry_out(
     _call(["evaluate", str(path), "--split", plan.split, *data], run)
 
 
-def _has_counts(run: Path) -> bool:
+def has_counts(run: Path) -> bool:
     """Returns whether the counts per image of a scored run can be read; else it is scored again."""
     try:
         read_prediction(run.name, run, "refine")
     except DataError:
         return False
     return True
-
-
-def _refuse_without_best(run: Path) -> None:
-    """Checks that a trained run has the checkpoint that validation chose; no other one is scored.
-
-    Raises:
-        RunError: It has not.
-    """
-    path = run / CHECKPOINTS / "best.npz"
-    if not path.is_file():
-        raise RunError(
-            f"{path}: no such file, but validation chose this checkpoint: restore it, or move "
-            f"{run} away to train it again, then continue with {RESUME}"
-        )
 
 
 def refuse_calibrated(plan: Plan, folder: Path) -> None:
@@ -132,7 +119,11 @@ def refuse_calibrated(plan: Plan, folder: Path) -> None:
     """
     for run in plan.runs if plan.split == "val" else ():
         path = folder / run.name
-        if (path / CALIBRATION).is_file() and not _calibrates(plan, run.recipe, path):
+        try:
+            foreign = (path / CALIBRATION).is_file() and not _calibrates(plan, run.recipe, path)
+        except RunError:  # its configuration is missing or damaged, which `carry_out` reports
+            continue
+        if foreign:
             raise RunError(
                 f"{path / CALIBRATION}: ablations are compared without calibration, but for hard "
                 f"blends: move the file away, then continue with {RESUME}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -41,6 +41,7 @@ from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.run import (
     RESUME,
     carry_out,
+    has_counts,
     is_finished,
     is_scored,
     is_trained,
@@ -112,37 +113,32 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
                 console.print(f"{run.name}: failed: {error}", markup=False, soft_wrap=True)
                 failed[run.name] = error
             else:
-                unwritten = _written(study, folder, file, page, console, again=request.again)
-                _say_figures(study.plan, run, folder, console)
-    if unwritten is not None:
-        raise unwritten
-    if len(failed) == 1:
-        raise next(iter(failed.values()))
-    if failed:
-        raise RunError(
-            f"{folder}: {len(failed)} of {len(study.runs)} runs failed ({', '.join(failed)}): fix "
-            f"the errors printed above, then continue with {RESUME}"
-        )
+                fewer = request.again and not failed
+                try:
+                    _say_figures(study.plan, run, folder, console)
+                    _write(study, folder, file, page, again=fewer)
+                    unwritten = None
+                except (DataError, RunError) as error:  # in a file that the results need
+                    unwritten = error
+    _raise_first(failed, unwritten, study, folder)
     console.print(console_table(file.read(), request.study))
     console.print(f"written to {file.path} and {page}")
 
 
-def _written(
-    study: Prepared,
-    folder: Path,
-    file: ResultsFile,
-    page: Path,
-    console: Console,
-    *,
-    again: bool,
-) -> CCFNetError | None:
-    """Writes the results; returns an error in the files of a finished run, which stops no other."""
-    try:
-        _write(study, folder, file, page, again=again)
-    except (DataError, RunError) as error:
-        console.print(f"results are not written: {error}", markup=False, soft_wrap=True)
-        return error
-    return None
+def _raise_first(
+    failed: Mapping[str, RunError], unwritten: CCFNetError | None, study: Prepared, folder: Path
+) -> None:
+    """Raises the error of a run, or of the results, if there was one."""
+    of_failed = any(name in str(unwritten) for name in failed)
+    results = "" if unwritten is None or of_failed else f"; results are not written: {unwritten}"
+    if len(failed) > 1 or (failed and results):
+        raise RunError(
+            f"{folder}: {len(failed)} of {len(study.runs)} runs failed ({', '.join(failed)}): fix "
+            f"the errors printed above, then continue with {RESUME}{results}"
+        )
+    for error in (*failed.values(), unwritten):
+        if error is not None:
+            raise error
 
 
 def _write(study: Prepared, folder: Path, file: ResultsFile, page: Path, *, again: bool) -> None:
@@ -152,13 +148,23 @@ def _write(study: Prepared, folder: Path, file: ResultsFile, page: Path, *, agai
 
     Raises:
         ConfigError: Another process has written those of more runs meanwhile.
+        CCFNetError: A file of a finished run, or of the results, is missing or damaged.
+        RunError: A run that the results have is not finished any more.
     """
     plan = study.plan
     with file.locked():
         finished = [run for run in plan.runs if is_finished(plan, run, folder)]
         if not again:
-            file.refuse_fewer_runs(plan.study, _kept(plan, study.runs, folder))
-            if len(finished) < file.count_runs(plan.study):
+            file.refuse_fewer_runs(plan.study, _kept(plan, folder))
+            stored = file.stored_runs(plan.study)
+            for run in plan.runs:
+                if run not in finished and (run.recipe, run.seed, run.fold) in stored:
+                    raise RunError(
+                        f"{folder / run.name}: a file of it is missing or damaged, and its results "
+                        f"in {file.path} would be lost: restore it, or name this run in the "
+                        "options, to train or evaluate it again"
+                    )
+            if len(finished) < len(stored):  # some of them, perhaps of another --out
                 return
         if plan.split == "test":
             for run in finished:
@@ -177,10 +183,9 @@ def _say_figures(plan: Plan, run: PlannedRun, folder: Path, console: Console) ->
     )
 
 
-def _kept(plan: Plan, requested: Sequence[PlannedRun], folder: Path) -> int:
-    """Returns how many runs are finished, or trained and about to be scored."""
-    trained = {run for run in requested if is_trained(folder / run.name, plan.epochs)}
-    return len(trained | {run for run in plan.runs if is_finished(plan, run, folder)})
+def _kept(plan: Plan, folder: Path) -> int:
+    """Returns how many runs are there, of which a damaged one is reported later."""
+    return sum(has_begun(folder / run.name) for run in plan.runs)
 
 
 @dataclass(frozen=True)
@@ -251,7 +256,7 @@ def prepare(request: Request, folder: Path, file: ResultsFile, console: Console)
     if not request.again:
         for each in planned.values() if plan.split == "test" else ():
             file.refuse_second_scoring(each.name, request.folds, {each.digest})
-        file.refuse_fewer_runs(plan.study, _kept(plan, runs, folder))
+        file.refuse_fewer_runs(plan.study, _kept(plan, folder))
     return Prepared(plan, configs, runs, base)
 
 
@@ -265,7 +270,7 @@ def _evaluated_otherwise(
         if plan.split == "val"
         and run not in requested
         and is_trained(folder / run.name, plan.epochs)
-        and not is_scored(folder / run.name, plan, run.recipe)
+        and not (is_scored(folder / run.name, plan, run.recipe) and has_counts(folder / run.name))
     )
 
 

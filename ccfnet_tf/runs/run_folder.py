@@ -123,6 +123,20 @@ def read_run(path: str | Path) -> RunInfo:
     return RunInfo(folder, config, taxonomy, checkpoints, _read_largest(folder / SIZES))
 
 
+def refuse_without_best(run: Path) -> None:
+    """Checks that a trained run has the checkpoint that validation chose, to score no other one.
+
+    Raises:
+        RunError: It has not.
+    """
+    path = run / CHECKPOINTS / "best.npz"
+    if not path.is_file():
+        raise RunError(
+            f"{path}: no such file, but validation chose this checkpoint: restore it, or move "
+            f"{run} away to train it again"
+        )
+
+
 def changed_class(taxonomy: Taxonomy, run: RunInfo) -> str | None:
     """Describes the first class whose name differs between the data and a run; None if none."""
     pairs = zip_longest(taxonomy.names, run.taxonomy.names)

@@ -33,7 +33,12 @@ from ccfnet_tf.report.is_evaluated import is_evaluated
 from ccfnet_tf.runs.absolute_paths import resolved_paths
 from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_command import run_command
-from ccfnet_tf.runs.run_folder import CHECKPOINTS, CROSSVAL_CONFIG, CROSSVAL_RESULT
+from ccfnet_tf.runs.run_folder import (
+    CHECKPOINTS,
+    CROSSVAL_CONFIG,
+    CROSSVAL_RESULT,
+    refuse_without_best,
+)
 from ccfnet_tf.runs.write_run_files import write_text
 from ccfnet_tf.training.check_data import refuse_absent
 from ccfnet_tf.training.data_digest import Row, read_samples
@@ -92,6 +97,7 @@ def crossval(config: RunConfig, out: Path, *, resume: bool, console: Console) ->
             console.print(f"fold {fold}: {run}")
             _fit(out / CROSSVAL_CONFIG, fold, run)
             if calibrated:
+                refuse_without_best(run)
                 _call(["calibrate", str(run)], fold)
             _call(["evaluate", str(run)], fold)
         _refuse_other_data(samples, run)

@@ -172,6 +172,7 @@ def test_print_config_can_be_read_back(tmp_path: Path, capsys: pytest.CaptureFix
         (["--train.epoch", "3"], "unknown key 'train.epoch'; did you mean 'train.epochs'"),
         (["--train.lr", "3"], "unknown key 'train.lr'; did you mean 'train.learning_rate'"),
         (["--train.wd", "3"], "unknown key 'train.wd'; did you mean 'train.weight_decay'"),
+        (["--hlep"], "unknown key 'hlep'; did you mean '--help'"),
         (["--resme"], "unknown key 'resme'; did you mean '--resume'"),
         (["--outt", "x"], "unknown key 'outt'; did you mean '--out'"),
         (["--train.gpus", "3"], "unknown key 'train.gpus'; see ccfnet-tf fit --help"),

@@ -195,6 +195,7 @@ def test_a_plan_and_its_configurations_are_read_back(tmp_path: Path) -> None:
     "change",
     [
         {"study": "other"}, {"epochs": "2"}, {"minutes": "x"}, {"recipes": [{}]}, {"timing": {}},
+        {"seeds": []},
         {"runs": [{"name": "../x", "recipe": "cascade", "seed": 0, "fold": 0}]},
     ],
 )  # fmt: skip

@@ -588,28 +588,43 @@ def test_a_damaged_run_does_not_stop_the_others(
     assert processes.calls == [("evaluate", "ohem-fold0-seed0")]
 
 
+@pytest.mark.parametrize("again", [[], ["--again"]])
 def test_only_the_checkpoint_that_validation_chose_is_scored(
-    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+    again: list[str],
+    data: Path,
+    tmp_path: Path,
+    processes: Processes,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     args = command(data, tmp_path, "--folds", "0", "1", "--train.epochs", "2")
     assert cli.main(args) == 0
-    before = (tmp_path / "results/stanford_background.json").read_bytes()
+    results = tmp_path / "results/stanford_background.json"
+    before = results.read_bytes()
     best = tmp_path / "folds/cascade-fold0-seed0/checkpoints/best.npz"
     best.unlink()
     processes.calls.clear()
-    assert cli.main([*args, "--again"]) == 2
+    assert cli.main([*args, *again]) == 2
     assert f"{best}: no such file, but validation chose this checkpoint" in capsys.readouterr().err
     assert processes.calls == []
-    assert json.loads(before)["folds"]["runs"][1]["fold"] == 1
-    assert json.loads(before)["scored"] == json.loads(
-        (tmp_path / "results/stanford_background.json").read_text()
-    )["scored"]  # fmt: skip
+    assert results.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "damage",
-    list(itertools.product(["environment.json", "data_digest.json"], [None, "rubbish"])),
+OF_A_RUN = (
+    "environment.json",
+    "data_digest.json",
+    "classes.json",
+    "calibration.json",
+    "config.yaml",
+    "evaluation.json",
+    "images.npz",
+    "checkpoints/best.npz",
+    "checkpoints/last.npz",
+    "../cascade-fold0-seed0.yaml",
 )
+"""Files of a run that its results need."""
+
+
+@pytest.mark.parametrize("damage", [*itertools.product(OF_A_RUN, [None, "rubbish"])])
 def test_a_damaged_file_of_a_finished_run_stops_no_other_run(
     damage: tuple[str, str | None],
     data: Path,
@@ -617,27 +632,63 @@ def test_a_damaged_file_of_a_finished_run_stops_no_other_run(
     processes: Processes,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    args = command(data, tmp_path, "--folds", "0", "--train.epochs", "2")
-    assert cli.main(args) == 0
+    """Not even if that run is not requested: its results stay, and it is named."""
+    assert cli.main(command(data, tmp_path, "--folds", "0", "--train.epochs", "2")) == 0
+    results = tmp_path / "results/stanford_background.json"
+    run = tmp_path / "folds/cascade-fold0-seed0"
+    stored = json.loads(results.read_text())["folds"]["runs"]
     file, content = damage
-    path = tmp_path / "folds/cascade-fold0-seed0" / file
-    before = path.read_bytes()
+    path = run / file
+    kept = path.read_bytes()
     path.unlink()
     if content is not None:  # else it is missing
         path.write_text(content)
-    both = command(data, tmp_path, "--folds", "0", "1", "--train.epochs", "2")
-    assert cli.main(both) == 2
-    printed = capsys.readouterr()
-    assert printed.err.startswith(f"ccfnet-tf: {path}: ")
-    assert "restore it" in printed.err
-    assert "write it again" not in printed.err
-    assert processes.names("fit") == [f"cascade-fold{fold}-seed0" for fold in range(2)]
-    path.write_bytes(before)
+    other = command(data, tmp_path, "--folds", "1", "--train.epochs", "2")
+    code = cli.main(other)
+    printed = capsys.readouterr().err
+    assert processes.names("fit")[-1] == "cascade-fold1-seed0"
+    found = json.loads(results.read_text())["folds"]["runs"]
+    assert found[0]["figures"] == stored[0]["figures"]
+    if code == 0:  # the results do not need the file
+        assert len(found) == 2
+    else:
+        assert printed.count("\n") == 1
+        assert run.name in printed
+        assert " again" in printed
+        assert "write it again" not in printed
+    path.write_bytes(kept)
     processes.calls.clear()
-    assert cli.main(both) == 0
+    assert cli.main(other) == 0
     assert processes.calls == []
-    tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
-    assert len(tree["folds"]["runs"]) == 2
+    assert len(json.loads(results.read_text())["folds"]["runs"]) == 2
+
+
+def test_a_figure_that_is_missing_from_an_evaluation_stops_no_other_run(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = command(data, tmp_path, "--folds", "0", "--train.epochs", "2")
+    assert cli.main(args) == 0
+    path = tmp_path / "folds/cascade-fold0-seed0/evaluation.json"
+    tree = json.loads(path.read_text())
+    del tree["refine"]["mean_iou"]
+    path.write_text(json.dumps(tree))
+    assert cli.main(command(data, tmp_path, "--folds", "0", "1", "--train.epochs", "2")) == 2
+    assert processes.names("fit")[-1] == "cascade-fold1-seed0"
+    assert f"{path}: 'refine.mean_iou' is " in capsys.readouterr().err
+
+
+def test_a_failed_run_and_unwritten_results_are_both_named(
+    data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(command(data, tmp_path, "--folds", "0", "--train.epochs", "2")) == 0
+    path = tmp_path / "folds/cascade-fold0-seed0/environment.json"
+    path.unlink()
+    processes.calls.clear()
+    processes.fail_at = 1
+    assert cli.main(command(data, tmp_path, "--folds", "1", "0", "--train.epochs", "2")) == 2
+    error = capsys.readouterr().err
+    assert "1 of 2 runs failed (cascade-fold1-seed0)" in error
+    assert str(path) in error
 
 
 @pytest.mark.parametrize("file", ["images.npz", "evaluation.json"])
@@ -672,11 +723,13 @@ def test_a_lost_configuration_of_a_study_is_written_again(
     own = tmp_path / "folds/cascade-fold0-seed0/config.yaml"
     own.unlink()
     assert cli.main(args) == 2
-    assert f"{own}: no such file, which says what the run was" in capsys.readouterr().err
+    assert f"{own}: no such file; it says what the run was" in capsys.readouterr().err
     assert processes.calls == []
 
 
-@pytest.mark.parametrize("name", ["results.md", "results/stanford_background.json"])
+@pytest.mark.parametrize(
+    "name", ["results.md", "results/stanford_background.json", "folds/plan.json"]
+)
 def test_results_that_are_folders_are_refused_before_training(
     name: str, data: Path, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,7 @@ from ccfnet_tf.runs.absolute_paths import resolved_paths
 from ccfnet_tf.runs.calibration_file import calibration_text
 from ccfnet_tf.runs.run_folder import read_run
 from ccfnet_tf.runs.write_run_files import write_classes
+from ccfnet_tf.training import crossval as crossval_module
 from ccfnet_tf.training.crossval import _claim, _finished, crossval
 from ccfnet_tf.training.data_digest import Row, write_digest
 from tests.epoch_states import write_state
@@ -183,6 +184,21 @@ def test_a_damaged_evaluation_is_repeated(tmp_path: Path, text: str) -> None:
     assert _finished(run, 1, calibrated=False)
     (run / "evaluation.json").write_text(text)
     assert not _finished(run, 1, calibrated=False)
+
+
+def test_only_the_checkpoint_that_validation_chose_is_scored(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(crossval_module, "_fit", lambda *_: None)  # all epochs are trained
+    monkeypatch.setattr(crossval_module, "_call", lambda arguments, _: calls.append(arguments))
+    settings = config(plain, lists=str(tmp_path / "lists"))
+    settings = replace(settings, data=replace(settings.data, val_share=0.5))
+    out = tmp_path / "out"
+    (finished(out, 0, 0.8) / "checkpoints/best.npz").unlink()
+    with pytest.raises(RunError, match=r"fold_0/checkpoints/best\.npz: no such file, but valid"):
+        _resumed(out, settings, Console(quiet=True))
+    assert calls == []
 
 
 def test_a_fold_with_a_validation_split_is_calibrated(tmp_path: Path) -> None:
