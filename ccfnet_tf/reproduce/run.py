@@ -87,7 +87,7 @@ def carry_out(
         refuse_foreign(folder, run)
     if not is_trained(path, plan.epochs):
         _call(["fit", "--out", str(path), "--resume", *_fit_options(folder, run, base)], run)
-    if is_scored(path, plan, run.recipe) and has_counts(path):
+    if is_soundly_scored(path, plan, run.recipe):
         return
     refuse_without_best(path)
     data = ["--data.root", str(base.data.root)]
@@ -102,8 +102,10 @@ def carry_out(
     _call(["evaluate", str(path), "--split", plan.split, *data], run)
 
 
-def has_counts(run: Path) -> bool:
-    """Returns whether the counts per image of a scored run can be read; else it is scored again."""
+def is_soundly_scored(run: Path, plan: Plan, recipe: str) -> bool:
+    """Returns whether a run is scored and its counts per image are sound, so that it is kept."""
+    if not is_scored(run, plan, recipe):
+        return False
     try:
         read_prediction(run.name, run, "refine")
     except DataError:

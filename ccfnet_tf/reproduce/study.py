@@ -41,9 +41,8 @@ from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.run import (
     RESUME,
     carry_out,
-    has_counts,
     is_finished,
-    is_scored,
+    is_soundly_scored,
     is_trained,
     record_by_hand,
     refuse_calibrated,
@@ -270,7 +269,7 @@ def _evaluated_otherwise(
         if plan.split == "val"
         and run not in requested
         and is_trained(folder / run.name, plan.epochs)
-        and not (is_scored(folder / run.name, plan, run.recipe) and has_counts(folder / run.name))
+        and not is_soundly_scored(folder / run.name, plan, run.recipe)
     )
 
 

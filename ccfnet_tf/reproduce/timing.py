@@ -11,9 +11,10 @@ from rich.console import Console
 
 from ccfnet_tf.config import RunConfig, to_yaml
 from ccfnet_tf.datasets.open_data_set import Parts, read_parts
-from ccfnet_tf.errors import ConfigError, DataError
+from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.machine import processor, usable_threads
 from ccfnet_tf.labels import Sample
+from ccfnet_tf.pipeline.worker_sharding import by_example
 from ccfnet_tf.reproduce.plan import Timing
 from ccfnet_tf.reproduce.recipes import with_keys
 from ccfnet_tf.runs.run_command import run_command
@@ -42,12 +43,7 @@ def measure(config: RunConfig, folder: Path, console: Console) -> Timing:
         RunError: `fit` failed.
     """
     parts, batch = read_parts(config.data, config.seed), config.train.batch
-    steps = len(parts.train) // batch
-    if not steps:
-        raise ConfigError(
-            f"train.batch is {batch}: the training split has {len(parts.train)} images; lower "
-            "train.batch"
-        )
+    steps = by_example(parts.train, batch).steps
     timed = min(STEPS, steps)
     run, path = folder / "run", folder / "config.yaml"
     short = _shortened(config, parts, timed * batch, folder / "lists")
