@@ -5,6 +5,7 @@ Whatever is finished is kept, so the same command continues after an interruptio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +26,7 @@ from ccfnet_tf.reproduce.plan import (
     refuse_foreign,
 )
 from ccfnet_tf.reproduce.results_file import ResultsFile
+from ccfnet_tf.reproduce.timing import minutes_left
 from ccfnet_tf.runs.calibration_file import CALIBRATION
 from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_command import run_command
@@ -155,11 +157,30 @@ def _fit_options(folder: Path, run: PlannedRun, base: RunConfig) -> list[str]:
     ]
 
 
-def say_run(plan: Plan, run: PlannedRun, folder: Path, console: Console) -> None:
-    """Prints which run of how many comes next."""
+def say_run(
+    plan: Plan, run: PlannedRun, runs: Sequence[PlannedRun], folder: Path, console: Console
+) -> None:
+    """Prints which run of how many comes next, and about how long all that is left takes.
+
+    Args:
+        plan: The plan of the study.
+        run: The next run.
+        runs: All runs that were requested.
+        folder: Folder of the study.
+        console: Where it is printed.
+    """
     state = "finished" if is_finished(plan, run, folder) else counted(plan.epochs, "epoch")
-    number = plan.runs.index(run) + 1
+    number, left = plan.runs.index(run) + 1, minutes_left(plan, runs, folder)
+    if left and state != "finished":
+        state += f"; about {_duration(left)} of training left in all"
     console.print(f"run {number} of {len(plan.runs)}: {folder / run.name}: {state}")
+
+
+def _duration(minutes: float) -> str:
+    """Returns a duration, in hours if it is long."""
+    if minutes < 1:
+        return "a minute"
+    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
 
 
 def _calibrates(plan: Plan, recipe: str, run: Path) -> bool:

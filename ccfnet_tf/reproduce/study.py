@@ -105,7 +105,7 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
         failed: dict[str, RunError] = {}
         unwritten: CCFNetError | None = None
         for run in study.runs:
-            say_run(study.plan, run, folder, console)
+            say_run(study.plan, run, study.runs, folder, console)
             try:
                 carry_out(study.plan, run, folder, study.base, file, again=request.again)
             except RunError as error:

@@ -1,4 +1,4 @@
-"""Measures how long a step takes on this machine, so that a budget in minutes gives epochs."""
+"""Time: of a step, so that a budget in minutes gives epochs, and what is left of a study."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from rich.console import Console
 
@@ -15,10 +16,11 @@ from ccfnet_tf.errors import DataError
 from ccfnet_tf.io.machine import processor, usable_threads
 from ccfnet_tf.labels import Sample
 from ccfnet_tf.pipeline.worker_sharding import by_example
-from ccfnet_tf.reproduce.plan import Timing
+from ccfnet_tf.reproduce.plan import Plan, PlannedRun, Timing
 from ccfnet_tf.reproduce.recipes import with_keys
+from ccfnet_tf.runs.progress import read_epoch
 from ccfnet_tf.runs.run_command import run_command
-from ccfnet_tf.runs.run_folder import METRICS
+from ccfnet_tf.runs.run_folder import CHECKPOINTS, METRICS
 from ccfnet_tf.runs.write_run_files import sound_rows, write_text
 
 STEPS = 8
@@ -80,3 +82,37 @@ def _shortened(config: RunConfig, parts: Parts, images: int, lists: Path) -> Run
 
 def _write_list(path: Path, samples: Sequence[Sample]) -> None:
     write_text(path, "".join(f"{sample.name}\n" for sample in samples))
+
+
+def minutes_left(plan: Plan, runs: Sequence[PlannedRun], folder: Path) -> float | None:
+    """Returns about how long the epochs that are left of some runs take.
+
+    An epoch takes as long as those of the same recipe before, or else as those of all recipes.
+
+    Args:
+        plan: The plan of the study.
+        runs: Some of its runs.
+        folder: Folder of the study.
+
+    Returns:
+        Minutes; None if no epoch has been trained yet.
+    """
+    spent: dict[str, list[float]] = {}
+    for run in plan.runs:
+        spent.setdefault(run.recipe, []).extend(_epoch_seconds(folder / run.name / METRICS))
+    every = [seconds for found in spent.values() for seconds in found]
+    if not every:
+        return None
+    left = 0.0
+    for run in runs:
+        epochs = max(0, plan.epochs - read_epoch(folder / run.name / CHECKPOINTS / "last.npz"))
+        left += epochs * fmean(spent.get(run.recipe) or every) / 60
+    return left
+
+
+def _epoch_seconds(metrics: Path) -> list[float]:
+    """Returns the durations of the epochs of a run; damaged rows are reported by others."""
+    try:
+        return [float(row["seconds"]) for row in sound_rows(metrics)]
+    except (KeyError, ValueError):
+        return []

@@ -122,7 +122,10 @@ def test_an_interrupted_study_is_continued(
     assert captured.err == (
         "ccfnet-tf: cascade-fold1-seed0: calibrate failed; continue with the same command\n"
     )
-    assert "run 2 of 2" in captured.out
+    lines = [line for line in captured.out.splitlines() if line.startswith("run ")]
+    assert lines[0].endswith("cascade-fold0-seed0: 2 epochs")
+    assert lines[1].startswith("run 2 of 2")
+    assert lines[1].endswith(": 2 epochs; about 3 minutes of training left in all")  # 2 x 90 s
     tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
     assert [each["fold"] for each in tree["folds"]["runs"]] == [0]  # written after each run
     processes.calls.clear()
