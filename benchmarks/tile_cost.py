@@ -1,7 +1,7 @@
 """Measures what is saved by computing fine only on the tiles that attention ranks first.
 
-    python -m benchmarks.tile_cost [--size 240x320] [--tile 80] [--halo 0 16]
-    python -m benchmarks.tile_cost RUN [--tile 32 64]
+    python -m benchmarks.tile_cost [--size 240x320] [--tile 80] [--halo 0 16] [--json FILE]
+    python -m benchmarks.tile_cost RUN [--tile 32 64] [--json FILE]
 
 Coarse and attention read the image at half size. Backbone and fine head then read K square tiles at
 full size, in one batch, and fine's labels replace those of coarse there. K is fixed, as exports
@@ -30,7 +30,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ccfnet_tf.benchmark.machine import Others, machine, others_line
+from ccfnet_tf.benchmark.machine import (
+    Others,
+    machine,
+    others_line,
+    refuse_lost_json,
+    write_json,
+)
 from ccfnet_tf.cli.argument_parser import Parser
 from ccfnet_tf.errors import EXIT_DONE, EXIT_USER_ERROR, CCFNetError, ConfigError, DataError
 from ccfnet_tf.evaluation.confusion import Confusion
@@ -163,16 +169,17 @@ def main(args: list[str]) -> int:
         def track(items: Iterable[Any], what: str) -> Iterable[Any]:
             return bar.track(list(items), description=what)
 
-        if options.run is None:
-            lines = list(_costs(options, track))
-        else:
-            lines = list(accuracy_table(accuracy(options.run, options.tile, track)))
+        lines, tree = (_costs if options.run is None else _accuracies)(options, track)
     for line in lines:
         console.print(line)
+    if options.json:
+        write_json(options.json, tree)
+        console.print(f"written to {options.json}")
     return EXIT_DONE
 
 
-def _costs(options: argparse.Namespace, track: Track) -> Iterator[str]:
+def _costs(options: argparse.Namespace, track: Track) -> tuple[list[str], dict[str, Any]]:
+    """Measures multiply-adds and time; returns the lines of a table, and the figures for JSON."""
     from benchmarks.tile_cost_network import Tiles, build, rows
 
     (height, width), pairs = options.size, product(options.tile, options.halo)
@@ -181,10 +188,48 @@ def _costs(options: argparse.Namespace, track: Track) -> Iterator[str]:
     others = Others()
     networks = {name: row.network for name, row in table.items()}
     spent = measure(networks, options.size, options.rounds, track)
-    yield from cost_table({name: row.gmac for name, row in table.items()}, spent)
-    size, here = "x".join(map(str, options.size)), machine()
-    yield f"{options.backbone}, {size}; {here['processor']}, threads: {here['threads']}"
-    yield others_line(others.share())
+    tree = {
+        "backbone": options.backbone,
+        "size": [height, width],
+        "machine": machine("tensorflow"),
+        "others_share": others.share(),
+        "networks": [
+            {
+                "name": name,
+                "gmac": row.gmac,
+                "rounds": {kind: [one._asdict() for one in of] for kind, of in spent[name].items()},
+            }
+            for name, row in table.items()
+        ],
+    }
+    return list(cost_lines(tree)), tree
+
+
+def cost_lines(tree: dict[str, Any]) -> Iterator[str]:
+    """Yields what is printed of the figures in a JSON file of the costs."""
+    spent = {
+        each["name"]: {kind: [Spent(**one) for one in of] for kind, of in each["rounds"].items()}
+        for each in tree["networks"]
+    }
+    yield from cost_table({each["name"]: each["gmac"] for each in tree["networks"]}, spent)
+    size, here = "x".join(map(str, tree["size"])), tree["machine"]
+    yield f"{tree['backbone']}, {size}; {here['processor']}, threads: {here['threads']}"
+    yield others_line(tree["others_share"])
+
+
+def _accuracies(options: argparse.Namespace, track: Track) -> tuple[list[str], dict[str, Any]]:
+    """Measures the accuracy of a run; returns the lines of a table, and the figures for JSON."""
+    states = accuracy(options.run, options.tile, track)
+    figures = [
+        {
+            "tile": side,
+            "share": share,
+            "pixel_accuracy": state.pixel_accuracy,
+            "mean_iou": state.mean_iou_present,
+        }
+        for (side, share), state in states.items()
+    ]
+    return list(accuracy_table(states)), {"run": str(options.run), "figures": figures}
 
 
 def _parse(args: list[str]) -> argparse.Namespace:
@@ -199,6 +244,7 @@ def _parse(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--tile", type=int, nargs="+", default=[80], metavar="N", help="pixels")
     parser.add_argument("--halo", type=int, nargs="+", default=[0, 16], metavar="N", help="pixels")
     parser.add_argument("--rounds", type=int, default=9, help="(%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     timing = [name for name in args if name.partition("=")[0] in _OF_TIMING]
     options = parser.parse_args(args)
     if options.run is not None and timing:
@@ -217,6 +263,7 @@ def _parse(args: list[str]) -> argparse.Namespace:
         )
     if options.rounds < 1:
         raise ConfigError(f"--rounds is {options.rounds}: it must be 1 or more")
+    refuse_lost_json(options.json)
     return options
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import tile_cost
-from benchmarks.tile_cost import SHARES, Spent, accuracy_table, cost_table, measure, switched
+from benchmarks import tile_cost, tile_cost_network
+from benchmarks.tile_cost import (
+    SHARES,
+    Spent,
+    accuracy_table,
+    cost_lines,
+    cost_table,
+    measure,
+    switched,
+)
 from benchmarks.tile_cost_network import (
     WHOLE,
     Tiles,
@@ -191,7 +200,8 @@ def test_arguments_that_are_refused(arguments: list[str], message: str) -> None:
 
 def test_the_accuracy_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All tiles from fine, and none, are fine and coarse of the validation split."""
-    assert tile_cost.main([str(run), "--tile", "32"]) == 0
+    file = run / "shares.json"
+    assert tile_cost.main([str(run), "--tile", "32", "--json", str(file)]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if "of the tiles" in line]
     assert len(rows) == len(SHARES)
     network, parts = KerasNetwork(run), read_run_parts(read_run(run), None)
@@ -205,6 +215,10 @@ def test_the_accuracy_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert states["coarse"] != states["fine"]
     for row, state in zip((rows[0], rows[-1]), states.values(), strict=True):
         assert f"| {100 * state.pixel_accuracy:.2f} / {100 * state.mean_iou_present:.2f} |" in row
+    none, *_, whole = json.loads(file.read_text())["figures"]
+    assert [none["share"], whole["share"], none["tile"]] == [0.0, 1.0, 32]
+    assert none["mean_iou"] == states["coarse"].mean_iou_present
+    assert whole["pixel_accuracy"] == states["fine"].pixel_accuracy
 
 
 def test_a_run_without_validation_images_is_refused(run: Path) -> None:
@@ -223,3 +237,24 @@ def test_every_network_is_measured_in_every_round(stages: tuple[Any, Any]) -> No
         assert set(kinds) == {"TensorFlow", "LiteRT"}
         assert all(len(found) == 2 for found in kinds.values())  # without the first round
         assert all(one.seconds > 0 and one.work > 0 for found in kinds.values() for one in found)
+
+
+def test_the_json_has_what_is_printed(
+    stages: tuple[Any, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tile_cost_network, "build", lambda _: stages)
+    file = tmp_path / "costs.json"
+    options = ["--size", "64x96", "--tile", "32", "--halo", "0", "--rounds", "2"]
+    assert tile_cost.main([*options, "--json", str(file)]) == 0
+    tree = json.loads(file.read_text())
+    assert capsys.readouterr().out.splitlines() == [*cost_lines(tree), f"written to {file}"]
+    assert tree["networks"][0]["name"] == WHOLE
+    assert all(len(rounds) == 2 for each in tree["networks"] for rounds in each["rounds"].values())
+
+
+def test_a_json_file_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--json .*: it must be a file in an existing folder"):
+        tile_cost.main(["--json", str(tmp_path / "none" / "costs.json")])
