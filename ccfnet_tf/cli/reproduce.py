@@ -153,11 +153,12 @@ def _config(
     path = find_config(data_set)
     config = parse_config(path, keys, "reproduce", options)
     preset, given = with_defaults(read_tree(path)), asdict(config)
+    named = {key.partition("=")[0] for key in keys}  # an option may repeat the value of the preset
     refused = dict(_SET) if budget is None else {**_SET, "train.epochs": "--budget sets it"}
     for key, why in refused.items():
         section, _, name = key.rpartition(".")
         own, value = ((tree[section] if section else tree)[name] for tree in (preset, given))
-        if value != own:
+        if value != own or f"--{key}" in named:
             raise ConfigError(f"{key} is {value}: {why}: remove it")
     return config
 

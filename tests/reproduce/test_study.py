@@ -834,6 +834,8 @@ def test_a_data_set_without_folds_has_fold_0(
         (["--budget", "-1"], "--budget -1: give minutes"),
         (["--budget", "nan"], "--budget nan: give minutes"),
         (["--budget", "5", "--train.epochs", "3"], "train.epochs is 3: --budget sets it"),
+        (["--budget", "5", "--train.epochs=40"], "train.epochs is 40: --budget sets it"),
+        (["--seed=0"], "seed is 0: --seeds sets it for each run: remove it"),
         (["--folds", "0", "--seeds", "2"], "--seeds has no effect with --folds"),
         (["--folds", "2"], "--folds 2: the data set has the folds 0 to 1"),
         (["--seed", "3"], "seed is 3: --seeds sets it for each run: remove it"),
