@@ -10,6 +10,8 @@ import pytest
 import yaml
 from packaging.version import Version
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -68,3 +70,8 @@ def test_all_dependencies_of_the_extras_are_pinned() -> None:
     names = re.findall(r"^([A-Za-z][\w.-]*)", "\n".join(needed), re.MULTILINE)
     pinned = {name.lower().replace("_", "-") for name in pins("constraints.txt")}
     assert {name.lower() for name in names} - {"ccfnet-tf"} <= pinned
+
+
+@pytest.mark.parametrize("name", LONGEST)
+def test_files_that_are_tested_first_exist(name: str) -> None:
+    assert list((ROOT / "tests").rglob(name))
