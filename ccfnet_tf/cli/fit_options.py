@@ -125,7 +125,11 @@ def parse_fit(args: list[str], *, verb: str = "fit") -> FitOptions:
 
 
 def parse_config(
-    base: Path, keys: list[str], verb: str = "fit", options: Sequence[str] = ()
+    base: Path,
+    keys: list[str],
+    verb: str = "fit",
+    options: Sequence[str] = (),
+    refused: Mapping[str, str] | None = None,
 ) -> RunConfig:
     """Reads a configuration file and applies keys such as `--train.epochs 3`.
 
@@ -134,16 +138,20 @@ def parse_config(
         keys: The arguments.
         verb: The command that they were given to, for messages.
         options: Its own long options, which a misspelled key may mean.
+        refused: Keys that may not be given, and what sets them.
 
     Raises:
-        ConfigError: A key is unknown, a value is invalid, or a key has no effect for the format of
-            the data.
+        ConfigError: A key is unknown or refused, a value is invalid, or a key has no effect for the
+            format of the data.
         SystemExit: After `--help` or `--print_config`.
     """
     known = _parsed(keys, verb, options)
     for option in ("config", "out", "resume", "accept_changed_data"):
         if getattr(known, option):  # Options of `fit` that have no effect here.
             raise ConfigError(_unknown(option.replace("_", "-"), verb, options))
+    for key, why in (refused or {}).items():
+        if key in known.given:
+            raise ConfigError(f"{key} is {known.given[key]}: {why}: remove it")
     return _configured(base, known, stored=False, verb="fit")
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ccfnet_tf.cli.argument_parser import Parser, option_names
 from ccfnet_tf.cli.fit_options import parse_config
-from ccfnet_tf.config import RunConfig, find_config, read_tree, with_defaults
+from ccfnet_tf.config import RunConfig, find_config
 from ccfnet_tf.errors import EXIT_DONE, ConfigError
 from ccfnet_tf.io.home_folder import expanded
 from ccfnet_tf.io.new_folder import refuse_file, refuse_unwritable
@@ -150,17 +150,8 @@ def _config(
     Raises:
         ConfigError: A key is unknown or invalid, or is one that recipes, seeds and folds set.
     """
-    path = find_config(data_set)
-    config = parse_config(path, keys, "reproduce", options)
-    preset, given = with_defaults(read_tree(path)), asdict(config)
-    named = {key.partition("=")[0] for key in keys}  # an option may repeat the value of the preset
     refused = dict(_SET) if budget is None else {**_SET, "train.epochs": "--budget sets it"}
-    for key, why in refused.items():
-        section, _, name = key.rpartition(".")
-        own, value = ((tree[section] if section else tree)[name] for tree in (preset, given))
-        if value != own or f"--{key}" in named:
-            raise ConfigError(f"{key} is {value}: {why}: remove it")
-    return config
+    return parse_config(find_config(data_set), keys, "reproduce", options, refused)
 
 
 def _default_results(out: Path) -> Path:

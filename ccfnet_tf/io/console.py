@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -88,10 +89,20 @@ def errors_beside(console: Console) -> Console:
     return console if both else new_console(stderr=True)
 
 
+def shows_bars(console: Console) -> bool:
+    """Returns whether bars can be drawn: not in a log file, a pipe, or a terminal without cursor.
+
+    The variables FORCE_COLOR and TTY_COMPATIBLE make `Console.is_terminal` true for files too.
+    """
+    forced = {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys()
+    on_terminal = console.file.isatty() if forced else console.is_terminal
+    return on_terminal and not console.is_dumb_terminal
+
+
 def new_progress(console: Console, *, figures: bool = False) -> Progress:
     """Returns a progress bar.
 
-    Nothing is displayed if the console is not a terminal (a log file, a pipe) or with `--quiet`.
+    Nothing is displayed where no bar can be drawn (a log file, a pipe), or with `--quiet`.
 
     Args:
         console: Where the bar is displayed.
@@ -105,6 +116,6 @@ def new_progress(console: Console, *, figures: bool = False) -> Progress:
     ]
     if figures:
         columns.append(_FiguresColumn(Column()))
-    quiet = QUIET.get() or not console.is_terminal
+    quiet = QUIET.get() or not shows_bars(console)
     # transient: the bar disappears when it is done, printed lines stay.
     return Progress(*columns, console=console, transient=True, disable=quiet)

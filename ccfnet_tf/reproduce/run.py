@@ -160,25 +160,25 @@ def _fit_options(folder: Path, run: PlannedRun, base: RunConfig) -> list[str]:
 def say_run(
     plan: Plan, run: PlannedRun, runs: Sequence[PlannedRun], folder: Path, console: Console
 ) -> None:
-    """Prints which run of how many comes next, and about how long all that is left takes.
+    """Prints which run of how many comes next, and about how long the training that is left takes.
 
     Args:
         plan: The plan of the study.
         run: The next run.
-        runs: All runs that were requested.
+        runs: The requested runs from this one on.
         folder: Folder of the study.
         console: Where it is printed.
     """
     state = "finished" if is_finished(plan, run, folder) else counted(plan.epochs, "epoch")
     number, left = plan.runs.index(run) + 1, minutes_left(plan, runs, folder)
     if left and state != "finished":
-        state += f"; about {_duration(left)} of training left in all"
+        state += f"; about {_duration(left)} of training left in all runs"
     console.print(f"run {number} of {len(plan.runs)}: {folder / run.name}: {state}")
 
 
 def _duration(minutes: float) -> str:
     """Returns a duration, in hours if it is long."""
-    if minutes < 1:
+    if minutes < 1.5:
         return "a minute"
     return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
 

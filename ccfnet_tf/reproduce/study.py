@@ -104,8 +104,8 @@ def reproduce(request: Request, out: Path, results: Path, console: Console) -> N
         record_by_hand(study.plan, folder, file)
         failed: dict[str, RunError] = {}
         unwritten: CCFNetError | None = None
-        for run in study.runs:
-            say_run(study.plan, run, study.runs, folder, console)
+        for number, run in enumerate(study.runs):
+            say_run(study.plan, run, study.runs[number:], folder, console)
             try:
                 carry_out(study.plan, run, folder, study.base, file, again=request.again)
             except RunError as error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 
 from rich.console import Console
 
@@ -87,7 +88,8 @@ def _write_list(path: Path, samples: Sequence[Sample]) -> None:
 def minutes_left(plan: Plan, runs: Sequence[PlannedRun], folder: Path) -> float | None:
     """Returns about how long the epochs that are left of some runs take.
 
-    An epoch takes as long as those of the same recipe before, or else as those of all recipes.
+    An epoch takes the median of those of the same recipe before, or else of those of all recipes:
+    the first epoch of a run is longer, and of an interrupted one only the end may be known.
 
     Args:
         plan: The plan of the study.
@@ -106,13 +108,14 @@ def minutes_left(plan: Plan, runs: Sequence[PlannedRun], folder: Path) -> float 
     left = 0.0
     for run in runs:
         epochs = max(0, plan.epochs - read_epoch(folder / run.name / CHECKPOINTS / "last.npz"))
-        left += epochs * fmean(spent.get(run.recipe) or every) / 60
+        left += epochs * median(spent.get(run.recipe) or every) / 60
     return left
 
 
 def _epoch_seconds(metrics: Path) -> list[float]:
-    """Returns the durations of the epochs of a run; damaged rows are reported by others."""
+    """Returns the durations of the epochs of a run. What is damaged is reported by others."""
     try:
-        return [float(row["seconds"]) for row in sound_rows(metrics)]
-    except (KeyError, ValueError):
+        found = [float(row["seconds"]) for row in sound_rows(metrics)]
+    except (OSError, KeyError, ValueError):
         return []
+    return [seconds for seconds in found if math.isfinite(seconds)]

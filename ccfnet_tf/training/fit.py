@@ -296,7 +296,8 @@ def _learn(
 ) -> None:
     """Trains the remaining epochs."""
     parts, train, progress = data.parts, config.train, restored.progress
-    preemption, bar = Preemption(), ProgressBar(context.console, train.epochs, train.best_by)
+    preemption = Preemption()
+    bar = ProgressBar(context.console, train.epochs, share.steps, train.best_by)
     epoch_end = EpochEnd(
         context.run,
         Validation(parts, data.val.sizes, config.data, context.workers, context.console),

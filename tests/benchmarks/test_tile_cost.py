@@ -239,20 +239,30 @@ def test_every_network_is_measured_in_every_round(stages: tuple[Any, Any]) -> No
         assert all(one.seconds > 0 and one.work > 0 for found in kinds.values() for one in found)
 
 
-def test_the_json_has_what_is_printed(
+def test_the_json_has_what_was_measured_and_is_printed(
     stages: tuple[Any, Any],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    table = rows(*stages, [Tiles(64, 96, 32, 0)])
+    spent = {
+        name: {"LiteRT": [Spent(1.0 + index, 20.0 + index), Spent(3.0 + index, 40.0 + index)]}
+        for index, name in enumerate(table)
+    }
     monkeypatch.setattr(tile_cost_network, "build", lambda _: stages)
+    monkeypatch.setattr(tile_cost, "measure", lambda *_: spent)
     file = tmp_path / "costs.json"
     options = ["--size", "64x96", "--tile", "32", "--halo", "0", "--rounds", "2"]
     assert tile_cost.main([*options, "--json", str(file)]) == 0
     tree = json.loads(file.read_text())
+    assert (tree["backbone"], tree["size"]) == ("mobilenet_v2", [64, 96])
+    assert [each["name"] for each in tree["networks"]] == list(table)
+    assert [each["gmac"] for each in tree["networks"]] == [row.gmac for row in table.values()]
+    assert tree["networks"][1]["rounds"] == {
+        "LiteRT": [{"seconds": 2.0, "work": 21.0}, {"seconds": 4.0, "work": 41.0}]
+    }
     assert capsys.readouterr().out.splitlines() == [*cost_lines(tree), f"written to {file}"]
-    assert tree["networks"][0]["name"] == WHOLE
-    assert all(len(rounds) == 2 for each in tree["networks"] for rounds in each["rounds"].values())
 
 
 def test_a_json_file_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_an_interrupted_study_is_continued(
     lines = [line for line in captured.out.splitlines() if line.startswith("run ")]
     assert lines[0].endswith("cascade-fold0-seed0: 2 epochs")
     assert lines[1].startswith("run 2 of 2")
-    assert lines[1].endswith(": 2 epochs; about 3 minutes of training left in all")  # 2 x 90 s
+    assert lines[1].endswith(": 2 epochs; about 3 minutes of training left in all runs")  # 2 x 90 s
     tree = json.loads((tmp_path / "results/stanford_background.json").read_text())
     assert [each["fold"] for each in tree["folds"]["runs"]] == [0]  # written after each run
     processes.calls.clear()
@@ -835,6 +835,9 @@ def test_a_data_set_without_folds_has_fold_0(
         (["--budget", "nan"], "--budget nan: give minutes"),
         (["--budget", "5", "--train.epochs", "3"], "train.epochs is 3: --budget sets it"),
         (["--budget", "5", "--train.epochs=40"], "train.epochs is 40: --budget sets it"),
+        (["--budget", "5", "--train", "{epochs: 40}"], "train.epochs is 40: --budget sets it"),
+        (["--data", "{fold: 0}"], "data.fold is 0: --folds sets it for each run: remove it"),
+        (["--train.best_by", "refine"], "train.best_by is refine: each recipe sets it"),
         (["--seed=0"], "seed is 0: --seeds sets it for each run: remove it"),
         (["--folds", "0", "--seeds", "2"], "--seeds has no effect with --folds"),
         (["--folds", "2"], "--folds 2: the data set has the folds 0 to 1"),

@@ -37,7 +37,37 @@ def test_finished_epochs_of_an_interrupted_run_do_not_count(tmp_path: Path) -> N
     assert minutes_left(plan, (run,), tmp_path) == 1.5
 
 
-@pytest.mark.parametrize("damage", ["", "epoch\n1\n", "epoch,seconds\n1,fast\n"])
+def test_the_end_of_an_interrupted_epoch_does_not_make_the_others_shorter(tmp_path: Path) -> None:
+    plan, configs = plan_of(base_config(tmp_path), seeds=1)
+    run = plan.runs[0]
+    train(tmp_path / run.name, config_of(run, configs["cascade"]))
+    metrics = tmp_path / run.name / "metrics.csv"
+    seconds = (150.0, 60.0, 1.0, 60.0, 60.0)  # the third was resumed at its last step
+    rows = [f"{epoch},{each}\n" for epoch, each in enumerate(seconds, start=1)]
+    metrics.write_text("epoch,seconds\n" + "".join(rows))
+    assert minutes_left(plan, plan.runs[1:2], tmp_path) == EPOCHS * 1.0
+
+
+def test_a_file_that_cannot_be_read_gives_no_estimate(tmp_path: Path) -> None:
+    plan, _ = plan_of(base_config(tmp_path), seeds=1)
+    metrics = tmp_path / plan.runs[0].name / "metrics.csv"
+    metrics.parent.mkdir()
+    metrics.symlink_to("/proc/self/mem")  # reading it fails, for root too
+    with pytest.raises(OSError, match="Input/output error"):
+        metrics.read_bytes()
+    assert minutes_left(plan, plan.runs, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "epoch\n1\n",
+        "epoch,seconds\n1,fast\n",
+        "epoch,seconds\n1,nan\n",
+        "epoch,seconds\n1,inf\n",
+    ],
+)
 def test_damaged_metrics_give_no_estimate(tmp_path: Path, damage: str) -> None:
     plan, configs = plan_of(base_config(tmp_path), seeds=1)
     run = plan.runs[0]
@@ -48,7 +78,13 @@ def test_damaged_metrics_give_no_estimate(tmp_path: Path, damage: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [("1", "a minute"), ("600", "60 minutes"), ("1200", "2.0 hours")],
+    [
+        ("1", "a minute"),
+        ("14", "a minute"),
+        ("15", "2 minutes"),
+        ("600", "60 minutes"),
+        ("1200", "2.0 hours"),
+    ],
 )
 def test_long_durations_are_in_hours(tmp_path: Path, seconds: str, expected: str) -> None:
     plan, configs = plan_of(base_config(tmp_path), seeds=1)
@@ -59,4 +95,4 @@ def test_long_durations_are_in_hours(tmp_path: Path, seconds: str, expected: str
     console = Console(width=300)
     with console.capture() as captured:
         say_run(plan, second, plan.runs, tmp_path, console)
-    assert f": 2 epochs; about {expected} of training left in all" in captured.get()
+    assert f": 2 epochs; about {expected} of training left in all runs" in captured.get()

@@ -20,6 +20,7 @@ from ccfnet_tf.evaluation.epoch_end_states import EpochCounts, Evaluator
 from ccfnet_tf.network.backbone_weights import named_variables
 from ccfnet_tf.runs.checkpoint_file import read_arrays
 from ccfnet_tf.training import build_network, fit
+from ccfnet_tf.training.callbacks import progress_bar
 
 CONFIG = RunConfig(
     data=DataConfig(format="scenes", scenes=10, scene_size=(32, 32), crop=33, val_share=0.2),
@@ -65,7 +66,12 @@ def trained(
         monkeypatch.setattr(build_network, "build_ccfnet", lambda classes, **_: toy(classes))
         config = replace(CONFIG, train=replace(CONFIG.train, epochs=len(epochs), best_by=by))
         out = tmp_path / "run"
-        fit.fit(config, out, resume=False, console=Console(file=io.StringIO()))
+        monkeypatch.setattr(progress_bar, "SECONDS", 0.0)
+        output = io.StringIO()
+        fit.fit(config, out, resume=False, console=Console(file=output, width=300))
+        lines = [line for line in output.getvalue().splitlines() if "  step " in line]
+        assert lines  # within epochs, with the figures of the head that chooses
+        assert all((" mean IoU " in line) == (by == "refine") for line in lines)
         best = read_arrays(out / "checkpoints" / "best.npz")
         number = int(json.loads(bytes(best["state"]))["best_epoch"])
         for key, value in seen[number - 1].items():

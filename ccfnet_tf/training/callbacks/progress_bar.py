@@ -8,51 +8,54 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from ccfnet_tf.io.console import new_progress
+from ccfnet_tf.io.console import new_progress, shows_bars
 
-LINES = 10
-"""Most lines about an epoch in a log."""
+PARTS = 10
+"""Parts of an epoch, after each of which a log may have a line."""
 
 SECONDS = 60.0
-"""Least time between two of them."""
+"""Least time between two of these lines."""
 
 
 class ProgressBar(keras.callbacks.Callback):
     """Shows the steps of an epoch with the running loss and accuracy, of refine with more.
 
-    If the console is not a terminal (a log file, a pipe), lines are printed instead of a bar: up
-    to ten per epoch, and at most one per minute.
+    Where no bar can be drawn (a log file, a pipe), lines are printed instead: after each tenth of
+    an epoch but the last, if a minute has passed since the line before.
     """
 
-    def __init__(self, console: Console, epochs: int, head: str) -> None:
+    def __init__(self, console: Console, epochs: int, steps: int, head: str) -> None:
         """Creates the callback.
 
         Args:
             console: Where progress is shown.
             epochs: Epochs of the run.
+            steps: Steps of an epoch.
             head: `train.best_by`, whose accuracy is shown.
         """
         super().__init__()
         self.epochs = epochs
+        self.steps = steps
         self.console = console
         self.head = head
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Starts the bar of the epoch."""
+        """Starts the bar of the epoch, of which a resumed run has done some steps."""
         self.epoch = f"epoch {epoch + 1}/{self.epochs}"
+        self.done = self.steps - self.params["steps"]
         self.bar = new_progress(self.console, figures=True)
         self.bar.start()
-        self.task = self.bar.add_task(self.epoch, total=self.params["steps"], figures="")
+        self.task = self.bar.add_task(self.epoch, total=self.steps, completed=self.done, figures="")
         self.printed = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Advances the bar by one step, or prints a line if the last one is long ago."""
+        """Advances the bar by one step, or prints a line if it is time for one."""
         figures = _figures(logs or {}, self.head)
         self.bar.update(self.task, advance=1, figures=figures)
         if batch == 0:  # which includes the time to trace the network
             self.first = time.monotonic()
-        if not self.console.is_terminal:
-            self._print_line(batch + 1, figures)
+        if not shows_bars(self.console):
+            self._print_line(batch, figures)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Removes the bar."""
@@ -63,22 +66,22 @@ class ProgressBar(keras.callbacks.Callback):
         if hasattr(self, "bar"):
             self.bar.stop()
 
-    def _print_line(self, done: int, figures: str) -> None:
-        """Prints a line, unless the last one is not long ago or the epoch ends with this step."""
-        now, steps = time.monotonic(), self.params["steps"]
-        share = max(1, -(-steps // LINES))  # steps between two lines
-        if done % share or done == steps or now - self.printed < SECONDS:
+    def _print_line(self, batch: int, figures: str) -> None:
+        """Prints a line, unless the one before is recent, or the epoch ends with this step."""
+        now, step = time.monotonic(), self.done + batch + 1
+        part = max(1, -(-self.steps // PARTS))
+        if step % part or step == self.steps or now - self.printed < SECONDS:
             return
         self.printed = now
         left = ""
-        if done > 1:
-            minutes = (now - self.first) / (done - 1) * (steps - done) / 60
-            left = f"  {minutes:.0f} min left"
-        self.console.print(f"{self.epoch}  step {done}/{steps}{left}  {figures}")
+        if batch:
+            minutes = (now - self.first) / batch * (self.steps - step) / 60
+            left = f"  {minutes:.0f} min left of the epoch"
+        self.console.print(f"{self.epoch}  step {step}/{self.steps}{left}  {figures}")
 
 
 def _figures(logs: dict[str, Any], head: str) -> str:
-    """Returns the figures of the epoch so far. With refine alone, all heads are trained."""
+    """Returns the figures of the epoch so far. With another head, refine may not be trained."""
     text = f"loss {logs['loss']:.3f} accuracy {100 * logs[f'{head}_accuracy']:.1f} %"
     if head != "refine":
         return text
