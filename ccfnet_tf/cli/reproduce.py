@@ -46,8 +46,8 @@ def new_parser() -> Parser:
         usage="ccfnet-tf reproduce {stanford_background,sift_flow} --data.root ROOT --out FOLDER "
         "[--ablations [NAME ...] | --folds [K ...]] [--budget MINUTES] [--seeds N] [--again] "
         "[--results DIR] [--KEY VALUE ...]",
-        description="Train and evaluate the recipes that docs/results.md compares, each under the "
-        "same budget, and write its tables from the run folders (docs/reproduce.md).",
+        description="Train and evaluate the recipes that docs/results.md compares, each for as "
+        "many epochs, and write its tables from the run folders (docs/reproduce.md).",
         epilog=EPILOG.format(ablations=_names(find_ablations([])[1:])),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -79,7 +79,7 @@ def new_parser() -> Parser:
         "--seeds",
         type=int,
         metavar="N",
-        help=f"runs of each recipe (default: {SEEDS}; with --ablations 1)",
+        help=f"runs of each recipe (default: {SEEDS}; with --ablations and --folds 1)",
     )
     parser.add_argument(
         "--again",
