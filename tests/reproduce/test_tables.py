@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import statistics
@@ -462,6 +463,22 @@ def test_the_first_screen_of_the_readme_has_the_committed_figures() -> None:
         "average, within 4 pixels of boundaries by "
         f"{figures_of('risk', 'refine', 'ece_within_4_pixels', 0)} "
     ) in words_of("README.md")
+
+
+def test_the_table_of_resnet50_is_the_committed_csv() -> None:
+    page = (REPOSITORY / "docs/results.md").read_text().split("## ResNet-50 from random weights")[1]
+    with (REPOSITORY / "docs/results/resnet50_random_weights.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        shares = (
+            "refine_accuracy", "val_coarse_pixel_accuracy", "val_fine_pixel_accuracy",
+            "val_refine_pixel_accuracy", "val_refine_mean_iou",
+        )  # fmt: skip
+        percents = " | ".join(f"{100 * float(row[key]):.1f}" for key in shares)
+        minutes, loss, skipped = (float(row[key]) for key in ("seconds", "loss", "skipped_steps"))
+        line = f"| {row['step']} | {minutes / 60:.1f} | {loss:.2f} | {percents} | {skipped:.0f} |"
+        assert line in page
+    assert len(rows) == 2
 
 
 @pytest.mark.parametrize("study", ["claim", "folds"])
