@@ -89,7 +89,8 @@ def minutes_left(plan: Plan, runs: Sequence[PlannedRun], folder: Path) -> float 
     """Returns about how long the epochs that are left of some runs take.
 
     An epoch takes the median of those of the same recipe before, or else of those of all recipes:
-    the first epoch of a run is longer, and of an interrupted one only the end may be known.
+    the first epoch of a run is longer, and of an interrupted one only the end may be known. Before
+    the first one, the time per step that was measured for a budget counts.
 
     Args:
         plan: The plan of the study.
@@ -97,12 +98,14 @@ def minutes_left(plan: Plan, runs: Sequence[PlannedRun], folder: Path) -> float 
         folder: Folder of the study.
 
     Returns:
-        Minutes; None if no epoch has been trained yet.
+        Minutes; None if no epoch has been trained and no step was timed.
     """
     spent: dict[str, list[float]] = {}
     for run in plan.runs:
         spent.setdefault(run.recipe, []).extend(_epoch_seconds(folder / run.name / METRICS))
     every = [seconds for found in spent.values() for seconds in found]
+    if not every and plan.timing is not None:
+        every = [plan.timing.step_seconds * plan.timing.steps]
     if not every:
         return None
     left = 0.0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from ccfnet_tf.reproduce.plan import config_of
+from ccfnet_tf.reproduce.plan import Timing, config_of
 from ccfnet_tf.reproduce.run import say_run
 from ccfnet_tf.reproduce.timing import minutes_left
 from tests.epoch_states import write_state
@@ -27,6 +28,14 @@ def test_an_epoch_takes_as_long_as_those_of_its_recipe(tmp_path: Path) -> None:
     # Of the next seed, the cascade takes 90 s, coarse alone 30 s, the others 60 s, as all do.
     assert minutes_left(plan, plan.runs, tmp_path) == EPOCHS * (1.5 + 0.5 + 4 * 1.0)
     assert minutes_left(plan, (cascade,), tmp_path) == 0.0
+
+
+def test_before_the_first_epoch_the_timed_steps_count(tmp_path: Path) -> None:
+    plan, configs = plan_of(base_config(tmp_path), seeds=1)
+    timed = replace(plan, timing=Timing(start_seconds=20.0, step_seconds=1.5, steps=80))
+    assert minutes_left(timed, plan.runs, tmp_path) == 4 * EPOCHS * 2.0
+    train(tmp_path / plan.runs[0].name, config_of(plan.runs[0], configs["cascade"]))
+    assert minutes_left(timed, plan.runs, tmp_path) == 3 * EPOCHS * 1.5
 
 
 def test_finished_epochs_of_an_interrupted_run_do_not_count(tmp_path: Path) -> None:
