@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Quiet before TensorFlow is first imported by any test.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # the same devices on every machine
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as in the command line
-# Output is that of a pipe, as colours are not forced.
+# They make rich treat a pipe as a terminal, where output has colours and no lines of progress.
 for forced in ("FORCE_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(forced, None)
 # Two test processes on two cores: more threads would only wait for each other.

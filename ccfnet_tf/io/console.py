@@ -89,13 +89,13 @@ def errors_beside(console: Console) -> Console:
     return console if both else new_console(stderr=True)
 
 
-def shows_bars(console: Console) -> bool:
+def _draws_bars(console: Console) -> bool:
     """Returns whether bars can be drawn: not in a log file, a pipe, or a terminal without cursor.
 
     The variables FORCE_COLOR and TTY_COMPATIBLE make `Console.is_terminal` true for files too.
     """
     forced = {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys()
-    on_terminal = console.file.isatty() if forced else console.is_terminal
+    on_terminal = console.is_terminal and (not forced or console.file.isatty())
     return on_terminal and not console.is_dumb_terminal
 
 
@@ -116,6 +116,6 @@ def new_progress(console: Console, *, figures: bool = False) -> Progress:
     ]
     if figures:
         columns.append(_FiguresColumn(Column()))
-    quiet = QUIET.get() or not shows_bars(console)
+    quiet = QUIET.get() or not _draws_bars(console)
     # transient: the bar disappears when it is done, printed lines stay.
     return Progress(*columns, console=console, transient=True, disable=quiet)

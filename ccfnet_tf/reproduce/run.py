@@ -169,10 +169,11 @@ def say_run(
         folder: Folder of the study.
         console: Where it is printed.
     """
-    state = "finished" if is_finished(plan, run, folder) else counted(plan.epochs, "epoch")
-    number, left = plan.runs.index(run) + 1, minutes_left(plan, runs, folder)
-    if left and state != "finished":
-        state += f"; about {_duration(left)} of training left in all runs"
+    number, state = plan.runs.index(run) + 1, "finished"
+    if not is_finished(plan, run, folder):
+        state = counted(plan.epochs, "epoch")
+        if left := minutes_left(plan, runs, folder):
+            state += f"; about {_duration(left)} of training left in all runs"
     console.print(f"run {number} of {len(plan.runs)}: {folder / run.name}: {state}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from ccfnet_tf.io.console import new_progress, shows_bars
+from ccfnet_tf.io.console import new_progress
 
 PARTS = 10
 """Parts of an epoch, after each of which a log may have a line."""
@@ -54,7 +54,7 @@ class ProgressBar(keras.callbacks.Callback):
         self.bar.update(self.task, advance=1, figures=figures)
         if batch == 0:  # which includes the time to trace the network
             self.first = time.monotonic()
-        if not shows_bars(self.console):
+        if self.bar.disable:
             self._print_line(batch, figures)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:

@@ -125,7 +125,11 @@ def test_a_terminal_has_a_bar_instead(monkeypatch: pytest.MonkeyPatch, forced: b
 
 @pytest.mark.parametrize(
     ("file", "variables"),
-    [(io.StringIO, {"FORCE_COLOR": "1", "TERM": "xterm"}), (Terminal, {"TERM": "dumb"})],
+    [
+        (io.StringIO, {"FORCE_COLOR": "1", "TERM": "xterm"}),
+        (Terminal, {"TERM": "dumb"}),
+        (Terminal, {"TTY_COMPATIBLE": "0", "TERM": "xterm"}),
+    ],
 )
 def test_what_cannot_show_a_bar_has_lines(
     monkeypatch: pytest.MonkeyPatch, file: type[io.StringIO], variables: dict[str, str]
