@@ -1,6 +1,6 @@
 # make demo       create .venv, train, evaluate and predict on synthetic scenes: a few minutes
-# make test       the tests (under 10 minutes on 2 cores)
-# make test-all   the tests including the slow ones (under 45 minutes)
+# make test       the tests (2 cores: 7 minutes with AVX-512, up to 15 without)
+# make test-all   the tests including the slow ones (30 minutes, up to 70)
 # make bench      speed of the network and of the input pipeline
 # make bench-peers  speed compared with PyTorch, in a separate environment
 # make matrix RUNS="..."  export, verify and time every format of trained runs; prints Markdown
