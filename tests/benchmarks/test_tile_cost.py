@@ -268,3 +268,15 @@ def test_the_json_has_what_was_measured_and_is_printed(
 def test_a_json_file_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--json .*: it must be a file in an existing folder"):
         tile_cost.main(["--json", str(tmp_path / "none" / "costs.json")])
+
+
+def test_the_page_has_the_committed_measurements() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    page = (docs / "performance.md").read_text(encoding="utf-8")
+    files = sorted((docs / "results").glob("tiles_*.json"))
+    assert len(files) == 3
+    for file in files:
+        *table, network, others = cost_lines(json.loads(file.read_text()))
+        printed = "\n".join([*table, "", f"{network}; {others}."])
+        (own,) = [part for part in page.split("    taskset ") if file.name in part]
+        assert printed in own
