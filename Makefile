@@ -16,7 +16,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes keep two cores busy: tests wait for servers, files and other processes.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 PEERS := .venv-peers
 ADDONS := .venv-addons
 LABEL_STUDIO := .label-studio

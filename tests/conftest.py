@@ -11,18 +11,24 @@ from typing import Any
 import pytest
 
 LONGEST = (
+    "test_best_checkpoint.py",
     "test_ccfnet.py",
+    "test_configuration_arrives.py",
     "test_crossval.py",
+    "test_demo.py",
     "test_end_to_end.py",
+    "test_fast_layers.py",
+    "test_few_pictures.py",
+    "test_large_image.py",
+    "test_multi_worker_run.py",
     "test_plain_keras.py",
-    "test_replicas.py",
     "test_resumed_runs.py",
     "test_server.py",
     "test_sigterm_flag.py",
-    "test_skipped_steps.py",
-    "test_whole_run.py",
+    "test_study.py",
+    "test_train_step.py",
 )
-"""Files that took longest in `pytest --durations 150`."""
+"""Files that took longest in `pytest --durations 0`, with the slow tests and without."""
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -32,7 +38,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as in the command line
 # They make rich treat a pipe as a terminal, where output has colours and no lines of progress.
 for forced in ("FORCE_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(forced, None)
-# Two test processes on two cores: more threads would only wait for each other.
+# As many test processes as cores, or more: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that starts the tests in the background ignores SIGINT, and so would what they start.

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -110,19 +111,44 @@ def write_run(tmp_path: Path) -> WriteRun:
     ) -> Path:
         run = tmp_path / name
         run.mkdir(parents=True)
-        found = evaluate(Drawn(seed, taxonomy), samples(names), load, split=split)
-        write_evaluated(run, found)
+        write_drawn(run, seed, split, names, taxonomy)
         return run
 
     return write
 
 
 def write_evaluated(run: Path, evaluation: Evaluation) -> None:
+    """Writes the folder of a run with this evaluation."""
+    _write(run, evaluation.taxonomy, _files_of(evaluation))
+
+
+def write_drawn(
+    run: Path, seed: int, split: str, names: tuple[str, ...] = IMAGES, taxonomy: Taxonomy = TAXONOMY
+) -> None:
+    """Writes the folder of a run with the evaluation of drawn outputs, which is computed once."""
+    _write(run, taxonomy, _drawn_files(seed, split, names, taxonomy))
+
+
+@cache
+def _drawn_files(
+    seed: int, split: str, names: tuple[str, ...], taxonomy: Taxonomy
+) -> dict[str, bytes]:
+    return _files_of(evaluate(Drawn(seed, taxonomy), samples(names), load, split=split))
+
+
+def _files_of(evaluation: Evaluation) -> dict[str, bytes]:
+    return {
+        "evaluation.json": json.dumps(evaluation.to_json()).encode(),
+        "images.csv": evaluation.images.to_csv().encode(),
+        "images.npz": evaluation.images.to_npz(),
+    }
+
+
+def _write(run: Path, taxonomy: Taxonomy, files: dict[str, bytes]) -> None:
     (run / "config.yaml").write_text(to_yaml(RunConfig(data=DataConfig(format="scenes"))))
-    write_classes(run, evaluation.taxonomy)
-    (run / "evaluation.json").write_text(json.dumps(evaluation.to_json()))
-    (run / "images.csv").write_text(evaluation.images.to_csv())
-    (run / "images.npz").write_bytes(evaluation.images.to_npz())
+    write_classes(run, taxonomy)
+    for name, content in files.items():
+        (run / name).write_bytes(content)
     rows = ["epoch,refine_loss,coarse_loss,val_refine_mean_iou,val_refine_pixel_accuracy"]
     rows += [f"{n},{1 / n},{2 / n},{1 - 0.5 / n},{1 - 0.4 / n}" for n in range(1, 5)]
     (run / "metrics.csv").write_text("\n".join(rows) + "\n")

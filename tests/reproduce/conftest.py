@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,6 @@ import pytest
 from PIL import Image
 
 from ccfnet_tf.config import RunConfig, find_config, from_tree, read_tree, to_yaml
-from ccfnet_tf.evaluation.evaluate import evaluate
-from ccfnet_tf.evaluation.evaluation import Evaluation
 from ccfnet_tf.evaluation.shard_files import weights_digest
 from ccfnet_tf.network.calibration_parameters import Calibration
 from ccfnet_tf.reproduce.inputs import Input
@@ -33,7 +30,7 @@ from ccfnet_tf.runs.run_folder import read_run
 from ccfnet_tf.runs.write_run_files import write_classes
 from ccfnet_tf.training.data_digest import Row, write_digest
 from tests.epoch_states import write_state
-from tests.report.conftest import IMAGES, TAXONOMY, Drawn, load, samples, write_evaluated
+from tests.report.conftest import IMAGES, TAXONOMY, write_drawn
 
 EPOCHS = 2
 
@@ -89,11 +86,6 @@ def train(run: Path, config: RunConfig) -> None:
     (run / "environment.json").write_text(json.dumps({"starts": [start, start]}))
 
 
-@cache
-def evaluated(seed: int, split: str) -> Evaluation:
-    return evaluate(Drawn(seed, TAXONOMY), samples(IMAGES[:3]), load, split=split)
-
-
 def calibrate(run: Path, scale: tuple[float, ...] = (2.0,), bias: tuple[float, ...] = ()) -> None:
     """Writes what `calibrate` writes."""
     calibration = Calibration(scale, bias)
@@ -105,7 +97,7 @@ def calibrate(run: Path, scale: tuple[float, ...] = (2.0,), bias: tuple[float, .
 def score(run: Path, split: str, *, seed: int) -> None:
     """Writes what `evaluate` writes."""
     kept = {name: (run / name).read_text() for name in ("config.yaml", "metrics.csv")}
-    write_evaluated(run, evaluated(seed, split))
+    write_drawn(run, seed, split, IMAGES[:3])
     for name, text in kept.items():
         (run / name).write_text(text)
     info = read_run(run)

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from ccfnet_tf.errors import CCFNetError, DataError, RunError
 from ccfnet_tf.evaluation.bootstrap import bootstrap, image_counts
-from ccfnet_tf.evaluation.evaluate import evaluate
 from ccfnet_tf.evaluation.read_image_table import read_cells
 from ccfnet_tf.reproduce.collect import collect, spread_of
 from ccfnet_tf.reproduce.console_table import console_table
@@ -28,7 +27,7 @@ from ccfnet_tf.reproduce.results_file import ResultsFile
 from ccfnet_tf.reproduce.run import is_finished
 from ccfnet_tf.reproduce.verdict import differences
 from tests.conftest import REPOSITORY
-from tests.report.conftest import IMAGES, TAXONOMY, Drawn, load, samples, write_evaluated
+from tests.report.conftest import IMAGES, write_drawn
 from tests.reproduce.conftest import Finish, base_config, plan_of
 
 
@@ -350,7 +349,7 @@ def left_out(run: Path) -> None:
 def fewer_test_images(run: Path) -> None:
     seed = json.loads((run / "evaluation.json").read_text())["weights"]
     kept = (run / "config.yaml").read_text()
-    write_evaluated(run, evaluate(Drawn(0, TAXONOMY), samples(IMAGES[:2]), load, split="test"))
+    write_drawn(run, 0, "test", IMAGES[:2])
     (run / "config.yaml").write_text(kept)
     tree = json.loads((run / "evaluation.json").read_text())
     (run / "evaluation.json").write_text(json.dumps(tree | {"weights": seed}))

@@ -167,12 +167,29 @@ def half_trained(run: Path) -> None:
     ],
 )
 def test_a_fold_with_outdated_files_is_not_finished(
-    plain: Path, tmp_path: Path, change: Callable[[Path], None]
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
+    called: list[tuple[str, str]] = []
+
+    def stop(arguments: list[str], *, name: str, resume: str) -> None:
+        called.append((name, arguments[0]))
+        raise RunError("stopped")
+
+    monkeypatch.setattr(crossval_module, "run_command", stop)
     out, settings = tmp_path / "out", config(plain, lists=str(tmp_path / "lists"))
     for fold in range(3):
         finished(out, fold, 0.8)
     change(out / "fold_1")
+    with pytest.raises(RunError, match="stopped"):
+        _resumed(out, settings, Console(quiet=True))
+    assert called == [("fold 1", "fit")]
+
+
+def test_a_fold_that_fails_is_named(plain: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "out", config(plain, lists=str(tmp_path / "lists"))
+    for fold in range(3):
+        finished(out, fold, 0.8)
+    half_trained(out / "fold_1")
     # It resumes the fold, whose checkpoint is fake.
     with pytest.raises(RunError, match="fold 1: ccfnet-tf fit ended with exit code 2"):
         _resumed(out, settings, Console(quiet=True))
