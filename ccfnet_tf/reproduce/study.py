@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ccfnet_tf.config import RunConfig, to_yaml
+from ccfnet_tf.config import IMAGENET, RunConfig, to_yaml
 from ccfnet_tf.datasets.open_data_set import list_set, read_parts
 from ccfnet_tf.errors import CCFNetError, ConfigError, DataError, RunError
 from ccfnet_tf.io.locked_folder import locked_folder
@@ -17,7 +17,7 @@ from ccfnet_tf.pipeline.worker_sharding import by_example
 from ccfnet_tf.report.evaluation_in_words import counted
 from ccfnet_tf.report.evaluation_tables import percent
 from ccfnet_tf.report.read_evaluation_json import EVALUATION, Evaluated
-from ccfnet_tf.reproduce import equal_work, precision, timing
+from ccfnet_tf.reproduce import equal_work, initial_weights, precision, timing
 from ccfnet_tf.reproduce.collect import collect
 from ccfnet_tf.reproduce.console_table import console_table
 from ccfnet_tf.reproduce.inputs import Input, read_inputs
@@ -209,7 +209,8 @@ def prepare(request: Request, folder: Path, file: ResultsFile, console: Console)
 
     Raises:
         CCFNetError: The data or a file cannot be read, the budget is less than an epoch, the study
-            was started with other options, or a changed recipe would be scored a second time.
+            was started with other options, a changed recipe would be scored a second time, or the
+            initial weights cannot be downloaded.
     """
     base = resolved_paths(request.config)  # runs may then be continued from another folder
     _refuse_folds(base, request.folds)
@@ -256,6 +257,9 @@ def prepare(request: Request, folder: Path, file: ResultsFile, console: Console)
         for each in planned.values() if plan.split == "test" else ():
             file.refuse_second_scoring(each.name, request.folds, {each.digest})
         file.refuse_fewer_runs(plan.study, _kept(plan, folder))
+    downloads = base.model.backbone_weights == IMAGENET and base.model.init_from is None
+    if downloads and not all(has_begun(folder / run.name) for run in runs):
+        initial_weights.download(base.model.backbone)
     return Prepared(plan, configs, runs, base)
 
 

@@ -27,7 +27,7 @@ from ccfnet_tf.datasets.samples import fingerprint
 from ccfnet_tf.errors import RunError
 from ccfnet_tf.io.locked_folder import locked_folder
 from ccfnet_tf.labels import Sample
-from ccfnet_tf.reproduce import equal_work, precision, run, timing
+from ccfnet_tf.reproduce import equal_work, initial_weights, precision, run, timing
 from ccfnet_tf.reproduce.equal_work import Width
 from ccfnet_tf.reproduce.recipes import with_keys
 from ccfnet_tf.runs.progress import read_epoch
@@ -233,6 +233,49 @@ def test_finished_runs_do_not_need_the_initial_weights(
     assert cli.main(args) == 2
     error = capsys.readouterr().err
     assert f"{changed} (model.backbone_weights {weights}, now none" in error
+
+
+def test_weights_that_cannot_be_downloaded_are_reported_once(
+    data: Path,
+    tmp_path: Path,
+    processes: Processes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[str] = []
+
+    def offline(backbone: str) -> None:
+        asked.append(backbone)
+        raise RunError("no route")
+
+    args = command(data, tmp_path, "--folds", "0", "1", "--train.epochs", "2")
+    args[args.index("--model.backbone_weights") + 1] = "imagenet"
+    monkeypatch.setattr(initial_weights, "download", offline)
+    assert cli.main(args) == 2
+    assert capsys.readouterr().err == "ccfnet-tf: no route\n"
+    assert (asked, processes.calls) == (["mobilenet_v2"], [])
+    monkeypatch.setattr(initial_weights, "download", asked.append)
+    assert cli.main(args) == 0
+    assert asked == ["mobilenet_v2"] * 2
+    assert cli.main(args) == 0  # runs that have begun do not need them
+    assert asked == ["mobilenet_v2"] * 2
+
+
+@pytest.mark.slow  # imports TensorFlow in a process
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "efficientnet_lite0"])
+def test_a_download_that_fails_is_one_line(
+    backbone: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(RunError, match=f"imagenet: the weights of {backbone} could not be loaded"):
+        initial_weights.download(backbone)
+    error = capfd.readouterr().err
+    assert f"ccfnet-tf: the ImageNet weights of {backbone} could not be downloaded" in error
+    assert "Traceback" not in error
 
 
 def test_a_study_without_a_checkpoint_may_change(
