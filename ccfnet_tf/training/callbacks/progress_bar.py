@@ -76,7 +76,7 @@ class ProgressBar(keras.callbacks.Callback):
         left = ""
         if batch:
             minutes = (now - self.first) / batch * (self.steps - step) / 60
-            left = f"  {minutes:.0f} min left of the epoch"
+            left = f"  {'<1' if minutes < 1 else f'{minutes:.0f}'} min left of the epoch"
         self.console.print(f"{self.epoch}  step {step}/{self.steps}{left}  {figures}")
 
 

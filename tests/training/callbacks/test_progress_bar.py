@@ -71,6 +71,7 @@ def test_a_log_has_at_most_one_line_per_minute(
 ) -> None:
     lines = epoch(monkeypatch, new_console(), steps=300, seconds=seconds)
     assert [int(line.split("step ")[1].split("/")[0]) for line in lines] == expected
+    assert ("  <1 min left of the epoch  " in lines[-1]) == (seconds * (300 - expected[-1]) < 60)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 9])
