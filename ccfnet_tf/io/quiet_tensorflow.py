@@ -15,7 +15,7 @@ def start_tensorflow() -> None:
     """Imports TensorFlow without its messages about CUDA and CPU instructions.
 
     C++ code writes them before the log level takes effect. A failing import still raises its
-    exception. Keras does not get its optional packages, which take up to 40 % of the import.
+    exception. Keras does not get its optional packages, which take about 40 % of the import.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with without_native_messages(), _hidden(*_OPTIONAL):
