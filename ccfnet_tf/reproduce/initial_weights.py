@@ -33,9 +33,9 @@ def _main(backbone: str) -> None:
 
     start_tensorflow()
     from ccfnet_tf.network.backbone_weights import plain_backbone
-    from ccfnet_tf.network.backbones import BACKBONES
+    from ccfnet_tf.network.backbones import find_backbone
 
-    plain_backbone(BACKBONES[backbone].application, backbone, IMAGENET)
+    plain_backbone(find_backbone(backbone).application, backbone, IMAGENET)
 
 
 if __name__ == "__main__":

@@ -257,8 +257,8 @@ def prepare(request: Request, folder: Path, file: ResultsFile, console: Console)
         for each in planned.values() if plan.split == "test" else ():
             file.refuse_second_scoring(each.name, request.folds, {each.digest})
         file.refuse_fewer_runs(plan.study, _kept(plan, folder))
-    downloads = base.model.backbone_weights == IMAGENET and base.model.init_from is None
-    if downloads and not all(has_begun(folder / run.name) for run in runs):
+    of_imagenet = base.model.backbone_weights == IMAGENET and base.model.init_from is None
+    if of_imagenet and earlier is None:
         initial_weights.download(base.model.backbone)
     return Prepared(plan, configs, runs, base)
 
